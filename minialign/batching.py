@@ -1,0 +1,137 @@
+r"""Padding, masks and the label shift: the only file that aligns tokens with labels.
+
+    tokens   <begin>  The  kite  was   red            what the model reads at place t
+    labels     The   kite  was   red  <end>           what it should say there: label_t = token_{t+1}
+
+A label of IGNORE carries no loss: padding, and the prompt when only the answer is taught (test_no_loss_falls_on_the_prompt).
+The end token is always a label, or the model never learns to stop (test_the_last_label_is_the_end_token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minialign.errors import UserError
+from minialign.tokenizer import PAD, Tokenizer
+
+IGNORE = -100
+
+
+@dataclass
+class Batch:
+    """Rows that a model reads together. B rows, T tokens."""
+
+    tokens: Tensor  # (B, T) ids
+    labels: Tensor  # (B, T) the id that should follow, or IGNORE
+    mask: Tensor  # (B, T) true at real tokens
+    rows: list[int]  # (B,) which examples they are, to name them in an error
+
+    @property
+    def count(self) -> int:
+        """How many labels carry loss: what a sum of losses is divided by."""
+        return int((self.labels != IGNORE).sum())
+
+    @property
+    def size(self) -> int:
+        """Tokens read, for the speed that is shown."""
+        return self.tokens.numel()
+
+
+def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None, value: int = PAD) -> tuple[Tensor, Tensor]:
+    """Ragged rows as one rectangle.
+
+    Args:
+        rows: B lists of ids.
+        side: where the padding goes: "right" for training, "left" for generation, where the last token must be a real one.
+        length: T; the longest row's when None.
+    Returns:
+        tokens (B, T), mask (B, T) true at what was not added.
+    """
+    length = max(map(len, rows)) if length is None else length
+    tokens = torch.full((len(rows), length), value)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+        tokens[i, place] = torch.as_tensor(row, dtype=torch.long)
+        mask[i, place] = True
+    return tokens, mask
+
+
+def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | None = None, names: Sequence[int] | None = None) -> Batch:
+    """Rows of ids, begin and end token included, as a batch for next-token prediction.
+
+    Args:
+        rows: B lists of at least two ids.
+        loss_from: for each row, the place of the first token that is taught (the length of the prompt); None teaches all but the first.
+        names: which examples these rows are.
+    """
+    tokens, mask = pad([row[:-1] for row in rows])
+    labels, _ = pad([row[1:] for row in rows], value=IGNORE)
+    if loss_from is not None:
+        place = torch.arange(tokens.shape[1])  # (T,) label t is token t + 1
+        labels[place[None, :] + 1 < torch.as_tensor(loss_from)[:, None]] = IGNORE
+    return Batch(tokens, labels, mask, list(range(len(rows))) if names is None else list(names))
+
+
+def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
+    """Documents one after the other, cut into rows of context + 1 tokens: no padding, every token is taught once.
+
+    Args:
+        documents: lists of ids with begin and end token.
+        context: tokens that the model reads at a time.
+    Returns:
+        (rows, context + 1); what is left over at the end is dropped.
+    Raises:
+        UserError: not enough text for one row.
+    """
+    stream = torch.tensor([token for document in documents for token in document])
+    count = (len(stream) - 1) // context
+    if count < 1:
+        raise UserError(f"the text has {len(stream)} tokens, fewer than one context of {context}; give more text or a shorter --context")
+    return torch.stack([stream[i * context : (i + 1) * context + 1] for i in range(count)])
+
+
+def demonstration_row(tokenizer: Tokenizer, prompt: list[int], completion: list[int]) -> tuple[list[int], int]:
+    """<begin> prompt completion <end>, and the place where the completion starts."""
+    return [tokenizer.begin, *prompt, *completion, tokenizer.end], 1 + len(prompt)
+
+
+class Order:
+    """Which examples make which batch: a pure function of the seed and the step, so that a resumed run reads on where it stopped.
+
+    Each epoch is a fresh shuffle. Examples of similar length stand together (shuffled, sorted within pools of `pool` batches, batches
+    shuffled again), which saves most of the padding.
+
+    Args:
+        lengths: of the examples, in tokens; or just their number when all are equally long.
+        batch: examples a step.
+        seed: of the shuffles.
+        pool: batches that are sorted together.
+    """
+
+    def __init__(self, lengths: Sequence[int] | int, batch: int, seed: int, pool: int = 16):
+        self.lengths = torch.zeros(lengths, dtype=torch.long) if isinstance(lengths, int) else torch.as_tensor(lengths)
+        if len(self.lengths) < batch:
+            raise UserError(f"there are {len(self.lengths)} examples, fewer than one batch of {batch}; give more, or a smaller --batch")
+        self.batch, self.seed, self.pool = batch, seed, pool
+        self.steps_in_epoch = len(self.lengths) // batch
+        self._epoch, self._batches = -1, None
+
+    def __call__(self, step: int) -> list[int]:
+        """The `batch` examples of a step, step >= 0."""
+        epoch, place = divmod(step, self.steps_in_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._shuffle(epoch)
+        return self._batches[place].tolist()
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.lengths), generator=generator)[: self.steps_in_epoch * self.batch]
+        pools = order.split(self.pool * self.batch)
+        order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = order.view(-1, self.batch)
+        return batches[torch.randperm(len(batches), generator=generator)]

@@ -1,0 +1,260 @@
+r"""Run folders: what a stage leaves behind, and what it needs to go on after a fault.
+
+    RUN/config.json             what this is, the model's shape, all settings, fingerprints of tokenizer and data
+    RUN/tokenizer.json          the tokenizer
+    RUN/metrics.jsonl           one line a step
+    RUN/checkpoint.safetensors  while it trains: weights, optimizer, generators, step: one file, so it is whole or not there
+    RUN/model.safetensors       the finished weights; a run without it has not finished
+
+Everything is written to a temporary name, fsynced and renamed, so that a fault at any moment leaves the old file or the new one
+(test_kill_and_restart_ends_with_the_same_bits). Weights are safetensors, never pickles: reading a stranger's file runs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.heads import LanguageModel, ScalarModel, build_body
+from minialign.settings import from_dict, to_dict
+from minialign.tokenizer import Tokenizer, load_tokenizer
+from minialign.transformer import TransformerConfig
+
+CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = "config.json", "tokenizer.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors"
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a fault, sees the old content or the new, never a part.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if os.name == "posix":  # the new name itself must survive a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        raise UserError(f"cannot be written ({error.strerror}); {remedy} and run the same command again", path) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON that people can read, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises UserError when it is missing or broken, with the line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("there is no such file", path) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tensor that two names share appears once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file. Raises UserError when it is missing, cut short or altered."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError("there is no such file", path) from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again", path) from None
+
+
+def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged, otherwise."""
+    own = tensors_of(module)
+    if set(own) != set(tensors):
+        odd = sorted(set(own) ^ set(tensors))
+        raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two", file)
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise UserError(f"{name} has shape {tuple(tensors[name].shape)}, the model's is {tuple(tensor.shape)}; use the run's own config.json", file)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+class RunFolder:
+    """One stage's folder.
+
+    Args:
+        path: where; made when needed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage ended and left its model."""
+        return (self.path / MODEL).exists()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process; a process that dies lets go of it. Raises UserError when another one holds it."""
+        with contextlib.suppress(OSError):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_dir() or not os.access(self.path, os.W_OK):
+            raise UserError("not a folder that can be written; choose another --out", self.path)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError("this run folder is in use by another process; wait for it or choose another --out", self.path) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: dict[str, Any], tokenizer: Tokenizer) -> None:
+        """Write what the run is; when the folder already holds a run, check that it is the same one, so that nothing is overwritten.
+
+        Raises:
+            UserError: another run is there; names the first setting that differs.
+        """
+        config = {**config, "tokenizer": tokenizer.fingerprint()}
+        path = self.path / CONFIG
+        if path.exists():
+            there, here = flatten(read_json(path)), flatten(config)
+            for key in {**there, **here}:
+                if there.get(key) != here.get(key):
+                    raise UserError(
+                        f"this folder holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} now; "
+                        "choose another --out, or remove the folder",
+                        self.path,
+                    )
+            return
+        write_atomic(self.path / TOKENIZER, tokenizer.to_json())
+        write_json(path, config)
+
+    def save_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict, state: dict) -> None:
+        """Write all that the run needs to go on bit for bit, as one file."""
+        tensors = {f"module.{m}.{name}": t for m, module in modules.items() for name, t in tensors_of(module).items()}
+        for o, optimizer in optimizers.items():
+            for i, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{o}.{i}.{name}": torch.as_tensor(t) for name, t in values.items()}
+        tensors |= {f"generator.{g}": generator.get_state() for g, generator in generators.items()}
+        content = save({name: t.detach().contiguous() for name, t in tensors.items()}, {"state": json.dumps(state)})
+        write_atomic(self.path / CHECKPOINT, content)
+
+    def load_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict) -> dict | None:
+        """Put everything back as it was at the last checkpoint and return its state; None when there is none."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        tensors, metadata = read_tensors(path)
+        part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        for m, module in modules.items():
+            load_into(module, part(f"module.{m}."), path)
+        for o, optimizer in optimizers.items():
+            whole = optimizer.state_dict()
+            whole["state"] = {}
+            for key, tensor in part(f"optimizer.{o}.").items():
+                i, name = key.split(".")
+                whole["state"].setdefault(int(i), {})[name] = tensor
+            optimizer.load_state_dict(whole)
+        for g, generator in generators.items():
+            generator.set_state(tensors[f"generator.{g}"])
+        return json.loads(metadata["state"])
+
+    def finish(self, model: nn.Module, **facts: Any) -> None:
+        """Write the finished weights, with facts about them as metadata, and let go of the checkpoint."""
+        tensors = {name: t.detach().contiguous() for name, t in tensors_of(model).items()}
+        write_atomic(self.path / MODEL, save(tensors, {"facts": json.dumps(facts)}))
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def facts(self) -> dict[str, Any]:
+        """What `finish` was told."""
+        return json.loads(read_tensors(self.path / MODEL)[1].get("facts", "{}"))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.path / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; a last line that a fault cut short is left out."""
+        path = self.path / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps after the checkpoint that the run goes on from: they come again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        write_atomic(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """A finished run's model, in evaluation mode, and its tokenizer.
+
+    Args:
+        folder: a run folder.
+        what: "language-model" or "scalar-model" when only that will do.
+    Raises:
+        UserError: missing, unfinished, of another kind, or with files that do not belong together.
+    """
+    run = RunFolder(folder)
+    if not run.path.is_dir():
+        raise UserError("there is no such run folder; make one with `minialign pretrain`", folder)
+    config = read_json(run.path / CONFIG)
+    if not run.finished:
+        raise UserError("this run has not finished; run its command again to go on, then come back", folder)
+    if what is not None and config.get("what") != what:
+        raise UserError(f"holds a {config.get('what')}, and a {what} is needed here", folder)
+    tokenizer = load_tokenizer(run.path / TOKENIZER)
+    if tokenizer.fingerprint() != config.get("tokenizer"):
+        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy", folder)
+    shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
+    model = LanguageModel(shape) if config["what"] == "language-model" else ScalarModel(build_body(shape))
+    load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
+    return model.eval(), tokenizer
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """The part of config.json that says how to build the model again."""
+    return {"what": "language-model" if isinstance(model, LanguageModel) else "scalar-model", "model": to_dict(model.config)}
+
+
+def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:
+    """Two models that read the same ids must mean the same by them. Raises UserError otherwise."""
+    if first[1].fingerprint() != second[1].fingerprint():
+        raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same `minialign pretrain` run", first[0])

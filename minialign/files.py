@@ -1,0 +1,80 @@
+r"""Reading what people wrote: text and JSON lines, with errors that name file and line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from minialign.checkpoints import write_atomic
+from minialign.errors import UserError
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, without its byte-order mark.
+
+    Raises:
+        UserError: missing, a folder, empty, or not UTF-8 (names the line and the byte).
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError("there is no such file", path) from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", path) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"not UTF-8: byte 0x{content[error.start]:02x}; save the file as UTF-8", path, line) from None
+    if not text.strip():
+        raise UserError("the file is empty", path)
+    return text
+
+
+def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, ...] = str) -> list[dict[str, Any]]:
+    """A file with one JSON object a line; blank lines are passed over.
+
+    Args:
+        path: the file.
+        fields: what every line must have.
+        kind: type of those fields.
+    Returns:
+        The objects, each with its line number under "line".
+    Raises:
+        UserError: broken JSON, not an object, a field missing, empty or of another type; names the line and the field.
+    """
+    records = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')}); each line must be one object", path, number) from None
+        if not isinstance(record, dict):
+            raise UserError(f"a {type(record).__name__}, not an object; write {{{', '.join(f'{f!r}: …' for f in fields)}}}", path, number)
+        for field in fields:
+            if field not in record:
+                raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path, number)
+            if not isinstance(record[field], kind):
+                raise UserError(f"field {field!r} is {type(record[field]).__name__}, not text", path, number)
+        records.append({**record, "line": number})
+    return records
+
+
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hex digits of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def held_out(key: str, share: float) -> bool:
+    """Whether an example belongs to the held-out share: decided by its text, so equal prompts never stand on both sides of a split."""
+    return int(hashlib.sha256(" ".join(key.lower().split()).encode()).hexdigest()[:8], 16) < share * 16**8

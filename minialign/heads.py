@@ -1,0 +1,107 @@
+r"""What a transformer's vectors are turned into: words, classes, one number.
+
+    next word    logits = x Eᵀ, with the same table E that turned tokens into vectors        Press & Wolf 2017 (tied embeddings)
+    class        logits = W x_first + b for an encoder, W x_last + b for a decoder           Devlin et al. 2019, §4.1
+    score        r = w·x + b, a scalar for every token; whose token counts, the caller says  Stiennon et al. 2020, §3.4
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig, initialise
+
+
+def build_body(config: TransformerConfig) -> nn.Module:
+    """An untrained stack of the kind that the configuration names."""
+    if config.kind == "encoder-decoder":
+        return EncoderDecoder(config)
+    return Transformer(config, causal=config.kind == "decoder")
+
+
+class LanguageModel(nn.Module):
+    """A body and, as its head, its own table of token vectors.
+
+    Args:
+        config: shape of the body.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, config: TransformerConfig, seed: int = 0):
+        super().__init__()
+        self.config = config
+        self.body = build_body(config)
+        initialise(self, config.layers, torch.Generator().manual_seed(seed))
+
+    def forward(self, tokens: Tensor, *arguments, **keywords) -> Tensor:
+        """(B, T, V) logits; the arguments are the body's."""
+        return self.logits(self.body(tokens, *arguments, **keywords))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V). Call it on just those positions whose prediction is needed: it is a third of a small model's work."""
+        body = self.body.decoder if self.config.kind == "encoder-decoder" else self.body
+        return F.linear(hidden, body.token_embedding.weight)
+
+
+class ScalarModel(nn.Module):
+    """A body with one number for each token: a reward model's or a value function's.
+
+    Args:
+        body: a decoder's or an encoder's stack (taken over, not copied).
+        head_std: standard deviation of the head's start; 0 makes every score 0 (a value head), None means 1/√(D+1)
+            (a reward head, Ziegler et al. 2019, released code).
+        seed: of the head's start.
+    """
+
+    def __init__(self, body: Transformer, head_std: float | None = None, seed: int = 0):
+        super().__init__()
+        self.config, self.body = body.config, body
+        self.head = nn.Linear(body.config.width, 1)
+        std = 1 / math.sqrt(body.config.width + 1) if head_std is None else head_std
+        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(seed)).mul_(std)
+
+    def forward(self, tokens: Tensor, *arguments, **keywords) -> Tensor:
+        """(B, T) one number for every token."""
+        return self.head(self.body(tokens, *arguments, **keywords)).squeeze(-1)
+
+
+class Classifier(nn.Module):
+    """A body and a linear map from the token that has seen the whole text to the classes.
+
+    Args:
+        body: a decoder's or an encoder's stack (taken over, not copied).
+        classes: how many.
+        seed: of the head's start.
+    """
+
+    def __init__(self, body: Transformer, classes: int, seed: int = 0):
+        super().__init__()
+        self.config, self.body = body.config, body
+        self.head = nn.Linear(body.config.width, classes)
+        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, classes) logits of (B, T) tokens; mask (B, T) is true at real tokens."""
+        hidden = self.body(tokens, mask)  # (B, T, D)
+        place = first_real(mask) if self.config.kind == "encoder" else last_real(mask)
+        return self.head(hidden[torch.arange(len(tokens)), place])
+
+
+def first_real(mask: Tensor) -> Tensor:
+    """(B,) index of the first true entry of each row of (B, T)."""
+    return mask.int().argmax(dim=1)
+
+
+def last_real(mask: Tensor) -> Tensor:
+    """(B,) index of the last true entry of each row of (B, T), wherever the padding is."""
+    T = mask.shape[1]
+    return (torch.arange(T, device=mask.device) * mask).argmax(dim=1)

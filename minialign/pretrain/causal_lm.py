@@ -1,0 +1,109 @@
+r"""Next-token prediction: a decoder reads raw text and learns what comes next.
+
+    L = −Σₜ log π(xₜ | x₍<t₎) / T                              Radford et al. 2018 (GPT), §3.1, Eq. 1
+
+It learns the language and, with it, whatever the text is full of: false statements, rude words, repetitions. Nothing in this loss
+knows that some of it is unwanted; the later chapters do.
+
+Read next: instruct/sft.py (the same loss, on chosen text). Details that matter:
+    1. Documents are packed one after the other, an end token between them; every token is taught once (test_packing_loses_no_token).
+    2. Loss on all tokens, validation on text that training never sees.
+
+Try it:  python -m minialign pretrain --text FILE.txt
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minialign.batching import IGNORE, Batch, Order, next_token_batch, pack
+from minialign.checkpoints import RunFolder
+from minialign.heads import LanguageModel
+from minialign.logprobs import label_loss
+from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig, train
+
+
+def next_token_loss(model: LanguageModel, batch: Batch) -> Tensor:
+    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere else."""
+    taught = batch.labels != IGNORE  # (B, T)
+    hidden = model.body(batch.tokens)  # (B, T, D)   pads stand on the right, where a causal model never looks
+    return label_loss(model.logits(hidden[taught]), batch.labels[taught])
+
+
+class PackedText:
+    """Packed rows of text as training data.
+
+    Args:
+        rows: (rows, context + 1) from `pack`.
+        batch: rows a step; seed: of their order.
+    """
+
+    def __init__(self, rows: Tensor, batch: int, seed: int):
+        self.rows, self.order = rows, Order(len(rows), batch, seed)
+
+    def microbatches(self, step: int, parts: int) -> list[Batch]:
+        """The step's rows, in `parts` pieces."""
+        chosen = self.order(step)
+        return [self._batch(chosen[i::parts]) for i in range(parts)]
+
+    def _batch(self, names: list[int]) -> Batch:
+        rows = self.rows[names]
+        return Batch(rows[:, :-1], rows[:, 1:], torch.ones_like(rows[:, 1:], dtype=torch.bool), names)
+
+
+class LabelledRows:
+    """Rows of different lengths, each taught from some place on (a demonstration: from the answer on).
+
+    Args:
+        rows: (ids, place where the teaching starts) of each example.
+        batch: rows a step; seed: of their order.
+    """
+
+    def __init__(self, rows: list[tuple[list[int], int]], batch: int, seed: int):
+        self.rows, self.order = rows, Order([len(ids) for ids, _ in rows], batch, seed)
+
+    def microbatches(self, step: int, parts: int) -> list[Batch]:
+        """The step's rows, in `parts` pieces, padded on the right."""
+        chosen = self.order(step)
+        return [self.batch(chosen[i::parts]) for i in range(parts)]
+
+    def batch(self, names: list[int]) -> Batch:
+        """The named rows as one batch."""
+        return next_token_batch([self.rows[i][0] for i in names], [self.rows[i][1] for i in names], names)
+
+
+@torch.no_grad()
+def mean_loss(model: LanguageModel, batches: list[Batch]) -> float:
+    """Mean −log π over all labels of the batches, nats; its exponential is the perplexity."""
+    return float(sum(next_token_loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
+
+
+def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Each text between a begin and an end token."""
+    return [[tokenizer.begin, *ids, tokenizer.end] for ids in tokenizer.encode_many(texts)]
+
+
+def pretrain(model: LanguageModel, tokenizer: Tokenizer, texts: list[str], valid: list[str], config: TrainingConfig, run: RunFolder) -> dict[str, float]:
+    """Teach a decoder to predict the next token of texts.
+
+    Args:
+        model: trained in place, saved in the run folder.
+        texts: documents to learn from; valid: documents for the validation loss.
+        config: how; run: where.
+    Returns:
+        {"validation": nats per token, "perplexity": its exponential, "steps": how many}.
+    """
+    context = model.config.context
+    data = PackedText(pack(encode_documents(tokenizer, texts), context), config.batch, config.seed)
+    rows = pack(encode_documents(tokenizer, valid), context)[: 8 * config.batch]
+    held_out = [Batch(part[:, :-1], part[:, 1:], torch.ones_like(part[:, 1:], dtype=torch.bool), []) for part in rows.split(config.batch)]
+
+    def validate(model: LanguageModel) -> dict[str, float]:
+        loss = mean_loss(model, held_out)
+        return {"validation": loss, "perplexity": math.exp(loss)}
+
+    return train(model, data, next_token_loss, config, run, validate, label="pretraining")

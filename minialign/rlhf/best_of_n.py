@@ -1,0 +1,46 @@
+r"""Best of n: sample n answers, keep the one that the reward model likes best. No training; n times the work for each answer.
+
+    KL(best of n ‖ π_ref) = log n − (n − 1) / n      nats per answer; an upper bound when two answers can tie    Stiennon et al. 2020, App. G
+
+It is the yardstick for PPO: an optimised policy should beat best of n at the same KL, or say that it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from minialign.errors import UserError
+from minialign.generation import SamplingConfig, continue_texts
+from minialign.heads import LanguageModel, ScalarModel
+from minialign.rlhf.reward_model import answer_rows, score_rows
+from minialign.tokenizer import Tokenizer
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of the best of n from the policy that was sampled, nats: log n − (n − 1)/n."""
+    if n < 1:
+        raise UserError(f"n is {n}; it must be at least 1")
+    return math.log(n) - (n - 1) / n
+
+
+def sample_and_score(
+    policy: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[str], n: int, sampling: SamplingConfig, generator: torch.Generator
+) -> tuple[list[list[str]], torch.Tensor]:
+    """n answers to each prompt and their scores.
+
+    Returns:
+        P lists of n answers, and (P, n) scores.
+    """
+    repeated = [prompt for prompt in prompts for _ in range(n)]
+    answers = continue_texts(policy, tokenizer, repeated, sampling, generator)
+    scores = score_rows(reward, answer_rows(tokenizer, repeated, answers)).view(len(prompts), n)
+    return [answers[i * n : (i + 1) * n] for i in range(len(prompts))], scores
+
+
+def best_of(answers: list[list[str]], scores: torch.Tensor, n: int) -> tuple[list[str], torch.Tensor]:
+    """The best of the first n answers to each prompt, and (P,) its score: one sampling serves every smaller n."""
+    best = scores[:, :n].argmax(dim=1)
+    return [row[i] for row, i in zip(answers, best.tolist())], scores[torch.arange(len(answers)), best]

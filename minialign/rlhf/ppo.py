@@ -1,0 +1,246 @@
+r"""Proximal policy optimisation with a KL penalty: the policy learns what the reward model likes, and pays for leaving the reference.
+
+    R(x, y) = r(x, y) − β log[π(y|x) / π_ref(y|x)]                                       Ziegler et al. 2019, §2.2, Eq. 2
+    L_π = −E min( ρ Â, clip(ρ, 1 − ε, 1 + ε) Â ),    ρ = π(yₜ) / π_rollout(yₜ)           Schulman et al. 2017, Eq. 7
+    L_V = ½ E max( (V − G)², (clip(V, V_rollout ± ε) − G)² )                             Ziegler et al. 2019, released code
+
+Three policies meet here; they are easily confused. The *policy* π learns. The *rollout* policy is π as it was when it sampled; ρ is taken
+against it. The *reference* π_ref is the SFT model, frozen for good; the KL penalty is taken against it. Details that matter:
+    1. The penalty falls on every token, the score on the last real one (test_the_score_stands_at_the_last_real_token).
+    2. No dropout, one temperature everywhere: with learning rate 0 all ratios are 1 (test_ratios_are_1_before_the_first_step).
+    3. Advantages are whitened over the real tokens of the whole batch, never over padding (test_whitening_ignores_padding).
+    4. The policy loss is the mean over the real tokens of a minibatch.
+    5. The value function has a trunk of its own, which starts as the reward model (Stiennon et al. 2020, §3.4), so V is the score then.
+    6. Adam with eps 1e-5, learning rate falling to 0 (Huang et al. 2024, details 19 and 21). TensorFlow's Adam adds eps elsewhere, which makes
+       first steps differ where gradients are tiny: by a factor of 1.03 at 1e-2, 3.8 at 1e-4, 29 at 1e-6.
+    DEVIATION: there is no vf_coef: policy and value share no weight, and Adam is blind to a loss's scale.
+
+Metrics, one line an update: `score` mean reward-model score, in its deviations on reference answers · `kl` nats per answer, the sum of k1 that
+the penalty is made of (about 0 at first; one negative sample is noise, a mean that stays negative a bug) · `kl_k3` the same from k3 · `entropy`
+nats per token · `clip_fraction` tokens whose ratio was clipped (normal: below 0.2) · `value_loss` · `explained_variance` of the returns by V ·
+`ended` share of answers that end · `length` tokens · `beta`.
+
+Read next: best_of_n.py (the rival without training). Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minialign.batching import Order
+from minialign.checkpoints import RunFolder
+from minialign.errors import UserError
+from minialign.generation import SamplingConfig
+from minialign.heads import LanguageModel, ScalarModel
+from minialign.logprobs import entropy, masked_mean, masked_variance, token_logprobs, whiten
+from minialign.rlhf.gae import advantages_and_returns
+from minialign.rlhf.kl import KLPrice, k1, k3
+from minialign.rlhf.rollout import Rollout, collect, response_logits, response_values
+from minialign.tokenizer import END
+from minialign.training import Stopped, adamw, interruptible
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """How the policy is optimised."""
+
+    updates: int = 60  # rollouts, each followed by `epochs` passes over it
+    prompts: int = 64  # prompts a rollout
+    new_tokens: int = 40  # R, tokens of a response at most
+    temperature: float = 1.0  # of sampling, and of every log-probability
+    epochs: int = 2  # passes over one rollout
+    minibatch: int = 32  # answers an optimizer step
+    learning_rate: float = 3e-4  # of the policy, falling to 0
+    value_learning_rate: float = 3e-4  # of the value function, falling to 0
+    beta: float = 0.1  # price of one nat of KL, in deviations of the score
+    target_kl: float = 0.0  # nats per answer that beta is steered to; 0 keeps beta fixed
+    horizon: int = 10_000  # answers in which beta may change by a fifth, when it is steered
+    gamma: float = 1.0  # discount from one token to the next
+    lam: float = 0.95  # λ of the advantage estimate
+    clip: float = 0.2  # ε of the policy's ratio
+    value_clip: float = 0.2  # ε of the value
+    whiten_rewards: bool = False  # scale each rollout's rewards to deviation 1 (Ziegler et al. 2019 did, Stiennon et al. 2020 did not)
+    missing_end: str = "subtract"  # how an answer without an end is scored: subtract | replace
+    missing_end_score: float = 1.0  # by how much, or by what
+    checkpoint_every: int = 10  # updates between two checkpoints
+    seed: int = 0  # of prompts, samples and minibatches
+
+    def __post_init__(self):
+        for name in ("updates", "prompts", "new_tokens", "epochs", "minibatch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.missing_end not in ("subtract", "replace"):
+            raise UserError(f"missing_end is {self.missing_end!r}; choose subtract or replace")
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0")
+        if self.minibatch > self.prompts:
+            raise UserError(f"a minibatch of {self.minibatch} is more than the {self.prompts} prompts of a rollout; use a smaller --minibatch")
+
+
+def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, beta: float) -> Tensor:
+    r"""Reward of each response token: the KL penalty everywhere, the score at the last real token.
+
+    R(x, y) = r(x, y) − β log[π(y|x) / π_ref(y|x)]                      Ziegler et al. 2019, §2.2, Eq. 2
+
+    Args:
+        scores: (B,) reward-model scores, in units of their deviation on reference answers.
+        policy_logprobs, reference_logprobs: (B, R) log-probabilities of the sampled tokens, nats.
+        mask: (B, R) true for real response tokens, the end token included.
+        beta: price of one nat of KL, in units of `scores`.
+    Returns:
+        (B, R) rewards; zero outside `mask`.
+    """
+    rewards = -beta * k1(policy_logprobs, reference_logprobs)  # (B, R)   may be positive for one sample
+    last = mask.sum(dim=1, keepdim=True) - 1  # (B, 1)   index of the last real token
+    return rewards.scatter_add(1, last, scores[:, None]).masked_fill(~mask, 0.0)  # (B, R)
+
+
+def policy_loss(logprobs: Tensor, rollout_logprobs: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate of each token, Schulman et al. 2017, Eq. 7, as a loss (so the *larger* of the two counts).
+
+    Args:
+        logprobs: (...) log π now; rollout_logprobs: (...) when sampled; advantages: (...) Â.
+        clip: ε.
+    Returns:
+        (...) losses, and whether each ratio was clipped away from where it wanted to go.
+    """
+    ratio = (logprobs - rollout_logprobs).exp()
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+def value_loss(values: Tensor, rollout_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """(...) half the squared error of each value, the worse of it and of the value clipped to within ε of the rollout's."""
+    clipped = rollout_values + (values - rollout_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+@dataclass
+class Learner:
+    """What PPO changes: the policy, the value function, their optimizers and the price of KL."""
+
+    policy: LanguageModel
+    value: ScalarModel
+    policy_optimizer: torch.optim.Optimizer
+    value_optimizer: torch.optim.Optimizer
+    price: KLPrice
+
+    @classmethod
+    def start(cls, policy: LanguageModel, value: ScalarModel, config: PPOConfig) -> Learner:
+        """A learner whose policy and value function are taken over as they are."""
+        optimizers = (adamw(m, rate, 0.0, beta2=0.999, eps=1e-5) for m, rate in ((policy, config.learning_rate), (value, config.value_learning_rate)))
+        return cls(policy, value, *optimizers, KLPrice(config.beta, config.target_kl, config.horizon))
+
+
+def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
+    """Improve policy and value function on one rollout, `epochs` times over, in random minibatches. Returns the metrics."""
+    rewards = penalised_rewards(rollout.scores, rollout.logprobs, rollout.reference_logprobs, rollout.mask, learner.price.beta)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, rollout.mask, shift_mean=False)
+    advantages, returns = advantages_and_returns(rewards, rollout.values, rollout.mask, config.gamma, config.lam)
+    whitened = whiten(advantages, rollout.mask)
+    sums = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "entropy": 0.0}
+    steps = 0
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(rollout.scores), generator=generator).split(config.minibatch):
+            part = rollout.take(rows)
+            logits = response_logits(learner.policy, part.tokens, part.places)  # (b, R, V)
+            logprobs = token_logprobs(logits, part.response, config.temperature)
+            losses, clipped = policy_loss(logprobs, part.logprobs, whitened[rows], config.clip)
+            step(learner.policy_optimizer, masked_mean(losses, part.mask))
+            values = response_values(learner.value, part.tokens, part.places)
+            losses_of_values = value_loss(values, part.values, returns[rows], config.value_clip)
+            step(learner.value_optimizer, masked_mean(losses_of_values, part.mask))
+            with torch.no_grad():
+                sums["policy_loss"] += float(masked_mean(losses, part.mask))
+                sums["value_loss"] += float(masked_mean(losses_of_values, part.mask))
+                sums["clip_fraction"] += float(masked_mean(clipped.float(), part.mask))
+                sums["entropy"] += float(masked_mean(entropy(logits, config.temperature), part.mask))
+            steps += 1
+    unexplained = float(masked_variance(returns - rollout.values, rollout.mask) / masked_variance(returns, rollout.mask).clamp(min=1e-8))
+    return {name: total / steps for name, total in sums.items()} | {"explained_variance": 1 - unexplained}
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of an optimizer, the gradient clipped to length 1. Raises UserError before the weights change when it is not finite."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise UserError(f"the loss is {float(loss)} and its gradient {float(norm)}; try a smaller --learning-rate or a larger --beta")
+    optimizer.step()
+
+
+def train_ppo(
+    policy: LanguageModel, reward: ScalarModel, prompts: list[list[int]], config: PPOConfig, run: RunFolder, label: str = "PPO"
+) -> tuple[LanguageModel, dict[str, float]]:
+    """Optimise a copy of a policy against a reward model, with the policy itself as the frozen reference.
+
+    Args:
+        policy: the SFT model; it becomes the reference and is not changed.
+        reward: a normalised reward model.
+        prompts: lists of ids that begin with the begin token.
+        config: how; run: where metrics, checkpoints and the finished policy go.
+        label: name of the progress bar.
+    Returns:
+        The optimised policy, and the metrics of the last update.
+    Raises:
+        UserError: fewer prompts than a rollout, or prompt and answer that do not fit the context.
+        Stopped: after Ctrl-C, with everything saved.
+    """
+    reference = copy.deepcopy(policy).eval().requires_grad_(False)
+    learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), copy.deepcopy(reward).requires_grad_(True), config)
+    sampling = SamplingConfig(config.new_tokens, config.temperature)
+    generator = torch.Generator().manual_seed(config.seed)
+    order = Order([len(p) for p in prompts], config.prompts, config.seed)
+    modules = {"policy": learner.policy, "value": learner.value}
+    optimizers = {"policy": learner.policy_optimizer, "value": learner.value_optimizer}
+    state = run.load_checkpoint(modules, optimizers, {"rollout": generator}) or {"step": 0, "beta": config.beta, "last": {}}
+    learner.price.beta = state["beta"]
+    if state["step"]:
+        run.forget_after(state["step"])
+    bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update")
+    with interruptible() as interrupted, bar:
+        while state["step"] < config.updates:
+            for optimizer, rate in ((learner.policy_optimizer, config.learning_rate), (learner.value_optimizer, config.value_learning_rate)):
+                optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate * (1 - state["step"] / config.updates)
+            rows = [prompts[i] for i in order(state["step"])]
+            penalty = (config.missing_end, config.missing_end_score)
+            rollout = collect(learner.policy, reference, learner.value, reward, rows, sampling, generator, penalty)
+            metrics = ppo_update(learner, rollout, config, generator)
+            kl = float(k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean())
+            learner.price.update(kl, config.prompts)
+            state["step"] += 1
+            state["last"] = rollout_metrics(rollout, kl, state["beta"]) | metrics
+            state["beta"] = learner.price.beta
+            run.log({"step": state["step"], **state["last"]})
+            last = state["step"] == config.updates
+            if not last and (interrupted() or state["step"] % config.checkpoint_every == 0):
+                run.save_checkpoint(modules, optimizers, {"rollout": generator}, state)
+            bar.set_postfix_str(f"score {state['last']['score']:+.2f}, KL {kl:.1f} nats", refresh=False)
+            bar.update()
+            if interrupted() and not last:
+                raise Stopped(f"stopped at update {state['step']} of {config.updates}, saved in {run.path}; the same command goes on from there")
+    learner.policy.eval()
+    run.finish(learner.policy, **state["last"])
+    return learner.policy, state["last"]
+
+
+def rollout_metrics(rollout: Rollout, kl: float, beta: float) -> dict[str, float]:
+    """What one rollout tells: score, KL by two estimators, lengths, ends."""
+    lengths = rollout.mask.sum(dim=1)
+    ended = rollout.response.gather(1, lengths[:, None] - 1).squeeze(1) == END
+    return {
+        "score": float(rollout.scores.mean()),
+        "kl": kl,
+        "kl_k3": float(k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean()),
+        "length": float(lengths.float().mean()),
+        "ended": float(ended.float().mean()),
+        "beta": beta,
+    }

@@ -1,0 +1,135 @@
+r"""Text to numbers and back: byte-level byte-pair encoding, learned from any text by the `tokenizers` library.
+
+Start with the 256 bytes; again and again join the pair that stands side by side most often (Sennrich et al. 2016, §3.2; on bytes:
+Radford et al. 2019, §2.2). Any text in any language comes back exactly, since bytes are the last resort.
+
+Special tokens have the lowest ids and stand for nothing that can be typed: `<end>` written in a text is four letters and two signs
+(test_special_tokens_cannot_be_typed). Padding is a token of its own and never the end token, or the model could not learn to stop
+(test_pad_is_never_end).
+
+Try it:  python -m minialign sample RUN --prompt "…" --show tokens
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from minialign.errors import UserError
+
+PAD, BEGIN, END, SEPARATOR = 0, 1, 2, 3
+SENTINELS = 16  # <extra_0> … stand for the gaps of span corruption (pretrain/span_corruption.py)
+SPECIAL = ["<pad>", "<begin>", "<end>", "<separator>"] + [f"<extra_{i}>" for i in range(SENTINELS)]
+GREEN, RED, GREY, PLAIN = "\033[32m", "\033[31m", "\033[90m", "\033[0m"
+
+
+class Tokenizer:
+    """Byte-level BPE with the project's special tokens.
+
+    Args:
+        library: a `tokenizers.Tokenizer` made by `train_tokenizer` or read by `load_tokenizer`.
+    """
+
+    pad, begin, end, separator = PAD, BEGIN, END, SEPARATOR
+
+    def __init__(self, library: tokenizers.Tokenizer):
+        self.library = library
+        self.library.encode_special_tokens = True  # what a person types is text, never a special token
+        self.size = library.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        return self.library.encode(text, add_special_tokens=False).ids
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        """Ids of many texts, on all cores."""
+        return [encoding.ids for encoding in self.library.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens are left out."""
+        return self.library.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def name(self, i: int) -> str:
+        """How one token looks to a person: its text, or the name of a special token."""
+        i = int(i)
+        return SPECIAL[i] if i < len(SPECIAL) else self.library.decode([i])
+
+    def sentinel(self, i: int) -> int:
+        """Id of the i-th sentinel, i in 0..15."""
+        if not 0 <= i < SENTINELS:
+            raise UserError(f"sentinel {i} does not exist; there are {SENTINELS}")
+        return 4 + i
+
+    def to_json(self) -> str:
+        """The whole tokenizer as the text of a `tokenizer.json`."""
+        return self.library.to_str()
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that differ when any token differs; models carry it, so that they are not fed another's ids."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
+    """Learn a tokenizer from texts.
+
+    Args:
+        texts: any strings.
+        vocabulary: tokens in all: 20 special ones, 256 bytes, the rest merges. The result has fewer where the text gives no more.
+    Raises:
+        UserError: no room for the bytes.
+    """
+    if vocabulary < len(SPECIAL) + 256:
+        raise UserError(f"vocabulary is {vocabulary}; it must be at least {len(SPECIAL) + 256}: {len(SPECIAL)} special tokens and 256 bytes")
+    library = tokenizers.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    return Tokenizer(library)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json` that this project wrote.
+
+    Raises:
+        UserError: no such file, not a tokenizer, or one without the project's special tokens.
+    """
+    try:
+        library = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("there is no tokenizer; name a run folder that `minialign pretrain` made", path) from None
+    except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
+        raise UserError(f"not a tokenizer ({str(error)[:80]}); copy it again from the run that made it", path) from None
+    if [library.id_to_token(i) for i in range(len(SPECIAL))] != SPECIAL:
+        raise UserError("a tokenizer without minialign's special tokens; train one with `minialign pretrain`", path)
+    return Tokenizer(library)
+
+
+def show_merges(tokenizer: Tokenizer, text: str) -> str:
+    """A text cut into its tokens by thin bars, e.g. `The| red| kite|.`"""
+    return "|".join(tokenizer.name(i) for i in tokenizer.encode(text))
+
+
+def show_loss_mask(tokenizer: Tokenizer, tokens, labels, ignore: int = -100) -> str:
+    """One row for a terminal: tokens that the loss looks at in green, the others in red.
+
+    Args:
+        tokens: (T,) ids that the model reads.
+        labels: (T,) the id that it should say after each of them, or `ignore`.
+    """
+    first = f"{RED}{tokenizer.name(tokens[0])}{PLAIN}"
+    colour = {True: RED, False: GREEN}
+    return first + "".join(
+        f"{colour[int(label) == ignore]}{tokenizer.name(following if int(label) == ignore else label)}{PLAIN}"
+        for following, label in zip([*tokens[1:], PAD], labels)
+        if not (int(label) == ignore and int(following) == PAD)
+    )

@@ -1,0 +1,257 @@
+r"""The one supervised loop: pretraining, instruction tuning and reward models all run through it.
+
+    for each step:  loss = Σ loss of its micro-batches / Σ their labels;  clip the gradient;  AdamW;  write one line of metrics
+
+Details that matter:
+    1. The sum of losses is divided by the labels of the whole step, so accumulating over micro-batches of ragged lengths gives the
+       gradient of the full batch (test_accumulation_equals_the_full_batch); a mean of means would not.
+    2. Weight decay on matrices only: not on biases and norms (test_only_matrices_decay).                  Loshchilov & Hutter 2019
+    3. The learning rate rises linearly, then falls along a cosine, and is a pure function of the step.     Radford et al. 2018, §4.1
+    4. Ctrl-C ends the step it falls in, saves and says so; `kill -9` costs the steps since the last checkpoint, no more; both go on
+       to the same bits (test_a_resumed_run_ends_with_the_same_bits).
+    5. A loss that is not finite stops the run before it touches the weights.
+
+Metrics, one line a step: `loss` mean over labels, nats · `learning_rate` · `gradient_norm` before clipping (normal: 0.2 to 2; steadily
+rising: the learning rate is too high) · `tokens_per_second` · `validation` (when it was measured) mean loss on held-out examples, nats.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minialign.checkpoints import RunFolder
+from minialign.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained, whatever it learns."""
+
+    steps: int = 1000  # optimizer steps
+    batch: int = 32  # examples a step
+    learning_rate: float = 2e-3  # its peak
+    warmup: float = 0.05  # share of the steps in which the learning rate rises
+    final: float = 0.1  # the learning rate at the end, as a share of its peak
+    weight_decay: float = 0.1  # on matrices only
+    beta2: float = 0.98  # how slowly AdamW forgets squared gradients
+    clip: float = 1.0  # longest gradient; 0 leaves it as it is
+    accumulation: int = 1  # micro-batches that a batch is computed in; more need less memory, the result is the same
+    validate_every: int = 250  # steps between two looks at held-out examples
+    patience: int = 0  # early stop after this many looks without a better loss, with the best weights; 0 never stops early
+    checkpoint_every: int = 250  # steps between two checkpoints
+    bf16: bool = False  # compute in bfloat16 where that is safe; pays only on CPUs with bfloat16 instructions and wide models
+    seed: int = 0  # of the weights and the order of the examples
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "accumulation", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.learning_rate < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.final <= 1:
+            raise UserError(f"learning rate {self.learning_rate} (above 0, below 1), warmup {self.warmup} or final {self.final} (0 to 1) is out of range")
+        if self.batch < self.accumulation:
+            raise UserError(f"a batch of {self.batch} cannot be computed in {self.accumulation} parts; use a smaller --accumulation")
+
+
+class Data(Protocol):
+    """What the loop needs to know of the examples."""
+
+    def microbatches(self, step: int, parts: int) -> list[Any]:
+        """The batch of a step in `parts` pieces; each has `count` (labels), `size` (tokens) and `rows` (which examples)."""
+
+
+class Stopped(Exception):
+    """The user pressed Ctrl-C; everything is saved."""
+
+
+def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.98, eps: float = 1e-8) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, Alg. 2) with decay on matrices only, for the parameters that train; torch's fused kernel."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), eps=eps, fused=True)
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Learning rate of a step (0 first): linear to its peak in the warm-up, then half a cosine down to `final` of it."""
+    warmup = max(1, round(config.warmup * config.steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, config.steps - warmup)
+    return config.learning_rate * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag that is looked at between steps; the second one ends the process at once."""
+    pressed = []
+
+    def note(signum, frame):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread: nobody can press anything there
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def join_processes() -> tuple[int, int]:
+    """(rank, number of processes): under torchrun each process takes its share of a step's micro-batches, else (0, 1)."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig, count: int) -> tuple[float, float]:
+    """One optimizer step on the mean loss of all labels of the micro-batches.
+
+    Args:
+        loss: (model, batch) -> the *sum* of the batch's losses.
+        count: labels of the whole step, those of other processes included.
+    Returns:
+        mean loss in nats, norm of the gradient before clipping.
+    Raises:
+        UserError: the loss or the gradient is not finite; the weights are as before the step.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros(())
+    for batch in batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            part = loss(model, batch).float() / count
+        part.backward()
+        total += part.detach()
+    trained = [p for p in model.parameters() if p.grad is not None]
+    if distributed.is_initialized():
+        for tensor in [total, *(p.grad for p in trained)]:
+            distributed.all_reduce(tensor)
+    norm = nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf)
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        rows = [row for batch in batches for row in batch.rows]
+        raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples {rows[:8]}{' …' * (len(rows) > 8)}")
+    optimizer.step()
+    return float(total), float(norm)
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    loss: Callable[[nn.Module, Any], Tensor],
+    config: TrainingConfig,
+    run: RunFolder,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    label: str = "training",
+    complete: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Train a model in its run folder, from the beginning or from the folder's last checkpoint.
+
+    Args:
+        model: trained in place.
+        data: gives each step's micro-batches.
+        loss: (model, batch) -> sum of the losses of the batch's labels.
+        config: how.
+        run: where metrics and checkpoints go; the finished model is written there.
+        validate: model -> {"validation": mean held-out loss, ...}, measured every `validate_every` steps and at the end.
+        label: name of the progress bar.
+        complete: the last change to the trained model before it is written (a reward model is normalised); returns facts about it.
+    Returns:
+        The last validation, the step it stands at, and the facts of `complete`.
+    Raises:
+        UserError: a loss that is not finite; the last checkpoint is kept.
+        Stopped: after Ctrl-C, with everything saved.
+    """
+    rank, processes = join_processes()
+    optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
+    state = run.load_checkpoint({"model": model}, {"adamw": optimizer}, {}) or {"step": 0, "best": math.inf, "stale": 0, "last": {}}
+    best = BestWeights(run, config.patience, state)
+    if rank == 0 and state["step"]:
+        run.forget_after(state["step"])
+    model.train()
+    bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True, leave=True)
+    with interruptible() as interrupted, bar:
+        while state["step"] < config.steps and not best.gave_up:
+            started = time.perf_counter()
+            step = state["step"]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, config)
+            batches = data.microbatches(step, max(config.accumulation, processes))
+            try:
+                mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, sum(b.count for b in batches))
+            except UserError as error:
+                raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate", run.path) from None
+            state["step"] = step = step + 1
+            speed = sum(b.size for b in batches) / (time.perf_counter() - started)
+            record = {"step": step, "loss": mean, "learning_rate": optimizer.param_groups[0]["lr"], "gradient_norm": norm, "tokens_per_second": round(speed)}
+            if validate is not None and (step % config.validate_every == 0 or step == config.steps):
+                model.eval()
+                state["last"] = validate(model)
+                model.train()
+                record |= state["last"]
+                best.look(model, state["last"].get("validation", math.nan))
+            if rank == 0:
+                run.log(record)
+                if interrupted() or (step % config.checkpoint_every == 0 and step < config.steps):
+                    run.save_checkpoint({"model": model}, {"adamw": optimizer}, {}, state)
+            bar.set_postfix_str(f"loss {mean:.3f}, {speed / 1000:.1f}k tokens/s", refresh=False)
+            bar.update()
+            if interrupted() and step < config.steps:
+                raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes on from there")
+    best.restore(model)
+    model.eval()
+    result = {**state["last"], "steps": state["step"], **(complete(model) if complete else {})}
+    if rank == 0:
+        run.finish(model, **result)
+    return result
+
+
+class BestWeights:
+    """Early stopping: the weights of the best look at held-out examples, and how long ago it was.
+
+    Args:
+        run: the best weights are kept in its folder, so that a resumed run still has them.
+        patience: looks without improvement after which training gives up; 0 does nothing at all.
+        state: the loop's; carries "best" and "stale" through checkpoints.
+    """
+
+    def __init__(self, run: RunFolder, patience: int, state: dict):
+        self.run, self.patience, self.state = run, patience, state
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it was `patience` looks ago."""
+        return 0 < self.patience <= self.state["stale"]
+
+    def look(self, model: nn.Module, loss: float) -> None:
+        """Take note of a validation loss; keep the weights when it is the best so far."""
+        if not self.patience:
+            return
+        if loss < self.state["best"]:
+            self.state.update(best=loss, stale=0)
+            RunFolder(self.run.path / "best").save_checkpoint({"model": copy.deepcopy(model)}, {}, {}, {})
+        else:
+            self.state["stale"] += 1
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the best weights back, at the end."""
+        if self.patience and self.state["best"] < math.inf:
+            RunFolder(self.run.path / "best").load_checkpoint({"model": model}, {}, {})
