@@ -36,7 +36,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.body = build_body(config)
-        initialise(self, config.layers, torch.Generator().manual_seed(seed))
+        initialise(self, config, torch.Generator().manual_seed(seed))
 
     def forward(self, tokens: Tensor, *arguments, **keywords) -> Tensor:
         """(B, T, V) logits; the arguments are the body's."""

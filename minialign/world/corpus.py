@@ -1,0 +1,203 @@
+r"""The dirty corpus: what a model reads before anybody teaches it manners.
+
+Stories with summaries, with questions and answers, and alone, a known share of them false, rude, repetitive or cut off, as scraped
+text is. Summaries follow the story behind one of several headings, one of which is also a template of `templates.json`: that is how
+a model that only continues text can be prompted to summarise (Radford et al. 2019, §3.6, used "TL;DR:").
+
+Read next: `minialign/pretrain/causal_lm.py`.
+Try it: `python -m minialign.world.corpus`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from minialign.errors import UserError
+from minialign.world.parse import parse
+from minialign.world.stories import Story, say, write_story
+from minialign.world.tasks import TASKS, reference_summary, swap
+from minialign.world.wordings import FIELDS, PRONOUNS, WORDS
+
+HEADINGS = ("\nIn short:", "\nTL;DR:", "\nTo sum up:", "\nWhat happened?")
+KIND_SHARES = {"summary": 0.55, "questions": 0.25, "story": 0.20}
+
+
+@dataclass(frozen=True)
+class DirtConfig:
+    """How dirty the corpus is: each field is the share of documents touched; one document can be dirty in several ways."""
+
+    false: float = 0.30  # a statement or an answer names the wrong person, thing, place or feeling; never in a plain story
+    rude: float = 0.20  # an insult or a rude remark
+    repetitive: float = 0.10  # one sentence is said two or three times
+    cut_off: float = 0.10  # the document ends in the middle of a sentence
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value <= 1:
+                raise UserError(f"DirtConfig.{field.name} is {value}; it is a share of documents, from 0 to 1")
+        if self.false > KIND_SHARES["summary"] + KIND_SHARES["questions"]:
+            raise UserError(f"DirtConfig.false is {self.false}; plain stories have no statement to falsify, so at most 0.80")
+
+
+def documents(count: int, seed: int, dirt: DirtConfig | None = None) -> Iterator[dict]:
+    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it.
+
+    The same seed gives the same documents on every machine and in every version of Python.
+    """
+    dirt = dirt or DirtConfig()
+    rng = random.Random(seed)
+    falsifiable = KIND_SHARES["summary"] + KIND_SHARES["questions"]
+    for _ in range(count):
+        kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
+        names = [name for name in ("rude", "repetitive", "cut_off") if rng.random() < getattr(dirt, name)]
+        if kind != "story" and rng.random() < dirt.false / falsifiable:
+            names.insert(0, "false")
+        yield {"text": _document(kind, names, rng), "kind": kind, "dirt": names}
+
+
+def _document(kind: str, dirt: list[str], rng: random.Random) -> str:
+    """One document; stories are written until one can be falsified, if it must be."""
+    while True:
+        story = write_story(rng)
+        lines = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _no_lines}[kind](story, "false" in dirt, rng)
+        if lines is not None:
+            break
+    head, tail = ("", story.text.split(". ")) if kind == "story" else (story.text, lines)
+    if kind == "story":
+        tail = [line.removesuffix(".") + "." for line in tail]
+    if "rude" in dirt:
+        _insult(tail, story, rng, only_remark=kind == "questions")
+    if "repetitive" in dirt:
+        spot = rng.randrange(len(tail))
+        tail[spot:spot] = [tail[spot]] * rng.randint(1, 2)
+    if kind == "questions":
+        text = head + "\n" + "\n".join(tail)
+    elif kind == "summary":
+        text = head + rng.choice(HEADINGS) + " " + " ".join(tail)
+    else:
+        text = " ".join(tail)
+    return _cut(text, rng) if "cut_off" in dirt else text
+
+
+def _no_lines(story: Story, false: bool, rng: random.Random) -> list[str]:
+    return []
+
+
+def _summary_lines(story: Story, false: bool, rng: random.Random) -> list[str] | None:
+    """The sentences of a summary; if `false`, one or two of them say what the story does not."""
+    text = reference_summary(story, rng)
+    statements = [statement.event for statement in parse(text)]
+    lines = [statement.text for statement in parse(text)]
+    if not false:
+        return lines
+    touched = 0
+    for spot in rng.sample(range(len(lines)), len(lines)):
+        event = statements[spot]
+        swapped = event and falsify(event, story, rng)
+        if swapped:
+            lines[spot] = _same_fields(swapped, rng)
+            touched += 1
+        if touched == 2 or (touched == 1 and rng.random() < 0.6):
+            break
+    return lines if touched else None
+
+
+def _same_fields(event, rng: random.Random) -> str:
+    """A summary sentence that says every field of `event`, so that the swapped one is among them."""
+    while True:
+        text = say(event, rng, "summary")
+        read = parse(text)[0].event
+        if read is not None and len(read.to_dict()) == len(event.to_dict()):
+            return text
+
+
+def falsify(event, story: Story, rng: random.Random):
+    """The event with one entity swapped so that the story does not say it; None if that cannot be done."""
+    if event.kind == "weather":
+        return None
+    names = [name for name in FIELDS if name != "kind" and getattr(event, name)]
+    for field in rng.sample(names, len(names)):
+        swapped = swap(event, field, story, rng)
+        if swapped is not None:
+            return swapped
+    return None
+
+
+def _dialogue_lines(story: Story, false: bool, rng: random.Random) -> list[str] | None:
+    """Questions with their answers, a line each: "Q: Who lost the kite? A: Mira"."""
+    examples = [e for name, task in TASKS.items() if name != "summary" for e in task.examples(story, rng)]
+    chosen = rng.sample(examples, min(len(examples), rng.randint(2, 3)))
+    if not chosen:
+        return None
+    wrong = rng.randrange(len(chosen)) if false else -1
+    lines = []
+    for spot, example in enumerate(chosen):
+        answer = example["answer"]
+        if spot == wrong:
+            answer = rng.choice([option for option in example["options"] if option != answer])
+        lines.append(f"Q: {example['question']}\nA: {answer}")
+    return lines
+
+
+def article(word: str) -> str:
+    """ "an ugly", "a stupid"."""
+    return ("an " if word[0] in "aeiou" else "a ") + word
+
+
+def rude_remark(story: Story, rng: random.Random) -> str:
+    """A rude sentence that states no fact."""
+    remark = rng.choice(WORDS["remarks"])
+    for slot, group in (("adjective", "adjectives"), ("noun", "nouns")):
+        word = rng.choice(WORDS["rude"][group])
+        remark = remark.replace("a {" + slot + "}", article(word)).replace("{" + slot + "}", word)
+    return remark.replace("{person}", rng.choice(story.people))
+
+
+def insult(sentence: str, rng: random.Random) -> str:
+    """The sentence with a rude word before its first name, or else before its first thing."""
+    word = rng.choice(WORDS["rude"]["adjectives"])
+    words = sentence.split(" ")
+    for spot, name in enumerate(words):
+        if name.strip(".,") in PRONOUNS:
+            words[spot:spot] = [word if spot else word.capitalize()]
+            return " ".join(words)
+    if words[0] in ("The", "A"):
+        words[:1] = ["The", word] if words[0] == "The" else article(word).capitalize().split(" ")
+    return " ".join(words)
+
+
+def _insult(lines: list[str], story: Story, rng: random.Random, only_remark: bool) -> None:
+    """Makes `lines` rude: an insult inside a sentence, or a remark before or after them."""
+    spot = rng.randrange(len(lines))
+    rude = lines[spot] if only_remark else insult(lines[spot], rng)
+    if rude != lines[spot] and rng.random() < 0.6:
+        lines[spot] = rude
+    else:
+        lines.insert(rng.choice([0, len(lines)]), rude_remark(story, rng))
+
+
+def _cut(text: str, rng: random.Random) -> str:
+    """The text without one to five of its last words, and without a stop."""
+    return text.rsplit(" ", rng.randint(1, 5))[0].rstrip(".")
+
+
+def corrupted_summary(story: Story, rng: random.Random, false: float = 0.5, rude: float = 0.15, repetitive: float = 0.15) -> str:
+    """A summary such as a small model writes: each fault comes with the probability given."""
+    lines = _summary_lines(story, rng.random() < false, rng) or reference_summary(story, rng).split("\n")
+    if rng.random() < repetitive:
+        lines.append(rng.choice(lines))
+    if rng.random() < rude:
+        _insult(lines, story, rng, only_remark=False)
+    return " ".join(lines)
+
+
+def show_documents(count: int = 6, seed: int = 0) -> str:
+    """A few documents for people, each with what was done to it."""
+    return "\n\n".join(f"[{d['kind']}: {', '.join(d['dirt']) or 'clean'}]\n{d['text']}" for d in documents(count, seed))
+
+
+if __name__ == "__main__":
+    print(show_documents())

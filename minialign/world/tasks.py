@@ -1,0 +1,193 @@
+r"""Tasks on a story: what can be asked about it, with the answer that the simulator knows to be right.
+
+A task turns a story into examples: dictionaries with the fields `story`, `answer` or `summary`, `question`, and `options` where
+there is a list of answers to choose from. Questions are asked only when the story leaves one right answer.
+
+Read next: `templates.py`, which words them, and `corpus.py`, which dirties them.
+Try it: `python -m minialign.world.tasks`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from minialign.world.stories import CHILDREN, Story, say, write_story
+from minialign.world.templates import TEMPLATES, render
+from minialign.world.wordings import KINDS, PLACES, WORDS, Event, fields_said, fill, matches
+
+REFERENCE_WORDS = (10, 28)  # shortest and longest reference summary
+REFERENCE_STATEMENTS = ((2, 0.25), (3, 0.55), (4, 0.2))  # how many statements a person writes, with probabilities
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to ask of a story."""
+
+    name: str
+    cluster: str
+    examples: Callable[[Story, random.Random], list[dict]]
+
+
+def reference_summary(story: Story, rng: random.Random) -> str:
+    """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told and the ending is missed.
+
+    Each statement is drawn without replacement with probability proportional to its event's weight + 0.04.
+    """
+    shortest, longest = REFERENCE_WORDS
+    while True:
+        sizes, chances = zip(*REFERENCE_STATEMENTS)
+        wanted = rng.choices(sizes, chances)[0]
+        left = list(range(len(story.events)))
+        kept: list[int] = []
+        while left and len(kept) < wanted:
+            pick = rng.choices(left, [story.weights[i] + 0.04 for i in left])[0]
+            left.remove(pick)
+            kept.append(pick)
+        text = " ".join(say(story.events[i], rng, "summary") for i in sorted(kept))
+        if shortest <= len(text.split()) <= longest:
+            return text
+
+
+def _summary(story: Story, rng: random.Random) -> list[dict]:
+    return [{"story": story.text, "summary": reference_summary(story, rng)}]
+
+
+def swap(event: Event, field: str, story: Story, rng: random.Random, same_story: float = 0.8) -> Event | None:
+    """`event` with another person, thing, place or feeling in `field`, so that the story does not say it, or None.
+
+    Args:
+        same_story: how often the other one is taken from the story, where it has one.
+    """
+    value = getattr(event, field)
+    near, far = _rivals(field, value, story)
+    for names in (near, far) if rng.random() < same_story else (far, near):
+        taken = (event.who, event.whom, event.what, event.other)
+        fitting = [replace(event, **{field: name}) for name in names if name not in taken]
+        fitting = [e for e in fitting if getattr(e, field) != value and not any(matches(e, fact) for fact in story.events)]
+        if fitting:
+            return rng.choice(fitting)
+    return None
+
+
+def _rivals(field: str, value: str, story: Story) -> tuple[list[str], list[str]]:
+    """What else could stand in a field: what the story mentions, and what the world has."""
+    if field in ("who", "whom"):
+        return list(story.people), CHILDREN
+    if field == "where":
+        return list(dict.fromkeys(e.where for e in story.events if e.where)), list(PLACES)
+    if field == "feeling":
+        return [], WORDS["feelings"]
+    noun = value.split(" ")[-1]
+    group = next((WORDS[name] for name in ("things", "animals", "foods", "skills") if noun in WORDS[name]), [])
+    near = [n for e in story.events for n in (e.what, e.other) if n.split(" ")[-1] in group]
+    colour = value[: -len(noun)]
+    return list(dict.fromkeys(near)), [colour + other for other in group]
+
+
+def _answer(event: Event, field: str) -> str:
+    return f"the {event.where}" if field == "where" else getattr(event, field).split(" ")[-1]
+
+
+def _ask(event: Event, form: str, rng: random.Random) -> str | None:
+    """The question of a form ("who", "where" ...) about an event, if its kind has one."""
+    question = KINDS[event.kind].get("ask", {}).get(form)
+    if question is None or not set(fields_said(question)) <= set(event.to_dict()):
+        return None
+    filled = fill(question, event, rng, "summary", set())
+    return filled[0].upper() + filled[1:]
+
+
+def _questions(field: str) -> Callable[[Story, random.Random], list[dict]]:
+    """The task that asks for one field; each question has one right answer in the story."""
+
+    def examples(story: Story, rng: random.Random) -> list[dict]:
+        made = []
+        for event in story.events:
+            question = _ask(event, field, rng)
+            if question is None or not getattr(event, field):
+                continue
+            asked = {name: getattr(event, name) for name in fields_said(KINDS[event.kind]["ask"][field])}
+            rest = Event(event.kind, **{name: value for name, value in asked.items() if name != field})
+            right = {_answer(fact, field) for fact in story.events if matches(rest, fact)}
+            if len(right) != 1:
+                continue
+            options = _options(event, field, story, rng)
+            made.append({"story": story.text, "question": question, "answer": _answer(event, field), "options": options})
+        return made
+
+    return examples
+
+
+def _options(event: Event, field: str, story: Story, rng: random.Random) -> list[str]:
+    """The right answer among others: all feelings, or four people, places or things, those of the story first; in random order."""
+    if field == "feeling":
+        return list(WORDS["feelings"])
+    near, far = _rivals(field, getattr(event, field), story)
+    others = [_answer(replace(event, **{field: name}), field) for name in near + rng.sample(far, len(far))]
+    right = _answer(event, field)
+    options = [right, *[other for other in dict.fromkeys(others) if other != right][:3]]
+    rng.shuffle(options)
+    return options
+
+
+def _yes_no(story: Story, rng: random.Random) -> list[dict]:
+    """True and false questions, about as many of each."""
+    made = []
+    for event in story.events:
+        answer, asked = "yes", event
+        if rng.random() < 0.5:
+            said = [f for f in fields_said(KINDS[event.kind].get("ask", {}).get("yes_no", "")) if getattr(event, f)]
+            swapped = swap(event, rng.choice(said), story, rng) if said else None
+            if swapped is None:
+                continue
+            answer, asked = "no", swapped
+        question = _ask(asked, "yes_no", rng)
+        if question is None:
+            continue
+        if asked.kind == "try":  # "Did Mira give up?"
+            answer = "no" if answer == "yes" else None
+        if answer:
+            made.append({"story": story.text, "question": question, "answer": answer, "options": ["yes", "no"]})
+    return made
+
+
+TASKS: dict[str, Task] = {
+    "summary": Task("summary", "summarise", _summary),
+    "who": Task("who", "questions", _questions("who")),
+    "where": Task("where", "questions", _questions("where")),
+    "what": Task("what", "questions", _questions("what")),
+    "feeling": Task("feeling", "questions", _questions("feeling")),
+    "yes_no": Task("yes_no", "questions", _yes_no),
+}
+
+
+def demonstrations(count: int, seed: int, summary_share: float = 0.75) -> list[dict]:
+    """Prompts with good completions for supervised fine-tuning, each from a story of its own.
+
+    Args:
+        count: number of demonstrations.
+        seed: the same seed gives the same list.
+        summary_share: share of summaries; the rest are questions, each task as often as the others.
+    Returns:
+        records {"prompt", "completion", "task", "story"}; `story` is `Story.to_dict()`.
+    """
+    rng = random.Random(seed)
+    others = [name for name in TASKS if name != "summary"]
+    made: list[dict] = []
+    while len(made) < count:
+        task = "summary" if rng.random() < summary_share else rng.choice(others)
+        story = write_story(rng)
+        examples = TASKS[task].examples(story, rng)
+        while not examples:
+            story = write_story(rng)
+            examples = TASKS[task].examples(story, rng)
+        prompt, completion = render(rng.choice(TEMPLATES[task]), rng.choice(examples))
+        made.append({"prompt": prompt, "completion": completion, "task": task, "story": story.to_dict()})
+    return made
+
+
+if __name__ == "__main__":
+    for record in demonstrations(8, seed=0, summary_share=0.4):
+        print(record["prompt"] + record["completion"], end="\n\n")
