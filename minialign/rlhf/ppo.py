@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -178,7 +179,13 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def train_ppo(
-    policy: LanguageModel, reward: ScalarModel, prompts: list[list[int]], config: PPOConfig, run: RunFolder, label: str = "PPO"
+    policy: LanguageModel,
+    reward: ScalarModel,
+    prompts: list[list[int]],
+    config: PPOConfig,
+    run: RunFolder,
+    label: str = "PPO",
+    watch: Callable[[Rollout, list[int]], dict[str, float]] | None = None,
 ) -> tuple[LanguageModel, dict[str, float]]:
     """Optimise a copy of a policy against a reward model, with the policy itself as the frozen reference.
 
@@ -188,6 +195,7 @@ def train_ppo(
         prompts: lists of ids that begin with the begin token.
         config: how; run: where metrics, checkpoints and the finished policy go.
         label: name of the progress bar.
+        watch: sees each rollout and which prompts it answered; what it returns is logged and has no influence.
     Returns:
         The optimised policy, and the metrics of the last update.
     Raises:
@@ -210,14 +218,14 @@ def train_ppo(
         while state["step"] < config.updates:
             for optimizer, rate in ((learner.policy_optimizer, config.learning_rate), (learner.value_optimizer, config.value_learning_rate)):
                 optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate * (1 - state["step"] / config.updates)
-            rows = [prompts[i] for i in order(state["step"])]
+            names = order(state["step"])
             penalty = (config.missing_end, config.missing_end_score)
-            rollout = collect(learner.policy, reference, learner.value, reward, rows, sampling, generator, penalty)
+            rollout = collect(learner.policy, reference, learner.value, reward, [prompts[i] for i in names], sampling, generator, penalty)
             metrics = ppo_update(learner, rollout, config, generator)
             kl = float(k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean())
             learner.price.update(kl, config.prompts)
             state["step"] += 1
-            state["last"] = rollout_metrics(rollout, kl, state["beta"]) | metrics
+            state["last"] = rollout_metrics(rollout, kl, state["beta"]) | metrics | (watch(rollout, names) if watch else {})
             state["beta"] = learner.price.beta
             run.log({"step": state["step"], **state["last"]})
             last = state["step"] == config.updates

@@ -132,3 +132,18 @@ def show_rollout(rollout: Rollout, tokenizer: Tokenizer, advantages: Tensor, row
         lines.append(f"{name:<14}{policy:>9.3f}{reference:>11.3f}{policy - reference:>8.3f}{value:>8.3f}{advantage:>8.3f}")
     ended = bool((rollout.response[row] == END).any())
     return "\n".join([*lines, f"score {float(rollout.scores[row]):.3f}, {'ended' if ended else 'cut off'}"])
+
+
+@torch.no_grad()
+def sampled_kl(
+    policy: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, generator: torch.Generator
+) -> Tensor:
+    """(N,) for each prompt one answer's log-ratio log π(y|x) − log π_ref(y|x), nats; its mean estimates KL(π ‖ π_ref) (kl.py, k1)."""
+    parts = []
+    for start in range(0, len(prompts), 64):
+        generated = generate(policy, prompts[start : start + 64], sampling, generator)
+        tokens, places = shift_left(generated)
+        logits = response_logits(reference, tokens, places)
+        reference_logprobs = token_logprobs(logits, generated.response, sampling.temperature)
+        parts.append(((generated.logprobs - reference_logprobs) * generated.mask).sum(dim=1))
+    return torch.cat(parts)

@@ -11,6 +11,7 @@ Read next: `stories.py`, which tells stories with these sentences, and `parse.py
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, fields
@@ -92,19 +93,24 @@ def fields_said(sentence: str) -> list[str]:
     return [FIELD_OF_SLOT.get(slot, slot) for _, slot in SLOT.findall(sentence)]
 
 
+@functools.cache
+def sayings(kind: str, style: str) -> list[tuple[str, dict[str, str], set[str]]]:
+    """All sentences of a kind of event: the sentence, what it means without saying it, and every field that it tells."""
+    found = []
+    for wording in KINDS[kind][style]:
+        sentence, meaning = split_wording(wording)
+        found += [(variant, meaning, set(fields_said(variant)) | set(meaning)) for variant in variants(sentence)]
+    return found
+
+
 def choices(event: Event, style: str) -> list[str]:
     """The sentences that can say `event`: in a story all of its fields, in a summary no field that it lacks."""
-    has = set(event.to_dict()) - {"kind"}
-    found = []
-    for wording in KINDS[event.kind][style]:
-        sentence, meaning = split_wording(wording)
-        if any(getattr(event, field) != value for field, value in meaning.items()):
-            continue
-        for variant in variants(sentence):
-            said = set(fields_said(variant)) | set(meaning)
-            if said == has if style == "story" else said <= has:
-                found.append(variant)
-    return found
+    has = {name for name in FIELDS[1:] if getattr(event, name)}
+    return [
+        sentence
+        for sentence, meaning, told in sayings(event.kind, style)
+        if (told == has if style == "story" else told <= has) and all(getattr(event, field) == value for field, value in meaning.items())
+    ]
 
 
 def noun_phrase(thing: str, article: str, who: str, short: bool) -> str:

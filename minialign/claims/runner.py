@@ -1,0 +1,152 @@
+r"""Claims: what the course notes say, each turned into an experiment, a table, a figure and a verdict computed from the table.
+
+A claim is a module with CLAIM (its id, one sentence in our own words) and `measure(bench) -> Result`; its docstring says which paper it comes
+from, how the toy world tests it and what would count as failing. A claim that fails at this scale is a result; it is written down like
+the others.
+
+Trained models that several claims need are made once and cached under a key of everything they depend on: the settings, the seed, the
+versions of torch and tokenizers, and the source code of the floors below, so that a changed setting or line never meets a stale model.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import io
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+from minialign.checkpoints import write_atomic, write_json
+from minialign.errors import UserError
+from minialign.files import fingerprint
+
+HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
+CLAIMS = {"over-optimisation": "over_optimisation"}  # id -> module
+ABOVE = ("claims", "commands")  # folders that no cached model depends on
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed."""
+
+    id: str
+    text: str  # one sentence, our own words
+    source: str  # paper and figure
+
+
+@dataclass
+class Result:
+    """What an experiment found.
+
+    Args:
+        checks: name of each thing that the claim says -> whether the table shows it.
+        why: one sentence with the numbers that decide.
+        table: rows for table.csv.
+        draw: draws the figure into a file.
+    """
+
+    checks: dict[str, bool]
+    why: str
+    table: list[dict[str, Any]]
+    draw: Callable[[Path], None]
+
+    @property
+    def verdict(self) -> str:
+        """All checks: holds. Some: partly. None: does not."""
+        return HOLDS if all(self.checks.values()) else PARTLY if any(self.checks.values()) else FAILS
+
+
+@dataclass
+class Bench:
+    """What an experiment runs on.
+
+    Args:
+        folder: for its own runs, inside the output folder.
+        cache: for models that claims share.
+        seeds: how many; at least three unless --fast.
+        fast: a quick look, too small to decide anything.
+    """
+
+    folder: Path
+    cache: Path
+    seeds: int = 3
+    fast: bool = False
+    say: Callable[[str], None] = field(default=print)
+
+    def cached(self, name: str, settings: Any, make: Callable[[Path], None]) -> Path:
+        """The folder of a shared stage, made by `make(folder)` when this exact stage was not made before.
+
+        `make` may be interrupted: it is called again with the same folder and must go on from what it finds there.
+        """
+        folder = self.cache / f"{name}-{fingerprint([settings, source_fingerprint(), torch.__version__, tokenizers.__version__])}"
+        if not (folder / "made").exists():
+            make(folder)
+            write_atomic(folder / "made", name)
+        return folder
+
+
+def source_fingerprint() -> str:
+    """Sixteen hex digits of all source files and data tables below the claims."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".json") and p.relative_to(package).parts[0] not in ABOVE):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load(id: str) -> Any:
+    """The module of a claim. Raises UserError for an unknown id."""
+    if id not in CLAIMS:
+        raise UserError(f"there is no claim {id!r}; known are {', '.join(CLAIMS)}")
+    return importlib.import_module(f"minialign.claims.{CLAIMS[id]}")
+
+
+def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Measure claims one after the other and write OUT/ID/{verdict.json, table.csv, figure.png}; returns the verdicts.
+
+    Raises:
+        UserError: an unknown id (before anything runs), fewer than three seeds for a verdict.
+    """
+    modules = [load(id) for id in ids]
+    if seeds < 3 and not fast:
+        raise UserError(f"{seeds} seeds give no interval worth the name; use at least 3, or --fast for a quick look")
+    verdicts = []
+    for module in modules:
+        claim: Claim = module.CLAIM
+        say(f"{claim.id}: {claim.text}")
+        folder, started = Path(out) / claim.id, time.perf_counter()
+        result: Result = module.measure(Bench(folder, Path(out) / "cache", seeds, fast, say))
+        write_atomic(folder / "table.csv", as_csv(result.table))
+        result.draw(folder / "figure.png")
+        verdict = {
+            "id": claim.id,
+            "claim": claim.text,
+            "source": claim.source,
+            "verdict": result.verdict,
+            "why": result.why,
+            "checks": result.checks,
+            "seconds": round(time.perf_counter() - started, 1),
+            "seeds": seeds,
+            "fast": fast,
+        }
+        write_json(folder / "verdict.json", verdict)
+        say(f"  {result.verdict}: {result.why}")
+        verdicts.append(verdict)
+    return verdicts
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV text; numbers to six digits, so that a table can be compared by eye."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    return file.getvalue()

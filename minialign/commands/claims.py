@@ -1,0 +1,35 @@
+"""`python -m minialign claims [ID…]`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from minialign.checkpoints import RunFolder
+from minialign.claims.runner import CLAIMS, load, run_claims
+from minialign.commands.options import Command, Option
+
+
+@click.command(cls=Command)
+@click.argument("ids", nargs=-1, metavar="[ID]…")
+@click.option("--list", "only_list", is_flag=True, cls=Option, help="Say what the claims are, and stop.")
+@click.option("--fast", is_flag=True, cls=Option, help="A quick look: everything runs, but too small to decide anything.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100), cls=Option, help="How many; at least 3 for a verdict.")
+@click.option("--out", type=click.Path(path_type=Path), default="runs/claims", show_default=True, cls=Option, help="Where the verdicts go.")
+def command(ids, only_list, fast, seeds, out):
+    """Check what the course notes say, one experiment a claim.
+
+    Each writes OUT/ID/verdict.json, table.csv and figure.png. The verdict is computed from the table.
+
+    \b
+    Example:  python -m minialign claims over-optimisation
+    """
+    chosen = ids or tuple(CLAIMS)
+    if only_list:
+        for id in chosen:
+            claim = load(id).CLAIM
+            click.echo(f"{id:<20} {claim.text} ({claim.source})")
+        return
+    with RunFolder(out).locked():
+        run_claims(chosen, out, min(seeds, 1) if fast and seeds == 3 else seeds, fast, click.echo)

@@ -1,0 +1,97 @@
+"""`python -m minialign evaluate RUN`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from minialign.batching import next_token_batch
+from minialign.checkpoints import load_model, same_tokenizer, write_json
+from minialign.commands.options import Command, configured, file_option, run_options
+from minialign.commands.ppo import read_prompts
+from minialign.commands.pretrain import read_documents
+from minialign.errors import UserError
+from minialign.evaluation import length_controlled_win_rate, mean_interval, win_rate
+from minialign.files import read_jsonl
+from minialign.generation import SamplingConfig, continue_texts
+from minialign.pretrain.causal_lm import encode_documents, next_token_loss
+from minialign.rlhf.reward_model import answer_rows, score_rows
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@file_option("--text", "Text to measure the perplexity on.", metavar="FILE")
+@file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the reference).", metavar="FILE")
+@file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained against.", metavar="RUN")
+@file_option("--against", "A rival run; without it the rivals are the references in the prompts file.", metavar="RUN")
+@run_options(out="runs/evaluation.json")
+@configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
+def command(run, text, prompts, judge, against, out, seed, fast, sampling):
+    """Perplexity on texts; win rate against references or another model, as a judge sees it.
+
+    \b
+    Example:  python -m minialign evaluate runs/pretrain --text held-out.txt
+    Example:  python -m minialign evaluate runs/ppo --against runs/sft --judge runs/judge --prompts prompts.txt
+    """
+    if text is None and prompts is None:
+        raise UserError("nothing to evaluate on; give --text, or --prompts with --judge")
+    if prompts is not None and judge is None:
+        raise UserError("answers need somebody to judge them; give --judge, the run of a reward model")
+    model, tokenizer = load_model(run, "language-model")
+    result = {"run": str(run)}
+    if text is not None:
+        result["text"] = measure_perplexity(model, tokenizer, read_documents(text, "paragraphs"))
+        click.echo(f"{run}: perplexity {result['text']['perplexity']:.2f} a token, {result['text']['bits_per_byte']:.3f} bits a byte on {text}")
+    if prompts is not None:
+        result["win_rate"] = duel(run, against, judge, prompts, sampling, seed, 32 if fast else None)
+        rate = result["win_rate"]
+        rival = against or "the references"
+        click.echo(f"{run}: preferred to {rival} in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of {rate['prompts']} prompts")
+        click.echo(f"at equal length {rate['length_controlled']:.1%}; mean score {rate['score']:+.2f} against {rate['rival_score']:+.2f}")
+    write_json(out, result)
+    click.echo(f"written to {out}")
+
+
+@torch.no_grad()
+def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, float]:
+    """exp of the mean −log π over all tokens of the documents, cut into windows of the context; and bits per byte, which does not
+    depend on the tokenizer."""
+    context = model.config.context
+    rows = [ids[i : i + context + 1] for ids in encode_documents(tokenizer, documents) for i in range(0, len(ids) - 1, context)]
+    rows.sort(key=len)
+    nats = tokens = 0.0
+    for start in range(0, len(rows), 32):
+        batch = next_token_batch(rows[start : start + 32])
+        nats += float(next_token_loss(model, batch))
+        tokens += batch.count
+    size = sum(len(document.encode()) for document in documents)
+    return {"perplexity": float(torch.tensor(nats / tokens).exp()), "bits_per_byte": nats / size / 0.6931471805599453, "tokens": int(tokens)}
+
+
+def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None) -> dict:
+    """Both sides answer the same prompts; the judge's higher score wins."""
+    model, tokenizer = load_model(run, "language-model")
+    scorer, its_tokenizer = load_model(judge, "scalar-model")
+    same_tokenizer((run, tokenizer), (judge, its_tokenizer))
+    if against is not None:
+        rival, rival_tokenizer = load_model(against, "language-model")
+        same_tokenizer((run, tokenizer), (against, rival_tokenizer))
+        texts = [text for text, _ in read_prompts(prompts)][:limit]
+        others = continue_texts(rival, tokenizer, texts, sampling, torch.Generator().manual_seed(seed + 1))
+    else:
+        records = read_jsonl(prompts, ("prompt", "completion"))[:limit]
+        texts, others = [r["prompt"] for r in records], [r["completion"] for r in records]
+    answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(seed))
+    own, theirs = (score_rows(scorer, answer_rows(tokenizer, texts, side)) for side in (answers, others))
+    outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(own.tolist(), theirs.tolist())]
+    ratios = [max(1, len(a.split())) / max(1, len(b.split())) for a, b in zip(answers, others)]
+    return {
+        **win_rate([[outcome] for outcome in outcomes]).to_dict(),
+        "length_controlled": length_controlled_win_rate(outcomes, ratios),
+        "score": mean_interval(own.tolist()).mean,
+        "rival_score": mean_interval(theirs.tolist()).mean,
+        "prompts": len(texts),
+        "samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in list(zip(texts, answers, others))[:20]],
+    }

@@ -1,0 +1,37 @@
+"""`python -m minialign sample RUN --prompt "…"`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import torch
+
+from minialign.checkpoints import load_model
+from minialign.commands.options import Command, Option, configured
+from minialign.generation import SamplingConfig, continue_texts
+from minialign.tokenizer import show_merges
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--prompt", default="", cls=Option, help="What to continue; `-` reads it from standard input. Without it the model begins by itself.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1, 1000), cls=Option, help="How many answers.")
+@click.option("--show", type=click.Choice(["text", "tokens"]), default="text", show_default=True, cls=Option, help="Plain text, or cut into tokens.")
+@click.option("--seed", default=0, show_default=True, cls=Option, help="Same seed, same answers.")
+@configured("Sampling", "sampling", SamplingConfig(new_tokens=64, temperature=0.8))
+def command(run, prompt, count, show, seed, sampling):
+    """Let a model write.
+
+    \b
+    Example:  python -m minialign sample runs/demo/5-rlhf --prompt "$(cat story.txt)" --count 3
+    """
+    model, tokenizer = load_model(run, "language-model")
+    prompt = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
+    answers = continue_texts(model, tokenizer, [prompt] * count, sampling, torch.Generator().manual_seed(seed))
+    for answer in answers:
+        text = prompt + answer
+        click.echo(show_merges(tokenizer, text) if show == "tokens" else text)
+        if count > 1:
+            click.echo("---")

@@ -1,0 +1,266 @@
+r"""The main job: the three-step recipe, from dirty text to an aligned model, on a world in which every statement can be checked.
+
+    dirty corpus → tokenizer → pretrained decoder → instruction-tuned on clean demonstrations → pairs of answers → annotators choose
+    → reward model → PPO against the frozen instruction-tuned reference → evaluation by the gold score and by people who labelled nothing
+
+(Stiennon et al. 2020, Fig. 2; Ouyang et al. 2022, Fig. 2.) Every arrow is a file in the run folder that a person can open. A stage whose
+result is there is not done again, so a run that was stopped goes on where it was, to the same bits.
+
+Nothing that trains ever sees the gold score; the annotators of the win rates are not those whose choices trained the reward model.
+
+Read next: the files of each stage, in the order above. Try it:  python -m minialign
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minialign.checkpoints import RunFolder, describe_model, load_model, read_json, write_atomic, write_json
+from minialign.demo_evaluation import ASPECTS, evaluate
+from minialign.errors import UserError
+from minialign.files import read_jsonl, write_jsonl
+from minialign.generation import SamplingConfig, continue_texts, prompt_ids
+from minialign.heads import LanguageModel, ScalarModel
+from minialign.instruct.sft import demonstration_rows, fine_tune
+from minialign.pretrain.causal_lm import pretrain
+from minialign.rlhf.comparisons import Candidate, as_comparison, sample_pairs, split_by_prompt
+from minialign.rlhf.ppo import PPOConfig, train_ppo
+from minialign.rlhf.reward_model import answer_rows, pair_rows, train_reward_model
+from minialign.rlhf.rollout import Rollout
+from minialign.settings import to_dict
+from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minialign.training import TrainingConfig
+from minialign.transformer import TransformerConfig
+from minialign.world.annotators import TRAINING_PANEL
+from minialign.world.corpus import DirtConfig, documents
+from minialign.world.gold import score
+from minialign.world.stories import Story
+from minialign.world.tasks import demonstrations
+
+PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
+SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # how every stage answers; Stiennon et al. 2020 sampled at 0.7 in PPO, too
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The main job's settings."""
+
+    documents: int = 16_000  # dirty documents to pretrain on
+    false: float = 0.3  # share of documents that say something false
+    rude: float = 0.2  # share of documents with rude words
+    repetitive: float = 0.1  # share of documents that repeat themselves
+    cut_off: float = 0.1  # share of documents that end in mid-sentence
+    demonstrations: int = 12_000  # clean answers to learn instructions from
+    pairs: int = 4_000  # pairs of summaries that annotators judge
+    prompts: int = 4_000  # stories that PPO practises on
+    evaluated: int = 300  # stories that nothing trained on
+    vocabulary: int = 1024  # most tokens
+    width: int = 128  # D of the decoder
+    layers: int = 2  # N of the decoder
+    heads: int = 4  # H of the decoder
+    pretrain_steps: int = 1400  # of 16 documents
+    sft_steps: int = 2000  # of 16 demonstrations
+    reward_steps: int = 120  # of 32 comparisons
+    ppo_updates: int = 40  # of 64 answers
+    beta: float = 0.1  # price of one nat of KL, in deviations of the reward
+    seed: int = 0  # of everything
+
+    def __post_init__(self):
+        for name in ("documents", "demonstrations", "pairs", "prompts", "evaluated", "pretrain_steps", "sft_steps", "reward_steps", "ppo_updates"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def seed_of(self, stage: int) -> int:
+        """A seed of its own for each stage, so that no two of them draw the same stories."""
+        return self.seed * 100 + stage
+
+
+FAST = {
+    "documents": 1500,
+    "demonstrations": 1200,
+    "pairs": 256,
+    "prompts": 256,
+    "evaluated": 48,
+    "width": 64,
+    "pretrain_steps": 120,
+    "sft_steps": 100,
+    "reward_steps": 12,
+    "ppo_updates": 4,
+}
+
+
+class Demo:
+    """The stages, each with its folder, its settings and its seed.
+
+    Args:
+        folder: of the whole run.
+        config: its settings.
+        say: told one line at the start of each stage.
+    """
+
+    def __init__(self, folder: Path, config: DemoConfig, say: Callable[[str], None] = print):
+        self.folder, self.config, self.say = Path(folder), config, say
+
+    @contextmanager
+    def stage(self, name: str, what: str):
+        """Announce a stage and add its seconds to those of earlier tries."""
+        self.say(what)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            path = self.folder / "seconds.json"
+            seconds = read_json(path) if path.exists() else {}
+            seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 2)
+            write_json(path, seconds)
+
+    def once(self, name: str, make: Callable[[], list[dict]]) -> list[dict]:
+        """Records of a JSONL file of the run, made and written when they are not there yet."""
+        path = self.folder / name
+        if not path.exists():
+            write_jsonl(path, make())
+        return read_jsonl(path)
+
+    def run(self) -> dict[str, Any]:
+        """All stages, one after the other; returns the summary, which is also written to summary.json."""
+        config = self.config
+        with self.stage("world", "writing stories, true and false"):
+            dirt = DirtConfig(config.false, config.rude, config.repetitive, config.cut_off)
+            corpus = self.once("data/documents.jsonl", lambda: list(documents(config.documents, config.seed_of(1), dirt)))
+            demos = self.once("data/demonstrations.jsonl", lambda: list(demonstrations(config.demonstrations, config.seed_of(2))))
+            judged = self.once("data/judged.jsonl", lambda: list(demonstrations(config.pairs, config.seed_of(3), summary_share=1.0)))
+            practice = self.once("data/prompts.jsonl", lambda: list(demonstrations(config.prompts, config.seed_of(4), summary_share=1.0)))
+            tests = self.once("data/tests.jsonl", lambda: list(demonstrations(config.evaluated, config.seed_of(5), summary_share=1.0)))
+        with self.stage("tokenizer", "learning a vocabulary"):
+            tokenizer = self.tokenizer([d["text"] for d in corpus])
+        with self.stage("pretrain", "1 pretraining on all of it"):
+            pretrained = self.pretrained(tokenizer, [d["text"] for d in corpus])
+        with self.stage("sft", "2 instruction tuning on clean demonstrations"):
+            instructed = self.instructed(tokenizer, pretrained, demos)
+        with self.stage("compare", "3 sampling pairs, annotators choose"):
+            comparisons = self.once(f"{COMPARED}/comparisons.jsonl", lambda: self.compared(tokenizer, pretrained, instructed, judged))
+        with self.stage("reward", "4 learning what they like"):
+            reward = self.rewarded(tokenizer, instructed, comparisons)
+        with self.stage("ppo", "5 optimising against it, at a price for every nat of KL"):
+            policy = self.optimised(tokenizer, instructed, reward, practice)
+        with self.stage("evaluate", "6 asking people who labelled nothing"):
+            models = {"pretrained": pretrained, "sft": instructed, "rlhf": policy}
+            summary = evaluate(self.folder, tokenizer, models, reward, comparisons, tests, SAMPLING, config.seed_of(6))
+        summary |= {"parameters": sum(p.numel() for p in policy.parameters()), "seed": config.seed, "settings": to_dict(config)}
+        return summary
+
+    def tokenizer(self, texts: list[str]) -> Tokenizer:
+        """Learned once, then read."""
+        path = self.folder / "tokenizer.json"
+        if not path.exists():
+            write_atomic(path, train_tokenizer(texts[:4000], self.config.vocabulary).to_json())
+        return load_tokenizer(path)
+
+    def trained(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any, stage: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:
+        """A stage's model: trained in its run folder, or read from it when it is finished."""
+        run = RunFolder(self.folder / name)
+        with run.locked():
+            run.begin({**describe_model(model), "stage": name, "settings": to_dict(settings)}, tokenizer)
+            if not run.finished:
+                stage(run)
+        return load_model(run.path)[0]
+
+    def pretrained(self, tokenizer: Tokenizer, texts: list[str]) -> LanguageModel:
+        """A decoder that has read the dirty corpus."""
+        c = self.config
+        shape = TransformerConfig(tokenizer.size, 160, c.width, c.layers, c.heads, activation="relu", initial_std=0.1)
+        model = LanguageModel(shape, c.seed_of(1))
+        settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200, seed=c.seed_of(1))
+        held_out = max(1, len(texts) // 50)
+        train = lambda run: pretrain(model, tokenizer, texts[:-held_out], texts[-held_out:], settings, run, packed=False)  # noqa: E731
+        return self.trained(PRETRAINED, model, tokenizer, settings, train)
+
+    def instructed(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
+        """The same decoder after clean demonstrations."""
+        c = self.config
+        model = LanguageModel(pretrained.config)
+        model.load_state_dict(pretrained.state_dict())
+        rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
+        held_out = max(32, len(rows) // 50)
+        settings = TrainingConfig(c.sft_steps, 16, 2e-3, final=0.02, weight_decay=0.05, validate_every=100, checkpoint_every=100, seed=c.seed_of(2))
+        train = lambda run: fine_tune(model, rows[:-held_out], rows[-held_out:], settings, run)  # noqa: E731
+        return self.trained(INSTRUCTED, model, tokenizer, settings, train)
+
+    def compared(self, tokenizer: Tokenizer, pretrained: LanguageModel, instructed: LanguageModel, judged: list[dict]) -> list[dict]:
+        """Pairs of summaries from several policies and the references, and which of the two an annotator preferred."""
+        candidates = [
+            Candidate("sft", instructed, temperature=SAMPLING.temperature),
+            Candidate("sft-hot", instructed, temperature=1.0),
+            Candidate("pretrained", pretrained, temperature=SAMPLING.temperature),
+            Candidate("reference", texts=tuple(d["completion"] for d in judged)),
+        ]
+        prompts = [d["prompt"] for d in judged]
+        pairs, _ = sample_pairs(candidates, tokenizer, prompts, SAMPLING, self.config.seed_of(3))
+        return judge_pairs(pairs, judged, self.config.seed_of(3))
+
+    def rewarded(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
+        """The reward model, normalised on answers of the instruction-tuned model."""
+        c = self.config
+        learned, held_out = split_by_prompt(comparisons)
+        context = instructed.config.context
+        pairs, valid = (pair_rows(tokenizer, part, context)[0] for part in (learned, held_out))
+        settings = TrainingConfig(c.reward_steps, 32, 5e-4, weight_decay=0.01, validate_every=40, checkpoint_every=40, seed=c.seed_of(4))
+        prompts = [d["prompt"] for d in learned[:256]]
+
+        def train(run: RunFolder) -> None:
+            answers = continue_texts(instructed, tokenizer, prompts, SAMPLING, torch.Generator().manual_seed(c.seed_of(4)))
+            train_reward_model(instructed, pairs, valid, answer_rows(tokenizer, prompts, answers), settings, run)
+
+        return self.trained(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
+
+    def optimised(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel, practice: list[dict]) -> LanguageModel:
+        """The policy after PPO, on stories that no other stage has seen."""
+        c = self.config
+        prompts = prompt_ids(tokenizer, [d["prompt"] for d in practice])
+        settings = PPOConfig(
+            updates=c.ppo_updates, prompts=min(64, len(prompts)), new_tokens=SAMPLING.new_tokens, temperature=SAMPLING.temperature, beta=c.beta, seed=c.seed_of(5)
+        )
+        watch = gold_watch(tokenizer, practice)
+        return self.trained(RLHF, instructed, tokenizer, settings, lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=watch))
+
+
+def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
+    """One annotator of the training panel, drawn at random, chooses for each pair; ties say nothing about an order and are left out.
+
+    Args:
+        pairs: from `sample_pairs`; judged: the demonstrations that their `index` counts, which know their story.
+        seed: of the draws and of the annotators' noise.
+    """
+    rng = random.Random(seed)
+    comparisons = []
+    for pair in pairs:
+        person = rng.choice(TRAINING_PANEL)
+        choice = person.compare(Story.from_dict(judged[pair["index"]]["story"]), pair["first"], pair["second"], rng)
+        if choice.winner != "tie":
+            comparisons.append(as_comparison(pair, choice.winner, annotator=person.name, confidence=choice.confidence, index=pair["index"]))
+    return comparisons
+
+
+def gold_watch(tokenizer: Tokenizer, practice: list[dict]) -> Callable[[Rollout, list[int]], dict[str, float]]:
+    """For the log alone: the gold score of each rollout's summaries, which PPO itself never sees."""
+
+    def watch(rollout: Rollout, names: list[int]) -> dict[str, float]:
+        texts = [tokenizer.decode(row[keep]) for row, keep in zip(rollout.response, rollout.mask)]
+        golds = [score(Story.from_dict(practice[i]["story"]), text) for i, text in zip(names, texts)]
+        return {aspect: sum(getattr(gold, aspect) for gold in golds) / len(golds) for aspect in ASPECTS}
+
+    return watch
+
+
+def fast(config: DemoConfig) -> DemoConfig:
+    """The same with less of everything."""
+    return dataclasses.replace(config, **FAST)

@@ -1,0 +1,115 @@
+r"""How good is it, and how sure are we: intervals, win rates, perplexity, memory.
+
+Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim. What the interval
+is over must be said: tokens of one text or answers to one prompt are not independent (test_wider_than_it_looks_when_prompts_repeat).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from minialign.errors import UserError
+
+# 97.5 % points of Student's t for 1, 2, … degrees of freedom: three seeds have two
+STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def above(self, other: Interval) -> bool:
+        """Whether the two intervals are apart, this one higher."""
+        return self.low > other.high
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean of independent values (one a prompt, or one a seed) with Student's 95 % interval: x̄ ± t s / √n.
+
+    Raises:
+        UserError: fewer than two values, from which no interval can be had.
+    """
+    n = len(values)
+    if n < 2:
+        raise UserError(f"an interval needs at least two values, and there are {n}; use more --seeds or more prompts")
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    t = STUDENT[n - 2] if n - 2 < len(STUDENT) else 1.96 + 2.5 / n
+    half = t * deviation / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def wilson_interval(successes: float, n: int) -> Interval:
+    """Share of successes among n independent trials with Wilson's 95 % interval, which stays inside [0, 1] (Wilson 1927).
+
+    Args:
+        successes: how many; a tie may count one half.
+        n: trials.
+    """
+    if n < 1:
+        raise UserError("a share needs at least one trial")
+    z2, p = 1.96**2, successes / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = 1.96 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def win_rate(outcomes: Sequence[Sequence[float]]) -> Interval:
+    """How often one side wins, with an interval over prompts.
+
+    Args:
+        outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss. The judges of one prompt look at the same two
+            answers, so they are averaged first and the prompt counts once.
+    """
+    interval = mean_interval([math.fsum(judges) / len(judges) for judges in outcomes])
+    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
+
+
+def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequence[float], steps: int = 50) -> float:
+    """Win rate that would be expected if both sides wrote equally long answers.
+
+    P(win) = σ(a + b log(length / length of the rival)); reported is σ(a)          after Dubois et al. 2024, §3, without their model terms
+
+    Args:
+        outcomes: (n) wins in [0, 1]; length_ratios: (n) words of this side / words of the rival, above 0.
+        steps: of Newton's method on the two coefficients, with a small ridge so that separable data stays finite.
+    """
+    x = [math.log(max(r, 1e-3)) for r in length_ratios]
+    a = b = 0.0
+    for _ in range(steps):
+        p = [1 / (1 + math.exp(-(a + b * v))) for v in x]
+        ga, gb = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a, math.fsum((y - q) * v for y, q, v in zip(outcomes, p, x)) - 0.01 * b
+        w = [q * (1 - q) for q in p]
+        haa, hab, hbb = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x)), math.fsum(u * v * v for u, v in zip(w, x)) + 0.01
+        determinant = haa * hbb - hab * hab
+        a, b = a + (hbb * ga - hab * gb) / determinant, b + (haa * gb - hab * ga) / determinant
+    return 1 / (1 + math.exp(-a))
+
+
+def binary_accuracy(predicted: Sequence[float]) -> Interval:
+    """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half), Wilson's interval."""
+    return wilson_interval(sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in predicted), len(predicted))
+
+
+def peak_memory_mib() -> float | None:
+    """Most memory that this process has held, MiB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
