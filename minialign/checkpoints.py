@@ -42,17 +42,19 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         UserError: the disk is full or the place cannot be written; the old file is untouched.
     """
     path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         if os.name == "posix":  # the new name itself must survive a power cut
             folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
+            with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+                os.fsync(folder)
             os.close(folder)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -74,6 +76,8 @@ def read_json(path: Path) -> Any:
         raise UserError("there is no such file", path) from None
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
+    except UnicodeDecodeError:
+        raise UserError("not UTF-8", path, 1) from None
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -144,7 +148,7 @@ class RunFolder:
         Raises:
             UserError: another run is there; names the first setting that differs.
         """
-        config = {**config, "tokenizer": tokenizer.fingerprint()}
+        config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))  # as it will be read back: tuples are lists
         path = self.path / CONFIG
         if path.exists():
             there, here = flatten(read_json(path)), flatten(config)
@@ -201,8 +205,12 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with open(self.path / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror}); free some space and run the same command again", self.path / METRICS) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; a last line that a fault cut short is left out."""

@@ -1,7 +1,7 @@
 r"""How good is it, and how sure are we: intervals, win rates, perplexity, memory.
 
 Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim. What the interval
-is over must be said: tokens of one text or answers to one prompt are not independent (test_wider_than_it_looks_when_prompts_repeat).
+is over must be said: answers to one prompt are not independent, so a prompt counts once.
 """
 
 from __future__ import annotations

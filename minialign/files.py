@@ -52,8 +52,8 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')}); each line must be one object", path, number) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"not JSON ({getattr(error, 'msg', 'nested too deeply, or a number too long')}); each line must be one object", path, number) from None
         if not isinstance(record, dict):
             raise UserError(f"a {type(record).__name__}, not an object; write {{{', '.join(f'{f!r}: …' for f in fields)}}}", path, number)
         for field in fields:

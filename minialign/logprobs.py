@@ -37,7 +37,7 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def sequence_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     """(B,) Σₜ log π(labelₜ) of each row: logits (B, T, V), labels (B, T) with IGNORE where nothing counts."""
     counted = labels != IGNORE
-    return (token_logprobs(logits, labels.clamp(min=0)) * counted).sum(dim=1)
+    return token_logprobs(logits, labels.clamp(min=0)).masked_fill(~counted, 0.0).sum(dim=1)
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -38,7 +38,7 @@ ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tan
 class TransformerConfig:
     """Shape of a model; stored beside its weights."""
 
-    vocabulary: int
+    vocabulary: int  # V, how many tokens there are
     context: int = 160  # most tokens that it can read, prompt and answer together
     width: int = 96  # D, length of a token's vector
     layers: int = 3  # N, number of blocks (in the encoder and in the decoder each)

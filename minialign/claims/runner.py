@@ -28,7 +28,7 @@ from minialign.errors import UserError
 from minialign.files import fingerprint
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
-CLAIMS = {"over-optimisation": "over_optimisation"}  # id -> module
+CLAIMS: dict[str, str] = {}  # id -> module
 ABOVE = ("claims", "commands")  # folders that no cached model depends on
 
 

@@ -173,8 +173,8 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise UserError(f"the loss is {float(loss)} and its gradient {float(norm)}; try a smaller --learning-rate or a larger --beta")
+    if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+        raise UserError(f"the loss is {loss.item()} and its gradient {float(norm)}; try a smaller --learning-rate or a larger --beta")
     optimizer.step()
 
 

@@ -1,0 +1,49 @@
+"""What many tests share: a few documents of the world, a tokenizer that has read them, and models small enough to run in milliseconds."""
+
+import dataclasses
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: threads that spin while they wait are 60 times slower on busy cores
+
+import pytest
+import torch
+
+from minialign.heads import LanguageModel
+from minialign.tokenizer import train_tokenizer
+from minialign.transformer import TransformerConfig
+from minialign.world.corpus import documents
+
+TINY = TransformerConfig(vocabulary=320, context=48, width=32, layers=2, heads=2, initial_std=0.1)
+
+
+def pytest_sessionstart(session):
+    torch.set_num_threads(2)
+
+
+def build(seed=0, **changes):
+    """A model of the tiny shape with some of its settings changed, in evaluation mode."""
+    return LanguageModel(dataclasses.replace(TINY, **changes), seed).eval()
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Sixty documents of the world's dirty corpus."""
+    return [document["text"] for document in documents(60, seed=0)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts):
+    """320 tokens: 20 special ones, 256 bytes, 44 merges."""
+    return train_tokenizer(texts, vocabulary=320)
+
+
+@pytest.fixture
+def decoder():
+    """A fresh decoder: 2 layers, width 32, vocabulary 320, context 48; its weights are large enough for its opinions to differ."""
+    return build()
+
+
+@pytest.fixture
+def tokens():
+    """(3, 12) ids without special tokens."""
+    return torch.randint(20, 320, (3, 12), generator=torch.Generator().manual_seed(0))

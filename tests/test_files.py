@@ -1,0 +1,157 @@
+"""Files and settings that people write: read exactly, or refused with the line and the reason."""
+
+import dataclasses
+import hashlib
+import json
+import math
+
+import pytest
+
+from minialign.errors import UserError
+from minialign.files import fingerprint, held_out, read_jsonl, read_text, write_jsonl
+from minialign.settings import describe, from_dict, to_dict
+from minialign.training import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A configuration."""
+
+    flour: int  # grams
+    sugar: float = 0.5  # share of the flour; more is #sweeter
+    name: str = "cake"  # what it is called
+
+
+def refused(path, match, read=read_text, *arguments):
+    with pytest.raises(UserError, match=match) as error:
+        read(path, *arguments)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_text_comes_without_its_byte_order_mark(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_bytes("\ufeffnaïve\r\n猫".encode())
+    assert read_text(path) == "naïve\r\n猫"
+
+
+def test_text_that_cannot_be_read_is_an_error_that_says_why(tmp_path):
+    path = tmp_path / "file.txt"
+    refused(path, "there is no such file")
+    refused(tmp_path, "cannot be read")
+    for content in (b"", b"  \n\t\n", b"\xef\xbb\xbf"):
+        path.write_bytes(content)
+        refused(path, "the file is empty")
+    path.write_bytes("zwei\nfür\n".encode("latin-1"))
+    refused(path, "file.txt, line 2: not UTF-8: byte 0xfc; save the file as UTF-8")
+    path.write_bytes("text".encode("utf-16"))
+    refused(path, "line 1: not UTF-8: byte 0xff")
+
+
+def test_lines_of_json_come_with_their_numbers(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a", "n": 1}\r\n\r\n  \n{"prompt": "\xe7\x8c\xab\xe2\x80\xa8"}')
+    assert read_jsonl(path, ("prompt",)) == [{"prompt": "a", "n": 1, "line": 1}, {"prompt": "猫\u2028", "line": 4}]
+    assert read_jsonl(path, ()) == read_jsonl(path, ("prompt",))
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{broken", "not JSON"),
+        ('{"prompt": "a"} {"prompt": "b"}', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"n": ' + "1" * 5000 + "}", "not JSON"),
+        ("[1, 2]", "a list, not an object"),
+        ("null", "not an object"),
+        ('{"completion": "b"}', "field 'prompt' is missing; the line has 'completion'"),
+        ("{}", "field 'prompt' is missing; the line has none"),
+        ('{"prompt": 3, "completion": "b"}', "field 'prompt' is int"),
+        ('{"prompt": null, "completion": "b"}', "field 'prompt' is NoneType"),
+        ('{"prompt": "\\ud83d", "completion": "b"}', "prompt"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_bad_line_is_an_error_that_names_file_line_and_reason(line, message, tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n\n' + line + "\n", encoding="utf-8")
+    refused(path, f"file.jsonl, line 3: .*{message}", read_jsonl, ("prompt", "completion"))
+
+
+def test_an_empty_field_is_an_error_as_the_docstring_says(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_text('{"prompt": ""}\n')
+    refused(path, "line 1: field 'prompt' is empty", read_jsonl, ("prompt",))
+
+
+def test_fields_can_be_of_other_kinds_than_text(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_text('{"rating": 3}\n{"rating": 2.5}\n')
+    assert [record["rating"] for record in read_jsonl(path, ("rating",), (int, float))] == [3, 2.5]
+    path.write_text('{"rating": "3"}\n')
+    with pytest.raises(UserError, match="field 'rating' is str") as error:
+        read_jsonl(path, ("rating",), (int, float))
+    assert "not text" not in str(error.value)
+
+
+def test_lines_that_were_written_are_read_back(tmp_path):
+    records = [{"prompt": "naïve\n猫\u2028", "n": 1.5}, {"prompt": 'quote " and \\ slash', "n": None}]
+    write_jsonl(tmp_path / "file.jsonl", records)
+    assert [{k: v for k, v in r.items() if k != "line"} for r in read_jsonl(tmp_path / "file.jsonl", ("prompt",))] == records
+    assert len((tmp_path / "file.jsonl").read_bytes().split(b"\n")) == 3
+
+
+def test_fingerprints_depend_on_the_value_alone():
+    assert fingerprint({"a": 1, "b": "猫"}) == fingerprint({"b": "猫", "a": 1}) and len(fingerprint([])) == 16
+    assert len({fingerprint(value) for value in ([1], ["1"], [[1]], {"1": 1}, None, 1.0, 0.1)}) == 7
+    assert fingerprint("x") == hashlib.sha256(b'"x"').hexdigest()[:16]
+
+
+def test_about_the_asked_share_of_keys_is_held_out_always_the_same():
+    keys = [f"story {i}" for i in range(4000)]
+    kept = [held_out(key, 0.1) for key in keys]
+    assert abs(sum(kept) - 400) < 4 * math.sqrt(4000 * 0.1 * 0.9) and kept == [held_out(key, 0.1) for key in keys]
+    assert not any(held_out(key, 0.0) for key in keys) and all(held_out(key, 1.0) for key in keys)
+    assert all(held_out(key, 0.5) for key in keys if held_out(key, 0.1))
+
+
+def test_equal_prompts_never_stand_on_both_sides_of_a_split():
+    for i in range(200):
+        assert len({held_out(key, 0.5) for key in (f"Story {i}", f" story  {i}\n", f"STORY\t{i}")}) == 1
+
+
+# settings
+
+
+def test_the_comment_behind_a_field_is_its_help():
+    assert describe(Recipe) == {"flour": "grams", "sugar": "share of the flour; more is #sweeter", "name": "what it is called"}
+    assert describe(TrainingConfig)["clip"] == "longest gradient; 0 leaves it as it is"
+
+
+def test_settings_survive_a_file():
+    recipe = Recipe(flour=300, sugar=0.1 + 0.2)
+    assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe)))) == recipe
+    assert from_dict(Recipe, {"flour": 1}) == Recipe(1)
+    assert from_dict(TrainingConfig, to_dict(TrainingConfig(steps=7))) == TrainingConfig(steps=7)
+
+
+def test_an_unknown_or_missing_setting_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(UserError, match="a.json: unknown setting 'salt'; known are flour, sugar, name"):
+        from_dict(Recipe, {"flour": 1, "salt": 2}, "a.json")
+    with pytest.raises(UserError, match="setting 'flour' is missing"):
+        from_dict(Recipe, {"sugar": 1.0})
+
+
+@pytest.mark.parametrize("values", [{"flour": "1"}, {"flour": 1, "sugar": "much"}, {"flour": 1.5}, {"flour": 1, "name": 3}, {"flour": None}, {"flour": True}])
+def test_a_setting_of_another_type_is_an_error_that_names_it(values):
+    with pytest.raises(UserError, match=list(values)[-1]):
+        from_dict(Recipe, values)
+
+
+def test_a_whole_number_will_do_for_a_setting_with_a_fraction():
+    assert from_dict(Recipe, {"flour": 1, "sugar": 1}).sugar == 1
+
+
+def test_an_error_names_its_place():
+    assert str(UserError("is wrong")) == "is wrong"
+    assert str(UserError("is wrong", "a.txt")) == "a.txt: is wrong"
+    assert str(UserError("is wrong", "a.txt", 3)) == "a.txt, line 3: is wrong"

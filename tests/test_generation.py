@@ -1,0 +1,287 @@
+"""Writing: the cache, the batch, the padding and the moment of stopping change nothing; chance is what the softmax says it is."""
+
+import math
+
+import pytest
+import torch
+from conftest import build
+
+from minialign.errors import UserError
+from minialign.generation import SamplingConfig, continue_texts, end_mask, filter_logits, generate, prompt_ids, sample_token
+from minialign.tokenizer import BEGIN, END, PAD
+
+PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11], [1], [1, 4]]
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def chatty():
+    """A model of 12 words, so that the end token comes up about once in twelve."""
+    return build(vocabulary=12, initial_std=0.3)
+
+
+def naive(model, prompt, config, uniforms):
+    """One token after the other, each from a full pass without padding or cache, by looping over the probabilities."""
+    written, logprobs = [], []
+    for t in range(config.new_tokens):
+        logits = model(torch.tensor([[*prompt, *written]]))[0, -1].detach()
+        if config.temperature > 0:
+            logits = logits / config.temperature
+        logits = filter_logits(logits[None], config.top_k, config.top_p)[0]
+        probabilities = logits.softmax(dim=-1).tolist()
+        if config.temperature == 0:
+            token = max(range(len(probabilities)), key=lambda i: probabilities[i])
+        else:
+            token, total = 0, probabilities[0]
+            while total <= uniforms[t]:
+                token += 1
+                total += probabilities[token]
+        written.append(token)
+        logprobs.append(math.log(probabilities[token]))
+        if token == END:
+            break
+    return written, logprobs
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplingConfig(10, temperature=0),
+        SamplingConfig(10),
+        SamplingConfig(10, temperature=0.7),
+        SamplingConfig(10, top_k=3),
+        SamplingConfig(10, top_p=0.6),
+        SamplingConfig(10, temperature=1.5, top_k=6, top_p=0.9),
+    ],
+)
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_batched_cached_writing_equals_the_naive_loop(config, positions):
+    model = build(vocabulary=12, initial_std=0.3, positions=positions)
+    written = generate(model, PROMPTS, config, seeded())
+    uniforms = torch.rand(config.new_tokens, len(PROMPTS), generator=seeded())
+    for i, prompt in enumerate(PROMPTS):
+        tokens, logprobs = naive(model, prompt, config, uniforms[:, i].tolist())
+        assert written.response[i][written.mask[i]].tolist() == tokens
+        torch.testing.assert_close(written.logprobs[i][written.mask[i]], torch.tensor(logprobs), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p", [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 4, 1.0), (1.0, 0, 0.7), (1.8, 5, 0.8)])
+def test_the_logprob_is_that_of_the_distribution_sampled_from(chatty, temperature, top_k, top_p):
+    written = generate(chatty, PROMPTS * 8, SamplingConfig(8, temperature, top_k, top_p), seeded())
+    whole = torch.cat([written.prompt, written.response], dim=1)
+    logits = chatty(whole, torch.cat([written.prompt_mask, torch.ones_like(written.mask)], dim=1))[:, written.prompt.shape[1] - 1 : -1]
+    for i, t in written.mask.nonzero().tolist():
+        probabilities = (logits[i, t].detach() / temperature).softmax(dim=-1)
+        ranked = probabilities.sort(descending=True).indices.tolist()
+        if top_k:
+            ranked = ranked[:top_k]
+        shares, kept = probabilities / probabilities[ranked].sum(), []
+        while not kept or (float(shares[kept].sum()) < top_p and len(kept) < len(ranked)):
+            kept.append(ranked[len(kept)])
+        token = int(written.response[i, t])
+        assert token in kept
+        assert float(written.logprobs[i, t]) == pytest.approx(math.log(probabilities[token] / probabilities[kept].sum()), abs=1e-4)
+
+
+# one token
+
+
+def test_a_grid_of_uniform_numbers_draws_each_token_in_proportion():
+    logits = torch.tensor([[1.0, -math.inf, 0.0, 2.5, -1.0, -math.inf]])
+    n = 10_000
+    grid = (torch.arange(n) + 0.5) / n
+    counts = sample_token(logits.expand(n, -1), grid).bincount(minlength=6)
+    assert ((counts - n * logits[0].softmax(dim=-1)).abs() <= 1.5).all() and counts[1] == counts[5] == 0
+
+
+def test_sampled_frequencies_match_the_softmax():
+    logits = 2 * torch.randn(30, generator=seeded(1))
+    n, probabilities = 20_000, logits.softmax(dim=-1)
+    counts = sample_token(logits.expand(n, -1), torch.rand(n, generator=seeded(2))).bincount(minlength=30)
+    chi_square = float(((counts - n * probabilities) ** 2 / (n * probabilities)).sum())
+    assert chi_square < 29 + 4 * math.sqrt(2 * 29)  # 29 degrees of freedom: mean 29, deviation √58
+
+
+def test_a_token_of_probability_0_is_never_drawn():
+    highest = 1 - 2**-24  # the largest number that torch.rand returns
+    for logits in ([-math.inf, 0.0, 1.0, -math.inf], [-math.inf, -math.inf, 3.0, -math.inf]):
+        for uniform in (0.0, 1e-9, 0.5, highest):
+            token = int(sample_token(torch.tensor([logits]), torch.tensor([uniform])))
+            assert logits[token] > -math.inf, (logits, uniform)
+    flat = torch.zeros(1000, 1024)
+    assert sample_token(flat, torch.full((1000,), highest)).max() <= 1023
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 11])
+def test_top_k_keeps_the_k_likeliest(k):
+    logits = torch.randn(4, 12, generator=seeded())
+    kept = filter_logits(logits, k, 1.0) > -math.inf
+    for row, keep in zip(logits.tolist(), kept):
+        assert set(keep.nonzero().flatten().tolist()) == set(sorted(range(12), key=lambda i: -row[i])[:k])
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999])
+def test_top_p_keeps_the_fewest_tokens_that_hold_the_share(p):
+    logits = 2 * torch.randn(50, 12, generator=seeded())
+    kept = filter_logits(logits, 0, p) > -math.inf
+    for probabilities, keep in zip(logits.double().softmax(dim=-1).tolist(), kept):
+        expected, total = set(), 0.0
+        for i in sorted(range(12), key=lambda i: -probabilities[i]):
+            if total >= p:
+                break
+            expected.add(i)
+            total += probabilities[i]
+        assert set(keep.nonzero().flatten().tolist()) == expected
+
+
+def test_filters_that_keep_everything_change_nothing():
+    logits = torch.randn(4, 12, generator=seeded())
+    for k, p in ((0, 1.0), (12, 1.0), (99, 1.0)):
+        assert torch.equal(filter_logits(logits, k, p), logits)
+
+
+def test_top_p_looks_at_what_top_k_has_left():
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    kept = filter_logits(logits, 2, 0.6)[0] > -math.inf  # among the first two the first holds 4/7 < 0.6
+    assert kept.tolist() == [True, True, False, False]
+    assert (filter_logits(logits, 2, 0.5)[0] > -math.inf).tolist() == [True, False, False, False]
+
+
+# the whole batch
+
+
+def test_left_padding_changes_no_answer(chatty):
+    config = SamplingConfig(6)
+    alone = generate(chatty, [PROMPTS[0]] * 2, config, seeded())
+    beside_a_longer = generate(chatty, [PROMPTS[0], [1, *range(4, 12)] * 2], config, seeded())
+    n = int(alone.mask[0].sum())
+    assert beside_a_longer.response[0, :n].tolist() == alone.response[0, :n].tolist()
+    torch.testing.assert_close(beside_a_longer.logprobs[0, :n], alone.logprobs[0, :n], **CLOSE)
+
+
+def test_an_answer_does_not_depend_on_the_other_rows(chatty, monkeypatch):
+    config = SamplingConfig(12)
+    together = generate(chatty, PROMPTS, config, seeded())
+    uniforms = torch.rand(config.new_tokens, len(PROMPTS), generator=seeded())
+    for i, prompt in enumerate(PROMPTS):
+        monkeypatch.setattr(torch, "rand", lambda *_, generator, i=i: uniforms[:, i : i + 1])
+        alone = generate(chatty, [prompt], config, seeded())
+        n = alone.mask.shape[1]
+        assert alone.response[0].tolist() == together.response[i, :n].tolist()
+        assert not together.mask[i, n:].any()
+
+
+def test_the_same_generator_gives_the_same_text_and_another_another(chatty):
+    first, second, other = (generate(chatty, PROMPTS, SamplingConfig(12), seeded(s)).response for s in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_chance_comes_from_the_generator_alone(chatty):
+    torch.manual_seed(1)
+    first = generate(chatty, PROMPTS, SamplingConfig(12), seeded())
+    torch.manual_seed(2)
+    assert torch.equal(first.response, generate(chatty, PROMPTS, SamplingConfig(12), seeded()).response)
+
+
+def test_a_generator_goes_on_where_it_stopped_however_early_the_rows_ended(chatty):
+    early, full = seeded(), seeded()
+    generate(chatty, [[1]], SamplingConfig(30), early, stop_early=True)
+    generate(chatty, [[1]], SamplingConfig(30), full, stop_early=False)
+    assert torch.equal(early.get_state(), full.get_state())
+
+
+def test_greedy_takes_the_likeliest_whatever_the_generator(chatty):
+    first, second = (generate(chatty, PROMPTS, SamplingConfig(8, temperature=0), seeded(s)).response for s in (0, 1))
+    assert torch.equal(first, second)
+
+
+def test_stopping_early_gives_the_same_answers(chatty):
+    for seed in range(5):
+        early, full = (generate(chatty, [[1], [1, 5]], SamplingConfig(40), seeded(seed), stop_early=choice) for choice in (True, False))
+        R = early.response.shape[1]
+        assert full.response.shape[1] == 40 and R <= 40
+        assert torch.equal(full.response[:, :R], early.response) and torch.equal(full.logprobs[:, :R], early.logprobs)
+        assert (full.response[:, R:] == PAD).all() and not full.mask[:, R:].any()
+        assert R == 40 or int(early.mask.sum(dim=1).max()) == R
+
+
+def test_what_stands_after_the_end_token_has_no_influence(chatty, monkeypatch):
+    config = SamplingConfig(20)
+    before = generate(chatty, PROMPTS, config, seeded(), stop_early=False)
+    assert before.ended().any() and not before.mask.all()
+    uniforms = torch.rand(20, len(PROMPTS), generator=seeded())
+    other = torch.where(before.mask.T, uniforms, 1 - uniforms)
+    monkeypatch.setattr(torch, "rand", lambda *_, generator: other)
+    after = generate(chatty, PROMPTS, config, seeded(), stop_early=False)
+    for name in ("prompt", "prompt_mask", "response", "mask", "logprobs"):
+        assert torch.equal(getattr(after, name), getattr(before, name)), name
+
+
+def test_the_end_token_belongs_to_the_answer_and_nothing_follows_it(chatty):
+    written = generate(chatty, PROMPTS * 10, SamplingConfig(20), seeded())
+    assert 0 < written.ended().sum() < 40
+    for row, mask, logprobs, ended in zip(written.response, written.mask, written.logprobs, written.ended()):
+        n = int(mask.sum())
+        assert mask[:n].all() and not mask[n:].any()
+        assert (END in row[:n].tolist()) == bool(ended) and END not in row[: n - 1].tolist()
+        assert (row[n:] == PAD).all() and (logprobs[n:] == 0).all() and (logprobs[:n] < 0).all()
+
+
+def test_the_end_mask_keeps_the_first_end_also_when_padding_would_look_like_it():
+    tokens = torch.tensor([[5, END, END, 7], [END, 5, 6, 7], [5, 6, 7, 8], [5, 6, 7, END]])
+    assert end_mask(tokens).int().tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+
+
+def test_writing_switches_dropout_off_and_leaves_the_model_in_its_mode():
+    model = build(vocabulary=12, initial_std=0.3, dropout=0.5)
+    quiet = generate(model, PROMPTS, SamplingConfig(8), seeded()).response
+    assert not model.training
+    assert torch.equal(generate(model.train(), PROMPTS, SamplingConfig(8), seeded()).response, quiet)
+    assert model.training and all(module.training for module in model.modules())
+
+
+def test_prompts_begin_with_the_begin_token_and_answers_come_back_in_their_order(decoder, tokenizer):
+    prompts = ["Rosa lost the red kite in the barn.", "", "Finn", "Who?", "The boat was green."]
+    ids = prompt_ids(tokenizer, prompts)
+    assert all(row[0] == BEGIN for row in ids) and [tokenizer.decode(row) for row in ids] == prompts
+    config = SamplingConfig(6, temperature=0)
+    alone = [generate(decoder, [row], config, seeded()).texts(tokenizer)[0] for row in ids]
+    for batch in (1, 2, 64):
+        assert continue_texts(decoder, tokenizer, prompts, config, seeded(), batch) == alone
+    assert continue_texts(decoder, tokenizer, [], config, seeded()) == []
+
+
+def test_a_text_has_no_special_tokens_in_it(decoder, tokenizer):
+    written = generate(decoder, [[1]] * 4, SamplingConfig(12), seeded())
+    texts = written.texts(tokenizer)
+    for text, row, mask in zip(texts, written.response, written.mask):
+        assert text == tokenizer.decode(row[mask].tolist()) and "<end>" not in text and "<pad>" not in text
+
+
+# what cannot be
+
+
+def test_a_prompt_that_leaves_no_room_is_an_error_that_counts(decoder):
+    generate(decoder, [[1] * 40, [1]], SamplingConfig(8), seeded())
+    with pytest.raises(UserError, match="a prompt of 41 tokens and 8 new ones do not fit the model's context of 48"):
+        generate(decoder, [[1], [1] * 41], SamplingConfig(8), seeded())
+
+
+@pytest.mark.parametrize(
+    "change", [{"new_tokens": 0}, {"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": math.nan}, {"top_p": math.nan}]
+)
+def test_settings_that_make_no_sense_are_errors(change):
+    with pytest.raises(UserError):
+        SamplingConfig(**change)
+
+
+def test_a_temperature_near_0_is_greedy_and_not_nonsense(chatty):
+    greedy = generate(chatty, PROMPTS, SamplingConfig(8, temperature=0), seeded()).response
+    for temperature in (1e-6, 1e-39):
+        written = generate(chatty, PROMPTS, SamplingConfig(8, temperature=temperature), seeded())
+        assert torch.equal(written.response, greedy) and written.logprobs.isfinite().all()

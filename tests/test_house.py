@@ -1,0 +1,205 @@
+"""The house: the street is one-way, no file is too long, and what a docstring promises is there."""
+
+import ast
+import dataclasses
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from minialign.settings import describe
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minialign"
+FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
+TREES = {name: ast.parse(source, name) for name, source in SOURCES.items()}
+
+FLOOR_0 = {"transformer", "heads", "tokenizer", "batching", "logprobs", "generation", "training", "checkpoints", "evaluation", "plotting"}
+FLOOR_0 |= {"settings", "files", "errors"}
+WORLD = {"world"}
+TECHNIQUES = {"instruct", "rlhf", "peft", "quant", "distill"}
+FLOOR_2 = TECHNIQUES | {"pretrain", "pretrained", "realdata"}
+FLOOR_3 = {"claims", "commands", "demo", "demo_evaluation", "report", "__main__"}
+
+
+def room(module):
+    """The file or folder right below minialign/ that a module or a path is in: minialign.rlhf.ppo -> rlhf."""
+    return re.split(r"[./]", module.removesuffix(".py"))[1]
+
+
+def imported(tree, name):
+    """Full names of all modules that a file imports anywhere in it, inside functions too."""
+    package = name.removesuffix(".py").replace("/", ".").split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            yield base
+            if base == "minialign":
+                yield from (f"minialign.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            argument = node.args[0]
+            text = argument.values[0].value if isinstance(argument, ast.JoinedStr) else getattr(argument, "value", "")
+            yield text.rstrip(".") if isinstance(text, str) else ""
+
+
+IMPORTS = {name: set(imported(tree, name)) for name, tree in TREES.items()}
+OWN = {name: {room(module) for module in modules if module.startswith("minialign.")} for name, modules in IMPORTS.items()}
+
+
+def public(tree):
+    """Functions and classes of a file that others may use."""
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
+
+
+def configurations():
+    """Every dataclass of the package whose name ends in Config."""
+    found = []
+    for name, tree in TREES.items():
+        for node in public(tree):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+                found.append(getattr(importlib.import_module(name.removesuffix(".py").replace("/", ".")), node.name))
+    return found
+
+
+def test_every_room_is_on_a_floor_that_the_plan_names():
+    assert {room(name) for name in FILES} - {"__init__"} <= FLOOR_0 | WORLD | FLOOR_2 | FLOOR_3
+
+
+def test_the_reader_of_imports_finds_them_wherever_they_hide():
+    source = "import a.b\ndef f():\n    from minialign.rlhf import ppo\n    from . import gae\n    from ..world import stories\n    import_module(f'minialign.peft.{f}')\n"
+    found = set(imported(ast.parse(source), "minialign/rlhf/kl.py"))
+    assert {"a.b", "minialign.rlhf", "minialign.world", "minialign.peft"} <= found
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if room(name) in FLOOR_0])
+def test_floor_0_knows_nothing_of_the_notes(name):
+    assert OWN[name] <= FLOOR_0
+
+
+def test_the_world_needs_nothing_but_python_and_errors():
+    for name in FILES:
+        if room(name) in WORLD:
+            assert OWN[name] <= WORLD | {"errors"}, name
+            outside = {module.split(".")[0] for module in IMPORTS[name]} - {"minialign"}
+            assert outside <= sys.stdlib_module_names, (name, outside)
+
+
+def test_technique_folders_never_import_each_other():
+    for name in FILES:
+        if room(name) in TECHNIQUES:
+            assert OWN[name] & TECHNIQUES <= {room(name)}, name
+
+
+def test_nobody_below_imports_claims_commands_demo_or_report():
+    for name in FILES:
+        if room(name) not in FLOOR_3:
+            assert not OWN[name] & FLOOR_3, name
+
+
+def test_no_two_files_of_floor_0_need_each_other():
+    below, needed = set(), {room(name): OWN[name] - {room(name)} for name in FILES if room(name) in FLOOR_0}
+    while needed:
+        ready = {name for name, others in needed.items() if others <= below}
+        assert ready, f"a circle among {sorted(needed)}"
+        below |= ready
+        needed = {name: others for name, others in needed.items() if name not in ready}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_is_longer_than_one_sitting(name):
+    assert SOURCES[name].count("\n") <= 250
+
+
+def test_files_are_named_with_nouns():
+    assert not [name for name in FILES if Path(name).stem in ("utils", "util", "common", "helpers", "helper", "misc")]
+
+
+def test_every_folder_of_the_package_is_one():
+    folders = {path.parent for path in FILES.values()}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+# what a docstring promises
+
+
+def test_every_test_that_a_docstring_names_exists():
+    written = {name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"^\s*def (test_\w+)\(", path.read_text(encoding="utf-8"), re.M)}
+    promised = {(name, test) for name, source in SOURCES.items() for test in re.findall(r"\b(test_[a-z0-9_]+)\b(?!\.py)", source)}
+    assert sorted((name, test) for name, test in promised if test not in written) == []
+
+
+def test_every_file_that_a_docstring_sends_the_reader_to_exists():
+    missing = []
+    for name, tree in TREES.items():
+        for line in re.findall(r"Read next: (.*)", ast.get_docstring(tree) or ""):
+            for file in re.findall(r"`?((?:minialign/)?[\w/]+\.py)`?", line):
+                places = (PACKAGE / file, ROOT / file, FILES[name].parent / file)
+                missing += [] if any(place.exists() for place in places) else [(name, file)]
+    assert missing == []
+
+
+def test_every_file_and_everything_public_says_what_it_is():
+    silent = [name for name, tree in TREES.items() if ast.get_docstring(tree) is None and SOURCES[name].strip()]
+    silent += [f"{name}: {node.name}" for name, tree in TREES.items() for node in public(tree) if ast.get_docstring(node) is None]
+    assert silent == []
+
+
+def test_no_docstring_has_lost_a_backslash():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node, clean=False) or ""
+                assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", text.replace("\b", "", name.startswith("minialign/commands/"))), name
+
+
+# configurations
+
+
+def test_there_are_configurations_to_look_at():
+    assert {"TransformerConfig", "TrainingConfig", "SamplingConfig", "PPOConfig"} <= {config.__name__ for config in configurations()}
+
+
+@pytest.mark.parametrize("config", configurations(), ids=lambda config: config.__name__)
+def test_a_configuration_is_frozen_short_and_explains_every_field(config):
+    assert dataclasses.is_dataclass(config) and config.__dataclass_params__.frozen
+    help_of = describe(config)
+    assert len(help_of) <= 20
+    assert [name for name, text in help_of.items() if not text.strip()] == []
+
+
+@pytest.mark.parametrize("config", configurations(), ids=lambda config: config.__name__)
+def test_every_field_of_a_configuration_is_read_somewhere(config):
+    read = {node.attr for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    assert [field.name for field in dataclasses.fields(config) if field.name not in read] == []
+
+
+# safety
+
+
+def test_no_stranger_s_pickle_is_ever_opened():
+    for name, tree in TREES.items():
+        assert not {module.split(".")[0] for module in IMPORTS[name]} & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, name
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & {"torch.load", "torch.save", "pickle.load", "pickle.loads", "eval", "exec"}, name
+        assert "allow_pickle" not in SOURCES[name], name
+
+
+def test_no_file_knows_the_machine_that_it_was_written_on():
+    place = re.compile(r"/(?:root|work|home/\w+|Users/\w+|tmp)/[\w.]|[A-Z]:\\Users")
+    texts = [path for folder in ("minialign", "tests", "data", "notebooks") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    texts += [path for path in ROOT.iterdir() if path.is_file()]
+    found = []
+    for path in texts:
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".json", ".jsonl", ".ipynb", ".yml", ".cfg") and place.search(path.read_text(encoding="utf-8")):
+            found.append(path.relative_to(ROOT).as_posix())
+    assert found == []
+
+
+def test_all_our_python_can_be_parsed():
+    for path in [*ROOT.glob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        ast.parse(path.read_text(encoding="utf-8"), str(path))
