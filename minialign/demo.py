@@ -227,7 +227,9 @@ class Demo:
         c = self.config
         prompts = prompt_ids(tokenizer, [d["prompt"] for d in practice])
         settings = PPOConfig(
-            updates=c.ppo_updates, prompts=min(64, len(prompts)), new_tokens=SAMPLING.new_tokens, temperature=SAMPLING.temperature, beta=c.beta, seed=c.seed_of(5)
+            updates=c.ppo_updates,
+            prompts=min(64, len(prompts)),
+            new_tokens=SAMPLING.new_tokens, temperature=SAMPLING.temperature, beta=c.beta, seed=c.seed_of(5)
         )
         watch = gold_watch(tokenizer, practice)
         return self.trained(RLHF, instructed, tokenizer, settings, lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=watch))

@@ -53,7 +53,8 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"not JSON ({getattr(error, 'msg', 'nested too deeply, or a number too long')}); each line must be one object", path, number) from None
+            reason = getattr(error, "msg", "nested too deeply, or a number too long")
+            raise UserError(f"not JSON ({reason}); each line must be one object", path, number) from None
         if not isinstance(record, dict):
             raise UserError(f"a {type(record).__name__}, not an object; write {{{', '.join(f'{f!r}: …' for f in fields)}}}", path, number)
         for field in fields:

@@ -93,7 +93,7 @@ def scores(summary: dict) -> str:
 def curves(folder: Path) -> list[str]:
     """Loss, reward and KL along the training."""
     figures = []
-    panels = [("1-pretrained", "loss", "pretraining loss, nats"), ("2-instructed", "loss", "instruction tuning loss, nats"), ("4-reward", "loss", "reward loss, nats"),
+    panels = [("1-pretrained", "loss", "pretraining loss, nats"), ("2-instructed", "loss", "instruction tuning loss, nats"), ("4-reward", "loss", "reward loss, nats"),  # noqa: E501
               ("5-rlhf", "score", "PPO: reward, deviations"), ("5-rlhf", "gold", "PPO: gold score"), ("5-rlhf", "kl", "PPO: KL, nats per answer")]  # fmt: skip
     for name, field, label in panels:
         records = [r for r in RunFolder(folder / name).metrics() if field in r]

@@ -71,7 +71,7 @@ def test_every_room_is_on_a_floor_that_the_plan_names():
 
 
 def test_the_reader_of_imports_finds_them_wherever_they_hide():
-    source = "import a.b\ndef f():\n    from minialign.rlhf import ppo\n    from . import gae\n    from ..world import stories\n    import_module(f'minialign.peft.{f}')\n"
+    source = "import a.b\ndef f():\n    from minialign.rlhf import ppo\n    from . import gae\n    from ..world import stories\n    import_module(f'minialign.peft.{f}')\n"  # noqa: E501
     found = set(imported(ast.parse(source), "minialign/rlhf/kl.py"))
     assert {"a.b", "minialign.rlhf", "minialign.world", "minialign.peft"} <= found
 

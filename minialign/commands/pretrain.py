@@ -52,7 +52,8 @@ def command(files, text, valid, split, packed, out, seed, fast, training, shape)
         tokenizer = train_tokenizer(documents, shape.vocabulary)
         shape = dataclasses.replace(shape, vocabulary=tokenizer.size)
         model = LanguageModel(shape, training.seed)
-        run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": packed, "data": fingerprint([documents, held_out])}, tokenizer)
+        config = {**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": packed}
+        run.begin({**config, "data": fingerprint([documents, held_out])}, tokenizer)
         if not run.finished:
             parameters = sum(p.numel() for p in model.parameters())
             click.echo(f"{len(documents):,} documents, {tokenizer.size:,} tokens in the vocabulary, {parameters:,} parameters")

@@ -1,0 +1,190 @@
+"""The equations of reinforcement learning from feedback, against enumeration, definitions and invariants."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from minialign.generation import SamplingConfig
+from minialign.heads import LanguageModel, ScalarModel
+from minialign.logprobs import token_logprobs, whiten
+from minialign.rlhf.best_of_n import best_of, best_of_n_kl
+from minialign.rlhf.comparisons import split_by_prompt
+from minialign.rlhf.gae import advantages_and_returns
+from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3
+from minialign.rlhf.ppo import Learner, PPOConfig, penalised_rewards, policy_loss, ppo_update, value_loss
+from minialign.rlhf.reward_model import bradley_terry_loss, normalise, pair_accuracy, score_rows, scores_at_the_end
+from minialign.rlhf.rollout import collect, penalise_missing_end, response_logits
+from minialign.transformer import TransformerConfig
+
+SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2, dropout=0.1)
+PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
+
+
+def models():
+    policy = LanguageModel(SHAPE, 0)
+    return policy, copy.deepcopy(policy), ScalarModel(copy.deepcopy(policy.body), seed=1), ScalarModel(copy.deepcopy(policy.body), seed=1)
+
+
+def rolled(seed=0, new_tokens=10):
+    policy, reference, value, reward = models()
+    policy.train()
+    sampling = SamplingConfig(new_tokens, temperature=0.7)
+    return policy, reward, collect(policy, reference, value, reward, PROMPTS, sampling, torch.Generator().manual_seed(seed)), value
+
+
+def test_k1_and_k3_average_to_the_exact_kl():
+    policy, reference = torch.randn(2, 7, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    exact = exact_kl(policy, reference)
+    assert exact > 0.1
+    for estimator in (k1, k3):
+        torch.testing.assert_close((policy.exp() * estimator(policy, reference)).sum(), exact)
+    assert (k3(policy, reference) >= 0).all() and (k2(policy, reference) >= 0).all() and (k1(policy, reference) < 0).any()
+    assert abs(float((policy.exp() * k2(policy, reference)).sum() - exact)) > 1e-3
+
+
+def test_adaptive_beta_follows_its_rule():
+    price = KLPrice(0.1, target=6.0, horizon=100)
+    price.update(60.0, 10)
+    assert price.beta == pytest.approx(0.1 * 1.02)
+    price.update(0.0, 10)
+    assert price.beta == pytest.approx(0.1 * 1.02 * 0.98)
+
+
+def test_gae_equals_its_double_sum():
+    g = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(3, 6, generator=g), torch.randn(3, 6, generator=g)
+    lengths = [6, 4, 1]
+    mask = torch.arange(6)[None] < torch.tensor(lengths)[:, None]
+    for gamma, lam in ((1.0, 0.95), (0.9, 0.0), (1.0, 1.0)):
+        found, returns = advantages_and_returns(rewards, values, mask, gamma, lam)
+        for b, n in enumerate(lengths):
+            v = [*values[b, :n].tolist(), 0.0]
+            deltas = [float(rewards[b, t]) + gamma * v[t + 1] - v[t] for t in range(n)]
+            for t in range(n):
+                slow = sum((gamma * lam) ** k * deltas[t + k] for k in range(n - t))
+                assert float(found[b, t]) == pytest.approx(slow, abs=1e-5)
+        torch.testing.assert_close(returns, (found + values) * mask)
+
+
+def test_gae_never_looks_past_the_end():
+    mask = torch.tensor([[True, True, False]])
+    rewards = torch.tensor([[0.0, 1.0, 0.0]])
+    a = advantages_and_returns(rewards, torch.tensor([[0.2, 0.3, 0.0]]), mask)
+    b = advantages_and_returns(rewards + torch.tensor([[0, 0, 9.0]]), torch.tensor([[0.2, 0.3, math.nan]]), mask)
+    torch.testing.assert_close(a[0], b[0])
+
+
+def test_returns_are_raw():
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    values = torch.tensor([[0.5, 0.1, -0.2]])
+    advantages, returns = advantages_and_returns(torch.tensor([[0.0, 0.0, 2.0]]), values, mask, 1.0, 1.0)
+    torch.testing.assert_close(returns, torch.full((1, 3), 2.0))
+    assert not torch.allclose(whiten(advantages, mask) + values, returns)
+
+
+def test_the_score_stands_at_the_last_real_token():
+    for length in range(1, 6):
+        mask = torch.arange(5)[None] < length
+        rewards = penalised_rewards(torch.tensor([3.0]), torch.zeros(1, 5), torch.zeros(1, 5), mask, 0.1)
+        assert rewards.nonzero().tolist() == [[0, length - 1]] and float(rewards.sum()) == 3.0
+
+
+def test_the_penalty_is_beta_times_the_logged_kl():
+    _, _, rollout, _ = rolled()
+    reference = rollout.reference_logprobs - 0.3 * rollout.mask
+    rewards = penalised_rewards(torch.zeros(4), rollout.logprobs, reference, rollout.mask, 0.5)
+    torch.testing.assert_close(-rewards.sum() / 0.5, k1(rollout.logprobs, reference).sum())
+
+
+def test_kl_is_0_before_the_first_update():
+    _, _, rollout, _ = rolled()
+    assert float(k1(rollout.logprobs, rollout.reference_logprobs).abs().max()) < 1e-5
+
+
+def test_rollout_logprobs_equal_a_full_pass():
+    policy, _, rollout, _ = rolled()
+    policy.eval()
+    logprobs = token_logprobs(response_logits(policy, rollout.tokens, rollout.places), rollout.response, 0.7)
+    assert float(((logprobs - rollout.logprobs) * rollout.mask).detach().abs().max()) < 1e-5
+
+
+def test_ratios_are_1_before_the_first_step():
+    policy, _, rollout, value = rolled()
+    policy.train()
+    learner = Learner.start(policy, value, PPOConfig(prompts=4, minibatch=4, learning_rate=0.0, value_learning_rate=0.0))
+    before = copy.deepcopy(policy.state_dict())
+    policy.eval()
+    metrics = ppo_update(learner, rollout, PPOConfig(prompts=4, minibatch=4, epochs=1, temperature=0.7), torch.Generator().manual_seed(0))
+    assert metrics["clip_fraction"] == 0.0 and abs(metrics["policy_loss"]) < 1e-5
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), policy.state_dict().values()))
+
+
+def test_what_stands_after_the_end_token_changes_no_score():
+    _, reward, rollout, _ = rolled()
+    rows = [row[: int(p[0]) + 1 + int(m.sum())].tolist() for row, p, m in zip(rollout.tokens, rollout.places, rollout.mask)]
+    ended = (rollout.response == 2).any(dim=1)
+    expected = penalise_missing_end(score_rows(reward.eval(), rows), ended, "subtract", 1.0)
+    torch.testing.assert_close(rollout.scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_both_conventions_for_a_missing_end():
+    scores, ended = torch.tensor([0.5, 0.5]), torch.tensor([True, False])
+    assert penalise_missing_end(scores, ended, "subtract", 1.0).tolist() == [0.5, -0.5]
+    assert penalise_missing_end(scores, ended, "replace", 1.0).tolist() == [0.5, -1.0]
+
+
+def test_policy_loss_in_all_four_quadrants():
+    ratio, advantage = torch.tensor([1.5, 1.5, 0.5, 0.5]), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    losses, clipped = policy_loss(ratio.log(), torch.zeros(4), advantage, 0.2)
+    torch.testing.assert_close(losses, torch.tensor([-1.2, 1.5, -0.5, 0.8]))
+    assert clipped.tolist() == [True, False, False, True]
+
+
+def test_value_loss_takes_the_worse_of_plain_and_clipped():
+    found = value_loss(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, -1.0]), 0.2)
+    torch.testing.assert_close(found, torch.tensor([0.5 * 0.64, 0.5 * 4.0]))
+
+
+def test_the_loss_is_finite_for_hopeless_pairs():
+    chosen = torch.tensor([-200.0, 0.0], requires_grad=True)
+    losses = bradley_terry_loss(chosen, torch.zeros(2))
+    losses.sum().backward()
+    assert losses.tolist() == pytest.approx([200.0, math.log(2)])
+    assert chosen.grad.tolist() == pytest.approx([-1.0, -0.5])
+
+
+def test_equal_scores_count_one_half():
+    assert pair_accuracy(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 3.0])) == 0.5
+
+
+def test_the_score_does_not_depend_on_padding():
+    _, _, _, reward = models()
+    row = torch.tensor([[1, 30, 31, 32, 2]])
+    plain = scores_at_the_end(reward.eval(), row, torch.ones_like(row, dtype=torch.bool))
+    for side in ((0, 3), (3, 0)):
+        tokens = torch.nn.functional.pad(row, side)
+        mask = torch.nn.functional.pad(torch.ones_like(row), side).bool()
+        torch.testing.assert_close(scores_at_the_end(reward, tokens, mask), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_normalised_scores_have_mean_0_and_deviation_1():
+    _, _, _, reward = models()
+    rows = [[1, 30 + i, 99 - i, 2] for i in range(20)]
+    normalise(reward.eval(), rows)
+    scores = score_rows(reward, rows)
+    assert abs(float(scores.mean())) < 1e-4 and float(scores.std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_no_prompt_stands_on_both_sides_of_a_split():
+    pairs = [{"prompt": f"story {i % 50}", "chosen": "a", "rejected": "b"} for i in range(200)]
+    learned, held_out = split_by_prompt(pairs, 0.3)
+    assert len(learned) + len(held_out) == 200 and held_out
+    assert not {p["prompt"] for p in learned} & {p["prompt"] for p in held_out}
+
+
+def test_best_of_n_has_its_kl_and_takes_the_best():
+    assert best_of_n_kl(1) == 0.0 and best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
+    texts, scores = best_of([["a", "b", "c"]], torch.tensor([[0.1, 0.3, 0.9]]), 2)
+    assert texts == ["b"] and scores.tolist() == pytest.approx([0.3])
