@@ -45,4 +45,10 @@ def from_dict(config: type[Config], values: dict[str, Any], file: object = None)
     needed = [name for name, field in known.items() if field.default is dataclasses.MISSING and name not in values]
     if needed:
         raise UserError(f"setting {', '.join(map(repr, needed))} is missing", file)
+    kinds = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+    for name, value in values.items():
+        kind = getattr(known[name].type, "__name__", str(known[name].type))
+        allowed = kinds.get(kind, (object,))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed in ((int,), (float, int))):
+            raise UserError(f"setting {name!r} is {value!r}; it must be of type {kind}", file)
     return config(**values)

