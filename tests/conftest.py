@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")])  # for the processes that tests start
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: threads that spin while they wait are 60 times slower on busy cores
 
 import pytest

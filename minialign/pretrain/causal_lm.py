@@ -49,7 +49,7 @@ class PackedText:
     def microbatches(self, step: int, parts: int) -> list[Batch]:
         """The step's rows, in `parts` pieces."""
         chosen = self.order(step)
-        return [self._batch(chosen[i::parts]) for i in range(parts)]
+        return [self._batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
 
     def _batch(self, names: list[int]) -> Batch:
         rows = self.rows[names]
@@ -70,7 +70,7 @@ class LabelledRows:
     def microbatches(self, step: int, parts: int) -> list[Batch]:
         """The step's rows, in `parts` pieces, padded on the right."""
         chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(parts)]
+        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
 
     def batch(self, names: list[int]) -> Batch:
         """The named rows as one batch."""

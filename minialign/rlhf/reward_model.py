@@ -85,7 +85,7 @@ class Pairs:
     def microbatches(self, step: int, parts: int) -> list[PairBatch]:
         """The step's pairs, in `parts` pieces."""
         chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(parts)]
+        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
 
     def batch(self, names: list[int]) -> PairBatch:
         """The named pairs as one batch."""
