@@ -42,7 +42,7 @@ class SamplingConfig:
     def __post_init__(self):
         if self.new_tokens < 1:
             raise UserError(f"new tokens is {self.new_tokens}; it must be at least 1")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
                 f"temperature {self.temperature} (at least 0), top-k {self.top_k} (at least 0) or top-p {self.top_p} (above 0, at most 1) is out of range"
             )
@@ -152,7 +152,7 @@ def generate(
 def _shape(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, then top-p: the order in which the common libraries apply them."""
     if config.temperature not in (0, 1.0):
-        logits = logits / config.temperature
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature  # ≤ 0, so a tiny temperature cannot overflow
     return filter_logits(logits, config.top_k, config.top_p)
 
 

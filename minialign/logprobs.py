@@ -42,8 +42,7 @@ def sequence_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """(...) −Σ p log p of each distribution in logits (..., V), nats; in [0, log V]."""
-    logprobs = (logits / temperature).log_softmax(dim=-1)
-    return -(logprobs.exp() * logprobs).sum(dim=-1)
+    return torch.special.entr((logits / temperature).softmax(dim=-1)).sum(dim=-1)  # −p log p, 0 at p = 0
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

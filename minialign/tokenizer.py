@@ -43,11 +43,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
-        return self.library.encode(text, add_special_tokens=False).ids
+        return self.encode_many([text])[0]
 
     def encode_many(self, texts: list[str]) -> list[list[int]]:
         """Ids of many texts, on all cores."""
-        return [encoding.ids for encoding in self.library.encode_batch(texts, add_special_tokens=False)]
+        try:
+            return [encoding.ids for encoding in self.library.encode_batch(texts, add_special_tokens=False)]
+        except TypeError:  # what JSON can escape and no file can hold: one half of a surrogate pair
+            raise UserError("a text holds half a character (an unpaired surrogate such as \\ud83d); remove it") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens are left out."""

@@ -61,6 +61,10 @@ class TrainingConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.learning_rate < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.final <= 1:
             raise UserError(f"learning rate {self.learning_rate} (above 0, below 1), warmup {self.warmup} or final {self.final} (0 to 1) is out of range")
+        if not 0 <= self.beta2 < 1 or not self.weight_decay >= 0 or not self.clip >= 0 or self.patience < 0:
+            raise UserError(
+                f"beta2 {self.beta2} (at least 0, below 1), weight decay {self.weight_decay}, clip {self.clip} or patience {self.patience} (at least 0) is out of range"
+            )
         if self.batch < self.accumulation:
             raise UserError(f"a batch of {self.batch} cannot be computed in {self.accumulation} parts; use a smaller --accumulation")
 

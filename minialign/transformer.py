@@ -269,7 +269,7 @@ class Transformer(nn.Module):
         if cache is not None and mask is not None:
             cache.mask[:, past : past + T] = mask
             cache.padded = cache.padded or not bool(mask.all())
-        if cache is not None and cache.padded:
+        if cache is not None and (cache.padded or mask is not None):
             mask = cache.mask[:, : past + T]  # (B, S)
         if mask is None:
             assert past == 0 or T == 1, "without padding, more tokens are read into a filled cache one at a time"
