@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -85,15 +86,33 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file. Raises UserError when it is missing, cut short or altered."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of, and the facts about, a safetensors file. Raises UserError when it is missing, cut short or altered."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
     except FileNotFoundError:
         raise UserError("there is no such file", path) from None
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again", path) from None
+    if about.get("sha256", digest(tensors)) != digest(tensors):
+        raise UserError("the numbers are not those that were written; restore it from a copy or train again", path)
+    return tensors, about
+
+
+def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
+    """A safetensors file with facts about its tensors, their digest among them, as one JSON text: several would stand in any order."""
+    tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
+    return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names and bytes of tensors: the file format itself would not notice a flipped bit."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
@@ -137,6 +156,8 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError("this run folder is in use by another process; wait for it or choose another --out", self.path) from None
+        for left in self.path.rglob(".*.tmp"):  # what a fault left half-written; nobody else writes here now
+            left.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -170,15 +191,14 @@ class RunFolder:
             for i, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{o}.{i}.{name}": torch.as_tensor(t) for name, t in values.items()}
         tensors |= {f"generator.{g}": generator.get_state() for g, generator in generators.items()}
-        content = save({name: t.detach().contiguous() for name, t in tensors.items()}, {"state": json.dumps(state)})
-        write_atomic(self.path / CHECKPOINT, content)
+        write_atomic(self.path / CHECKPOINT, tensor_file(tensors, state=state))
 
     def load_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict) -> dict | None:
         """Put everything back as it was at the last checkpoint and return its state; None when there is none."""
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
-        tensors, metadata = read_tensors(path)
+        tensors, about = read_tensors(path)
         part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}  # noqa: E731
         for m, module in modules.items():
             load_into(module, part(f"module.{m}."), path)
@@ -191,17 +211,16 @@ class RunFolder:
             optimizer.load_state_dict(whole)
         for g, generator in generators.items():
             generator.set_state(tensors[f"generator.{g}"])
-        return json.loads(metadata["state"])
+        return about["state"]
 
     def finish(self, model: nn.Module, **facts: Any) -> None:
         """Write the finished weights, with facts about them as metadata, and let go of the checkpoint."""
-        tensors = {name: t.detach().contiguous() for name, t in tensors_of(model).items()}
-        write_atomic(self.path / MODEL, save(tensors, {"facts": json.dumps(facts)}))
+        write_atomic(self.path / MODEL, tensor_file(tensors_of(model), facts=facts))
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any]:
         """What `finish` was told."""
-        return json.loads(read_tensors(self.path / MODEL)[1].get("facts", "{}"))
+        return read_tensors(self.path / MODEL)[1].get("facts", {})
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -244,6 +263,8 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     if not run.path.is_dir():
         raise UserError("there is no such run folder; make one with `minialign pretrain`", folder)
     config = read_json(run.path / CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict) or config.get("what") not in ("language-model", "scalar-model"):
+        raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
     if not run.finished:
         raise UserError("this run has not finished; run its command again to go on, then come back", folder)
     if what is not None and config.get("what") != what:

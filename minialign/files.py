@@ -44,8 +44,9 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
     Returns:
         The objects, each with its line number under "line".
     Raises:
-        UserError: broken JSON, not an object, a field missing, empty or of another type; names the line and the field.
+        UserError: broken JSON, not an object, a field missing or of another type; names the line and the field.
     """
+    names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple) else (kind,)))
     records = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -61,7 +62,9 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
             if field not in record:
                 raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path, number)
             if not isinstance(record[field], kind):
-                raise UserError(f"field {field!r} is {type(record[field]).__name__}, not text", path, number)
+                raise UserError(f"field {field!r} is {type(record[field]).__name__}, not {names}", path, number)
+            if isinstance(record[field], str) and not record[field].isascii() and any(0xD800 <= ord(c) < 0xE000 for c in record[field]):
+                raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
         records.append({**record, "line": number})
     return records
 

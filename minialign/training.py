@@ -62,9 +62,8 @@ class TrainingConfig:
         if not 0 < self.learning_rate < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.final <= 1:
             raise UserError(f"learning rate {self.learning_rate} (above 0, below 1), warmup {self.warmup} or final {self.final} (0 to 1) is out of range")
         if not 0 <= self.beta2 < 1 or not self.weight_decay >= 0 or not self.clip >= 0 or self.patience < 0:
-            raise UserError(
-                f"beta2 {self.beta2} (at least 0, below 1), weight decay {self.weight_decay}, clip {self.clip} or patience {self.patience} (at least 0) is out of range"
-            )
+            others = f"weight decay {self.weight_decay}, clip {self.clip} or patience {self.patience} (at least 0)"
+            raise UserError(f"beta2 {self.beta2} (at least 0, below 1), {others} is out of range")
         if self.batch < self.accumulation:
             raise UserError(f"a batch of {self.batch} cannot be computed in {self.accumulation} parts; use a smaller --accumulation")
 
@@ -213,7 +212,7 @@ def train(
                 state["last"] = validate(model)
                 model.train()
                 record |= state["last"]
-                best.look(model, state["last"].get("validation", math.nan))
+                best.look(model, state["last"])
             stop = interrupted()  # asked once: a Ctrl-C that falls after this line waits for the next step
             if rank == 0:
                 run.log(record)
@@ -248,12 +247,12 @@ class BestWeights:
         """Whether it was `patience` looks ago."""
         return 0 < self.patience <= self.state["stale"]
 
-    def look(self, model: nn.Module, loss: float) -> None:
-        """Take note of a validation loss; keep the weights when it is the best so far."""
+    def look(self, model: nn.Module, found: dict[str, float]) -> None:
+        """Take note of a validation; keep its numbers and the weights when its loss is the best so far."""
         if not self.patience:
             return
-        if loss < self.state["best"]:
-            self.state.update(best=loss, stale=0)
+        if found.get("validation", math.nan) < self.state["best"]:
+            self.state.update(best=found["validation"], found=found, stale=0)
             RunFolder(self.run.path / "best").save_checkpoint({"model": copy.deepcopy(model)}, {}, {}, {})
         else:
             self.state["stale"] += 1
@@ -262,3 +261,4 @@ class BestWeights:
         """Put the best weights back, at the end."""
         if self.patience and self.state["best"] < math.inf:
             RunFolder(self.run.path / "best").load_checkpoint({"model": model}, {}, {})
+            self.state["last"] = self.state["found"]

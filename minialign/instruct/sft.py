@@ -13,13 +13,11 @@ Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 
 from __future__ import annotations
 
-import math
-
 from minialign.batching import demonstration_row
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
-from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss
+from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
@@ -77,6 +75,6 @@ def fine_tune(
 
     def validate(model: LanguageModel) -> dict[str, float]:
         loss = mean_loss(model, batches)
-        return {"validation": loss, "perplexity": math.exp(loss)}
+        return {"validation": loss, "perplexity": perplexity(loss)}
 
     return train(model, LabelledRows(rows, config.batch, config.seed), next_token_loss, config, run, validate, label="instruction tuning")

@@ -15,6 +15,7 @@ Try it:  python -m minialign pretrain --text FILE.txt
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from minialign.batching import IGNORE, Batch, Order, next_token_batch, pack
 from minialign.checkpoints import RunFolder
+from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
 from minialign.tokenizer import Tokenizer
@@ -83,6 +85,11 @@ def mean_loss(model: LanguageModel, batches: list[Batch]) -> float:
     return float(sum(next_token_loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
 
 
+def perplexity(loss: float) -> float:
+    """exp(loss): among how many equally likely tokens the model seems to choose; infinite where a float cannot hold it."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Each text between a begin and an end token."""
     return [[tokenizer.begin, *ids, tokenizer.end] for ids in tokenizer.encode_many(texts)]
@@ -93,6 +100,8 @@ def training_rows(documents: list[list[int]], context: int, config: TrainingConf
     if packed:
         rows = pack(documents, context)
         return PackedText(rows, min(config.batch, len(rows)), config.seed)
+    if not documents:
+        raise UserError("there are no documents; give some text to learn from and some to validate on")
     rows = [(ids[i : i + context + 1], 1) for ids in documents for i in range(0, len(ids) - 1, context)]
     return LabelledRows(rows, min(config.batch, len(rows)), config.seed)
 
@@ -117,12 +126,14 @@ def pretrain(
     Returns:
         {"validation": nats per token, "perplexity": its exponential, "steps": how many}.
     """
-    data, valid_data = (training_rows(encode_documents(tokenizer, part), model.config.context, config, packed) for part in (texts, valid))
+    learned, checked = (encode_documents(tokenizer, part) for part in (texts, valid))
+    data = training_rows(learned, model.config.context, config, packed)
+    valid_data = training_rows(checked, model.config.context, dataclasses.replace(config, seed=0), packed)  # for every seed the same text
     steps = min(8, valid_data.order.steps_in_epoch)
     held_out = [batch for step in range(steps) for batch in valid_data.microbatches(step, 1)]
 
     def validate(model: LanguageModel) -> dict[str, float]:
         loss = mean_loss(model, held_out)
-        return {"validation": loss, "perplexity": math.exp(loss)}
+        return {"validation": loss, "perplexity": perplexity(loss)}
 
     return train(model, data, next_token_loss, config, run, validate, label="pretraining")
