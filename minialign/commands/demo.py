@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
+import torch
 
 from minialign.checkpoints import RunFolder, read_json, write_json
 from minialign.commands.options import Command, Option, configured
@@ -35,12 +37,19 @@ def command(out, seed, fast, config):
     with folder.locked():
         claim_folder(out, config)
         demo = Demo(out, config, say=click.echo)
+        click.echo(f"{torch.get_num_threads()} threads, which {waiting()} (OMP_WAIT_POLICY and GOMP_SPINCOUNT override it)")
         if not (out / "report.html").exists():
             summary = demo.run()
             with demo.stage("report", "writing the report"):
                 finish(out, summary)
             finish(out, summary)
     tell(read_json(out / "summary.json"), out)
+
+
+def waiting() -> str:
+    """How threads wait for each other, in words."""
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    return f"wait as OMP_WAIT_POLICY={policy} says" if policy else f"spin {os.environ.get('GOMP_SPINCOUNT')} times before they sleep"
 
 
 def claim_folder(out: Path, config: DemoConfig) -> None:
