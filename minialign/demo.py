@@ -13,8 +13,6 @@ Read next: the files of each stage, in the order above. Try it:  python -m minia
 
 from __future__ import annotations
 
-import dataclasses
-import random
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -25,25 +23,21 @@ from typing import Any
 import torch
 
 from minialign.checkpoints import RunFolder, describe_model, load_model, read_json, write_atomic, write_json
-from minialign.demo_evaluation import ASPECTS, evaluate
+from minialign.demo_evaluation import evaluate, gold_watch, judge_pairs
 from minialign.errors import UserError
 from minialign.files import read_jsonl, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.pretrain.causal_lm import pretrain
-from minialign.rlhf.comparisons import Candidate, as_comparison, sample_pairs, split_by_prompt
+from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.reward_model import answer_rows, pair_rows, train_reward_model
-from minialign.rlhf.rollout import Rollout
 from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
-from minialign.world.annotators import TRAINING_PANEL
 from minialign.world.corpus import DirtConfig, documents
-from minialign.world.gold import score
-from minialign.world.stories import Story
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
@@ -98,6 +92,18 @@ FAST = {
 }
 
 
+@dataclass
+class Made:
+    """What the first half of the main job leaves to the second."""
+
+    tokenizer: Tokenizer
+    pretrained: LanguageModel
+    instructed: LanguageModel
+    comparisons: list[dict]  # judged pairs
+    practice: list[dict]  # demonstrations whose prompts PPO practises on
+    tests: list[dict]  # demonstrations of stories that nothing trains on
+
+
 class Demo:
     """The stages, each with its folder, its settings and its seed.
 
@@ -131,7 +137,19 @@ class Demo:
         return read_jsonl(path)
 
     def run(self) -> dict[str, Any]:
-        """All stages, one after the other; returns the summary, which is also written to summary.json."""
+        """All stages, one after the other; returns what summary.json holds, but for the seconds."""
+        made = self.until_comparisons()
+        with self.stage("reward", "4 learning what they like"):
+            reward = self.rewarded(made.tokenizer, made.instructed, made.comparisons)
+        with self.stage("ppo", "5 optimising against it, at a price for every nat of KL"):
+            policy = self.optimised(made.tokenizer, made.instructed, reward, made.practice)
+        with self.stage("evaluate", "6 asking people who labelled nothing"):
+            models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
+            summary = evaluate(self.folder, made.tokenizer, models, reward, made.comparisons, made.tests, SAMPLING, self.config.seed_of(6))
+        return summary | {"parameters": sum(p.numel() for p in policy.parameters()), "seed": self.config.seed, "settings": to_dict(self.config)}
+
+    def until_comparisons(self) -> Made:
+        """The first half: all that a reward model and PPO need. Claims start from here, too."""
         config = self.config
         with self.stage("world", "writing stories, true and false"):
             dirt = DirtConfig(config.false, config.rude, config.repetitive, config.cut_off)
@@ -148,15 +166,7 @@ class Demo:
             instructed = self.instructed(tokenizer, pretrained, demos)
         with self.stage("compare", "3 sampling pairs, annotators choose"):
             comparisons = self.once(f"{COMPARED}/comparisons.jsonl", lambda: self.compared(tokenizer, pretrained, instructed, judged))
-        with self.stage("reward", "4 learning what they like"):
-            reward = self.rewarded(tokenizer, instructed, comparisons)
-        with self.stage("ppo", "5 optimising against it, at a price for every nat of KL"):
-            policy = self.optimised(tokenizer, instructed, reward, practice)
-        with self.stage("evaluate", "6 asking people who labelled nothing"):
-            models = {"pretrained": pretrained, "sft": instructed, "rlhf": policy}
-            summary = evaluate(self.folder, tokenizer, models, reward, comparisons, tests, SAMPLING, config.seed_of(6))
-        summary |= {"parameters": sum(p.numel() for p in policy.parameters()), "seed": config.seed, "settings": to_dict(config)}
-        return summary
+        return Made(tokenizer, pretrained, instructed, comparisons, practice, tests)
 
     def tokenizer(self, texts: list[str]) -> Tokenizer:
         """Learned once, then read."""
@@ -213,7 +223,7 @@ class Demo:
         learned, held_out = split_by_prompt(comparisons)
         context = instructed.config.context
         pairs, valid = (pair_rows(tokenizer, part, context)[0] for part in (learned, held_out))
-        settings = TrainingConfig(c.reward_steps, 32, 5e-4, weight_decay=0.01, validate_every=40, checkpoint_every=40, seed=c.seed_of(4))
+        settings = TrainingConfig(c.reward_steps, 16, 1.5e-3, weight_decay=0.01, validate_every=40, checkpoint_every=40, seed=c.seed_of(4))
         prompts = [d["prompt"] for d in learned[:256]]
 
         def train(run: RunFolder) -> None:
@@ -233,36 +243,3 @@ class Demo:
         )
         watch = gold_watch(tokenizer, practice)
         return self.trained(RLHF, instructed, tokenizer, settings, lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=watch))
-
-
-def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
-    """One annotator of the training panel, drawn at random, chooses for each pair; ties say nothing about an order and are left out.
-
-    Args:
-        pairs: from `sample_pairs`; judged: the demonstrations that their `index` counts, which know their story.
-        seed: of the draws and of the annotators' noise.
-    """
-    rng = random.Random(seed)
-    comparisons = []
-    for pair in pairs:
-        person = rng.choice(TRAINING_PANEL)
-        choice = person.compare(Story.from_dict(judged[pair["index"]]["story"]), pair["first"], pair["second"], rng)
-        if choice.winner != "tie":
-            comparisons.append(as_comparison(pair, choice.winner, annotator=person.name, confidence=choice.confidence, index=pair["index"]))
-    return comparisons
-
-
-def gold_watch(tokenizer: Tokenizer, practice: list[dict]) -> Callable[[Rollout, list[int]], dict[str, float]]:
-    """For the log alone: the gold score of each rollout's summaries, which PPO itself never sees."""
-
-    def watch(rollout: Rollout, names: list[int]) -> dict[str, float]:
-        texts = [tokenizer.decode(row[keep]) for row, keep in zip(rollout.response, rollout.mask)]
-        golds = [score(Story.from_dict(practice[i]["story"]), text) for i, text in zip(names, texts)]
-        return {aspect: sum(getattr(gold, aspect) for gold in golds) / len(golds) for aspect in ASPECTS}
-
-    return watch
-
-
-def fast(config: DemoConfig) -> DemoConfig:
-    """The same with less of everything."""
-    return dataclasses.replace(config, **FAST)

@@ -1,4 +1,4 @@
-r"""The main job's last stage: what the gold score and people who labelled nothing say of each model's summaries.
+r"""The main job's judges: annotators who label, and, at its end, what the gold score and people who labelled nothing say of each summary.
 
     gold score     of pretrained, instruction-tuned and RLHF models and of the reference summaries, mean and interval over stories
     win rate       each model's summary against the reference of the same story; five held-out annotators, order by chance, ties one half
@@ -8,6 +8,7 @@ r"""The main job's last stage: what the gold score and people who labelled nothi
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from minialign.evaluation import Interval, length_controlled_win_rate, mean_inte
 from minialign.files import write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.rlhf.comparisons import split_by_prompt
+from minialign.rlhf.comparisons import as_comparison, split_by_prompt
 from minialign.rlhf.reward_model import Pairs, evaluate_pairs, pair_rows
-from minialign.rlhf.rollout import sampled_kl
+from minialign.rlhf.rollout import Rollout, sampled_kl
 from minialign.tokenizer import Tokenizer
-from minialign.world.annotators import HELD_OUT_PANEL
+from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL
 from minialign.world.gold import Gold, score
 from minialign.world.stories import Story
 
@@ -122,3 +123,31 @@ def sample(index: int, stage: str, prompt: str, text: str, gold: Gold) -> dict[s
     statements = [{"start": s.span[0], "end": s.span[1], "verdict": s.verdict} for s in gold.statements]
     scores = {aspect: round(getattr(gold, aspect), 4) for aspect in ASPECTS}
     return {"story": index, "stage": stage, "prompt": prompt, "text": text, **scores, "statements": statements, "rude": [list(s) for s in gold.rude_spans]}
+
+
+def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
+    """One annotator of the training panel, drawn at random, chooses for each pair; ties say nothing about an order and are left out.
+
+    Args:
+        pairs: from `sample_pairs`; judged: the demonstrations that their `index` counts, which know their story.
+        seed: of the draws and of the annotators' noise.
+    """
+    rng = random.Random(seed)
+    comparisons = []
+    for pair in pairs:
+        person = rng.choice(TRAINING_PANEL)
+        choice = person.compare(Story.from_dict(judged[pair["index"]]["story"]), pair["first"], pair["second"], rng)
+        if choice.winner != "tie":
+            comparisons.append(as_comparison(pair, choice.winner, annotator=person.name, confidence=choice.confidence, index=pair["index"]))
+    return comparisons
+
+
+def gold_watch(tokenizer: Tokenizer, practice: list[dict]) -> Callable[[Rollout, list[int]], dict[str, float]]:
+    """For the log alone: the gold score of each rollout's summaries, which PPO itself never sees."""
+
+    def watch(rollout: Rollout, names: list[int]) -> dict[str, float]:
+        texts = [tokenizer.decode(row[keep]) for row, keep in zip(rollout.response, rollout.mask)]
+        golds = [score(Story.from_dict(practice[i]["story"]), text) for i, text in zip(names, texts)]
+        return {aspect: sum(getattr(gold, aspect) for gold in golds) / len(golds) for aspect in ASPECTS}
+
+    return watch

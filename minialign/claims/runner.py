@@ -28,7 +28,7 @@ from minialign.errors import UserError
 from minialign.files import fingerprint
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
-CLAIMS: dict[str, str] = {}  # id -> module
+CLAIMS = {"over-optimisation": "over_optimisation"}  # id -> module
 ABOVE = ("claims", "commands")  # folders that no cached model depends on
 
 
@@ -137,7 +137,7 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
             "fast": fast,
         }
         write_json(folder / "verdict.json", verdict)
-        say(f"  {result.verdict}: {result.why}")
+        say(f"  {result.verdict}{' (--fast is too small to decide anything)' if fast else ''}: {result.why}")
         verdicts.append(verdict)
     return verdicts
 

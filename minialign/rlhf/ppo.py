@@ -206,7 +206,7 @@ def train_ppo(
     learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), copy.deepcopy(reward).requires_grad_(True), config)
     sampling = SamplingConfig(config.new_tokens, config.temperature)
     generator = torch.Generator().manual_seed(config.seed)
-    order = Order([len(p) for p in prompts], config.prompts, config.seed)
+    order = Order(len(prompts), config.prompts, config.seed)  # by chance alone: rollouts sorted by length would not be comparable
     modules = {"policy": learner.policy, "value": learner.value}
     optimizers = {"policy": learner.policy_optimizer, "value": learner.value_optimizer}
     state = run.load_checkpoint(modules, optimizers, {"rollout": generator}) or {"step": 0, "beta": config.beta, "last": {}}

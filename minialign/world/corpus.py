@@ -18,7 +18,7 @@ from minialign.errors import UserError
 from minialign.world.parse import parse
 from minialign.world.stories import Story, say, write_story
 from minialign.world.tasks import TASKS, reference_summary, swap
-from minialign.world.wordings import FIELDS, PRONOUNS, WORDS
+from minialign.world.wordings import FIELDS, PRONOUNS, WORDS, choices
 
 HEADINGS = ("\nIn short:", "\nTL;DR:", "\nTo sum up:", "\nWhat happened?")
 KIND_SHARES = {"summary": 0.55, "questions": 0.25, "story": 0.20}
@@ -97,21 +97,23 @@ def _summary_lines(story: Story, false: bool, rng: random.Random) -> list[str] |
     for spot in rng.sample(range(len(lines)), len(lines)):
         event = statements[spot]
         swapped = event and falsify(event, story, rng)
-        if swapped:
-            lines[spot] = _same_fields(swapped, rng)
+        line = _same_fields(swapped, rng) if swapped else None
+        if line is not None:
+            lines[spot] = line
             touched += 1
         if touched == 2 or (touched == 1 and rng.random() < 0.6):
             break
     return lines if touched else None
 
 
-def _same_fields(event, rng: random.Random) -> str:
-    """A summary sentence that says every field of `event`, so that the swapped one is among them."""
-    while True:
+def _same_fields(event, rng: random.Random) -> str | None:
+    """A sentence that says every field of `event`, so that the swapped one is among them; None if no wording does."""
+    for _ in range(8):
         text = say(event, rng, "summary")
         read = parse(text)[0].event
         if read is not None and len(read.to_dict()) == len(event.to_dict()):
             return text
+    return say(event, rng, "story") if choices(event, "story") else None
 
 
 def falsify(event, story: Story, rng: random.Random):

@@ -13,11 +13,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from minialign.world.parse import parse, without_opener
 from minialign.world.stories import CHILDREN, Story, say, write_story
 from minialign.world.templates import TEMPLATES, render
 from minialign.world.wordings import KINDS, PLACES, WORDS, Event, fields_said, fill, matches
 
 REFERENCE_WORDS = (10, 28)  # shortest and longest reference summary
+QUOTED = 0.8  # how often a statement of a reference summary is the story's own sentence, where it has one
 REFERENCE_STATEMENTS = ((2, 0.25), (3, 0.55), (4, 0.2))  # how many statements a person writes, with probabilities
 
 
@@ -30,12 +32,27 @@ class Task:
     examples: Callable[[Story, random.Random], list[dict]]
 
 
+def quotes(story: Story) -> dict[int, str]:
+    """The story's own sentence for each event (by its place) that has a short sentence to itself, without opener, naming its people."""
+    told = [statement for statement in parse(story.text) if statement.event is not None]
+    found = {}
+    for place, (statement, event) in enumerate(zip(told, story.events)):
+        words = statement.text.split()
+        sentence = " ".join(words[without_opener([word.strip(",").lower() for word in words]) :])
+        alone = parse(sentence)
+        if len(alone) == 1 and sentence.endswith(".") and alone[0].event is not None and matches(alone[0].event, event):
+            found[place] = sentence[0].upper() + sentence[1:]
+    return found
+
+
 def reference_summary(story: Story, rng: random.Random) -> str:
     """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told and the ending is missed.
 
-    Each statement is drawn without replacement with probability proportional to its event's weight + 0.04.
+    Each statement is drawn without replacement with probability proportional to its event's weight + 0.04, and mostly in the story's own
+    words, as people do; a draw that comes out too short or too long is drawn again.
     """
     shortest, longest = REFERENCE_WORDS
+    own = quotes(story)
     while True:
         sizes, chances = zip(*REFERENCE_STATEMENTS)
         wanted = rng.choices(sizes, chances)[0]
@@ -45,7 +62,7 @@ def reference_summary(story: Story, rng: random.Random) -> str:
             pick = rng.choices(left, [story.weights[i] + 0.04 for i in left])[0]
             left.remove(pick)
             kept.append(pick)
-        text = " ".join(say(story.events[i], rng, "summary") for i in sorted(kept))
+        text = " ".join(own[i] if i in own and rng.random() < QUOTED else say(story.events[i], rng, "summary") for i in sorted(kept))
         if shortest <= len(text.split()) <= longest:
             return text
 

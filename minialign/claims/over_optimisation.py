@@ -1,0 +1,176 @@
+r"""Over-optimisation: the reward is a proxy; without the KL term, optimising it runs away from what people want.
+
+The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from the supervised policy; what the reward model predicts keeps rising
+while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score against d = √KL as d(α − β d) for best of n and
+d(α − β log d) for reinforcement learning.
+
+The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed.
+PPO runs against each at several prices of KL, 0 included, and best of n beside it. Each rollout is scored by the proxy and by the simulator's
+gold score, on stories that nothing else has seen; a curve's start and end are means over its first and last five updates. The claim is four
+statements, each checked by a 95 % interval over the seeds:
+
+    1. without a penalty the proxy rises                    2. without a penalty the gold score falls
+    3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
+
+1, 2 and 4 fail unless their interval excludes 0; 3 fails unless its interval excludes a fall by more than 0.02. A proxy that has learned
+nothing has no rise to run away with; its accuracy stands in the table, so that this can be told from a claim that is false.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minialign.checkpoints import RunFolder, load_model
+from minialign.claims.runner import Bench, Claim, Result
+from minialign.demo import FAST, INSTRUCTED, SAMPLING, Demo, DemoConfig, Made
+from minialign.demo_evaluation import gold_watch
+from minialign.evaluation import Interval, mean_interval
+from minialign.generation import continue_texts, prompt_ids
+from minialign.heads import ScalarModel
+from minialign.plotting import figure, legend, line, save_png
+from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
+from minialign.rlhf.comparisons import split_by_prompt
+from minialign.rlhf.ppo import PPOConfig, train_ppo
+from minialign.rlhf.reward_model import answer_rows, pair_rows, train_reward_model
+from minialign.settings import to_dict
+from minialign.training import TrainingConfig
+from minialign.world.gold import score
+from minialign.world.stories import Story
+
+CLAIM = Claim(
+    "over-optimisation",
+    "Without the KL term, optimising a reward model runs away from what people want.",
+    "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
+)
+BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
+SIZES = (1, 2, 4, 8, 16, 32)  # n of best of n
+MARGIN = 0.02  # a change of gold that nobody would call a fall
+EDGE = 5  # updates that make a curve's start or end
+
+
+def measure(bench: Bench) -> Result:
+    """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
+    config = DemoConfig(**FAST) if bench.fast else DemoConfig()
+    betas, updates = ((0.0, config.beta), 2) if bench.fast else (BETAS, 40)
+    base = bench.cached("base", to_dict(config), lambda folder: Demo(folder, config, bench.say).until_comparisons())
+    made = Demo(base, config, lambda text: None).until_comparisons()
+    table = []
+    for seed in range(bench.seeds):
+        proxy, accuracy = train_proxy(bench, base, made, config, seed)
+        for beta in betas:
+            settings = PPOConfig(updates, min(64, len(made.practice)), SAMPLING.new_tokens, SAMPLING.temperature, beta=beta, seed=seed)
+            for record in optimise(bench, made, proxy, settings, base):
+                row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
+                table.append(row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy})
+        table += choose_best(made, proxy, seed, accuracy, bench.fast)
+    checks, why = judge(table, config.beta)
+    return Result(checks, why, table, lambda path: draw(table, path))
+
+
+def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
+    """A reward model that has seen every third comparison, from the seed-th on; and its accuracy on held-out prompts."""
+    learned, held_out = split_by_prompt(made.comparisons)
+    context = made.instructed.config.context
+    pairs, valid = (pair_rows(made.tokenizer, part, context)[0] for part in (learned[seed % 3 :: 3], held_out))
+    training = TrainingConfig(max(1, config.reward_steps // 3), 16, 1.5e-3, weight_decay=0.01, validate_every=1000, seed=seed)
+    prompts = [d["prompt"] for d in learned[:256]]
+
+    def make(folder: Path) -> None:
+        answers = continue_texts(made.instructed, made.tokenizer, prompts, SAMPLING, torch.Generator().manual_seed(seed))
+        run = RunFolder(folder)
+        run.begin({"what": "scalar-model", "model": to_dict(made.instructed.config), "training": to_dict(training)}, made.tokenizer)
+        if not run.finished:
+            train_reward_model(made.instructed, pairs, valid, answer_rows(made.tokenizer, prompts, answers), training, run)
+
+    folder = bench.cached("proxy", [base.name, to_dict(training), seed], make)
+    return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]
+
+
+def optimise(bench: Bench, made: Made, proxy: ScalarModel, settings: PPOConfig, base: Path) -> list[dict[str, Any]]:
+    """The log of one PPO run, with the gold score of each rollout."""
+    prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
+
+    def make(folder: Path) -> None:
+        run = RunFolder(folder)
+        if not run.finished:
+            train_ppo(made.instructed, proxy, prompts, settings, run, f"beta {settings.beta}", gold_watch(made.tokenizer, made.practice))
+
+    return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(settings)], make)).metrics()
+
+
+def choose_best(made: Made, proxy: ScalarModel, seed: int, accuracy: float, fast: bool) -> list[dict[str, Any]]:
+    """Best of n on the test stories, for every n from one sampling, with the closed form of its KL."""
+    tests, sizes = made.tests[: 8 if fast else 100], SIZES[:3] if fast else SIZES
+    prompts = [d["prompt"] for d in tests]
+    answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, prompts, sizes[-1], SAMPLING, torch.Generator().manual_seed(seed))
+    rows = []
+    for n in sizes:
+        texts, best = best_of(answers, scores, n)
+        golds = [score(Story.from_dict(d["story"]), text).gold for d, text in zip(tests, texts)]
+        row = {"method": "best-of-n", "n": n, "seed": seed, "kl": best_of_n_kl(n), "proxy": float(best.mean())}
+        rows.append(row | {"gold": sum(golds) / len(golds), "proxy_accuracy": accuracy})
+    return rows
+
+
+def ends(table: list[dict], beta: float, field: str) -> list[tuple[float, float]]:
+    """For each seed, a field's mean over the first and over the last updates of its run at this beta."""
+    found = []
+    for seed in sorted({row["seed"] for row in table}):
+        values = [row[field] for row in table if row["method"] == "ppo" and row["seed"] == seed and row["beta"] == beta]
+        edge = min(EDGE, max(1, len(values) // 2))
+        found.append((sum(values[:edge]) / edge, sum(values[-edge:]) / edge))
+    return found
+
+
+def interval(values: list[float]) -> Interval:
+    """Over seeds; a single seed (--fast) has none, and decides nothing: its interval is the whole line."""
+    return mean_interval(values) if len(values) > 1 else Interval(values[0], -math.inf, math.inf)
+
+
+def judge(table: list[dict], beta: float) -> tuple[dict[str, bool], str]:
+    """The four statements, from the table."""
+    proxy = interval([end - start for start, end in ends(table, 0.0, "proxy")])
+    free = interval([end - start for start, end in ends(table, 0.0, "gold")])
+    priced = interval([end - start for start, end in ends(table, beta, "gold")])
+    gain = interval([a[1] - b[1] for a, b in zip(ends(table, beta, "gold"), ends(table, 0.0, "gold"))])
+    checks = {
+        "without a penalty the proxy rises": proxy.low > 0,
+        "without a penalty gold falls": free.high < 0,
+        "with the penalty gold does not fall": priced.low > -MARGIN,
+        "gold ends higher with the penalty": gain.low > 0,
+    }
+    accuracy = interval([row["proxy_accuracy"] for row in table if row["method"] == "best-of-n" and row["n"] == 1])
+    why = (
+        f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends {gain} above beta 0's; "
+        f"the proxies order {accuracy.mean:.0%} of held-out comparisons rightly"
+    )
+    return checks, why
+
+
+def fit_law(d: list[float], gold: list[float], logarithm: bool) -> tuple[float, float]:
+    """α and β of gold − gold₀ = d(α − β d), or d(α − β log d), by least squares; Gao et al. 2022, §3."""
+    x = torch.tensor([[v, -v * (math.log(v) if logarithm else v)] for v in d])
+    return tuple(torch.linalg.lstsq(x, torch.tensor(gold)[:, None]).solution.flatten().tolist())
+
+
+def draw(table: list[dict], path: Path) -> None:
+    """Gold (solid) and proxy (thin) against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted laws."""
+    fig, axes = figure("√KL from the reference (√nats)", "gold score, 0 to 1", 7, 4.2)
+    betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
+    keys = [("ppo", "beta", beta, f"PPO, beta {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]
+    for number, (method, key, value, label, order) in enumerate(keys):
+        rows = [row for row in table if row["method"] == method and (key is None or row[key] == value)]
+        places = sorted({row[order] for row in rows})
+        means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places] for f in ("kl", "gold")}
+        d = [math.sqrt(max(0.0, kl)) for kl in means["kl"]]
+        moved = [(x, g - means["gold"][0]) for x, g in zip(d, means["gold"]) if x > 0.05]
+        if len(moved) > 2:
+            a, b = fit_law([x for x, _ in moved], [g for _, g in moved], logarithm=method == "ppo")
+            label += f": α {a:+.3f}, β {b:+.3f}"
+        line(axes, number, d, means["gold"], label)
+    legend(axes)
+    save_png(fig, path)
