@@ -58,9 +58,9 @@ class DemoConfig:
     prompts: int = 4_000  # stories that PPO practises on
     evaluated: int = 300  # stories that nothing trained on
     vocabulary: int = 1024  # most tokens
-    width: int = 128  # D of the decoder
-    layers: int = 2  # N of the decoder
-    heads: int = 4  # H of the decoder
+    width: int = 96  # D of the decoder
+    layers: int = 3  # N of the decoder
+    heads: int = 3  # H of the decoder
     pretrain_steps: int = 1400  # of 16 documents
     sft_steps: int = 2000  # of 16 demonstrations
     reward_steps: int = 120  # of 32 comparisons
@@ -85,6 +85,7 @@ FAST = {
     "prompts": 256,
     "evaluated": 48,
     "width": 64,
+    "heads": 2,
     "pretrain_steps": 120,
     "sft_steps": 100,
     "reward_steps": 12,
@@ -187,7 +188,7 @@ class Demo:
     def pretrained(self, tokenizer: Tokenizer, texts: list[str]) -> LanguageModel:
         """A decoder that has read the dirty corpus."""
         c = self.config
-        shape = TransformerConfig(tokenizer.size, 160, c.width, c.layers, c.heads, activation="relu", initial_std=0.1)
+        shape = TransformerConfig(tokenizer.size, 160, c.width, c.layers, c.heads, activation="relu", initial_std=0.1, smeared_keys=True)
         model = LanguageModel(shape, c.seed_of(1))
         settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200, seed=c.seed_of(1))
         held_out = max(1, len(texts) // 50)
@@ -201,7 +202,7 @@ class Demo:
         model.load_state_dict(pretrained.state_dict())
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
         held_out = max(32, len(rows) // 50)
-        settings = TrainingConfig(c.sft_steps, 16, 2e-3, final=0.02, weight_decay=0.05, validate_every=100, checkpoint_every=100, seed=c.seed_of(2))
+        settings = TrainingConfig(c.sft_steps, 16, 4e-3, final=0.02, weight_decay=0.05, validate_every=100, checkpoint_every=100, seed=c.seed_of(2))
         train = lambda run: fine_tune(model, rows[:-held_out], rows[-held_out:], settings, run)  # noqa: E731
         return self.trained(INSTRUCTED, model, tokenizer, settings, train)
 

@@ -49,6 +49,7 @@ class TransformerConfig:
     activation: str = "gelu"  # gelu | gelu_tanh (GPT-2's) | relu
     dropout: float = 0.0  # share of activations dropped while training
     initial_std: float = 0.02  # deviation of the initial weights; GPT-2's value, made for widths near 1000: narrow models learn faster from 1/√D
+    smeared_keys: bool = False  # mix each key with the one before it, so that small models learn to copy early (Olsson et al. 2022)
     fused_attention: bool = True  # torch's fused kernel; False runs the formula below
 
     def __post_init__(self):
@@ -122,6 +123,22 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def smear(key: Tensor, weight: Tensor, first: Tensor, before: Tensor | None = None) -> Tensor:
+    r"""Mix each key with the key of the token before it: k_t ← (1 − a) k_t + a k_{t−1}, a = σ(weight), one for each head.
+
+    To copy "Ida found the …" a head must find the token that came *after* an earlier "found". With smeared keys one layer can; otherwise an
+    earlier layer has to bring the previous token along first.                Olsson et al. 2022, "smeared key" architecture
+
+    Args:
+        key: (B, H, T, d); weight: (H,).
+        first: bool, broadcastable to (B, H, T, 1), true where a text begins: there is nothing before it to mix in.
+        before: (B, H, 1, d) the last key of what was read earlier, before smearing; None at the beginning.
+    """
+    before = torch.cat([key[:, :, :1] if before is None else before, key[:, :, :-1]], dim=2)  # (B, H, T, d)
+    a = torch.sigmoid(weight)[:, None, None] * ~first  # (…, T, 1)
+    return key + a * (before - key)
+
+
 class Cache:
     """Keys and values of what a decoder has read so far, in memory laid out once.
 
@@ -137,6 +154,7 @@ class Cache:
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
+        self.last: list[Tensor | None] = [None] * config.layers  # the last key of each layer before smearing, (B, H, 1, d)
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,12 +175,13 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
         self.output = nn.Linear(config.width, config.width)
+        self.smear = nn.Parameter(torch.zeros(config.heads)) if config.smeared_keys else None
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)."""
         return x.view(*x.shape[:2], self.config.heads, -1).transpose(1, 2)
 
-    def forward(self, x, allowed=None, causal=False, rotation=None, cache=None, memory=None) -> Tensor:
+    def forward(self, x, allowed=None, causal=False, rotation=None, cache=None, memory=None, first=None) -> Tensor:
         query = self.split(self.query(x))  # (B, H, T, d)
         if memory is not None and cache is not None and cache.memory[self.layer] is not None:
             key, value = cache.memory[self.layer]  # the encoder's output does not change while we decode
@@ -171,6 +190,11 @@ class Attention(nn.Module):
             key, value = self.split(self.key(source)), self.split(self.value(source))  # (B, H, S, d)
             if memory is not None and cache is not None:
                 cache.memory[self.layer] = key, value
+        if self.smear is not None and memory is None:
+            before = None if cache is None else cache.last[self.layer]
+            if cache is not None:
+                cache.last[self.layer] = key[:, :, -1:]
+            key = smear(key, self.smear, first, before)
         if rotation is not None and memory is None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None and memory is None:
@@ -203,8 +227,8 @@ class Block(nn.Module):
         self.feed_forward_norm, self.feed_forward = nn.LayerNorm(config.width), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, allowed, causal, rotation, cache=None, memory=None, memory_allowed=None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), allowed, causal, rotation, cache))
+    def forward(self, x, allowed, causal, rotation, cache=None, memory=None, memory_allowed=None, first=None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), allowed, causal, rotation, cache, first=first))
         if memory is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory_allowed, cache=cache, memory=memory))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -256,8 +280,9 @@ class Transformer(nn.Module):
         x = self.dropout(x)
         causal = self.causal and allowed is None and T > 1
         memory_allowed = None if memory_mask is None else memory_mask[:, None, None, :]  # (B, 1, 1, S)
+        first = (positions == 0)[..., None] if positions.dim() == 1 else (positions == 0)[:, None, :, None]  # where a text begins
         for block in self.blocks:
-            x = block(x, allowed, causal, rotation, cache, memory, memory_allowed)
+            x = block(x, allowed, causal, rotation, cache, memory, memory_allowed, first)
         if cache is not None:
             cache.length += T
         return self.norm(x)

@@ -188,3 +188,47 @@ def test_best_of_n_has_its_kl_and_takes_the_best():
     assert best_of_n_kl(1) == 0.0 and best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
     texts, scores = best_of([["a", "b", "c"]], torch.tensor([[0.1, 0.3, 0.9]]), 2)
     assert texts == ["b"] and scores.tolist() == pytest.approx([0.3])
+
+
+def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
+    from minialign.checkpoints import RunFolder
+    from minialign.rlhf.ppo import train_ppo
+
+    policy, _, _, reward = models()
+    before = copy.deepcopy(policy.state_dict())
+    seen = []
+
+    def watch(rollout, names):
+        seen.append((rollout.values.abs().max().item(), k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean().item()))
+        return {}
+
+    config = PPOConfig(updates=4, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2)
+    trained, last = train_ppo(policy.eval(), reward, PROMPTS * 2, config, RunFolder(tmp_path), watch=watch)
+    assert seen[0][0] == 0.0 and seen[1][0] > 0.0
+    assert abs(seen[0][1]) < 1e-4 and seen[-1][1] > 0.01
+    assert last["kl"] == pytest.approx(seen[-1][1])
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), policy.state_dict().values()))
+    assert not {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in trained.parameters()}
+
+
+def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
+    from minialign.checkpoints import RunFolder
+    from minialign.errors import UserError
+    from minialign.rlhf.ppo import train_ppo
+
+    policy, _, _, reward = models()
+    config = PPOConfig(updates=6, prompts=4, minibatch=2, new_tokens=8, checkpoint_every=2, target_kl=1.0, horizon=50)
+    whole, _ = train_ppo(policy.eval(), reward, PROMPTS * 3, config, RunFolder(tmp_path / "whole"))
+
+    def fault(rollout, names, left=[5]):  # noqa: B006 (counts over the calls)
+        left[0] -= 1
+        if left[0] == 0:
+            raise UserError("the power is gone")
+        return {}
+
+    with pytest.raises(UserError, match="power"):
+        train_ppo(policy, reward, PROMPTS * 3, config, RunFolder(tmp_path / "parts"), watch=fault)
+    again, _ = train_ppo(policy, reward, PROMPTS * 3, config, RunFolder(tmp_path / "parts"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
+    assert [r["step"] for r in RunFolder(tmp_path / "parts").metrics()] == list(range(1, 7))
+    assert RunFolder(tmp_path / "whole").metrics() == RunFolder(tmp_path / "parts").metrics()

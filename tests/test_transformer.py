@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import TINY, build
 
 from minialign.errors import UserError
-from minialign.transformer import Cache, TransformerConfig, attention, causal_mask, positions_from_mask, rotate, rotation_table
+from minialign.transformer import Cache, TransformerConfig, attention, causal_mask, positions_from_mask, rotate, rotation_table, smear
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -406,3 +406,28 @@ def test_a_shape_that_cannot_be_is_an_error_that_names_it(change, message):
 
 def test_learned_positions_allow_an_odd_head():
     assert TransformerConfig(vocabulary=9, width=6, heads=2, positions="learned").width == 6
+
+
+def test_smeared_keys_mix_in_the_token_before_and_nothing_at_the_beginning():
+    key, weight = random(2, 3, 5, 4), random(3, seed=1)
+    first = (torch.arange(5) == 0)[:, None]
+    found = smear(key, weight, first)
+    for t in range(5):
+        a = torch.sigmoid(weight)[:, None] if t else 0.0
+        torch.testing.assert_close(found[:, :, t], (1 - a) * key[:, :, t] + a * key[:, :, max(0, t - 1)])
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_smeared_keys_give_the_same_numbers_with_the_cache_and_beside_padding(positions, tokens):
+    model = build(smeared_keys=True, positions=positions)
+    for block in model.body.blocks:
+        block.attention.smear.data = torch.tensor([1.5, -0.5])
+    plain = model(tokens)
+    assert not torch.allclose(plain, build(positions=positions)(tokens), atol=1e-4)
+    pads = torch.zeros(3, 4, dtype=torch.long)
+    mask = torch.cat([pads.bool(), torch.ones_like(tokens).bool()], dim=1)
+    padded = torch.cat([pads, tokens], dim=1)
+    torch.testing.assert_close(model(padded, mask)[:, 4:], plain, atol=1e-5, rtol=1e-5)
+    cache = Cache(model.config, 3, 16)
+    parts = [model(padded[:, :9], mask[:, :9], cache)[:, 4:], *(model(padded[:, t : t + 1], None, cache) for t in range(9, 16))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), plain, atol=1e-5, rtol=1e-5)

@@ -10,7 +10,8 @@ against it. The *reference* π_ref is the SFT model, frozen for good; the KL pen
     2. No dropout, one temperature everywhere: with learning rate 0 all ratios are 1 (test_ratios_are_1_before_the_first_step).
     3. Advantages are whitened over the real tokens of the whole batch, never over padding (test_whitening_ignores_padding).
     4. The policy loss is the mean over the real tokens of a minibatch.
-    5. The value function has a trunk of its own, which starts as the reward model (Stiennon et al. 2020, §3.4), so V is the score then.
+    5. The value function has a trunk of its own, which starts as the reward model's (Stiennon et al. 2020, §3.4), and a head of zeros (Ziegler
+       et al. 2019): a reward head is right at the end of an answer only, and elsewhere worse than 0 (test_the_value_function_starts_at_0).
     6. Adam with eps 1e-5, learning rate falling to 0 (Huang et al. 2024, details 19 and 21). TensorFlow's Adam adds eps elsewhere, which makes
        first steps differ where gradients are tiny: by a factor of 1.03 at 1e-2, 3.8 at 1e-4, 29 at 1e-6.
     DEVIATION: there is no vf_coef: policy and value share no weight, and Adam is blind to a loss's scale.
@@ -203,7 +204,8 @@ def train_ppo(
         Stopped: after Ctrl-C, with everything saved.
     """
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
-    learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), copy.deepcopy(reward).requires_grad_(True), config)
+    value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0)
+    learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), value.requires_grad_(True), config)
     sampling = SamplingConfig(config.new_tokens, config.temperature)
     generator = torch.Generator().manual_seed(config.seed)
     order = Order(len(prompts), config.prompts, config.seed)  # by chance alone: rollouts sorted by length would not be comparable
