@@ -11,7 +11,8 @@ against it. The *reference* π_ref is the SFT model, frozen for good; the KL pen
     3. Advantages are whitened over the real tokens of the whole batch, never over padding (test_whitening_ignores_padding).
     4. The policy loss is the mean over the real tokens of a minibatch.
     5. The value function has a trunk of its own, which starts as the reward model's (Stiennon et al. 2020, §3.4), and a head of zeros (Ziegler
-       et al. 2019): a reward head is right at the end of an answer only, and elsewhere worse than 0 (test_the_value_function_starts_at_0).
+       et al. 2019): a reward head is right at the end of an answer only, and elsewhere worse than 0
+       (test_the_value_function_starts_at_0_and_the_reference_never_moves).
     6. Adam with eps 1e-5, learning rate falling to 0 (Huang et al. 2024, details 19 and 21). TensorFlow's Adam adds eps elsewhere, which makes
        first steps differ where gradients are tiny: by a factor of 1.03 at 1e-2, 3.8 at 1e-4, 29 at 1e-6.
     DEVIATION: there is no vf_coef: policy and value share no weight, and Adam is blind to a loss's scale.
