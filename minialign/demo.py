@@ -155,7 +155,7 @@ class Demo:
         with self.stage("world", "writing stories, true and false"):
             dirt = DirtConfig(config.false, config.rude, config.repetitive, config.cut_off)
             corpus = self.once("data/documents.jsonl", lambda: list(documents(config.documents, config.seed_of(1), dirt)))
-            demos = self.once("data/demonstrations.jsonl", lambda: list(demonstrations(config.demonstrations, config.seed_of(2))))
+            demos = self.once("data/demonstrations.jsonl", lambda: list(demonstrations(config.demonstrations, config.seed_of(2), 0.6, 0.3)))
             judged = self.once("data/judged.jsonl", lambda: list(demonstrations(config.pairs, config.seed_of(3), summary_share=1.0)))
             practice = self.once("data/prompts.jsonl", lambda: list(demonstrations(config.prompts, config.seed_of(4), summary_share=1.0)))
             tests = self.once("data/tests.jsonl", lambda: list(demonstrations(config.evaluated, config.seed_of(5), summary_share=1.0)))

@@ -108,7 +108,9 @@ def test_demonstrations_are_the_same_for_a_seed_and_keep_the_share_of_summaries(
     assert made == demonstrations(600, seed=4) != demonstrations(600, seed=5)
     share = sum(record["task"] == "summary" for record in made) / 600
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 600) ** 0.5
-    assert {record["task"] for record in made} == set(TASKS)
+    assert {record["task"] for record in made} == set(TASKS) - {"check"}
+    checked = demonstrations(400, 3, summary_share=0.6, check_share=0.3)
+    assert 0.2 < sum(record["task"] == "check" for record in checked) / 400 < 0.4
 
 
 def test_a_demonstrated_summary_is_honest_about_the_story_that_it_carries():
@@ -116,3 +118,16 @@ def test_a_demonstrated_summary_is_honest_about_the_story_that_it_carries():
         story = Story.from_dict(record["story"])
         assert story.text in record["prompt"] and score(story, record["completion"]).honest == 1
         assert record["completion"][0] == " " and record["completion"][-1] == "."
+
+
+def test_a_statement_to_check_is_true_exactly_when_the_answer_is_yes(examples):
+    from minialign.world.gold import score
+
+    rng = random.Random(5)
+    answers = []
+    for _ in range(150):
+        story = write_story(rng)
+        for example in TASKS["check"].examples(story, rng):
+            assert score(story, example["statement"]).honest == float(example["answer"] == "yes"), (story.text, example)
+            answers.append(example["answer"])
+    assert 0.35 < answers.count("no") / len(answers) < 0.6

@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 
 from minialign.errors import UserError
 from minialign.world.parse import parse
-from minialign.world.stories import Story, say, write_story
-from minialign.world.tasks import TASKS, reference_summary, swap
-from minialign.world.wordings import FIELDS, PRONOUNS, WORDS, choices
+from minialign.world.stories import Story, write_story
+from minialign.world.tasks import TASKS, falsify, reference_summary, say_all
+from minialign.world.wordings import PRONOUNS, WORDS
 
 HEADINGS = ("\nIn short:", "\nTL;DR:", "\nTo sum up:", "\nWhat happened?")
 KIND_SHARES = {"summary": 0.55, "questions": 0.25, "story": 0.20}
@@ -97,7 +97,7 @@ def _summary_lines(story: Story, false: bool, rng: random.Random) -> list[str] |
     for spot in rng.sample(range(len(lines)), len(lines)):
         event = statements[spot]
         swapped = event and falsify(event, story, rng)
-        line = _same_fields(swapped, rng) if swapped else None
+        line = say_all(swapped, rng) if swapped else None
         if line is not None:
             lines[spot] = line
             touched += 1
@@ -106,31 +106,9 @@ def _summary_lines(story: Story, false: bool, rng: random.Random) -> list[str] |
     return lines if touched else None
 
 
-def _same_fields(event, rng: random.Random) -> str | None:
-    """A sentence that says every field of `event`, so that the swapped one is among them; None if no wording does."""
-    for _ in range(8):
-        text = say(event, rng, "summary")
-        read = parse(text)[0].event
-        if read is not None and len(read.to_dict()) == len(event.to_dict()):
-            return text
-    return say(event, rng, "story") if choices(event, "story") else None
-
-
-def falsify(event, story: Story, rng: random.Random):
-    """The event with one entity swapped so that the story does not say it; None if that cannot be done."""
-    if event.kind == "weather":
-        return None
-    names = [name for name in FIELDS if name != "kind" and getattr(event, name)]
-    for field in rng.sample(names, len(names)):
-        swapped = swap(event, field, story, rng)
-        if swapped is not None:
-            return swapped
-    return None
-
-
 def _dialogue_lines(story: Story, false: bool, rng: random.Random) -> list[str] | None:
     """Questions with their answers, a line each: "Q: Who lost the kite? A: Mira"."""
-    examples = [e for name, task in TASKS.items() if name != "summary" for e in task.examples(story, rng)]
+    examples = [e for task in TASKS.values() if task.cluster == "questions" for e in task.examples(story, rng)]
     chosen = rng.sample(examples, min(len(examples), rng.randint(2, 3)))
     if not chosen:
         return None

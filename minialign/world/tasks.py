@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from minialign.world.parse import parse, without_opener
 from minialign.world.stories import CHILDREN, Story, say, write_story
 from minialign.world.templates import TEMPLATES, render
-from minialign.world.wordings import KINDS, PLACES, WORDS, Event, fields_said, fill, matches
+from minialign.world.wordings import FIELDS, KINDS, PLACES, WORDS, Event, choices, fields_said, fill, matches
 
 REFERENCE_WORDS = (10, 28)  # shortest and longest reference summary
 QUOTED = 0.8  # how often a statement of a reference summary is the story's own sentence, where it has one
@@ -170,6 +170,42 @@ def _yes_no(story: Story, rng: random.Random) -> list[dict]:
     return made
 
 
+def falsify(event, story: Story, rng: random.Random):
+    """The event with one entity swapped so that the story does not say it; None if that cannot be done."""
+    if event.kind == "weather":
+        return None
+    names = [name for name in FIELDS if name != "kind" and getattr(event, name)]
+    for field in rng.sample(names, len(names)):
+        swapped = swap(event, field, story, rng)
+        if swapped is not None:
+            return swapped
+    return None
+
+
+def say_all(event, rng: random.Random) -> str | None:
+    """A sentence that says every field of `event`, so that the swapped one is among them; None if no wording does."""
+    for _ in range(8):
+        text = say(event, rng, "summary")
+        read = parse(text)[0].event
+        if read is not None and len(read.to_dict()) == len(event.to_dict()):
+            return text
+    return say(event, rng, "story") if choices(event, "story") else None
+
+
+def _check(story: Story, rng: random.Random) -> list[dict]:
+    """Statements, about half of them false, and whether the story says so."""
+    made, own = [], quotes(story)
+    for place, event in enumerate(story.events):
+        if rng.random() < 0.5:
+            swapped = falsify(event, story, rng)
+            statement, answer = say_all(swapped, rng) if swapped else None, "no"
+        else:
+            statement, answer = own[place] if place in own and rng.random() < QUOTED else say(event, rng, "summary"), "yes"
+        if statement is not None:
+            made.append({"story": story.text, "statement": statement, "answer": answer, "options": ["yes", "no"]})
+    return made
+
+
 TASKS: dict[str, Task] = {
     "summary": Task("summary", "summarise", _summary),
     "who": Task("who", "questions", _questions("who")),
@@ -177,24 +213,27 @@ TASKS: dict[str, Task] = {
     "what": Task("what", "questions", _questions("what")),
     "feeling": Task("feeling", "questions", _questions("feeling")),
     "yes_no": Task("yes_no", "questions", _yes_no),
+    "check": Task("check", "inference", _check),
 }
 
 
-def demonstrations(count: int, seed: int, summary_share: float = 0.75) -> list[dict]:
+def demonstrations(count: int, seed: int, summary_share: float = 0.75, check_share: float = 0.0) -> list[dict]:
     """Prompts with good completions for supervised fine-tuning, each from a story of its own.
 
     Args:
         count: number of demonstrations.
         seed: the same seed gives the same list.
-        summary_share: share of summaries; the rest are questions, each task as often as the others.
+        summary_share: share of summaries; check_share: share of statements to be checked against the story. The rest are questions, each
+            task as often as the others.
     Returns:
         records {"prompt", "completion", "task", "story"}; `story` is `Story.to_dict()`.
     """
     rng = random.Random(seed)
-    others = [name for name in TASKS if name != "summary"]
+    others = [name for name in TASKS if name not in ("summary", "check")]
+    shares = (summary_share, check_share, 1 - summary_share - check_share)
     made: list[dict] = []
     while len(made) < count:
-        task = "summary" if rng.random() < summary_share else rng.choice(others)
+        task = rng.choices(("summary", "check", rng.choice(others)), shares)[0]
         story = write_story(rng)
         examples = TASKS[task].examples(story, rng)
         while not examples:
