@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
-from minialign.world.corpus import DirtConfig, documents
+from minialign.world.corpus import DirtConfig, written_documents
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
@@ -54,10 +56,11 @@ class DemoConfig:
     repetitive: float = 0.1  # share of documents that repeat themselves
     cut_off: float = 0.1  # share of documents that end in mid-sentence
     demonstrations: int = 12_000  # clean answers to learn instructions from
+    summaries: float = 0.6  # share of summaries among them
+    checks: float = 0.3  # share of statements to be checked; the rest are questions
     pairs: int = 4_000  # pairs of summaries that annotators judge
     prompts: int = 4_000  # stories that PPO practises on
     evaluated: int = 300  # stories that nothing trained on
-    vocabulary: int = 1024  # most tokens
     width: int = 96  # D of the decoder
     layers: int = 3  # N of the decoder
     heads: int = 3  # H of the decoder
@@ -151,14 +154,8 @@ class Demo:
 
     def until_comparisons(self) -> Made:
         """The first half: all that a reward model and PPO need. Claims start from here, too."""
-        config = self.config
         with self.stage("world", "writing stories, true and false"):
-            dirt = DirtConfig(config.false, config.rude, config.repetitive, config.cut_off)
-            corpus = self.once("data/documents.jsonl", lambda: list(documents(config.documents, config.seed_of(1), dirt)))
-            demos = self.once("data/demonstrations.jsonl", lambda: list(demonstrations(config.demonstrations, config.seed_of(2), 0.6, 0.3)))
-            judged = self.once("data/judged.jsonl", lambda: list(demonstrations(config.pairs, config.seed_of(3), summary_share=1.0)))
-            practice = self.once("data/prompts.jsonl", lambda: list(demonstrations(config.prompts, config.seed_of(4), summary_share=1.0)))
-            tests = self.once("data/tests.jsonl", lambda: list(demonstrations(config.evaluated, config.seed_of(5), summary_share=1.0)))
+            corpus, demos, judged, practice, tests = self.written()
         with self.stage("tokenizer", "learning a vocabulary"):
             tokenizer = self.tokenizer([d["text"] for d in corpus])
         with self.stage("pretrain", "1 pretraining on all of it"):
@@ -169,11 +166,26 @@ class Demo:
             comparisons = self.once(f"{COMPARED}/comparisons.jsonl", lambda: self.compared(tokenizer, pretrained, instructed, judged))
         return Made(tokenizer, pretrained, instructed, comparisons, practice, tests)
 
+    def written(self) -> list[list[dict]]:
+        """Corpus, demonstrations, and the stories of the later stages, each from a seed of its own: two processes write them side by side."""
+        c = self.config
+        dirt = DirtConfig(c.false, c.rude, c.repetitive, c.cut_off)
+        jobs = {
+            "documents": (written_documents, c.documents, c.seed_of(1), dirt),
+            "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries, c.checks),
+            "judged": (demonstrations, c.pairs, c.seed_of(3), 1.0),
+            "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
+            "tests": (demonstrations, c.evaluated, c.seed_of(5), 1.0),
+        }
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            missing = {name: pool.submit(*job) for name, job in jobs.items() if not (self.folder / "data" / f"{name}.jsonl").exists()}
+            return [self.once(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
+
     def tokenizer(self, texts: list[str]) -> Tokenizer:
         """Learned once, then read."""
         path = self.folder / "tokenizer.json"
         if not path.exists():
-            write_atomic(path, train_tokenizer(texts[:4000], self.config.vocabulary).to_json())
+            write_atomic(path, train_tokenizer(texts[:4000], 1024).to_json())
         return load_tokenizer(path)
 
     def trained(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any, stage: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:

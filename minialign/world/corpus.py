@@ -174,6 +174,11 @@ def corrupted_summary(story: Story, rng: random.Random, false: float = 0.5, rude
     return " ".join(lines)
 
 
+def written_documents(count: int, seed: int, dirt: DirtConfig | None = None) -> list[dict]:
+    """The documents as a list, for another process to hand over."""
+    return list(documents(count, seed, dirt))
+
+
 def show_documents(count: int = 6, seed: int = 0) -> str:
     """A few documents for people, each with what was done to it."""
     return "\n\n".join(f"[{d['kind']}: {', '.join(d['dirt']) or 'clean'}]\n{d['text']}" for d in documents(count, seed))
