@@ -29,12 +29,11 @@ class Batch:
     labels: Tensor  # (B, T) the id that should follow, or IGNORE
     mask: Tensor  # (B, T) true at real tokens
     rows: list[int]  # (B,) which examples they are, to name them in an error
-    by_row: bool = False  # every row weighs the same, however many labels it has
 
     @property
     def count(self) -> int:
-        """What a sum of losses is divided by: how many labels carry loss, or how many rows there are."""
-        return len(self.tokens) if self.by_row else int((self.labels != IGNORE).sum())
+        """How many labels carry loss: what a sum of losses is divided by."""
+        return int((self.labels != IGNORE).sum())
 
     @property
     def size(self) -> int:

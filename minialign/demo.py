@@ -13,6 +13,7 @@ Read next: the files of each stage, in the order above. Try it:  python -m minia
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -50,31 +51,31 @@ SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # how every stage ans
 class DemoConfig:
     """The main job's settings."""
 
-    documents: int = 16_000  # dirty documents to pretrain on
+    documents: int = 9000  # dirty documents to pretrain on
     false: float = 0.3  # share of documents that say something false
     rude: float = 0.2  # share of documents with rude words
     repetitive: float = 0.1  # share of documents that repeat themselves
     cut_off: float = 0.1  # share of documents that end in mid-sentence
-    demonstrations: int = 12_000  # clean answers to learn instructions from
-    summaries: float = 0.6  # share of summaries among them
-    checks: float = 0.3  # share of statements to be checked; the rest are questions
-    pairs: int = 4_000  # pairs of summaries that annotators judge
-    prompts: int = 4_000  # stories that PPO practises on
+    demonstrations: int = 10_000  # clean answers to learn instructions from
+    summaries: float = 0.75  # share of summaries among them
+    checks: float = 0.0  # share of statements to be checked; the rest are questions
+    pairs: int = 5000  # pairs of summaries that annotators judge
+    prompts: int = 2560  # stories that PPO practises on
     evaluated: int = 300  # stories that nothing trained on
     width: int = 96  # D of the decoder
     layers: int = 3  # N of the decoder
     heads: int = 3  # H of the decoder
-    pretrain_steps: int = 1400  # of 16 documents
-    sft_steps: int = 2000  # of 16 demonstrations
-    reward_steps: int = 120  # of 32 comparisons
+    pretrain_steps: int = 900  # of 16 documents
+    sft_steps: int = 2400  # of 16 demonstrations
+    reward_steps: int = 280  # of 16 comparisons
     ppo_updates: int = 40  # of 64 answers
     beta: float = 0.1  # price of one nat of KL, in deviations of the reward
     seed: int = 0  # of everything
 
     def __post_init__(self):
-        for name in ("documents", "demonstrations", "pairs", "prompts", "evaluated", "pretrain_steps", "sft_steps", "reward_steps", "ppo_updates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and name != "seed" and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
 
     def seed_of(self, stage: int) -> int:
         """A seed of its own for each stage, so that no two of them draw the same stories."""
@@ -135,8 +136,7 @@ class Demo:
 
     def once(self, name: str, make: Callable[[], list[dict]]) -> list[dict]:
         """Records of a JSONL file of the run, made and written when they are not there yet."""
-        path = self.folder / name
-        if not path.exists():
+        if not (path := self.folder / name).exists():
             write_jsonl(path, make())
         return read_jsonl(path)
 
@@ -169,9 +169,8 @@ class Demo:
     def written(self) -> list[list[dict]]:
         """Corpus, demonstrations, and the stories of the later stages, each from a seed of its own: two processes write them side by side."""
         c = self.config
-        dirt = DirtConfig(c.false, c.rude, c.repetitive, c.cut_off)
         jobs = {
-            "documents": (written_documents, c.documents, c.seed_of(1), dirt),
+            "documents": (written_documents, c.documents, c.seed_of(1), DirtConfig(c.false, c.rude, c.repetitive, c.cut_off)),
             "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries, c.checks),
             "judged": (demonstrations, c.pairs, c.seed_of(3), 1.0),
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
@@ -210,8 +209,7 @@ class Demo:
     def instructed(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
         """The same decoder after clean demonstrations."""
         c = self.config
-        model = LanguageModel(pretrained.config)
-        model.load_state_dict(pretrained.state_dict())
+        model = copy.deepcopy(pretrained)
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
         held_out = max(32, len(rows) // 50)
         settings = TrainingConfig(c.sft_steps, 16, 4e-3, final=0.02, weight_decay=0.05, validate_every=100, checkpoint_every=100, seed=c.seed_of(2))
@@ -226,16 +224,14 @@ class Demo:
             Candidate("pretrained", pretrained, temperature=SAMPLING.temperature),
             Candidate("reference", texts=tuple(d["completion"] for d in judged)),
         ]
-        prompts = [d["prompt"] for d in judged]
-        pairs, _ = sample_pairs(candidates, tokenizer, prompts, SAMPLING, self.config.seed_of(3))
+        pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, self.config.seed_of(3))
         return judge_pairs(pairs, judged, self.config.seed_of(3))
 
     def rewarded(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
         """The reward model, normalised on answers of the instruction-tuned model."""
         c = self.config
         learned, held_out = split_by_prompt(comparisons)
-        context = instructed.config.context
-        pairs, valid = (pair_rows(tokenizer, part, context)[0] for part in (learned, held_out))
+        pairs, valid = (pair_rows(tokenizer, part, instructed.config.context)[0] for part in (learned, held_out))
         settings = TrainingConfig(c.reward_steps, 16, 1.5e-3, weight_decay=0.01, validate_every=40, checkpoint_every=40, seed=c.seed_of(4))
         prompts = [d["prompt"] for d in learned[:256]]
 
@@ -249,10 +245,6 @@ class Demo:
         """The policy after PPO, on stories that no other stage has seen."""
         c = self.config
         prompts = prompt_ids(tokenizer, [d["prompt"] for d in practice])
-        settings = PPOConfig(
-            updates=c.ppo_updates,
-            prompts=min(64, len(prompts)),
-            new_tokens=SAMPLING.new_tokens, temperature=SAMPLING.temperature, beta=c.beta, seed=c.seed_of(5)
-        )
-        watch = gold_watch(tokenizer, practice)
-        return self.trained(RLHF, instructed, tokenizer, settings, lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=watch))
+        settings = PPOConfig(c.ppo_updates, min(64, len(prompts)), SAMPLING.new_tokens, SAMPLING.temperature, beta=c.beta, seed=c.seed_of(5))
+        train = lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=gold_watch(tokenizer, practice))  # noqa: E731
+        return self.trained(RLHF, instructed, tokenizer, settings, train)

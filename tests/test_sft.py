@@ -11,7 +11,7 @@ from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
-from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
+from minialign.pretrain.causal_lm import LabelledRows
 from minialign.training import TrainingConfig
 
 CALLS = [{"prompt": f"{name} asks: {thing}?", "completion": f" {thing}"} for name in ("Rosa", "Finn", "Mira") for thing in ("kite", "boat", "hat", "barn")]
@@ -87,17 +87,3 @@ def test_the_prompt_is_read_but_not_taught(tmp_path, tokenizer):
 
 def test_its_own_settings_are_those_of_a_second_gentler_stage():
     assert SFT.learning_rate < TrainingConfig().learning_rate and SFT.weight_decay < TrainingConfig().weight_decay
-
-
-def test_every_demonstration_weighs_the_same():
-    model = build()
-    rows = [([1, 30, 31, 32, 33, 2], 2), ([1, 40, 41, 2], 3)]
-    data = LabelledRows(rows, 2, 0, by_row=True)
-    batch = data.batch([0, 1])
-    expected = 0.0
-    for ids, start in rows:
-        logprobs = model(torch.tensor([ids[:-1]])).log_softmax(-1)[0]
-        losses = [-logprobs[t - 1, ids[t]] for t in range(start, len(ids))]
-        expected = expected + sum(losses) / len(losses)
-    assert batch.count == 2
-    torch.testing.assert_close(next_token_loss(model, batch), expected)

@@ -1,14 +1,12 @@
 r"""Supervised fine-tuning on demonstrations: show the model what a good answer looks like.
 
-    L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            mean over demonstrations, over the answer y only, the prompt x is read but not taught
+    L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            over the answer y only, the prompt x is read but not taught
                                                   Ouyang et al. 2022 (InstructGPT), §3.5; Stiennon et al. 2020, §3.4
 
 The loss is that of pretraining (pretrain/causal_lm.py); what changes is the text, and where the loss looks. Details that matter:
     1. No loss on the prompt (test_no_loss_falls_on_the_prompt).
-    2. Every demonstration weighs the same: with a mean over labels, one summary of twenty tokens would drown ten answers of "yes"
-       (test_every_demonstration_weighs_the_same).
-    3. The end token is taught, or the model talks on for ever (test_the_last_label_is_the_end_token).
-    4. Examples that do not fit the context are an error, or, on request, left out and counted: cutting them would cut the answer.
+    2. The end token is taught, or the model talks on for ever (test_the_last_label_is_the_end_token).
+    3. Examples that do not fit the context are an error, or, on request, left out and counted: cutting them would cut the answer.
 
 Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 """
@@ -79,4 +77,4 @@ def fine_tune(
         loss = mean_loss(model, batches)
         return {"validation": loss, "perplexity": perplexity(loss)}
 
-    return train(model, LabelledRows(rows, config.batch, config.seed, by_row=True), next_token_loss, config, run, validate, label="instruction tuning")
+    return train(model, LabelledRows(rows, config.batch, config.seed), next_token_loss, config, run, validate, label="instruction tuning")

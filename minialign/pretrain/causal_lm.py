@@ -25,20 +25,16 @@ from minialign.batching import IGNORE, Batch, Order, next_token_batch, pack
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
-from minialign.logprobs import label_loss, token_logprobs
+from minialign.logprobs import label_loss
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
 
 def next_token_loss(model: LanguageModel, batch: Batch) -> Tensor:
-    """Sum of −log π(label) over the batch's labels, nats; with `by_row`, of each row's mean. Logits are computed only where there is a label."""
+    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere else."""
     taught = batch.labels != IGNORE  # (B, T)
     hidden = model.body(batch.tokens)  # (B, T, D)   pads stand on the right, where a causal model never looks
-    logits, labels = model.logits(hidden[taught]), batch.labels[taught]  # (labels, V), (labels,)
-    if not batch.by_row:
-        return label_loss(logits, labels)
-    weights = (1 / taught.sum(dim=1, keepdim=True)).expand_as(taught)[taught]  # 1 / labels of the row
-    return -(token_logprobs(logits, labels) * weights).sum()
+    return label_loss(model.logits(hidden[taught]), batch.labels[taught])
 
 
 class PackedText:
@@ -68,11 +64,10 @@ class LabelledRows:
     Args:
         rows: (ids, place where the teaching starts) of each example.
         batch: rows a step; seed: of their order.
-        by_row: every row weighs the same; otherwise every label does.
     """
 
-    def __init__(self, rows: list[tuple[list[int], int]], batch: int, seed: int, by_row: bool = False):
-        self.rows, self.order, self.by_row = rows, Order([len(ids) for ids, _ in rows], batch, seed), by_row
+    def __init__(self, rows: list[tuple[list[int], int]], batch: int, seed: int):
+        self.rows, self.order = rows, Order([len(ids) for ids, _ in rows], batch, seed)
 
     def microbatches(self, step: int, parts: int) -> list[Batch]:
         """The step's rows, in `parts` pieces, padded on the right."""
@@ -81,8 +76,7 @@ class LabelledRows:
 
     def batch(self, names: list[int]) -> Batch:
         """The named rows as one batch."""
-        batch = next_token_batch([self.rows[i][0] for i in names], [self.rows[i][1] for i in names], names)
-        return dataclasses.replace(batch, by_row=self.by_row)
+        return next_token_batch([self.rows[i][0] for i in names], [self.rows[i][1] for i in names], names)
 
 
 @torch.no_grad()
