@@ -13,120 +13,25 @@ Everything is written to a temporary name, fsynced and renamed, so that a fault 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from minialign.errors import UserError
+from minialign.files import read_json, write_atomic, write_json
 from minialign.heads import LanguageModel, ScalarModel, build_body
 from minialign.settings import from_dict, to_dict
+from minialign.tensors import load_into, read_tensors, tensor_file, tensors_of
 from minialign.tokenizer import Tokenizer, load_tokenizer
 from minialign.transformer import TransformerConfig
 
 CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = "config.json", "tokenizer.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors"
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a fault, sees the old content or the new, never a part.
-
-    Raises:
-        UserError: the disk is full or the place cannot be written; the old file is untouched.
-    """
-    path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # the new name itself must survive a power cut
-            folder = os.open(path.parent, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-                os.fsync(folder)
-            os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
-        raise UserError(f"cannot be written ({error.strerror}); {remedy} and run the same command again", path) from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that people can read, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UserError when it is missing or broken, with the line."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("there is no such file", path) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
-    except UnicodeDecodeError:
-        raise UserError("not UTF-8", path, 1) from None
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor that two names share appears once."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of, and the facts about, a safetensors file. Raises UserError when it is missing, cut short or altered."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-    except FileNotFoundError:
-        raise UserError("there is no such file", path) from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again", path) from None
-    if about.get("sha256", digest(tensors)) != digest(tensors):
-        raise UserError("the numbers are not those that were written; restore it from a copy or train again", path)
-    return tensors, about
-
-
-def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
-    """A safetensors file with facts about its tensors, their digest among them, as one JSON text: several would stand in any order."""
-    tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
-    return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names and bytes of tensors: the file format itself would not notice a flipped bit."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        sha.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
-def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
-    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged, otherwise."""
-    own = tensors_of(module)
-    if set(own) != set(tensors):
-        odd = sorted(set(own) ^ set(tensors))
-        raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two", file)
-    for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise UserError(f"{name} has shape {tuple(tensors[name].shape)}, the model's is {tuple(tensor.shape)}; use the run's own config.json", file)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
 
 
 class RunFolder:

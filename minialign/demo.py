@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 
-from minialign.checkpoints import RunFolder, describe_model, load_model, read_json, write_atomic, write_json
+from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.demo_evaluation import evaluate, gold_watch, judge_pairs
 from minialign.errors import UserError
-from minialign.files import read_jsonl, write_jsonl
+from minialign.files import read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.instruct.sft import demonstration_rows, fine_tune

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from minialign.checkpoints import write_json
 from minialign.evaluation import Interval, length_controlled_win_rate, mean_interval, wilson_interval, win_rate
-from minialign.files import write_jsonl
+from minialign.files import write_json, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.comparisons import as_comparison, split_by_prompt

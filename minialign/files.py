@@ -1,14 +1,16 @@
-r"""Reading what people wrote: text and JSON lines, with errors that name file and line."""
+r"""Files: reading what people wrote, with errors that name file and line; writing so that a fault leaves the old file or the new one."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minialign.checkpoints import write_atomic
 from minialign.errors import UserError
 
 
@@ -67,6 +69,51 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
                 raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
         records.append({**record, "line": number})
     return records
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a fault, sees the old content or the new, never a part.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if os.name == "posix":  # the new name itself must survive a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+                os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        raise UserError(f"cannot be written ({error.strerror}); {remedy} and run the same command again", path) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON that people can read, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises UserError when it is missing or broken, with the line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("there is no such file", path) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
+    except UnicodeDecodeError:
+        raise UserError("not UTF-8", path, 1) from None
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:

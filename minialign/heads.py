@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig, initialise
+from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig
 
 
 def build_body(config: TransformerConfig) -> nn.Module:
@@ -22,6 +22,16 @@ def build_body(config: TransformerConfig) -> nn.Module:
     if config.kind == "encoder-decoder":
         return EncoderDecoder(config)
     return Transformer(config, causal=config.kind == "decoder")
+
+
+def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Generator) -> None:
+    """GPT-2's start: N(0, std²), zero biases, and what writes into the stream (`.output`) smaller by √(2N); Radford et al. 2019, §2.3."""
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            parameter.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        else:
+            shrink = math.sqrt(2 * config.layers) if name.endswith("output.weight") else 1.0
+            parameter.data.normal_(0.0, config.initial_std / shrink, generator=generator)
 
 
 class LanguageModel(nn.Module):

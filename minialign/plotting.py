@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from minialign.checkpoints import write_atomic
+from minialign.files import write_atomic
 
 INK, FAINT = "#33383e", "#c9cdd2"  # text and axes; grid
 STYLES = [("#0072b2", "-", "o"), ("#c24f00", "--", "s"), ("#00805c", "-.", "^"), ("#a8508a", ":", "D"), ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"),

@@ -17,7 +17,6 @@ rising: the learning rate is too high) · `tokens_per_second` · `validation` (w
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import signal
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minialign.checkpoints import RunFolder
+from minialign.early_stop import BestWeights
 from minialign.errors import UserError
 
 
@@ -228,37 +228,3 @@ def train(
     if rank == 0:
         run.finish(model, **result)
     return result
-
-
-class BestWeights:
-    """Early stopping: the weights of the best look at held-out examples, and how long ago it was.
-
-    Args:
-        run: the best weights are kept in its folder, so that a resumed run still has them.
-        patience: looks without improvement after which training gives up; 0 does nothing at all.
-        state: the loop's; carries "best" and "stale" through checkpoints.
-    """
-
-    def __init__(self, run: RunFolder, patience: int, state: dict):
-        self.run, self.patience, self.state = run, patience, state
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether it was `patience` looks ago."""
-        return 0 < self.patience <= self.state["stale"]
-
-    def look(self, model: nn.Module, found: dict[str, float]) -> None:
-        """Take note of a validation; keep its numbers and the weights when its loss is the best so far."""
-        if not self.patience:
-            return
-        if found.get("validation", math.nan) < self.state["best"]:
-            self.state.update(best=found["validation"], found=found, stale=0)
-            RunFolder(self.run.path / "best").save_checkpoint({"model": copy.deepcopy(model)}, {}, {}, {})
-        else:
-            self.state["stale"] += 1
-
-    def restore(self, model: nn.Module) -> None:
-        """Put the best weights back, at the end."""
-        if self.patience and self.state["best"] < math.inf:
-            RunFolder(self.run.path / "best").load_checkpoint({"model": model}, {}, {})
-            self.state["last"] = self.state["found"]

@@ -29,7 +29,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from minialign.cache import Cache
 from minialign.errors import UserError
+from minialign.positions import causal_mask, positions_from_mask, rotate, rotation_table, smear
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 
@@ -87,82 +89,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None 
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -math.inf)
     return scores.softmax(dim=-1) @ value  # (B, H, T, d)
-
-
-def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
-    """(T, T) bool: row t is true at 0..t."""
-    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
-
-
-def positions_from_mask(mask: Tensor) -> Tensor:
-    """(B, T) position of each token among the real ones of its row, from a (B, T) bool mask; pads get a harmless 0."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def rotation_table(positions: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that rotate a head's d numbers by its position, Su et al. 2021 (RoFormer), §3.4.2.
-
-    Args:
-        positions: (T,) or (B, T).
-        d: head size, even.
-    Returns:
-        cos, sin: (T, d) or (B, 1, T, d), ready to multiply (B, H, T, d).
-    """
-    frequencies = 10_000.0 ** (-torch.arange(0, d, 2, device=positions.device) / d)  # (d/2,)   θᵢ
-    angles = positions[..., None] * frequencies  # (..., T, d/2)
-    angles = torch.cat([angles, angles], dim=-1)  # (..., T, d)
-    if positions.dim() == 2:
-        angles = angles[:, None]
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (xᵢ, xᵢ₊d/2) of x (B, H, T, d) by its position's angle."""
-    cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def smear(key: Tensor, weight: Tensor, first: Tensor, before: Tensor | None = None) -> Tensor:
-    r"""Mix each key with the key of the token before it: k_t ← (1 − a) k_t + a k_{t−1}, a = σ(weight), one for each head.
-
-    To copy "Ida found the …" a head must find the token that came *after* an earlier "found". With smeared keys one layer can; otherwise an
-    earlier layer has to bring the previous token along first.                Olsson et al. 2022, "smeared key" architecture
-
-    Args:
-        key: (B, H, T, d); weight: (H,).
-        first: bool, broadcastable to (B, H, T, 1), true where a text begins: there is nothing before it to mix in.
-        before: (B, H, 1, d) the last key of what was read earlier, before smearing; None at the beginning.
-    """
-    before = torch.cat([key[:, :, :1] if before is None else before, key[:, :, :-1]], dim=2)  # (B, H, T, d)
-    a = torch.sigmoid(weight)[:, None, None] * ~first  # (…, T, 1)
-    return key + a * (before - key)
-
-
-class Cache:
-    """Keys and values of what a decoder has read so far, in memory laid out once.
-
-    Args:
-        config: of the model that will fill it.
-        batch: B.
-        length: S, most tokens that will be read, padding included.
-    """
-
-    def __init__(self, config: TransformerConfig, batch: int, length: int):
-        shape = (config.layers, 2, batch, config.heads, length, config.width // config.heads)
-        self.store = torch.empty(shape)  # (N, 2, B, H, S, d)
-        self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
-        self.padded = False  # whether any pad was read
-        self.length = 0  # tokens read so far, padding included
-        self.last: list[Tensor | None] = [None] * config.layers  # the last key of each layer before smearing, (B, H, 1, d)
-        self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
-        end = self.length + key.shape[2]
-        self.store[layer, 0, :, :, self.length : end] = key
-        self.store[layer, 1, :, :, self.length : end] = value
-        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
 
 class Attention(nn.Module):
@@ -321,13 +247,3 @@ class EncoderDecoder(nn.Module):
         if memory is None:
             memory = self.encoder(inputs, input_mask)
         return self.decoder(tokens, mask, cache, memory, input_mask)
-
-
-def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Generator) -> None:
-    """GPT-2's start: N(0, std²), zero biases, and what writes into the stream (`.output`) smaller by √(2N); Radford et al. 2019, §2.3."""
-    for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
-            parameter.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        else:
-            shrink = math.sqrt(2 * config.layers) if name.endswith("output.weight") else 1.0
-            parameter.data.normal_(0.0, config.initial_std / shrink, generator=generator)

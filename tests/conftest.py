@@ -51,12 +51,7 @@ def tokens():
 
 
 # Defects that a test shows and the code still has: each is to be mended, then its line removed. A test that passes again is an error.
-KNOWN_DEFECTS = (
-    "test_house.py::test_no_file_is_longer_than_one_sitting[minialign/checkpoints.py]",
-    "test_house.py::test_no_file_is_longer_than_one_sitting[minialign/rlhf/ppo.py]",
-    "test_house.py::test_no_file_is_longer_than_one_sitting[minialign/training.py]",
-    "test_house.py::test_no_file_is_longer_than_one_sitting[minialign/transformer.py]",
-)
+KNOWN_DEFECTS: tuple[str, ...] = ()
 
 
 def pytest_collection_modifyitems(items):

@@ -12,22 +12,12 @@ import torch
 from conftest import TINY, build
 
 from minialign import checkpoints
-from minialign.checkpoints import (
-    RunFolder,
-    describe_model,
-    flatten,
-    load_into,
-    load_model,
-    read_json,
-    read_tensors,
-    same_tokenizer,
-    tensors_of,
-    write_atomic,
-    write_json,
-)
+from minialign.checkpoints import RunFolder, describe_model, flatten, load_model, same_tokenizer
 from minialign.errors import UserError
+from minialign.files import read_json, write_atomic, write_json
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.settings import to_dict
+from minialign.tensors import load_into, read_tensors, tensors_of
 from minialign.tokenizer import train_tokenizer
 from minialign.training import adamw
 

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from minialign import training
-from minialign.checkpoints import RunFolder, read_tensors
+from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
+from minialign.tensors import read_tensors
 from minialign.training import Stopped, TrainingConfig, adamw, gradient_step, interruptible, learning_rate_at, train
 from minialign.transformer import TransformerConfig
 

@@ -23,9 +23,8 @@ from typing import Any
 import tokenizers
 import torch
 
-from minialign.checkpoints import write_atomic, write_json
 from minialign.errors import UserError
-from minialign.files import fingerprint
+from minialign.files import fingerprint, write_atomic, write_json
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
 CLAIMS = {"over-optimisation": "over_optimisation"}  # id -> module

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 import torch
 
-from minialign.checkpoints import RunFolder, read_json, write_json
+from minialign.checkpoints import RunFolder
 from minialign.commands.options import Command, Option, configured
 from minialign.demo import FAST, Demo, DemoConfig
 from minialign.errors import UserError
 from minialign.evaluation import peak_memory_mib
+from minialign.files import read_json, write_json
 from minialign.report import write_report
 from minialign.settings import to_dict
 

@@ -8,13 +8,13 @@ import click
 import torch
 
 from minialign.batching import next_token_batch
-from minialign.checkpoints import load_model, same_tokenizer, write_json
+from minialign.checkpoints import load_model, same_tokenizer
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.commands.ppo import read_prompts
 from minialign.commands.pretrain import read_documents
 from minialign.errors import UserError
 from minialign.evaluation import length_controlled_win_rate, mean_interval, win_rate
-from minialign.files import read_jsonl
+from minialign.files import read_jsonl, write_json
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.reward_model import answer_rows, score_rows

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from minialign.checkpoints import write_atomic
+from minialign.files import write_atomic
 from minialign.report.figures import curves_section, scores_section, wins_section
 from minialign.report.pipeline import pipeline_section
 from minialign.report.run import Run, escape

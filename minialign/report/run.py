@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialign.checkpoints import METRICS, RunFolder, read_json
+from minialign.checkpoints import METRICS, RunFolder
 from minialign.errors import UserError
-from minialign.files import read_jsonl
+from minialign.files import read_json, read_jsonl
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
 STAGES = {"pretrained": "pretrained", "sft": "instruction-tuned", "rlhf": "RLHF", "reference": "references"}  # in the order of the figures' styles

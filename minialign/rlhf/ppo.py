@@ -43,9 +43,8 @@ from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import entropy, masked_mean, masked_variance, token_logprobs, whiten
 from minialign.rlhf.gae import advantages_and_returns
-from minialign.rlhf.kl import KLPrice, k1, k3
-from minialign.rlhf.rollout import Rollout, collect, response_logits, response_values
-from minialign.tokenizer import END
+from minialign.rlhf.kl import KLPrice, k1
+from minialign.rlhf.rollout import Rollout, collect, response_logits, response_values, rollout_metrics
 from minialign.training import Stopped, adamw, interruptible
 
 
@@ -241,17 +240,3 @@ def train_ppo(
     learner.policy.eval()
     run.finish(learner.policy, **state["last"])
     return learner.policy, state["last"]
-
-
-def rollout_metrics(rollout: Rollout, kl: float, beta: float) -> dict[str, float]:
-    """What one rollout tells: score, KL by two estimators, lengths, ends."""
-    lengths = rollout.mask.sum(dim=1)
-    ended = rollout.response.gather(1, lengths[:, None] - 1).squeeze(1) == END
-    return {
-        "score": float(rollout.scores.mean()),
-        "kl": kl,
-        "kl_k3": float(k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean()),
-        "length": float(lengths.float().mean()),
-        "ended": float(ended.float().mean()),
-        "beta": beta,
-    }

@@ -23,6 +23,7 @@ from minialign.batching import pad
 from minialign.generation import Generated, SamplingConfig, generate
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import token_logprobs
+from minialign.rlhf.kl import k3
 from minialign.tokenizer import END, Tokenizer
 
 
@@ -120,6 +121,20 @@ def collect(
         values=response_values(value, tokens, places) * mask,
         scores=penalise_missing_end(score_answers(reward, tokens, places, mask), generated.ended(), *missing_end),
     )
+
+
+def rollout_metrics(rollout: Rollout, kl: float, beta: float) -> dict[str, float]:
+    """What one rollout tells: score, KL by two estimators, lengths, ends."""
+    lengths = rollout.mask.sum(dim=1)
+    ended = rollout.response.gather(1, lengths[:, None] - 1).squeeze(1) == END
+    return {
+        "score": float(rollout.scores.mean()),
+        "kl": kl,
+        "kl_k3": float(k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean()),
+        "length": float(lengths.float().mean()),
+        "ended": float(ended.float().mean()),
+        "beta": beta,
+    }
 
 
 def show_rollout(rollout: Rollout, tokenizer: Tokenizer, advantages: Tensor, row: int = 0) -> str:

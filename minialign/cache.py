@@ -1,0 +1,37 @@
+r"""The key-value cache: what a decoder has read is not computed again; generation.py reads a token at a time into it.
+
+The letters of the shapes are those of transformer.py; `config` is its TransformerConfig.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """Keys and values of what a decoder has read so far, in memory laid out once.
+
+    Args:
+        config: of the model that will fill it.
+        batch: B.
+        length: S, most tokens that will be read, padding included.
+    """
+
+    def __init__(self, config, batch: int, length: int):
+        self.shape = (config.layers, 2, batch, config.heads, length, config.width // config.heads)
+        self.store: Tensor | None = None  # (N, 2, B, H, S, d), laid out when the first keys tell their number format and device
+        self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
+        self.padded = False  # whether any pad was read
+        self.length = 0  # tokens read so far, padding included
+        self.last: list[Tensor | None] = [None] * config.layers  # the last key of each layer before smearing, (B, H, 1, d)
+        self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
+        if self.store is None:
+            self.store = key.new_empty(self.shape)
+        end = self.length + key.shape[2]
+        self.store[layer, 0, :, :, self.length : end] = key
+        self.store[layer, 1, :, :, self.length : end] = value
+        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
