@@ -6,6 +6,7 @@ Without a command it runs the main job, `demo`. A command's module is imported o
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -24,6 +25,8 @@ COMMANDS = {
     "realdata": "Fetch real texts and real people's judgements.",
     "claims": "Check what the course notes say, one experiment a claim.",
 }
+
+PARALLEL = ("pretrain", "sft", "reward")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
 
 
 class Map(click.Group):
@@ -57,6 +60,11 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return the exit status: 0, 2 for what the user can put right, 130 after Ctrl-C."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["demo", *arguments]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and arguments[0] not in PARALLEL:
+        print(f"error: {arguments[0]} runs in one process; torchrun can share {', '.join(PARALLEL)}", file=sys.stderr)
+        return 2
+    if int(os.environ.get("RANK", 0)) > 0:  # the first process speaks for all
+        sys.stdout = open(os.devnull, "w")
     try:
         main.main(arguments, prog_name="python -m minialign", standalone_mode=False)
         return 0

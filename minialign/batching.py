@@ -115,7 +115,7 @@ class Order:
 
     def __init__(self, lengths: Sequence[int] | int, batch: int, seed: int, pool: int = 16):
         self.lengths = torch.zeros(lengths, dtype=torch.long) if isinstance(lengths, int) else torch.as_tensor(lengths)
-        if len(self.lengths) < batch:
+        if not 1 <= batch <= len(self.lengths):
             raise UserError(f"there are {len(self.lengths)} examples, fewer than one batch of {batch}; give more, or a smaller --batch")
         self.batch, self.seed, self.pool = batch, seed, pool
         self.steps_in_epoch = len(self.lengths) // batch

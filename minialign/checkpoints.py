@@ -52,6 +52,9 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep the folder for this process; a process that dies lets go of it. Raises UserError when another one holds it."""
+        if int(os.environ.get("RANK", 0)) > 0:  # under torchrun the first process keeps the folder for all, and alone writes to it
+            yield
+            return
         with contextlib.suppress(OSError):
             self.path.mkdir(parents=True, exist_ok=True)
         if not self.path.is_dir() or not os.access(self.path, os.W_OK):
@@ -86,8 +89,9 @@ class RunFolder:
                         self.path,
                     )
             return
-        write_atomic(self.path / TOKENIZER, tokenizer.to_json())
-        write_json(path, config)
+        if int(os.environ.get("RANK", 0)) == 0:
+            write_atomic(self.path / TOKENIZER, tokenizer.to_json())
+            write_json(path, config)
 
     def save_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict, state: dict) -> None:
         """Write all that the run needs to go on bit for bit, as one file."""
@@ -115,6 +119,8 @@ class RunFolder:
                 whole["state"].setdefault(int(i), {})[name] = tensor
             optimizer.load_state_dict(whole)
         for g, generator in generators.items():
+            if f"generator.{g}" not in tensors:
+                raise UserError(f"has no state of the generator {g!r}; it was written by another version: remove it to start again", path)
             generator.set_state(tensors[f"generator.{g}"])
         return about["state"]
 

@@ -2,8 +2,9 @@ r"""Early stopping, an option: keep the weights that did best on held-out exampl
 
 from __future__ import annotations
 
-import copy
 import math
+import os
+import shutil
 
 from torch import nn
 
@@ -33,7 +34,8 @@ class BestWeights:
             return
         if found.get("validation", math.nan) < self.state["best"]:
             self.state.update(best=found["validation"], found=found, stale=0)
-            RunFolder(self.run.path / "best").save_checkpoint({"model": copy.deepcopy(model)}, {}, {}, {})
+            if int(os.environ.get("RANK", 0)) == 0:
+                RunFolder(self.run.path / "best").save_checkpoint({"model": model}, {}, {}, {})
         else:
             self.state["stale"] += 1
 
@@ -42,3 +44,7 @@ class BestWeights:
         if self.patience and self.state["best"] < math.inf:
             RunFolder(self.run.path / "best").load_checkpoint({"model": model}, {}, {})
             self.state["last"] = self.state["found"]
+
+    def forget(self) -> None:
+        """Remove the copy: the finished run holds the same weights."""
+        shutil.rmtree(self.run.path / "best", ignore_errors=True)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from minialign.batching import pad
+from minialign.cache import Cache
 from minialign.errors import UserError
-from minialign.heads import LanguageModel
+from minialign.heads import LanguageModel, evaluating
 from minialign.logprobs import token_logprobs
 from minialign.tokenizer import BEGIN, END, PAD, Tokenizer
-from minialign.transformer import Cache
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,16 @@ def generate(
     Returns:
         Generated, with R = config.new_tokens, or fewer when all rows stopped early.
     Raises:
-        UserError: prompt and answer do not fit the context.
+        UserError: no prompts, or prompt and answer that do not fit the context.
     """
+    if not prompts:
+        raise UserError("there are no prompts to continue")
     longest = max(map(len, prompts))
     if longest + config.new_tokens > model.config.context:
         raise UserError(
             f"a prompt of {longest} tokens and {config.new_tokens} new ones do not fit the model's context of {model.config.context}; "
             "shorten the prompt or ask for fewer new tokens"
         )
-    training, _ = model.training, model.eval()
     prompt, prompt_mask = pad(prompts, side="left")  # (B, P)
     B = len(prompts)
     cache = Cache(model.config, B, longest + config.new_tokens)
@@ -134,16 +135,16 @@ def generate(
     response = torch.full((B, config.new_tokens), PAD)
     logprobs = torch.zeros(B, config.new_tokens)
     finished = torch.zeros(B, dtype=torch.bool)
-    hidden = model.body(prompt, prompt_mask, cache)[:, -1]  # (B, D)
-    for t in range(config.new_tokens):
-        logits = _shape(model.logits(hidden), config)  # (B, V)
-        token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(logits, uniforms[t])
-        response[:, t], logprobs[:, t] = token, token_logprobs(logits, token)
-        finished |= token == END
-        if t + 1 == config.new_tokens or (stop_early and bool(finished.all())):
-            break
-        hidden = model.body(token[:, None], None, cache)[:, -1]
-    model.train(training)
+    with evaluating(model):
+        hidden = model.body(prompt, prompt_mask, cache)[:, -1]  # (B, D)
+        for t in range(config.new_tokens):
+            logits = _shape(model.logits(hidden), config)  # (B, V)
+            token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(logits, uniforms[t])
+            response[:, t], logprobs[:, t] = token, token_logprobs(logits, token)
+            finished |= token == END
+            if t + 1 == config.new_tokens or (stop_early and bool(finished.all())):
+                break
+            hidden = model.body(token[:, None], None, cache)[:, -1]
     response, logprobs = response[:, : t + 1], logprobs[:, : t + 1]
     mask = end_mask(response)
     return Generated(prompt, prompt_mask, response.masked_fill(~mask, PAD), mask, logprobs * mask)

@@ -8,6 +8,8 @@ r"""What a transformer's vectors are turned into: words, classes, one number.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
@@ -104,6 +106,18 @@ class Classifier(nn.Module):
         hidden = self.body(tokens, mask)  # (B, T, D)
         place = first_real(mask) if self.config.kind == "encoder" else last_real(mask)
         return self.head(hidden[torch.arange(len(tokens)), place])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; afterwards every part is in the mode that it was in, a frozen one too (test_generation_gives_every_part_its_mode_back)."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def first_real(mask: Tensor) -> Tensor:

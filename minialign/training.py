@@ -34,6 +34,7 @@ from tqdm import tqdm
 from minialign.checkpoints import RunFolder
 from minialign.early_stop import BestWeights
 from minialign.errors import UserError
+from minialign.heads import evaluating
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,15 @@ def join_processes() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
+def agreed(stop: bool) -> bool:
+    """Whether any process was told to stop: all must stop after the same step, or the others would wait for ever."""
+    if not distributed.is_initialized():
+        return stop
+    flag = torch.tensor(float(stop))
+    distributed.all_reduce(flag)
+    return bool(flag > 0)
+
+
 def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig, count: int) -> tuple[float, float]:
     """One optimizer step on the mean loss of all labels of the micro-batches.
 
@@ -184,6 +194,7 @@ def train(
         Stopped: after Ctrl-C, with everything saved.
     """
     rank, processes = join_processes()
+    wait = distributed.barrier if processes > 1 else lambda: None
     optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
     chance = {"dropout": torch.default_generator}
     torch.manual_seed(config.seed)
@@ -200,6 +211,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, config)
             batches = data.microbatches(step, max(config.accumulation, processes))
+            if len(batches) < processes:
+                raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a larger --batch")
+            if processes > 1:  # chance of its own for each process, and the same after a restart
+                torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
             try:
                 mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, sum(b.count for b in batches))
             except UserError as error:
@@ -208,12 +223,11 @@ def train(
             speed = sum(b.size for b in batches) / (time.perf_counter() - started)
             record = {"step": step, "loss": mean, "learning_rate": optimizer.param_groups[0]["lr"], "gradient_norm": norm, "tokens_per_second": round(speed)}
             if validate is not None and (step % config.validate_every == 0 or step == config.steps):
-                model.eval()
-                state["last"] = validate(model)
-                model.train()
+                with evaluating(model):
+                    state["last"] = validate(model)
                 record |= state["last"]
                 best.look(model, state["last"])
-            stop = interrupted()  # asked once: a Ctrl-C that falls after this line waits for the next step
+            stop = agreed(interrupted())  # asked once: a Ctrl-C that falls after this line waits for the next step
             if rank == 0:
                 run.log(record)
                 if stop or (step % config.checkpoint_every == 0 and step < config.steps):
@@ -222,9 +236,12 @@ def train(
             bar.update()
             if stop and step < config.steps:
                 raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes on from there")
+    wait()
     best.restore(model)
     model.eval()
     result = {**state["last"], "steps": state["step"], **(complete(model) if complete else {})}
     if rank == 0:
         run.finish(model, **result)
+        best.forget()
+    wait()
     return result

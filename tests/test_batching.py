@@ -137,5 +137,6 @@ def test_long_batches_do_not_come_in_a_row():
 def test_fewer_examples_than_a_batch_are_an_error():
     with pytest.raises(UserError, match="there are 3 examples, fewer than one batch of 4"):
         Order(3, 4, seed=0)
-    with pytest.raises(UserError, match="there are 0 examples"):
-        Order([], 1, seed=0)
+    for batch in (0, 1):
+        with pytest.raises(UserError, match="there are 0 examples"):
+            Order([], batch, seed=0)

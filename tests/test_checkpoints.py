@@ -148,6 +148,17 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_process_dies(
         pass
 
 
+def test_under_torchrun_only_the_first_process_keeps_the_folder_and_writes(tmp_path, tokenizer, monkeypatch):
+    with RunFolder(tmp_path).locked():
+        monkeypatch.setenv("RANK", "1")
+        with RunFolder(tmp_path).locked():
+            RunFolder(tmp_path).begin({"what": "language-model"}, tokenizer)
+        assert not (tmp_path / "config.json").exists()
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(UserError, match="in use"), RunFolder(tmp_path).locked():
+            pass
+
+
 def test_a_folder_cannot_be_held_twice_and_is_free_again_after_an_error(tmp_path):
     run = RunFolder(tmp_path / "a" / "b")
     with run.locked(), pytest.raises(UserError, match="in use by another process"), RunFolder(run.path).locked():
@@ -255,6 +266,13 @@ def test_a_checkpoint_brings_back_weights_optimizers_generators_and_state(tmp_pa
         trained(tokens).square().mean().backward()
         its_optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters()))
+
+
+def test_a_checkpoint_without_the_state_of_a_generator_is_an_error_that_names_it(tmp_path):
+    run, model = RunFolder(tmp_path), build()
+    run.save_checkpoint({"model": model}, {}, {}, {"step": 1})
+    with pytest.raises(UserError, match="no state of the generator 'dropout'"):
+        run.load_checkpoint({"model": model}, {}, {"dropout": torch.Generator()})
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):

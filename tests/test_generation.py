@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import build
 
+from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts, end_mask, filter_logits, generate, prompt_ids, sample_token
 from minialign.tokenizer import BEGIN, END, PAD
@@ -245,6 +246,26 @@ def test_writing_switches_dropout_off_and_leaves_the_model_in_its_mode():
     assert model.training and all(module.training for module in model.modules())
 
 
+def test_generation_gives_every_part_its_mode_back():
+    model = build(vocabulary=12, dropout=0.5).train()
+    model.body.blocks[0].eval()  # a part that somebody froze
+    modes = [module.training for module in model.modules()]
+    generate(model, PROMPTS, SamplingConfig(4), seeded())
+    assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
+    with pytest.raises(UserError):  # after a fault, too
+        generate(model, [[1] * 40], SamplingConfig(40), seeded())
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_model_in_another_number_format_keeps_it_in_its_cache(dtype):
+    model = build(vocabulary=12, initial_std=0.3).to(dtype)
+    cache = Cache(model.config, 1, 8)
+    model.body(torch.tensor([[1, 5, 6]]), None, cache)
+    assert cache.store.dtype == dtype
+    assert generate(model, [[1, 5]], SamplingConfig(4), seeded()).response.shape[0] == 1
+
+
 def test_prompts_begin_with_the_begin_token_and_answers_come_back_in_their_order(decoder, tokenizer):
     prompts = ["Rosa lost the red kite in the barn.", "", "Finn", "Who?", "The boat was green."]
     ids = prompt_ids(tokenizer, prompts)
@@ -264,6 +285,11 @@ def test_a_text_has_no_special_tokens_in_it(decoder, tokenizer):
 
 
 # what cannot be
+
+
+def test_no_prompts_are_an_error(decoder):
+    with pytest.raises(UserError, match="no prompts"):
+        generate(decoder, [], SamplingConfig(8), seeded())
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error_that_counts(decoder):

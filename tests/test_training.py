@@ -431,6 +431,7 @@ def test_early_stopping_gives_up_after_its_patience_and_restores_the_best_weight
     model, result = run_stage(tmp_path, validate=looks([3.0, 1.0, 2.0, 1.5, 0.5], seen), validate_every=2, patience=2)
     assert len(seen) == 4 and result["steps"] == 8
     assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), seen[1])
+    assert not (tmp_path / "best").exists()
     saved, _ = read_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(saved[name], p) for name, p in model.named_parameters())
 
@@ -583,20 +584,60 @@ run_stage(Path(sys.argv[1]))
 '''
 
 
-def test_two_processes_train_the_same_model_as_one(tmp_path):
-    (tmp_path / "together.py").write_text(TOGETHER, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, tmp_path / "together.py", tmp_path / "two", Path(__file__).parent]
+def start_two(folder, port, program=TOGETHER, **changes):
+    """Two processes as torchrun starts them; their exit codes and what they wrote to stderr."""
+    (folder / "together.py").write_text(program, encoding="utf-8")
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"} | changes
+    arguments = [sys.executable, folder / "together.py", folder / "two", Path(__file__).parent]
     processes = [subprocess.Popen(arguments, env=os.environ | address | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in range(2)]
     try:
         errors = [process.communicate(timeout=60)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    return [process.returncode for process in processes], errors
+
+
+@pytest.fixture
+def port():
+    """A free one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_two_processes_stop_together_when_one_is_told_to_and_go_on_as_one(tmp_path, port):
+    told = TOGETHER.replace("run_stage(Path(sys.argv[1]))", STOP_RANK_1)
+    codes, errors = start_two(tmp_path, port, told)
+    assert codes == [7, 7], errors
+    assert [r["step"] for r in RunFolder(tmp_path / "two").metrics()] == [1, 2, 3, 4]
+
+
+STOP_RANK_1 = """
+import os, signal
+from minialign.training import Stopped
+from test_training import next_token_loss
+steps = []
+def loss(model, batch):
+    steps.append(batch)
+    if os.environ["RANK"] == "1" and len(steps) == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+    return next_token_loss(model, batch)
+try:
+    run_stage(Path(sys.argv[1]), loss)
+except Stopped:
+    sys.exit(7)
+"""
+
+
+def test_fewer_rows_than_processes_are_an_error_in_each_of_them(tmp_path, port):
+    codes, errors = start_two(tmp_path, port, TOGETHER.replace("run_stage(Path(sys.argv[1]))", "run_stage(Path(sys.argv[1]), batch=1)"))
+    assert codes == [1, 1] and all("cannot be shared by 2 processes" in error for error in errors)
+
+
+def test_two_processes_train_the_same_model_as_one(tmp_path, port):
+    codes, errors = start_two(tmp_path, port)
+    assert codes == [0, 0], errors
     run_stage(tmp_path / "one", accumulation=2)
     one, two = (read_tensors(tmp_path / name / "model.safetensors")[0] for name in ("one", "two"))
     for name in one:

@@ -20,7 +20,7 @@ from minialign.settings import to_dict
 
 @click.command(cls=Command)
 @click.option("--out", type=click.Path(path_type=Path), cls=Option, help="The run folder.  [default: runs/demo, with --fast runs/demo-fast]")
-@click.option("--seed", default=0, show_default=True, cls=Option, help="Same seed, same numbers.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same numbers.")
 @click.option("--fast", is_flag=True, cls=Option, help="A quick look: every stage, too little of each to align anything.")
 @configured("Settings", "config", DemoConfig(), FAST)
 def command(out, seed, fast, config):

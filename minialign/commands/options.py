@@ -88,7 +88,7 @@ def run_options(out: str) -> Callable:
     def decorate(function: Callable) -> Callable:
         for option in (
             click.option("--fast", is_flag=True, cls=Option, help="A quick look: less of everything, in seconds."),
-            click.option("--seed", default=0, show_default=True, cls=Option, help="Same seed, same numbers."),
+            click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same numbers."),
             click.option("--out", type=click.Path(path_type=Path), default=out, show_default=True, cls=Option, help="Where the result goes."),
         ):
             function = option(function)

@@ -14,7 +14,7 @@ from minialign.realdata import DATASETS, get
 @click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--out", type=click.Path(path_type=Path), cls=Option, help="Where the files go.  [default: runs/data/NAME]")
-@click.option("--seed", default=0, show_default=True, cls=Option, help="Of the split into parts and of the pairs.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Of the split into parts and of the pairs.")
 def command(name, out, seed):
     """Fetch real texts and real people's judgements.
 

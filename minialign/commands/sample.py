@@ -19,7 +19,7 @@ from minialign.tokenizer import show_merges
 @click.option("--prompt", default="", cls=Option, help="What to continue; `-` reads it from standard input. Without it the model begins by itself.")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, 1000), cls=Option, help="How many answers.")
 @click.option("--show", type=click.Choice(["text", "tokens"]), default="text", show_default=True, cls=Option, help="Plain text, or cut into tokens.")
-@click.option("--seed", default=0, show_default=True, cls=Option, help="Same seed, same answers.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same answers.")
 @configured("Sampling", "sampling", SamplingConfig(new_tokens=64, temperature=0.8))
 def command(run, prompt, count, show, seed, sampling):
     """Let a model write.

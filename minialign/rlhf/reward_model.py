@@ -48,8 +48,9 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
 def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tensor:
     """(B,) the score at each row's last real token; tokens and mask (B, T), padding on either side."""
     left = bool((~mask[:, 0]).any())  # padding on the right needs no mask: a causal reader never looks at it
-    values = model(tokens, mask if left else None)  # (B, T)
-    return values[torch.arange(len(tokens)), last_real(mask)]
+    last = model.body(tokens, mask if left else None)[torch.arange(len(tokens)), last_real(mask)]  # (B, D)
+    with torch.autocast("cpu", enabled=False):  # scores differ little: bfloat16's three digits would make ties of them
+        return model.head(last.float()).squeeze(-1)
 
 
 @dataclass
