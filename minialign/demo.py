@@ -27,7 +27,7 @@ import torch
 
 from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.demo_evaluation import evaluate, gold_watch, judge_pairs
-from minialign.errors import UserError
+from minialign.demo_settings import DemoConfig
 from minialign.files import read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
@@ -35,7 +35,7 @@ from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.pretrain.causal_lm import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
-from minialign.rlhf.reward_model import answer_rows, pair_rows, train_reward_model
+from minialign.rlhf.reward_model import answer_rows, ranked_rows, train_reward_model
 from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
@@ -45,56 +45,6 @@ from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
 SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # how every stage answers; Stiennon et al. 2020 sampled at 0.7 in PPO, too
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """The main job's settings."""
-
-    documents: int = 9000  # dirty documents to pretrain on
-    false: float = 0.3  # share of documents that say something false
-    rude: float = 0.2  # share of documents with rude words
-    repetitive: float = 0.1  # share of documents that repeat themselves
-    cut_off: float = 0.1  # share of documents that end in mid-sentence
-    demonstrations: int = 10_000  # clean answers to learn instructions from
-    summaries: float = 0.75  # share of summaries among them
-    checks: float = 0.0  # share of statements to be checked; the rest are questions
-    pairs: int = 5000  # pairs of summaries that annotators judge
-    prompts: int = 2560  # stories that PPO practises on
-    evaluated: int = 300  # stories that nothing trained on
-    width: int = 96  # D of the decoder
-    layers: int = 3  # N of the decoder
-    heads: int = 3  # H of the decoder
-    pretrain_steps: int = 900  # of 16 documents
-    sft_steps: int = 2400  # of 16 demonstrations
-    reward_steps: int = 280  # of 16 comparisons
-    ppo_updates: int = 40  # of 64 answers
-    beta: float = 0.1  # price of one nat of KL, in deviations of the reward
-    seed: int = 0  # of everything
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if isinstance(value, int) and name != "seed" and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
-
-    def seed_of(self, stage: int) -> int:
-        """A seed of its own for each stage, so that no two of them draw the same stories."""
-        return self.seed * 100 + stage
-
-
-FAST = {
-    "documents": 1500,
-    "demonstrations": 1200,
-    "pairs": 256,
-    "prompts": 256,
-    "evaluated": 48,
-    "width": 64,
-    "heads": 2,
-    "pretrain_steps": 120,
-    "sft_steps": 100,
-    "reward_steps": 12,
-    "ppo_updates": 4,
-}
 
 
 @dataclass
@@ -171,8 +121,8 @@ class Demo:
         c = self.config
         jobs = {
             "documents": (written_documents, c.documents, c.seed_of(1), DirtConfig(c.false, c.rude, c.repetitive, c.cut_off)),
-            "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries, c.checks),
-            "judged": (demonstrations, c.pairs, c.seed_of(3), 1.0),
+            "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries),
+            "judged": (demonstrations, c.judged, c.seed_of(3), 1.0),
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
             "tests": (demonstrations, c.evaluated, c.seed_of(5), 1.0),
         }
@@ -202,8 +152,8 @@ class Demo:
         shape = TransformerConfig(tokenizer.size, 160, c.width, c.layers, c.heads, activation="relu", initial_std=0.1, smeared_keys=True)
         model = LanguageModel(shape, c.seed_of(1))
         settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200, seed=c.seed_of(1))
-        held_out = max(1, len(texts) // 50)
-        train = lambda run: pretrain(model, tokenizer, texts[:-held_out], texts[-held_out:], settings, run, packed=False)  # noqa: E731
+        split = -max(1, len(texts) // 50)
+        train = lambda run: pretrain(model, tokenizer, texts[:split], texts[split:], settings, run, packed=False)  # noqa: E731
         return self.trained(PRETRAINED, model, tokenizer, settings, train)
 
     def instructed(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
@@ -211,33 +161,34 @@ class Demo:
         c = self.config
         model = copy.deepcopy(pretrained)
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
-        held_out = max(32, len(rows) // 50)
+        split = -max(32, len(rows) // 50)
         settings = TrainingConfig(c.sft_steps, 16, 4e-3, final=0.02, weight_decay=0.05, validate_every=100, checkpoint_every=100, seed=c.seed_of(2))
-        train = lambda run: fine_tune(model, rows[:-held_out], rows[-held_out:], settings, run)  # noqa: E731
+        train = lambda run: fine_tune(model, rows[:split], rows[split:], settings, run)  # noqa: E731
         return self.trained(INSTRUCTED, model, tokenizer, settings, train)
 
     def compared(self, tokenizer: Tokenizer, pretrained: LanguageModel, instructed: LanguageModel, judged: list[dict]) -> list[dict]:
-        """Pairs of summaries from several policies and the references, and which of the two an annotator preferred."""
+        """Pairs of summaries from several policies and the references, and which an annotator preferred."""
         candidates = [
             Candidate("sft", instructed, temperature=SAMPLING.temperature),
             Candidate("sft-hot", instructed, temperature=1.0),
             Candidate("pretrained", pretrained, temperature=SAMPLING.temperature),
             Candidate("reference", texts=tuple(d["completion"] for d in judged)),
         ]
-        pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, self.config.seed_of(3))
-        return judge_pairs(pairs, judged, self.config.seed_of(3))
+        seed = self.config.seed_of(3)
+        pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, seed, self.config.answers)
+        return judge_pairs(pairs, judged, seed)
 
     def rewarded(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
         """The reward model, normalised on answers of the instruction-tuned model."""
         c = self.config
         learned, held_out = split_by_prompt(comparisons)
-        pairs, valid = (pair_rows(tokenizer, part, instructed.config.context)[0] for part in (learned, held_out))
+        ranked, valid = (ranked_rows(tokenizer, part, instructed.config.context)[0] for part in (learned, held_out))
         settings = TrainingConfig(c.reward_steps, 16, 1.5e-3, weight_decay=0.01, validate_every=40, checkpoint_every=40, seed=c.seed_of(4))
         prompts = [d["prompt"] for d in learned[:256]]
 
         def train(run: RunFolder) -> None:
             answers = continue_texts(instructed, tokenizer, prompts, SAMPLING, torch.Generator().manual_seed(c.seed_of(4)))
-            train_reward_model(instructed, pairs, valid, answer_rows(tokenizer, prompts, answers), settings, run)
+            train_reward_model(instructed, ranked, valid, answer_rows(tokenizer, prompts, answers), settings, run)
 
         return self.trained(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
 

@@ -19,7 +19,7 @@ from minialign.files import write_json, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.comparisons import as_comparison, split_by_prompt
-from minialign.rlhf.reward_model import Pairs, evaluate_pairs, pair_rows
+from minialign.rlhf.reward_model import Comparisons, evaluate_pairs, ranked_rows
 from minialign.rlhf.rollout import Rollout, sampled_kl
 from minialign.tokenizer import Tokenizer
 from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL
@@ -97,9 +97,9 @@ def judged(person, story: Story, answer: str, rival: str, rng: random.Random) ->
 def judge_the_judge(reward: ScalarModel, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, float]:
     """Accuracy on comparisons whose prompts no reward model trained on, and that of two judges who do not read."""
     learned, held_out = split_by_prompt(comparisons)
-    pairs, _ = pair_rows(tokenizer, held_out, reward.config.context)
-    accuracy = evaluate_pairs(reward, Pairs(pairs, 1, 0))["accuracy"]
-    interval: Interval = wilson_interval(accuracy * len(pairs), len(pairs))
+    ranked, _ = ranked_rows(tokenizer, held_out, reward.config.context)
+    accuracy = evaluate_pairs(reward, Comparisons(ranked, 1, 0))["accuracy"]
+    interval: Interval = wilson_interval(accuracy * len(ranked), len(ranked))  # a prompt counts once: its pairs are not independent
     return {
         "accuracy": accuracy,
         "low": interval.low,

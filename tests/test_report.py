@@ -35,7 +35,7 @@ SUMMARY = {
     "peak_memory_mib": 702,
     "seed": 6,
     "parameters": 558592,
-    "settings": {"documents": 16000, "false": 0.3, "rude": 0.2, "demonstrations": 12000, "pairs": 4000, "vocabulary": 1024, "beta": 0.1},
+    "settings": {"documents": 16000, "false": 0.3, "rude": 0.2, "demonstrations": 12000, "judged": 2500, "vocabulary": 1024, "beta": 0.1},
 }  # fmt: skip
 
 

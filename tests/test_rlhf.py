@@ -6,15 +6,27 @@ import math
 import pytest
 import torch
 
+from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import token_logprobs, whiten
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl
-from minialign.rlhf.comparisons import split_by_prompt
+from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3
 from minialign.rlhf.ppo import Learner, PPOConfig, penalised_rewards, policy_loss, ppo_update, value_loss
-from minialign.rlhf.reward_model import bradley_terry_loss, normalise, pair_accuracy, score_rows, scores_at_the_end
+from minialign.rlhf.reward_model import (
+    Comparisons,
+    Ranked,
+    bradley_terry_loss,
+    evaluate_pairs,
+    normalise,
+    pair_accuracy,
+    ranked_rows,
+    reward_loss,
+    score_rows,
+    scores_at_the_end,
+)
 from minialign.rlhf.rollout import collect, penalise_missing_end, response_logits
 from minialign.transformer import TransformerConfig
 
@@ -182,6 +194,51 @@ def test_no_prompt_stands_on_both_sides_of_a_split():
     learned, held_out = split_by_prompt(pairs, 0.3)
     assert len(learned) + len(held_out) == 200 and held_out
     assert not {p["prompt"] for p in learned} & {p["prompt"] for p in held_out}
+
+
+def test_k_answers_are_one_element():
+    _, _, _, reward = models()
+    rows = [[1, 30, 31 + i, 2] for i in range(4)]
+    every = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    data = Comparisons([Ranked(rows, every), Ranked(rows[:2], [(1, 0)])], 2, seed=0)
+    batch = data.batch([0, 1])
+    assert len(batch.tokens) == 6 and len(batch.chosen) == 7 and batch.count == 2  # four answers are read for six pairs, not twelve
+    scores = score_rows(reward.eval(), rows)
+    first = sum(bradley_terry_loss(scores[i], scores[j]) for i, j in every) / 6
+    torch.testing.assert_close(reward_loss(reward, batch), first + bradley_terry_loss(scores[1], scores[0]))
+    found = evaluate_pairs(reward, data)
+    right = sum(bool(scores[i] > scores[j]) for i, j in every) + bool(scores[1] > scores[0])
+    assert found["accuracy"] == pytest.approx(right / 7)  # every pair counts once
+
+
+def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apart(tokenizer):
+    said = [("p", "a", "b"), ("q", "c", "d"), ("p", "c", "a"), ("", "a", "b"), ("", "c", "b"), ("p", "b", "c")]
+    ranked, skipped = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), s)) for s in said], 48)
+    assert skipped == 0 and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.rows) for r in ranked] == [3, 2, 2, 2]
+    back = {(tokenizer.decode(r.rows[i]), tokenizer.decode(r.rows[j])) for r in ranked for i, j in r.pairs}
+    assert back == {(p + c, p + r) for p, c, r in said}
+
+
+def test_long_comparisons_are_left_out_on_request_and_counted(tokenizer):
+    long = {"prompt": "p", "chosen": "kite " * 60, "rejected": "b", "line": 7}
+    short = {"prompt": "p", "chosen": "a", "rejected": "b", "line": 8}
+    with pytest.raises(UserError, match="answers.jsonl, line 7: .* do not fit"):
+        ranked_rows(tokenizer, [short, long], 48, file="answers.jsonl")
+    ranked, skipped = ranked_rows(tokenizer, [long, short], 48, skip_long=True)
+    assert skipped == 1 and [r.pairs for r in ranked] == [[(0, 1)]]
+
+
+def test_k_answers_make_every_pair_and_texts_answer_once(tokenizer, decoder):
+    candidates = [Candidate("model", decoder), Candidate("people", texts=("one", "two", "three"))]
+    pairs, dropped = sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, answers=3)
+    assert len(pairs) + dropped == 9
+    for k in range(3):
+        own = [pair for pair in pairs if pair["index"] == k]
+        by_people = {p[side] for p in own for side in ("first", "second") if p[f"{side}_policy"] == "people"}
+        assert by_people <= {("one", "two", "three")[k]} and all(p["first_policy"] != "people" or p["second_policy"] != "people" for p in own)
+    assert pairs == sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, answers=3)[0]
+    with pytest.raises(UserError, match="1 sources for 2 answers"):
+        sample_pairs(candidates[1:], tokenizer, ["x", "y", "z"], SamplingConfig(8))
 
 
 def test_best_of_n_has_its_kl_and_takes_the_best():

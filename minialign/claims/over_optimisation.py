@@ -26,8 +26,9 @@ import torch
 
 from minialign.checkpoints import RunFolder, load_model
 from minialign.claims.runner import Bench, Claim, Result
-from minialign.demo import FAST, INSTRUCTED, SAMPLING, Demo, DemoConfig, Made
+from minialign.demo import INSTRUCTED, SAMPLING, Demo, Made
 from minialign.demo_evaluation import gold_watch
+from minialign.demo_settings import FAST, DemoConfig
 from minialign.evaluation import Interval, mean_interval
 from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import ScalarModel
@@ -35,7 +36,7 @@ from minialign.plotting import figure, legend, line, save_png
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
-from minialign.rlhf.reward_model import answer_rows, pair_rows, train_reward_model
+from minialign.rlhf.reward_model import answer_rows, ranked_rows, train_reward_model
 from minialign.settings import to_dict
 from minialign.training import TrainingConfig
 from minialign.world.gold import score
@@ -72,10 +73,10 @@ def measure(bench: Bench) -> Result:
 
 
 def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
-    """A reward model that has seen every third comparison, from the seed-th on; and its accuracy on held-out prompts."""
+    """A reward model that has seen the comparisons of every third story, from the seed-th on; and its accuracy on held-out prompts."""
     learned, held_out = split_by_prompt(made.comparisons)
-    context = made.instructed.config.context
-    pairs, valid = (pair_rows(made.tokenizer, part, context)[0] for part in (learned[seed % 3 :: 3], held_out))
+    own = [comparison for comparison in learned if comparison["index"] % 3 == seed % 3]
+    ranked, valid = (ranked_rows(made.tokenizer, part, made.instructed.config.context)[0] for part in (own, held_out))
     training = TrainingConfig(max(1, config.reward_steps // 3), 16, 1.5e-3, weight_decay=0.01, validate_every=1000, seed=seed)
     prompts = [d["prompt"] for d in learned[:256]]
 
@@ -84,7 +85,7 @@ def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: 
         run = RunFolder(folder)
         run.begin({"what": "scalar-model", "model": to_dict(made.instructed.config), "training": to_dict(training)}, made.tokenizer)
         if not run.finished:
-            train_reward_model(made.instructed, pairs, valid, answer_rows(made.tokenizer, prompts, answers), training, run)
+            train_reward_model(made.instructed, ranked, valid, answer_rows(made.tokenizer, prompts, answers), training, run)
 
     folder = bench.cached("proxy", [base.name, to_dict(training), seed], make)
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]

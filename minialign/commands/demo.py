@@ -10,7 +10,8 @@ import torch
 
 from minialign.checkpoints import RunFolder
 from minialign.commands.options import Command, Option, configured
-from minialign.demo import FAST, Demo, DemoConfig
+from minialign.demo import Demo
+from minialign.demo_settings import FAST, DemoConfig
 from minialign.errors import UserError
 from minialign.evaluation import peak_memory_mib
 from minialign.files import read_json, write_json

@@ -11,7 +11,7 @@ from minialign.errors import UserError
 from minialign.files import fingerprint
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.rlhf.comparisons import read_comparisons, split_by_prompt
-from minialign.rlhf.reward_model import REWARD, Pairs, answer_rows, evaluate_pairs, pair_rows, train_reward_model
+from minialign.rlhf.reward_model import REWARD, Comparisons, answer_rows, count_pairs, evaluate_pairs, ranked_rows, train_reward_model
 from minialign.settings import to_dict
 
 FAST = {"steps": 20, "validate_every": 10}
@@ -39,8 +39,8 @@ def command(base, comparisons, valid, test, references, skip_long, out, seed, fa
         learned, held_out = split_by_prompt(learned)
     if len(held_out) < 2:
         raise UserError(f"{len(learned) + len(held_out)} comparisons are too few to hold a tenth out for validation; give more", comparisons)
-    pairs, skipped = pair_rows(tokenizer, learned, model.config.context, skip_long, comparisons)
-    checks, skipped_too = pair_rows(tokenizer, held_out, model.config.context, skip_long, valid or comparisons)
+    ranked, skipped = ranked_rows(tokenizer, learned, model.config.context, skip_long, comparisons)
+    checks, skipped_too = ranked_rows(tokenizer, held_out, model.config.context, skip_long, valid or comparisons)
     if skipped + skipped_too:
         click.echo(f"{skipped + skipped_too} comparisons do not fit the context and are left out")
     run = RunFolder(out)
@@ -48,14 +48,14 @@ def command(base, comparisons, valid, test, references, skip_long, out, seed, fa
         config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(training)}
         run.begin({**config, "data": fingerprint([str(base), learned, held_out])}, tokenizer)
         if not run.finished:
-            click.echo(f"{len(pairs):,} comparisons to learn from, {len(checks):,} held out")
+            click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
             rows = reference_rows(model, tokenizer, learned, references, seed)
-            train_reward_model(model, pairs, checks, rows, training, run)
+            train_reward_model(model, ranked, checks, rows, training, run)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
     if test is not None:
         trained, _ = load_model(out, "scalar-model")
-        rows, _ = pair_rows(tokenizer, read(test), model.config.context, skip_long, test)
-        click.echo(f"{test}: {evaluate_pairs(trained, Pairs(rows, 1, 0))['accuracy']:.1%} of {len(rows):,}")
+        others, _ = ranked_rows(tokenizer, read(test), model.config.context, skip_long, test)
+        click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(others, 1, 0))['accuracy']:.1%} of {count_pairs(others):,}")
 
 
 def read(path) -> list[dict]:

@@ -57,7 +57,7 @@ def boxes(run: Run) -> dict[str, Box]:
         "pretrain": Box("model", "Pretrained decoder", "1-pretrained/", (step("pretrain", "steps"), loss(run, "pretrain"))),
         "demos": Box("data", "Demonstrations", "data/demonstrations.jsonl", (count(run.setting("demonstrations"), "clean answers"),)),
         "sft": Box("model", "Instruction tuning", "2-instructed/", (step("sft", "steps"), loss(run, "sft"))),
-        "pairs": Box("data", "Pairs of summaries", "data/judged.jsonl", (count(run.setting("pairs"), "stories"), "models and references")),
+        "pairs": Box("data", "Pairs of summaries", "data/judged.jsonl", (count(run.setting("judged"), "stories"), "models and references")),
         "people": Box("people", "Annotators choose", "3-comparisons/", (both(count(choices, "choices"), time.get("compare", "")), "simulated people")),
         "reward": Box("model", "Reward model", "4-reward/", (step("reward", "steps"), agree)),
         "ppo": Box("model", "PPO", "5-rlhf/", (step("ppo", "updates"), ppo)),

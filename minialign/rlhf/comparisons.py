@@ -14,8 +14,10 @@ Read next: reward_model.py. Try it:  python -m minialign compare --policies RUN 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -72,44 +74,46 @@ def split_by_prompt(comparisons: list[dict], share: float = 0.1) -> tuple[list[d
 
 
 def sample_pairs(
-    candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, seed: int = 0
+    candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, seed: int = 0, answers: int = 2
 ) -> tuple[list[dict], int]:
-    """For each prompt, answers of two different draws from the candidates, in random order.
+    """For each prompt some answers of candidates drawn by chance, and all pairs of them, each in random order.
 
     Args:
-        candidates: where answers come from; a model may meet itself (two samples), a list of texts may not.
+        candidates: where answers come from; a model may answer twice, a list of texts has one answer.
         tokenizer: of the models.
-        prompts: one pair is made for each.
+        prompts: what is answered.
         sampling: how models answer; each candidate brings its own temperature.
         seed: of the draw of candidates, the order and the samples.
+        answers: K to a prompt, which make C(K, 2) pairs.
     Returns:
         {"prompt", "first", "second", "first_policy", "second_policy", "index"} for each pair, and how many were dropped as equal.
     """
-    generator = torch.Generator().manual_seed(seed)
-    combinations = [(i, j) for i in range(len(candidates)) for j in range(len(candidates)) if i != j or candidates[i].model is not None]
-    if not combinations:
-        raise UserError("two different sources of answers are needed; name another run, or give --references")
-    draws = torch.randint(len(combinations), (len(prompts),), generator=generator).tolist()
-    sides: list[list[str]] = [[""] * len(prompts), [""] * len(prompts)]
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    pool = [i for i, candidate in enumerate(candidates) for _ in range(1 if candidate.model is None else answers)]
+    if len(pool) < answers:
+        raise UserError(f"there are {len(pool)} sources for {answers} answers to a prompt; name another run, or give --references")
+    drawn = [rng.sample(pool, answers) for _ in prompts]  # for each prompt its candidates, in random order
+    texts = [[""] * answers for _ in prompts]
     for number, candidate in enumerate(candidates):
-        wanted = [(side, k) for k, draw in enumerate(draws) for side in (0, 1) if combinations[draw][side] == number]
+        wanted = [(k, place) for k, row in enumerate(drawn) for place, i in enumerate(row) if i == number]
         if candidate.model is None:
-            answers = [candidate.texts[k] for _, k in wanted]
+            written = [candidate.texts[k] for k, _ in wanted]
         else:
             config = SamplingConfig(sampling.new_tokens, candidate.temperature, sampling.top_k, sampling.top_p)
-            answers = continue_texts(candidate.model, tokenizer, [prompts[k] for _, k in wanted], config, generator)
-        for (side, k), answer in zip(wanted, answers):
-            sides[side][k] = answer
+            written = continue_texts(candidate.model, tokenizer, [prompts[k] for k, _ in wanted], config, generator)
+        for (k, place), text in zip(wanted, written):
+            texts[k][place] = text
     pairs = [
         {
             "prompt": prompt,
-            "first": sides[0][k],
-            "second": sides[1][k],
-            "first_policy": candidates[combinations[draws[k]][0]].name,
-            "second_policy": candidates[combinations[draws[k]][1]].name,
+            "first": texts[k][i],
+            "second": texts[k][j],
+            "first_policy": candidates[drawn[k][i]].name,
+            "second_policy": candidates[drawn[k][j]].name,
             "index": k,
         }
         for k, prompt in enumerate(prompts)
+        for i, j in combinations(range(answers), 2)
     ]
     different = [pair for pair in pairs if pair["first"].strip() != pair["second"].strip()]
     return different, len(pairs) - len(different)

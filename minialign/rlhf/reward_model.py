@@ -8,8 +8,10 @@ maximising the gap would grow without end. Details that matter:
     1. It starts from the SFT model, with a head N(0, 1/(D+1)) in place of the vocabulary (Ziegler et al. 2019, released code).
     2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding).
     3. log σ is computed as one function; log(σ(x)) is −∞ at x = −200 (test_the_loss_is_finite_for_hopeless_pairs).
-    4. One epoch: a second look at the same pairs mostly learns them by heart (Stiennon et al. 2020, App. B.1).
-    5. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta, the price of KL,
+    4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged: as pairs among
+       other pairs each answer would be looked at K − 1 times, and learned by heart (Ouyang et al. 2022, §3.5; test_k_answers_are_one_element).
+    5. One epoch: a second look at the same pairs mostly learns them by heart (Stiennon et al. 2020, App. B.1).
+    6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta, the price of KL,
        means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The head absorbs both numbers.
 
 Read next: ppo.py. Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
@@ -53,17 +55,28 @@ def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tenso
         return model.head(last.float()).squeeze(-1)
 
 
-@dataclass
-class PairBatch:
-    """Pairs of answers. P pairs, T tokens."""
+@dataclass(frozen=True)
+class Ranked:
+    """The answers to one prompt that were compared, each once, and who won: K answers, up to C(K, 2) pairs."""
 
-    tokens: Tensor  # (2P, T) the chosen ones, then the rejected ones
-    mask: Tensor  # (2P, T) true at real tokens
-    rows: list[int]  # (P,) which comparisons
+    rows: list[list[int]]  # ids of each answer, with its prompt, begin and end token
+    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `rows`
+
+
+@dataclass
+class RankedBatch:
+    """Answers of several prompts, and their pairs. N answers, P pairs."""
+
+    tokens: Tensor  # (N, T) ids
+    mask: Tensor  # (N, T) true at real tokens
+    chosen: Tensor  # (P,) which answer was preferred
+    rejected: Tensor  # (P,) to which
+    weights: Tensor  # (P,) one over the pairs of its prompt: every prompt weighs the same
+    rows: list[int]  # which prompts
 
     @property
     def count(self) -> int:
-        """How many pairs: what the sum of losses is divided by."""
+        """How many prompts: what the sum of losses is divided by."""
         return len(self.rows)
 
     @property
@@ -72,36 +85,47 @@ class PairBatch:
         return self.tokens.numel()
 
 
-class Pairs:
-    """Comparisons as training data.
+class Comparisons:
+    """Ranked answers as training data: all pairs of a prompt stand in one batch, and each answer is read once for all its pairs.
 
     Args:
-        pairs: (ids of the chosen, ids of the rejected answer), each with its prompt, begin and end token.
-        batch: pairs a step; seed: of their order.
+        ranked: from `ranked_rows`; batch: prompts a step; seed: of their order.
     """
 
-    def __init__(self, pairs: list[tuple[list[int], list[int]]], batch: int, seed: int):
-        self.pairs, self.order = pairs, Order([max(len(c), len(r)) for c, r in pairs], batch, seed)
+    def __init__(self, ranked: list[Ranked], batch: int, seed: int):
+        self.ranked, self.order = ranked, Order([max(map(len, r.rows)) for r in ranked], batch, seed)
 
-    def microbatches(self, step: int, parts: int) -> list[PairBatch]:
-        """The step's pairs, in `parts` pieces."""
+    def microbatches(self, step: int, parts: int) -> list[RankedBatch]:
+        """The step's prompts, in `parts` pieces."""
         chosen = self.order(step)
         return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
 
-    def batch(self, names: list[int]) -> PairBatch:
-        """The named pairs as one batch."""
-        tokens, mask = pad([self.pairs[i][0] for i in names] + [self.pairs[i][1] for i in names])
-        return PairBatch(tokens, mask, names)
+    def batch(self, names: list[int]) -> RankedBatch:
+        """The named prompts as one batch."""
+        rows, chosen, rejected, weights = [], [], [], []
+        for ranked in (self.ranked[name] for name in names):
+            chosen += [len(rows) + better for better, _ in ranked.pairs]
+            rejected += [len(rows) + worse for _, worse in ranked.pairs]
+            weights += [1 / len(ranked.pairs)] * len(ranked.pairs)
+            rows += ranked.rows
+        return RankedBatch(*pad(rows), torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights), names)
 
 
-def pair_rows(
+def ranked_rows(
     tokenizer: Tokenizer, comparisons: list[dict], context: int, skip_long: bool = False, file: object = None
-) -> tuple[list[tuple[list[int], list[int]]], int]:
-    """Comparisons as pairs of rows of ids, and how many were left out as too long. Raises UserError for a long one otherwise."""
+) -> tuple[list[Ranked], int]:
+    """Comparisons as rows of ids, those of one prompt together, and how many comparisons were left out as too long.
+
+    Without a prompt (texts compared as such) every comparison stands for itself.
+
+    Raises:
+        UserError: an answer that does not fit the context, unless `skip_long`; names file and line.
+    """
     prompts, chosen, rejected = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen", "rejected"))
-    pairs, skipped = [], 0
-    for comparison, p, c, r in zip(comparisons, prompts, chosen, rejected):
-        rows = demonstration_row(tokenizer, p, c)[0], demonstration_row(tokenizer, p, r)[0]
+    ranked: dict[object, Ranked] = {}
+    skipped = 0
+    for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, prompts, chosen, rejected)):
+        rows = [demonstration_row(tokenizer, prompt, answer)[0] for answer in answers]
         longest = max(map(len, rows))
         if longest > context and not skip_long:
             raise UserError(
@@ -111,25 +135,33 @@ def pair_rows(
             )
         if longest > context:
             skipped += 1
-        else:
-            pairs.append(rows)
-    return pairs, skipped
+            continue
+        group = ranked.setdefault(comparison["prompt"] or number, Ranked([], []))
+        group.rows.extend(row for row in rows if row not in group.rows)
+        group.pairs.append((group.rows.index(rows[0]), group.rows.index(rows[1])))
+    return list(ranked.values()), skipped
 
 
-def pair_scores(model: ScalarModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected answers, in one pass."""
-    return scores_at_the_end(model, batch.tokens, batch.mask).chunk(2)
+def count_pairs(ranked: list[Ranked]) -> int:
+    """How many comparisons there are."""
+    return sum(len(r.pairs) for r in ranked)
 
 
-def reward_loss(model: ScalarModel, batch: PairBatch) -> Tensor:
-    """Sum of the Bradley-Terry losses of a batch."""
-    return bradley_terry_loss(*pair_scores(model, batch)).sum()
+def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
+    """(P,) scores of the chosen and of the rejected answers; each answer is read once, however many pairs it is in."""
+    scores = scores_at_the_end(model, batch.tokens, batch.mask)  # (N,)
+    return scores[batch.chosen], scores[batch.rejected]
+
+
+def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
+    """Sum over prompts of the mean Bradley-Terry loss of their pairs, Ouyang et al. 2022, §3.5, Eq. 1."""
+    return (batch.weights * bradley_terry_loss(*pair_scores(model, batch))).sum()
 
 
 @torch.no_grad()
-def evaluate_pairs(model: ScalarModel, data: Pairs) -> dict[str, float]:
-    """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs."""
-    scores = [pair_scores(model, data.batch(list(range(i, min(i + 64, len(data.pairs)))))) for i in range(0, len(data.pairs), 64)]
+def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
+    """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
+    scores = [pair_scores(model, data.batch(list(range(i, min(i + 32, len(data.ranked)))))) for i in range(0, len(data.ranked), 32)]
     chosen, rejected = (torch.cat([s[side] for s in scores]) for side in (0, 1))
     return {"validation": float(bradley_terry_loss(chosen, rejected).mean()), "accuracy": pair_accuracy(chosen, rejected)}
 
@@ -170,8 +202,8 @@ def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, fl
 
 def train_reward_model(
     base: LanguageModel,
-    pairs: list[tuple[list[int], list[int]]],
-    valid: list[tuple[list[int], list[int]]],
+    ranked: list[Ranked],
+    valid: list[Ranked],
     reference_rows: Sequence[Sequence[int]],
     config: TrainingConfig,
     run: RunFolder,
@@ -180,13 +212,13 @@ def train_reward_model(
 
     Args:
         base: the SFT model; it is copied, not changed.
-        pairs, valid: from `pair_rows`; `valid` shares no prompt with `pairs`.
+        ranked, valid: from `ranked_rows`; they share no prompt.
         reference_rows: answers of the reference, on which scores are normalised.
         config: how; run: where.
     Returns:
         The model, and its accuracy and loss on `valid`.
     """
     model = ScalarModel(copy.deepcopy(base.body), seed=config.seed)
-    held_out = Pairs(valid, 1, seed=0)
-    data, validate = Pairs(pairs, config.batch, config.seed), lambda trained: evaluate_pairs(trained, held_out)
+    held_out = Comparisons(valid, 1, seed=0)
+    data, validate = Comparisons(ranked, config.batch, config.seed), lambda trained: evaluate_pairs(trained, held_out)
     return model, train(model, data, reward_loss, config, run, validate, "reward model", lambda trained: normalise(trained, reference_rows))
