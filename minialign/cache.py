@@ -21,6 +21,7 @@ class Cache:
     def __init__(self, config, batch: int, length: int):
         self.shape = (config.layers, 2, batch, config.heads, length, config.width // config.heads)
         self.store: Tensor | None = None  # (N, 2, B, H, S, d), laid out when the first keys tell their number format and device
+        self.grown: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # the same, for training
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
@@ -29,9 +30,21 @@ class Cache:
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
+        if key.requires_grad:  # what autograd has seen must not be overwritten: here the memory grows
+            before = self.grown[layer]
+            self.grown[layer] = (key, value) if before is None else (torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2))
+            return self.grown[layer]
         if self.store is None:
             self.store = key.new_empty(self.shape)
         end = self.length + key.shape[2]
         self.store[layer, 0, :, :, self.length : end] = key
         self.store[layer, 1, :, :, self.length : end] = value
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+    def repeat(self, rows: Tensor) -> None:
+        """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to B − 1."""
+        of = lambda kept: None if kept is None else tuple(t[rows] for t in kept)  # noqa: E731
+        self.store = None if self.store is None else self.store[:, :, rows]
+        self.grown, self.memory = [of(kept) for kept in self.grown], [of(kept) for kept in self.memory]
+        self.last = [None if key is None else key[rows] for key in self.last]
+        self.mask = self.mask[rows]

@@ -8,7 +8,7 @@ r"""What a transformer's vectors are turned into: words, classes, one number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from minialign.batching import pad
+from minialign.cache import Cache
 from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig
 
 
@@ -106,6 +108,25 @@ class Classifier(nn.Module):
         hidden = self.body(tokens, mask)  # (B, T, D)
         place = first_real(mask) if self.config.kind == "encoder" else last_real(mask)
         return self.head(hidden[torch.arange(len(tokens)), place])
+
+
+def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], of: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A decoder's vectors of several answers to each prompt, the prompts read once (test_a_prompt_is_read_once_for_all_its_answers).
+
+    Args:
+        body: a decoder's stack.
+        prompts: B lists of ids; answers: N lists of ids; of: for each answer which prompt it goes on from.
+    Returns:
+        (N, T, D) vectors of the answers' tokens, and mask (N, T), true at real ones.
+    Raises:
+        UserError: prompt and answer do not fit the context.
+    """
+    read, real = pad(prompts, side="left")  # (B, P)
+    tokens, mask = pad(answers)  # (N, T)
+    cache = Cache(body.config, len(prompts), read.shape[1] + tokens.shape[1])
+    body(read, real, cache)
+    cache.repeat(torch.as_tensor(of))
+    return body(tokens, mask, cache), mask
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.heads import Classifier, ScalarModel, build_body, first_real, last_real
+from minialign.heads import Classifier, ScalarModel, build_body, first_real, last_real, read_answers
 from minialign.transformer import EncoderDecoder
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -100,3 +100,25 @@ def test_the_class_is_read_where_the_whole_text_was_seen(kind, place, tokens):
 @pytest.mark.parametrize("kind, causal", [("decoder", True), ("encoder", False)])
 def test_a_body_is_of_the_kind_that_is_asked_for(kind, causal):
     assert build_body(build(kind=kind).config).causal is causal
+
+
+@pytest.mark.parametrize("changes", [{}, {"smeared_keys": True}, {"positions": "learned"}])
+def test_a_prompt_is_read_once_for_all_its_answers(changes):
+    body = build(**changes).body
+    prompts, answers, of = [[1, 30, 31, 32, 33], [1, 40]], [[50, 51, 2], [60, 2], [70, 71, 72, 2], [80, 2]], [0, 1, 0, 1]
+    seen, grads = [], []
+    for shared in (True, False):
+        body.zero_grad()
+        if shared:
+            hidden, mask = read_answers(body, prompts, answers, of)
+            parts = [hidden[i, mask[i]] for i in range(4)]
+        else:
+            parts = [body(torch.tensor([prompts[p] + answer]))[0, len(prompts[p]) :] for p, answer in zip(of, answers)]
+        sum((part * torch.arange(1.0, 1 + part.numel()).view_as(part)).sum() for part in parts).backward()
+        seen.append(torch.cat(parts))
+        grads.append(torch.cat([p.grad.flatten() for p in body.parameters() if p.grad is not None]))
+    torch.testing.assert_close(seen[0], seen[1], **CLOSE)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-2)
+    with torch.no_grad():  # and without a gradient, where the cache is laid out once
+        hidden, mask = read_answers(body, prompts, answers, of)
+        torch.testing.assert_close(torch.cat([hidden[i, mask[i]] for i in range(4)]), seen[1], **CLOSE)

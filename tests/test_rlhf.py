@@ -200,9 +200,11 @@ def test_k_answers_are_one_element():
     _, _, _, reward = models()
     rows = [[1, 30, 31 + i, 2] for i in range(4)]
     every = [(i, j) for i in range(4) for j in range(i + 1, 4)]
-    data = Comparisons([Ranked(rows, every), Ranked(rows[:2], [(1, 0)])], 2, seed=0)
+    answers = [row[2:] for row in rows]
+    data = Comparisons([Ranked([1, 30], answers, every), Ranked([1, 30], answers[:2], [(1, 0)])], 2, seed=0)
     batch = data.batch([0, 1])
-    assert len(batch.tokens) == 6 and len(batch.chosen) == 7 and batch.count == 2  # four answers are read for six pairs, not twelve
+    assert len(batch.prompts) == 2 and len(batch.chosen) == 7 and batch.count == 2
+    assert len(batch.answers) == 6  # four are read for six pairs, not twelve
     scores = score_rows(reward.eval(), rows)
     first = sum(bradley_terry_loss(scores[i], scores[j]) for i, j in every) / 6
     torch.testing.assert_close(reward_loss(reward, batch), first + bradley_terry_loss(scores[1], scores[0]))
@@ -214,8 +216,8 @@ def test_k_answers_are_one_element():
 def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apart(tokenizer):
     said = [("p", "a", "b"), ("q", "c", "d"), ("p", "c", "a"), ("", "a", "b"), ("", "c", "b"), ("p", "b", "c")]
     ranked, skipped = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), s)) for s in said], 48)
-    assert skipped == 0 and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.rows) for r in ranked] == [3, 2, 2, 2]
-    back = {(tokenizer.decode(r.rows[i]), tokenizer.decode(r.rows[j])) for r in ranked for i, j in r.pairs}
+    assert skipped == 0 and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.answers) for r in ranked] == [3, 2, 2, 2]
+    back = {tuple(tokenizer.decode(r.prompt + r.answers[k]) for k in pair) for r in ranked for pair in r.pairs}
     assert back == {(p + c, p + r) for p, c, r in said}
 
 

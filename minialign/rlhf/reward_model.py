@@ -30,7 +30,7 @@ from torch import Tensor
 from minialign.batching import Order, demonstration_row, pad
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
-from minialign.heads import LanguageModel, ScalarModel, last_real
+from minialign.heads import LanguageModel, ScalarModel, last_real, read_answers
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
@@ -50,7 +50,12 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
 def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tensor:
     """(B,) the score at each row's last real token; tokens and mask (B, T), padding on either side."""
     left = bool((~mask[:, 0]).any())  # padding on the right needs no mask: a causal reader never looks at it
-    last = model.body(tokens, mask if left else None)[torch.arange(len(tokens)), last_real(mask)]  # (B, D)
+    return head_at_the_end(model, model.body(tokens, mask if left else None), mask)
+
+
+def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
+    """(B,) the head's number at the last real token of each row of (B, T, D) vectors; mask (B, T)."""
+    last = hidden[torch.arange(len(hidden)), last_real(mask)]  # (B, D)
     with torch.autocast("cpu", enabled=False):  # scores differ little: bfloat16's three digits would make ties of them
         return model.head(last.float()).squeeze(-1)
 
@@ -59,16 +64,18 @@ def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tenso
 class Ranked:
     """The answers to one prompt that were compared, each once, and who won: K answers, up to C(K, 2) pairs."""
 
-    rows: list[list[int]]  # ids of each answer, with its prompt, begin and end token
-    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `rows`
+    prompt: list[int]  # its ids, the begin token first
+    answers: list[list[int]]  # ids of each, with the end token
+    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `answers`
 
 
 @dataclass
 class RankedBatch:
-    """Answers of several prompts, and their pairs. N answers, P pairs."""
+    """B prompts, all their N answers and the P pairs of them."""
 
-    tokens: Tensor  # (N, T) ids
-    mask: Tensor  # (N, T) true at real tokens
+    prompts: list[list[int]]  # (B,) ids
+    answers: list[list[int]]  # (N,) ids
+    of: list[int]  # (N,) which of the prompts each answers
     chosen: Tensor  # (P,) which answer was preferred
     rejected: Tensor  # (P,) to which
     weights: Tensor  # (P,) one over the pairs of its prompt: every prompt weighs the same
@@ -82,7 +89,7 @@ class RankedBatch:
     @property
     def size(self) -> int:
         """Tokens read."""
-        return self.tokens.numel()
+        return sum(map(len, self.prompts)) + sum(map(len, self.answers))
 
 
 class Comparisons:
@@ -93,7 +100,7 @@ class Comparisons:
     """
 
     def __init__(self, ranked: list[Ranked], batch: int, seed: int):
-        self.ranked, self.order = ranked, Order([max(map(len, r.rows)) for r in ranked], batch, seed)
+        self.ranked, self.order = ranked, Order([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
 
     def microbatches(self, step: int, parts: int) -> list[RankedBatch]:
         """The step's prompts, in `parts` pieces."""
@@ -102,13 +109,15 @@ class Comparisons:
 
     def batch(self, names: list[int]) -> RankedBatch:
         """The named prompts as one batch."""
-        rows, chosen, rejected, weights = [], [], [], []
-        for ranked in (self.ranked[name] for name in names):
-            chosen += [len(rows) + better for better, _ in ranked.pairs]
-            rejected += [len(rows) + worse for _, worse in ranked.pairs]
+        answers, of, chosen, rejected, weights = [], [], [], [], []
+        for place, ranked in enumerate(self.ranked[name] for name in names):
+            chosen += [len(answers) + better for better, _ in ranked.pairs]
+            rejected += [len(answers) + worse for _, worse in ranked.pairs]
             weights += [1 / len(ranked.pairs)] * len(ranked.pairs)
-            rows += ranked.rows
-        return RankedBatch(*pad(rows), torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights), names)
+            of += [place] * len(ranked.answers)
+            answers += ranked.answers
+        prompts = [self.ranked[name].prompt for name in names]
+        return RankedBatch(prompts, answers, of, torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights), names)
 
 
 def ranked_rows(
@@ -125,8 +134,8 @@ def ranked_rows(
     ranked: dict[object, Ranked] = {}
     skipped = 0
     for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, prompts, chosen, rejected)):
-        rows = [demonstration_row(tokenizer, prompt, answer)[0] for answer in answers]
-        longest = max(map(len, rows))
+        prompt, answers = [tokenizer.begin, *prompt], [[*answer, tokenizer.end] for answer in answers]
+        longest = len(prompt) + max(map(len, answers))
         if longest > context and not skip_long:
             raise UserError(
                 f"{longest} tokens do not fit the model's context of {context}; shorten it, or leave such lines out with --skip-long",
@@ -136,9 +145,9 @@ def ranked_rows(
         if longest > context:
             skipped += 1
             continue
-        group = ranked.setdefault(comparison["prompt"] or number, Ranked([], []))
-        group.rows.extend(row for row in rows if row not in group.rows)
-        group.pairs.append((group.rows.index(rows[0]), group.rows.index(rows[1])))
+        group = ranked.setdefault(comparison["prompt"] or number, Ranked(prompt, [], []))
+        group.answers.extend(answer for answer in answers if answer not in group.answers)
+        group.pairs.append((group.answers.index(answers[0]), group.answers.index(answers[1])))
     return list(ranked.values()), skipped
 
 
@@ -148,8 +157,8 @@ def count_pairs(ranked: list[Ranked]) -> int:
 
 
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected answers; each answer is read once, however many pairs it is in."""
-    scores = scores_at_the_end(model, batch.tokens, batch.mask)  # (N,)
+    """(P,) scores of the chosen and of the rejected answers; prompts and answers are read once, however many pairs they are in."""
+    scores = head_at_the_end(model, *read_answers(model.body, batch.prompts, batch.answers, batch.of))  # (N,)
     return scores[batch.chosen], scores[batch.rejected]
 
 
