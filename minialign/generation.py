@@ -50,20 +50,20 @@ class SamplingConfig:
 
 @dataclass
 class Generated:
-    """What a model wrote after B prompts."""
+    """What a model wrote after B prompts, N = B K answers."""
 
     prompt: Tensor  # (B, P) ids, padded on the left
     prompt_mask: Tensor  # (B, P) true at real tokens
-    response: Tensor  # (B, R) ids; PAD after the end token
-    mask: Tensor  # (B, R) true up to and with the end token
-    logprobs: Tensor  # (B, R) log-probability of each sampled token, 0 outside the mask
+    response: Tensor  # (N, R) ids; PAD after the end token
+    mask: Tensor  # (N, R) true up to and with the end token
+    logprobs: Tensor  # (N, R) log-probability of each sampled token, 0 outside the mask
 
     def texts(self, tokenizer: Tokenizer) -> list[str]:
         """The responses as text."""
         return [tokenizer.decode(row[keep]) for row, keep in zip(self.response, self.mask)]
 
     def ended(self) -> Tensor:
-        """(B,) whether the model ended its response itself, within the length."""
+        """(N,) whether the model ended its response itself, within the length."""
         return ((self.response == END) & self.mask).any(dim=1)
 
 
@@ -106,6 +106,7 @@ def generate(
     config: SamplingConfig,
     generator: torch.Generator,
     stop_early: bool = True,
+    answers: int = 1,
 ) -> Generated:
     """Continue prompts, all in one batch.
 
@@ -115,8 +116,9 @@ def generate(
         config: how tokens are chosen.
         generator: where chance comes from; same state, same text.
         stop_early: stop when every row has ended (False: always compute all tokens, for exact rollouts and timings).
+        answers: K to each prompt, which is read once for all of them; rows of one prompt stand together.
     Returns:
-        Generated, with R = config.new_tokens, or fewer when all rows stopped early.
+        Generated, N = B K rows of R = config.new_tokens, or fewer when all rows stopped early.
     Raises:
         UserError: no prompts, or prompt and answer that do not fit the context.
     """
@@ -129,16 +131,19 @@ def generate(
             "shorten the prompt or ask for fewer new tokens"
         )
     prompt, prompt_mask = pad(prompts, side="left")  # (B, P)
-    B = len(prompts)
-    cache = Cache(model.config, B, longest + config.new_tokens)
-    uniforms = torch.rand(config.new_tokens, B, generator=generator)  # (R, B)
-    response = torch.full((B, config.new_tokens), PAD)
-    logprobs = torch.zeros(B, config.new_tokens)
-    finished = torch.zeros(B, dtype=torch.bool)
+    N = len(prompts) * answers
+    cache = Cache(model.config, len(prompts), longest + config.new_tokens)
+    uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
+    response = torch.full((N, config.new_tokens), PAD)
+    logprobs = torch.zeros(N, config.new_tokens)
+    finished = torch.zeros(N, dtype=torch.bool)
     with evaluating(model):
         hidden = model.body(prompt, prompt_mask, cache)[:, -1]  # (B, D)
+        if answers > 1:
+            cache.repeat(torch.arange(len(prompts)).repeat_interleave(answers))
+            hidden = hidden.repeat_interleave(answers, dim=0)  # (N, D)
         for t in range(config.new_tokens):
-            logits = _shape(model.logits(hidden), config)  # (B, V)
+            logits = _shape(model.logits(hidden), config)  # (N, V)
             token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(logits, uniforms[t])
             response[:, t], logprobs[:, t] = token, token_logprobs(logits, token)
             finished |= token == END

@@ -115,7 +115,7 @@ def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: S
 
     Args:
         body: a decoder's stack.
-        prompts: B lists of ids; answers: N lists of ids; of: for each answer which prompt it goes on from.
+        prompts: B lists of ids, which may be empty; answers: N lists of ids; of: for each answer which prompt it goes on from.
     Returns:
         (N, T, D) vectors of the answers' tokens, and mask (N, T), true at real ones.
     Raises:
@@ -124,7 +124,8 @@ def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: S
     read, real = pad(prompts, side="left")  # (B, P)
     tokens, mask = pad(answers)  # (N, T)
     cache = Cache(body.config, len(prompts), read.shape[1] + tokens.shape[1])
-    body(read, real, cache)
+    if read.shape[1]:
+        body(read, real, cache)
     cache.repeat(torch.as_tensor(of))
     return body(tokens, mask, cache), mask
 

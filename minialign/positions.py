@@ -37,7 +37,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (xᵢ, xᵢ₊d/2) of x (B, H, T, d) by its position's angle."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 def smear(key: Tensor, weight: Tensor, first: Tensor, before: Tensor | None = None) -> Tensor:

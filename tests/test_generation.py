@@ -261,7 +261,8 @@ def test_generation_gives_every_part_its_mode_back():
 def test_a_model_in_another_number_format_keeps_it_in_its_cache(dtype):
     model = build(vocabulary=12, initial_std=0.3).to(dtype)
     cache = Cache(model.config, 1, 8)
-    model.body(torch.tensor([[1, 5, 6]]), None, cache)
+    with torch.no_grad():
+        model.body(torch.tensor([[1, 5, 6]]), None, cache)
     assert cache.store.dtype == dtype
     assert generate(model, [[1, 5]], SamplingConfig(4), seeded()).response.shape[0] == 1
 

@@ -27,7 +27,7 @@ from minialign.rlhf.reward_model import (
     score_rows,
     scores_at_the_end,
 )
-from minialign.rlhf.rollout import collect, penalise_missing_end, response_logits
+from minialign.rlhf.rollout import answer_vectors, collect, penalise_missing_end
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2, dropout=0.1)
@@ -118,8 +118,42 @@ def test_kl_is_0_before_the_first_update():
 def test_rollout_logprobs_equal_a_full_pass():
     policy, _, rollout, _ = rolled()
     policy.eval()
-    logprobs = token_logprobs(response_logits(policy, rollout.tokens, rollout.places), rollout.response, 0.7)
-    assert float(((logprobs - rollout.logprobs) * rollout.mask).detach().abs().max()) < 1e-5
+    shared = token_logprobs(policy.logits(answer_vectors(policy.body, PROMPTS, rollout.response, rollout.mask)), rollout.response, 0.7)
+    assert float(((shared - rollout.logprobs) * rollout.mask).detach().abs().max()) < 1e-5
+    for prompt, row, keep, logprobs in zip(PROMPTS, rollout.response, rollout.mask, rollout.logprobs):
+        logits = policy(torch.tensor([prompt + row[keep].tolist()]))[0, len(prompt) - 1 : -1]
+        torch.testing.assert_close(token_logprobs(logits, row[keep], 0.7), logprobs[keep], atol=1e-5, rtol=1e-5)
+
+
+def test_several_answers_to_a_prompt_are_those_of_several_prompts():
+    policy, reference, value, reward = models()
+    sampling, prompts = SamplingConfig(10, temperature=0.7), [*PROMPTS, [1]]
+    once = collect(policy, reference, value, reward, prompts, sampling, torch.Generator().manual_seed(0), answers=3)
+    again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], sampling, torch.Generator().manual_seed(0))
+    assert once.answers == 3 and again.answers == 1
+    for name in ("response", "mask", "logprobs", "reference_logprobs", "values", "scores"):
+        torch.testing.assert_close(getattr(once, name), getattr(again, name), atol=1e-5, rtol=1e-5)
+    part = once.take(torch.tensor([4, 1]))
+    assert part.prompts == [prompts[4], prompts[1]] and part.response.shape[1] == int(part.mask.sum(dim=1).max())
+    torch.testing.assert_close(part.scores, once.scores[[12, 13, 14, 3, 4, 5]])
+    trained = []
+    for rollout, shape in ((once, {"prompts": 5, "answers": 3}), (again, {"prompts": 15})):  # and PPO makes the same of both
+        config = PPOConfig(minibatch=15, epochs=1, temperature=0.7, **shape)
+        learner = Learner.start(copy.deepcopy(policy), copy.deepcopy(value), config)
+        ppo_update(learner, rollout, config, torch.Generator().manual_seed(0))
+        trained.append(torch.nn.utils.parameters_to_vector(learner.policy.parameters()))
+    torch.testing.assert_close(*trained, atol=2e-4, rtol=0)
+
+
+def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
+    from minialign.checkpoints import RunFolder
+    from minialign.rlhf.ppo import train_ppo
+
+    policy, _, _, reward = models()
+    config = PPOConfig(updates=3, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2, value_warmup=2)
+    train_ppo(policy.eval(), reward, PROMPTS * 2, config, RunFolder(tmp_path))
+    first, second, third = RunFolder(tmp_path).metrics()
+    assert abs(second["kl"]) < 1e-4 and abs(third["kl"]) < 1e-4 and second["explained_variance"] != first["explained_variance"]
 
 
 def test_ratios_are_1_before_the_first_step():
@@ -135,7 +169,7 @@ def test_ratios_are_1_before_the_first_step():
 
 def test_what_stands_after_the_end_token_changes_no_score():
     _, reward, rollout, _ = rolled()
-    rows = [row[: int(p[0]) + 1 + int(m.sum())].tolist() for row, p, m in zip(rollout.tokens, rollout.places, rollout.mask)]
+    rows = [prompt + row[keep].tolist() for prompt, row, keep in zip(PROMPTS, rollout.response, rollout.mask)]
     ended = (rollout.response == 2).any(dim=1)
     expected = penalise_missing_end(score_rows(reward.eval(), rows), ended, "subtract", 1.0)
     torch.testing.assert_close(rollout.scores, expected, atol=1e-5, rtol=1e-5)
@@ -276,7 +310,7 @@ def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
     from minialign.rlhf.ppo import train_ppo
 
     policy, _, _, reward = models()
-    config = PPOConfig(updates=6, prompts=4, minibatch=2, new_tokens=8, checkpoint_every=2, target_kl=1.0, horizon=50)
+    config = PPOConfig(updates=6, prompts=4, minibatch=2, new_tokens=8, target_kl=1.0, horizon=50)
     whole, _ = train_ppo(policy.eval(), reward, PROMPTS * 3, config, RunFolder(tmp_path / "whole"))
 
     def fault(rollout, names, left=[5]):  # noqa: B006 (counts over the calls)

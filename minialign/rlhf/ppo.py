@@ -41,10 +41,10 @@ from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.logprobs import entropy, masked_mean, masked_variance, token_logprobs, whiten
+from minialign.logprobs import entropy, masked_variance, token_logprobs, whiten
 from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import KLPrice, k1
-from minialign.rlhf.rollout import Rollout, collect, response_logits, response_values, rollout_metrics
+from minialign.rlhf.rollout import Rollout, answer_vectors, collect, rollout_metrics
 from minialign.training import Stopped, adamw, interruptible
 
 
@@ -54,6 +54,7 @@ class PPOConfig:
 
     updates: int = 60  # rollouts, each followed by `epochs` passes over it
     prompts: int = 64  # prompts a rollout
+    answers: int = 1  # answers to each of them; a prompt is read once for all its answers
     new_tokens: int = 40  # R, tokens of a response at most
     temperature: float = 1.0  # of sampling, and of every log-probability
     epochs: int = 2  # passes over one rollout
@@ -65,24 +66,26 @@ class PPOConfig:
     horizon: int = 10_000  # answers in which beta may change by a fifth, when it is steered
     gamma: float = 1.0  # discount from one token to the next
     lam: float = 0.95  # λ of the advantage estimate
-    clip: float = 0.2  # ε of the policy's ratio
-    value_clip: float = 0.2  # ε of the value
+    clip: float = 0.2  # ε of the policy's ratio and of the value
     whiten_rewards: bool = False  # scale each rollout's rewards to deviation 1 (Ziegler et al. 2019 did, Stiennon et al. 2020 did not)
     missing_end: str = "subtract"  # how an answer without an end is scored: subtract | replace
     missing_end_score: float = 1.0  # by how much, or by what
-    checkpoint_every: int = 10  # updates between two checkpoints
+    value_warmup: int = 0  # first updates in which the value function learns alone
     seed: int = 0  # of prompts, samples and minibatches
 
     def __post_init__(self):
-        for name in ("updates", "prompts", "new_tokens", "epochs", "minibatch", "checkpoint_every"):
+        for name in ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.missing_end not in ("subtract", "replace"):
             raise UserError(f"missing_end is {self.missing_end!r}; choose subtract or replace")
         if self.temperature <= 0:
             raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0")
-        if self.minibatch > self.prompts:
-            raise UserError(f"a minibatch of {self.minibatch} is more than the {self.prompts} prompts of a rollout; use a smaller --minibatch")
+        if self.minibatch > self.prompts * self.answers or self.minibatch % self.answers:
+            raise UserError(
+                f"a minibatch of {self.minibatch} does not consist of whole prompts of {self.answers} answers, or is more than the "
+                f"{self.prompts * self.answers} of a rollout; change --minibatch"
+            )
 
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -150,20 +153,22 @@ def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator:
     sums = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "entropy": 0.0}
     steps = 0
     for _ in range(config.epochs):
-        for rows in torch.randperm(len(rollout.scores), generator=generator).split(config.minibatch):
-            part = rollout.take(rows)
-            logits = response_logits(learner.policy, part.tokens, part.places)  # (b, R, V)
-            logprobs = token_logprobs(logits, part.response, config.temperature)
-            losses, clipped = policy_loss(logprobs, part.logprobs, whitened[rows], config.clip)
-            step(learner.policy_optimizer, masked_mean(losses, part.mask))
-            values = response_values(learner.value, part.tokens, part.places)
-            losses_of_values = value_loss(values, part.values, returns[rows], config.value_clip)
-            step(learner.value_optimizer, masked_mean(losses_of_values, part.mask))
+        for chosen in torch.randperm(len(rollout.prompts), generator=generator).split(config.minibatch // config.answers):
+            part, rows = rollout.take(chosen), rollout.rows(chosen)
+            real = part.mask  # (n, R); from here on the M real tokens stand in one line
+            hidden = answer_vectors(learner.policy.body, part.prompts, part.response, real)
+            logits = learner.policy.logits(hidden[real])  # (M, V)
+            logprobs = token_logprobs(logits, part.response[real], config.temperature)
+            losses, clipped = policy_loss(logprobs, part.logprobs[real], whitened[rows, : real.shape[1]][real], config.clip)
+            step(learner.policy_optimizer, losses.mean())
+            values = learner.value.head(answer_vectors(learner.value.body, part.prompts, part.response, real)[real]).squeeze(-1)
+            losses_of_values = value_loss(values, part.values[real], returns[rows, : real.shape[1]][real], config.clip)
+            step(learner.value_optimizer, losses_of_values.mean())
             with torch.no_grad():
-                sums["policy_loss"] += float(masked_mean(losses, part.mask))
-                sums["value_loss"] += float(masked_mean(losses_of_values, part.mask))
-                sums["clip_fraction"] += float(masked_mean(clipped.float(), part.mask))
-                sums["entropy"] += float(masked_mean(entropy(logits, config.temperature), part.mask))
+                sums["policy_loss"] += float(losses.mean())
+                sums["value_loss"] += float(losses_of_values.mean())
+                sums["clip_fraction"] += float(clipped.float().mean())
+                sums["entropy"] += float(entropy(logits, config.temperature).mean())
             steps += 1
     unexplained = float(masked_variance(returns - rollout.values, rollout.mask) / masked_variance(returns, rollout.mask).clamp(min=1e-8))
     return {name: total / steps for name, total in sums.items()} | {"explained_variance": 1 - unexplained}
@@ -217,21 +222,24 @@ def train_ppo(
     bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update")
     with interruptible() as interrupted, bar:
         while state["step"] < config.updates:
-            for optimizer, rate in ((learner.policy_optimizer, config.learning_rate), (learner.value_optimizer, config.value_learning_rate)):
+            learning = float(state["step"] >= config.value_warmup)
+            for optimizer, rate in ((learner.policy_optimizer, config.learning_rate * learning), (learner.value_optimizer, config.value_learning_rate)):
                 optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate * (1 - state["step"] / config.updates)
             names = order(state["step"])
             penalty = (config.missing_end, config.missing_end_score)
-            rollout = collect(learner.policy, reference, learner.value, reward, [prompts[i] for i in names], sampling, generator, penalty)
+            asked = [prompts[i] for i in names]
+            rollout = collect(learner.policy, reference, learner.value, reward, asked, sampling, generator, penalty, config.answers)
             metrics = ppo_update(learner, rollout, config, generator)
             kl = float(k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean())
-            learner.price.update(kl, config.prompts)
+            learner.price.update(kl, config.prompts * config.answers)
             state["step"] += 1
-            state["last"] = rollout_metrics(rollout, kl, state["beta"]) | metrics | (watch(rollout, names) if watch else {})
+            seen = watch(rollout, [i for i in names for _ in range(config.answers)]) if watch else {}
+            state["last"] = rollout_metrics(rollout, kl, state["beta"]) | metrics | seen
             state["beta"] = learner.price.beta
             run.log({"step": state["step"], **state["last"]})
             last = state["step"] == config.updates
             stop = interrupted()  # asked once: a Ctrl-C that falls after this line waits for the next update
-            if not last and (stop or state["step"] % config.checkpoint_every == 0):
+            if not last:  # an update takes so much longer than a checkpoint that none is worth losing
                 run.save_checkpoint(modules, optimizers, {"rollout": generator}, state)
             bar.set_postfix_str(f"score {state['last']['score']:+.2f}, KL {kl:.1f} nats", refresh=False)
             bar.update()

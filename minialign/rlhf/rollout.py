@@ -1,11 +1,12 @@
 r"""Rollouts: the policy answers prompts, and everything that PPO needs to know about the answers is written down once.
 
-For B prompts: the sampled tokens and their log-probabilities under the policy as it was then, those of the frozen reference, the value
-of each place, and the reward model's score of the whole answer. Details that matter:
+For B prompts, K answers to each, N = B K: the sampled tokens and their log-probabilities under the policy as it was then, those of the
+frozen reference, the value of each place, and the reward model's score of the whole answer. Details that matter:
     1. Exactly R tokens are sampled, at the temperature that everything is scored at; no top-k, no top-p, or the policy that is
        improved would not be the one that acted (test_rollout_logprobs_equal_a_full_pass).
     2. What stands after the end token is cut away before anything looks at it (test_what_stands_after_the_end_token_has_no_influence).
-    3. Rows are shifted to the left edge first: with all padding on the right, a causal model needs no mask, which is faster.
+    3. A prompt is read once for all its answers, here and in every pass of PPO: all of it but its last token, which is the first one that
+       predicts something (test_several_answers_to_a_prompt_are_those_of_several_prompts).
     4. An answer that never ends is scored lower, in one of the two usual ways (test_both_conventions_for_a_missing_end).
 
 Read next: ppo.py.
@@ -17,59 +18,57 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from minialign.batching import pad
-from minialign.generation import Generated, SamplingConfig, generate
-from minialign.heads import LanguageModel, ScalarModel
+from minialign.generation import SamplingConfig, generate
+from minialign.heads import LanguageModel, ScalarModel, read_answers
 from minialign.logprobs import token_logprobs
 from minialign.rlhf.kl import k3
+from minialign.rlhf.reward_model import head_at_the_end
 from minialign.tokenizer import END, Tokenizer
 
 
 @dataclass
 class Rollout:
-    """B answers of R tokens, and what was known when they were sampled."""
+    """N answers of at most R tokens, K to each of B prompts, and what was known when they were sampled."""
 
-    tokens: Tensor  # (B, T) prompt and response, padding on the right
-    places: Tensor  # (B, R) where in T stands the token that predicts each response token
-    response: Tensor  # (B, R) sampled ids; PAD after the end token
-    mask: Tensor  # (B, R) true up to and with the end token
-    logprobs: Tensor  # (B, R) log π of each token when it was sampled, nats
-    reference_logprobs: Tensor  # (B, R) log π_ref, nats
-    values: Tensor  # (B, R) V of the state before each token
-    scores: Tensor  # (B,) reward model's score, missing ends penalised
+    prompts: list[list[int]]  # (B,) ids
+    response: Tensor  # (N, R) sampled ids; PAD after the end token; the K answers of a prompt stand together
+    mask: Tensor  # (N, R) true up to and with the end token
+    logprobs: Tensor  # (N, R) log π of each token when it was sampled, nats
+    reference_logprobs: Tensor  # (N, R) log π_ref, nats
+    values: Tensor  # (N, R) V of the state before each token
+    scores: Tensor  # (N,) reward model's score, missing ends penalised
 
-    def take(self, rows: Tensor) -> Rollout:
-        """The named rows as a smaller rollout."""
-        return Rollout(**{name: value[rows] for name, value in vars(self).items()})
+    @property
+    def answers(self) -> int:
+        """K."""
+        return len(self.scores) // len(self.prompts)
+
+    def rows(self, prompts: Tensor) -> Tensor:
+        """The rows of the named prompts' answers."""
+        return (prompts[:, None] * self.answers + torch.arange(self.answers)).flatten()
+
+    def take(self, prompts: Tensor) -> Rollout:
+        """The named prompts with their answers as a smaller rollout, no longer than its longest answer."""
+        rows = self.rows(prompts)
+        longest = int(self.mask[rows].sum(dim=1).max())
+        parts = {name: getattr(self, name)[rows, :longest] for name in ("response", "mask", "logprobs", "reference_logprobs", "values")}
+        return Rollout(prompts=[self.prompts[i] for i in prompts.tolist()], scores=self.scores[rows], **parts)
 
 
-def shift_left(generated: Generated) -> tuple[Tensor, Tensor]:
-    """Prompt and response side by side with all padding on the right.
+def answer_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], response: Tensor, mask: Tensor) -> Tensor:
+    """(N, R, D): the vectors of a decoder's stack from which each response token is predicted.
 
-    Returns:
-        tokens (B, T) with T = longest prompt + R, and places (B, R): the index of the token that predicts response token t.
+    Args:
+        body: a decoder's stack.
+        prompts: B lists of ids, one id each at least.
+        response: (N, R) ids, N / B answers to each prompt; mask: (N, R) true at real ones.
     """
-    lengths = generated.prompt_mask.sum(dim=1)  # (B,)
-    prompts = [row[keep] for row, keep in zip(generated.prompt, generated.prompt_mask)]
-    tokens, _ = pad([torch.cat([prompt, response]).tolist() for prompt, response in zip(prompts, generated.response)])
-    return tokens, lengths[:, None] - 1 + torch.arange(generated.response.shape[1])
-
-
-def at_places(hidden: Tensor, places: Tensor) -> Tensor:
-    """(B, R, D): the vectors of (B, T, D) that predict the response tokens."""
-    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-def response_logits(model: LanguageModel, tokens: Tensor, places: Tensor) -> Tensor:
-    """(B, R, V) logits that predict the response tokens, and no others."""
-    return model.logits(at_places(model.body(tokens), places))
-
-
-def response_values(model: ScalarModel, tokens: Tensor, places: Tensor) -> Tensor:
-    """(B, R) the value function at the places from which each response token is chosen."""
-    return model.head(at_places(model.body(tokens), places)).squeeze(-1)
+    of = torch.arange(len(prompts)).repeat_interleave(len(response) // len(prompts))
+    read = [[prompts[p][-1], *row[keep].tolist()[:-1]] for p, row, keep in zip(of.tolist(), response, mask)]
+    hidden, _ = read_answers(body, [prompt[:-1] for prompt in prompts], read, of)  # (N, longest, D)
+    return nn.functional.pad(hidden, (0, 0, 0, response.shape[1] - hidden.shape[1]))
 
 
 def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount: float) -> Tensor:
@@ -83,11 +82,11 @@ def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount:
 
 
 @torch.no_grad()
-def score_answers(reward: ScalarModel, tokens: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-    """(B,) reward-model scores, read at the last real token of each response."""
-    last = places.gather(1, mask.sum(dim=1, keepdim=True) - 1) + 1  # (B, 1) its own place, one after the one that predicts it
-    hidden = reward.body(tokens).gather(1, last[..., None].expand(-1, -1, reward.config.width))  # (B, 1, D)
-    return reward.head(hidden).flatten()
+def score_answers(reward: ScalarModel, prompts: Sequence[Sequence[int]], response: Tensor, mask: Tensor) -> Tensor:
+    """(N,) reward-model scores, read at the last real token of each response (N, R)."""
+    of = torch.arange(len(prompts)).repeat_interleave(len(response) // len(prompts))
+    answers = [row[keep].tolist() for row, keep in zip(response, mask)]
+    return head_at_the_end(reward, *read_answers(reward.body, prompts, answers, of))
 
 
 @torch.no_grad()
@@ -100,26 +99,25 @@ def collect(
     sampling: SamplingConfig,
     generator: torch.Generator,
     missing_end: tuple[str, float] = ("subtract", 1.0),
+    answers: int = 1,
 ) -> Rollout:
-    """Let the policy answer B prompts (lists of ids that begin with the begin token) and record what PPO needs.
+    """Let the policy answer B prompts (lists of ids that begin with the begin token), K times each, and record what PPO needs.
 
     All models are put in evaluation mode for it: dropout would make the recorded log-probabilities those of another policy.
     """
     for model in (policy, reference, value, reward):
         model.eval()
-    generated = generate(policy, prompts, sampling, generator)
-    tokens, places = shift_left(generated)
-    reference_logits = response_logits(reference, tokens, places)
-    mask = generated.mask
+    generated = generate(policy, prompts, sampling, generator, answers=answers)
+    response, mask = generated.response, generated.mask
+    reference_logits = reference.logits(answer_vectors(reference.body, prompts, response, mask))
     return Rollout(
-        tokens=tokens,
-        places=places,
-        response=generated.response,
+        prompts=[list(prompt) for prompt in prompts],
+        response=response,
         mask=mask,
         logprobs=generated.logprobs,
-        reference_logprobs=token_logprobs(reference_logits, generated.response, sampling.temperature) * mask,
-        values=response_values(value, tokens, places) * mask,
-        scores=penalise_missing_end(score_answers(reward, tokens, places, mask), generated.ended(), *missing_end),
+        reference_logprobs=token_logprobs(reference_logits, response, sampling.temperature) * mask,
+        values=value.head(answer_vectors(value.body, prompts, response, mask)).squeeze(-1) * mask,
+        scores=penalise_missing_end(score_answers(reward, prompts, response, mask), generated.ended(), *missing_end),
     )
 
 
@@ -156,9 +154,9 @@ def sampled_kl(
     """(N,) for each prompt one answer's log-ratio log π(y|x) − log π_ref(y|x), nats; its mean estimates KL(π ‖ π_ref) (kl.py, k1)."""
     parts = []
     for start in range(0, len(prompts), 64):
-        generated = generate(policy, prompts[start : start + 64], sampling, generator)
-        tokens, places = shift_left(generated)
-        logits = response_logits(reference, tokens, places)
+        part = prompts[start : start + 64]
+        generated = generate(policy, part, sampling, generator)
+        logits = reference.logits(answer_vectors(reference.body, part, generated.response, generated.mask))
         reference_logprobs = token_logprobs(logits, generated.response, sampling.temperature)
         parts.append(((generated.logprobs - reference_logprobs) * generated.mask).sum(dim=1))
     return torch.cat(parts)
