@@ -47,6 +47,13 @@ PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed",
 SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # how every stage answers; Stiennon et al. 2020 sampled at 0.7 in PPO, too
 
 
+def ppo_settings(updates: int, prompts: int, beta: float, seed: int) -> PPOConfig:
+    """PPO for answers of twenty tokens whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
+    asked, length, temperature = min(32, prompts), SAMPLING.new_tokens, SAMPLING.temperature
+    rates = {"learning_rate": 5e-4, "value_learning_rate": 2e-3, "value_warmup": updates // 10, "lam": 1.0}
+    return PPOConfig(updates, asked, 4, length, temperature, minibatch=4 * asked, beta=beta, seed=seed, **rates)
+
+
 @dataclass
 class Made:
     """What the first half of the main job leaves to the second."""
@@ -196,6 +203,6 @@ class Demo:
         """The policy after PPO, on stories that no other stage has seen."""
         c = self.config
         prompts = prompt_ids(tokenizer, [d["prompt"] for d in practice])
-        settings = PPOConfig(c.ppo_updates, min(64, len(prompts)), SAMPLING.new_tokens, SAMPLING.temperature, beta=c.beta, seed=c.seed_of(5))
+        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5))
         train = lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=gold_watch(tokenizer, practice))  # noqa: E731
         return self.trained(RLHF, instructed, tokenizer, settings, train)

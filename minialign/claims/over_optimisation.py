@@ -26,7 +26,7 @@ import torch
 
 from minialign.checkpoints import RunFolder, load_model
 from minialign.claims.runner import Bench, Claim, Result
-from minialign.demo import INSTRUCTED, SAMPLING, Demo, Made
+from minialign.demo import INSTRUCTED, SAMPLING, Demo, Made, ppo_settings
 from minialign.demo_evaluation import gold_watch
 from minialign.demo_settings import FAST, DemoConfig
 from minialign.evaluation import Interval, mean_interval
@@ -63,7 +63,7 @@ def measure(bench: Bench) -> Result:
     for seed in range(bench.seeds):
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
         for beta in betas:
-            settings = PPOConfig(updates, min(64, len(made.practice)), SAMPLING.new_tokens, SAMPLING.temperature, beta=beta, seed=seed)
+            settings = ppo_settings(updates, len(made.practice), beta, seed)
             for record in optimise(bench, made, proxy, settings, base):
                 row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
                 table.append(row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy})

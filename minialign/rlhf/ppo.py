@@ -68,8 +68,8 @@ class PPOConfig:
     lam: float = 0.95  # λ of the advantage estimate
     clip: float = 0.2  # ε of the policy's ratio and of the value
     whiten_rewards: bool = False  # scale each rollout's rewards to deviation 1 (Ziegler et al. 2019 did, Stiennon et al. 2020 did not)
-    missing_end: str = "subtract"  # how an answer without an end is scored: subtract | replace
-    missing_end_score: float = 1.0  # by how much, or by what
+    missing_end: str = "replace"  # how an answer without an end is scored: subtract | replace
+    missing_end_score: float = 3.0  # by how much less, or minus what, in deviations of the score
     value_warmup: int = 0  # first updates in which the value function learns alone
     seed: int = 0  # of prompts, samples and minibatches
 
