@@ -317,6 +317,20 @@ def test_the_parts_share_no_text_and_no_rater(tmp_path, name):
     assert all(file in readme for file in written) and "Hutto" in readme and ("pair of draws" in readme) == (name == "tweets")
 
 
+def test_the_majority_orders_the_same_pairs_once_by_the_mean_of_all_ratings(tmp_path):
+    out = tmp_path / "out"
+    people.write_people_data(out, "tweets", seed=1, folder=write_source(tmp_path / "src", "tweets", made_up(600)))
+    items = {item.id: item for item in ratings.read_ratings("tweets", tmp_path / "src")}
+    mean = lambda key: sum(items[key].ratings) / len(items[key].ratings)  # noqa: E731
+    pairs = [frozenset((row["chosen_id"], row["rejected_id"])) for row in json_lines(out / "comparisons.test.jsonl")]
+    rows = json_lines(out / "comparisons.majority.jsonl")
+    asked = [frozenset((row["chosen_id"], row["rejected_id"])) for row in rows]
+    assert len(set(asked)) == len(asked) and set(asked) == {pair for pair in pairs if len({mean(key) for key in pair}) == 2}
+    for row in rows:
+        assert mean(row["chosen_id"]) > mean(row["rejected_id"])
+        assert (row["chosen"], row["rejected"]) == (items[row["chosen_id"]].text, items[row["rejected_id"]].text)
+
+
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(tmp_path):
     source = write_source(tmp_path / "src", "nyt", made_up(200))
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):

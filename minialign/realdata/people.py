@@ -66,6 +66,19 @@ def as_jsonl(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def ordered_by_all(rows: list[dict], items: list[Rated]) -> list[dict]:
+    """The same pairs of texts, each once, in the order of the mean over all their ratings; pairs with equal means are left out."""
+    means = {item.id: sum(item.ratings) / len(item.ratings) for item in items}
+    pairs = {frozenset((row["chosen_id"], row["rejected_id"])): row for row in rows}.values()
+    ordered = []
+    for row in pairs:
+        difference = means[row["chosen_id"]] - means[row["rejected_id"]]
+        swapped = {"chosen": row["rejected"], "rejected": row["chosen"], "chosen_id": row["rejected_id"], "rejected_id": row["chosen_id"]}
+        if difference:
+            ordered.append(row | (swapped if difference < 0 else {}) | {"annotator": "all", "confidence": max(1, round(abs(difference)))})
+    return ordered
+
+
 def prompts_of(items: list[Rated]) -> list[dict]:
     """The first four words of every text of eight words or more, each once."""
     words = [item.text.split() for item in items]
@@ -98,6 +111,10 @@ def write_people_data(
         rows = comparisons_from_ratings(texts[part], count, seed, raters[part], source=name)
         write_atomically(out / f"comparisons.{part}.jsonl", as_jsonl(rows))
         written[f"comparisons.{part}.jsonl"] = len(rows)
+        if part == "test":
+            everybody = ordered_by_all(rows, texts[part])
+            write_atomically(out / "comparisons.majority.jsonl", as_jsonl(everybody))
+            written["comparisons.majority.jsonl"] = len(everybody)
     prompts = prompts_of(texts["test"])
     write_atomically(out / "prompts.jsonl", as_jsonl(prompts))
     written["prompts.jsonl"] = len(prompts)
@@ -133,6 +150,7 @@ MEANING = {
     "comparisons.train.jsonl": "chosen and rejected by one rater: for the reward model",
     "comparisons.valid.jsonl": "other texts, other raters: to choose when to stop",
     "comparisons.test.jsonl": "other texts, other raters again: for the number that is reported",
+    "comparisons.majority.jsonl": "the pairs of comparisons.test.jsonl in the order of the mean of all ratings",
     "comparisons.judge.jsonl": "other texts, other raters again: for a judge that nothing is optimised against",
     "prompts.jsonl": f"the first {PROMPT_WORDS} words of texts of the test part: for the policy to go on from",
 }
