@@ -5,9 +5,14 @@ Without a command it runs the main job, `demo`. A command's module is imported o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import re
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -40,12 +45,36 @@ class Map(click.Group):
         """The module minialign/commands/NAME.py holds the command `command`."""
         if name not in COMMANDS:
             raise click.UsageError(f"there is no command {name!r}; known are {', '.join(COMMANDS)}")
-        return importlib.import_module(f"minialign.commands.{name}").command
+        return import_command(name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The map, without importing anything."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+@contextlib.contextmanager
+def on_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
+    """Inside, Ctrl-C calls `do`. Not in a thread: there nobody can press anything."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda signum, frame: do())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def import_command(name: str) -> click.Command:
+    """A command. Ctrl-C ends the process here and now: a library whose import is broken off may swallow it or fail in its own words."""
+
+    def leave() -> None:
+        os.write(2, b"stopped before anything began\n")
+        os._exit(130)
+
+    with on_ctrl_c(leave):
+        return importlib.import_module(f"minialign.commands.{name}").command
 
 
 @click.group(cls=Map, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -65,25 +94,49 @@ def run(arguments: list[str]) -> int:
         return 2
     if int(os.environ.get("RANK", 0)) > 0:  # the first process speaks for all
         sys.stdout = open(os.devnull, "w")
-    try:
-        main.main(arguments, prog_name="python -m minialign", standalone_mode=False)
-        return 0
-    except click.UsageError as error:
+    pressed = []
+
+    def stop() -> None:
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    with on_ctrl_c(stop):
+        try:
+            main.main(arguments, prog_name="python -m minialign", standalone_mode=False)
+            return 0
+        except (KeyboardInterrupt, click.exceptions.Abort):
+            pressed.append(True)
+        except Exception as error:
+            if not pressed:  # else some library made another error of the Ctrl-C that fell into it
+                return answer(error)
+    print("stopped; the same command goes on from what is saved", file=sys.stderr)
+    return 130
+
+
+def answer(error: Exception) -> int:
+    """Say on one line what went wrong, if a person can put it right, and return the exit status; a fault of ours is raised again."""
+    if isinstance(error, click.UsageError):
         help_of = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
-        print(f"error: {error.format_message().rstrip('.')}{help_of}", file=sys.stderr)
-        return 2
-    except (UserError, click.ClickException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if type(error).__name__ != "Stopped":  # training.Stopped, without importing torch just to ask
-            raise
+        return complain(error.format_message().rstrip(".") + help_of)
+    if isinstance(error, UserError | click.ClickException):
+        return complain(str(error))
+    if isinstance(error, OSError):
+        return complain(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the same command again")
+    if type(error).__name__ == "Stopped":  # training.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
+    if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):
+        return complain("there is not enough memory for this; use a smaller model (--width, --context) or batch (--batch)")
+    raise error
+
+
+def complain(message: str) -> int:
+    """Say on one line what the user can put right; the exit status for it."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, and no traceback
+        stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))

@@ -13,8 +13,10 @@ Everything is written to a temporary name, fsynced and renamed, so that a fault 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from minialign.errors import UserError
-from minialign.files import read_json, write_atomic, write_json
+from minialign.files import read_json, unwritable, write_atomic, write_json
 from minialign.heads import LanguageModel, ScalarModel, build_body
 from minialign.settings import from_dict, to_dict
 from minialign.tensors import load_into, read_tensors, tensor_file, tensors_of
@@ -43,6 +45,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self.new = False  # whether this process wrote config.json
 
     @property
     def finished(self) -> bool:
@@ -55,27 +58,39 @@ class RunFolder:
         if int(os.environ.get("RANK", 0)) > 0:  # under torchrun the first process keeps the folder for all, and alone writes to it
             yield
             return
-        with contextlib.suppress(OSError):
-            self.path.mkdir(parents=True, exist_ok=True)
-        if not self.path.is_dir() or not os.access(self.path, os.W_OK):
-            raise UserError("not a folder that can be written; choose another --out", self.path)
         lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError("this run folder is in use by another process; wait for it or choose another --out", self.path) from None
-        for left in self.path.rglob(".*.tmp"):  # what a fault left half-written; nobody else writes here now
-            left.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise unwritable(self.path, error) from None
+            raise UserError("not a folder that can be written; choose another --out", self.path) from None
         try:
+            self.clean()
             yield
+        except UserError:
+            if self.new and not self.metrics():  # it failed before its first step: the corrected command shall find the place free
+                for name in (CONFIG, TOKENIZER, METRICS):
+                    (self.path / name).unlink(missing_ok=True)
+            raise
         finally:
             lock.release()
+
+    def clean(self) -> None:
+        """Remove what a fault left half-written, here and one folder below; a run down there cleans up after itself."""
+        below = [file for file in self.path.glob("*/.*.tmp") if not (file.parent / ".lock").exists()]
+        for file in [*self.path.glob(".*.tmp"), *below]:
+            if re.fullmatch(r"\..+\.\d+\.tmp", file.name):  # the names that write_atomic gives: somebody else's stay
+                file.unlink(missing_ok=True)
 
     def begin(self, config: dict[str, Any], tokenizer: Tokenizer) -> None:
         """Write what the run is; when the folder already holds a run, check that it is the same one, so that nothing is overwritten.
 
         Raises:
-            UserError: another run is there; names the first setting that differs.
+            UserError: another run is there, and names the first setting that differs; or files of these names that are nobody's run.
         """
         config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))  # as it will be read back: tuples are lists
         path = self.path / CONFIG
@@ -90,8 +105,13 @@ class RunFolder:
                     )
             return
         if int(os.environ.get("RANK", 0)) == 0:
+            same = (self.path / TOKENIZER).is_file() and (self.path / TOKENIZER).read_bytes() == tokenizer.to_json().encode()  # a fault came between
+            strange = [name for name in (METRICS, CHECKPOINT, MODEL, *(() if same else (TOKENIZER,))) if (self.path / name).exists()]
+            if strange:
+                raise UserError(f"this folder holds {', '.join(strange)} and no {CONFIG}: nothing of ours; choose another --out", self.path)
             write_atomic(self.path / TOKENIZER, tokenizer.to_json())
             write_json(path, config)
+            self.new = True
 
     def save_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict, state: dict) -> None:
         """Write all that the run needs to go on bit for bit, as one file."""
@@ -140,7 +160,7 @@ class RunFolder:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror}); free some space and run the same command again", self.path / METRICS) from None
+            raise unwritable(self.path / METRICS, error) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; a last line that a fault cut short is left out."""

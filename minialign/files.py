@@ -48,6 +48,7 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
     Raises:
         UserError: broken JSON, not an object, a field missing or of another type; names the line and the field.
     """
+    example = ", ".join(f'"{field}": …' for field in fields)
     names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple) else (kind,)))
     records = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -59,7 +60,7 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
             reason = getattr(error, "msg", "nested too deeply, or a number too long")
             raise UserError(f"not JSON ({reason}); each line must be one object", path, number) from None
         if not isinstance(record, dict):
-            raise UserError(f"a {type(record).__name__}, not an object; write {{{', '.join(f'{f!r}: …' for f in fields)}}}", path, number)
+            raise UserError(f"a {type(record).__name__}, not an object; write {{{example}}}", path, number)
         for field in fields:
             if field not in record:
                 raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path, number)
@@ -95,8 +96,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
-        raise UserError(f"cannot be written ({error.strerror}); {remedy} and run the same command again", path) from None
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell a person whose disk is full or whose place cannot be written."""
+    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+    return UserError(f"cannot be written ({error.strerror or error}); {remedy} and run the same command again", path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -110,6 +116,8 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError("there is no such file", path) from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", path) from None
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
     except UnicodeDecodeError:

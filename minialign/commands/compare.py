@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from minialign.checkpoints import load_model, same_tokenizer
+from minialign.commands.inputs import prompt_rows
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import read_jsonl, write_jsonl
@@ -32,7 +33,7 @@ def command(more, policies, prompts, references, answers, out, seed, fast, sampl
     Example:  python -m minialign compare --policies runs/sft runs/pretrain --prompts prompts.jsonl --out pairs.jsonl
     """
     if out.exists():
-        raise UserError("the file is there already, and may hold somebody's work; choose another --out", out)
+        raise UserError("is there already, and may hold somebody's work; choose another --out", out)
     runs = [*policies, *more]
     if not runs:
         raise UserError("no model to sample from; name runs with --policies")
@@ -41,6 +42,8 @@ def command(more, policies, prompts, references, answers, out, seed, fast, sampl
         same_tokenizer((runs[0], loaded[0][1]), (run, tokenizer))
     records = read_jsonl(prompts, ("prompt", "completion") if references else ("prompt",))
     records = records[:32] if fast else records
+    context = min(model.config.context for model, _ in loaded)
+    prompt_rows(loaded[0][1], [(r["prompt"], r["line"]) for r in records], sampling.new_tokens, context, prompts)
     candidates = [Candidate(str(run), model, temperature=sampling.temperature) for run, (model, _) in zip(runs, loaded)]
     if references:
         candidates.append(Candidate("reference", texts=tuple(r["completion"] for r in records)))

@@ -9,15 +9,15 @@ import torch
 
 from minialign.batching import next_token_batch
 from minialign.checkpoints import load_model, same_tokenizer
+from minialign.commands.inputs import cut_to_context, prompt_rows, read_documents, read_prompts
 from minialign.commands.options import Command, configured, file_option, run_options
-from minialign.commands.ppo import read_prompts
-from minialign.commands.pretrain import read_documents
 from minialign.errors import UserError
 from minialign.evaluation import length_controlled_win_rate, mean_interval, win_rate
-from minialign.files import read_jsonl, write_json
+from minialign.files import read_json, read_jsonl, write_json
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.reward_model import answer_rows, score_rows
+from minialign.tokenizer import Tokenizer
 
 
 @click.command(cls=Command)
@@ -26,7 +26,7 @@ from minialign.rlhf.reward_model import answer_rows, score_rows
 @file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the reference).", metavar="FILE")
 @file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained against.", metavar="RUN")
 @file_option("--against", "A rival run; without it the rivals are the references in the prompts file.", metavar="RUN")
-@run_options(out="runs/evaluation.json")
+@run_options(out=None, otherwise="evaluation.json in the run's folder")
 @configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
 def command(run, text, prompts, judge, against, out, seed, fast, sampling):
     """Perplexity on texts; win rate against references or another model, as a judge sees it.
@@ -39,6 +39,9 @@ def command(run, text, prompts, judge, against, out, seed, fast, sampling):
         raise UserError("nothing to evaluate on; give --text, or --prompts with --judge")
     if prompts is not None and judge is None:
         raise UserError("answers need somebody to judge them; give --judge, the run of a reward model")
+    out = out or run / "evaluation.json"
+    if out.exists() and not is_evaluation(out, run):
+        raise UserError("is there already and is no evaluation of this run; choose another --out", out)
     model, tokenizer = load_model(run, "language-model")
     result = {"run": str(run)}
     if text is not None:
@@ -52,6 +55,15 @@ def command(run, text, prompts, judge, against, out, seed, fast, sampling):
         click.echo(f"at equal length {rate['length_controlled']:.1%}; mean score {rate['score']:+.2f} against {rate['rival_score']:+.2f}")
     write_json(out, result)
     click.echo(f"written to {out}")
+
+
+def is_evaluation(path: Path, run: Path) -> bool:
+    """Whether a file is what an earlier evaluation of the same run left, and may be replaced."""
+    try:
+        found = read_json(path)
+    except UserError:
+        return False
+    return isinstance(found, dict) and found.get("run") == str(run)
 
 
 @torch.no_grad()
@@ -75,16 +87,23 @@ def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limi
     model, tokenizer = load_model(run, "language-model")
     scorer, its_tokenizer = load_model(judge, "scalar-model")
     same_tokenizer((run, tokenizer), (judge, its_tokenizer))
+    context = min(model.config.context, scorer.config.context)
     if against is not None:
         rival, rival_tokenizer = load_model(against, "language-model")
         same_tokenizer((run, tokenizer), (against, rival_tokenizer))
-        texts = [text for text, _ in read_prompts(prompts)][:limit]
-        others = continue_texts(rival, tokenizer, texts, sampling, torch.Generator().manual_seed(seed + 1))
+        context = min(context, rival.config.context)
+        asked = read_prompts(prompts)[:limit]
     else:
-        records = read_jsonl(prompts, ("prompt", "completion"))[:limit]
-        texts, others = [r["prompt"] for r in records], [r["completion"] for r in records]
+        records = read_references(prompts, tokenizer, scorer.config.context)[:limit]
+        asked, others = [(r["prompt"], r["line"]) for r in records], [r["completion"] for r in records]
+    if len(asked) < 2:
+        raise UserError("one prompt gives no interval; give at least two", prompts)
+    prompt_rows(tokenizer, asked, sampling.new_tokens, context, prompts)
+    texts = [text for text, _ in asked]
+    if against is not None:
+        others = continue_texts(rival, tokenizer, texts, sampling, torch.Generator().manual_seed(seed + 1))
     answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(seed))
-    own, theirs = (score_rows(scorer, answer_rows(tokenizer, texts, side)) for side in (answers, others))
+    own, theirs = (score_rows(scorer, cut_to_context(answer_rows(tokenizer, texts, side), scorer.config.context)) for side in (answers, others))
     outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(own.tolist(), theirs.tolist())]
     ratios = [max(1, len(a.split())) / max(1, len(b.split())) for a, b in zip(answers, others)]
     return {
@@ -95,3 +114,15 @@ def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limi
         "prompts": len(texts),
         "samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in list(zip(texts, answers, others))[:20]],
     }
+
+
+def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict]:
+    """Prompts with their reference answers. Raises UserError for a pair that the judge cannot read as a whole, with its line."""
+    if path.suffix != ".jsonl":
+        raise UserError("has no references to compare with; give a .jsonl file with `prompt` and `completion`, or a rival with --against", path)
+    records = read_jsonl(path, ("prompt", "completion"))
+    rows = answer_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
+    for row, record in zip(rows, records):
+        if len(row) > context:
+            raise UserError(f"prompt and completion of {len(row)} tokens do not fit the judge's context of {context}; shorten them", path, record["line"])
+    return records

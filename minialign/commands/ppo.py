@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from minialign.checkpoints import RunFolder, describe_model, load_model, same_tokenizer
+from minialign.commands.inputs import fill_a_batch, prompt_rows, read_prompts
 from minialign.commands.options import Command, configured, file_option, run_options
-from minialign.errors import UserError
-from minialign.files import fingerprint, read_jsonl, read_text
-from minialign.generation import prompt_ids
+from minialign.files import fingerprint
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.settings import to_dict
+from minialign.tensors import digest, tensors_of
 
 FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
 
@@ -20,7 +20,7 @@ FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
 @file_option("--reward", "The reward model's run.", required=True, metavar="RUN")
 @file_option("--prompts", "What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.", required=True, metavar="FILE")
 @run_options(out="runs/ppo")
-@configured("PPO", "settings", PPOConfig(), FAST)
+@configured("PPO", "settings", PPOConfig(), FAST, rename={"prompts": "batch"})
 def command(policy, reward, prompts, out, seed, fast, settings):
     """Optimise a policy against a reward model, with a price (--beta) on every nat of KL from where it started.
 
@@ -32,29 +32,15 @@ def command(policy, reward, prompts, out, seed, fast, settings):
     scorer, its_tokenizer = load_model(reward, "scalar-model")
     same_tokenizer((policy, tokenizer), (reward, its_tokenizer))
     texts = read_prompts(prompts)
-    rows = prompt_ids(tokenizer, [text for text, _ in texts])
-    for row, (_, line) in zip(rows, texts):
-        if len(row) + settings.new_tokens > model.config.context:
-            raise UserError(
-                f"a prompt of {len(row)} tokens and {settings.new_tokens} new ones do not fit the model's context of {model.config.context}; "
-                "shorten it or use a smaller --new-tokens",
-                prompts,
-                line,
-            )
+    rows = prompt_rows(tokenizer, texts, settings.new_tokens, min(model.config.context, scorer.config.context), prompts)
+    fill_a_batch(len(rows), "prompts", settings.prompts, prompts)
     run = RunFolder(out)
     with run.locked():
-        config = {**describe_model(model), "stage": "ppo", "ppo": to_dict(settings), "data": fingerprint([str(policy), str(reward), texts])}
-        run.begin(config, tokenizer)
+        config = {**describe_model(model), "stage": "ppo", "ppo": to_dict(settings), "data": fingerprint(texts)}
+        run.begin({**config, "policy": digest(tensors_of(model))[:16], "reward": digest(tensors_of(scorer))[:16]}, tokenizer)
         if not run.finished:
             click.echo(f"{len(rows):,} prompts; the reference is {policy}")
             train_ppo(model, scorer, rows, settings, run)
     facts = run.facts()
     click.echo(f"{out}: score {facts['score']:+.2f} (the reference's is 0), KL {facts['kl']:.1f} nats per answer")
     click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
-
-
-def read_prompts(path) -> list[tuple[str, int]]:
-    """Prompts of a file with their line numbers: the lines of a text file, or the `prompt` fields of a JSONL file."""
-    if path.suffix == ".jsonl":
-        return [(record["prompt"], record["line"]) for record in read_jsonl(path, ("prompt",))]
-    return [(line, number) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from minialign.checkpoints import RunFolder, describe_model
+from minialign.commands.inputs import read_documents
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
-from minialign.files import fingerprint, read_jsonl, read_text
+from minialign.files import fingerprint
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import pretrain
 from minialign.settings import to_dict
@@ -46,7 +47,7 @@ def command(files, text, valid, split, packed, out, seed, fast, training, shape)
     if valid is not None:
         held_out = read_documents(valid, split)
     else:
-        documents, held_out = hold_out_the_end(documents)
+        documents, held_out = hold_out_the_end(documents, shape.context)
     run = RunFolder(out)
     with run.locked():
         tokenizer = train_tokenizer(documents, shape.vocabulary)
@@ -57,22 +58,16 @@ def command(files, text, valid, split, packed, out, seed, fast, training, shape)
         if not run.finished:
             parameters = sum(p.numel() for p in model.parameters())
             click.echo(f"{len(documents):,} documents, {tokenizer.size:,} tokens in the vocabulary, {parameters:,} parameters")
-            pretrain(model, tokenizer, documents, held_out, training, run, packed)
+            places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files", str(valid) if valid else "the part held out for validation")
+            pretrain(model, tokenizer, documents, held_out, training, run, packed, places)
     click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on held-out text")
     click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
 
 
-def read_documents(path: Path, split: str = "file") -> list[str]:
-    """The documents of a text file, or of the `text` fields of a JSONL file."""
-    if path.suffix == ".jsonl":
-        return [record["text"] for record in read_jsonl(path, ("text",))]
-    text = read_text(path)
-    parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
-    return [part.strip() for part in parts if part.strip()]
-
-
-def hold_out_the_end(documents: list[str], share: float = 0.05) -> tuple[list[str], list[str]]:
-    """The last twentieth of the documents, or of the last document when there are few, for validation."""
+def hold_out_the_end(documents: list[str], context: int) -> tuple[list[str], list[str]]:
+    """The last twentieth of the documents, or of the last document when there are few, for validation; of a short text up to a fifth."""
+    letters = sum(map(len, documents))
+    share = min(0.2, max(0.05, 8 * context / letters))  # 8 letters a token are enough to fill a context
     count = round(len(documents) * share)
     if count:
         return documents[:-count], documents[-count:]

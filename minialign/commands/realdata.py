@@ -8,6 +8,7 @@ import click
 
 from minialign.commands.options import Command, Option
 from minialign.errors import UserError
+from minialign.files import unwritable
 from minialign.realdata import DATASETS, get
 
 
@@ -26,4 +27,8 @@ def command(name, out, seed):
         return
     if name not in DATASETS:
         raise UserError(f"there is no data set {name!r}; known are {', '.join(DATASETS)}")
-    get(name, out or Path("runs/data") / name, seed)
+    out = out or Path("runs/data") / name
+    try:
+        get(name, out, seed)
+    except OSError as error:
+        raise unwritable(out, error) from None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
+
 import click
 import torch
 
 from minialign.checkpoints import RunFolder, load_model
-from minialign.commands.options import Command, configured, file_option, run_options
+from minialign.commands.inputs import cut_to_context, fill_a_batch
+from minialign.commands.options import Command, Option, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import fingerprint
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.rlhf.comparisons import read_comparisons, split_by_prompt
 from minialign.rlhf.reward_model import REWARD, Comparisons, answer_rows, count_pairs, evaluate_pairs, ranked_rows, train_reward_model
 from minialign.settings import to_dict
+from minialign.tensors import digest, tensors_of
 
 FAST = {"steps": 20, "validate_every": 10}
 
@@ -22,7 +26,7 @@ FAST = {"steps": 20, "validate_every": 10}
 @file_option("--comparisons", "One JSON object a line, with `prompt`, `chosen` and `rejected`.", required=True, metavar="FILE.jsonl")
 @file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.", metavar="FILE.jsonl")
 @file_option("--test", "Comparisons of other prompts or people, only measured at the end.", metavar="FILE.jsonl")
-@click.option("--references", default=256, show_default=True, help="Answers of the base that scores are normalised on.")
+@click.option("--references", default=256, show_default=True, type=click.IntRange(2, 100_000), cls=Option, help="Answers of the base to normalise scores on.")
 @click.option("--skip-long", is_flag=True, help="Leave out what does not fit the context, and say how many, instead of stopping.")
 @run_options(out="runs/reward")
 @configured("Training", "training", REWARD, FAST)
@@ -34,28 +38,33 @@ def command(base, comparisons, valid, test, references, skip_long, out, seed, fa
     Then:     python -m minialign ppo --policy runs/sft --reward runs/reward --prompts prompts.jsonl
     """
     model, tokenizer = load_model(base, "language-model")
+    context = model.config.context
     learned, held_out = read(comparisons), read(valid) if valid else None
     if held_out is None:
         learned, held_out = split_by_prompt(learned)
-    if len(held_out) < 2:
-        raise UserError(f"{len(learned) + len(held_out)} comparisons are too few to hold a tenth out for validation; give more", comparisons)
-    ranked, skipped = ranked_rows(tokenizer, learned, model.config.context, skip_long, comparisons)
-    checks, skipped_too = ranked_rows(tokenizer, held_out, model.config.context, skip_long, valid or comparisons)
-    if skipped + skipped_too:
-        click.echo(f"{skipped + skipped_too} comparisons do not fit the context and are left out")
+    others = read(test) if test else []
+    files = (comparisons, valid or comparisons, test)
+    parts = [ranked_rows(tokenizer, part, context, skip_long, file) for part, file in zip((learned, held_out, others), files)]
+    (ranked, checks, tests), skipped = zip(*parts)
+    if sum(skipped):
+        click.echo(f"{sum(skipped)} comparisons do not fit the context and are left out")
+    if count_pairs(checks) < 2:
+        few = "too few to hold a tenth of the prompts out for validation" if valid is None else "too few to validate on"
+        raise UserError(f"{count_pairs([*checks, *([] if valid else ranked)])} comparisons are {few}; give more", valid or comparisons)
+    if test and not tests:
+        raise UserError("there is nothing in it to measure", test)
+    fill_a_batch(len(ranked), "prompts with comparisons to learn from", training.batch, comparisons)
     run = RunFolder(out)
     with run.locked():
-        config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(training)}
-        run.begin({**config, "data": fingerprint([str(base), learned, held_out])}, tokenizer)
+        config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(training), "references": references}
+        run.begin({**config, "data": fingerprint([learned, held_out]), "base": digest(tensors_of(model))[:16]}, tokenizer)
         if not run.finished:
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
-            rows = reference_rows(model, tokenizer, learned, references, seed)
-            train_reward_model(model, ranked, checks, rows, training, run)
+            train_reward_model(model, ranked, checks, reference_rows(model, tokenizer, learned, references, seed), training, run)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
-    if test is not None:
+    if test:
         trained, _ = load_model(out, "scalar-model")
-        others, _ = ranked_rows(tokenizer, read(test), model.config.context, skip_long, test)
-        click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(others, 1, 0))['accuracy']:.1%} of {count_pairs(others):,}")
+        click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(tests, 1, 0))['accuracy']:.1%} of {count_pairs(tests):,}")
 
 
 def read(path) -> list[dict]:
@@ -67,12 +76,15 @@ def read(path) -> list[dict]:
 
 
 def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[list[int]]:
-    """The base's own answers to the first prompts that leave room for one: what a score of 0 ± 1 will mean."""
-    room = model.config.context // 2
-    prompts = [c["prompt"] for c in comparisons if len(c["prompt"].encode()) < 2 * room and len(tokenizer.encode(c["prompt"])) < room]
-    if not prompts:
-        raise UserError(f"no prompt is shorter than half of the model's context of {model.config.context}; the reference has no room to answer")
-    prompts = [prompts[i % len(prompts)] for i in range(count)]
-    new_tokens = min(model.config.context - room - 2, 48)
-    answers = continue_texts(model, tokenizer, prompts, SamplingConfig(new_tokens), torch.Generator().manual_seed(seed))
-    return answer_rows(tokenizer, prompts, answers)
+    """The base's own answers to prompts of the comparisons: what a score of 0 ± 1 will mean.
+
+    They may be as long as half of the chosen answers are, so that no less than half of the prompts leave room for one.
+    """
+    context = model.config.context
+    prompts, chosen = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen"))
+    fitting = [(len(p), len(a) + 1, c["prompt"]) for p, a, c in zip(prompts, chosen, comparisons) if len(p) + len(a) + 2 <= context]
+    new_tokens = min(48, statistics.median_low([length for _, length, _ in fitting]))
+    texts = [text for length, _, text in fitting if 1 + length + new_tokens <= context]
+    texts = [texts[i % len(texts)] for i in range(count)]
+    answers = continue_texts(model, tokenizer, texts, SamplingConfig(new_tokens), torch.Generator().manual_seed(seed))
+    return cut_to_context(answer_rows(tokenizer, texts, answers), context)

@@ -10,6 +10,7 @@ import torch
 
 from minialign.checkpoints import load_model
 from minialign.commands.options import Command, Option, configured
+from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.tokenizer import show_merges
 
@@ -28,7 +29,10 @@ def command(run, prompt, count, show, seed, sampling):
     Example:  python -m minialign sample runs/demo/5-rlhf --prompt "$(cat story.txt)" --count 3
     """
     model, tokenizer = load_model(run, "language-model")
-    prompt = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
+    try:
+        prompt = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8", "standard input") from None
     answers = continue_texts(model, tokenizer, [prompt] * count, sampling, torch.Generator().manual_seed(seed))
     for answer in answers:
         text = prompt + answer

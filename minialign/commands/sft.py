@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from minialign.checkpoints import RunFolder, describe_model, load_model
+from minialign.commands.inputs import fill_a_batch
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import fingerprint, held_out, read_jsonl
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
 from minialign.settings import to_dict
+from minialign.tensors import digest, tensors_of
 
 FAST = {"steps": 30, "validate_every": 15}
 
@@ -40,10 +42,12 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
     if skipped:
         click.echo(f"{skipped} demonstrations do not fit the context and are left out")
     if not valid:
-        raise UserError(f"{len(rows)} demonstrations are too few to hold a tenth out for validation; give more", demonstrations)
+        raise UserError(f"{len(rows)} demonstrations are too few to hold a tenth of the prompts out for validation; give more prompts", demonstrations)
+    fill_a_batch(len(rows), "demonstrations to learn from", training.batch, demonstrations)
     run = RunFolder(out)
     with run.locked():
-        run.begin({**describe_model(model), "stage": "sft", "training": to_dict(training), "data": fingerprint([str(base), records])}, tokenizer)
+        config = {**describe_model(model), "stage": "sft", "training": to_dict(training), "data": fingerprint(records)}
+        run.begin({**config, "base": digest(tensors_of(model))[:16]}, tokenizer)
         if not run.finished:
             click.echo(f"{len(rows):,} demonstrations to learn from, {len(valid):,} held out")
             fine_tune(model, rows, valid, training, run)

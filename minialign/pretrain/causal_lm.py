@@ -95,10 +95,13 @@ def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [[tokenizer.begin, *ids, tokenizer.end] for ids in tokenizer.encode_many(texts)]
 
 
-def training_rows(documents: list[list[int]], context: int, config: TrainingConfig, packed: bool) -> PackedText | LabelledRows:
-    """Documents as training data, packed or one a row; what is longer than the context goes on in another row."""
+def training_rows(documents: list[list[int]], context: int, config: TrainingConfig, packed: bool, place: str | None = None) -> PackedText | LabelledRows:
+    """Documents as training data, packed or one a row; what is longer than the context goes on in another row. `place`: for errors."""
     if packed:
-        rows = pack(documents, context)
+        try:
+            rows = pack(documents, context)
+        except UserError as error:
+            raise UserError(str(error), place) from None
         return PackedText(rows, min(config.batch, len(rows)), config.seed)
     if not documents:
         raise UserError("there are no documents; give some text to learn from and some to validate on")
@@ -114,6 +117,7 @@ def pretrain(
     config: TrainingConfig,
     run: RunFolder,
     packed: bool = True,
+    places: tuple[str | None, str | None] = (None, None),
 ) -> dict[str, float]:
     """Teach a decoder to predict the next token of texts.
 
@@ -123,12 +127,13 @@ def pretrain(
         config: how; run: where.
         packed: documents one after the other, cut at the context (long texts); otherwise one document a row (many short ones, whose end
             can only be told from their beginning).
+        places: where texts and valid come from, for errors.
     Returns:
         {"validation": nats per token, "perplexity": its exponential, "steps": how many}.
     """
     learned, checked = (encode_documents(tokenizer, part) for part in (texts, valid))
-    data = training_rows(learned, model.config.context, config, packed)
-    valid_data = training_rows(checked, model.config.context, dataclasses.replace(config, seed=0), packed)  # for every seed the same text
+    data = training_rows(learned, model.config.context, config, packed, places[0])
+    valid_data = training_rows(checked, model.config.context, dataclasses.replace(config, seed=0), packed, places[1])  # for every seed the same text
     steps = min(8, valid_data.order.steps_in_epoch)
     held_out = [batch for step in range(steps) for batch in valid_data.microbatches(step, 1)]
 

@@ -1,0 +1,56 @@
+r"""What people hand to a command, read and checked before anything starts, so that an error names file and line and nothing is half done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minialign.errors import UserError
+from minialign.files import read_jsonl, read_text
+from minialign.generation import prompt_ids
+from minialign.tokenizer import Tokenizer
+
+
+def read_documents(path: Path, split: str = "file") -> list[str]:
+    """The documents of a text file, or of the `text` fields of a JSONL file; empty ones are passed over."""
+    if path.suffix == ".jsonl":
+        parts = [record["text"] for record in read_jsonl(path, ("text",))]
+    else:
+        text = read_text(path)
+        parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
+    documents = [part.strip() for part in parts if part.strip()]
+    if not documents:
+        raise UserError("every text in it is empty", path)
+    return documents
+
+
+def read_prompts(path: Path) -> list[tuple[str, int]]:
+    """Prompts of a file with their line numbers: the lines of a text file, or the `prompt` fields of a JSONL file."""
+    if path.suffix == ".jsonl":
+        return [(record["prompt"], record["line"]) for record in read_jsonl(path, ("prompt",))]
+    return [(line, number) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+
+
+def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_tokens: int, context: int, file: Path) -> list[list[int]]:
+    """Prompts, each with its line number, as rows of ids. Raises UserError for one that leaves no room for the answer, with its line."""
+    rows = prompt_ids(tokenizer, [text for text, _ in prompts])
+    for row, (_, line) in zip(rows, prompts):
+        if len(row) + new_tokens > context:
+            raise UserError(
+                f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context of {context}; "
+                "shorten it or use a smaller --new-tokens",
+                file,
+                line,
+            )
+    return rows
+
+
+def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
+    """Raise UserError when there are fewer examples than one batch."""
+    if count < batch:
+        raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch", file)
+
+
+def cut_to_context(rows: Sequence[list[int]], context: int) -> list[list[int]]:
+    """Rows of ids of which too long ones lose tokens before their last, the end token: a judge reads what it can of a model's answer."""
+    return [row if len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]

@@ -1,0 +1,322 @@
+"""Every command as a newcomer types it: what it leaves, what its help promises, and one clear line for whatever is wrong with its input."""
+
+import dataclasses
+import errno
+import importlib
+import json
+import os
+
+import pytest
+from filelock import FileLock
+
+from minialign import checkpoints, files
+from minialign.__main__ import COMMANDS, run
+from minialign.checkpoints import RunFolder
+from minialign.demo_settings import DemoConfig
+from minialign.generation import SamplingConfig
+from minialign.rlhf.ppo import PPOConfig
+from minialign.tensors import digest, read_tensors
+from minialign.training import TrainingConfig
+from minialign.transformer import TransformerConfig
+
+SHAPE = "--vocabulary 300 --context 64 --width 16 --heads 2 --layers 1"
+QUICK = "--steps 6 --batch 4 --checkpoint-every 2 --validate-every 3"
+PRETRAIN = f"pretrain --text {{d}}/text.txt {SHAPE} {QUICK}"
+SFT = f"sft --base {{d}}/base --demonstrations {{d}}/demos.jsonl {QUICK}"
+REWARD = f"reward --base {{d}}/sft --comparisons {{d}}/pairs.jsonl --references 8 {QUICK}"
+PPO = "ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --updates 3 --batch 4 --minibatch 2 --new-tokens 6"
+
+
+def lines(path, *records):
+    """A JSONL file; strings are written as they are."""
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records), encoding="utf-8")
+
+
+def type_in(line, **places):
+    """Type a command line and return its exit status."""
+    return run([word.format(**places) for word in line.split()])
+
+
+def contents(folder):
+    """Every file below a folder with its bytes, locks left out."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+
+
+def bits(folder):
+    """A digest of a finished run's weights."""
+    return digest(read_tensors(folder / "model.safetensors")[0])
+
+
+def complaint(capsys):
+    """The one line on standard error, without its "error: "."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "%|" not in line]  # what is left are no progress bars
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def d(tmp_path_factory):
+    """A newcomer's folder: files that are right, files that are wrong, and a finished run of every stage."""
+    d = tmp_path_factory.mktemp("newcomer")
+    names = ["Mira", "Nora", "Sam", "Ben", "Rosa", "Leo"]
+    demos = [{"prompt": f"Where is {name} at {hour}?", "completion": f" {name} is at home."} for name in names for hour in range(10)]
+    pairs = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": " Go away, " + r["prompt"][9:13]} for r in demos]
+    (d / "text.txt").write_text("\n\n".join(r["prompt"] + r["completion"] for r in demos * 2), encoding="utf-8")
+    (d / "prompts.txt").write_text("\n".join(r["prompt"] for r in demos), encoding="utf-8")
+    long = {"prompt": "Where? " * 60, "completion": " Here.", "chosen": "a", "rejected": "b"}
+    lines(d / "texts.jsonl", *({"text": r["prompt"] + r["completion"]} for r in demos * 2), {"text": ""})
+    lines(d / "demos.jsonl", *demos)
+    lines(d / "pairs.jsonl", *pairs)
+    lines(d / "wordy.jsonl", *({**p, "prompt": p["prompt"] + " I ask" * 3} for p in pairs))
+    lines(d / "long.jsonl", *demos, long)
+    lines(d / "long-pairs.jsonl", *pairs, long)
+    lines(d / "all-long.jsonl", *({**long, "prompt": f"{i} " + long["prompt"]} for i in range(60)))
+    lines(d / "few.jsonl", *({**demo, **pair} for demo, pair in zip(demos[:30], pairs[:30])))
+    lines(d / "one.jsonl", demos[0])
+    lines(d / "equal.jsonl", *({**p, "rejected": p["chosen"]} for p in pairs))
+    lines(d / "broken.jsonl", {"text": "a", "prompt": "a", "completion": "b", "chosen": "c", "rejected": "d"}, "{broken")
+    lines(d / "fields.jsonl", {"title": "a"})
+    lines(d / "types.jsonl", {"text": 1, "prompt": 1, "completion": 1, "chosen": 1, "rejected": 1})
+    lines(d / "no-text.jsonl", {"text": ""}, {"text": "  "})
+    lines(d / "long-answer.jsonl", *demos[:3], {"prompt": "Where?", "completion": " Here." * 60})
+    (d / "empty.txt").write_text("")
+    (d / "short.txt").write_text("Hi.")
+    (d / "latin.txt").write_bytes("gut\nfür\n".encode("latin-1"))
+    (d / "long.txt").write_text("Where?\n" * 8 + long["prompt"] + "\n")
+    (d / "folder").mkdir()
+    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo")
+    for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger"):
+        assert type_in(stage, d=d) == 0
+    for name, file in (("damaged", "model.safetensors"), ("mixed", "tokenizer.json"), ("reshaped", "config.json"), ("unfinished", "")):
+        (d / name).mkdir()
+        for path in (d / "sft").iterdir():
+            (d / name / path.name).write_bytes(path.read_bytes()[: 999 if (name, path.name) == ("damaged", file) else None])
+    (d / "mixed" / "tokenizer.json").write_bytes((d / "stranger" / "tokenizer.json").read_bytes())
+    (d / "reshaped" / "config.json").write_text((d / "sft" / "config.json").read_text().replace('"width": 16', '"width": 32'))
+    (d / "unfinished" / "model.safetensors").unlink()
+    return d
+
+
+# help
+
+CONFIGURATIONS = [("demo", DemoConfig), ("pretrain", TrainingConfig), ("pretrain", TransformerConfig), ("sft", TrainingConfig), ("reward", TrainingConfig)]
+CONFIGURATIONS += [("ppo", PPOConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig), ("sample", SamplingConfig)]
+ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "text"}  # --prompts is the file there; a causal reader is always a decoder
+
+
+@pytest.mark.parametrize("name, config", CONFIGURATIONS, ids=lambda value: getattr(value, "__name__", value))
+def test_every_field_of_a_stage_s_configuration_is_an_option_in_its_help(name, config, capsys):
+    assert run([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    missing = [f.name for f in dataclasses.fields(config) if f"--{ELSEWHERE.get((name, f.name), f.name).replace('_', '-')} " not in text]
+    assert missing == []
+
+
+def test_the_map_names_every_command_and_every_command_explains_itself(capsys):
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    for name in COMMANDS:
+        assert run([name, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"Usage: python -m minialign {name} ")
+
+
+def test_no_command_has_two_options_of_one_name():
+    for name in COMMANDS:
+        flags = [flag for option in importlib.import_module(f"minialign.commands.{name}").command.params for flag in option.opts + option.secondary_opts]
+        assert len(flags) == len(set(flags)), name
+
+
+# what each command leaves
+
+
+SOURCES = ["--text {d}/text.txt --split paragraphs", "{d}/text.txt --split lines --no-packed", "{d}/texts.jsonl --fast", "--text {d}/text.txt {d}/texts.jsonl"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_pretrain_reads_texts_lines_paragraphs_jsonl_and_several_files(source, d, tmp_path, capsys):
+    assert type_in(f"pretrain {source} {SHAPE} {QUICK} --out {tmp_path}/run", d=d) == 0
+    assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6  # what is typed wins over --fast
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo"])
+def test_every_stage_leaves_a_run_that_the_same_command_finds_finished(stage, d, capsys):
+    line, before = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO}[stage] + f" --out {d}/{stage}", contents(d)
+    assert type_in(line, d=d) == 0 and contents(d) == before
+    assert f"{d}/{stage}: " in capsys.readouterr().out
+
+
+def test_another_seed_or_setting_in_a_finished_run_s_folder_is_refused_and_changes_nothing(d, capsys):
+    before = contents(d)
+    assert type_in(f"{SFT} --seed 1 --out {d}/sft", d=d) == 2
+    assert "training.seed is 0 there and 1 now; choose another --out" in complaint(capsys)
+    assert type_in(SFT.replace("/base", "/sft") + f" --out {d}/sft", d=d) == 2  # the same settings on another model
+    assert "this folder holds another run: base is" in complaint(capsys) and contents(d) == before
+
+
+def test_fast_is_less_of_everything(d, tmp_path):
+    assert type_in(f"sft --base {d}/base --demonstrations {d}/demos.jsonl --fast --out {tmp_path}/run") == 0
+    assert RunFolder(tmp_path / "run").facts()["steps"] == 30
+
+
+def test_compare_writes_pairs_to_be_judged_and_never_over_a_file(d, tmp_path, capsys):
+    line = f"compare --policies {d}/sft {d}/base --prompts {d}/demos.jsonl --references --answers 3 --fast --new-tokens 4 --out {tmp_path}/pairs.jsonl"
+    assert type_in(line) == 0
+    pairs = files.read_jsonl(tmp_path / "pairs.jsonl", ("prompt", "first", "second", "first_policy", "second_policy"))
+    assert {pair["first_policy"] for pair in pairs} == {f"{d}/sft", f"{d}/base", "reference"} and "pairs" in capsys.readouterr().out
+    before = contents(tmp_path)
+    assert type_in(line) == 2 and "may hold somebody's work; choose another --out" in complaint(capsys) and contents(tmp_path) == before
+
+
+def test_reward_measures_other_people_s_comparisons_and_has_room_for_answers_to_long_prompts(d, tmp_path, capsys):
+    line = f"{REWARD} --test {d}/pairs.jsonl --out {tmp_path}/run".replace("/pairs.jsonl --references", "/wordy.jsonl --references")
+    assert type_in(line, d=d) == 0
+    assert f"{d}/pairs.jsonl: " in capsys.readouterr().out
+
+
+def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_else(d, tmp_path, capsys):
+    duel = f"evaluate {d}/ppo --text {d}/text.txt --prompts {d}/demos.jsonl --judge {d}/reward --fast --out {tmp_path}/ppo.json"
+    assert type_in(duel) == 0 and type_in(duel) == 0
+    found = files.read_json(tmp_path / "ppo.json")
+    assert found["text"]["perplexity"] > 1 and found["win_rate"]["prompts"] == 32 and "preferred to the references" in capsys.readouterr().out
+    (tmp_path / "notes.txt").write_text("mine")
+    for out in ("notes.txt", "ppo.json"):
+        before = contents(tmp_path)
+        assert type_in(f"evaluate {d}/sft --text {d}/text.txt --out {tmp_path}/{out}") == 2
+        assert "no evaluation of this run; choose another --out" in complaint(capsys) and contents(tmp_path) == before
+
+
+def test_a_judge_reads_what_it_can_of_an_answer_that_fills_the_context(d, tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\nc\n")
+    assert type_in(f"evaluate {d}/stranger --against {d}/stranger --judge {d}/reward --prompts {tmp_path}/a.txt --new-tokens 62 --out {tmp_path}/e.json") == 2
+    assert type_in(f"evaluate {d}/base --against {d}/sft --judge {d}/reward --prompts {tmp_path}/a.txt --new-tokens 62 --out {tmp_path}/e.json") == 0
+
+
+def test_sample_says_the_same_for_the_same_seed_and_shows_tokens(d, capsys):
+    said = []
+    for options in ("--seed 1", "--seed 1", "--seed 2", "--seed 1 --show tokens"):
+        assert type_in(f"sample {d}/sft --prompt Where --count 2 --new-tokens 20 {options}") == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2] and said[0].count("---") == 2 and "|" in said[3]
+
+
+def test_the_lists_need_neither_network_nor_time(capsys):
+    assert type_in("realdata") == 0 and type_in("claims --list") == 0
+    assert "shakespeare" in (text := capsys.readouterr().out) and "over-optimisation" in text
+
+
+# bad input
+
+BAD = {
+    "no text": ("pretrain", "there is no text to learn from; name files with --text"),
+    "missing": ("pretrain --text {d}/nothing.txt", "nothing.txt: there is no such file"),
+    "empty": ("pretrain --text {d}/empty.txt", "empty.txt: the file is empty"),
+    "not UTF-8": ("pretrain --text {d}/latin.txt", "latin.txt, line 2: not UTF-8: byte 0xfc"),
+    "folder": ("pretrain --text {d}/folder", "folder: cannot be read (Is a directory)"),
+    "broken JSON": ("pretrain --text {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
+    "no field": ("pretrain --text {d}/fields.jsonl", "fields.jsonl, line 1: field 'text' is missing; the line has 'title'"),
+    "type": ("pretrain --text {d}/types.jsonl", "types.jsonl, line 1: field 'text' is int, not text"),
+    "empty texts": ("pretrain --text {d}/no-text.jsonl", "no-text.jsonl: every text in it is empty"),
+    "short text": ("pretrain --text {d}/short.txt", "tokens, fewer than one context of 160; give more text or a shorter --context"),
+    "short validation": (PRETRAIN + " --valid {d}/short.txt", "short.txt: the text has"),
+    "unknown option": (PRETRAIN + " --stpes 3", "--stpes"),
+    "unknown command": ("pertrain", "there is no command 'pertrain'; known are demo, pretrain"),
+    "unknown split": (PRETRAIN + " --split words", "'words' is not one of 'file', 'paragraphs', 'lines'"),
+    "unknown choice": (PRETRAIN + " --positions sines", "positions is 'sines'; choose one of rotary, learned"),
+    "zero": (PRETRAIN + " --steps 0", "steps is 0; it must be at least 1"),
+    "negative": (PRETRAIN + " --learning-rate -1", "learning rate -1.0 (above 0, below 1)"),
+    "NaN": (PRETRAIN + " --weight-decay nan", "'nan' is not finite"),
+    "infinite": ("ppo --beta inf", "'inf' is not finite"),
+    "huge": (PRETRAIN + " --vocabulary 99999999999999999999", "is too large; the largest is"),
+    "no number": (PRETRAIN + " --steps some", "'some' is not a whole number"),
+    "seed": (PRETRAIN + " --seed -1", "-1 is not in the range"),
+    "heads": (PRETRAIN + " --heads 3", "width 16 does not divide by 3 heads"),
+    "vocabulary": (PRETRAIN + " --vocabulary 9", "vocabulary is 9; it must be at least 276"),
+    "file as folder": (PRETRAIN + " --out {d}/text.txt", "text.txt: not a folder that can be written; choose another --out"),
+    "long name": (PRETRAIN + " --out {d}/" + "a" * 300, "choose another --out"),
+    "no base": ("sft --base {d}/nothing --demonstrations {d}/demos.jsonl", "nothing: there is no such run folder"),
+    "no run": ("sft --base {d}/folder --demonstrations {d}/demos.jsonl", "config.json: there is no such file"),
+    "missing option": ("sft --base {d}/base", "Missing option '--demonstrations'"),
+    "unfinished": ("sft --base {d}/unfinished --demonstrations {d}/demos.jsonl", "unfinished: this run has not finished; run its command again"),
+    "damaged": ("sft --base {d}/damaged --demonstrations {d}/demos.jsonl", "model.safetensors: not a whole safetensors file"),
+    "another shape": ("sft --base {d}/reshaped --demonstrations {d}/demos.jsonl", "has shape (300, 16), the model's is (300, 32)"),
+    "another tokenizer": ("sft --base {d}/mixed --demonstrations {d}/demos.jsonl", "tokenizer.json is not the one that this model was trained with"),
+    "wrong kind": ("sft --base {d}/reward --demonstrations {d}/demos.jsonl", "holds a scalar-model, and a language-model is needed here"),
+    "long demonstration": ("sft --base {d}/base --demonstrations {d}/long.jsonl", "long.jsonl, line 61: "),
+    "only long ones": ("sft --base {d}/base --skip-long --demonstrations {d}/all-long.jsonl", "all-long.jsonl: 0 demonstrations are too few"),
+    "few demonstrations": ("sft --base {d}/base --demonstrations {d}/few.jsonl", "demonstrations to learn from, fewer than one batch of 32; give more, or"),
+    "few comparisons": ("reward --base {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
+    "equal answers": ("reward --base {d}/sft --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
+    "long comparison": ("reward --base {d}/sft --comparisons {d}/long-pairs.jsonl", "long-pairs.jsonl, line 61: "),
+    "only long comparisons": ("reward --base {d}/sft --skip-long --comparisons {d}/pairs.jsonl --valid {d}/all-long.jsonl", "all-long.jsonl: 0 comparisons"),
+    "broken test": (REWARD + " --test {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
+    "one reference": (REWARD + " --references 1", "1 is not in the range"),
+    "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1", "long.txt, line 9: a prompt of"),
+    "fewer than a batch": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt", "there are 60 prompts, fewer than one batch of 64"),
+    "no room": (PPO + " --new-tokens 60", "prompts.txt, line 1: a prompt of"),
+    "two vocabularies": (PPO.replace("/sft", "/stranger"), "both models must come from the same `minialign pretrain` run"),
+    "no reward model": (PPO.replace("/reward", "/sft"), "holds a language-model, and a scalar-model is needed here"),
+    "no judge": ("evaluate {d}/ppo --prompts {d}/demos.jsonl", "give --judge, the run of a reward model"),
+    "nothing to do": ("evaluate {d}/ppo", "nothing to evaluate on; give --text, or --prompts with --judge"),
+    "no references": ("evaluate {d}/ppo --judge {d}/reward --prompts {d}/prompts.txt", "prompts.txt: has no references to compare with"),
+    "long reference": ("evaluate {d}/ppo --judge {d}/reward --prompts {d}/long-answer.jsonl", "long-answer.jsonl, line 4: prompt and completion of"),
+    "long prompt": ("compare --policies {d}/sft {d}/base --new-tokens 4 --prompts {d}/long.jsonl", "long.jsonl, line 61: a prompt of"),
+    "one prompt": ("evaluate {d}/ppo --judge {d}/reward --fast --prompts {d}/one.jsonl", "one.jsonl: one prompt gives no interval"),
+    "no models": ("compare --prompts {d}/demos.jsonl", "no model to sample from; name runs with --policies"),
+    "full prompt": ("sample {d}/sft --prompt " + "why?" * 60, "do not fit the model's context of 64; shorten the prompt"),
+    "half a character": ("sample {d}/sft --prompt \udcff", "half a character"),
+    "no data set": ("realdata shakespear", "there is no data set 'shakespear'; known are shakespeare"),
+    "no claim": ("claims nothing", "there is no claim 'nothing'; known are"),
+    "main job": ("--fast --documents 0", "documents is 0; it must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("line, expected", BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_that_says_what_and_where_and_leaves_everything_as_it_was(line, expected, d, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the default of --out
+    before = contents(d)
+    assert type_in(line, d=d) == 2
+    assert expected in complaint(capsys) and contents(d) == before and contents(tmp_path) == {}
+
+
+def test_the_corrected_command_finds_the_folder_free(d, tmp_path, capsys):
+    assert type_in(f"{PRETRAIN} --context 9999 --out {tmp_path}/run", d=d) == 2
+    assert "shorter --context" in complaint(capsys) and contents(tmp_path) == {}
+    assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 0
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "metrics.jsonl"])
+def test_files_of_somebody_else_are_not_written_over(name, d, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    (tmp_path / ".mine.tmp").write_text("mine")
+    before = contents(tmp_path)
+    assert type_in(f"{PRETRAIN} --out {tmp_path}", d=d) == 2
+    assert f"holds {name} and no config.json" in complaint(capsys) and contents(tmp_path) == before
+
+
+def test_a_run_folder_in_use_is_refused(d, tmp_path, capsys):
+    with FileLock(tmp_path / ".lock"):
+        assert type_in(f"{PRETRAIN} --out {tmp_path}", d=d) == 2
+    assert "in use by another process; wait for it or choose another --out" in complaint(capsys) and contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("line", [PRETRAIN, "compare --policies {d}/sft {d}/base --fast --new-tokens 2 --prompts {d}/demos.jsonl"])
+@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose another --out")])
+def test_a_full_disk_and_a_place_that_cannot_be_written_are_one_line(line, number, remedy, d, tmp_path, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    for place, name in ((files.os, "fsync"), (checkpoints.FileLock, "acquire")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fails)
+            if (status := type_in(f"{line} --out {tmp_path}/out", d=d)) == 2:
+                assert remedy in complaint(capsys) and contents(tmp_path) == {}
+            assert status == 2 or (name == "acquire" and line != PRETRAIN)
+
+
+def test_too_little_memory_is_one_line(d, tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36600000000 bytes")
+
+    monkeypatch.setattr("minialign.commands.pretrain.LanguageModel", fails)
+    assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 2 and "use a smaller model" in complaint(capsys)
