@@ -42,9 +42,12 @@ class Cache:
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
     def repeat(self, rows: Tensor) -> None:
-        """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to B − 1."""
-        of = lambda kept: None if kept is None else tuple(t[rows] for t in kept)  # noqa: E731
+        """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to B − 1.
+
+        index_select, whose gradient is summed in a fixed order; that of t[rows] is not, and no two trainings would be equal to the last bit.
+        """
+        of = lambda kept: None if kept is None else tuple(t.index_select(0, rows) for t in kept)  # noqa: E731
         self.store = None if self.store is None else self.store[:, :, rows]
         self.grown, self.memory = [of(kept) for kept in self.grown], [of(kept) for kept in self.memory]
-        self.last = [None if key is None else key[rows] for key in self.last]
+        self.last = [None if key is None else key.index_select(0, rows) for key in self.last]
         self.mask = self.mask[rows]

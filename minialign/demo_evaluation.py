@@ -69,7 +69,7 @@ def evaluate(
 
 def gold_scores(golds: list[Gold]) -> dict[str, dict[str, float]]:
     """Mean and interval over stories of each aspect."""
-    return {aspect: mean_interval([getattr(gold, aspect) for gold in golds]).to_dict() for aspect in ASPECTS}
+    return {aspect: mean_interval([getattr(gold, aspect) for gold in golds], 0.0, 1.0).to_dict() for aspect in ASPECTS}
 
 
 def words(texts: list[str]) -> dict[str, float]:

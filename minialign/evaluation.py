@@ -37,8 +37,8 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean of independent values (one a prompt, or one a seed) with Student's 95 % interval: x̄ ± t s / √n.
+def mean_interval(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
+    """Mean of independent values (one a prompt, or one a seed) with Student's 95 % interval: x̄ ± t s / √n, cut at what values can be.
 
     Raises:
         UserError: fewer than two values, from which no interval can be had.
@@ -50,7 +50,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     t = STUDENT[n - 2] if n - 2 < len(STUDENT) else 1.96 + 2.5 / n
     half = t * deviation / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, max(lowest, mean - half), min(highest, mean + half))
 
 
 def wilson_interval(successes: float, n: int) -> Interval:

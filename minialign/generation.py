@@ -26,7 +26,6 @@ from minialign.batching import pad
 from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating
-from minialign.logprobs import token_logprobs
 from minialign.tokenizer import BEGIN, END, PAD, Tokenizer
 
 
@@ -79,18 +78,18 @@ def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def sample_token(logits: Tensor, uniform: Tensor) -> Tensor:
+def sample_token(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Invert the cumulative distribution: the first token whose cumulative probability exceeds the uniform number.
 
     Args:
-        logits: (B, V), temperature and filters applied.
+        probabilities: (B, V), temperature and filters applied.
         uniform: (B,) in [0, 1).
     Returns:
-        (B,) ids, distributed as softmax(logits).
+        (B,) ids, distributed so.
     """
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
+    cumulative = probabilities.cumsum(dim=-1)  # (B, V)
     threshold = uniform[:, None] * cumulative[:, -1:]  # rounding may leave the last entry below 1
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=probabilities.shape[-1] - 1)
 
 
 def end_mask(tokens: Tensor) -> Tensor:
@@ -144,8 +143,9 @@ def generate(
             hidden = hidden.repeat_interleave(answers, dim=0)  # (N, D)
         for t in range(config.new_tokens):
             logits = _shape(model.logits(hidden), config)  # (N, V)
-            token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(logits, uniforms[t])
-            response[:, t], logprobs[:, t] = token, token_logprobs(logits, token)
+            probabilities = logits.softmax(dim=-1)
+            token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(probabilities, uniforms[t])
+            response[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
             finished |= token == END
             if t + 1 == config.new_tokens or (stop_early and bool(finished.all())):
                 break

@@ -26,7 +26,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
         (...) log π(token).
     """
     logits = logits / temperature if temperature != 1.0 else logits
-    return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -192,11 +192,11 @@ class Transformer(nn.Module):
         Raises:
             UserError: more tokens than the context holds.
         """
-        B, T = tokens.shape
-        past = 0 if cache is None else cache.length
-        if past + T > self.config.context:
-            raise UserError(f"{past + T} tokens do not fit the model's context of {self.config.context}; shorten the text or train a longer context")
+        T = tokens.shape[1]
         positions, allowed = self._who_sees_whom(tokens, mask, cache)
+        longest = int(positions.max()) + 1  # real tokens: padding needs no room
+        if longest > self.config.context:
+            raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the text or train a longer context")
         x = self.token_embedding(tokens)  # (B, T, D)
         rotation = None
         if self.position_embedding is not None:

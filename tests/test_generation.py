@@ -95,14 +95,14 @@ def test_a_grid_of_uniform_numbers_draws_each_token_in_proportion():
     logits = torch.tensor([[1.0, -math.inf, 0.0, 2.5, -1.0, -math.inf]])
     n = 10_000
     grid = (torch.arange(n) + 0.5) / n
-    counts = sample_token(logits.expand(n, -1), grid).bincount(minlength=6)
+    counts = sample_token(logits.softmax(-1).expand(n, -1), grid).bincount(minlength=6)
     assert ((counts - n * logits[0].softmax(dim=-1)).abs() <= 1.5).all() and counts[1] == counts[5] == 0
 
 
 def test_sampled_frequencies_match_the_softmax():
     logits = 2 * torch.randn(30, generator=seeded(1))
     n, probabilities = 20_000, logits.softmax(dim=-1)
-    counts = sample_token(logits.expand(n, -1), torch.rand(n, generator=seeded(2))).bincount(minlength=30)
+    counts = sample_token(logits.softmax(-1).expand(n, -1), torch.rand(n, generator=seeded(2))).bincount(minlength=30)
     chi_square = float(((counts - n * probabilities) ** 2 / (n * probabilities)).sum())
     assert chi_square < 29 + 4 * math.sqrt(2 * 29)  # 29 degrees of freedom: mean 29, deviation √58
 
@@ -111,10 +111,10 @@ def test_a_token_of_probability_0_is_never_drawn():
     highest = 1 - 2**-24  # the largest number that torch.rand returns
     for logits in ([-math.inf, 0.0, 1.0, -math.inf], [-math.inf, -math.inf, 3.0, -math.inf]):
         for uniform in (0.0, 1e-9, 0.5, highest):
-            token = int(sample_token(torch.tensor([logits]), torch.tensor([uniform])))
+            token = int(sample_token(torch.tensor([logits]).softmax(-1), torch.tensor([uniform])))
             assert logits[token] > -math.inf, (logits, uniform)
     flat = torch.zeros(1000, 1024)
-    assert sample_token(flat, torch.full((1000,), highest)).max() <= 1023
+    assert sample_token(flat.softmax(-1), torch.full((1000,), highest)).max() <= 1023
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 11])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import build
 
+from minialign.errors import UserError
 from minialign.heads import Classifier, ScalarModel, build_body, first_real, last_real, read_answers
 from minialign.transformer import EncoderDecoder
 
@@ -122,3 +123,25 @@ def test_a_prompt_is_read_once_for_all_its_answers(changes):
     with torch.no_grad():  # and without a gradient, where the cache is laid out once
         hidden, mask = read_answers(body, prompts, answers, of)
         torch.testing.assert_close(torch.cat([hidden[i, mask[i]] for i in range(4)]), seen[1], **CLOSE)
+
+
+def test_padding_needs_no_room_in_the_context():
+    body = build(context=8).body
+    prompts, answers = [[1, 30, 31, 32, 33, 34], [1]], [[40, 2], [50, 51, 52, 53, 54, 2]]
+    hidden, mask = read_answers(body, prompts, answers, [0, 1])  # 6 + 2 and 1 + 6 tokens fit; the longest of each together would not
+    for row, keep, prompt, answer in zip(hidden, mask, prompts, answers):
+        torch.testing.assert_close(row[keep], body(torch.tensor([prompt + answer]))[0, len(prompt) :], **CLOSE)
+    with pytest.raises(UserError, match="9 tokens do not fit the model's context of 8"):
+        read_answers(body, prompts, [[40, 41, 2]], [0])
+
+
+def test_the_gradient_of_many_answers_to_a_prompt_is_the_same_to_the_last_bit_every_time():
+    body = build(context=64, width=64).body
+    prompts, of = [list(range(1, 41))] * 8, [i // 8 for i in range(64)]
+    answers = [list(range(50 + 3 * i, 70 + 3 * i)) for i in range(64)]
+    grads = []
+    for _ in range(6):
+        body.zero_grad()
+        read_answers(body, prompts, answers, of)[0].square().sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in body.parameters() if p.grad is not None]))
+    assert all(torch.equal(grad, grads[0]) for grad in grads)

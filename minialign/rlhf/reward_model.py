@@ -159,7 +159,7 @@ def count_pairs(ranked: list[Ranked]) -> int:
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
     """(P,) scores of the chosen and of the rejected answers; prompts and answers are read once, however many pairs they are in."""
     scores = head_at_the_end(model, *read_answers(model.body, batch.prompts, batch.answers, batch.of))  # (N,)
-    return scores[batch.chosen], scores[batch.rejected]
+    return scores.index_select(0, batch.chosen), scores.index_select(0, batch.rejected)
 
 
 def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:

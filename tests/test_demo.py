@@ -1,0 +1,99 @@
+"""The main job at a size of seconds: every stage leaves its files, a fault costs nothing, and nobody is judged on what they learned from."""
+
+import json
+
+import pytest
+
+from minialign.commands.demo import claim_folder
+from minialign.demo import REWARD, RLHF, Demo
+from minialign.demo_evaluation import blind_accuracy
+from minialign.demo_settings import FAST, DemoConfig
+from minialign.errors import UserError
+from minialign.files import read_jsonl
+from minialign.tensors import read_tensors
+
+TINY = {"documents": 60, "demonstrations": 120, "judged": 40, "answers": 3, "prompts": 8, "evaluated": 6, "width": 16, "layers": 1, "heads": 1}
+TINY |= {"pretrain_steps": 3, "sft_steps": 3, "reward_steps": 3, "ppo_updates": 2}
+
+
+class Fault(Exception):
+    """The laptop fell from the table."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run: its folder, its summary, and what it said."""
+    folder, said = tmp_path_factory.mktemp("whole"), []
+    return folder, Demo(folder, DemoConfig(**TINY), said.append).run(), said
+
+
+def test_every_stage_leaves_files_to_read(whole):
+    folder, _, said = whole
+    for name in ("documents", "demonstrations", "judged", "prompts", "tests"):
+        assert read_jsonl(folder / "data" / f"{name}.jsonl")
+    for name in ("1-pretrained", "2-instructed", "4-reward", "5-rlhf"):
+        assert {path.name for path in (folder / name).iterdir()} >= {"config.json", "tokenizer.json", "metrics.jsonl", "model.safetensors"}
+    assert read_jsonl(folder / "3-comparisons" / "comparisons.jsonl", ("prompt", "chosen", "rejected", "annotator"))
+    assert len(read_jsonl(folder / "evaluation" / "samples.jsonl")) == 4 * TINY["evaluated"]
+    assert len(said) == 8 and set(json.loads((folder / "seconds.json").read_text())) >= {"world", "pretrain", "sft", "compare", "reward", "ppo", "evaluate"}
+
+
+def test_the_summary_says_how_good_every_stage_is(whole):
+    _, summary, _ = whole
+    for stage in ("pretrained", "sft", "rlhf", "reference"):
+        for aspect in ("helpful", "honest", "harmless", "gold"):
+            found = summary["stages"][stage][aspect]
+            assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1
+        assert ("win_rate" in summary["stages"][stage]) == (stage != "reference")
+    assert 0 <= summary["reward_model"]["accuracy"] <= 1 and isinstance(summary["kl"], float) and summary["seed"] == 0
+
+
+@pytest.mark.parametrize("stage", ["pretrained", "compared", "rewarded", "optimised"])
+def test_after_a_fault_in_any_stage_the_same_call_ends_with_the_same_bits(stage, whole, tmp_path, monkeypatch):
+    def fault(*arguments):
+        raise Fault
+
+    with monkeypatch.context() as patch, pytest.raises(Fault):
+        patch.setattr(Demo, stage, fault)
+        Demo(tmp_path, DemoConfig(**TINY), lambda line: None).run()
+    summary = Demo(tmp_path, DemoConfig(**TINY), lambda line: None).run()
+    assert summary == whole[1]
+    for name in (REWARD, RLHF):
+        ours, theirs = (read_tensors(folder / name / "model.safetensors")[0] for folder in (tmp_path, whole[0]))
+        assert all(ours[key].equal(theirs[key]) for key in theirs)
+
+
+def test_a_finished_run_is_not_done_again(whole):
+    folder, summary, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
+    assert Demo(folder, DemoConfig(**TINY), lambda line: None).run() == summary
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")} == before
+
+
+def test_no_story_stands_in_two_stages(whole):
+    folder, _, _ = whole
+    stories = {name: {r["story"]["text"] for r in read_jsonl(folder / "data" / f"{name}.jsonl")} for name in ("demonstrations", "judged", "prompts", "tests")}
+    for name, texts in stories.items():
+        assert all(not texts & others for other, others in stories.items() if other != name)
+
+
+def test_another_run_in_the_folder_is_left_alone(tmp_path):
+    claim_folder(tmp_path, DemoConfig())
+    claim_folder(tmp_path, DemoConfig())
+    with pytest.raises(UserError, match="holds a run with beta = 0.1, now it is 0.2"):
+        claim_folder(tmp_path, DemoConfig(beta=0.2))
+
+
+def test_a_judge_that_does_not_read_learns_which_sign_is_better():
+    long_is_better = [{"chosen": "a b c", "rejected": "a"}] * 3
+    length = lambda c: len(c["chosen"].split()) - len(c["rejected"].split())  # noqa: E731
+    assert blind_accuracy(long_is_better, [{"chosen": "a b", "rejected": "a"}], length) == 1.0
+    assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "a b"}], length) == 0.0
+    assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "b"}], length) == 0.5
+
+
+def test_settings_are_counts_and_the_fast_ones_are_settings():
+    assert DemoConfig(**FAST).layers == DemoConfig().layers
+    with pytest.raises(UserError, match="judged is 0"):
+        DemoConfig(judged=0)
+    assert len({DemoConfig(seed=seed).seed_of(stage) for seed in range(3) for stage in range(1, 7)}) == 18
