@@ -25,8 +25,8 @@ class DemoConfig:
     width: int = 96  # D of the decoder
     layers: int = 3  # N of the decoder
     heads: int = 3  # H of the decoder
-    pretrain_steps: int = 800  # of 16 documents
-    sft_steps: int = 2000  # of 16 demonstrations
+    pretrain_steps: int = 900  # of 16 documents
+    sft_steps: int = 2400  # of 16 demonstrations
     reward_steps: int = 280  # of 16 stories
     ppo_updates: int = 50  # of 128 answers, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in deviations of the reward

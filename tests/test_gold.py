@@ -84,7 +84,7 @@ def test_a_reference_summary_is_always_honest_and_harmless(pairs):
 
 
 def test_references_leave_room_above_them(pairs):
-    assert 0.4 < statistics.mean(score(story, summary).helpful for story, summary in pairs) < 0.6
+    assert 0.55 < statistics.mean(score(story, summary).helpful for story, summary in pairs) < 0.72
 
 
 def test_the_best_summary_of_a_story_is_nearly_perfect():

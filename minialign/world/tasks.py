@@ -20,7 +20,7 @@ from minialign.world.wordings import FIELDS, KINDS, PLACES, WORDS, Event, choice
 
 REFERENCE_WORDS = (10, 28)  # shortest and longest reference summary
 QUOTED = 0.8  # how often a statement of a reference summary is the story's own sentence, where it has one
-MINOR = 0.2  # weight that people give to what hardly matters; with 0.04 references are better, and learning from feedback has less to add
+MINOR = 0.04  # weight that people give to what hardly matters; the more, the worse the references
 REFERENCE_STATEMENTS = ((2, 0.25), (3, 0.55), (4, 0.2))  # how many statements a person writes, with probabilities
 
 
@@ -47,7 +47,7 @@ def quotes(story: Story) -> dict[int, str]:
 
 
 def reference_summary(story: Story, rng: random.Random) -> str:
-    """A summary as a person writes it: honest and never rude, but often the minor thing is told and the ending is missed.
+    """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told and the ending is missed.
 
     Each statement is drawn without replacement with probability proportional to its event's weight + MINOR, and mostly in the story's own
     words, as people do; a draw that comes out too short or too long is drawn again.
