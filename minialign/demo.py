@@ -14,6 +14,7 @@ Read next: the files of each stage, in the order above. Try it:  python -m minia
 from __future__ import annotations
 
 import copy
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -39,8 +40,7 @@ from minialign.rlhf.reward_model import answer_rows, ranked_rows, train_reward_m
 from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
-from minialign.transformer import TransformerConfig
-from minialign.world.corpus import DirtConfig, written_documents
+from minialign.world.corpus import written_documents
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
@@ -127,13 +127,14 @@ class Demo:
         """Corpus, demonstrations, and the stories of the later stages, each from a seed of its own: two processes write them side by side."""
         c = self.config
         jobs = {
-            "documents": (written_documents, c.documents, c.seed_of(1), DirtConfig(c.false, c.rude, c.repetitive, c.cut_off)),
+            "documents": (written_documents, c.documents, c.seed_of(1), c.dirt),
             "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries),
             "judged": (demonstrations, c.judged, c.seed_of(3), 1.0),
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
             "tests": (demonstrations, c.evaluated, c.seed_of(5), 1.0),
         }
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # Ctrl-C is for the one that waits
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn"), **ignore) as pool:
             missing = {name: pool.submit(*job) for name, job in jobs.items() if not (self.folder / "data" / f"{name}.jsonl").exists()}
             return [self.once(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
 
@@ -156,8 +157,7 @@ class Demo:
     def pretrained(self, tokenizer: Tokenizer, texts: list[str]) -> LanguageModel:
         """A decoder that has read the dirty corpus."""
         c = self.config
-        shape = TransformerConfig(tokenizer.size, 160, c.width, c.layers, c.heads, activation="relu", initial_std=0.1, smeared_keys=True)
-        model = LanguageModel(shape, c.seed_of(1))
+        model = LanguageModel(c.shape(tokenizer.size), c.seed_of(1))
         settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200, seed=c.seed_of(1))
         split = -max(1, len(texts) // 50)
         train = lambda run: pretrain(model, tokenizer, texts[:split], texts[split:], settings, run, packed=False)  # noqa: E731

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minialign.errors import UserError
+from minialign.transformer import TransformerConfig
+from minialign.world.corpus import DirtConfig
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,22 @@ class DemoConfig:
     seed: int = 0  # of everything
 
     def __post_init__(self):
+        fewest = {"documents": 50, "demonstrations": 64, "judged": 64, "answers": 2, "prompts": 4, "evaluated": 2}
         for name, value in vars(self).items():
-            if isinstance(value, int) and name != "seed" and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+            if isinstance(value, int) and name != "seed" and value < fewest.get(name, 1):
+                raise UserError(f"{name} is {value}; it must be at least {fewest.get(name, 1)}")
+        if self.answers > 9 or not 0 <= self.summaries <= 1 or not 0 <= self.beta < 1e6:
+            raise UserError(f"answers {self.answers} (2 to 9), summaries {self.summaries} (0 to 1) or beta {self.beta} (at least 0) is out of range")
+        self.dirt, self.shape(1024)  # both complain about what they cannot use
+
+    @property
+    def dirt(self) -> DirtConfig:
+        """The corpus's dirt."""
+        return DirtConfig(self.false, self.rude, self.repetitive, self.cut_off)
+
+    def shape(self, vocabulary: int) -> TransformerConfig:
+        """The decoder's: what lets half a million parameters learn to copy (smeared keys, large initial weights), found by trying."""
+        return TransformerConfig(vocabulary, 160, self.width, self.layers, self.heads, activation="relu", initial_std=0.1, smeared_keys=True)
 
     def seed_of(self, stage: int) -> int:
         """A seed of its own for each stage, so that no two of them draw the same stories."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import re
 from typing import Any, TypeVar
 
@@ -52,3 +53,11 @@ def from_dict(config: type[Config], values: dict[str, Any], file: object = None)
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed in ((int,), (float, int))):
             raise UserError(f"setting {name!r} is {value!r}; it must be of type {kind}", file)
     return config(**values)
+
+
+def check_ranges(config: Any, limits: dict[str, tuple[float, float]]) -> None:
+    """Raise UserError for the first named field that does not lie between its two limits, both allowed; nothing that is not a number does."""
+    for name, (low, high) in limits.items():
+        if not low <= getattr(config, name) <= high:
+            expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise UserError(f"{name} is {getattr(config, name)}; it must be {expected}")

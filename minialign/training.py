@@ -203,6 +203,7 @@ def train(
     if rank == 0:
         run.forget_after(state["step"])
     model.train()
+    stop = False
     bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True, leave=True)
     with interruptible() as interrupted, bar:
         while state["step"] < config.steps and not best.gave_up:
@@ -244,4 +245,6 @@ def train(
         run.finish(model, **result)
         best.forget()
     wait()
+    if stop:  # in the last step: nothing was lost, and whatever comes after this stage is not begun
+        raise Stopped(f"stopped after the last step, finished in {run.path}; the same command goes on from there")
     return result

@@ -267,7 +267,7 @@ BAD = {
     "half a character": ("sample {d}/sft --prompt \udcff", "half a character"),
     "no data set": ("realdata shakespear", "there is no data set 'shakespear'; known are shakespeare"),
     "no claim": ("claims nothing", "there is no claim 'nothing'; known are"),
-    "main job": ("--fast --documents 0", "documents is 0; it must be at least 1"),
+    "main job": ("--fast --documents 0", "documents is 0; it must be at least 50"),
 }
 
 

@@ -12,7 +12,7 @@ from minialign.errors import UserError
 from minialign.files import read_jsonl
 from minialign.tensors import read_tensors
 
-TINY = {"documents": 60, "demonstrations": 120, "judged": 40, "answers": 3, "prompts": 8, "evaluated": 6, "width": 16, "layers": 1, "heads": 1}
+TINY = {"documents": 60, "demonstrations": 120, "judged": 64, "answers": 3, "prompts": 8, "evaluated": 6, "width": 16, "layers": 1, "heads": 1}
 TINY |= {"pretrain_steps": 3, "sft_steps": 3, "reward_steps": 3, "ppo_updates": 2}
 
 
@@ -94,6 +94,8 @@ def test_a_judge_that_does_not_read_learns_which_sign_is_better():
 
 def test_settings_are_counts_and_the_fast_ones_are_settings():
     assert DemoConfig(**FAST).layers == DemoConfig().layers
-    with pytest.raises(UserError, match="judged is 0"):
-        DemoConfig(judged=0)
+    bad = [{"judged": 0}, {"documents": 3}, {"evaluated": 1}, {"answers": 1}, {"answers": 99}, {"beta": -1.0}, {"summaries": 2.0}, {"false": 2.0}, {"width": 7}]
+    for change in bad:
+        with pytest.raises(UserError, match=next(iter(change))):
+            DemoConfig(**change)
     assert len({DemoConfig(seed=seed).seed_of(stage) for seed in range(3) for stage in range(1, 7)}) == 18

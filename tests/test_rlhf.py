@@ -325,3 +325,14 @@ def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
     assert [r["step"] for r in RunFolder(tmp_path / "parts").metrics()] == list(range(1, 7))
     assert RunFolder(tmp_path / "whole").metrics() == RunFolder(tmp_path / "parts").metrics()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{name: 0} for name in ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch", "temperature", "clip", "horizon")]
+    + [{"learning_rate": -1.0}, {"value_learning_rate": 2.0}, {"beta": -0.1}, {"gamma": 1.1}, {"lam": math.nan}, {"value_warmup": -1}]
+    + [{"missing_end": "maybe"}, {"minibatch": 65}, {"answers": 3}],
+)
+def test_settings_that_make_no_sense_are_errors_that_name_them(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        PPOConfig(**change)

@@ -45,6 +45,7 @@ from minialign.logprobs import entropy, masked_variance, token_logprobs, whiten
 from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import KLPrice, k1
 from minialign.rlhf.rollout import Rollout, answer_vectors, collect, rollout_metrics
+from minialign.settings import check_ranges
 from minialign.training import Stopped, adamw, interruptible
 
 
@@ -74,18 +75,15 @@ class PPOConfig:
     seed: int = 0  # of prompts, samples and minibatches
 
     def __post_init__(self):
-        for name in ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        counts = dict.fromkeys(("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch", "horizon"), (1, math.inf))
+        shares = dict.fromkeys(("learning_rate", "value_learning_rate", "gamma", "lam"), (0, 1))
+        others = {"temperature": (1e-6, 100), "clip": (1e-6, 1e6), **dict.fromkeys(("beta", "target_kl", "missing_end_score", "value_warmup"), (0, 1e6))}
+        check_ranges(self, counts | shares | others)
         if self.missing_end not in ("subtract", "replace"):
             raise UserError(f"missing_end is {self.missing_end!r}; choose subtract or replace")
-        if self.temperature <= 0:
-            raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0")
         if self.minibatch > self.prompts * self.answers or self.minibatch % self.answers:
-            raise UserError(
-                f"a minibatch of {self.minibatch} does not consist of whole prompts of {self.answers} answers, or is more than the "
-                f"{self.prompts * self.answers} of a rollout; change --minibatch"
-            )
+            rollout = f"a rollout of {self.prompts} prompts with {self.answers} answers"
+            raise UserError(f"a minibatch of {self.minibatch} is no number of whole prompts of {rollout}; change --minibatch")
 
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -205,8 +203,7 @@ def train_ppo(
     Returns:
         The optimised policy, and the metrics of the last update.
     Raises:
-        UserError: fewer prompts than a rollout, or prompt and answer that do not fit the context.
-        Stopped: after Ctrl-C, with everything saved.
+        UserError: fewer prompts than a rollout, or prompt and answer that do not fit the context. Stopped: after Ctrl-C, all saved.
     """
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0)
@@ -219,6 +216,7 @@ def train_ppo(
     state = run.load_checkpoint(modules, optimizers, {"rollout": generator}) or {"step": 0, "beta": config.beta, "last": {}}
     learner.price.beta = state["beta"]
     run.forget_after(state["step"])
+    stop = False
     bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update")
     with interruptible() as interrupted, bar:
         while state["step"] < config.updates:
@@ -247,4 +245,6 @@ def train_ppo(
                 raise Stopped(f"stopped at update {state['step']} of {config.updates}, saved in {run.path}; the same command goes on from there")
     learner.policy.eval()
     run.finish(learner.policy, **state["last"])
+    if stop:
+        raise Stopped(f"stopped after the last update, finished in {run.path}; the same command goes on from there")
     return learner.policy, state["last"]
