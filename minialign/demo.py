@@ -50,7 +50,7 @@ SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # how every stage ans
 def ppo_settings(updates: int, prompts: int, beta: float, seed: int) -> PPOConfig:
     """PPO for answers of twenty tokens whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
     asked, length, temperature = min(32, prompts), SAMPLING.new_tokens, SAMPLING.temperature
-    rates = {"learning_rate": 5e-4, "value_learning_rate": 2e-3, "value_warmup": updates // 10, "lam": 1.0}
+    rates = {"learning_rate": 8e-4, "value_learning_rate": 2e-3, "value_warmup": updates // 10, "lam": 1.0}
     return PPOConfig(updates, asked, 4, length, temperature, minibatch=4 * asked, beta=beta, seed=seed, **rates)
 
 
