@@ -13,24 +13,24 @@ from minialign.world.corpus import DirtConfig
 class DemoConfig:
     """The main job's settings."""
 
-    documents: int = 14_400  # dirty documents to pretrain on
+    documents: int = 8000  # dirty documents to pretrain on
     false: float = 0.3  # share of documents that say something false
     rude: float = 0.2  # share of documents with rude words
     repetitive: float = 0.1  # share of documents that repeat themselves
     cut_off: float = 0.1  # share of documents that end in mid-sentence
-    demonstrations: int = 20_000  # clean answers to learn instructions from
+    demonstrations: int = 12_000  # clean answers to learn instructions from
     summaries: float = 0.75  # share of summaries among them; the rest are questions
-    judged: int = 2500  # stories whose summaries annotators compare
+    judged: int = 2200  # stories whose summaries annotators compare
     answers: int = 4  # summaries of each such story, every two of which are compared
-    prompts: int = 1600  # stories that PPO practises on
-    evaluated: int = 2000  # stories that nothing trained on
+    prompts: int = 1280  # stories that PPO practises on
+    evaluated: int = 1500  # stories that nothing trained on
     width: int = 96  # D of the decoder
     layers: int = 3  # N of the decoder
     heads: int = 3  # H of the decoder
-    pretrain_steps: int = 900  # of 16 documents
-    sft_steps: int = 2200  # of 16 demonstrations
-    reward_steps: int = 280  # of 16 stories
-    ppo_updates: int = 50  # of 128 answers, four to a prompt
+    pretrain_steps: int = 800  # of 16 documents
+    sft_steps: int = 2400  # of 16 demonstrations
+    reward_steps: int = 250  # of 16 stories
+    ppo_updates: int = 40  # of 128 answers, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in deviations of the reward
     seed: int = 0  # of everything
 

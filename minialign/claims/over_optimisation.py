@@ -47,7 +47,7 @@ CLAIM = Claim(
     "Without the KL term, optimising a reward model runs away from what people want.",
     "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
 )
-BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
+BETAS = (0.0, 0.1, 0.5)
 SIZES = (1, 2, 4, 8, 16, 32)  # n of best of n
 MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's start or end
@@ -56,7 +56,7 @@ EDGE = 5  # updates that make a curve's start or end
 def measure(bench: Bench) -> Result:
     """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
     config = DemoConfig(**FAST) if bench.fast else DemoConfig()
-    betas, updates = ((0.0, config.beta), 2) if bench.fast else (BETAS, 40)
+    betas, updates = ((0.0, config.beta), 2) if bench.fast else (BETAS, 30)
     base = bench.cached("base", to_dict(config), lambda folder: Demo(folder, config, bench.say).until_comparisons())
     made = Demo(base, config, lambda text: None).until_comparisons()
     table = []
