@@ -22,15 +22,15 @@ class DemoConfig:
     summaries: float = 0.75  # share of summaries among them; the rest are questions
     judged: int = 2200  # stories whose summaries annotators compare
     answers: int = 4  # summaries of each such story, every two of which are compared
-    prompts: int = 1280  # stories that PPO practises on
-    evaluated: int = 1500  # stories that nothing trained on
+    prompts: int = 1760  # stories that PPO practises on
+    evaluated: int = 2200  # stories that nothing trained on
     width: int = 96  # D of the decoder
     layers: int = 3  # N of the decoder
     heads: int = 3  # H of the decoder
     pretrain_steps: int = 800  # of 16 documents
     sft_steps: int = 2400  # of 16 demonstrations
     reward_steps: int = 250  # of 16 stories
-    ppo_updates: int = 40  # of 128 answers, four to a prompt
+    ppo_updates: int = 55  # of 128 answers, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in deviations of the reward
     seed: int = 0  # of everything
 
