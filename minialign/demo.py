@@ -195,7 +195,7 @@ class Demo:
 
         def train(run: RunFolder) -> None:
             answers = continue_texts(instructed, tokenizer, prompts, SAMPLING, torch.Generator().manual_seed(c.seed_of(4)))
-            train_reward_model(instructed, ranked, valid, answer_rows(tokenizer, prompts, answers), settings, run)
+            train_reward_model(instructed, ranked, valid, answer_rows(tokenizer, prompts, answers, instructed.config.context), settings, run)
 
         return self.trained(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
 

@@ -18,6 +18,7 @@ from minialign.rlhf.ppo import Learner, PPOConfig, penalised_rewards, policy_los
 from minialign.rlhf.reward_model import (
     Comparisons,
     Ranked,
+    answer_rows,
     bradley_terry_loss,
     evaluate_pairs,
     normalise,
@@ -275,6 +276,13 @@ def test_k_answers_make_every_pair_and_texts_answer_once(tokenizer, decoder):
     assert pairs == sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, answers=3)[0]
     with pytest.raises(UserError, match="1 sources for 2 answers"):
         sample_pairs(candidates[1:], tokenizer, ["x", "y", "z"], SamplingConfig(8))
+
+
+def test_an_answer_that_fills_the_context_is_read_with_its_end(tokenizer):
+    whole = answer_rows(tokenizer, ["kite"], [" boat" * 40])[0]
+    cut = answer_rows(tokenizer, ["kite"], [" boat" * 40], context=12)[0]
+    assert len(whole) > 12 == len(cut) and cut[:-1] == whole[:11] and cut[-1] == whole[-1] == tokenizer.end
+    assert answer_rows(tokenizer, ["kite"], [" boat"], context=12) == answer_rows(tokenizer, ["kite"], [" boat"])
 
 
 def test_best_of_n_has_its_kl_and_takes_the_best():

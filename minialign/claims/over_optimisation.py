@@ -85,7 +85,8 @@ def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: 
         run = RunFolder(folder)
         run.begin({"what": "scalar-model", "model": to_dict(made.instructed.config), "training": to_dict(training)}, made.tokenizer)
         if not run.finished:
-            train_reward_model(made.instructed, ranked, valid, answer_rows(made.tokenizer, prompts, answers), training, run)
+            rows = answer_rows(made.tokenizer, prompts, answers, made.instructed.config.context)
+            train_reward_model(made.instructed, ranked, valid, rows, training, run)
 
     folder = bench.cached("proxy", [base.name, to_dict(training), seed], make)
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]

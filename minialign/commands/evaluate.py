@@ -9,7 +9,7 @@ import torch
 
 from minialign.batching import next_token_batch
 from minialign.checkpoints import load_model, same_tokenizer
-from minialign.commands.inputs import cut_to_context, prompt_rows, read_documents, read_prompts
+from minialign.commands.inputs import prompt_rows, read_documents, read_prompts
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.evaluation import length_controlled_win_rate, mean_interval, win_rate
@@ -103,7 +103,7 @@ def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limi
     if against is not None:
         others = continue_texts(rival, tokenizer, texts, sampling, torch.Generator().manual_seed(seed + 1))
     answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(seed))
-    own, theirs = (score_rows(scorer, cut_to_context(answer_rows(tokenizer, texts, side), scorer.config.context)) for side in (answers, others))
+    own, theirs = (score_rows(scorer, answer_rows(tokenizer, texts, side, scorer.config.context)) for side in (answers, others))
     outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(own.tolist(), theirs.tolist())]
     ratios = [max(1, len(a.split())) / max(1, len(b.split())) for a, b in zip(answers, others)]
     return {

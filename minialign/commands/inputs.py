@@ -49,8 +49,3 @@ def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
     """Raise UserError when there are fewer examples than one batch."""
     if count < batch:
         raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch", file)
-
-
-def cut_to_context(rows: Sequence[list[int]], context: int) -> list[list[int]]:
-    """Rows of ids of which too long ones lose tokens before their last, the end token: a judge reads what it can of a model's answer."""
-    return [row if len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]

@@ -8,7 +8,7 @@ import click
 import torch
 
 from minialign.checkpoints import RunFolder, load_model
-from minialign.commands.inputs import cut_to_context, fill_a_batch
+from minialign.commands.inputs import fill_a_batch
 from minialign.commands.options import Command, Option, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import fingerprint
@@ -87,4 +87,4 @@ def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: 
     texts = [text for length, _, text in fitting if 1 + length + new_tokens <= context]
     texts = [texts[i % len(texts)] for i in range(count)]
     answers = continue_texts(model, tokenizer, texts, SamplingConfig(new_tokens), torch.Generator().manual_seed(seed))
-    return cut_to_context(answer_rows(tokenizer, texts, answers), context)
+    return answer_rows(tokenizer, texts, answers, context)

@@ -36,7 +36,7 @@ def sample_and_score(
     """
     repeated = [prompt for prompt in prompts for _ in range(n)]
     answers = continue_texts(policy, tokenizer, repeated, sampling, generator)
-    scores = score_rows(reward, answer_rows(tokenizer, repeated, answers)).view(len(prompts), n)
+    scores = score_rows(reward, answer_rows(tokenizer, repeated, answers, reward.config.context)).view(len(prompts), n)
     return [answers[i * n : (i + 1) * n] for i in range(len(prompts))], scores
 
 

@@ -186,9 +186,10 @@ def score_rows(model: ScalarModel, rows: Sequence[Sequence[int]], batch: int = 6
     return scores
 
 
-def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-    """Prompts with their answers as rows that a reward model reads."""
-    return [demonstration_row(tokenizer, p, a)[0] for p, a in zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(answers)))]
+def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str], context: int | None = None) -> list[list[int]]:
+    """Prompts with their answers as rows that a reward model reads; what is longer than `context` loses tokens before the end token."""
+    rows = [demonstration_row(tokenizer, p, a)[0] for p, a in zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(answers)))]
+    return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
 
 
 def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
