@@ -159,20 +159,30 @@ def fit_law(d: list[float], gold: list[float], logarithm: bool) -> tuple[float, 
     return tuple(torch.linalg.lstsq(x, torch.tensor(gold)[:, None]).solution.flatten().tolist())
 
 
+def smooth(values: list[float]) -> list[float]:
+    """Means over EDGE values in a row; all of them in one when there are fewer."""
+    return [sum(values[i : i + EDGE]) / len(values[i : i + EDGE]) for i in range(max(1, len(values) - EDGE + 1))]
+
+
 def draw(table: list[dict], path: Path) -> None:
-    """Gold (solid) and proxy (thin) against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted laws."""
+    """Gold against √KL, a colour for each price, mean over seeds and over five updates in a row; best of n beside them, and the fitted laws."""
     fig, axes = figure("√KL from the reference (√nats)", "gold score, 0 to 1", 7, 4.2)
     betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
-    keys = [("ppo", "beta", beta, f"PPO, beta {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]
+    keys = [("ppo", "beta", beta, f"β {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]
+    laws = []
     for number, (method, key, value, label, order) in enumerate(keys):
         rows = [row for row in table if row["method"] == method and (key is None or row[key] == value)]
         places = sorted({row[order] for row in rows})
         means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places] for f in ("kl", "gold")}
+        if method == "ppo":
+            means = {name: smooth(values) for name, values in means.items()}
         d = [math.sqrt(max(0.0, kl)) for kl in means["kl"]]
         moved = [(x, g - means["gold"][0]) for x, g in zip(d, means["gold"]) if x > 0.05]
         if len(moved) > 2:
             a, b = fit_law([x for x, _ in moved], [g for _, g in moved], logarithm=method == "ppo")
-            label += f": α {a:+.3f}, β {b:+.3f}"
+            laws.append(f"{label}: a {a:+.3f}, b {b:+.3f}")
         line(axes, number, d, means["gold"], label)
+    text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws]) if laws else ""
+    axes.text(0.02, 0.03, text, transform=axes.transAxes, fontsize="small", va="bottom")
     legend(axes)
     save_png(fig, path)
