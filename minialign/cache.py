@@ -44,7 +44,7 @@ class Cache:
     def repeat(self, rows: Tensor) -> None:
         """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to B − 1.
 
-        index_select, whose gradient is summed in a fixed order; that of t[rows] is not, and no two trainings would be equal to the last bit.
+        index_select sums its gradient in a fixed order; for that of t[rows] torch promises none, and two trainings must be equal to the last bit.
         """
         of = lambda kept: None if kept is None else tuple(t.index_select(0, rows) for t in kept)  # noqa: E731
         self.store = None if self.store is None else self.store[:, :, rows]
