@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minialign.batching import IGNORE, Batch, Order, demonstration_row, next_token_batch, pack, pad
+from minialign.batching import IGNORE, Batch, Order, demonstration_row, next_token_batch, pack, pad, text_to_text_batch
 from minialign.errors import UserError
 from minialign.tokenizer import BEGIN, END, PAD
 
@@ -61,6 +61,32 @@ def test_padding_goes_to_the_side_that_is_asked_for():
 def test_the_mask_says_what_was_added_not_what_equals_the_pad_token():
     tokens, mask = pad([[PAD, 5, PAD], [6]])
     assert mask.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_padding_equals_a_loop_over_the_places():
+    generator = torch.Generator().manual_seed(0)
+    for side in ("right", "left"):
+        rows = [torch.randint(5, 99, (int(n),), generator=generator).tolist() for n in torch.randint(0, 9, (20,), generator=generator)]
+        tokens, mask = pad(rows, side, length=10, value=IGNORE)
+        for i, row in enumerate(rows):
+            added = [IGNORE] * (10 - len(row))
+            assert tokens[i].tolist() == ([*row, *added] if side == "right" else [*added, *row])
+            assert mask[i].tolist() == ([True] * len(row) + [False] * len(added))[:: 1 if side == "right" else -1]
+    empty, mask = pad([[], []])
+    assert empty.shape == mask.shape == (2, 0) and empty.dtype == torch.long
+
+
+# pairs of texts
+
+
+def test_the_decoder_begins_with_the_begin_token_and_each_label_is_its_next_token():
+    batch = text_to_text_batch([[1, 20, 21], [1, 30, 31, 32], [1]], [[40, 41, 42], [50], []], names=[4, 5, 6])
+    assert batch.inputs.tolist() == [[1, 20, 21, PAD], [1, 30, 31, 32], [1, PAD, PAD, PAD]]
+    assert batch.input_mask.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert batch.tokens.tolist() == [[BEGIN, 40, 41, 42], [BEGIN, 50, PAD, PAD], [BEGIN, PAD, PAD, PAD]]
+    assert batch.labels.tolist() == [[40, 41, 42, END], [50, END, IGNORE, IGNORE], [END, IGNORE, IGNORE, IGNORE]]
+    assert batch.count == 7 and batch.size == 24 and batch.rows == [4, 5, 6]
+    assert text_to_text_batch([[1]], [[2]]).rows == [0]
 
 
 # packing

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,9 +82,9 @@ class LabelledRows:
 
 
 @torch.no_grad()
-def mean_loss(model: LanguageModel, batches: list[Batch]) -> float:
-    """Mean −log π over all labels of the batches, nats; its exponential is the perplexity."""
-    return float(sum(next_token_loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
+def mean_loss(model: LanguageModel, batches: list, loss: Callable[[LanguageModel, Any], Tensor] = next_token_loss) -> float:
+    """Mean −log π over all labels of the batches, nats; its exponential is the perplexity. `loss`: their sum over one batch."""
+    return float(sum(loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
 
 
 def perplexity(loss: float) -> float:
