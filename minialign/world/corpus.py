@@ -11,7 +11,7 @@ Try it: `python -m minialign.world.corpus`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 from minialign.errors import UserError
@@ -42,8 +42,9 @@ class DirtConfig:
             raise UserError(f"DirtConfig.false is {self.false}; plain stories have no statement to falsify, so at most 0.80")
 
 
-def documents(count: int, seed: int, dirt: DirtConfig | None = None) -> Iterator[dict]:
-    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it.
+def documents(count: int, seed: int, dirt: DirtConfig | None = None, tell: Callable[[random.Random], Story] | None = None) -> Iterator[dict]:
+    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it; `tell` writes
+    what they are about, `write_story` unless given.
 
     The same seed gives the same documents on every machine and in every version of Python.
     """
@@ -55,13 +56,13 @@ def documents(count: int, seed: int, dirt: DirtConfig | None = None) -> Iterator
         names = [name for name in ("rude", "repetitive", "cut_off") if rng.random() < getattr(dirt, name)]
         if kind != "story" and rng.random() < dirt.false / falsifiable:
             names.insert(0, "false")
-        yield {"text": _document(kind, names, rng), "kind": kind, "dirt": names}
+        yield {"text": _document(kind, names, rng, tell or write_story), "kind": kind, "dirt": names}
 
 
-def _document(kind: str, dirt: list[str], rng: random.Random) -> str:
+def _document(kind: str, dirt: list[str], rng: random.Random, tell: Callable[[random.Random], Story]) -> str:
     """One document; stories are written until one can be falsified, if it must be."""
     while True:
-        story = write_story(rng)
+        story = tell(rng)
         lines = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _no_lines}[kind](story, "false" in dirt, rng)
         if lines is not None:
             break

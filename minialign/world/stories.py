@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from minialign.world.wordings import PRONOUNS, TABLES, WORDS, Event, choices, fill, finish, resolve, resolve_pair, say
 
-__all__ = ["PLOTS", "Event", "Story", "say", "write_story"]
+__all__ = ["PLOTS", "Event", "Story", "say", "write_scene", "write_story"]
 
 _TABLE = json.loads((TABLES / "plots.json").read_text(encoding="utf-8"))
 PLOTS: dict[str, list] = _TABLE["plots"]
@@ -88,6 +88,18 @@ def write_story(rng: random.Random) -> Story:
         if SHORTEST <= len(text.split()) <= LONGEST and FEWEST <= text.count(".") <= MOST:
             people = tuple(dict.fromkeys(name for event in events for name in (event.who, event.whom) if name))
             return Story(text, events, tuple(round(w / sum(weights), 4) for w in weights), people, plot)
+
+
+def write_scene(rng: random.Random, fewest: int = 2, most: int = 4) -> Story:
+    """A passage for a task: `fewest` to `most` events that follow one another in some story, told anew. Short, because tokens are time."""
+    while True:
+        story = write_story(rng)
+        count = min(rng.randint(fewest, most), len(story.events))
+        start = rng.randint(0, len(story.events) - count)
+        events = story.events[start : start + count]
+        people = tuple(dict.fromkeys(name for event in events for name in (event.who, event.whom) if name))
+        if people:
+            return Story(_tell(events, rng), events, (round(1 / count, 4),) * count, people, story.plot)
 
 
 def _beats(plot: list, rng: random.Random) -> list[dict[str, str]]:

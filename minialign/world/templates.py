@@ -1,22 +1,35 @@
 r"""Templates: how an example becomes a prompt and its completion.
 
-`templates.json` holds, for each task, a list of {"name", "input", "target"} whose `{field}` slots are fields
-of the task's examples.
-FLAN (Wei et al. 2021) wrote ten templates a task; ours are short, because on a laptop tokens are time.
+A file of templates (`templates.json`, `prompts.json`, a user's own) holds, for each task, a list of templates, or the name of another task whose
+templates it shares. `{field}` slots are fields of the task's examples; `{options}` is the list of answers to choose from.
 
-Read next: `tasks.py`.
+    {"name": "true or false",  "style": "instruction",  "input": "{story}\n{statement} Say true or false.",  "target": "{answer}",
+     "words": {"yes": "true", "no": "false"},  "inverted": false,  "answer_in_input": true}
+
+Only `name` and `input` are needed. `words` are what this wording calls the answers. An inverted template gives the answer and asks for the
+question. `answer_in_input` admits that the target can be read off the input; without it that is a mistake, and `lint` finds it: a real
+collection once had nine lines in which the letter of a lost line break was glued to the text.
+
+FLAN (Wei et al. 2021) wrote ten templates a task, T0 (Sanh et al. 2022) eight on average; ours are short, because on a laptop tokens are time.
+Read next: `tasks.py` and `datasets.py`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from minialign.errors import UserError
 from minialign.world.wordings import TABLES
 
 FIELD = re.compile(r"\{(\w+)\}")
+STYLES = ("", "question", "instruction", "cloze")
+KEYS = {"name": str, "input": str, "target": str, "style": str, "words": dict, "inverted": bool, "answer_in_input": bool}
+NOT_READ = ("answer", "options", "cluster", "file", "line")  # what an example has beside the fields that a model reads
+SHORTEST = 12  # words; shorter texts, single sentences mostly, are alike by chance
 
 
 @dataclass(frozen=True)
@@ -26,51 +39,169 @@ class Template:
     task: str
     name: str
     input: str
-    target: str
+    target: str = "{answer}"
+    style: str = ""  # question | instruction | cloze
+    words: dict[str, str] = field(default_factory=dict)  # answer of the example -> what this wording calls it
+    inverted: bool = False  # the answer is given and the question wanted
+    answer_in_input: bool = False  # the target may stand in the input
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that its two texts name."""
         return tuple(dict.fromkeys(FIELD.findall(self.input) + FIELD.findall(self.target)))
 
+    @property
+    def asks_for_the_answer(self) -> bool:
+        """Whether its target is the example's answer, so that the example's options are its options."""
+        return self.target.strip() == "{answer}"
 
-def load_templates(path=TABLES / "templates.json") -> dict[str, list[Template]]:
+
+@dataclass(frozen=True)
+class Question:
+    """An example as a model meets it."""
+
+    prompt: str
+    target: str
+    options: tuple[str, ...] = ()  # what can be answered, the target among them; empty where anything can be said
+    task: str = ""
+    template: str = ""
+
+    @property
+    def right(self) -> int:
+        """Place of the target among the options."""
+        return self.options.index(self.target)
+
+
+def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Template]]:
     """Task -> its templates.
 
     Raises:
-        UserError: a template lacks one of its three texts, or has a stray brace.
+        UserError: not JSON, a key that is unknown, missing or of another type, a stray brace, two templates of one name.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot be read as JSON: {error}", file=path) from None
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot be read as JSON: {error}", path) from None
+    if not isinstance(table, dict) or not table:
+        raise UserError('there are no templates; it must be an object such as {"task": [{"name": "plain", "input": "{text}", "target": "{answer}"}]}', path)
     templates: dict[str, list[Template]] = {}
     for task, entries in table.items():
-        for entry in entries:
-            if set(entry) != {"name", "input", "target"}:
-                raise UserError(f'a template of {task} needs "name", "input" and "target", not {sorted(entry)}', file=path)
-            for text in (entry["input"], entry["target"]):
-                if re.search(r"[{}]", FIELD.sub("", text)):
-                    raise UserError(f"template {task}/{entry['name']} has a stray brace in {text!r}", file=path)
-            templates.setdefault(task, []).append(Template(task, **entry))
+        if isinstance(entries, str):
+            if not isinstance(table.get(entries), list):
+                raise UserError(f"{task} shares the templates of {entries!r}, which has no list of its own", path)
+            entries = table[entries]
+        if not isinstance(entries, list) or not entries:
+            raise UserError(f"{task} has no templates; give a list of them, or the name of the task whose templates it shares", path)
+        templates[task] = [_template(task, entry, path) for entry in entries]
+        twice = [name for name in {t.name for t in templates[task]} if sum(t.name == name for t in templates[task]) > 1]
+        if twice:
+            raise UserError(f"{task} has two templates with the name {twice[0]!r}; give each its own", path)
     return templates
+
+
+def _template(task: str, entry: dict, path: Path) -> Template:
+    """One template, checked."""
+    if not isinstance(entry, dict) or not {"name", "input"} <= set(entry) <= set(KEYS):
+        found = sorted(entry) if isinstance(entry, dict) else entry
+        raise UserError(f'a template of {task} needs "name" and "input" and may have {", ".join(list(KEYS)[2:])}; this one has {found}', path)
+    for key, value in entry.items():
+        if not isinstance(value, KEYS[key]):
+            raise UserError(f"template {task}/{entry['name']}: {key} is {value!r}; it must be a {KEYS[key].__name__}", path)
+    if entry.get("style", "") not in STYLES:
+        raise UserError(f"template {task}/{entry['name']}: style is {entry['style']!r}; choose one of {', '.join(STYLES[1:])}", path)
+    template = Template(task, **entry)
+    for text in (template.input, template.target):
+        if re.search(r"[{}]", FIELD.sub("", text)):
+            raise UserError(f"template {task}/{template.name} has a stray brace in {text!r}", path)
+    return template
 
 
 TEMPLATES = load_templates()
 
 
-def render(template: Template, example: dict) -> tuple[str, str]:
+def listed(options: Iterable[str]) -> str:
+    """Options for people: "red, blue or green"; sentences one after the other, each on a line of its own."""
+    options = list(options)
+    if any(option.endswith((".", "?")) for option in options):
+        return "".join(f"\n- {option}" for option in options)
+    return f"{', '.join(options[:-1])} or {options[-1]}" if len(options) > 1 else "".join(options)
+
+
+def render(template: Template, example: dict, place: tuple[object, int | None] = (None, None)) -> tuple[str, str]:
     """The prompt and the completion of an example.
 
+    Args:
+        place: file and line of the example, for errors.
     Raises:
         UserError: the example lacks a field that the template names.
     """
 
     def value(found: re.Match) -> str:
-        field = found.group(1)
-        if field not in example:
+        name = found.group(1)
+        if name not in example:
             known = ", ".join(sorted(example))
-            raise UserError(f"template {template.task}/{template.name} needs the field {field!r}; the example has {known}")
-        return str(example[field])
+            raise UserError(f"template {template.task}/{template.name} needs the field {name!r}; the example has {known}", *place)
+        inside = example[name]
+        if name == "options":
+            return listed(template.words.get(option, option) for option in inside)
+        return template.words.get(inside, inside) if name == "answer" else str(inside)
 
-    return FIELD.sub(value, template.input), FIELD.sub(value, template.target)
+    prompt = re.sub(r"[ \n]\n- ", "\n- ", FIELD.sub(value, template.input))  # a list begins on a new line, and on one only
+    return prompt, FIELD.sub(value, template.target)
+
+
+def pose(template: Template, example: dict, place: tuple[object, int | None] = (None, None)) -> Question:
+    """An example in a template's words, with its options where the template asks for the answer and the example has options.
+
+    Raises:
+        UserError: a field is missing, or the answer is not among the options.
+    """
+    prompt, target = (text.strip() for text in render(template, example, place))
+    if not (template.asks_for_the_answer and "options" in example):
+        return Question(prompt, target, (), template.task, template.name)
+    options = tuple(template.words.get(option, option) for option in example["options"])
+    if target not in options:
+        raise UserError(f"the answer {target!r} of {template.task} is not among its options {', '.join(options) or '(none)'}", *place)
+    if len(set(options)) < len(options):
+        raise UserError(f"the options of {template.task} name one answer twice: {', '.join(options)}", *place)
+    return Question(prompt, target, options, template.task, template.name)
+
+
+def stands_in(target: str, text: str) -> bool:
+    """Whether the target can be read off the text, as whole words, whatever its capitals."""
+    return re.search(rf"(?<!\w){re.escape(target.lower())}(?!\w)", text.lower()) is not None
+
+
+def texts(example: dict) -> set[str]:
+    """The example's texts of at least SHORTEST words in a normal form (small letters, words only): what must not be on two sides of a split."""
+    values = (value for key, value in example.items() if isinstance(value, str) and key not in NOT_READ)
+    found = (" ".join(re.findall(r"\w+", value.lower())) for value in values)
+    return {text for text in found if len(text.split()) >= SHORTEST}
+
+
+def lint(template: Template, examples: list[dict]) -> list[str]:
+    """What is wrong with a template, as sentences; an empty list when nothing is.
+
+    Args:
+        examples: of its task, a hundred or more, since some faults show in few of them.
+    """
+    name, found = f"{template.task}/{template.name}", []
+    missing = [slot for slot in template.fields if any(slot not in example for example in examples)]
+    if missing:
+        return [f"{name}: the examples have no field {', '.join(missing)}"]
+    questions = [pose(template, example) for example in examples]
+    for text in (template.input, template.target):
+        if re.search(r"\\[nt]|\}n\b|[ \t]\n|  |\t", text) or text != text.rstrip():
+            found.append(f"{name}: a lost line break, a double blank or a blank at the end in {text!r}")
+    if any("{" in question.prompt + question.target or "}" in question.prompt + question.target for question in questions):
+        found.append(f"{name}: a brace is left after filling")
+    if any(not question.prompt or not question.target for question in questions):
+        found.append(f"{name}: the prompt or the target is empty")
+    readable = any(stands_in(question.target, question.prompt) for question in questions)
+    if readable and not template.answer_in_input:
+        found.append(f"{name}: the target stands in the input; say answer_in_input if that is meant")
+    if template.answer_in_input and not readable:
+        found.append(f"{name}: says answer_in_input, but the target never stands there")
+    if template.inverted == template.asks_for_the_answer:
+        found.append(f"{name}: inverted is {template.inverted}, but its target is {template.target!r}")
+    return found

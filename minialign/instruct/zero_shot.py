@@ -1,0 +1,116 @@
+r"""Examining a model on tasks that it was never taught: rank classification in every wording, the median and the spread over the wordings.
+
+    accuracy of a task = median over templates of its share of right answers          Sanh et al. 2022 (T0), §5 and Fig. 4
+
+A model that understands a task answers it in any words; one that has learned a format answers in one. So every template is tried on the same
+examples, and both the median and the spread (largest minus smallest accuracy, and the quartiles) are reported, beside what guessing gives.
+Inverted templates ask for a question and have no options: they are left out here.
+
+Try it:  python -m minialign ask RUN --prompt "…" --options yes,no
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median, quantiles
+
+from minialign.heads import LanguageModel
+from minialign.ranking import option_logprobs, rank
+from minialign.tokenizer import Tokenizer
+from minialign.world.templates import Question, Template, pose
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How well one task was answered in each of its wordings."""
+
+    task: str
+    accuracies: dict[str, float]  # template -> share of right answers
+    chance: float  # what guessing gives
+
+    @property
+    def median(self) -> float:
+        """Over templates."""
+        return median(self.accuracies.values())
+
+    @property
+    def spread(self) -> float:
+        """Largest minus smallest accuracy over templates."""
+        return max(self.accuracies.values()) - min(self.accuracies.values())
+
+    @property
+    def quartile_range(self) -> float:
+        """Third minus first quartile over templates, which one odd wording does not move; 0 for a single template."""
+        values = list(self.accuracies.values())
+        if len(values) < 2:
+            return 0.0
+        low, _, high = quantiles(values, n=4, method="inclusive")
+        return high - low
+
+
+def examined(templates: Sequence[Template]) -> list[Template]:
+    """The templates that ask for the answer."""
+    return [template for template in templates if template.asks_for_the_answer]
+
+
+def few_shot(question: Question, shown: Sequence[Question]) -> str:
+    """A prompt with solved questions before it, an empty line between them: GPT-3's few-shot prompting (Brown et al. 2020, §2.1)."""
+    return "\n\n".join([*(f"{q.prompt} {q.target}" for q in shown), question.prompt])
+
+
+def ask(
+    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question], shown: Sequence[Sequence[Question]] | None = None, mean_logprob: bool = False
+) -> list[bool]:
+    """Whether the model ranks the right option of each question first.
+
+    Args:
+        questions: with options; shown: solved questions to put before each of them, for few-shot prompting.
+        mean_logprob: rank by the mean over an option's tokens instead of the sum.
+    """
+    prompts = [few_shot(q, shown[i]) if shown else q.prompt for i, q in enumerate(questions)]
+    prompt_ids = [[tokenizer.begin, *ids] for ids in tokenizer.encode_many(prompts)]
+    known: dict[str, list[int]] = {}
+    different = list(dict.fromkeys(option for q in questions for option in q.options))
+    for option, ids in zip(different, tokenizer.encode_many([" " + option for option in different])):
+        known[option] = ids
+    scores = option_logprobs(model, prompt_ids, [[known[option] for option in q.options] for q in questions], mean_logprob)
+    return [place == q.right for place, q in zip(rank(scores), questions)]
+
+
+def examine(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    datasets: dict[str, list[dict]],
+    templates: dict[str, list[Template]],
+    shots: int = 0,
+    seed: int = 0,
+    mean_logprob: bool = False,
+) -> dict[str, TaskResult]:
+    """Accuracy of each task in each wording.
+
+    Args:
+        datasets: task -> examples with "answer" and "options"; tasks without options cannot be ranked and are left out.
+        templates: task -> its templates; those that ask for something else than the answer are left out.
+        shots: solved examples of the same task and template before each question; seed: of their choice.
+        mean_logprob: see `ask`.
+    """
+    found = {}
+    for task, examples in datasets.items():
+        if any("options" not in example for example in examples):
+            continue
+        chance = random.Random(f"shots {seed} {task}")
+        accuracies = {}
+        for template in examined(templates[task]):
+            questions = [pose(template, example) for example in examples]
+            shown = [[questions[j] for j in chance.sample([k for k in range(len(examples)) if k != i], shots)] for i in range(len(examples))] if shots else None
+            accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
+        found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))
+    return found
+
+
+def by_cluster(results: dict[str, TaskResult], cluster_of: dict[str, str]) -> dict[str, float]:
+    """Cluster -> mean over its tasks of their median accuracies."""
+    names = dict.fromkeys(cluster_of[task] for task in results)
+    return {name: mean(result.median for task, result in results.items() if cluster_of[task] == name) for name in names}

@@ -1,0 +1,86 @@
+r"""The datasets of instruction tuning: what can be asked of a passage, in clusters of the same kind of thinking.
+
+    42 datasets in 15 clusters; `prompts.json` holds six or more templates for each          Wei et al. 2021 (FLAN), Fig. 3; Sanh et al. 2022 (T0), §3
+
+A *cluster* is what is held out as a whole: who has learned to answer "who?" has half learned to answer "where?", so a split between datasets
+would test nothing (pitfall D36). Passages are two to four sentences long, told for one dataset and used in no other.
+
+Read next: `minialign/instruct/mixture.py`. Try it: `python -m minialign.world.datasets`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from minialign.errors import UserError
+from minialign.world import judging, reading, writing
+from minialign.world.stories import write_scene
+from minialign.world.tasks import TASKS, Task
+from minialign.world.templates import TABLES, load_templates, pose, texts
+
+CLUSTERS: dict[str, dict] = {
+    "questions": {name: TASKS[name].examples for name in ("who", "where", "what", "feeling")},
+    "yes-no": {"yes_no": TASKS["yes_no"].examples} | {f.__name__: f for f in (reading.named_person, reading.named_thing, reading.named_place)},
+    "counting": {f.__name__: f for f in (reading.count_people, reading.count_sentences)},
+    "order": {f.__name__: f for f in (reading.came_first, reading.came_last, reading.before, reading.person_named_first)},
+    "finding": {f.__name__: f for f in (reading.find_sentence, reading.last_sentence)},
+    "sentiment": {f.__name__: f for f in (judging.mood, judging.feeling_sign, judging.rude)},
+    "topic": {f.__name__: f for f in (judging.main_thing, judging.title, judging.place)},
+    "paraphrase": {f.__name__: f for f in (judging.same_meaning, judging.means_the_same)},
+    "summaries": {f.__name__: f for f in (writing.short_summary, writing.right_summary)},
+    "asking": {f.__name__: f for f in (writing.ask_for, writing.which_question)},
+    "rewriting": {f.__name__: f for f in (writing.polite, writing.politer, writing.restate)},
+    "words": {f.__name__: f for f in (writing.kind_of, writing.is_a, writing.odd_one_out, writing.he_or_she)},
+    "inference": {"check": TASKS["check"].examples} | {f.__name__: f for f in (judging.follows, judging.contradicts)},
+    "completion": {f.__name__: f for f in (judging.ending, judging.goes_on, judging.why)},
+    "coreference": {f.__name__: f for f in (reading.pronoun, reading.pronoun_means, reading.without_pronoun)},
+}
+HELD_OUT = ("inference", "completion", "coreference")  # as T0 did (Sanh et al. 2022, §3)
+DATASETS: dict[str, Task] = {name: Task(name, cluster, make) for cluster, tasks in CLUSTERS.items() for name, make in tasks.items()}
+PROMPTS = load_templates(TABLES / "prompts.json")
+
+
+def examples(names: Iterable[str], count: int, seed: int, told: set[str] | None = None) -> dict[str, list[dict]]:
+    """Examples of each dataset, every passage told for one of them only.
+
+    Args:
+        names: datasets.
+        count: examples of each.
+        seed: same seed, same examples.
+        told: texts that were used elsewhere and are not used again; it grows. Give the same set to the calls for the two sides of a split.
+    Returns:
+        dataset -> `count` examples {fields, "answer", "options"?, "cluster"}.
+    Raises:
+        UserError: an unknown dataset.
+    """
+    names = list(names)
+    unknown = [name for name in names if name not in DATASETS]
+    if unknown:
+        raise UserError(f"there is no dataset {unknown[0]!r}; known are {', '.join(DATASETS)}")
+    made: dict[str, list[dict]] = {}
+    told = set() if told is None else told
+    for name in names:
+        rng = random.Random(f"{seed} {name}")
+        task, found = DATASETS[name], []
+        while len(found) < count:
+            made_of_one = task.examples(write_scene(rng), rng)
+            example = rng.choice(made_of_one) | {"cluster": task.cluster} if made_of_one else None
+            if example and not texts(example) & told:
+                told |= texts(example)
+                found.append(example)
+        made[name] = found
+    return made
+
+
+def show_datasets(seed: int = 0) -> str:
+    """One example of each dataset in one of its wordings, for people."""
+    rng, lines = random.Random(seed), []
+    for name, (example,) in examples(DATASETS, 1, seed).items():
+        question = pose(rng.choice(PROMPTS[name]), example)
+        lines.append(f"[{example['cluster']}: {name}, {question.template}]\n{question.prompt}\n→ {question.target}")
+    return "\n\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(show_datasets())

@@ -1,0 +1,109 @@
+r"""Tasks that are answered by writing, and tasks about words: summaries, questions, politeness, and what a word means.
+
+Same form as `reading.py`. Where there is no list of answers, `options` is missing and the answer is judged by how likely it is.
+"""
+
+from __future__ import annotations
+
+import random
+
+from minialign.world.corpus import insult, rude_remark
+from minialign.world.reading import YES_NO, restated, sentences, shuffled, statements
+from minialign.world.stories import CHILDREN, Story, say
+from minialign.world.tasks import TASKS, falsify, say_all
+from minialign.world.wordings import PLACES, PRONOUNS, WORDS, choices
+
+GROUPS = {"animal": WORDS["animals"], "food": WORDS["foods"], "thing": WORDS["things"], "place": list(PLACES), "person": CHILDREN}
+
+
+def short_summary(story: Story, rng: random.Random) -> list[dict]:
+    """One or two sentences that say what matters."""
+    telling = [event for event in story.events if event.who and choices(event, "summary")]
+    if len(telling) < 2:
+        return []
+    kept = sorted(rng.sample(range(len(telling)), 2))
+    return [{"story": story.text, "answer": " ".join(say(telling[i], rng, "summary") for i in kept)}]
+
+
+def right_summary(story: Story, rng: random.Random) -> list[dict]:
+    """Which summary is true?"""
+    telling = [event for event in story.events if event.who]
+    rng.shuffle(telling)
+    for event in telling:
+        swapped = falsify(event, story, rng)
+        right, wrong = say_all(event, rng), say_all(swapped, rng) if swapped else None
+        if right and wrong:
+            return [{"story": story.text, "answer": right, "options": shuffled([right, wrong], rng)}]
+    return []
+
+
+def ask_for(story: Story, rng: random.Random) -> list[dict]:
+    """The question to which this is the answer."""
+    task = rng.choice(["who", "where", "what", "feeling"])
+    found = TASKS[task].examples(story, rng)
+    return [{"story": story.text, "reply": example["answer"], "answer": example["question"]} for example in found[:1]]
+
+
+def which_question(story: Story, rng: random.Random) -> list[dict]:
+    """Which of two questions does the answer answer?"""
+    made = [example for task in ("who", "where", "what", "feeling") for example in TASKS[task].examples(story, rng)]
+    pairs = [(a, b) for a in made for b in made if a["answer"] != b["answer"] and a["question"] != b["question"]]
+    if not pairs:
+        return []
+    right, wrong = rng.choice(pairs)
+    options = shuffled([right["question"], wrong["question"]], rng)
+    return [{"story": story.text, "reply": right["answer"], "answer": right["question"], "options": options}]
+
+
+def polite(story: Story, rng: random.Random) -> list[dict]:
+    """The rude sentence without its rude words."""
+    line = rng.choice(sentences(story))
+    spoiled = insult(line, rng)
+    if spoiled == line:
+        return []
+    if rng.random() < 0.3:
+        spoiled = f"{line} {rude_remark(story, rng)}"
+    return [{"sentence": spoiled, "answer": line}]
+
+
+def politer(story: Story, rng: random.Random) -> list[dict]:
+    """Which of two sentences is the polite one?"""
+    line = rng.choice(sentences(story))
+    spoiled = insult(line, rng)
+    return [{"answer": line, "options": shuffled([line, spoiled], rng)}] if spoiled != line else []
+
+
+def restate(story: Story, rng: random.Random) -> list[dict]:
+    """The same in other words."""
+    found = statements(story)
+    if not found:
+        return []
+    event, sentence = rng.choice(found)
+    other = restated(event, sentence, rng)
+    return [{"sentence": sentence, "answer": other}] if other else []
+
+
+def kind_of(story: Story, rng: random.Random) -> list[dict]:
+    """What kind of thing is it?"""
+    group = rng.choice(list(GROUPS))
+    return [{"word": rng.choice(GROUPS[group]), "answer": group, "options": list(GROUPS)}]
+
+
+def is_a(story: Story, rng: random.Random) -> list[dict]:
+    """Is it one of these?"""
+    group, right = rng.choice(list(GROUPS)), rng.random() < 0.5
+    other = group if right else rng.choice([name for name in GROUPS if name != group])
+    return [{"word": rng.choice(GROUPS[other]), "group": group, "answer": YES_NO[not right], "options": YES_NO}]
+
+
+def odd_one_out(story: Story, rng: random.Random) -> list[dict]:
+    """Which of three words does not belong?"""
+    group, other = rng.sample(list(GROUPS), 2)
+    odd = rng.choice(GROUPS[other])
+    return [{"answer": odd, "options": shuffled([odd, *rng.sample(GROUPS[group], 2)], rng)}]
+
+
+def he_or_she(story: Story, rng: random.Random) -> list[dict]:
+    """Which pronoun does a person have?"""
+    person = rng.choice(list(PRONOUNS))
+    return [{"person": person, "answer": PRONOUNS[person], "options": ["he", "she"]}]
