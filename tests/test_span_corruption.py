@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.batching import IGNORE
+from minialign.batching import IGNORE, text_rows
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.pretrain.lm_adaptation import DividedText, adapt
@@ -26,7 +26,6 @@ from minialign.pretrain.span_corruption import (
     pretrain_span_corruption,
     rebuild,
     show_corruption,
-    text_rows,
     text_to_text_loss,
 )
 from minialign.tokenizer import BEGIN, END, SENTINELS, SEPARATOR, SPECIAL
