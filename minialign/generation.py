@@ -143,7 +143,7 @@ def generate(
             cache.repeat(torch.arange(len(prompts)).repeat_interleave(answers))
             hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))  # (N, D), (N, P, D), (N, P)
         for t in range(config.new_tokens):
-            logits = _shape(model.logits(hidden), config)  # (N, V)
+            logits = shape_logits(model.logits(hidden), config)  # (N, V)
             probabilities = logits.softmax(dim=-1)
             token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(probabilities, uniforms[t])
             response[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
@@ -168,7 +168,7 @@ def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
         )
 
 
-def _shape(logits: Tensor, config: SamplingConfig) -> Tensor:
+def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, then top-p: the order in which the common libraries apply them."""
     if config.temperature not in (0, 1.0):
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature  # ≤ 0, so a tiny temperature cannot overflow
