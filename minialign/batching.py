@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from minialign.errors import UserError
-from minialign.tokenizer import BEGIN, END, PAD, Tokenizer
+from minialign.tokenizer import BEGIN, END, PAD, SEPARATOR, Tokenizer
 
 IGNORE = -100
 
@@ -33,7 +33,7 @@ class Batch:
     """Rows that a model reads together. B rows, T tokens."""
 
     tokens: Tensor  # (B, T) ids
-    labels: Tensor  # (B, T) the id that should follow, or IGNORE
+    labels: Tensor  # (B, T) the id that should follow (in masked language modelling: that stood here), or IGNORE
     mask: Tensor  # (B, T) true at real tokens
     rows: list[int]  # (B,) which examples they are, to name them in an error
 
@@ -132,6 +132,28 @@ def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
     if count < 1:
         raise UserError(f"the text has {len(stream)} tokens, fewer than one context of {context}; give more text or a shorter --context")
     return torch.stack([stream[i * context : (i + 1) * context + 1] for i in range(count)])
+
+
+def text_rows(documents: Sequence[list[int]], length: int, packed: bool, place: str | None = None) -> list[list[int]]:
+    """Documents as rows of at most `length` tokens.
+
+    Args:
+        documents: ids, without begin and end token.
+        packed: one after the other, a separator between them, cut every `length` tokens (long texts; what is left over at the end is
+            dropped); otherwise one document a row, and what is longer goes on in another row.
+        place: where they come from, for errors.
+    """
+    if length < 1:
+        raise UserError("the context is too short for a begin token and a text; use a longer --context")
+    if packed:
+        documents = [[token for ids in documents for token in (*ids, SEPARATOR)][:-1]]
+        if len(documents[0]) < length:
+            raise UserError(f"the text has {len(documents[0])} tokens, fewer than one row of {length}; give more text or a shorter --context", place)
+        documents = [documents[0][: len(documents[0]) // length * length]]
+    rows = [ids[i : i + length] for ids in documents for i in range(0, len(ids), length)]
+    if not rows:
+        raise UserError("there are no documents; give some text to learn from and some to validate on", place)
+    return rows
 
 
 def demonstration_row(tokenizer: Tokenizer, prompt: list[int], completion: list[int]) -> tuple[list[int], int]:

@@ -186,7 +186,7 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
 
     Args:
         folder: a run folder.
-        what: "language-model" or "scalar-model" when only that will do.
+        what: "language-model" or "scalar-model" when only that will do; "decoder" when only a language model of that kind will.
     Raises:
         UserError: missing, unfinished, of another kind, or with files that do not belong together.
     """
@@ -198,8 +198,9 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
         raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
     if not run.finished:
         raise UserError("this run has not finished; run its command again to go on, then come back", folder)
-    if what is not None and config.get("what") != what:
-        raise UserError(f"holds a {config.get('what')}, and a {what} is needed here", folder)
+    found = str(config["model"].get("kind", "decoder")) if what == "decoder" and config["what"] == "language-model" else config["what"]
+    if what is not None and found != what:
+        raise UserError(f"holds {'an' if found[0] == 'e' else 'a'} {found}, and a {what} is needed here", folder)
     tokenizer = load_tokenizer(run.path / TOKENIZER)
     if tokenizer.fingerprint() != config.get("tokenizer"):
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy", folder)

@@ -10,6 +10,8 @@ Details that matter:
     3. Rollouts for PPO have exactly N tokens: sampling does not stop at the end token; what follows it is cut off afterwards
        (test_what_stands_after_the_end_token_has_no_influence). The end token itself belongs to the response.
     4. The log-probability that is returned is the one of the distribution that was sampled from: temperature, top-k and top-p included.
+    5. An encoder-decoder's prompt goes to the encoder, once, padded on the right; the decoder begins with the begin token and keeps the
+       encoder's keys and values in the cache (test_an_encoder_decoder_reads_each_prompt_once).
 
 Try it:  python -m minialign sample RUN --prompt "Once"
 """
@@ -27,6 +29,7 @@ from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating
 from minialign.tokenizer import BEGIN, END, PAD, Tokenizer
+from minialign.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class SamplingConfig:
 class Generated:
     """What a model wrote after B prompts, N = B K answers."""
 
-    prompt: Tensor  # (B, P) ids, padded on the left
+    prompt: Tensor  # (B, P) ids, padded on the left; an encoder-decoder's on the right
     prompt_mask: Tensor  # (B, P) true at real tokens
     response: Tensor  # (N, R) ids; PAD after the end token
     mask: Tensor  # (N, R) true up to and with the end token
@@ -110,8 +113,8 @@ def generate(
     """Continue prompts, all in one batch.
 
     Args:
-        model: a decoder.
-        prompts: B lists of ids, at least one id each (start with the begin token).
+        model: a decoder or an encoder-decoder.
+        prompts: B lists of ids, at least one id each (start with the begin token): what the decoder goes on from, or the encoder reads.
         config: how tokens are chosen.
         generator: where chance comes from; same state, same text.
         stop_early: stop when every row has ended (False: always compute all tokens, for exact rollouts and timings).
@@ -119,43 +122,53 @@ def generate(
     Returns:
         Generated, N = B K rows of R = config.new_tokens, or fewer when all rows stopped early.
     Raises:
-        UserError: no prompts, or prompt and answer that do not fit the context.
+        UserError: no prompts, a model that does not write, or prompt and answer that do not fit the context.
     """
     if not prompts:
         raise UserError("there are no prompts to continue")
-    longest = max(map(len, prompts))
-    if longest + config.new_tokens > model.config.context:
-        raise UserError(
-            f"a prompt of {longest} tokens and {config.new_tokens} new ones do not fit the model's context of {model.config.context}; "
-            "shorten the prompt or ask for fewer new tokens"
-        )
-    prompt, prompt_mask = pad(prompts, side="left")  # (B, P)
+    check_room(model.config, max(map(len, prompts)), config.new_tokens)
+    two_sided = model.config.kind == "encoder-decoder"
+    prompt, prompt_mask = pad(prompts, side="right" if two_sided else "left")  # (B, P)
     N = len(prompts) * answers
-    cache = Cache(model.config, len(prompts), longest + config.new_tokens)
+    start, start_mask = (torch.full((len(prompts), 1), BEGIN), None) if two_sided else (prompt, prompt_mask)  # what the decoder reads first
+    cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
     uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
     response = torch.full((N, config.new_tokens), PAD)
     logprobs = torch.zeros(N, config.new_tokens)
     finished = torch.zeros(N, dtype=torch.bool)
     with evaluating(model):
-        hidden = model.body(prompt, prompt_mask, cache)[:, -1]  # (B, D)
+        decoder, memory = (model.body.decoder, (model.body.encoder(prompt, prompt_mask), prompt_mask)) if two_sided else (model.body, ())
+        hidden = decoder(start, start_mask, cache, *memory)[:, -1]  # (B, D)
         if answers > 1:
             cache.repeat(torch.arange(len(prompts)).repeat_interleave(answers))
-            hidden = hidden.repeat_interleave(answers, dim=0)  # (N, D)
+            hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))  # (N, D), (N, P, D), (N, P)
         for t in range(config.new_tokens):
-            logits = _shape(model.logits(hidden), config)  # (N, V)
+            logits = shape_logits(model.logits(hidden), config)  # (N, V)
             probabilities = logits.softmax(dim=-1)
             token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(probabilities, uniforms[t])
             response[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
             finished |= token == END
             if t + 1 == config.new_tokens or (stop_early and bool(finished.all())):
                 break
-            hidden = model.body(token[:, None], None, cache)[:, -1]
+            hidden = decoder(token[:, None], None, cache, *memory)[:, -1]
     response, logprobs = response[:, : t + 1], logprobs[:, : t + 1]
     mask = end_mask(response)
     return Generated(prompt, prompt_mask, response.masked_fill(~mask, PAD), mask, logprobs * mask)
 
 
-def _shape(logits: Tensor, config: SamplingConfig) -> Tensor:
+def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
+    """Raise UserError unless a model of this shape can read a prompt and write so many new tokens."""
+    if shape.kind == "encoder":
+        raise UserError("an encoder reads and does not write; use a decoder or an encoder-decoder")
+    needed, each = (max(prompt, new_tokens), " each") if shape.kind == "encoder-decoder" else (prompt + new_tokens, "")
+    if needed > shape.context:
+        raise UserError(
+            f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context of {shape.context}; "
+            "shorten the prompt or ask for fewer new tokens"
+        )
+
+
+def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, then top-p: the order in which the common libraries apply them."""
     if config.temperature not in (0, 1.0):
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature  # ≤ 0, so a tiny temperature cannot overflow

@@ -14,6 +14,8 @@ from minialign.__main__ import COMMANDS, run
 from minialign.checkpoints import RunFolder
 from minialign.demo_settings import DemoConfig
 from minialign.generation import SamplingConfig
+from minialign.pretrain.masked_lm import MaskingConfig
+from minialign.pretrain.span_corruption import SpanCorruptionConfig
 from minialign.rlhf.ppo import PPOConfig
 from minialign.tensors import digest, read_tensors
 from minialign.training import TrainingConfig
@@ -24,6 +26,8 @@ QUICK = "--steps 6 --batch 4 --checkpoint-every 2 --validate-every 3"
 PRETRAIN = f"pretrain --text {{d}}/text.txt {SHAPE} {QUICK}"
 SFT = f"sft --base {{d}}/base --demonstrations {{d}}/demos.jsonl {QUICK}"
 REWARD = f"reward --base {{d}}/sft --comparisons {{d}}/pairs.jsonl --references 8 {QUICK}"
+T5 = PRETRAIN + " --objective span-corruption --lm-adaptation-steps 4"
+BERT = PRETRAIN + " --objective masked-lm"
 PPO = "ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --updates 3 --batch 4 --minibatch 2 --new-tokens 6"
 
 
@@ -85,7 +89,7 @@ def d(tmp_path_factory):
     (d / "long.txt").write_text("Where?\n" * 8 + long["prompt"] + "\n")
     (d / "folder").mkdir()
     stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo")
-    for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger"):
+    for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger", T5 + " --out {d}/t5", BERT + " --out {d}/bert"):
         assert type_in(stage, d=d) == 0
     for name, file in (("damaged", "model.safetensors"), ("mixed", "tokenizer.json"), ("reshaped", "config.json"), ("unfinished", "")):
         (d / name).mkdir()
@@ -101,7 +105,8 @@ def d(tmp_path_factory):
 
 CONFIGURATIONS = [("demo", DemoConfig), ("pretrain", TrainingConfig), ("pretrain", TransformerConfig), ("sft", TrainingConfig), ("reward", TrainingConfig)]
 CONFIGURATIONS += [("ppo", PPOConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig), ("sample", SamplingConfig)]
-ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "text"}  # --prompts is the file there; a causal reader is always a decoder
+CONFIGURATIONS += [("pretrain", SpanCorruptionConfig), ("pretrain", MaskingConfig)]
+ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "objective"}  # --prompts is the file there; the objective says what is built
 
 
 @pytest.mark.parametrize("name, config", CONFIGURATIONS, ids=lambda value: getattr(value, "__name__", value))
@@ -139,11 +144,44 @@ def test_pretrain_reads_texts_lines_paragraphs_jsonl_and_several_files(source, d
     assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6  # what is typed wins over --fast
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo", "t5", "bert"])
 def test_every_stage_leaves_a_run_that_the_same_command_finds_finished(stage, d, capsys):
-    line, before = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO}[stage] + f" --out {d}/{stage}", contents(d)
+    line = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO, "t5": T5, "bert": BERT}[stage] + f" --out {d}/{stage}"
+    before = contents(d)
     assert type_in(line, d=d) == 0 and contents(d) == before
     assert f"{d}/{stage}: " in capsys.readouterr().out
+
+
+def test_each_objective_builds_its_kind_of_model_and_says_which_settings_it_had(d):
+    config = {name: files.read_json(d / name / "config.json") for name in ("base", "t5", "t5/span-corruption", "bert")}
+    assert {name: found["model"]["kind"] for name, found in config.items()} == {
+        "base": "decoder",
+        "t5": "encoder-decoder",
+        "t5/span-corruption": "encoder-decoder",
+        "bert": "encoder",
+    }
+    assert (config["t5"]["lm_adaptation_steps"], config["t5/span-corruption"]["lm_adaptation_steps"]) == (4, 0)
+    assert config["t5"]["noise"] == {"noise": 0.15, "mean_span": 3.0} and config["bert"]["masking"]["chosen"] == 0.15
+    assert not {"objective", "noise", "masking"} & set(config["base"])  # as before there was a choice: runs from then go on
+    steps = {name: RunFolder(d / name).facts()["steps"] for name in config}
+    assert steps == {"base": 6, "t5": 4, "t5/span-corruption": 6, "bert": 6} and bits(d / "t5") != bits(d / "t5" / "span-corruption")
+
+
+@pytest.mark.parametrize("options", ["--objective span-corruption --noise 0.3 --mean-span 2", "--objective masked-lm --chosen 0.3 --masked 0.5 --replaced 0.2"])
+def test_how_much_is_hidden_can_be_set_and_makes_another_model(options, d, tmp_path):
+    plain = options[: options.index(" --", 3)]
+    for name, line in (("plain", plain), ("set", options), ("rows", f"{plain} --no-packed --split paragraphs")):
+        assert type_in(f"{PRETRAIN} {line} --out {tmp_path}/{name}", d=d) == 0
+    assert len({bits(tmp_path / name) for name in ("plain", "set", "rows")}) == 3
+
+
+def test_sample_goes_on_from_a_prompt_or_fills_its_gaps(d, capsys):
+    said = []
+    for line in (f"{d}/t5 --prompt Where", f"{d}/t5/span-corruption --prompt Where___at___home", f"{d}/bert --prompt Where___at___home"):
+        assert type_in(f"sample {line} --count 2 --new-tokens 9") == 0
+        said.append(capsys.readouterr().out.split("---\n")[:2])
+    assert all(text.startswith("Where") for texts in said for text in texts)
+    assert all("at" in text and text.endswith("home\n") for text in said[1] + said[2])
 
 
 def test_another_seed_or_setting_in_a_finished_run_s_folder_is_refused_and_changes_nothing(d, capsys):
@@ -218,6 +256,22 @@ BAD = {
     "type": ("pretrain --text {d}/types.jsonl", "types.jsonl, line 1: field 'text' is int, not text"),
     "empty texts": ("pretrain --text {d}/no-text.jsonl", "no-text.jsonl: every text in it is empty"),
     "short text": ("pretrain --text {d}/short.txt", "tokens, fewer than one context of 160; give more text or a shorter --context"),
+    "short text for gaps": ("pretrain --objective span-corruption --text {d}/short.txt", "tokens, fewer than one row of 177; give more text or a shorter"),
+    "short text to mask": ("pretrain --objective masked-lm --text {d}/short.txt", "tokens, fewer than one row of 159; give more text or a shorter"),
+    "short validation for gaps": (T5 + " --valid {d}/short.txt", "short.txt: the text has"),
+    "unknown objective": ("pretrain --text {d}/text.txt --objective gpt", "'gpt' is not one of 'next-token', 'span-corruption', 'masked-lm'"),
+    "adaptation": (BERT + " --lm-adaptation-steps 3", "--lm-adaptation-steps can only be used with --objective span-corruption, and this is masked-lm"),
+    "gaps elsewhere": (PRETRAIN + " --noise 0.3", "--noise or --mean-span can only be used with --objective span-corruption"),
+    "masks elsewhere": (PRETRAIN + " --replaced 0.2", "--chosen, --masked or --replaced can only be used with --objective masked-lm"),
+    "all noise": (T5 + " --noise 1", "noise is 1.0; it must be from 0.01 to 0.9"),
+    "too many shares": (BERT + " --masked 0.8 --replaced 0.3", "masked 0.8 and replaced 0.3 are shares of the same tokens"),
+    "encoder-decoder as decoder": ("sft --base {d}/t5 --demonstrations {d}/demos.jsonl", "t5: holds an encoder-decoder, and a decoder is needed here"),
+    "encoder as policy": (PPO.replace("{d}/sft", "{d}/bert"), "bert: holds an encoder, and a decoder is needed here"),
+    "encoder as base": ("reward --base {d}/bert --comparisons {d}/pairs.jsonl", "bert: holds an encoder, and a decoder is needed here"),
+    "perplexity of an encoder": ("evaluate {d}/bert --text {d}/text.txt", "bert: holds an encoder, and a decoder is needed here"),
+    "an encoder that writes": ("compare --policies {d}/bert --prompts {d}/demos.jsonl --new-tokens 4", "an encoder reads and does not write"),
+    "an encoder without a gap": ("sample {d}/bert --prompt Where", "the text has 0 gaps; mark 1 to 16 of them with ___"),
+    "many gaps": ("sample {d}/t5 --prompt " + "a___" * 17, "the text has 17 gaps; mark 1 to 16 of them with ___"),
     "short validation": (PRETRAIN + " --valid {d}/short.txt", "short.txt: the text has"),
     "unknown option": (PRETRAIN + " --stpes 3", "--stpes"),
     "unknown command": ("pertrain", "there is no command 'pertrain'; known are demo, pretrain"),
@@ -241,7 +295,7 @@ BAD = {
     "damaged": ("sft --base {d}/damaged --demonstrations {d}/demos.jsonl", "model.safetensors: not a whole safetensors file"),
     "another shape": ("sft --base {d}/reshaped --demonstrations {d}/demos.jsonl", "has shape (300, 16), the model's is (300, 32)"),
     "another tokenizer": ("sft --base {d}/mixed --demonstrations {d}/demos.jsonl", "tokenizer.json is not the one that this model was trained with"),
-    "wrong kind": ("sft --base {d}/reward --demonstrations {d}/demos.jsonl", "holds a scalar-model, and a language-model is needed here"),
+    "wrong kind": ("sft --base {d}/reward --demonstrations {d}/demos.jsonl", "holds a scalar-model, and a decoder is needed here"),
     "long demonstration": ("sft --base {d}/base --demonstrations {d}/long.jsonl", "long.jsonl, line 61: "),
     "only long ones": ("sft --base {d}/base --skip-long --demonstrations {d}/all-long.jsonl", "all-long.jsonl: 0 demonstrations are too few"),
     "few demonstrations": ("sft --base {d}/base --demonstrations {d}/few.jsonl", "demonstrations to learn from, fewer than one batch of 32; give more, or"),

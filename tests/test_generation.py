@@ -285,7 +285,77 @@ def test_a_text_has_no_special_tokens_in_it(decoder, tokenizer):
         assert text == tokenizer.decode(row[mask].tolist()) and "<end>" not in text and "<pad>" not in text
 
 
+# an encoder-decoder: the encoder reads the prompt, the decoder begins with the begin token
+
+
+@pytest.fixture
+def writer():
+    """An encoder-decoder of 12 words."""
+    return build(kind="encoder-decoder", vocabulary=12, initial_std=0.3)
+
+
+def naive_answer(model, prompt, config, uniforms):
+    """`naive` for an encoder-decoder: full passes over one unpadded prompt and what was written."""
+    return naive(lambda tokens: model(tokens, torch.tensor([prompt])), [BEGIN], config, uniforms)
+
+
+@pytest.mark.parametrize("config", [SamplingConfig(10, temperature=0), SamplingConfig(10), SamplingConfig(10, temperature=1.5, top_k=6, top_p=0.9)])
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_an_encoder_decoder_writes_what_the_naive_loop_writes(config, positions):
+    model = build(kind="encoder-decoder", vocabulary=12, initial_std=0.3, positions=positions)
+    written = generate(model, PROMPTS, config, seeded())
+    uniforms = torch.rand(config.new_tokens, len(PROMPTS), generator=seeded())
+    for i, prompt in enumerate(PROMPTS):
+        tokens, logprobs = naive_answer(model, prompt, config, uniforms[:, i].tolist())
+        assert written.response[i][written.mask[i]].tolist() == tokens
+        torch.testing.assert_close(written.logprobs[i][written.mask[i]], torch.tensor(logprobs), rtol=0, atol=1e-4)
+        assert written.prompt[i][written.prompt_mask[i]].tolist() == prompt and written.prompt[i, 0] == prompt[0]
+
+
+def test_several_answers_of_an_encoder_decoder_are_those_to_the_repeated_prompt(writer):
+    config = SamplingConfig(10)
+    several = generate(writer, PROMPTS, config, seeded(), answers=3)
+    repeated = generate(writer, [prompt for prompt in PROMPTS for _ in range(3)], config, seeded())
+    assert torch.equal(several.response, repeated.response) and torch.equal(several.mask, repeated.mask)
+    torch.testing.assert_close(several.logprobs, repeated.logprobs, **CLOSE)
+    assert several.prompt.shape[0] == 4 and len({tuple(row) for row in several.response[:3].tolist()}) > 1
+
+
+def test_an_encoder_decoder_reads_each_prompt_once(writer):
+    read = {"encoder": [], "decoder": []}
+    for part, seen in read.items():
+        getattr(writer.body, part).register_forward_pre_hook(lambda _, arguments, seen=seen: seen.append(tuple(arguments[0].shape)))
+    keys = []
+    for block in writer.body.decoder.blocks:
+        block.cross_attention.key.register_forward_hook(lambda _, arguments, result: keys.append(tuple(result.shape)))
+    generate(writer, PROMPTS, SamplingConfig(7), seeded(), stop_early=False, answers=2)
+    assert read == {"encoder": [(4, 6)], "decoder": [(4, 1)] + [(8, 1)] * 6}
+    assert keys == [(4, 6, 32)] * 2  # once for each layer
+
+
+def test_padding_and_other_prompts_change_no_answer_of_an_encoder_decoder(writer):
+    config = SamplingConfig(8, temperature=0)
+    alone = [generate(writer, [prompt], config, seeded()) for prompt in PROMPTS]
+    together = generate(writer, PROMPTS, config, seeded())
+    for i, one in enumerate(alone):
+        n = int(one.mask.sum())
+        assert together.response[i][together.mask[i]].tolist() == one.response[0, :n].tolist()
+        torch.testing.assert_close(together.logprobs[i, :n], one.logprobs[0, :n], **CLOSE)
+
+
+def test_prompt_and_answer_of_an_encoder_decoder_each_have_the_whole_context(writer):
+    assert generate(writer, [[1] * 48], SamplingConfig(48), seeded(), stop_early=False).response.shape == (1, 48)
+    for prompt, new_tokens in ((49, 8), (8, 49)):
+        with pytest.raises(UserError, match=f"a prompt of {prompt} tokens and {new_tokens} new ones do not each fit the model's context of 48"):
+            generate(writer, [[1] * prompt], SamplingConfig(new_tokens), seeded())
+
+
 # what cannot be
+
+
+def test_an_encoder_does_not_write():
+    with pytest.raises(UserError, match="an encoder reads and does not write"):
+        generate(build(kind="encoder"), [[1]], SamplingConfig(8), seeded())
 
 
 def test_no_prompts_are_an_error(decoder):

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
-from test_commands import PPO, PRETRAIN, REWARD, bits, type_in
+from test_commands import PPO, PRETRAIN, REWARD, T5, bits, type_in
 from minialign.checkpoints import RunFolder
 from minialign.rlhf.ppo import adamw
 import minialign.commands.ppo, minialign.commands.pretrain, minialign.commands.reward  # once, not in every child
@@ -45,10 +45,11 @@ def child(line, out, moment=None):
     sys.stderr.flush()
     os._exit(status)
 
-for stage, line in (("pretrain", PRETRAIN), ("reward", REWARD), ("ppo", PPO)):
+once, twice = ((2, 4, 6), 3), ((4, 8, 11), 8)  # at config.json, at the first checkpoint, at the finished model; two stages in one: of either, in the second
+for stage, line, (files, step) in (("pretrain", PRETRAIN, once), ("reward", REWARD, once), ("ppo", PPO, once), ("t5", T5, twice)):
     assert child(line, root / stage) == 0
-    moments = [(os, "replace", n, signal.SIGKILL) for n in (2, 4, 6)]  # at config.json, at the first checkpoint, at the finished model
-    moments += [(RunFolder, "log", 3, signal.SIGKILL), (RunFolder, "log", 2, signal.SIGINT)]
+    moments = [(os, "replace", n, signal.SIGKILL) for n in files]
+    moments += [(RunFolder, "log", step, signal.SIGKILL), (RunFolder, "log", 2, signal.SIGINT)]
     for number, moment in enumerate(moments):
         out = root / f"{stage}-{number}"
         status, said = child(line, out, moment), (root / "stderr.txt").read_text().splitlines()[-1:]
@@ -64,7 +65,7 @@ def test_after_ctrl_c_or_kill_9_the_same_command_ends_with_the_same_bits(d, tmp_
     done = subprocess.run([sys.executable, tmp_path / "interrupted.py", d, tmp_path, Path(__file__).parent], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(reports) == 15 and [report for report in reports if not report[-1]] == []
+    assert len(reports) == 20 and [report for report in reports if not report[-1]] == []
     assert {report[3] for report in reports} == {-signal.SIGKILL, 130}
     assert all("the same command goes on from there" in report[4][0] for report in reports if report[3] == 130)
 

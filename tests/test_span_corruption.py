@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.batching import IGNORE
+from minialign.batching import IGNORE, text_rows
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.pretrain.lm_adaptation import DividedText, adapt
@@ -26,7 +26,6 @@ from minialign.pretrain.span_corruption import (
     pretrain_span_corruption,
     rebuild,
     show_corruption,
-    text_rows,
     text_to_text_loss,
 )
 from minialign.tokenizer import BEGIN, END, SENTINELS, SEPARATOR, SPECIAL
@@ -280,6 +279,13 @@ def test_the_loss_and_its_gradient_do_not_depend_on_padding(model):
     garbage.inputs[~garbage.input_mask] = 99
     garbage.tokens[garbage.labels == IGNORE] = 99
     assert torch.equal(text_to_text_loss(model, garbage), text_to_text_loss(model, together))
+
+
+def test_a_pair_that_does_not_fit_is_an_error_and_never_cut(model):
+    for inputs, targets in (([BEGIN] * 49, [50]), ([BEGIN], [50] * 48)):
+        with pytest.raises(UserError, match="49 tokens do not fit the model's context of 48"):
+            text_to_text_loss(model, TextToTextRows([(inputs, targets)], 1, 0).batch([0]))
+    text_to_text_loss(model, TextToTextRows([([BEGIN] * 48, [50] * 47)], 1, 0).batch([0]))
 
 
 # the stories

@@ -42,7 +42,7 @@ def command(run, text, prompts, judge, against, out, seed, fast, sampling):
     out = out or run / "evaluation.json"
     if out.exists() and not is_evaluation(out, run):
         raise UserError("is there already and is no evaluation of this run; choose another --out", out)
-    model, tokenizer = load_model(run, "language-model")
+    model, tokenizer = load_model(run, "language-model" if text is None else "decoder")  # a perplexity of text is one of next tokens
     result = {"run": str(run)}
     if text is not None:
         result["text"] = measure_perplexity(model, tokenizer, read_documents(text, "paragraphs"))

@@ -28,7 +28,7 @@ def command(policy, reward, prompts, out, seed, fast, settings):
     Example:  python -m minialign ppo --policy runs/sft --reward runs/reward --prompts prompts.txt
     Then:     python -m minialign evaluate runs/ppo --against runs/sft --judge runs/reward --prompts more-prompts.txt
     """
-    model, tokenizer = load_model(policy, "language-model")
+    model, tokenizer = load_model(policy, "decoder")
     scorer, its_tokenizer = load_model(reward, "scalar-model")
     same_tokenizer((policy, tokenizer), (reward, its_tokenizer))
     texts = read_prompts(prompts)

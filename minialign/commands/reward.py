@@ -37,7 +37,7 @@ def command(base, comparisons, valid, test, references, skip_long, out, seed, fa
     Example:  python -m minialign reward --base runs/sft --comparisons preferences.jsonl
     Then:     python -m minialign ppo --policy runs/sft --reward runs/reward --prompts prompts.jsonl
     """
-    model, tokenizer = load_model(base, "language-model")
+    model, tokenizer = load_model(base, "decoder")
     context = model.config.context
     learned, held_out = read(comparisons), read(valid) if valid else None
     if held_out is None:

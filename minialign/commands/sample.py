@@ -12,6 +12,7 @@ from minialign.checkpoints import load_model
 from minialign.commands.options import Command, Option, configured
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
+from minialign.pretrain.gap_filling import GAP, fill_gaps
 from minialign.tokenizer import show_merges
 
 
@@ -23,19 +24,23 @@ from minialign.tokenizer import show_merges
 @click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same answers.")
 @configured("Sampling", "sampling", SamplingConfig(new_tokens=64, temperature=0.8))
 def command(run, prompt, count, show, seed, sampling):
-    """Let a model write.
+    """Let a model write: go on from the prompt, or, if it was pretrained on texts with gaps, fill those that are marked with ___.
 
     \b
     Example:  python -m minialign sample runs/demo/5-rlhf --prompt "$(cat story.txt)" --count 3
+    Example:  python -m minialign sample runs/t5 --prompt "Rosa lost ___ in the barn."
     """
     model, tokenizer = load_model(run, "language-model")
     try:
         prompt = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8", "standard input") from None
-    answers = continue_texts(model, tokenizer, [prompt] * count, sampling, torch.Generator().manual_seed(seed))
-    for answer in answers:
-        text = prompt + answer
+    generator = torch.Generator().manual_seed(seed)
+    if model.config.kind == "encoder" or (model.config.kind == "encoder-decoder" and GAP in prompt):
+        texts = fill_gaps(model, tokenizer, prompt, count, sampling, generator)
+    else:
+        texts = [prompt + answer for answer in continue_texts(model, tokenizer, [prompt] * count, sampling, generator)]
+    for text in texts:
         click.echo(show_merges(tokenizer, text) if show == "tokens" else text)
         if count > 1:
             click.echo("---")

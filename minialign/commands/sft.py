@@ -32,7 +32,7 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
     Example:  python -m minialign sft --base runs/pretrain --demonstrations answers.jsonl
     Then:     python -m minialign sample runs/sft --prompt "…"
     """
-    model, tokenizer = load_model(base, "language-model")
+    model, tokenizer = load_model(base, "decoder")
     records = read_jsonl(demonstrations, ("prompt", "completion"))
     rows, valid, skipped = [], [], 0
     for side, chosen in ((rows, [r for r in records if not held_out(r["prompt"], 0.1)]), (valid, [r for r in records if held_out(r["prompt"], 0.1)])):

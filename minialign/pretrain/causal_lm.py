@@ -31,6 +31,8 @@ from minialign.logprobs import label_loss
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
+Loss = Callable[[LanguageModel, Any], Tensor]  # (model, batch) -> sum over the batch's labels
+
 
 def next_token_loss(model: LanguageModel, batch: Batch) -> Tensor:
     """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere else."""
@@ -82,7 +84,7 @@ class LabelledRows:
 
 
 @torch.no_grad()
-def mean_loss(model: LanguageModel, batches: list, loss: Callable[[LanguageModel, Any], Tensor] = next_token_loss) -> float:
+def mean_loss(model: LanguageModel, batches: list, loss: Loss = next_token_loss) -> float:
     """Mean −log π over all labels of the batches, nats; its exponential is the perplexity. `loss`: their sum over one batch."""
     return float(sum(loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
 
@@ -136,11 +138,20 @@ def pretrain(
     learned, checked = (encode_documents(tokenizer, part) for part in (texts, valid))
     data = training_rows(learned, model.config.context, config, packed, places[0])
     valid_data = training_rows(checked, model.config.context, dataclasses.replace(config, seed=0), packed, places[1])  # for every seed the same text
-    steps = min(8, valid_data.order.steps_in_epoch)
-    held_out = [batch for step in range(steps) for batch in valid_data.microbatches(step, 1)]
+    return train_and_validate(model, data, valid_data, next_token_loss, config, run, "pretraining")
+
+
+def train_and_validate(model: LanguageModel, data: Any, valid: Any, loss: Loss, config: TrainingConfig, run: RunFolder, label: str) -> dict[str, float]:
+    """Train a model of any kind on `data`; validation looks at up to eight batches of `valid`, always the same ones.
+
+    Args:
+        data, valid: PackedText, LabelledRows, or whatever else has `order` and `microbatches`.
+        loss: the sum over a batch's labels; the rest is as in `train`.
+    """
+    held_out = [batch for step in range(min(8, valid.order.steps_in_epoch)) for batch in valid.microbatches(step, 1)]
 
     def validate(model: LanguageModel) -> dict[str, float]:
-        loss = mean_loss(model, held_out)
-        return {"validation": loss, "perplexity": perplexity(loss)}
+        mean = mean_loss(model, held_out, loss)
+        return {"validation": mean, "perplexity": perplexity(mean)}
 
-    return train(model, data, next_token_loss, config, run, validate, label="pretraining")
+    return train(model, data, loss, config, run, validate, label=label)

@@ -20,10 +20,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from minialign.batching import Order
+from minialign.batching import Order, text_rows
 from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
-from minialign.pretrain.span_corruption import TextToTextRows, text_rows, train_text_to_text
+from minialign.pretrain.span_corruption import TextToTextRows, train_text_to_text
 from minialign.tokenizer import BEGIN, Tokenizer
 from minialign.training import TrainingConfig
 

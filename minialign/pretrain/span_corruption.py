@@ -29,15 +29,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from minialign.batching import IGNORE, Order, TextToTextBatch, text_to_text_batch
+from minialign.batching import IGNORE, Order, TextToTextBatch, text_rows, text_to_text_batch
 from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
-from minialign.pretrain.causal_lm import mean_loss, perplexity
+from minialign.pretrain.causal_lm import train_and_validate
 from minialign.settings import check_ranges
-from minialign.tokenizer import BEGIN, GREEN, GREY, PLAIN, SENTINELS, SEPARATOR, SPECIAL, Tokenizer
-from minialign.training import TrainingConfig, train
+from minialign.tokenizer import BEGIN, GREEN, GREY, PLAIN, SENTINELS, SPECIAL, Tokenizer
+from minialign.training import TrainingConfig
 
 GAPS = range(SPECIAL.index("<extra_0>"), SPECIAL.index("<extra_0>") + SENTINELS)  # ids of the sentinels
 
@@ -176,28 +175,6 @@ def longest_text(context: int, config: SpanCorruptionConfig) -> int:
         length += 1
 
 
-def text_rows(documents: Sequence[list[int]], length: int, packed: bool, place: str | None = None) -> list[list[int]]:
-    """Documents as rows of at most `length` tokens.
-
-    Args:
-        documents: ids, without begin and end token.
-        packed: one after the other, a separator between them, cut every `length` tokens (long texts; what is left over at the end is
-            dropped); otherwise one document a row, and what is longer goes on in another row.
-        place: where they come from, for errors.
-    """
-    if length < 1:
-        raise UserError("the context is too short for a begin token and a text; use a longer --context")
-    if packed:
-        documents = [[token for ids in documents for token in (*ids, SEPARATOR)][:-1]]
-        if len(documents[0]) < length:
-            raise UserError(f"the text has {len(documents[0])} tokens, fewer than one row of {length}; give more text or a shorter --context", place)
-        documents = [documents[0][: len(documents[0]) // length * length]]
-    rows = [ids[i : i + length] for ids in documents for i in range(0, len(ids), length)]
-    if not rows:
-        raise UserError("there are no documents; give some text to learn from and some to validate on", place)
-    return rows
-
-
 def pretrain_span_corruption(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -228,11 +205,5 @@ def pretrain_span_corruption(
 def train_text_to_text(
     model: LanguageModel, data: TextToTextRows, valid: TextToTextRows, config: TrainingConfig, run: RunFolder, label: str
 ) -> dict[str, float]:
-    """Train an encoder-decoder on pairs; validation looks at up to eight batches of `valid`, always the same."""
-    held_out = [batch for step in range(min(8, valid.order.steps_in_epoch)) for batch in valid.microbatches(step, 1)]
-
-    def validate(model: LanguageModel) -> dict[str, float]:
-        loss = mean_loss(model, held_out, text_to_text_loss)
-        return {"validation": loss, "perplexity": perplexity(loss)}
-
-    return train(model, data, text_to_text_loss, config, run, validate, label=label)
+    """Train an encoder-decoder on pairs of texts; see `train_and_validate`."""
+    return train_and_validate(model, data, valid, text_to_text_loss, config, run, label)
