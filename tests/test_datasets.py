@@ -9,7 +9,7 @@ from minialign.errors import UserError
 from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT, PROMPTS, examples, show_datasets
 from minialign.world.parse import COLOURS, parse
 from minialign.world.stories import write_scene
-from minialign.world.templates import Template, lint, listed, load_templates, pose, texts
+from minialign.world.templates import Template, lint, listed, load_templates, texts
 from minialign.world.wordings import PRONOUNS, RUDE_WORDS, matches
 
 MANY = 150
@@ -139,7 +139,7 @@ def test_options_are_listed_for_people():
     assert listed(["red", "blue", "green"]) == "red, blue or green" and listed(["no"]) == "no"
     example = {"options": ["A came.", "B came."], "answer": "A came."}
     for text in ("{options}\nWhich?", "Which? {options}", "Which?\n{options}"):
-        prompt = pose(Template("t", "n", text), example).prompt
+        prompt = Template("t", "n", text).pose(example).prompt
         assert prompt.replace("Which?", "").strip() == "- A came.\n- B came." and " \n" not in prompt and "\n\n" not in prompt
 
 
@@ -192,4 +192,4 @@ def test_a_line_added_to_the_file_is_a_template_more(tmp_path):
 @pytest.mark.parametrize("options, message", [(["no"], "not among its options"), (["yes", "yes"], "name one answer twice"), ([], "none")])
 def test_options_that_do_not_fit_the_answer_are_an_error(options, message):
     with pytest.raises(UserError, match=message):
-        pose(Template("t", "n", "{q}?"), {"q": "x", "answer": "yes", "options": options})
+        Template("t", "n", "{q}?").pose({"q": "x", "answer": "yes", "options": options})

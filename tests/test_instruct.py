@@ -18,7 +18,7 @@ from minialign.tokenizer import BEGIN, END, train_tokenizer
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
 from minialign.world.datasets import PROMPTS, examples
-from minialign.world.templates import Question, Template, pose
+from minialign.world.templates import Question, Template
 
 TINY = TrainingConfig(steps=2, batch=4, learning_rate=1e-3, validate_every=2, checkpoint_every=2)
 
@@ -31,7 +31,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def tokenizer(made):
-    return train_tokenizer([pose(t, e).prompt for name, found in made.train.items() for t in PROMPTS[name] for e in found], 400)
+    return train_tokenizer([t.pose(e).prompt for name, found in made.train.items() for t in PROMPTS[name] for e in found], 400)
 
 
 def model(kind, tokenizer, context=260):
@@ -47,7 +47,7 @@ def test_t5_asks_each_task_in_one_way(made):
 
 
 def test_a_task_that_has_only_options_reads_those():
-    prompt = pose(prefix_templates({"odd": [{"answer": "a", "options": ["a", "b"], "cluster": "c"}]})["odd"][0], {"answer": "a", "options": ["a", "b"]}).prompt
+    prompt = prefix_templates({"odd": [{"answer": "a", "options": ["a", "b"], "cluster": "c"}]})["odd"][0].pose({"answer": "a", "options": ["a", "b"]}).prompt
     assert prompt == "odd options: a or b"
 
 
@@ -107,7 +107,7 @@ def test_a_model_that_was_taught_a_task_answers_it(kind, tokenizer, tmp_path):
         for w, a in (("hen", "animal"), ("duck", "animal"), ("pie", "food"), ("soup", "food"))
     ]
     templates = {"kind": [Template("kind", "plain", "What is {word}?", answer_in_input=False)]}
-    questions = [pose(templates["kind"][0], e) for e in words] * 8
+    questions = [templates["kind"][0].pose(e) for e in words] * 8
     taught = model(kind, tokenizer, 40)
     tune = tune_t0 if kind == "encoder-decoder" else tune_flan
     tune(taught, tokenizer, questions, questions, TrainingConfig(steps=60, batch=16, learning_rate=1e-2), RunFolder(tmp_path / kind))

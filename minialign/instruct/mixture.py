@@ -20,8 +20,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from minialign.errors import UserError
+from minialign.instruct.promptsource import Unfit
 from minialign.settings import check_ranges
-from minialign.world.templates import Question, Template, pose, texts
+from minialign.world.templates import Question, Template, texts
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class MixtureConfig:
     cap: int = 1000  # K: examples of a dataset that count towards its rate
     templates: int = 0  # wordings of each task that are used, the first ones of its list; 0 uses all
     inverted: bool = True  # also those that give the answer and want the question
+    skip_unfit: bool = False  # draw again where a template's own conditions leave an example out, instead of stopping
     seed: int = 0  # of the draw
 
     def __post_init__(self):
@@ -76,8 +78,18 @@ def draw(datasets: dict[str, list[dict]], templates: dict[str, list[Template]], 
     rate = rates({task: len(examples) for task, examples in datasets.items()}, used, config.cap)
     by_name = {(task, template.name): template for task, found in used.items() for template in found}
     chance = random.Random(f"mixture {config.seed}")
-    names = chance.choices(list(rate), list(rate.values()), k=config.questions)
-    return [pose(by_name[name], example, (example.get("file"), example.get("line"))) for name in names for example in [chance.choice(datasets[name[0]])]]
+    questions: list[Question] = []
+    for _ in range(20):  # rounds, of which the first is enough unless templates leave examples out
+        for name in chance.choices(list(rate), list(rate.values()), k=config.questions - len(questions)):
+            example = chance.choice(datasets[name[0]])
+            try:
+                questions.append(by_name[name].pose(example, (example.get("file"), example.get("line"))))
+            except Unfit:
+                if not config.skip_unfit:
+                    raise
+    if len(questions) < config.questions:
+        raise UserError("the templates' own conditions leave out nearly every example; use others")
+    return questions
 
 
 def split_by_cluster(datasets: dict[str, list[dict]], held_out: Sequence[str], validation: float = 0.05, seed: int = 0) -> Split:

@@ -15,6 +15,8 @@ Try it:  python -m minialign instruct --style t0
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import MixtureConfig, Split, draw, ids_of
@@ -28,7 +30,7 @@ T0 = TrainingConfig(steps=1500, batch=32, learning_rate=1e-3, weight_decay=0.05)
 
 def t0_questions(split: Split, templates: dict[str, list[Template]], config: MixtureConfig) -> tuple[list[Question], list[Question]]:
     """Training and validation questions, both of the training clusters."""
-    valid = MixtureConfig(max(64, config.questions // 40), config.cap, config.templates, config.inverted, config.seed + 1)
+    valid = replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
     return draw(split.train, templates, config), draw(split.validation, templates, valid)
 
 

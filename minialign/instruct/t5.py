@@ -13,6 +13,8 @@ Read next: t0.py. Try it:  python -m minialign instruct --style t5
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import MixtureConfig, Split, draw
@@ -35,7 +37,7 @@ def prefix_templates(datasets: dict[str, list[dict]]) -> dict[str, list[Template
 
 def t5_questions(split: Split, config: MixtureConfig) -> tuple[list[Question], list[Question]]:
     """Training and validation questions, both of the training clusters."""
-    valid = MixtureConfig(max(64, config.questions // 40), config.cap, config.templates, config.inverted, config.seed + 1)
+    valid = replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
     templates = prefix_templates(split.train)
     return draw(split.train, templates, config), draw(split.validation, templates, valid)
 

@@ -19,7 +19,7 @@ from statistics import mean, median, quantiles
 from minialign.heads import LanguageModel
 from minialign.ranking import option_logprobs, rank
 from minialign.tokenizer import Tokenizer
-from minialign.world.templates import Question, Template, pose
+from minialign.world.templates import Question, Template
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def examine(
         chance = random.Random(f"shots {seed} {task}")
         accuracies = {}
         for template in examined(templates[task]):
-            questions = [pose(template, example) for example in examples]
+            questions = [template.pose(example) for example in examples]
             shown = [[questions[j] for j in chance.sample([k for k in range(len(examples)) if k != i], shots)] for i in range(len(examples))] if shots else None
             accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
         found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))

@@ -17,7 +17,7 @@ from minialign.errors import UserError
 from minialign.world import judging, reading, writing
 from minialign.world.stories import write_scene
 from minialign.world.tasks import TASKS, Task
-from minialign.world.templates import TABLES, load_templates, pose, texts
+from minialign.world.templates import TABLES, load_templates, texts
 
 CLUSTERS: dict[str, dict] = {
     "questions": {name: TASKS[name].examples for name in ("who", "where", "what", "feeling")},
@@ -77,7 +77,7 @@ def show_datasets(seed: int = 0) -> str:
     """One example of each dataset in one of its wordings, for people."""
     rng, lines = random.Random(seed), []
     for name, (example,) in examples(DATASETS, 1, seed).items():
-        question = pose(rng.choice(PROMPTS[name]), example)
+        question = rng.choice(PROMPTS[name]).pose(example)
         lines.append(f"[{example['cluster']}: {name}, {question.template}]\n{question.prompt}\n→ {question.target}")
     return "\n\n".join(lines)
 

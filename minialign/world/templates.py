@@ -33,6 +33,22 @@ SHORTEST = 12  # words; shorter texts, single sentences mostly, are alike by cha
 
 
 @dataclass(frozen=True)
+class Question:
+    """An example as a model meets it."""
+
+    prompt: str
+    target: str
+    options: tuple[str, ...] = ()  # what can be answered, the target among them; empty where anything can be said
+    task: str = ""
+    template: str = ""
+
+    @property
+    def right(self) -> int:
+        """Place of the target among the options."""
+        return self.options.index(self.target)
+
+
+@dataclass(frozen=True)
 class Template:
     """One way of asking one task."""
 
@@ -55,21 +71,23 @@ class Template:
         """Whether its target is the example's answer, so that the example's options are its options."""
         return self.target.strip() == "{answer}"
 
+    def pose(self, example: dict, place: tuple[object, int | None] = (None, None)) -> Question:
+        """An example in this template's words, with its options where the template asks for the answer and the example has options.
 
-@dataclass(frozen=True)
-class Question:
-    """An example as a model meets it."""
-
-    prompt: str
-    target: str
-    options: tuple[str, ...] = ()  # what can be answered, the target among them; empty where anything can be said
-    task: str = ""
-    template: str = ""
-
-    @property
-    def right(self) -> int:
-        """Place of the target among the options."""
-        return self.options.index(self.target)
+        Args:
+            place: file and line of the example, for errors.
+        Raises:
+            UserError: a field is missing, or the answer is not among the options.
+        """
+        prompt, target = (text.strip() for text in render(self, example, place))
+        if not (self.asks_for_the_answer and "options" in example):
+            return Question(prompt, target, (), self.task, self.name)
+        options = tuple(self.words.get(option, option) for option in example["options"])
+        if target not in options:
+            raise UserError(f"the answer {target!r} of {self.task} is not among its options {', '.join(options) or '(none)'}", *place)
+        if len(set(options)) < len(options):
+            raise UserError(f"the options of {self.task} name one answer twice: {', '.join(options)}", *place)
+        return Question(prompt, target, options, self.task, self.name)
 
 
 def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Template]]:
@@ -150,23 +168,6 @@ def render(template: Template, example: dict, place: tuple[object, int | None] =
     return prompt, FIELD.sub(value, template.target)
 
 
-def pose(template: Template, example: dict, place: tuple[object, int | None] = (None, None)) -> Question:
-    """An example in a template's words, with its options where the template asks for the answer and the example has options.
-
-    Raises:
-        UserError: a field is missing, or the answer is not among the options.
-    """
-    prompt, target = (text.strip() for text in render(template, example, place))
-    if not (template.asks_for_the_answer and "options" in example):
-        return Question(prompt, target, (), template.task, template.name)
-    options = tuple(template.words.get(option, option) for option in example["options"])
-    if target not in options:
-        raise UserError(f"the answer {target!r} of {template.task} is not among its options {', '.join(options) or '(none)'}", *place)
-    if len(set(options)) < len(options):
-        raise UserError(f"the options of {template.task} name one answer twice: {', '.join(options)}", *place)
-    return Question(prompt, target, options, template.task, template.name)
-
-
 def stands_in(target: str, text: str) -> bool:
     """Whether the target can be read off the text, as whole words, whatever its capitals."""
     return re.search(rf"(?<!\w){re.escape(target.lower())}(?!\w)", text.lower()) is not None
@@ -189,7 +190,7 @@ def lint(template: Template, examples: list[dict]) -> list[str]:
     missing = [slot for slot in template.fields if any(slot not in example for example in examples)]
     if missing:
         return [f"{name}: the examples have no field {', '.join(missing)}"]
-    questions = [pose(template, example) for example in examples]
+    questions = [template.pose(example) for example in examples]
     for text in (template.input, template.target):
         if re.search(r"\\[nt]|\}n\b|[ \t]\n|  |\t", text) or text != text.rstrip():
             found.append(f"{name}: a lost line break, a double blank or a blank at the end in {text!r}")

@@ -1,0 +1,167 @@
+"""A user's own tasks and templates, in our format and in PromptSource's."""
+
+import json
+
+import pytest
+
+from minialign.errors import UserError
+from minialign.instruct.mixture import MixtureConfig, draw
+from minialign.instruct.promptsource import Unfit, most_frequent, read_promptsource
+from minialign.instruct.tasks_file import fill, read_tasks, read_templates
+
+SPAM = {"task": "spam", "cluster": "mail", "text": "You have won!", "answer": "yes", "options": ["yes", "no"]}
+YAML = """
+dataset: toy
+templates:
+  aaa: !Template
+    answer_choices: Yes ||| No
+    id: aaa
+    jinja: '{{premise}} Does it follow that {{hypothesis}}? ||| {{ answer_choices[label] }}'
+    metadata: !TemplateMetadata
+      choices_in_prompt: false
+      original_task: true
+    name: follows
+    reference: ''
+  bbb: !Template
+    answer_choices: null
+    jinja: 'Write something that follows from: {{premise}} ||| {% if label == 0 %}{{hypothesis}}{% endif %}'
+    metadata: !TemplateMetadata
+      original_task: false
+    name: write
+  ccc: !Template
+    jinja: 'No separator {{premise}}'
+    metadata: !TemplateMetadata
+      original_task: true
+    name: broken
+  ddd: !Template
+    jinja: '{{ premise ||| x'
+    metadata: !TemplateMetadata {}
+    name: unreadable
+"""
+EXAMPLE = {"premise": "Ida found the kite.", "hypothesis": "the kite was found", "label": 0}
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_tasks_are_read_with_file_line_and_cluster(files):
+    path = files("tasks.jsonl", [SPAM, {"task": "echo", "text": "x", "answer": "x"}])
+    tasks = read_tasks(path)
+    assert tasks["spam"][0]["line"] == 1 and tasks["spam"][0]["cluster"] == "mail" and tasks["echo"][0]["cluster"] == "echo"
+    templates, unusable = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], "echo": "spam"}'), tasks)
+    questions, skipped = fill(tasks, templates)
+    assert [q.prompt for q in questions] == ["You have won!\nSpam?", "x\nSpam?"] and unusable == [] and skipped == 0
+    assert questions[0].options == ("yes", "no") and questions[1].options == ()
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        ({"cluster": "mail"}, "field 'task' is missing"),
+        (SPAM | {"options": []}, "options has 0 answers"),
+        (SPAM | {"options": ["yes"]}, "options has 1 answers"),
+        (SPAM | {"options": "yes,no"}, "it must be a list of texts"),
+        (SPAM | {"answer": "maybe"}, "the answer 'maybe' is not among the options yes, no"),
+    ],
+)
+def test_a_bad_task_line_is_named_with_its_line(files, record, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_tasks(files("tasks.jsonl", [SPAM, record]))
+    assert "tasks.jsonl, line 2" in str(error.value)
+
+
+@pytest.mark.parametrize("field, message", [("text", "needs the field 'text'"), ("answer", "needs the field 'answer'")])
+def test_a_line_without_a_field_that_a_template_needs_is_named(files, field, message):
+    line = {key: value for key, value in SPAM.items() if key not in (field, "options")}
+    tasks = read_tasks(files("tasks.jsonl", [SPAM, line]))
+    templates, _ = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}?"}]}'), tasks)
+    with pytest.raises(UserError, match=f"line 2: template spam/plain {message}"):
+        fill(tasks, templates)
+
+
+def test_an_option_of_no_word_is_an_error(files):
+    tasks = read_tasks(files("tasks.jsonl", [SPAM | {"options": ["yes", " "]}]))
+    templates, _ = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}?"}]}'), tasks)
+    with pytest.raises(UserError, match="line 1: .*no token to rank"):
+        fill(tasks, templates)
+
+
+def test_a_task_without_templates_is_an_error(files):
+    tasks = read_tasks(files("tasks.jsonl", [SPAM]))
+    with pytest.raises(UserError, match="the task 'spam' has no templates; there are some for ham"):
+        read_templates(files("t.json", '{"ham": [{"name": "plain", "input": "{text}?"}]}'), tasks)
+
+
+def test_a_promptsource_file_poses_questions_and_says_what_it_cannot_use(files):
+    templates, unusable = read_promptsource(files("templates.yaml", YAML), "nli")
+    assert [t.name for t in templates] == ["follows", "write"]
+    assert [name for name, _ in unusable] == ["broken", "unreadable"] and "no |||" in unusable[0][1] and "Jinja cannot read it" in unusable[1][1]
+    first, second = (t.pose(EXAMPLE) for t in templates)
+    assert first.prompt == "Ida found the kite. Does it follow that the kite was found?" and first.target == "Yes" and first.options == ("Yes", "No")
+    assert second.target == "the kite was found" and second.options == ()
+    assert [t.asks_for_the_answer for t in templates] == [True, False] and [t.inverted for t in templates] == [False, True]
+
+
+def test_what_a_template_leaves_out_is_an_error_or_counted(files):
+    path = files("tasks.jsonl", [{"task": "nli", **EXAMPLE}, {"task": "nli", **EXAMPLE, "label": 1}])
+    tasks = read_tasks(path)
+    templates, _ = read_templates(files("templates.yaml", YAML), tasks)
+    with pytest.raises(UserError, match="line 2: .*--skip-unfit"):
+        fill(tasks, templates)
+    questions, skipped = fill(tasks, templates, skip_unfit=True)
+    assert len(questions) == 3 and skipped == 1
+    assert len(draw(tasks, templates, MixtureConfig(40, skip_unfit=True))) == 40
+    with pytest.raises(Unfit):
+        draw(tasks, templates, MixtureConfig(40))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("templates: [", "not valid YAML"),
+        ("a: 1", "it has no `templates`"),
+        ("templates: {a: {jinja: 'x'}}", "no template can be used: template 1: it has no"),
+        ("templates: {a: !!python/object/apply:os.getcwd []}", "not valid YAML"),
+    ],
+)
+def test_a_bad_yaml_file_is_named_with_its_fault(files, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_promptsource(files("templates.yaml", text), "x")
+    assert "templates.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "jinja, example, message",
+    [
+        ("{{missing}} ||| y", {"a": 1}, "needs a field that the example lacks"),
+        ("{{ ''.__class__.__mro__ }} ||| y", {"a": 1}, "cannot be filled|lacks"),
+        ("{{ items[5] }} ||| y", {"items": [1]}, "lacks"),
+        ("{{ a + 'x' }} ||| y", {"a": 1}, "cannot be filled"),
+        ("{{ a }} ||| other", {"a": 1}, "'other' is not among its choices"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_says_why_and_reaches_nothing(files, jinja, example, message):
+    text = json.dumps({"templates": {"a": {"name": "n", "jinja": jinja, "answer_choices": "x ||| z", "metadata": {"original_task": True}}}})
+    templates, _ = read_promptsource(files("templates.yaml", text), "t")
+    with pytest.raises(UserError, match=message):
+        templates[0].pose(example)
+
+
+def test_the_helpers_of_the_collection_are_there(files):
+    text = json.dumps({"templates": {"a": {"name": "n", "jinja": "{% for a, b in zip(p, q) %}{{a}}{{b}} {% endfor %} ||| {{ p | most_frequent | choice }}"}}})
+    templates, _ = read_promptsource(files("templates.yaml", text), "t")
+    question = templates[0].pose({"p": ["x", "y", "y"], "q": [1, 2, 3]})
+    assert question.prompt == "x1 y2 y3" and question.target == "y" and most_frequent([3, 1, 3, 1]) == [3, 1]
+
+
+def test_a_yaml_file_is_for_one_task(files):
+    tasks = read_tasks(files("tasks.jsonl", [SPAM, SPAM | {"task": "ham"}]))
+    with pytest.raises(UserError, match="is for one task, and there are spam, ham"):
+        read_templates(files("templates.yaml", YAML), tasks)
