@@ -22,6 +22,8 @@ COMMANDS = {
     "demo": "The main job: from raw text to an aligned model, with a report.",
     "pretrain": "Teach a decoder to predict the next token of your texts.",
     "sft": "Instruction-tune a model on demonstrations.",
+    "instruct": "Tune a model on many tasks in many wordings; examine it on tasks that it never saw.",
+    "ask": "Ask a trained model a question in your own words.",
     "compare": "Sample pairs of answers, to be judged by people.",
     "reward": "Train a reward model on comparisons.",
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",

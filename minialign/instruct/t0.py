@@ -28,10 +28,14 @@ from minialign.world.templates import Question, Template
 T0 = TrainingConfig(steps=1500, batch=32, learning_rate=1e-3, weight_decay=0.05)
 
 
+def validation_of(config: MixtureConfig) -> MixtureConfig:
+    """How the validation questions of a mixture are drawn: a fortieth as many, at least 64, by another seed."""
+    return replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
+
+
 def t0_questions(split: Split, templates: dict[str, list[Template]], config: MixtureConfig) -> tuple[list[Question], list[Question]]:
     """Training and validation questions, both of the training clusters."""
-    valid = replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
-    return draw(split.train, templates, config), draw(split.validation, templates, valid)
+    return draw(split.train, templates, config), draw(split.validation, templates, validation_of(config))
 
 
 def tune_t0(

@@ -13,12 +13,10 @@ Read next: t0.py. Try it:  python -m minialign instruct --style t5
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import MixtureConfig, Split, draw
-from minialign.instruct.t0 import tune_t0
+from minialign.instruct.t0 import tune_t0, validation_of
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.templates import NOT_READ, Question, Template
@@ -37,13 +35,18 @@ def prefix_templates(datasets: dict[str, list[dict]]) -> dict[str, list[Template
 
 def t5_questions(split: Split, config: MixtureConfig) -> tuple[list[Question], list[Question]]:
     """Training and validation questions, both of the training clusters."""
-    valid = replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
     templates = prefix_templates(split.train)
-    return draw(split.train, templates, config), draw(split.validation, templates, valid)
+    return draw(split.train, templates, config), draw(split.validation, templates, validation_of(config))
 
 
 def tune_t5(
-    model: LanguageModel, tokenizer: Tokenizer, questions: list[Question], valid: list[Question], config: TrainingConfig, run: RunFolder
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    questions: list[Question],
+    valid: list[Question],
+    config: TrainingConfig,
+    run: RunFolder,
+    skip_long: bool = False,
 ) -> dict[str, float]:
     """Teach an encoder-decoder tasks by their prefixes; everything else as for T0."""
-    return tune_t0(model, tokenizer, questions, valid, config, run)
+    return tune_t0(model, tokenizer, questions, valid, config, run, skip_long)

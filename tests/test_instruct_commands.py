@@ -1,0 +1,138 @@
+"""`instruct` and `ask` as a newcomer types them: the toy world's T0 from nothing, people's own tasks, and what is wrong with their input."""
+
+import io
+import json
+
+import pytest
+
+from minialign.__main__ import run
+from minialign.commands.ask import split_options
+from minialign.errors import UserError
+from minialign.files import read_json
+from minialign.instruct_demo import FAST, ToyConfig, corpus, split_of, tokenizer_of
+from minialign.tensors import digest, read_tensors
+from minialign.world.datasets import HELD_OUT
+
+SHAPE = "--vocabulary 300 --context 64 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
+TUNE = "--steps 3 --batch 4 --questions 40 --validate-every 3"
+
+
+def type_in(line, **places):
+    return run([word.format(**places) for word in line.split()])
+
+
+def complaint(capsys):
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def d(tmp_path_factory):
+    d = tmp_path_factory.mktemp("own")
+    (d / "text.txt").write_text("\n\n".join(f"Mail {i}: you have won {i} kites. Is it spam? yes or no?" for i in range(60)), encoding="utf-8")
+    tasks = [
+        {"task": t, "cluster": c, "text": f"Mail {i}", "answer": "yes", "options": ["yes", "no"]}
+        for t, c in (("spam", "mail"), ("odd", "number"))
+        for i in range(12)
+    ]
+    (d / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)), encoding="utf-8")
+    (d / "long.jsonl").write_text("\n".join(map(json.dumps, [*tasks, {**tasks[0], "text": "kite " * 90}])), encoding="utf-8")
+    (d / "templates.json").write_text(
+        '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], "odd": [{"name": "plain", "input": "{text} odd?"}]}', encoding="utf-8"
+    )
+    assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --objective span-corruption --out {{d}}/t5", d=d) == 0
+    assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --out {{d}}/gpt", d=d) == 0
+    return d
+
+
+OWN = "instruct --tasks {d}/tasks.jsonl --templates {d}/templates.json " + TUNE
+
+
+def test_people_tune_and_examine_a_model_on_tasks_of_their_own_and_then_ask_it(d, capsys):
+    assert type_in(OWN + " --base {d}/t5 --hold-out mail --out {d}/own", d=d) == 0
+    assert "24 questions can be made" in capsys.readouterr().out
+    results = read_json(d / "own" / "3-instructed" / "examination.json")
+    assert list(results) == ["spam"] and results["spam"]["side"] == "held out" and results["spam"]["chance"] == 0.5
+    before = digest(read_tensors(d / "own" / "3-instructed" / "model.safetensors")[0])
+    assert type_in(OWN + " --base {d}/t5 --hold-out mail --out {d}/own", d=d) == 0, "the same command finds it done"
+    assert digest(read_tensors(d / "own" / "3-instructed" / "model.safetensors")[0]) == before
+    capsys.readouterr()
+    assert run(["ask", str(d / "own" / "3-instructed"), "--prompt", "Mail 3\\nSpam?", "--options", "yes, no"]) == 0
+    ranked = capsys.readouterr().out.split("\n")
+    assert {line.split()[1] for line in ranked[:2]} == {"yes", "no"} and sum(float(line.split("%")[0]) for line in ranked[:2]) == pytest.approx(100, abs=0.2)
+
+
+@pytest.mark.parametrize("style, base", [("t5", "t5"), ("flan", "gpt")])
+def test_every_style_trains_on_own_tasks_without_a_held_out_cluster(d, style, base):
+    assert type_in(OWN + f" --style {style} --base {{d}}/{base} --mean-logprob --out {{d}}/own-{style}", d=d) == 0
+    results = read_json(d / f"own-{style}" / "3-instructed" / "examination.json")
+    assert set(results) == {"spam", "odd"} and results["odd"]["side"].startswith("trained")
+
+
+def test_questions_are_asked_one_after_the_other_until_an_empty_line(d, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Mail 3 spam? ?? yes, no\nMail 4 spam?\n\nnever read\n"))
+    assert run(["ask", str(d / "t5"), "--new-tokens", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("instruct --tasks {d}/tasks.jsonl", "--tasks and --templates belong together"),
+        ("instruct --hold-out magic --fast", "no cluster 'magic' to hold out; known are questions"),
+        (OWN + " --base {d}/gpt --out {d}/x1", "holds a decoder, and --style t0 needs an encoder-decoder"),
+        (OWN + " --base {d}/t5 --style flan --out {d}/x2", "holds an encoder-decoder, and --style flan needs a decoder"),
+        (OWN + " --base {d}/t5 --hold-out spam --out {d}/x3", "no cluster 'spam' to hold out; known are mail, number"),
+        (OWN + " --base {d}/t5 --batch 400 --out {d}/x4", "there are 40 questions to learn from, fewer than one batch of 400"),
+        (OWN + " --base {d}/nowhere --out {d}/x5", "no such run folder"),
+        (OWN.replace("tasks.jsonl", "long.jsonl") + " --questions 2000 --base {d}/t5 --out {d}/x6", "context is 64; shorten it, or leave such questions out"),
+        ("ask {d}/t5 --prompt x --options yes", "are not two or more answers"),
+        ("ask {d}/nowhere --prompt x", "no such run folder"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(d, capsys, line, message):
+    assert type_in(line, d=d) == 2
+    assert message in complaint(capsys)
+
+
+def test_long_questions_are_left_out_and_counted_on_request(d, capsys):
+    line = OWN.replace("tasks.jsonl", "long.jsonl") + " --questions 2000 --base {d}/t5 --skip-long --out {d}/skipped"
+    assert type_in(line, d=d) == 0
+    assert "questions do not fit the context and are left out" in capsys.readouterr().out
+
+
+def test_the_toy_worlds_t0_is_made_from_nothing(d):
+    quick = "--questions 60 --steps 2 --batch 8"
+    assert type_in(f"instruct --fast {quick} --out {{d}}/toy", d=d) == 0
+    results = read_json(d / "toy" / "3-instructed" / "examination.json")
+    assert {"check", "ending", "pronoun"} <= set(results) and all(0 <= r["median"] <= 1 for r in results.values())
+    assert read_json(d / "toy" / "2-lm-adaptation" / "config.json")["stage"] == "lm-adaptation"
+
+
+def test_held_out_examples_are_the_same_for_every_seed_and_share_no_passage_with_training():
+    config = ToyConfig(**FAST)
+    one, two = (split_of(config, seed) for seed in (0, 1))
+    assert one.held_out == two.held_out and one.train != two.train
+    assert {e["cluster"] for found in one.held_out.values() for e in found} == set(HELD_OUT)
+
+
+def test_the_toy_tokenizer_has_the_worlds_names_whole():
+    config = ToyConfig(passages=700)
+    tokenizer = tokenizer_of(config, corpus(config, 0)[0])
+    assert all(len(tokenizer.encode(f" {name}")) == 1 for name in ("Mira", "Tom", "Grandma", "kite", "yes"))
+
+
+@pytest.mark.parametrize("text, found", [("", []), ("yes, no", ["yes", "no"]), ("Mira, who ran | Tom", ["Mira, who ran", "Tom"])])
+def test_options_are_parted_at_commas_or_bars(text, found):
+    assert split_options(text) == found
+
+
+@pytest.mark.parametrize("text", ["yes", "yes,", "a||b"])
+def test_options_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match="two or more answers"):
+        split_options(text)
+
+
+def test_a_corpus_without_room_for_validation_is_an_error():
+    with pytest.raises(UserError, match="passages is 300"):
+        ToyConfig(passages=300)
