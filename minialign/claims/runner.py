@@ -27,7 +27,13 @@ from minialign.errors import UserError
 from minialign.files import fingerprint, write_atomic, write_json
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
-CLAIMS = {"over-optimisation": "over_optimisation"}  # id -> module
+CLAIMS = {  # id -> module
+    "t0-unseen-tasks": "t0_unseen_tasks",
+    "t0-templates": "t0_templates",
+    "flan-clusters": "flan_clusters",
+    "t5-fixed-format": "t5_fixed_format",
+    "over-optimisation": "over_optimisation",
+}
 ABOVE = ("claims", "commands")  # folders that no cached model depends on
 
 

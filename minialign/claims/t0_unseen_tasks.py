@@ -1,0 +1,70 @@
+r"""Unseen tasks: instruction tuning on templated tasks generalises to tasks of other kinds, ahead of T5 and of a larger language model.
+
+The notes' claim is that of Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its own base (T5+LM) and
+GPT-3 models up to sixteen times its size, zero-shot, in nearly every wording.
+
+The test: three clusters (inference, story completion, coreference) are held out of training. The toy T5 (span corruption, then LM adaptation)
+is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5 as it is, and a decoder with at least four times the
+parameters that read the same corpus, zero-shot and with two solved examples. Every wording of every held-out task is answered by ranking the
+options, on examples that are the same for all models and seeds. A model's number is the mean over clusters of its tasks' median accuracies.
+
+    1. T0 is above the T5 it was made from      2. above the larger decoder, zero-shot      3. and few-shot      4. above chance
+
+Each statement needs 95 % intervals over seeds that are apart; the fourth an interval above chance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minialign.checkpoints import load_model
+from minialign.claims.instructed import mixture, over_seeds, overall, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
+from minialign.claims.runner import Bench, Claim, Result
+from minialign.evaluation import Interval
+from minialign.instruct.zero_shot import examine
+from minialign.plotting import bars_with_intervals, figure, reference_line, save_png
+from minialign.world.datasets import PROMPTS
+
+CLAIM = Claim(
+    "t0-unseen-tasks",
+    "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than a larger language model.",
+    "Sanh et al. 2022, Fig. 4",
+)
+MODELS = ("T5", "GPT-3", "GPT-3, two examples", "T0")
+
+
+def measure(bench: Bench) -> Result:
+    """Make the models, examine each in every wording, and compare."""
+    config, table = toy(bench), []
+    scores: dict[str, list[float]] = {name: [] for name in MODELS}
+    sizes: dict[str, int] = {}
+    chance = 0.5
+    for seed in range(bench.seeds):
+        base, split = toy_t5(bench, config, seed), split_for(config, seed)
+        models = {"T5": load_model(base), "GPT-3": load_model(toy_gpt(bench, config, seed))}
+        models["GPT-3, two examples"] = models["GPT-3"]
+        models["T0"] = tuned(bench, config, base, split, "t0", mixture(config, seed), seed)
+        for name in MODELS:
+            model, tokenizer = models[name]
+            sizes[name] = sum(p.numel() for p in model.parameters())
+            results = examine(model, tokenizer, split.held_out, PROMPTS, shots=2 if "two" in name else 0, seed=seed)
+            scores[name].append(overall(results))
+            table += rows_of(results, model=name, seed=seed, parameters=sizes[name])
+            chance = sum(r.chance for r in results.values()) / len(results)
+    found = {name: over_seeds(values) for name, values in scores.items()}
+    checks = {
+        "above its base": found["T0"].above(found["T5"]),
+        "above the larger model, zero-shot": found["T0"].above(found["GPT-3"]),
+        "above the larger model, few-shot": found["T0"].above(found["GPT-3, two examples"]),
+        "above chance": found["T0"].low > chance,
+    }
+    why = "; ".join(f"{name} {found[name]} ({sizes[name] / 1e3:,.0f}k parameters)" for name in reversed(MODELS))
+    return Result(checks, f"held-out accuracy {why}; chance {chance:.3f}", table, lambda path: draw(found, chance, path))
+
+
+def draw(found: dict[str, Interval], chance: float, path: Path) -> None:
+    """A bar for each model, its interval over seeds, and what guessing gives."""
+    fig, axes = figure("", "accuracy on held-out clusters", 6.4, 3.6)
+    bars_with_intervals(axes, {name.replace(", ", ",\n"): interval for name, interval in found.items()})
+    reference_line(axes, chance, "chance")
+    save_png(fig, path)
