@@ -29,6 +29,7 @@ COMMANDS = {
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
     "sample": "Let a model write.",
+    "chat": "Talk with a real language model, SmolLM2.",
     "realdata": "Fetch real texts and real people's judgements.",
     "claims": "Check what the course notes say, one experiment a claim.",
 }

@@ -1,6 +1,7 @@
 r"""The key-value cache: what a decoder has read is not computed again; generation.py reads a token at a time into it.
 
-The letters of the shapes are those of transformer.py; `config` is its TransformerConfig.
+The letters of the shapes are those of transformer.py; `config` is its TransformerConfig, or that of a pretrained model, which may keep fewer
+heads of keys than it has of queries (`key_value_heads`) and choose their size freely (`head_size`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class Cache:
     """
 
     def __init__(self, config, batch: int, length: int):
-        self.shape = (config.layers, 2, batch, config.heads, length, config.width // config.heads)
+        heads, size = getattr(config, "key_value_heads", config.heads), getattr(config, "head_size", config.width // config.heads)
+        self.shape = (config.layers, 2, batch, heads, length, size)
         self.store: Tensor | None = None  # (N, 2, B, H, S, d), laid out when the first keys tell their number format and device
         self.grown: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # the same, for training
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding

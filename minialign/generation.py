@@ -28,7 +28,7 @@ from minialign.batching import pad
 from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating
-from minialign.tokenizer import BEGIN, END, PAD, Tokenizer
+from minialign.tokenizer import BEGIN, END, Tokenizer
 from minialign.transformer import TransformerConfig
 
 
@@ -59,6 +59,7 @@ class Generated:
     response: Tensor  # (N, R) ids; PAD after the end token
     mask: Tensor  # (N, R) true up to and with the end token
     logprobs: Tensor  # (N, R) log-probability of each sampled token, 0 outside the mask
+    end: int = END  # id of the end token
 
     def texts(self, tokenizer: Tokenizer) -> list[str]:
         """The responses as text."""
@@ -66,7 +67,7 @@ class Generated:
 
     def ended(self) -> Tensor:
         """(N,) whether the model ended its response itself, within the length."""
-        return ((self.response == END) & self.mask).any(dim=1)
+        return ((self.response == self.end) & self.mask).any(dim=1)
 
 
 def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -95,9 +96,9 @@ def sample_token(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=probabilities.shape[-1] - 1)
 
 
-def end_mask(tokens: Tensor) -> Tensor:
+def end_mask(tokens: Tensor, end: int = END) -> Tensor:
     """(B, R) true up to and with the first end token of each row; all true in a row that has none."""
-    ends = (tokens == END).long()
+    ends = (tokens == end).long()
     return ends.cumsum(dim=1) - ends == 0
 
 
@@ -128,12 +129,13 @@ def generate(
         raise UserError("there are no prompts to continue")
     check_room(model.config, max(map(len, prompts)), config.new_tokens)
     two_sided = model.config.kind == "encoder-decoder"
-    prompt, prompt_mask = pad(prompts, side="right" if two_sided else "left")  # (B, P)
+    begin, end, filler = model.special
+    prompt, prompt_mask = pad(prompts, side="right" if two_sided else "left", value=filler)  # (B, P)
     N = len(prompts) * answers
-    start, start_mask = (torch.full((len(prompts), 1), BEGIN), None) if two_sided else (prompt, prompt_mask)  # what the decoder reads first
+    start, start_mask = (torch.full((len(prompts), 1), begin), None) if two_sided else (prompt, prompt_mask)  # what the decoder reads first
     cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
     uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
-    response = torch.full((N, config.new_tokens), PAD)
+    response = torch.full((N, config.new_tokens), filler)
     logprobs = torch.zeros(N, config.new_tokens)
     finished = torch.zeros(N, dtype=torch.bool)
     with evaluating(model):
@@ -147,13 +149,13 @@ def generate(
             probabilities = logits.softmax(dim=-1)
             token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(probabilities, uniforms[t])
             response[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
-            finished |= token == END
+            finished |= token == end
             if t + 1 == config.new_tokens or (stop_early and bool(finished.all())):
                 break
             hidden = decoder(token[:, None], None, cache, *memory)[:, -1]
     response, logprobs = response[:, : t + 1], logprobs[:, : t + 1]
-    mask = end_mask(response)
-    return Generated(prompt, prompt_mask, response.masked_fill(~mask, PAD), mask, logprobs * mask)
+    mask = end_mask(response, end)
+    return Generated(prompt, prompt_mask, response.masked_fill(~mask, filler), mask, logprobs * mask, end)
 
 
 def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:

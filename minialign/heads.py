@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.cache import Cache
+from minialign.tokenizer import SpecialIds
 from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig
 
 
@@ -45,6 +46,8 @@ class LanguageModel(nn.Module):
         config: shape of the body.
         seed: of the initial weights.
     """
+
+    special = SpecialIds()  # real weights come with a tokenizer of their own, and set theirs
 
     def __init__(self, config: TransformerConfig, seed: int = 0):
         super().__init__()

@@ -16,16 +16,17 @@ def positions_from_mask(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def rotation_table(positions: Tensor, d: int) -> tuple[Tensor, Tensor]:
+def rotation_table(positions: Tensor, d: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines that rotate a head's d numbers by its position, Su et al. 2021 (RoFormer), §3.4.2.
 
     Args:
         positions: (T,) or (B, T).
         d: head size, even.
+        base: of the angles; a larger one turns slower and reaches further.
     Returns:
         cos, sin: (T, d) or (B, 1, T, d), ready to multiply (B, H, T, d).
     """
-    frequencies = 10_000.0 ** (-torch.arange(0, d, 2, device=positions.device) / d)  # (d/2,)   θᵢ
+    frequencies = base ** (-torch.arange(0, d, 2, device=positions.device) / d)  # (d/2,)   θᵢ
     angles = positions[..., None] * frequencies  # (..., T, d/2)
     angles = torch.cat([angles, angles], dim=-1)  # (..., T, d)
     if positions.dim() == 2:

@@ -22,7 +22,6 @@ from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating, read_answers
 from minialign.logprobs import token_logprobs
-from minialign.tokenizer import BEGIN, END
 
 
 @torch.no_grad()
@@ -51,7 +50,7 @@ def option_logprobs(
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             of = torch.tensor([place for place, i in enumerate(chosen) for _ in options[i]])  # (N,) whose option it is
-            said = [[*option, END] for i in chosen for option in options[i]]  # N lists
+            said = [[*option, model.special.end] for i in chosen for option in options[i]]  # N lists
             read = _encoder_decoder if model.config.kind == "encoder-decoder" else _decoder
             hidden, tokens, mask = read(model, [list(prompts[i]) for i in chosen], said, of)  # (N, T, D), (N, T), (N, T)
             logprobs = torch.zeros(mask.shape).masked_scatter_(mask, token_logprobs(model.logits(hidden[mask]), tokens[mask]))
@@ -74,7 +73,7 @@ def _encoder_decoder(model: LanguageModel, prompts: list[list[int]], said: list[
     inputs, input_mask = pad(prompts)  # (B, S)
     cache = Cache(model.config, len(prompts), tokens.shape[1])
     memory = model.body.encoder(inputs, input_mask)
-    first = model.body.decoder(torch.full((len(prompts), 1), BEGIN), None, cache, memory, input_mask)  # (B, 1, D)
+    first = model.body.decoder(torch.full((len(prompts), 1), model.special.begin), None, cache, memory, input_mask)  # (B, 1, D)
     cache.repeat(of)
     rest = model.body.decoder(tokens[:, :-1], mask[:, :-1], cache, memory, input_mask[of])  # (N, T − 1, D)
     return torch.cat([first[of], rest], dim=1), tokens, mask

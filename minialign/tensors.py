@@ -49,15 +49,21 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
-    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged, otherwise."""
+def check_fit(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Raise UserError unless the tensors have exactly a module's names and shapes."""
     own = tensors_of(module)
     if set(own) != set(tensors):
         odd = sorted(set(own) ^ set(tensors))
         raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two", file)
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
-            raise UserError(f"{name} has shape {tuple(tensors[name].shape)}, the model's is {tuple(tensor.shape)}; use the run's own config.json", file)
+            found = tuple(tensors[name].shape)
+            raise UserError(f"{name} has shape {found}, the model's is {tuple(tensor.shape)}; use the config.json that belongs to it", file)
+
+
+def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged, otherwise."""
+    check_fit(module, tensors, file)
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in tensors_of(module).items():
             tensor.copy_(tensors[name])

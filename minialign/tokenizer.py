@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -25,6 +26,14 @@ PAD, BEGIN, END, SEPARATOR = 0, 1, 2, 3
 SENTINELS = 16  # <extra_0> … stand for the gaps of span corruption (pretrain/span_corruption.py)
 SPECIAL = ["<pad>", "<begin>", "<end>", "<separator>"] + [f"<extra_{i}>" for i in range(SENTINELS)]
 GREEN, RED, GREY, PLAIN = "\033[32m", "\033[31m", "\033[90m", "\033[0m"
+
+
+class SpecialIds(NamedTuple):
+    """Which ids begin a text, end it and fill up a row: this project's, or those of the tokenizer that real weights were trained with."""
+
+    begin: int = BEGIN  # what an encoder-decoder's decoder reads first
+    end: int = END
+    pad: int = PAD
 
 
 class Tokenizer:
