@@ -25,13 +25,14 @@ COMMANDS = {
     "compare": "Sample pairs of answers, to be judged by people.",
     "reward": "Train a reward model on comparisons.",
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
+    "dpo": "Optimise a policy on comparisons directly, without a reward model.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
     "sample": "Let a model write.",
     "realdata": "Fetch real texts and real people's judgements.",
     "claims": "Check what the course notes say, one experiment a claim.",
 }
 
-PARALLEL = ("pretrain", "sft", "reward")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
+PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
 
 
 class Map(click.Group):

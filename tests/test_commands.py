@@ -14,6 +14,7 @@ from minialign.__main__ import COMMANDS, run
 from minialign.checkpoints import RunFolder
 from minialign.demo_settings import DemoConfig
 from minialign.generation import SamplingConfig
+from minialign.rlhf.dpo import DPOConfig
 from minialign.rlhf.ppo import PPOConfig
 from minialign.tensors import digest, read_tensors
 from minialign.training import TrainingConfig
@@ -24,6 +25,7 @@ QUICK = "--steps 6 --batch 4 --checkpoint-every 2 --validate-every 3"
 PRETRAIN = f"pretrain --text {{d}}/text.txt {SHAPE} {QUICK}"
 SFT = f"sft --base {{d}}/base --demonstrations {{d}}/demos.jsonl {QUICK}"
 REWARD = f"reward --base {{d}}/sft --comparisons {{d}}/pairs.jsonl --references 8 {QUICK}"
+DPO = f"dpo --policy {{d}}/sft --comparisons {{d}}/pairs.jsonl {QUICK}"
 PPO = "ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --updates 3 --batch 4 --minibatch 2 --new-tokens 6"
 
 
@@ -84,7 +86,7 @@ def d(tmp_path_factory):
     (d / "latin.txt").write_bytes("gut\nfür\n".encode("latin-1"))
     (d / "long.txt").write_text("Where?\n" * 8 + long["prompt"] + "\n")
     (d / "folder").mkdir()
-    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo")
+    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo", DPO + " --out {d}/dpo")
     for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger"):
         assert type_in(stage, d=d) == 0
     for name, file in (("damaged", "model.safetensors"), ("mixed", "tokenizer.json"), ("reshaped", "config.json"), ("unfinished", "")):
@@ -100,6 +102,7 @@ def d(tmp_path_factory):
 # help
 
 CONFIGURATIONS = [("demo", DemoConfig), ("pretrain", TrainingConfig), ("pretrain", TransformerConfig), ("sft", TrainingConfig), ("reward", TrainingConfig)]
+CONFIGURATIONS += [("dpo", DPOConfig), ("dpo", TrainingConfig)]
 CONFIGURATIONS += [("ppo", PPOConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig), ("sample", SamplingConfig)]
 ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "text"}  # --prompts is the file there; a causal reader is always a decoder
 
@@ -139,9 +142,9 @@ def test_pretrain_reads_texts_lines_paragraphs_jsonl_and_several_files(source, d
     assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6  # what is typed wins over --fast
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo", "dpo"])
 def test_every_stage_leaves_a_run_that_the_same_command_finds_finished(stage, d, capsys):
-    line, before = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO}[stage] + f" --out {d}/{stage}", contents(d)
+    line, before = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO, "dpo": DPO}[stage] + f" --out {d}/{stage}", contents(d)
     assert type_in(line, d=d) == 0 and contents(d) == before
     assert f"{d}/{stage}: " in capsys.readouterr().out
 
@@ -249,6 +252,9 @@ BAD = {
     "equal answers": ("reward --base {d}/sft --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
     "long comparison": ("reward --base {d}/sft --comparisons {d}/long-pairs.jsonl", "long-pairs.jsonl, line 61: "),
     "only long comparisons": ("reward --base {d}/sft --skip-long --comparisons {d}/pairs.jsonl --valid {d}/all-long.jsonl", "all-long.jsonl: 0 comparisons"),
+    "few for DPO": ("dpo --policy {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
+    "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
+    "smoothing": (DPO + " --label-smoothing 0.5", "label_smoothing is 0.5; it must be from 0 to 0.499"),
     "broken test": (REWARD + " --test {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
     "one reference": (REWARD + " --references 1", "1 is not in the range"),
     "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1", "long.txt, line 9: a prompt of"),
