@@ -23,6 +23,8 @@ COMMANDS = {
     "pretrain": "Teach a decoder to predict the next token of your texts.",
     "sft": "Instruction-tune a model on demonstrations.",
     "compare": "Sample pairs of answers, to be judged by people.",
+    "label": "Say which of two answers is better, in the browser or in the terminal.",
+    "annotators": "How far people agree, with themselves and with each other, and what it costs.",
     "reward": "Train a reward model on comparisons.",
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
     "dpo": "Optimise a policy on comparisons directly, without a reward model.",

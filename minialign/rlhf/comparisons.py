@@ -12,7 +12,7 @@ Details that matter:
     3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said, as are ties and what was taken back
        (test_what_teaches_nothing_is_left_out_and_counted).
 
-Read next: ranked.py, reward_model.py.
+Read next: label_page.py (where people make them), ranked.py, reward_model.py.
 Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
 """
 

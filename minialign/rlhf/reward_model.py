@@ -14,7 +14,7 @@ maximising the gap would grow without end. Details that matter:
     6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta, the price of KL,
        means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The head absorbs both numbers.
 
-Read next: ppo.py, and dpo.py, which does without it. Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
+Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it). Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
 """
 
 from __future__ import annotations
