@@ -176,7 +176,8 @@ def test_compare_writes_pairs_to_be_judged_and_never_over_a_file(d, tmp_path, ca
 def test_reward_measures_other_people_s_comparisons_and_has_room_for_answers_to_long_prompts(d, tmp_path, capsys):
     line = f"{REWARD} --test {d}/pairs.jsonl --out {tmp_path}/run".replace("/pairs.jsonl --references", "/wordy.jsonl --references")
     assert type_in(line, d=d) == 0
-    assert f"{d}/pairs.jsonl: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{d}/pairs.jsonl: " in said and "always takes the longer one: " in said and "observed" in said and "mean distance" in said
 
 
 def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_else(d, tmp_path, capsys):
@@ -285,7 +286,7 @@ BAD = {
     "few for DPO": ("dpo --policy {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
     "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
     "smoothing": (DPO + " --label-smoothing 0.5", "label_smoothing is 0.5; it must be from 0 to 0.499"),
-    "little text": (PPO + " --pretraining {d}/short.txt", "short.txt: "),
+    "little text": (PPO + " --pretraining {d}/short.txt", "the text has 5 tokens, fewer than one context of 64"),
     "broken test": (REWARD + " --test {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
     "one reference": (REWARD + " --references 1", "1 is not in the range"),
     "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1", "long.txt, line 9: a prompt of"),

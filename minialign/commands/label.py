@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def command(run, pairs, prompts, against, count, annotator, terminal, port, show
 def typed(prompt: str) -> str:
     """A line that somebody typed; EOFError at the end of the input."""
     click.echo(prompt, nl=False)
-    line = click.get_text_stream("stdin").readline()
+    line = sys.stdin.readline()
     if not line:
         raise EOFError
     return line

@@ -15,7 +15,8 @@ from minialign.files import fingerprint
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ranked import Comparisons, count_pairs
-from minialign.rlhf.reward_model import REWARD, answer_rows, evaluate_pairs, train_reward_model
+from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
+from minialign.rlhf.reward_model import REWARD, all_pair_scores, answer_rows, evaluate_pairs, train_reward_model
 from minialign.settings import to_dict
 from minialign.tensors import digest, tensors_of
 
@@ -61,8 +62,12 @@ def command(base, comparisons, valid, test, references, long, out, seed, fast, t
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
             train_reward_model(model, ranked, checks, reference_rows(model, tokenizer, learned, references, seed), training, run)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
+    trained, _ = load_model(out, "scalar-model")
+    for judge, share in blind_baselines(held_out).items():
+        click.echo(f"  a judge that always takes the {judge} one: {max(share.mean, 1 - share.mean):.1%}{' (by taking the other)' * (share.mean < 0.5)}")
+    chosen, rejected = all_pair_scores(trained, Comparisons(checks, 1, 0))
+    click.echo(f"how sure it is (predicted), and how often people agreed (observed):\n{show_calibration(calibration((chosen - rejected).tolist()))}")
     if test:
-        trained, _ = load_model(out, "scalar-model")
         click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(tests, 1, 0))['accuracy']:.1%} of {count_pairs(tests):,}")
 
 

@@ -72,10 +72,16 @@ def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
-    """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
+def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tensor]:
+    """(P,) scores of the chosen and of the rejected answers of all pairs, each pair once."""
     scores = [pair_scores(model, data.batch(list(range(i, min(i + 32, len(data.ranked)))))) for i in range(0, len(data.ranked), 32)]
     chosen, rejected = (torch.cat([s[side] for s in scores]) for side in (0, 1))
+    return chosen, rejected
+
+
+def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
+    """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
+    chosen, rejected = all_pair_scores(model, data)
     return {"validation": float(bradley_terry_loss(chosen, rejected).mean()), "accuracy": pair_accuracy(chosen, rejected)}
 
 
