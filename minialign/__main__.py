@@ -25,8 +25,11 @@ COMMANDS = {
     "instruct": "Tune a model on many tasks in many wordings; examine it on tasks that it never saw.",
     "ask": "Ask a trained model a question in your own words.",
     "compare": "Sample pairs of answers, to be judged by people.",
+    "label": "Say which of two answers is better, in the browser or in the terminal.",
+    "annotators": "How far people agree, with themselves and with each other, and what it costs.",
     "reward": "Train a reward model on comparisons.",
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
+    "dpo": "Optimise a policy on comparisons directly, without a reward model.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
     "sample": "Let a model write.",
     "chat": "Talk with a real language model, SmolLM2.",
@@ -34,7 +37,7 @@ COMMANDS = {
     "claims": "Check what the course notes say, one experiment a claim.",
 }
 
-PARALLEL = ("pretrain", "sft", "reward")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
+PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
 
 
 class Map(click.Group):

@@ -49,6 +49,7 @@ class Cache:
         index_select sums its gradient in a fixed order; for that of t[rows] torch promises none, and two trainings must be equal to the last bit.
         """
         of = lambda kept: None if kept is None else tuple(t.index_select(0, rows) for t in kept)  # noqa: E731
+        self.shape = (*self.shape[:2], len(rows), *self.shape[3:])  # of what is laid out later, when nothing was read yet
         self.store = None if self.store is None else self.store[:, :, rows]
         self.grown, self.memory = [of(kept) for kept in self.grown], [of(kept) for kept in self.memory]
         self.last = [None if key is None else key.index_select(0, rows) for key in self.last]

@@ -36,7 +36,8 @@ from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.pretrain.causal_lm import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
-from minialign.rlhf.reward_model import answer_rows, ranked_rows, train_reward_model
+from minialign.rlhf.ranked import ranked_rows
+from minialign.rlhf.reward_model import answer_rows, train_reward_model
 from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.training import TrainingConfig

@@ -19,7 +19,8 @@ from minialign.files import write_json, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.comparisons import as_comparison, split_by_prompt
-from minialign.rlhf.reward_model import Comparisons, evaluate_pairs, ranked_rows
+from minialign.rlhf.ranked import Comparisons, ranked_rows
+from minialign.rlhf.reward_model import evaluate_pairs
 from minialign.rlhf.rollout import Rollout, sampled_kl
 from minialign.tokenizer import Tokenizer
 from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL

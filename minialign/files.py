@@ -49,7 +49,6 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
         UserError: broken JSON, not an object, a field missing or of another type; names the line and the field.
     """
     example = ", ".join(f'"{field}": …' for field in fields)
-    names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple) else (kind,)))
     records = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -61,15 +60,21 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
             raise UserError(f"not JSON ({reason}); each line must be one object", path, number) from None
         if not isinstance(record, dict):
             raise UserError(f"a {type(record).__name__}, not an object; write {{{example}}}", path, number)
-        for field in fields:
-            if field not in record:
-                raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path, number)
-            if not isinstance(record[field], kind):
-                raise UserError(f"field {field!r} is {type(record[field]).__name__}, not {names}", path, number)
-            if isinstance(record[field], str) and not record[field].isascii() and any(0xD800 <= ord(c) < 0xE000 for c in record[field]):
-                raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
+        check_fields(record, fields, kind, path, number)
         records.append({**record, "line": number})
     return records
+
+
+def check_fields(record: dict[str, Any], fields: Sequence[str], kind: type | tuple[type, ...], path: Path, number: int) -> None:
+    """Raise UserError when a line of a file lacks a field, or one is of another type than `kind`; names the line and the field."""
+    names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple) else (kind,)))
+    for field in fields:
+        if field not in record:
+            raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path, number)
+        if not isinstance(record[field], kind):
+            raise UserError(f"field {field!r} is {type(record[field]).__name__}, not {names}", path, number)
+        if isinstance(record[field], str) and not record[field].isascii() and any(0xD800 <= ord(c) < 0xE000 for c in record[field]):
+            raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -1,5 +1,6 @@
 """Annotators: they disagree as people do, and their slips are the ones stated."""
 
+import math
 import random
 import statistics
 from dataclasses import replace
@@ -9,9 +10,11 @@ import pytest
 from minialign.world.annotators import (
     HELD_OUT_PANEL,
     TRAINING_PANEL,
+    Agreement,
     Annotator,
     agreement_table,
     annotators,
+    information,
     logistic,
     show_agreement,
     typical_pairs,
@@ -111,4 +114,20 @@ def test_the_table_has_a_row_for_everybody_and_adds_up_the_cost(pairs):
     rows = agreement_table(pairs[:50], TRAINING_PANEL, seed=0)
     assert [row.name for row in rows] == [p.name for p in TRAINING_PANEL] + ["panel"]
     assert rows[-1].dollars == pytest.approx(sum(p.price for p in TRAINING_PANEL) * 0.5)
-    assert len(show_agreement(rows).splitlines()) == 10
+    assert len(show_agreement(rows, 50).splitlines()) == 10
+
+
+def test_the_table_shows_a_habit_of_taking_the_first_or_the_longer_one(pairs):
+    people = [STEADY, replace(STEADY, name="First", position_bias=1.5), replace(STEADY, name="Longer", length_bias=0.4)]
+    steady, first, longer, _ = agreement_table(pairs, people, seed=0)
+    assert abs(steady.first - 0.5) < 0.06 and first.first > steady.first + 0.1
+    assert longer.longer > steady.longer + 0.15 and abs(longer.first - 0.5) < 0.1
+    assert longer.with_majority < steady.with_majority
+
+
+def test_a_bit_costs_more_from_whoever_agrees_less():
+    assert information(0.5) == 0.0 and information(1.0) == 1.0 == information(0.0)
+    assert information(0.8) == pytest.approx(0.278, abs=1e-3)
+    sure, unsure = (Agreement("A", 0.8, 0.8, p, 0.0, 0.5, 0.5, dollars=12.0) for p in (0.9, 0.6))
+    assert sure.dollars_per_bit(100) == pytest.approx(0.12 / information(0.9)) and unsure.dollars_per_bit(100) > 10 * sure.dollars_per_bit(100)
+    assert Agreement("A", 0.8, 0.8, 0.5, 0.0, 0.5, 0.5, 12.0).dollars_per_bit(100) == math.inf

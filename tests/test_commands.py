@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib
+import io
 import json
 import os
 
@@ -16,7 +17,9 @@ from minialign.demo_settings import DemoConfig
 from minialign.generation import SamplingConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.pretrain.span_corruption import SpanCorruptionConfig
+from minialign.rlhf.dpo import DPOConfig
 from minialign.rlhf.ppo import PPOConfig
+from minialign.rlhf.pretraining_mix import MixConfig
 from minialign.tensors import digest, read_tensors
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
@@ -28,6 +31,7 @@ SFT = f"sft --base {{d}}/base --demonstrations {{d}}/demos.jsonl {QUICK}"
 REWARD = f"reward --base {{d}}/sft --comparisons {{d}}/pairs.jsonl --references 8 {QUICK}"
 T5 = PRETRAIN + " --objective span-corruption --lm-adaptation-steps 4"
 BERT = PRETRAIN + " --objective masked-lm"
+DPO = f"dpo --policy {{d}}/sft --comparisons {{d}}/pairs.jsonl {QUICK}"
 PPO = "ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --updates 3 --batch 4 --minibatch 2 --new-tokens 6"
 
 
@@ -88,7 +92,7 @@ def d(tmp_path_factory):
     (d / "latin.txt").write_bytes("gut\nfür\n".encode("latin-1"))
     (d / "long.txt").write_text("Where?\n" * 8 + long["prompt"] + "\n")
     (d / "folder").mkdir()
-    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo")
+    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo", DPO + " --out {d}/dpo")
     for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger", T5 + " --out {d}/t5", BERT + " --out {d}/bert"):
         assert type_in(stage, d=d) == 0
     for name, file in (("damaged", "model.safetensors"), ("mixed", "tokenizer.json"), ("reshaped", "config.json"), ("unfinished", "")):
@@ -104,7 +108,8 @@ def d(tmp_path_factory):
 # help
 
 CONFIGURATIONS = [("demo", DemoConfig), ("pretrain", TrainingConfig), ("pretrain", TransformerConfig), ("sft", TrainingConfig), ("reward", TrainingConfig)]
-CONFIGURATIONS += [("ppo", PPOConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig), ("sample", SamplingConfig)]
+CONFIGURATIONS += [("dpo", DPOConfig), ("dpo", TrainingConfig)]
+CONFIGURATIONS += [("ppo", PPOConfig), ("ppo", MixConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig), ("sample", SamplingConfig)]
 CONFIGURATIONS += [("pretrain", SpanCorruptionConfig), ("pretrain", MaskingConfig)]
 ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "objective"}  # --prompts is the file there; the objective says what is built
 
@@ -144,9 +149,9 @@ def test_pretrain_reads_texts_lines_paragraphs_jsonl_and_several_files(source, d
     assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6  # what is typed wins over --fast
 
 
-@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo", "t5", "bert"])
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo", "dpo", "t5", "bert"])
 def test_every_stage_leaves_a_run_that_the_same_command_finds_finished(stage, d, capsys):
-    line = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO, "t5": T5, "bert": BERT}[stage] + f" --out {d}/{stage}"
+    line = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO, "dpo": DPO, "t5": T5, "bert": BERT}[stage] + f" --out {d}/{stage}"
     before = contents(d)
     assert type_in(line, d=d) == 0 and contents(d) == before
     assert f"{d}/{stage}: " in capsys.readouterr().out
@@ -209,7 +214,8 @@ def test_compare_writes_pairs_to_be_judged_and_never_over_a_file(d, tmp_path, ca
 def test_reward_measures_other_people_s_comparisons_and_has_room_for_answers_to_long_prompts(d, tmp_path, capsys):
     line = f"{REWARD} --test {d}/pairs.jsonl --out {tmp_path}/run".replace("/pairs.jsonl --references", "/wordy.jsonl --references")
     assert type_in(line, d=d) == 0
-    assert f"{d}/pairs.jsonl: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{d}/pairs.jsonl: " in said and "always takes the longer one: " in said and "observed" in said and "mean distance" in said
 
 
 def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_else(d, tmp_path, capsys):
@@ -236,6 +242,30 @@ def test_sample_says_the_same_for_the_same_seed_and_shows_tokens(d, capsys):
         assert type_in(f"sample {d}/sft --prompt Where --count 2 --new-tokens 20 {options}") == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2] and said[0].count("---") == 2 and "|" in said[3]
+
+
+def test_ppo_with_pretraining_text_says_what_the_text_costs_afterwards(d, tmp_path, capsys):
+    assert type_in(f"{PPO} --pretraining {{d}}/text.txt --mix-rows 2 --out {tmp_path}/run", d=d) == 0
+    assert "alignment tax: held-out text costs" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["text_loss"] > 0
+
+
+def test_people_label_in_the_terminal_and_a_reward_model_learns_from_it(d, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 7\n" * 70))
+    line = f"label {d}/sft --prompts {d}/demos.jsonl --count 60 --new-tokens 6 --terminal --annotator Ada --out {tmp_path}/labels"
+    assert type_in(line) == 0 and "That was the last pair" in capsys.readouterr().out
+    assert type_in(line + f" --pairs {tmp_path}/labels/pairs.jsonl") == 0  # the same pairs: nothing is left to do
+    assert type_in(line + f" --pairs {d}/pairs.jsonl") == 2 and "field 'first' is missing" in capsys.readouterr().err
+    assert type_in(REWARD.replace("pairs.jsonl", "labels.jsonl") + f" --out {tmp_path}/run", d=tmp_path) == 2  # of another folder: named
+    capsys.readouterr()
+    reward = f"reward --base {d}/sft --comparisons {tmp_path}/labels/labels.jsonl --references 8 {QUICK} --out {tmp_path}/run"
+    assert type_in(reward) == 0 and "asked again" in capsys.readouterr().out
+    assert type_in(f"annotators {tmp_path}/labels/labels.jsonl") == 0 and "Ada" in capsys.readouterr().out
+
+
+def test_the_world_s_annotators_are_listed_with_their_agreement_and_price(capsys):
+    assert type_in("annotators --pairs 20 --people 5") == 0
+    said = capsys.readouterr().out
+    assert "Priya" in said and "Omar" in said and said.count("panel") == 3 and "a bit" in said
 
 
 def test_the_lists_need_neither_network_nor_time(capsys):
@@ -303,6 +333,14 @@ BAD = {
     "equal answers": ("reward --base {d}/sft --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
     "long comparison": ("reward --base {d}/sft --comparisons {d}/long-pairs.jsonl", "long-pairs.jsonl, line 61: "),
     "only long comparisons": ("reward --base {d}/sft --skip-long --comparisons {d}/pairs.jsonl --valid {d}/all-long.jsonl", "all-long.jsonl: 0 comparisons"),
+    "no pairs to label": ("label {d}/sft --pairs {d}/pairs.jsonl", "pairs.jsonl, line 1: field 'first' is missing"),
+    "nobody": ("label {d}/sft --annotator \t", "annotator"),
+    "no world in it": ("label {d}/sft", "no story fits its context of 64; give --prompts"),
+    "no labels": ("annotators {d}/fields.jsonl", "fields.jsonl, line 1: no label"),
+    "few for DPO": ("dpo --policy {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
+    "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
+    "smoothing": (DPO + " --label-smoothing 0.5", "label_smoothing is 0.5; it must be from 0 to 0.499"),
+    "little text": (PPO + " --pretraining {d}/short.txt", "the text has 5 tokens, fewer than one context of 64"),
     "broken test": (REWARD + " --test {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
     "one reference": (REWARD + " --references 1", "1 is not in the range"),
     "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1", "long.txt, line 9: a prompt of"),

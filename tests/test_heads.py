@@ -123,6 +123,9 @@ def test_a_prompt_is_read_once_for_all_its_answers(changes):
     with torch.no_grad():  # and without a gradient, where the cache is laid out once
         hidden, mask = read_answers(body, prompts, answers, of)
         torch.testing.assert_close(torch.cat([hidden[i, mask[i]] for i in range(4)]), seen[1], **CLOSE)
+        hidden, mask = read_answers(body, [[]], answers, [0] * 4)  # several answers to nothing at all
+        for i, answer in enumerate(answers):
+            torch.testing.assert_close(hidden[i, mask[i]], body(torch.tensor([answer]))[0], **CLOSE)
 
 
 def test_padding_needs_no_room_in_the_context():

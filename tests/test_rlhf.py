@@ -15,15 +15,13 @@ from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3
 from minialign.rlhf.ppo import Learner, PPOConfig, penalised_rewards, policy_loss, ppo_update, value_loss
+from minialign.rlhf.ranked import Comparisons, Ranked, ranked_rows
 from minialign.rlhf.reward_model import (
-    Comparisons,
-    Ranked,
     answer_rows,
     bradley_terry_loss,
     evaluate_pairs,
     normalise,
     pair_accuracy,
-    ranked_rows,
     reward_loss,
     score_rows,
     scores_at_the_end,
@@ -251,7 +249,7 @@ def test_k_answers_are_one_element():
 def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apart(tokenizer):
     said = [("p", "a", "b"), ("q", "c", "d"), ("p", "c", "a"), ("", "a", "b"), ("", "c", "b"), ("p", "b", "c")]
     ranked, skipped = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), s)) for s in said], 48)
-    assert skipped == 0 and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.answers) for r in ranked] == [3, 2, 2, 2]
+    assert not skipped and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.answers) for r in ranked] == [3, 2, 2, 2]
     back = {tuple(tokenizer.decode(r.prompt + r.answers[k]) for k in pair) for r in ranked for pair in r.pairs}
     assert back == {(p + c, p + r) for p, c, r in said}
 
@@ -261,8 +259,8 @@ def test_long_comparisons_are_left_out_on_request_and_counted(tokenizer):
     short = {"prompt": "p", "chosen": "a", "rejected": "b", "line": 8}
     with pytest.raises(UserError, match="answers.jsonl, line 7: .* do not fit"):
         ranked_rows(tokenizer, [short, long], 48, file="answers.jsonl")
-    ranked, skipped = ranked_rows(tokenizer, [long, short], 48, skip_long=True)
-    assert skipped == 1 and [r.pairs for r in ranked] == [[(0, 1)]]
+    ranked, skipped = ranked_rows(tokenizer, [long, short], 48, "skip")
+    assert skipped == {"too long for the context": 1} and [r.pairs for r in ranked] == [[(0, 1)]]
 
 
 def test_k_answers_make_every_pair_and_texts_answer_once(tokenizer, decoder):

@@ -36,7 +36,8 @@ from minialign.plotting import figure, legend, line, save_png
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
-from minialign.rlhf.reward_model import answer_rows, ranked_rows, train_reward_model
+from minialign.rlhf.ranked import ranked_rows
+from minialign.rlhf.reward_model import answer_rows, train_reward_model
 from minialign.settings import to_dict
 from minialign.training import TrainingConfig
 from minialign.world.gold import score

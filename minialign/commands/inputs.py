@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from minialign.errors import UserError
 from minialign.files import read_jsonl, read_text
 from minialign.generation import prompt_ids
+from minialign.rlhf.comparisons import read_comparisons, say_left_out
+from minialign.rlhf.ranked import Ranked, ranked_rows
 from minialign.tokenizer import Tokenizer
 
 
@@ -49,3 +53,19 @@ def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
     """Raise UserError when there are fewer examples than one batch."""
     if count < batch:
         raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch", file)
+
+
+def read_judged(path: Path) -> list[dict]:
+    """Comparisons of a file; says what in it orders no two answers and is left out."""
+    kept, left_out = read_comparisons(path)
+    if left_out:
+        click.echo(f"{path}: left out are comparisons {say_left_out(left_out)}")
+    return kept
+
+
+def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str | None, file: Path | None) -> list[Ranked]:
+    """Comparisons as rows of ids (ranked.py); says how many do not fit the context, or are no longer two when they are made to fit."""
+    ranked, left_out = ranked_rows(tokenizer, comparisons, context, long or "stop", file)
+    if left_out:
+        click.echo(f"{file}: comparisons {say_left_out(left_out)}")
+    return ranked

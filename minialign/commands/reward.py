@@ -8,13 +8,15 @@ import click
 import torch
 
 from minialign.checkpoints import RunFolder, load_model
-from minialign.commands.inputs import fill_a_batch
+from minialign.commands.inputs import fill_a_batch, rank_judged, read_judged
 from minialign.commands.options import Command, Option, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import fingerprint
 from minialign.generation import SamplingConfig, continue_texts
-from minialign.rlhf.comparisons import read_comparisons, split_by_prompt
-from minialign.rlhf.reward_model import REWARD, Comparisons, answer_rows, count_pairs, evaluate_pairs, ranked_rows, train_reward_model
+from minialign.rlhf.comparisons import split_by_prompt
+from minialign.rlhf.ranked import Comparisons, count_pairs
+from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
+from minialign.rlhf.reward_model import REWARD, all_pair_scores, answer_rows, evaluate_pairs, train_reward_model
 from minialign.settings import to_dict
 from minialign.tensors import digest, tensors_of
 
@@ -27,10 +29,11 @@ FAST = {"steps": 20, "validate_every": 10}
 @file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.", metavar="FILE.jsonl")
 @file_option("--test", "Comparisons of other prompts or people, only measured at the end.", metavar="FILE.jsonl")
 @click.option("--references", default=256, show_default=True, type=click.IntRange(2, 100_000), cls=Option, help="Answers of the base to normalise scores on.")
-@click.option("--skip-long", is_flag=True, help="Leave out what does not fit the context, and say how many, instead of stopping.")
+@click.option("--skip-long", "long", flag_value="skip", help="Leave out what does not fit the context, and say how many, instead of stopping.")
+@click.option("--cut-long", "long", flag_value="cut", help="Cut answers that do not fit the context, and say how many, instead of stopping.")
 @run_options(out="runs/reward")
 @configured("Training", "training", REWARD, FAST)
-def command(base, comparisons, valid, test, references, skip_long, out, seed, fast, training):
+def command(base, comparisons, valid, test, references, long, out, seed, fast, training):
     """Train a reward model on comparisons.
 
     \b
@@ -39,15 +42,12 @@ def command(base, comparisons, valid, test, references, skip_long, out, seed, fa
     """
     model, tokenizer = load_model(base, "decoder")
     context = model.config.context
-    learned, held_out = read(comparisons), read(valid) if valid else None
+    learned, held_out = read_judged(comparisons), read_judged(valid) if valid else None
     if held_out is None:
         learned, held_out = split_by_prompt(learned)
-    others = read(test) if test else []
+    others = read_judged(test) if test else []
     files = (comparisons, valid or comparisons, test)
-    parts = [ranked_rows(tokenizer, part, context, skip_long, file) for part, file in zip((learned, held_out, others), files)]
-    (ranked, checks, tests), skipped = zip(*parts)
-    if sum(skipped):
-        click.echo(f"{sum(skipped)} comparisons do not fit the context and are left out")
+    ranked, checks, tests = (rank_judged(tokenizer, part, context, long, file) for part, file in zip((learned, held_out, others), files))
     if count_pairs(checks) < 2:
         few = "too few to hold a tenth of the prompts out for validation" if valid is None else "too few to validate on"
         raise UserError(f"{count_pairs([*checks, *([] if valid else ranked)])} comparisons are {few}; give more", valid or comparisons)
@@ -62,17 +62,13 @@ def command(base, comparisons, valid, test, references, skip_long, out, seed, fa
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
             train_reward_model(model, ranked, checks, reference_rows(model, tokenizer, learned, references, seed), training, run)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
+    trained, _ = load_model(out, "scalar-model")
+    for judge, share in blind_baselines(held_out).items():
+        click.echo(f"  a judge that always takes the {judge} one: {max(share.mean, 1 - share.mean):.1%}{' (by taking the other)' * (share.mean < 0.5)}")
+    chosen, rejected = all_pair_scores(trained, Comparisons(checks, 1, 0))
+    click.echo(f"how sure it is (predicted), and how often people agreed (observed):\n{show_calibration(calibration((chosen - rejected).tolist()))}")
     if test:
-        trained, _ = load_model(out, "scalar-model")
         click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(tests, 1, 0))['accuracy']:.1%} of {count_pairs(tests):,}")
-
-
-def read(path) -> list[dict]:
-    """Comparisons of a file; says how many were dropped because both answers are equal."""
-    kept, dropped = read_comparisons(path)
-    if dropped:
-        click.echo(f"{path}: {dropped} comparisons of two equal answers are dropped")
-    return kept
 
 
 def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[list[int]]:

@@ -1,20 +1,25 @@
 r"""Comparisons: two answers to one prompt, and which of them somebody preferred.
 
-One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annotator`, `chosen_policy`, `rejected_policy`,
-`confidence` (1 to 9), `shown_first` ("chosen" | "rejected"), `task`. Other fields are kept. Text may be a string or a list of chat messages.
+One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annotator`, `chosen_policy`, `rejected_policy`, `confidence` (1 to 9
+here; other people's scales are kept as they are), `shown_first` ("chosen" | "rejected"), `time`, `task`. Other fields are kept. A text may be a
+string or a list of chat messages ({"role", "content"}); where `chosen` and `rejected` are whole conversations, what they begin with in common is
+the prompt. The labelling page writes the same lines, and besides them ties, skipped pairs, pairs that were asked again, and undo marks.
 
 Details that matter:
     1. Pairs mix several policies and the references, as in the summarisation data (Stiennon et al. 2020, §3.2): a reward model that
        has only seen one policy's answers cannot judge another's.
     2. Splits are by prompt (test_no_prompt_stands_on_both_sides_of_a_split).
-    3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said.
+    3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said, as are ties and what was taken back
+       (test_what_teaches_nothing_is_left_out_and_counted).
 
-Read next: reward_model.py. Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
+Read next: label_page.py (where people make them), ranked.py, reward_model.py.
+Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,10 +29,13 @@ from typing import Any
 import torch
 
 from minialign.errors import UserError
-from minialign.files import held_out, read_jsonl
+from minialign.files import check_fields, held_out, read_jsonl
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel
 from minialign.tokenizer import Tokenizer
+
+EQUAL, TAKEN_BACK, ASKED_AGAIN = "of two equal answers", "taken back", "asked again"
+ASIDE = {"tie": "ties", "skip": "skipped"}  # choices that order nothing
 
 
 @dataclass(frozen=True)
@@ -40,28 +48,80 @@ class Candidate:
     temperature: float = 1.0  # at which the model answers
 
 
+def is_chat(value: Any) -> bool:
+    """Whether it is a list of chat messages."""
+    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value)
+
+
 def text_of(value: Any, file: object = None, line: int | None = None) -> str:
-    """A string, or the contents of a list of chat messages ({"role", "content"}) joined by line breaks."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value):
-        return "\n".join(message["content"] for message in value)
-    raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]}", file, line)
+    """A string as it is; of one chat message its content; several as `role: content`, one a line, so that it stays known who speaks."""
+    if is_chat(value):
+        value = value[0]["content"] if len(value) == 1 else "\n".join(f"{message.get('role', 'somebody')}: {message['content']}" for message in value)
+    if not isinstance(value, str):
+        raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]!r}", file, line)
+    if not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value):
+        raise UserError("a text holds half a character (an unpaired surrogate); remove it", file, line)
+    return value
 
 
-def read_comparisons(path: Path) -> tuple[list[dict], int]:
-    """Comparisons of a JSONL file, and how many were dropped because both answers are equal.
+def divide_conversations(record: dict) -> dict:
+    """A line whose `chosen` and `rejected` are whole conversations, as `prompt` (what they begin with in common) and two answers."""
+    if not (is_chat(record.get("chosen")) and is_chat(record.get("rejected"))) or (is_chat(record.get("prompt")) and record["prompt"]):
+        return record
+    both = list(zip(record["chosen"], record["rejected"]))
+    common = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
+    common = min(common, len(record["chosen"]) - 1, len(record["rejected"]) - 1)  # each keeps an answer
+    if common == 0:
+        return record
+    shared, given = record["chosen"][:common], record.get("prompt")
+    prompt = given if isinstance(given, str) and given == shared[-1]["content"] and common == 1 else shared
+    return {**record, "prompt": prompt, "chosen": record["chosen"][common:], "rejected": record["rejected"][common:]}
+
+
+def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
+    """Comparisons of a JSONL file, and what was left out: reason -> lines.
 
     Raises:
         UserError: a broken line, a field missing or of another type; names file and line.
     """
-    records = read_jsonl(path, ("prompt", "chosen", "rejected"), kind=(str, list))
-    kept = []
+    records = read_jsonl(path)
+    undone = {record["undo"] for record in records if type(record.get("undo")) is int}
+    kept, left_out = [], Counter()
     for record in records:
-        texts = {field: text_of(record[field], path, record["line"]) for field in ("prompt", "chosen", "rejected")}
-        if texts["chosen"] != texts["rejected"]:
+        line = record["line"]
+        if type(record.get("undo")) is int:
+            continue
+        reason = TAKEN_BACK if type(record.get("id")) is int and record["id"] in undone else ASIDE.get(str(record.get("choice")))
+        if reason is None and record.get("again") is True:
+            reason = ASKED_AGAIN
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        record = divide_conversations(record)
+        check_fields(record, ("prompt", "chosen", "rejected"), (str, list), path, line)
+        texts = {field: "" if record[field] == [] else text_of(record[field], path, line) for field in ("prompt", "chosen", "rejected")}
+        check_facts(record, path)
+        if texts["chosen"] == texts["rejected"]:
+            left_out[EQUAL] += 1
+        else:
             kept.append({**record, **texts})
-    return kept, len(records) - len(kept)
+    return kept, left_out
+
+
+def check_facts(record: dict, path: Path) -> None:
+    """Raise UserError when something that is known about a comparison cannot be meant so; names the line."""
+    known = {name: (str,) for name in ("annotator", "chosen_policy", "rejected_policy", "time")} | {"confidence": (int, float)}
+    for name, kinds in known.items():
+        value = record.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
+            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {'text' if kinds == (str,) else 'a number'}", path, record["line"])
+    if record.get("shown_first") not in (None, "chosen", "rejected"):
+        raise UserError(f"'shown_first' is {str(record['shown_first'])[:40]!r}; it must be chosen or rejected", path, record["line"])
+
+
+def say_left_out(left_out: Counter[str]) -> str:
+    """The counts for people: "3 both answers are equal, 2 ties"."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
 
 
 def split_by_prompt(comparisons: list[dict], share: float = 0.1) -> tuple[list[dict], list[dict]]:

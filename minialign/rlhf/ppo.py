@@ -20,9 +20,9 @@ against it. The *reference* π_ref is the SFT model, frozen for good; the KL pen
 Metrics, one line an update: `score` mean reward-model score, in its deviations on reference answers · `kl` nats per answer, the sum of k1 that
 the penalty is made of (about 0 at first; one negative sample is noise, a mean that stays negative a bug) · `kl_k3` the same from k3 · `entropy`
 nats per token · `clip_fraction` tokens whose ratio was clipped (normal: below 0.2) · `value_loss` · `explained_variance` of the returns by V ·
-`ended` share of answers that end · `length` tokens · `beta`.
+`ended` share of answers that end · `length` tokens · `beta` · `text_loss` nats per token of the pretraining text, if any is mixed in.
 
-Read next: best_of_n.py (the rival without training). Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
+Read next: pretraining_mix.py, hacking.py, best_of_n.py (the rival without training). Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import entropy, masked_variance, token_logprobs, whiten
 from minialign.rlhf.gae import advantages_and_returns
-from minialign.rlhf.kl import KLPrice, k1
+from minialign.rlhf.kl import k1
+from minialign.rlhf.learner import Learner, check_finite, keep_for_a_look, step
+from minialign.rlhf.pretraining_mix import PretrainingMix
 from minialign.rlhf.rollout import Rollout, answer_vectors, collect, rollout_metrics
 from minialign.settings import check_ranges
-from minialign.training import Stopped, adamw, interruptible
+from minialign.training import Stopped, interruptible
 
 
 @dataclass(frozen=True)
@@ -124,23 +126,6 @@ def value_loss(values: Tensor, rollout_values: Tensor, returns: Tensor, clip: fl
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
 
 
-@dataclass
-class Learner:
-    """What PPO changes: the policy, the value function, their optimizers and the price of KL."""
-
-    policy: LanguageModel
-    value: ScalarModel
-    policy_optimizer: torch.optim.Optimizer
-    value_optimizer: torch.optim.Optimizer
-    price: KLPrice
-
-    @classmethod
-    def start(cls, policy: LanguageModel, value: ScalarModel, config: PPOConfig) -> Learner:
-        """A learner whose policy and value function are taken over as they are."""
-        optimizers = (adamw(m, rate, 0.0, beta2=0.999, eps=1e-5) for m, rate in ((policy, config.learning_rate), (value, config.value_learning_rate)))
-        return cls(policy, value, *optimizers, KLPrice(config.beta, config.target_kl, config.horizon))
-
-
 def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
     """Improve policy and value function on one rollout, `epochs` times over, in random minibatches. Returns the metrics."""
     rewards = penalised_rewards(rollout.scores, rollout.logprobs, rollout.reference_logprobs, rollout.mask, learner.price.beta)
@@ -158,7 +143,8 @@ def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator:
             logits = learner.policy.logits(hidden[real])  # (M, V)
             logprobs = token_logprobs(logits, part.response[real], config.temperature)
             losses, clipped = policy_loss(logprobs, part.logprobs[real], whitened[rows, : real.shape[1]][real], config.clip)
-            step(learner.policy_optimizer, losses.mean())
+            text = learner.mix.loss(learner.policy, generator) if learner.mix else None
+            step(learner.policy_optimizer, losses.mean() if text is None else losses.mean() + learner.mix.config.mix_weight * text)
             values = learner.value.head(answer_vectors(learner.value.body, part.prompts, part.response, real)[real]).squeeze(-1)
             losses_of_values = value_loss(values, part.values[real], returns[rows, : real.shape[1]][real], config.clip)
             step(learner.value_optimizer, losses_of_values.mean())
@@ -167,19 +153,11 @@ def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator:
                 sums["value_loss"] += float(losses_of_values.mean())
                 sums["clip_fraction"] += float(clipped.float().mean())
                 sums["entropy"] += float(entropy(logits, config.temperature).mean())
+                if text is not None:
+                    sums["text_loss"] = sums.get("text_loss", 0.0) + float(text)
             steps += 1
     unexplained = float(masked_variance(returns - rollout.values, rollout.mask) / masked_variance(returns, rollout.mask).clamp(min=1e-8))
     return {name: total / steps for name, total in sums.items()} | {"explained_variance": 1 - unexplained}
-
-
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of an optimizer, the gradient clipped to length 1. Raises UserError before the weights change when it is not finite."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    if not (math.isfinite(loss.item()) and math.isfinite(norm)):
-        raise UserError(f"the loss is {loss.item()} and its gradient {float(norm)}; try a smaller --learning-rate or a larger --beta")
-    optimizer.step()
 
 
 def train_ppo(
@@ -190,6 +168,7 @@ def train_ppo(
     run: RunFolder,
     label: str = "PPO",
     watch: Callable[[Rollout, list[int]], dict[str, float]] | None = None,
+    mix: PretrainingMix | None = None,
 ) -> tuple[LanguageModel, dict[str, float]]:
     """Optimise a copy of a policy against a reward model, with the policy itself as the frozen reference.
 
@@ -200,14 +179,16 @@ def train_ppo(
         config: how; run: where metrics, checkpoints and the finished policy go.
         label: name of the progress bar.
         watch: sees each rollout and which prompts it answered; what it returns is logged and has no influence.
+        mix: text that is learned beside the reward, PPO-ptx; None for plain PPO.
     Returns:
         The optimised policy, and the metrics of the last update.
     Raises:
-        UserError: fewer prompts than a rollout, or prompt and answer that do not fit the context. Stopped: after Ctrl-C, all saved.
+        UserError: fewer prompts than a rollout, prompt and answer that do not fit the context, or a score, a KL or a loss that is not finite:
+            the rollout is left in the run folder, and the last checkpoint as it was. Stopped: after Ctrl-C, all saved.
     """
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0)
-    learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), value.requires_grad_(True), config)
+    learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), value.requires_grad_(True), config, mix)
     sampling = SamplingConfig(config.new_tokens, config.temperature)
     generator = torch.Generator().manual_seed(config.seed)
     order = Order(len(prompts), config.prompts, config.seed)  # by chance alone: rollouts sorted by length would not be comparable
@@ -227,7 +208,11 @@ def train_ppo(
             penalty = (config.missing_end, config.missing_end_score)
             asked = [prompts[i] for i in names]
             rollout = collect(learner.policy, reference, learner.value, reward, asked, sampling, generator, penalty, config.answers)
-            metrics = ppo_update(learner, rollout, config, generator)
+            try:
+                check_finite(rollout)
+                metrics = ppo_update(learner, rollout, config, generator)
+            except UserError as error:
+                raise UserError(f"update {state['step'] + 1}: {error}; the batch is in {keep_for_a_look(rollout, run.path)}", run.path) from None
             kl = float(k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean())
             learner.price.update(kl, config.prompts * config.answers)
             state["step"] += 1

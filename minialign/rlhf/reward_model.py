@@ -14,23 +14,23 @@ maximising the gap would grow without end. Details that matter:
     6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta, the price of KL,
        means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The head absorbs both numbers.
 
-Read next: ppo.py. Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
+Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it). Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minialign.batching import Order, demonstration_row, pad
+from minialign.batching import demonstration_row, pad
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, ScalarModel, last_real, read_answers
+from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
@@ -60,102 +60,6 @@ def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
         return model.head(last.float()).squeeze(-1)
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """The answers to one prompt that were compared, each once, and who won: K answers, up to C(K, 2) pairs."""
-
-    prompt: list[int]  # its ids, the begin token first
-    answers: list[list[int]]  # ids of each, with the end token
-    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `answers`
-
-
-@dataclass
-class RankedBatch:
-    """B prompts, all their N answers and the P pairs of them."""
-
-    prompts: list[list[int]]  # (B,) ids
-    answers: list[list[int]]  # (N,) ids
-    of: list[int]  # (N,) which of the prompts each answers
-    chosen: Tensor  # (P,) which answer was preferred
-    rejected: Tensor  # (P,) to which
-    weights: Tensor  # (P,) one over the pairs of its prompt: every prompt weighs the same
-    rows: list[int]  # which prompts
-
-    @property
-    def count(self) -> int:
-        """How many prompts: what the sum of losses is divided by."""
-        return len(self.rows)
-
-    @property
-    def size(self) -> int:
-        """Tokens read."""
-        return sum(map(len, self.prompts)) + sum(map(len, self.answers))
-
-
-class Comparisons:
-    """Ranked answers as training data: all pairs of a prompt stand in one batch, and each answer is read once for all its pairs.
-
-    Args:
-        ranked: from `ranked_rows`; batch: prompts a step; seed: of their order.
-    """
-
-    def __init__(self, ranked: list[Ranked], batch: int, seed: int):
-        self.ranked, self.order = ranked, Order([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
-
-    def microbatches(self, step: int, parts: int) -> list[RankedBatch]:
-        """The step's prompts, in `parts` pieces."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
-
-    def batch(self, names: list[int]) -> RankedBatch:
-        """The named prompts as one batch."""
-        answers, of, chosen, rejected, weights = [], [], [], [], []
-        for place, ranked in enumerate(self.ranked[name] for name in names):
-            chosen += [len(answers) + better for better, _ in ranked.pairs]
-            rejected += [len(answers) + worse for _, worse in ranked.pairs]
-            weights += [1 / len(ranked.pairs)] * len(ranked.pairs)
-            of += [place] * len(ranked.answers)
-            answers += ranked.answers
-        prompts = [self.ranked[name].prompt for name in names]
-        return RankedBatch(prompts, answers, of, torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights), names)
-
-
-def ranked_rows(
-    tokenizer: Tokenizer, comparisons: list[dict], context: int, skip_long: bool = False, file: object = None
-) -> tuple[list[Ranked], int]:
-    """Comparisons as rows of ids, those of one prompt together, and how many comparisons were left out as too long.
-
-    Without a prompt (texts compared as such) every comparison stands for itself.
-
-    Raises:
-        UserError: an answer that does not fit the context, unless `skip_long`; names file and line.
-    """
-    prompts, chosen, rejected = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen", "rejected"))
-    ranked: dict[object, Ranked] = {}
-    skipped = 0
-    for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, prompts, chosen, rejected)):
-        prompt, answers = [tokenizer.begin, *prompt], [[*answer, tokenizer.end] for answer in answers]
-        longest = len(prompt) + max(map(len, answers))
-        if longest > context and not skip_long:
-            raise UserError(
-                f"{longest} tokens do not fit the model's context of {context}; shorten it, or leave such lines out with --skip-long",
-                file,
-                comparison.get("line"),
-            )
-        if longest > context:
-            skipped += 1
-            continue
-        group = ranked.setdefault(comparison["prompt"] or number, Ranked(prompt, [], []))
-        group.answers.extend(answer for answer in answers if answer not in group.answers)
-        group.pairs.append((group.answers.index(answers[0]), group.answers.index(answers[1])))
-    return list(ranked.values()), skipped
-
-
-def count_pairs(ranked: list[Ranked]) -> int:
-    """How many comparisons there are."""
-    return sum(len(r.pairs) for r in ranked)
-
-
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
     """(P,) scores of the chosen and of the rejected answers; prompts and answers are read once, however many pairs they are in."""
     scores = head_at_the_end(model, *read_answers(model.body, batch.prompts, batch.answers, batch.of))  # (N,)
@@ -168,10 +72,16 @@ def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
-    """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
+def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tensor]:
+    """(P,) scores of the chosen and of the rejected answers of all pairs, each pair once."""
     scores = [pair_scores(model, data.batch(list(range(i, min(i + 32, len(data.ranked)))))) for i in range(0, len(data.ranked), 32)]
     chosen, rejected = (torch.cat([s[side] for s in scores]) for side in (0, 1))
+    return chosen, rejected
+
+
+def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
+    """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
+    chosen, rejected = all_pair_scores(model, data)
     return {"validation": float(bradley_terry_loss(chosen, rejected).mean()), "accuracy": pair_accuracy(chosen, rejected)}
 
 

@@ -7,14 +7,14 @@ people (pitfalls D32), and a table says how far each agrees with the others and 
 (Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
 
 Read next: `minialign/rlhf/comparisons.py`.
-Try it: `python -m minialign.world.annotators`.
+Try it: `python -m minialign annotators`.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from minialign.world.corpus import corrupted_summary
 from minialign.world.gold import Gold, score
@@ -140,7 +140,19 @@ class Agreement:
     with_each_other: float
     with_majority: float  # of the others
     ties: float
+    first: float  # share of choices for the answer that stands first: above one half, a habit
+    longer: float  # share of choices for the longer answer
     dollars: float  # price of all pairs, once
+
+    def dollars_per_bit(self, pairs: int) -> float:
+        """Price of one bit about what the others think: a choice that agrees with them with probability p tells 1 − H(p) bits."""
+        told = pairs * information(self.with_majority)
+        return self.dollars / told if told else math.inf
+
+
+def information(p: float) -> float:
+    """Bits that an answer carries which is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948; 0 for a coin's."""
+    return 1 + sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 
 def agreement_table(pairs: list, panel: tuple[Annotator, ...] | list[Annotator], seed: int) -> list[Agreement]:
@@ -155,11 +167,12 @@ def agreement_table(pairs: list, panel: tuple[Annotator, ...] | list[Annotator],
         majority = [sum(votes) for votes in zip(*others)]
         each = [_agree(once[i], votes) for votes in others]
         ties = once[i].count(0) / len(pairs)
+        habits = _agree(once[i], [1] * len(pairs)), _agree(once[i], [first[1] - second[1] for first, second in pairs])
         dollars = person.price * len(pairs) / 100
         oneself, others_mean = _agree(once[i], again[i]), sum(each) / len(each)
-        rows.append(Agreement(person.name, oneself, others_mean, _agree(once[i], majority), ties, dollars))
-    columns = list(zip(*[(r.with_oneself, r.with_each_other, r.with_majority, r.ties, r.dollars) for r in rows]))
-    return [*rows, Agreement("panel", *(sum(column) / len(rows) for column in columns[:4]), sum(columns[4]))]
+        rows.append(Agreement(person.name, oneself, others_mean, _agree(once[i], majority), ties, *habits, dollars))
+    columns = list(zip(*[astuple(r)[1:] for r in rows]))
+    return [*rows, Agreement("panel", *(sum(column) / len(rows) for column in columns[:-1]), sum(columns[-1]))]
 
 
 def _agree(votes: list[int], others: list[int]) -> float:
@@ -168,14 +181,11 @@ def _agree(votes: list[int], others: list[int]) -> float:
     return sum(decided) / len(decided) if decided else 0.0
 
 
-def show_agreement(rows: list[Agreement]) -> str:
-    """The table for people."""
-    lines = [f"{'':10}{'oneself':>9}{'others':>9}{'majority':>10}{'ties':>7}{'cost':>10}"]
-    for r in rows:
-        lines.append(f"{r.name:10}{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}{r.dollars:9.2f}$")
+def show_agreement(rows: list[Agreement], pairs: int) -> str:
+    """The table for people; `pairs` that each of them judged."""
+    judged = [pairs] * (len(rows) - 1) + [pairs * (len(rows) - 1)]
+    lines = [f"{'':10}{'oneself':>9}{'others':>9}{'majority':>10}{'ties':>7}{'first':>8}{'longer':>8}{'cost':>10}{'a bit':>9}"]
+    for r, count in zip(rows, judged):
+        shares = f"{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}{r.first:8.0%}{r.longer:8.0%}"
+        lines.append(f"{r.name:10}{shares}{r.dollars:9.2f}${r.dollars_per_bit(count):8.2f}$")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(show_agreement(agreement_table(typical_pairs(1000, seed=0), TRAINING_PANEL, seed=1)))
-    print(show_agreement(agreement_table(typical_pairs(1000, seed=0), HELD_OUT_PANEL, seed=1)))

@@ -1,0 +1,129 @@
+r"""Comparisons as rows of ids, those of one prompt together: what a reward model and direct preference optimisation learn from.
+
+K answers to a prompt make up to C(K, 2) pairs; they are one element of a batch, each answer is read once for all its pairs, and every
+prompt weighs the same (Ouyang et al. 2022, §3.5; pitfall D35, test_k_answers_are_one_element). Details that matter:
+    1. What does not fit the context is an error, or left out, or cut; which of them is said with its count
+       (test_long_comparisons_are_left_out_on_request_and_counted).
+    2. Two answers that are equal once they are cut carry nothing, and would teach that equal scores are wrong; they are dropped and counted
+       (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
+
+Read next: reward_model.py, dpo.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minialign.batching import Order
+from minialign.errors import UserError
+from minialign.tokenizer import Tokenizer
+
+TOO_LONG, CUT, EQUAL = "too long for the context", "cut to fit the context", "equal once they are cut"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The answers to one prompt that were compared, each once, and who won: K answers, up to C(K, 2) pairs."""
+
+    prompt: list[int]  # its ids, the begin token first
+    answers: list[list[int]]  # ids of each, with the end token
+    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `answers`
+
+
+@dataclass
+class RankedBatch:
+    """B prompts, all their N answers and the P pairs of them."""
+
+    prompts: list[list[int]]  # (B,) ids
+    answers: list[list[int]]  # (N,) ids
+    of: list[int]  # (N,) which of the prompts each answers
+    chosen: Tensor  # (P,) which answer was preferred
+    rejected: Tensor  # (P,) to which
+    weights: Tensor  # (P,) one over the pairs of its prompt: every prompt weighs the same
+    rows: list[int]  # which prompts
+
+    @property
+    def count(self) -> int:
+        """How many prompts: what the sum of losses is divided by."""
+        return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """Tokens read."""
+        return sum(map(len, self.prompts)) + sum(map(len, self.answers))
+
+
+class Comparisons:
+    """Ranked answers as training data: all pairs of a prompt stand in one batch, and each answer is read once for all its pairs.
+
+    Args:
+        ranked: from `ranked_rows`; batch: prompts a step; seed: of their order.
+    """
+
+    def __init__(self, ranked: list[Ranked], batch: int, seed: int):
+        self.ranked, self.order = ranked, Order([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
+
+    def microbatches(self, step: int, parts: int) -> list[RankedBatch]:
+        """The step's prompts, in `parts` pieces."""
+        chosen = self.order(step)
+        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
+
+    def batch(self, names: list[int]) -> RankedBatch:
+        """The pairs of the named prompts."""
+        answers, of, chosen, rejected, weights = [], [], [], [], []
+        for place, ranked in enumerate(self.ranked[name] for name in names):
+            chosen += [len(answers) + better for better, _ in ranked.pairs]
+            rejected += [len(answers) + worse for _, worse in ranked.pairs]
+            weights += [1 / len(ranked.pairs)] * len(ranked.pairs)
+            of += [place] * len(ranked.answers)
+            answers += ranked.answers
+        prompts = [self.ranked[name].prompt for name in names]
+        return RankedBatch(prompts, answers, of, torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights), names)
+
+
+def ranked_rows(
+    tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str = "stop", file: object = None
+) -> tuple[list[Ranked], Counter[str]]:
+    """Comparisons as rows of ids, those of one prompt together, and what was left out or changed: reason -> comparisons.
+
+    Without a prompt (texts compared as such) every comparison stands for itself.
+
+    Args:
+        context: tokens that prompt and answer may have together.
+        long: what happens to longer ones: "stop" with an error, "skip" them, or "cut" the answer, whose end token stays.
+        file: named in the error.
+    Raises:
+        UserError: an answer that does not fit the context; names file and line.
+    """
+    prompts, chosen, rejected = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen", "rejected"))
+    ranked: dict[object, Ranked] = {}
+    left_out: Counter[str] = Counter()
+    for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, prompts, chosen, rejected)):
+        prompt, answers = [tokenizer.begin, *prompt], [[*answer, tokenizer.end] for answer in answers]
+        longest = len(prompt) + max(map(len, answers))
+        if longest > context and long == "stop":
+            remedy = "shorten it, or leave such lines out with --skip-long, or cut their answers with --cut-long"
+            raise UserError(f"{longest} tokens do not fit the model's context of {context}; {remedy}", file, comparison.get("line"))
+        room = context - len(prompt)
+        if longest > context and (long == "skip" or room < 2):
+            left_out[TOO_LONG] += 1
+            continue
+        if longest > context:
+            left_out[CUT] += 1
+            answers = [answer if len(answer) <= room else [*answer[: room - 1], answer[-1]] for answer in answers]
+        if answers[0] == answers[1]:
+            left_out[EQUAL] += 1
+            continue
+        group = ranked.setdefault(comparison["prompt"] or number, Ranked(prompt, [], []))
+        group.answers.extend(answer for answer in answers if answer not in group.answers)
+        group.pairs.append((group.answers.index(answers[0]), group.answers.index(answers[1])))
+    return list(ranked.values()), left_out
+
+
+def count_pairs(ranked: list[Ranked]) -> int:
+    """How many comparisons there are."""
+    return sum(len(r.pairs) for r in ranked)
