@@ -233,9 +233,19 @@ def test_the_page_answers_while_a_reward_model_learns(folder, store, base):
             time.sleep(0.05)
         assert state[0]["reward"]["judged"] > 0 and "error" not in state[0]["reward"]
         assert sorted(milliseconds)[len(milliseconds) // 2] < 50 and len(milliseconds) > 3
+    finally:
+        page.stop()
+
+
+def test_a_notebook_opens_the_page_with_one_call(folder, base):
+    page = LabelPage.open(folder, base, "Ada")
+    try:
+        state = fetch(page, "/api/question?tab=t")[0]
+        assert fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "skip"})[0]["progress"]["skipped"] == 1
         assert page.url in page._repr_html_() and 'target="_blank"' in page._repr_html_()
     finally:
         page.stop()
+        page.store.close()
 
 
 def test_a_port_in_use_is_an_error_that_says_so(folder, store, base):

@@ -132,6 +132,14 @@ def test_a_disk_that_is_full_leaves_no_half_line_and_no_label(opened, monkeypatc
     assert len(opened().labels) == 3
 
 
+def test_what_another_program_wrote_is_never_cut_off(opened):
+    one, other = opened("Ada"), opened("Bob")
+    prefer_good(one, count=1)
+    with pytest.raises(UserError, match="labels.jsonl: another program has written to it"):
+        prefer_good(other, count=1)
+    assert len(lines(one)) == 1 and other.progress()["done"] == 0
+
+
 def test_every_label_is_synced_before_it_is_confirmed(opened, monkeypatch):
     store, synced, sync = opened(), [], os.fsync
     monkeypatch.setattr(label_store.os, "fsync", lambda file: (synced.append(store.path.read_bytes().count(b"\n")), sync(file)))

@@ -33,8 +33,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from minialign.errors import UserError
-from minialign.rlhf.label_reward import LiveReward
-from minialign.rlhf.label_store import CHOICES, LabelStore, Refused
+from minialign.rlhf.label_reward import LABELS, PAIRS, LiveReward
+from minialign.rlhf.label_store import CHOICES, LabelStore, Refused, read_pairs
 
 PAGE = Path(__file__).with_suffix(".html")
 LOCAL = ("127.0.0.1", "localhost")
@@ -213,6 +213,12 @@ class LabelPage:
         self.url = f"http://{LOCAL[0]}:{port}/?token={self.token}"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
+
+    @classmethod
+    def open(cls, folder: Path, run: Path, annotator: str = "me", seed: int = 0, port: int = 0) -> LabelPage:
+        """The page on the pairs of a folder that `minialign label` or `minialign compare` made (pairs.jsonl); for notebooks."""
+        pairs = read_pairs(Path(folder) / PAIRS)
+        return cls(LabelStore(Path(folder) / LABELS, pairs, annotator, seed), LiveReward(folder, run, annotator, pairs), port)
 
     def wait(self) -> None:
         """Serve until Ctrl-C."""

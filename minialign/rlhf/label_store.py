@@ -126,8 +126,9 @@ class LabelStore:
     def _append(self, record: dict[str, Any]) -> None:
         """Put a line on disk. Raises UserError, with the file as before, when that fails."""
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        if os.fstat(self.file).st_size != self.size:  # or cutting a failed line off below would cut off somebody's label
+            raise UserError("another program has written to it; end that one and start this one again", self.path)
         try:
-            os.ftruncate(self.file, self.size)  # what an earlier failure may have left half-written
             if os.write(self.file, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self.file)
