@@ -44,13 +44,13 @@ class ToyConfig:
     width: int = 64  # D of the encoder-decoder
     layers: int = 2  # N of its encoder and of its decoder
     heads: int = 4  # H
-    pretrain_steps: int = 500  # of span corruption
+    pretrain_steps: int = 300  # of span corruption
     adapt_steps: int = 100  # of LM adaptation; 0 leaves it out
     tune_steps: int = 1400  # on the mixture
     batch: int = 64  # texts a step
-    examples: int = 400  # of each training dataset
+    examples: int = 1000  # of each training dataset
     examined: int = 100  # of each held-out dataset
-    questions: int = 48_000  # drawn from the mixture
+    questions: int = 90_000  # drawn from the mixture
     gpt_width: int = 128  # D of the decoder
     gpt_layers: int = 6  # N of the decoder
 

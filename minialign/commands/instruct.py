@@ -37,8 +37,8 @@ QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 @click.option("--skip-long", is_flag=True, cls=Option, help="Leave out questions that do not fit the context, and say how many, instead of stopping.")
 @click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank options by the mean over their tokens instead of the sum.")
 @run_options(out="runs/instruct")
-@configured("Training", "training", dataclasses.replace(T0, batch=64), QUICK)
-@configured("Mixture", "mixture", MixtureConfig(questions=48_000), {"questions": 400}, rename={"templates": "wordings_per_task"})
+@configured("Training", "training", dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3), QUICK)
+@configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400}, rename={"templates": "wordings_per_task"})
 def command(base, style, tasks, templates, hold_out, skip_long, mean_logprob, out, seed, fast, training, mixture):
     """Tune a model on many tasks in many wordings, and examine it on tasks that it never saw.
 
