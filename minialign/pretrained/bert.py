@@ -201,7 +201,7 @@ def load_bert(folder: Path) -> Bert:
         vocabulary=settings.number("vocab_size"),
         context=settings.number("max_position_embeddings"),
         width=width,
-        layers=settings.number("num_hidden_layers"),
+        layers=settings.number("num_hidden_layers", most=len(tensors)),
         heads=settings.number("num_attention_heads"),
         inner=settings.number("intermediate_size"),
         segments=settings.number("type_vocab_size", 2),

@@ -43,14 +43,14 @@ class Settings:
     def __init__(self, values: dict[str, Any], file: object):
         self.values, self.file = values, file
 
-    def number(self, name: str, default: float | None = None, whole: bool = True, least: float = 1) -> Any:
-        """A number, at least `least`. Raises UserError when it is missing without a default, or not such a number."""
+    def number(self, name: str, default: float | None = None, whole: bool = True, least: float = 1, most: float = 2**31 - 1) -> Any:
+        """A number from `least` to `most`. Raises UserError when it is missing without a default, or not such a number."""
         value = self.values.get(name)
         value = default if value is None else value
         if value is None:
             raise UserError(f"setting {name!r} is missing; copy the file again from where the model is published", self.file)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not least <= value < 2**31:
-            raise UserError(f"setting {name!r} is {value!r}; it must be a {'whole ' if whole else ''}number, at least {least}", self.file)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
+            raise UserError(f"setting {name!r} is {value!r}; it must be a {'whole ' if whole else ''}number from {least} to {most}", self.file)
         return value
 
     def must_be(self, name: str, allowed: Sequence[Any]) -> Any:
@@ -140,8 +140,11 @@ def build(kind: type[Model], config: Any, tensors: dict[str, Tensor], file: Path
     Raises:
         UserError: names or shapes that are not those of the model.
     """
-    with torch.device("meta"):
-        model = kind(config, **keywords)
+    try:
+        with torch.device("meta"):
+            model = kind(config, **keywords)
+    except RuntimeError as error:  # a table of more numbers than there are addresses
+        raise UserError(f"describes a model that cannot be ({str(error)[:80]}); the file is altered", file) from None
     check_fit(model, tensors, file)
     own = {name for name in tensors_of(model)}
     model.load_state_dict({name: tensors[name] for name in own}, strict=False, assign=True)

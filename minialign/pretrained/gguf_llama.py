@@ -62,7 +62,7 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         vocabulary=len(_texts(gguf, "tokenizer.ggml.tokens")),
         context=settings.number("llama.context_length"),
         width=width,
-        layers=settings.number("llama.block_count"),
+        layers=settings.number("llama.block_count", most=len(gguf.tensors)),
         heads=heads,
         key_value_heads=settings.number("llama.attention.head_count_kv", heads),
         head_size=size,
@@ -101,13 +101,11 @@ def tokenizer_from_gguf(gguf: GGUF) -> PretrainedTokenizer:
         raise UserError(f"its tokenizer is {kind!r}, cut as {cut!r}; only 'gpt2' cut as 'smollm' is read here", gguf.file)
     tokens, merges = _texts(gguf, "tokenizer.ggml.tokens"), _texts(gguf, "tokenizer.ggml.merges")
     kinds = gguf.facts.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    if len(kinds) != len(tokens) or any(len(pair) != 2 for pair in pairs):
+    pairs, places = [tuple(merge.split(" ")) for merge in merges], {token: i for i, token in enumerate(tokens)}
+    fit = all(len(pair) == 2 and pair[0] in places and pair[1] in places and "".join(pair) in places for pair in pairs)  # or the library panics
+    if len(kinds) != len(tokens) or len(places) != len(tokens) or not fit:
         raise UserError("its tokens, their types and its merges do not fit together; the file is altered: fetch it again", gguf.file)
-    try:
-        library = tokenizers.Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
-    except Exception as error:  # the library raises plain Exception for a merge of tokens that there are not
-        raise UserError(f"its merges do not fit its tokens ({str(error)[:80]}); the file is altered: fetch it again", gguf.file) from None
+    library = tokenizers.Tokenizer(models.BPE(places, pairs))
     library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     library.decoder = decoders.ByteLevel()
     library.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token, k in zip(tokens, kinds) if k == CONTROL])

@@ -59,7 +59,7 @@ def load_gpt2(folder: Path) -> LanguageModel:
         vocabulary=settings.number("vocab_size"),
         context=settings.number("n_positions"),
         width=width,
-        layers=settings.number("n_layer"),
+        layers=settings.number("n_layer", most=len(tensors)),
         heads=settings.number("n_head"),
         positions="learned",
         feed_forward=inner // width,

@@ -201,7 +201,7 @@ def load_llama(folder: Path) -> Llama:
         vocabulary=settings.number("vocab_size"),
         context=settings.number("max_position_embeddings"),
         width=width,
-        layers=settings.number("num_hidden_layers"),
+        layers=settings.number("num_hidden_layers", most=len(tensors)),
         heads=heads,
         key_value_heads=settings.number("num_key_value_heads", heads),
         head_size=settings.number("head_dim", width // heads),

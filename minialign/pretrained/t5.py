@@ -105,7 +105,7 @@ def load_t5(folder: Path) -> T5:
     settings, tensors = read_folder(folder, "t5")
     activation, gated = FEED_FORWARD[settings.must_be("feed_forward_proj", tuple(FEED_FORWARD))]
     tied = settings.must_be("tie_word_embeddings", (True, False))
-    layers = settings.number("num_layers")
+    layers = settings.number("num_layers", most=len(tensors))
     config = T5Config(
         vocabulary=settings.number("vocab_size"),
         context=settings.number("n_positions", 512),
@@ -114,7 +114,7 @@ def load_t5(folder: Path) -> T5:
         heads=settings.number("num_heads"),
         inner=settings.number("d_ff"),
         encoder_layers=layers,
-        layers=settings.number("num_decoder_layers", layers),
+        layers=settings.number("num_decoder_layers", layers, most=len(tensors)),
         buckets=settings.number("relative_attention_num_buckets", 32, least=4),
         furthest=settings.number("relative_attention_max_distance", 128),
         activation=activation,

