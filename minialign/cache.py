@@ -30,6 +30,12 @@ class Cache:
         self.last: list[Tensor | None] = [None] * config.layers  # the last key of each layer before smearing, (B, H, 1, d)
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
+    def make_room(self, count: int) -> None:
+        """Let `count` more tokens be read; before anything was."""
+        assert self.length == 0 and self.store is None, "there is something in the cache already"
+        self.shape = (*self.shape[:4], self.shape[4] + count, self.shape[5])
+        self.mask = torch.ones(len(self.mask), self.mask.shape[1] + count, dtype=torch.bool)
+
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
         if key.requires_grad:  # what autograd has seen must not be overwritten: here the memory grows

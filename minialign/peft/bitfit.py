@@ -1,0 +1,55 @@
+r"""BitFit: only the biases train.
+
+    θ_b ← θ_b − η ∇L           b: the additive term of every linear layer and every norm          Ben Zaken et al. 2022 (BitFit), §3
+
+Less than a thousandth of a large model; a few percent of a toy. Details that matter:
+    1. All biases, those of the norms too; chosen by their exact last name, not by a part of it (test_bitfit_trains_exactly_the_biases).
+    2. A key's bias adds the same number to all scores of a query, which the softmax takes away again: its gradient is 0 up to round-off, and
+       it never moves by itself (test_a_keys_bias_has_no_gradient).
+    3. The subset of the paper, §3.2: the biases of the query and of the feed-forward's first layer (`subset`).
+    4. The head of a task trains with them.
+    5. Needs a ten times larger learning rate than full fine-tuning: there is little to move.
+
+Read next: adapters.py. Try it:  python -m minialign finetune --method bitfit --base RUN --data FILE.jsonl
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from minialign.errors import UserError
+from minialign.peft.trainable import fingerprint, freeze, heads_of, matching, note, refuse_wrapped, train_also
+
+SUBSET = ("query.bias", "inner.bias")  # of the paper, in the names of transformer.py
+
+
+@dataclass(frozen=True)
+class BitFitConfig:
+    """Which biases train."""
+
+    subset: bool = False  # only those of the query and of the feed-forward's first layer
+    names: tuple[str, ...] = ()  # in place of both: exact names or shell patterns, for models with other names
+
+
+def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
+    """Freeze everything but the biases and the head.
+
+    Raises:
+        UserError: a model without biases, or a name that none has.
+    """
+    config = config or BitFitConfig()
+    refuse_wrapped(model)
+    biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias" and not name.startswith("head.")]
+    if not biases:
+        raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use lora or adapters")
+    chosen = biases
+    if config.subset or config.names:
+        chosen = matching(biases, config.names or SUBSET, "bias")
+    base = fingerprint(model)
+    freeze(model)
+    for name in chosen:
+        model.get_parameter(name).requires_grad_(True)
+    train_also(model, heads_of(model))
+    return note(model, "bitfit", config, base, chosen)

@@ -1,0 +1,27 @@
+r"""Full fine-tuning: every weight may move. The measure of all the others.
+
+    θ ← θ − η ∇L(θ)            all of θ                              Devlin et al. 2019 (BERT), §3.2
+
+Read next: feature_based.py, the other extreme.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from minialign.peft.trainable import fingerprint, note, refuse_wrapped
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """Nothing to choose."""
+
+
+def wrap(model: nn.Module, config: FullConfig | None = None) -> nn.Module:
+    """Let everything train."""
+    refuse_wrapped(model)
+    base = fingerprint(model)
+    model.requires_grad_(True)
+    return note(model, "full", config or FullConfig(), base, ())

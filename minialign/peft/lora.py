@@ -1,0 +1,163 @@
+r"""LoRA: the update of a weight matrix is a product of two thin ones.
+
+    h = W₀ x + (α / r) B A x          A: (r, in)   B: (out, r)   r ≪ in, out          Hu et al. 2021 (LoRA), §4.1, Eq. 3
+
+W₀ is frozen; A starts random, B at 0, so that the model begins as it was. Details that matter:
+    1. Only one of the two starts at 0: with both 0 nothing would ever move, with neither the model would begin broken
+       (test_lora_starts_as_the_base_and_only_b_has_a_gradient).
+    2. The scale α/r is applied once, in the forward pass and in the merge alike (test_the_merged_model_is_the_unmerged_one); rank-stabilised
+       LoRA uses α/√r (Kalajdzievski 2023, Theorem 3.2).
+    3. A is drawn with the fan-in of the layer: uniform in ±1/√in, as the released code's kaiming_uniform(a=√5) comes out
+       (test_a_is_drawn_with_the_fan_in_of_the_layer).
+    4. Merging keeps W₀ aside, so unmerging gives it back to the last bit, and merging twice is an error
+       (test_merging_and_unmerging_is_exact_and_cannot_be_done_twice). The sum is formed in fp32 (test_a_half_precision_base_is_merged_in_fp32).
+    5. Dropout acts on the input of A alone (test_dropout_touches_the_update_alone).
+    6. It pays as long as r (in + out) < in · out: beyond r = in · out / (in + out) the two thin matrices are larger than the full one.
+
+Read next: many_tasks.py. Try it:  python -m minialign finetune --method lora --base RUN --data FILE.jsonl
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.peft.trainable import fingerprint, freeze, heads_of, linear_names, matching, note, refuse_wrapped, replace, train_also
+from minialign.settings import check_ranges
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """How large the update may be and where."""
+
+    rank: int = 8  # r
+    alpha: float = 16.0  # α: the update is scaled by α/r
+    targets: tuple[str, ...] = ("query", "value")  # names or patterns of linear layers
+    dropout: float = 0.0  # share of A's input dropped while training
+    rank_stabilised: bool = False  # α/√r in place of α/r
+    seed: int = 0  # of A
+
+    def __post_init__(self):
+        check_ranges(self, {"rank": (1, 10**6), "alpha": (0, 10**6), "dropout": (0, 0.99)})
+        if not self.targets:
+            raise UserError("targets is empty; name the layers to wrap, such as query and value")
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B A x."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+
+def break_even(linear: nn.Linear) -> float:
+    """The rank above which A and B have more numbers than the matrix itself."""
+    return linear.in_features * linear.out_features / (linear.in_features + linear.out_features)
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with a low-rank update beside it."""
+
+    def __init__(self, base: nn.Linear, config: LoRAConfig, generator: torch.Generator):
+        super().__init__()
+        self.base, self.scale, self.dropout = base, config.scale, config.dropout
+        bound = 1 / math.sqrt(base.in_features)
+        start = torch.rand(config.rank, base.in_features, generator=generator) * 2 * bound - bound
+        self.A = nn.Parameter(start.to(base.weight.dtype))  # (r, in)
+        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, dtype=base.weight.dtype))  # (out, r)
+        self.original: Tensor | None = None  # W₀, kept while the update is merged
+
+    @property
+    def merged(self) -> bool:
+        """Whether the update stands in the weights."""
+        return self.original is not None
+
+    @property
+    def update(self) -> Tensor:
+        """(out, in) scale · B A, in fp32: what is added to W₀."""
+        return self.scale * (self.B.float() @ self.A.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return self.base(x)
+        low = F.dropout(x, self.dropout, self.training) @ self.A.T  # (..., r)
+        return self.base(x) + (low * self.scale) @ self.B.T
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """W₀ ← W₀ + scale · B A. Raises UserError when that was done already."""
+        if self.merged:
+            raise UserError("the update is merged already; merging it twice would add it twice")
+        self.original = self.base.weight.detach().clone()
+        self.base.weight.copy_((self.original.float() + self.update).to(self.original.dtype))
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Give W₀ back, to the last bit. Raises UserError when nothing is merged."""
+        if not self.merged:
+            raise UserError("there is nothing to unmerge; the update stands beside the weights")
+        self.base.weight.copy_(self.original)
+        self.original = None
+
+
+def wrap(model: nn.Module, config: LoRAConfig | None = None) -> nn.Module:
+    """Put an update beside each target; it and the head train.
+
+    Raises:
+        UserError: no layer has such a name. A rank above the break-even warns with both counts.
+    """
+    config = config or LoRAConfig()
+    refuse_wrapped(model)
+    targets = matching(linear_names(model), config.targets, "linear layer")
+    for name in targets:
+        linear = model.get_submodule(name)
+        if config.rank > break_even(linear):
+            sizes = f"{config.rank * (linear.in_features + linear.out_features):,} numbers, the matrix {linear.weight.numel():,}"
+            warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(linear):.1f}: the update has {sizes}", stacklevel=2)
+    base = fingerprint(model)
+    freeze(model)
+    generator = torch.Generator().manual_seed(config.seed)
+    for name in targets:
+        replace(model, name, lambda linear: LoRALinear(linear, config, generator))
+    train_also(model, heads_of(model))
+    return note(model, "lora", config, base, targets)
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The wrapped layers by name. Raises UserError when there are none."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    if not found:
+        raise UserError("this model has no LoRA; wrap it first")
+    return found
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Merge every update into its weights: from here on the model is as fast as the plain one."""
+    layers = lora_layers(model)
+    if any(layer.merged for layer in layers.values()):
+        raise UserError("the update is merged already; merging it twice would add it twice")
+    for layer in layers.values():
+        layer.merge()
+    return model
+
+
+def unmerge(model: nn.Module) -> nn.Module:
+    """Undo `merge`, to the last bit."""
+    for layer in lora_layers(model).values():
+        layer.unmerge()
+    return model
+
+
+def merged_plain(model: nn.Module) -> nn.Module:
+    """The model with its updates merged and the wrappers gone, as plain as it was before; it is changed in place."""
+    layers = lora_layers(model)
+    for name, layer in layers.items():
+        if not layer.merged:
+            layer.merge()
+        replace(model, name, lambda wrapped: wrapped.base)
+    model.tuning = None
+    return model

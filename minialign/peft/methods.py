@@ -1,0 +1,34 @@
+"""The methods by name, so that a file or a command line can say which one it means."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from minialign.errors import UserError
+from minialign.peft import adapters, bitfit, feature_based, full, lora, prompt_tuning
+from minialign.settings import from_dict
+
+METHODS: dict[str, types.ModuleType] = {
+    "full": full,
+    "feature-based": feature_based,
+    "bitfit": bitfit,
+    "adapters": adapters,
+    "lora": lora,
+    "prompt-tuning": prompt_tuning,
+}
+CONFIGS: dict[str, type] = {
+    "full": full.FullConfig,
+    "feature-based": feature_based.FeatureConfig,
+    "bitfit": bitfit.BitFitConfig,
+    "adapters": adapters.AdapterConfig,
+    "lora": lora.LoRAConfig,
+    "prompt-tuning": prompt_tuning.PromptConfig,
+}
+
+
+def configuration(method: str, values: dict[str, Any], file: object = None) -> Any:
+    """The configuration of a method from plain values. Raises UserError for an unknown method or key."""
+    if method not in CONFIGS:
+        raise UserError(f"the method {method!r} is not known; known are {', '.join(CONFIGS)}", file)
+    return from_dict(CONFIGS[method], {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}, file)

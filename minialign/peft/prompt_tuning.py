@@ -1,0 +1,128 @@
+r"""Prompt tuning: k vectors before the text are all that trains; the model itself is untouched.
+
+    input vectors [P; E(x)]        P ∈ ℝ^(k×D) trains, E and everything behind it is frozen          Lester et al. 2021, §2
+
+The vectors are given ids of their own, behind the vocabulary, and a table that continues the model's: so masks, positions, padding and the
+cache treat them as the tokens that they are, and nothing about the model changes. Details that matter:
+    1. The mask and the positions grow by k, and the k outputs are cut away again: labels and losses stay where they were
+       (test_the_prompt_shifts_positions_and_no_label).
+    2. In generation the prompt is read once, with the text's first tokens, and stays in the cache (test_generation_with_a_tuned_prompt).
+    3. They count against the context (test_a_prompt_takes_room_in_the_context).
+    4. They start as random vectors, as those of tokens drawn from the vocabulary, or as those of a given text (Lester et al. 2021, §2.1);
+       random is the worst.
+    5. The learning rate is very high (the paper's 0.3 with Adafactor): there is little to move, and it is far from the output.
+DEVIATION: in an encoder-decoder the prompt stands before the encoder's text, and the decoder looks at the text's outputs, not at the prompt's.
+
+Read next: feature_based.py. Try it:  python -m minialign finetune --method prompt-tuning --base RUN --data FILE.jsonl
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
+from minialign.settings import check_ranges
+
+STARTS = ("random", "vocabulary", "text")
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How many vectors, and how they start."""
+
+    length: int = 8  # k
+    start: str = "vocabulary"  # random | vocabulary | text
+    text_ids: tuple[int, ...] = ()  # tokens of the text that the vectors start as, repeated or cut to k
+    seed: int = 0  # of the start
+
+    def __post_init__(self):
+        check_ranges(self, {"length": (1, 10**5)})
+        if self.start not in STARTS:
+            raise UserError(f"start is {self.start!r}; choose one of {', '.join(STARTS)}")
+        if (self.start == "text") != bool(self.text_ids):
+            raise UserError("the start 'text' and the ids of a text belong together; give both or neither")
+
+
+class PromptEmbedding(nn.Module):
+    """The model's table of token vectors, frozen, and k more behind it that train."""
+
+    def __init__(self, base: nn.Embedding, config: PromptConfig):
+        super().__init__()
+        self.base = base
+        generator = torch.Generator().manual_seed(config.seed)
+        if config.start == "random":
+            start = torch.randn(config.length, base.embedding_dim, generator=generator) * base.weight.std()
+        elif config.start == "vocabulary":
+            start = base.weight[torch.randint(base.num_embeddings, (config.length,), generator=generator)]
+        else:
+            ids = torch.tensor(config.text_ids * (config.length // len(config.text_ids) + 1))[: config.length]
+            start = base.weight[ids]
+        self.prompt = nn.Parameter(start.detach().clone())  # (k, D)
+
+    @property
+    def weight(self) -> Tensor:
+        """The model's own table, which the tied head reads."""
+        return self.base.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, D); ids from the vocabulary's size on mean the prompt."""
+        V = self.base.num_embeddings
+        mine = (ids >= V)[..., None]  # (B, T, 1)
+        return torch.where(mine, F.embedding((ids - V).clamp(min=0), self.prompt), self.base(ids.clamp(max=V - 1)))
+
+
+class PromptedBody(nn.Module):
+    """A stack that reads the k vectors before every text, and tells nobody."""
+
+    def __init__(self, base: nn.Module, config: PromptConfig):
+        super().__init__()
+        base.token_embedding = PromptEmbedding(base.token_embedding, config)
+        self.base, self.k, self.config = base, config.length, base.config
+
+    @property
+    def token_embedding(self) -> PromptEmbedding:
+        """The table with the prompt behind it."""
+        return self.base.token_embedding
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, cache=None, *arguments) -> Tensor:
+        """As the stack's own: (B, T, D) for the T tokens alone."""
+        if cache is not None and cache.length > 0:  # the prompt was read before the first tokens
+            return self.base(tokens, mask, cache, *arguments)
+        if cache is not None:
+            cache.make_room(self.k)
+        V = self.token_embedding.base.num_embeddings
+        ids = torch.arange(V, V + self.k, device=tokens.device).expand(len(tokens), -1)  # (B, k)
+        if mask is not None:
+            mask = F.pad(mask, (self.k, 0), value=True)
+        return self.base(torch.cat([ids, tokens], dim=1), mask, cache, *arguments)[:, self.k :]
+
+
+def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:
+    """Put k vectors before whatever the model reads; they and the head train.
+
+    Args:
+        model: with a `body` of this project (decoder, encoder or encoder-decoder).
+    Raises:
+        UserError: another kind of model, or a prompt that leaves no room in the context.
+    """
+    config = config or PromptConfig()
+    refuse_wrapped(model)
+    body = getattr(model, "body", None)
+    stack = getattr(body, "encoder", body)
+    if not isinstance(getattr(stack, "token_embedding", None), nn.Embedding):
+        raise UserError("prompt tuning needs a model with a `body` that has a `token_embedding`; this one has none")
+    if config.length >= stack.config.context:
+        raise UserError(f"a prompt of {config.length} vectors leaves no room in the context of {stack.config.context}; use fewer")
+    base = fingerprint(model)
+    freeze(model)
+    if stack is body:
+        model.body = PromptedBody(body, config)
+    else:
+        body.encoder = PromptedBody(stack, config)
+    train_also(model, heads_of(model))
+    return note(model, "prompt-tuning", config, base, ("token_embedding.prompt",))

@@ -1,0 +1,192 @@
+r"""What every way of fine-tuning shares: what trains, what is wrapped, and a small file with just that.
+
+    wrap(model, config) -> model          each method's file has one; it freezes, replaces submodules by name, and notes what it did
+    show(model)                           the table of what trains
+    save(model, folder), load(model, folder)
+
+A method changes a model only by replacing submodules, each wrapper holding the original, and by setting `requires_grad`. Details that matter:
+    1. Names are matched whole, or by shell patterns, never by a part of a word: "bias" in "relative_attention_bias.weight" is no bias
+       (test_names_are_matched_whole).
+    2. The file holds only what trains, and the fingerprint of the base that it belongs to; it loads onto no other
+       (test_a_file_for_another_base_is_refused_and_the_model_untouched).
+    3. What is frozen is bit-identical after training (test_what_is_frozen_does_not_move).
+
+Read next: lora.py.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.files import read_json, write_atomic, write_json
+from minialign.settings import to_dict
+from minialign.tensors import digest, read_tensors, tensor_file, tensors_of
+
+TENSORS, ABOUT = "tuned.safetensors", "tuned.json"
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """What a method did to a model; kept on the model as `tuning`."""
+
+    method: str  # lora, bitfit, …
+    config: Any  # the method's configuration
+    base: str  # fingerprint of the model as it was before
+    targets: tuple[str, ...]  # names of the submodules that were replaced, or of the parameters that were chosen
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hex digits of all weights of a model, names included."""
+    return digest(tensors_of(model))[:16]
+
+
+def freeze(model: nn.Module) -> None:
+    """Let nothing train."""
+    model.requires_grad_(False)
+
+
+def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
+    """Names that one of the patterns means: the whole name, its last parts ("query", "attention.query"), or a shell pattern ("*.query").
+
+    Raises:
+        UserError: a pattern that means nothing; lists the last parts that there are.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        hits = [name for name in names if name == pattern or name.endswith("." + pattern) or fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
+            known = ", ".join(dict.fromkeys(".".join(name.split(".")[-2:]) for name in names)) or "none"
+            raise UserError(f"no {what} is called {pattern!r}; there are {known}")
+        found |= dict.fromkeys(hits)
+    return [name for name in names if name in found]
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Names of all linear layers."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Put `make(original)` where the submodule of that name was; returns it."""
+    parent_name, _, last = name.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    made = make(getattr(parent, last))
+    setattr(parent, last, made)
+    return made
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise UserError when the model is tuned by some method already."""
+    if getattr(model, "tuning", None) is not None:
+        raise UserError(f"this model is wrapped by {model.tuning.method} already; merge or unwrap it first, or load the base anew")
+
+
+def train_also(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Let further parameters train (a head, norms): those of the submodules, or the parameters, that the patterns mean."""
+    names = [name for name, _ in model.named_parameters()]
+    owners = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    chosen = [name for name in names if name.rpartition(".")[0] in matching(owners, patterns, "submodule")] if patterns else []
+    for name in chosen:
+        model.get_parameter(name).requires_grad_(True)
+    return chosen
+
+
+def heads_of(model: nn.Module) -> list[str]:
+    """The head that was put on a body for a task ("head" of a Classifier or ScalarModel), which every method trains."""
+    return ["head"] if isinstance(getattr(model, "head", None), nn.Linear) else []
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """What trains, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """What an optimizer gets."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def counts(model: nn.Module) -> tuple[int, int]:
+    """(numbers that train, all numbers); a tensor with two names counts once."""
+    return sum(p.numel() for p in trainable_parameters(model)), sum(p.numel() for p in model.parameters())
+
+
+def show(model: nn.Module) -> str:
+    """The table of what trains, for people."""
+    some, all_ = counts(model)
+    lines = [f"{name:<56} {'×'.join(map(str, p.shape)):>12}" for name, p in trained(model).items()]
+    method = f"{model.tuning.method}: " if getattr(model, "tuning", None) is not None else ""
+    return "\n".join([*lines, f"{method}{some:,} of {all_:,} parameters train ({some / max(1, all_):.2%})"])
+
+
+def save(model: nn.Module, folder: Path) -> Path:
+    """Write what trains, and whose base it needs, as two small files in a folder.
+
+    Raises:
+        UserError: a model that no method has wrapped, or one whose update is merged into its weights.
+    """
+    about = getattr(model, "tuning", None)
+    if about is None:
+        raise UserError("this model is not wrapped by any method; wrap it before you train and save it")
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise UserError("the update is merged into the weights; unmerge it before you save it, or save the whole model")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = trained(model)
+    write_atomic(folder / TENSORS, tensor_file(tensors))
+    record = {"method": about.method, "config": to_dict(about.config), "base": about.base, "targets": list(about.targets), "sha256": digest(tensors)}
+    write_json(folder / ABOUT, record)
+    return folder
+
+
+def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `save` wrote. Raises UserError when a file is missing, cut short, altered, or of another save."""
+    about = read_json(Path(folder) / ABOUT)
+    if not isinstance(about, dict) or not {"method", "config", "base", "sha256"} <= set(about):
+        raise UserError("does not describe a tuned model; it needs method, config, base and sha256", Path(folder) / ABOUT)
+    tensors, _ = read_tensors(Path(folder) / TENSORS)
+    if digest(tensors) != about["sha256"]:
+        raise UserError(f"{TENSORS} and {ABOUT} are not of one save; restore both from a copy", folder)
+    return about, tensors
+
+
+def load(model: nn.Module, folder: Path) -> nn.Module:
+    """Wrap a fresh base model as the folder says and put the saved tensors in.
+
+    Raises:
+        UserError: another base, a damaged file, an unknown method; the model is untouched then.
+    """
+    from minialign.peft.methods import METHODS, configuration
+
+    refuse_wrapped(model)
+    about, tensors = read_saved(folder)
+    if about["method"] not in METHODS:
+        raise UserError(f"the method {about['method']!r} is not known; known are {', '.join(METHODS)}", Path(folder) / ABOUT)
+    if fingerprint(model) != about["base"]:
+        raise UserError(f"was made for another base: {about['base']}, and this model is {fingerprint(model)}; load the model that it was trained on", folder)
+    config = configuration(about["method"], about["config"], Path(folder) / ABOUT)
+    wrapped = METHODS[about["method"]].wrap(model, config)
+    own = trained(wrapped)
+    assert set(own) == set(tensors), "the same base and configuration are wrapped in the same way"
+    for name, parameter in own.items():
+        parameter.data.copy_(tensors[name])
+    return wrapped
+
+
+def note(model: nn.Module, method: str, config: Any, base: str, targets: Sequence[str]) -> nn.Module:
+    """Write down on the model what was done to it."""
+    model.tuning = Wrapped(method, config, base, tuple(targets))
+    return model
+
+
+def readable(config: Any) -> str:
+    """A configuration on one line."""
+    return json.dumps(to_dict(config))
