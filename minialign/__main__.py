@@ -30,6 +30,7 @@ COMMANDS = {
     "reward": "Train a reward model on comparisons.",
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
     "dpo": "Optimise a policy on comparisons directly, without a reward model.",
+    "finetune": "Fine-tune on your data: all weights, or a small part by LoRA, BitFit, adapters or a tuned prompt.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
     "sample": "Let a model write.",
     "chat": "Talk with a real language model, SmolLM2.",

@@ -1,0 +1,178 @@
+"""`python -m minialign finetune --method lora --base RUN --data FILE.jsonl`"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minialign.batching import demonstration_row
+from minialign.checkpoints import RunFolder, describe_model, load_model
+from minialign.commands.inputs import fill_a_batch
+from minialign.commands.options import Command, Option, configured, file_option, run_options
+from minialign.errors import UserError
+from minialign.files import fingerprint, held_out, read_jsonl, write_json
+from minialign.heads import Classifier
+from minialign.peft import lora
+from minialign.peft.adapters import AdapterConfig
+from minialign.peft.bitfit import BitFitConfig
+from minialign.peft.lora import LoRAConfig
+from minialign.peft.methods import CONFIGS, METHODS
+from minialign.peft.prompt_tuning import PromptConfig
+from minialign.peft.trainable import show
+from minialign.peft.transfer import RATES, LabelledTexts, TunedRun, examine, label_loss_of, tune
+from minialign.plotting import figure, legend, save_png, whiskers
+from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
+from minialign.settings import to_dict
+from minialign.tensors import digest, tensors_of
+from minialign.training import TrainingConfig
+
+TUNING = TrainingConfig(steps=300, batch=32, learning_rate=3e-3, weight_decay=0.0, validate_every=100)
+QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
+
+
+@click.command(cls=Command)
+@file_option("--base", "The pretrained run to start from.", required=True, metavar="RUN")
+@file_option("--data", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.", required=True, metavar="FILE.jsonl")
+@click.option("--method", type=click.Choice([*METHODS, "all"]), default="lora", show_default=True, cls=Option, help="How; all compares them.")
+@click.option("--targets", default="", cls=Option, help="LoRA: names or patterns of the layers, between commas. [query,value]")
+@click.option("--merged", is_flag=True, cls=Option, help="LoRA: also write OUT/lora-merged, a plain run that every other command takes.")
+@run_options(out="runs/finetune")
+@configured("Training", "training", TUNING, QUICK)
+@configured("LoRA", "update", LoRAConfig(), hide=("targets", "seed", "dropout"))
+@configured("Adapters", "bottleneck", AdapterConfig(), hide=("targets", "seed"))
+@configured("BitFit", "biases", BitFitConfig(), hide=("names",))
+@configured("Prompt tuning", "prompt", PromptConfig(), hide=("text_ids", "seed"))
+def command(base, data, method, targets, merged, out, seed, fast, training, update, bottleneck, biases, prompt):
+    """Fine-tune a model on your data, all of it or a small part, and keep just that part.
+
+    With `prompt` and `completion` a decoder goes on learning to write; with `text` and `label` a head is put on the body of a decoder or an encoder.
+    A tenth of the lines is held out. Each method writes OUT/METHOD: tuned.safetensors, tuned.json, result.json, metrics.jsonl. The learning rates of
+    `--method all` are one for each method, fit for toy models; with one method it is --learning-rate.
+
+    \b
+    Example:  python -m minialign finetune --method lora --base runs/pretrain --data mine.jsonl --merged
+    Example:  python -m minialign finetune --method all --base runs/pretrain --data labelled.jsonl
+    """
+    if targets:
+        update = dataclasses.replace(update, targets=tuple(name.strip() for name in targets.split(",")))
+    chosen = {"lora": update, "adapters": bottleneck, "bitfit": biases, "prompt-tuning": prompt}
+    chosen = {name: chosen.get(name, CONFIGS[name]()) for name in METHODS}
+    records = read_jsonl(data)
+    labelled = bool(records) and "label" in records[0]
+    records = read_jsonl(data, ("text", "label") if labelled else ("prompt", "completion"))
+    if merged and method not in ("lora", "all"):
+        raise UserError(f"--merged is for lora, and the method is {method}; leave it out")
+    if method == "feature-based" and not labelled:
+        raise UserError("feature-based transfer trains a head, so it needs lines with `text` and `label`", data)
+    names = [name for name in METHODS if name != "feature-based" or labelled] if method == "all" else [method]
+    results = {}
+    for name in names:
+        how = dataclasses.replace(training, learning_rate=RATES[name]) if method == "all" else training
+        results[name] = one(name, chosen[name], base, records, labelled, how, out, data)
+    if merged:
+        write_merged(base, out, results["lora"])
+    report(results, labelled, out)
+
+
+def one(name: str, config: Any, base: Path, records: list[dict], labelled: bool, training: TrainingConfig, out: Path, file: Path) -> dict[str, Any]:
+    """Tune by one method in a folder of its own, or find it done."""
+    model, tokenizer = load_model(base, "language-model" if labelled else "decoder")
+    sides = [[r for r in records if held_out(r["text" if labelled else "prompt"], 0.1) is side] for side in (False, True)]
+    if not sides[1]:
+        raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
+    fill_a_batch(len(sides[0]), "examples to learn from", training.batch, file)
+    if labelled:
+        learned, validate, loss, model = classification(model, tokenizer, sides, training, file)
+    else:
+        learned, validate, loss = writing(model, tokenizer, sides, training, file)
+    run = TunedRun(out / name)
+    with run.locked():
+        settings = {**describe_base(model), "stage": "finetune", "method": name, "tuning": to_dict(config), "training": to_dict(training)}
+        run.begin({**settings, "data": fingerprint(records), "base": digest(tensors_of(model))[:16]}, tokenizer)
+        if not run.finished:
+            METHODS[name].wrap(model, config)
+            click.echo(show(model).splitlines()[-1])
+            tune(model, learned, loss, validate, training, run)
+    return run.facts() | {"file_bytes": (run.path / "tuned.safetensors").stat().st_size, "folder": str(run.path)}
+
+
+def describe_base(model) -> dict[str, Any]:
+    """What config.json says of the model below."""
+    return {"what": "tuned-model", "model": to_dict(model.config)}
+
+
+def classification(model, tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path) -> tuple:
+    """Data, validation, loss and a classifier for texts with labels."""
+    if model.config.kind == "encoder-decoder":
+        raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another --base")
+    labels = sorted({record["label"] for side in sides for record in side})
+    if len(labels) < 2:
+        raise UserError(f"all labels are {labels[0]!r}; give lines of two labels or more", file)
+    made = []
+    for side in sides:
+        rows = [[tokenizer.begin, *ids] for ids in tokenizer.encode_many([record["text"] for record in side])]
+        for row, record in zip(rows, side):
+            if len(row) > model.config.context:
+                raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten it", file, record["line"])
+        made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side], min(training.batch, len(side)), training.seed))
+    return made[0], lambda model: examine(model, made[1]), label_loss_of, Classifier(model.body, len(labels), training.seed)
+
+
+def writing(model, tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path) -> tuple:
+    """Data, validation and loss for demonstrations."""
+    made = []
+    for side in sides:
+        rows = []
+        prompts, completions = (tokenizer.encode_many([record[key] for record in side]) for key in ("prompt", "completion"))
+        for record, before, after in zip(side, prompts, completions):
+            row, start = demonstration_row(tokenizer, before, after)
+            if not after:
+                raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
+            if len(row) - 1 > model.config.context:
+                raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten it", file, record["line"])
+            rows.append((row, start))
+        made.append(LabelledRows(rows, min(training.batch, len(rows)), training.seed))
+    held = [made[1].batch(names) for names in map(made[1].order, range(min(8, made[1].order.steps_in_epoch)))]
+
+    def validate(model) -> dict[str, float]:
+        loss = mean_loss(model, held)
+        return {"validation": loss, "perplexity": perplexity(loss)}
+
+    return made[0], validate, next_token_loss
+
+
+def write_merged(base: Path, out: Path, result: dict[str, Any]) -> None:
+    """The base with LoRA's update merged in, as a plain run. Raises UserError for a tuned head, which a language model has no place for."""
+    from minialign.peft.trainable import load
+
+    model, tokenizer = load_model(base, "language-model")
+    if "accuracy" in result:
+        raise UserError("a head on labels cannot be merged into a language model; leave --merged out")
+    plain = lora.merged_plain(load(model, Path(result["folder"])))
+    run = RunFolder(out / "lora-merged")
+    with run.locked():
+        run.begin({**describe_model(plain), "stage": "finetune", "of": result["folder"]}, tokenizer)
+        if not run.finished:
+            run.finish(plain, validation=result["validation"], perplexity=result["perplexity"], steps=result["steps"])
+    click.echo(f'{run.path}: plain again; try  python -m minialign sample {run.path} --prompt "…"')
+
+
+def report(results: dict[str, dict[str, Any]], labelled: bool, out: Path) -> None:
+    """The table of what was tuned, and for more than one method the plot."""
+    measure = "accuracy" if labelled else "perplexity"
+    click.echo(f"{'method':<14} {'held-out loss':>13} {measure:>11} {'trained':>10} {'share':>8} {'file, kB':>9} {'optimizer, kB':>13}")
+    for name, r in results.items():
+        numbers = f"{r['trained']:>10,} {r['trained'] / r['parameters']:>8.2%} {r['file_bytes'] / 1000:>9.1f} {r['optimizer_bytes'] / 1000:>13.1f}"
+        click.echo(f"{name:<14} {r['validation']:>13.4f} {r[measure]:>11.3f} {numbers}")
+    if len(results) > 1:
+        write_json(out / "comparison.json", results)
+        fig, axes = figure("parameters that train", f"held-out {'accuracy' if labelled else 'loss, nats a token'}", 6, 3.8)
+        for number, (name, r) in enumerate(results.items()):
+            whiskers(axes, number, [r["trained"]], [r["accuracy" if labelled else "validation"]], name)
+        axes.set_xscale("log")
+        legend(axes)
+        save_png(fig, out / "comparison.png")
+        click.echo(f"{out / 'comparison.png'}: each method at its price")
