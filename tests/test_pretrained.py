@@ -103,18 +103,23 @@ def test_a_batch_of_llama_writes_what_each_row_writes_alone_and_ends_at_its_own_
     model = tiny_llama()
     sampling = SamplingConfig(10, temperature=0)
     alone = [generate(model, [row], sampling, torch.Generator(), stop_early=False) for row in ROWS]
-    model.special = SpecialIds(1, int(alone[0].response[0, 3]), 7)
+    said = alone[0].response[0].tolist()
+    model.special = SpecialIds(1, said[3], 7)
+    length = said.index(said[3]) + 1
     together = generate(model, ROWS, sampling, torch.Generator())
     assert int(together.prompt[1, 0]) == 7 and bool(together.ended()[0])
     for row in range(3):
         kept = together.response[row][together.mask[row]]
         assert torch.equal(kept, alone[row].response[0, : len(kept)])
-    assert not (together.mask[0, 4:]).any() and (together.response[0, 4:] == 7).all()
+    assert not together.mask[0, length:].any() and (together.response[0, length:] == 7).all()
+    assert generate(model, ROWS[:1], sampling, torch.Generator()).response.shape == (1, length)  # nothing is computed after the last row's end
 
 
 def test_more_tokens_than_the_context_are_refused(bert):
     with pytest.raises(UserError, match="97 tokens do not fit the model's context of 96"):
         tiny_llama()(torch.ones(1, 97, dtype=torch.long))
+    tokens, mask = pad([[5] * 4], side="left", length=120)
+    assert tiny_llama()(tokens, mask).shape == (1, 120, 263)  # padding needs no room
     with pytest.raises(UserError, match="33 tokens do not fit the model's context of 32"):
         bert(torch.ones(1, 33, dtype=torch.long))
 
