@@ -28,9 +28,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
     except FileNotFoundError:
         raise UserError("there is no such file", path) from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again", path) from None
-    if about.get("sha256", digest(tensors)) != digest(tensors):
+    if "sha256" in about and about["sha256"] != digest(tensors):
         raise UserError("the numbers are not those that were written; restore it from a copy or train again", path)
     return tensors, about
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -174,14 +173,38 @@ def test_what_is_wrong_is_said_in_one_line(file, tmp_path, capsys, arguments, wo
     assert words in error and error.count("\n") == 1
 
 
+SLOW = """
+import sys, time
+from minialign.pretrained import chat
+def wait(self): time.sleep(0.2); return 20  # the digit 2
+chat.Conversation._next = wait
+from minialign.__main__ import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_ends_a_one_shot_reply_with_130_and_no_traceback(file):
-    slow = "import sys, time; from minialign.pretrained import chat\n"
-    slow += "def wait(self): time.sleep(0.2); return 20\nchat.Conversation._next = wait\nfrom minialign.__main__ import run; sys.exit(run(sys.argv[1:]))"
-    command = [sys.executable, "-c", slow, "chat", str(file), "--prompt", "Hi", "--system", "S"]
+    command = [sys.executable, "-c", SLOW, "chat", str(file), "--prompt", "Hi", "--system", "S"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.read(2)  # it talks
-        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and error == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal, and Ctrl-C as a signal")
+def test_at_a_terminal_ctrl_c_stops_a_reply_and_the_conversation_goes_on(file):
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-c", SLOW, "chat", str(file), "--system", "S"]
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        os.write(keyboard, b"Hi\n")
+        said = b""
+        while not said.endswith(b"22"):  # what token 20 says
+            said += process.stdout.read(1) or pytest.fail(f"it ended: {said}")
+        process.send_signal(signal.SIGINT)
+        os.write(keyboard, b"word word word word word word word word word word word word word word word word word word word word\n\n")
+        rest, error = process.communicate(timeout=60)
+    os.close(keyboard), os.close(terminal)
+    assert process.returncode == 0 and b"> " in rest
+    assert error.startswith(b"error: the conversation of 0 tokens") and error.count(b"\n") == 1  # said, and the conversation went on to the empty line

@@ -25,7 +25,7 @@ def write(tmp_path):
 
 
 def test_blocks_are_read_as_counted_by_hand(write):
-    low, high = [(7 * i) % 16 for i in range(32)], [(5 * i + 3) % 16 for i in range(32)]
+    low, high = [(7 * i + i // 16) % 16 for i in range(32)], [(5 * i + 3 + i // 16) % 16 for i in range(32)]  # the halves differ
     signed = [4 * i - 64 for i in range(32)]
     tensors = {
         "four": ((2, 32), 3, q4_1(0.5, -3.0, low) + q4_1(0.25, 1.5, high)),

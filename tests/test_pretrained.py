@@ -15,6 +15,7 @@ from minialign.batching import pad
 from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, generate
+from minialign.pretrained import minilm, smollm2
 from minialign.pretrained.bert import Bert, BertConfig, load_bert, sentence_vectors
 from minialign.pretrained.folder import PretrainedTokenizer, read_tokenizer
 from minialign.pretrained.gpt2 import load_gpt2
@@ -102,18 +103,23 @@ def test_a_batch_of_llama_writes_what_each_row_writes_alone_and_ends_at_its_own_
     model = tiny_llama()
     sampling = SamplingConfig(10, temperature=0)
     alone = [generate(model, [row], sampling, torch.Generator(), stop_early=False) for row in ROWS]
-    model.special = SpecialIds(1, int(alone[0].response[0, 3]), 7)
+    said = alone[0].response[0].tolist()
+    model.special = SpecialIds(1, said[3], 7)
+    length = said.index(said[3]) + 1
     together = generate(model, ROWS, sampling, torch.Generator())
     assert int(together.prompt[1, 0]) == 7 and bool(together.ended()[0])
     for row in range(3):
         kept = together.response[row][together.mask[row]]
         assert torch.equal(kept, alone[row].response[0, : len(kept)])
-    assert not (together.mask[0, 4:]).any() and (together.response[0, 4:] == 7).all()
+    assert not together.mask[0, length:].any() and (together.response[0, length:] == 7).all()
+    assert generate(model, ROWS[:1], sampling, torch.Generator()).response.shape == (1, length)  # nothing is computed after the last row's end
 
 
 def test_more_tokens_than_the_context_are_refused(bert):
     with pytest.raises(UserError, match="97 tokens do not fit the model's context of 96"):
         tiny_llama()(torch.ones(1, 97, dtype=torch.long))
+    tokens, mask = pad([[5] * 4], side="left", length=120)
+    assert tiny_llama()(tokens, mask).shape == (1, 120, 263)  # padding needs no room
     with pytest.raises(UserError, match="33 tokens do not fit the model's context of 32"):
         bert(torch.ones(1, 33, dtype=torch.long))
 
@@ -248,6 +254,8 @@ def test_a_checkpoint_in_parts_and_in_half_precision_is_read_whole(tmp_path):
         ({"n_embd": "8"}, "'8'; it must be a whole number"),
         ({"n_head": 3}, "does not divide by 3 heads"),
         ({"n_layer": 2}, "only in one of the two"),
+        ({"resid_pdrop": 5}, "'resid_pdrop' is 5; it must be a number from 0 to 1"),
+        ({"eos_token_id": "<end>"}, "'eos_token_id' is '<end>'"),
         ({"n_layer": 2_000_000_000}, "a whole number from 1 to"),
         ({"n_positions": 17}, "has shape .16, 8., the model's is .17, 8."),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
@@ -266,6 +274,9 @@ def test_settings_of_the_other_models_that_are_not_understood_are_refused(tmp_pa
     one = {"x": torch.zeros(1)}
     with pytest.raises(UserError, match="feed_forward_proj is 'gated-silu'"):
         load_t5(write(tmp_path / "t5", one, {"model_type": "t5", "feed_forward_proj": "gated-silu"}))
+    with pytest.raises(UserError, match="'relative_attention_max_distance' is 16; it must be a whole number from 17"):
+        sizes = {"num_layers": 1, "vocab_size": 9, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "relative_attention_max_distance": 16}
+        load_t5(write(tmp_path / "t5", one, {"model_type": "t5", **sizes}))
     with pytest.raises(UserError, match="position_embedding_type is 'relative_key'"):
         load_bert(write(tmp_path / "bert", one, {"model_type": "bert", "position_embedding_type": "relative_key"}))
     llama = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9, "max_position_embeddings": 9, "num_hidden_layers": 1}
@@ -300,6 +311,18 @@ def test_damaged_and_missing_weights_are_refused_in_words(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="a list, not an object"):
         load_gpt2(tmp_path)
+
+
+def test_a_fetched_file_that_was_altered_is_refused(tmp_path, monkeypatch):
+    """As the cache holds it: one bit of the weights is enough."""
+    file = tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.write_bytes(b"GGUF, but another")
+    monkeypatch.setattr(smollm2, "fetch", lambda *arguments: [file])
+    with pytest.raises(UserError, match="was altered after it was fetched"):
+        smollm2.load_smollm2()
+    monkeypatch.setattr(minilm, "fetch", lambda *arguments: [write(tmp_path / "f", gpt2_tensors()) / "model.safetensors"])
+    with pytest.raises(UserError, match="was altered after it was fetched"):
+        minilm.load_minilm()
 
 
 def test_a_tokenizer_of_a_folder_neither_pads_nor_cuts(tmp_path):

@@ -207,7 +207,7 @@ def load_bert(folder: Path) -> Bert:
         segments=settings.number("type_vocab_size", 2),
         activation=activation if activation in ACTIVATIONS else "gelu_tanh",
         eps=settings.number("layer_norm_eps", 1e-12, whole=False, least=0),
-        dropout=settings.number("hidden_dropout_prob", 0.1, whole=False, least=0),
+        dropout=settings.number("hidden_dropout_prob", 0.1, whole=False, least=0, most=1),
     )
     tensors = renamed(tensors, NAMES, UNUSED)
     if not same_table(tensors, "cls.predictions.decoder.weight", "body.token_embedding.weight"):

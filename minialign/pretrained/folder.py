@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from minialign.errors import UserError
 from minialign.files import read_json
+from minialign.realdata.packages import sha256_of
 from minialign.tensors import check_fit, read_tensors, tensors_of
 from minialign.tokenizer import SpecialIds, Tokenizer
 
@@ -62,10 +63,11 @@ class Settings:
 
     def special(self, begin: str, defaults: SpecialIds) -> SpecialIds:
         """Ids of the special tokens; `begin` is the name of the setting for the first."""
-        end = self.values.get("eos_token_id")
-        end = end[0] if isinstance(end, list) and end else end
-        found = (self.values.get(begin), end, self.values.get("pad_token_id"))
-        return SpecialIds(*(default if value is None else value for value, default in zip(found, defaults)))
+        inside = dict(self.values)
+        if isinstance(inside.get("eos_token_id"), list) and inside["eos_token_id"]:
+            inside["eos_token_id"] = inside["eos_token_id"][0]  # several may end a text; the first is the usual one
+        names = (begin, "eos_token_id", "pad_token_id")
+        return SpecialIds(*(Settings(inside, self.file).number(name, default, least=0) for name, default in zip(names, defaults)))
 
 
 def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Tensor]]:
@@ -99,6 +101,12 @@ def whole(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{name} holds NaN or infinity; the file is damaged, copy it again from where the model is published", file)
     return ours
+
+
+def check_unaltered(path: Path, sha256: str) -> None:
+    """Raise UserError when a fetched file is no longer the one that was fetched: a flipped bit in a weight would go unnoticed otherwise."""
+    if sha256_of(path) != sha256:
+        raise UserError("was altered after it was fetched; delete the folder that it is in, and the next run fetches it again", path)
 
 
 def _weight_files(folder: Path) -> list[Path]:

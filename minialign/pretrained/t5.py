@@ -105,6 +105,7 @@ def load_t5(folder: Path) -> T5:
     settings, tensors = read_folder(folder, "t5")
     activation, gated = FEED_FORWARD[settings.must_be("feed_forward_proj", tuple(FEED_FORWARD))]
     tied = settings.must_be("tie_word_embeddings", (True, False))
+    buckets = settings.number("relative_attention_num_buckets", 32, least=4)
     layers = settings.number("num_layers", most=len(tensors))
     config = T5Config(
         vocabulary=settings.number("vocab_size"),
@@ -115,13 +116,13 @@ def load_t5(folder: Path) -> T5:
         inner=settings.number("d_ff"),
         encoder_layers=layers,
         layers=settings.number("num_decoder_layers", layers, most=len(tensors)),
-        buckets=settings.number("relative_attention_num_buckets", 32, least=4),
-        furthest=settings.number("relative_attention_max_distance", 128),
+        buckets=buckets,
+        furthest=settings.number("relative_attention_max_distance", 128, least=buckets // 2 + 1),
         activation=activation,
         gated=gated,
         scaled=settings.must_be("scale_decoder_outputs", (tied, not tied)),
         eps=settings.number("layer_norm_epsilon", 1e-6, whole=False, least=0),
-        dropout=settings.number("dropout_rate", 0.1, whole=False, least=0),
+        dropout=settings.number("dropout_rate", 0.1, whole=False, least=0, most=1),
     )
     tensors = renamed(tensors, NAMES, UNUSED)
     same_table(tensors, "head.weight", "body.encoder.token_embedding.weight")
