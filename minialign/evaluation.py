@@ -1,4 +1,4 @@
-r"""How good is it, and how sure are we: intervals, win rates, perplexity, memory.
+r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, memory. Rank classification is in ranking.py, ROUGE in rouge.py.
 
 Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim. What the interval
 is over must be said: answers to one prompt are not independent, so a prompt counts once.
@@ -7,9 +7,12 @@ is over must be said: answers to one prompt are not independent, so a prompt cou
 from __future__ import annotations
 
 import math
+import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from minialign.errors import UserError
 
@@ -103,6 +106,24 @@ def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequenc
 def binary_accuracy(predicted: Sequence[float]) -> Interval:
     """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half), Wilson's interval."""
     return wilson_interval(sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in predicted), len(predicted))
+
+
+def latency(work: Callable[[], object], rounds: int = 5) -> float:
+    """Seconds that a piece of work takes: the median of `rounds` after one that warms up. For ratios in one run; no test depends on it."""
+    samples = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        work()
+        samples.append(time.perf_counter() - began)
+    return statistics.median(samples[1:])
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder: measured, not computed from shapes. Raises UserError when it is not there."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError("there is no such file or folder", path)
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def peak_memory_mib() -> float | None:

@@ -1,0 +1,88 @@
+"""Intervals that cover as often as they say, win rates, latency, bytes."""
+
+import math
+import random
+
+import pytest
+
+from minialign.errors import UserError
+from minialign.evaluation import (
+    Interval,
+    binary_accuracy,
+    bytes_on_disk,
+    latency,
+    length_controlled_win_rate,
+    mean_interval,
+    peak_memory_mib,
+    wilson_interval,
+    win_rate,
+)
+
+
+def test_students_interval_of_three_values_is_the_textbooks():
+    """x̄ = 2, s = 1, n = 3: 2 ± 4.303 / √3."""
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert found.mean == 2 and found.high == pytest.approx(2 + 4.303 / math.sqrt(3)) and found.low == pytest.approx(2 - 4.303 / math.sqrt(3))
+    assert mean_interval([0.9, 0.95, 1.0], 0.0, 1.0).high == 1.0
+    with pytest.raises(UserError, match="at least two values"):
+        mean_interval([1.0])
+
+
+@pytest.mark.parametrize("n", [3, 10, 40])
+def test_the_interval_covers_the_mean_as_often_as_it_says(n):
+    """2,000 draws: the share covered has a standard deviation of .005 at .95."""
+    chance = random.Random(0)
+    covered = 0
+    for _ in range(2000):
+        interval = mean_interval([chance.gauss(0.3, 1.0) for _ in range(n)])
+        covered += interval.low <= 0.3 <= interval.high
+    assert covered / 2000 == pytest.approx(0.95, abs=0.025)
+
+
+def test_wilsons_interval_stays_inside_and_covers():
+    assert wilson_interval(0, 10).low == 0 and wilson_interval(10, 10).high == 1
+    centre, half = (0.5 + 1.96**2 / 200) / (1 + 1.96**2 / 100), 1.96 / (1 + 1.96**2 / 100) * math.sqrt(0.25 / 100 + 1.96**2 / 40000)
+    found = wilson_interval(50, 100)
+    assert (found.low, found.high) == (pytest.approx(centre - half), pytest.approx(centre + half))
+    with pytest.raises(UserError, match="at least one trial"):
+        wilson_interval(0, 0)
+
+
+def test_the_judges_of_a_prompt_count_once():
+    assert win_rate([[1, 1, 1], [0, 0, 0]]).mean == 0.5
+    assert win_rate([[1], [0, 0, 0, 0]]).mean == 0.5, "four judges of one prompt are no four prompts"
+
+
+def test_intervals_are_apart_or_not():
+    assert Interval(0.6, 0.55, 0.65).above(Interval(0.5, 0.45, 0.54)) and not Interval(0.6, 0.5, 0.7).above(Interval(0.5, 0.45, 0.54))
+
+
+def test_a_win_that_length_explains_is_no_win_at_equal_length():
+    ratios = [2.0, 0.5] * 200
+    by_length = [1.0 if r > 1 else 0.0 for r in ratios]
+    assert length_controlled_win_rate(by_length, ratios) == pytest.approx(0.5, abs=0.02)
+    chance = random.Random(1)
+    assert length_controlled_win_rate([float(chance.random() < 0.8) for _ in ratios], ratios) == pytest.approx(0.8, abs=0.06)
+
+
+def test_ties_count_one_half():
+    assert binary_accuracy([1.0, -1.0, 0.0, 0.0]).mean == 0.5
+
+
+def test_bytes_are_those_on_the_disk(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "below" / "b").write_bytes(b"123")
+    assert bytes_on_disk(tmp_path) == 8 and bytes_on_disk(tmp_path / "a") == 5
+    with pytest.raises(UserError, match="no such file or folder"):
+        bytes_on_disk(tmp_path / "c")
+
+
+def test_latency_is_the_median_without_the_first(monkeypatch):
+    ticks = iter([0, 100, 100, 101, 101, 104, 104, 106])  # 100 s to warm up, then 1, 3 and 2 s
+    monkeypatch.setattr("minialign.evaluation.time.perf_counter", lambda: next(ticks))
+    assert latency(lambda: None, rounds=3) == 2
+
+
+def test_memory_is_known_or_said_to_be_unknown():
+    assert peak_memory_mib() is None or peak_memory_mib() > 10

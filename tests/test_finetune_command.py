@@ -1,0 +1,91 @@
+"""`finetune` as a newcomer types it: every method, on demonstrations and on labelled texts, and what is wrong with the input."""
+
+import json
+
+import pytest
+
+from minialign.__main__ import run
+from minialign.files import read_json
+from minialign.tensors import digest, read_tensors
+
+SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
+QUICK = "--steps 4 --batch 4 --validate-every 2 --checkpoint-every 2"
+
+
+def type_in(line, **places):
+    return run([word.format(**places) for word in line.split()])
+
+
+def complaint(capsys):
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def d(tmp_path_factory):
+    d = tmp_path_factory.mktemp("tuned")
+    write = lambda name, records: (d / name).write_text("\n".join(map(json.dumps, records)), encoding="utf-8")  # noqa: E731
+    words = ["happy", "sad", "proud", "angry"]
+    write("demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": f" {'good' if i % 2 else 'bad'}"} for i in range(60)])
+    write("labels.jsonl", [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]} for i in range(60)])
+    write("one.jsonl", [{"text": f"a {i}", "label": "x"} for i in range(60)])
+    write("long.jsonl", [{"text": f"{i} " + "kite " * 60, "label": str(i % 2)} for i in range(60)])
+    write("empty.jsonl", [{"prompt": f"a {i}", "completion": ""} for i in range(60)])
+    write("few.jsonl", [{"prompt": "a", "completion": " b"}])
+    (d / "text.txt").write_text("happy sad proud angry good bad " * 60, encoding="utf-8")
+    for name, objective in (("gpt", "next-token"), ("bert", "masked-lm"), ("t5", "span-corruption")):
+        assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --objective {objective} --out {{d}}/{name}", d=d) == 0
+    return d
+
+
+@pytest.mark.parametrize("base, data, methods", [("gpt", "demos", 5), ("gpt", "labels", 6), ("bert", "labels", 6)])
+def test_all_methods_side_by_side_leave_a_table_and_a_plot(d, capsys, base, data, methods):
+    out = d / f"all-{base}-{data}"
+    line = f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 --bottleneck 2 --out {out}"
+    assert type_in(line, d=d) == 0
+    shown = capsys.readouterr().out
+    results = read_json(out / "comparison.json")
+    assert len(results) == methods and (out / "comparison.png").stat().st_size > 5000
+    assert all(name in shown for name in results) and results["full"]["trained"] > results["lora"]["trained"] > 0
+    for name, result in results.items():
+        assert result["file_bytes"] == (out / name / "tuned.safetensors").stat().st_size
+        assert result["optimizer_bytes"] == 8 * result["trained"] and result["steps"] == 4
+    before = {name: (out / name / "tuned.safetensors").read_bytes() for name in results}
+    assert type_in(line, d=d) == 0, "the same command finds it done"
+    assert before == {name: (out / name / "tuned.safetensors").read_bytes() for name in results}
+
+
+def test_a_merged_lora_is_a_plain_run_for_every_other_command(d, capsys):
+    line = f"finetune --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --targets query,inner --merged --out {{d}}/lora"
+    assert type_in(line, d=d) == 0
+    assert type_in("sample {d}/lora/lora-merged --prompt sad --new-tokens 3", d=d) == 0
+    tensors, _ = read_tensors(d / "lora" / "lora-merged" / "model.safetensors")
+    base, _ = read_tensors(d / "gpt" / "model.safetensors")
+    assert set(tensors) == set(base) and digest(tensors) != digest(base)
+    assert {name for name in tensors if not tensors[name].equal(base[name])} <= {name for name in base if "query" in name or "inner" in name}
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("--data {d}/few.jsonl", "too few"),
+        ("--data {d}/empty.jsonl", "the completion is empty"),
+        ("--data {d}/one.jsonl", "all labels are 'x'"),
+        ("--data {d}/long.jsonl", "do not fit the model's context of 40"),
+        ("--data {d}/demos.jsonl --method feature-based", "needs lines with `text` and `label`"),
+        ("--data {d}/demos.jsonl --method bitfit --merged", "--merged is for lora"),
+        ("--data {d}/labels.jsonl --merged", "cannot be merged into a language model"),
+        ("--data {d}/demos.jsonl --targets q_proj", "'q_proj'; there are attention.query"),
+        ("--data {d}/demos.jsonl --rank 0", "rank"),
+        ("--data {d}/demos.jsonl --batch 500", "fewer than one batch of 500"),
+        ("--data {d}/nowhere.jsonl", "no such file"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(d, capsys, line, message):
+    assert type_in(f"finetune --base {{d}}/gpt {QUICK} {line} --out {{d}}/wrong-{abs(hash(line))}", d=d) == 2
+    assert message in complaint(capsys)
+
+
+def test_an_encoder_decoder_has_no_place_for_a_head(d, capsys):
+    assert type_in(f"finetune --base {{d}}/t5 --data {{d}}/labels.jsonl {QUICK} --out {{d}}/x", d=d) == 2
+    assert "the base is an encoder-decoder" in complaint(capsys)
