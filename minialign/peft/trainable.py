@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from minialign.errors import UserError
 from minialign.files import read_json, write_atomic, write_json
+from minialign.heads import Classifier, ScalarModel
 from minialign.settings import to_dict
 from minialign.tensors import digest, read_tensors, tensor_file, tensors_of
 
@@ -100,8 +101,8 @@ def train_also(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def heads_of(model: nn.Module) -> list[str]:
-    """The head that was put on a body for a task ("head" of a Classifier or ScalarModel), which every method trains."""
-    return ["head"] if isinstance(getattr(model, "head", None), nn.Linear) else []
+    """The head that was put on a body for a task, which every method trains; a language model's own head is none."""
+    return ["head"] if isinstance(model, Classifier | ScalarModel) else []
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,154 @@
+"""LoRA and prompt tuning against the PEFT library: the same outputs and gradients, and files that go both ways, for GPT-2 and Llama."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minialign.errors import UserError
+from minialign.peft import bitfit, lora, prompt_tuning
+from minialign.peft.library_format import load_from_library, save_for_library
+from minialign.peft.lora import LoRAConfig
+from minialign.peft.prompt_tuning import PromptConfig
+from minialign.pretrained.gpt2 import load_gpt2
+from minialign.pretrained.llama import load_llama
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TARGETS = {"gpt2": ("query", "value", "attention.output", "inner"), "llama": ("query", "value", "gate")}
+THEIRS = {"gpt2": ["attn.c_attn", "mlp.c_fc"], "llama": ["q_proj", "k_proj", "down_proj"]}
+LOAD = {"gpt2": load_gpt2, "llama": load_llama}
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory):
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    if family == "gpt2":
+        theirs = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3, **ends)
+        )
+    else:
+        theirs = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
+                vocab_size=64,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=32,
+                initializer_range=0.3,
+                pad_token_id=0,
+                **ends,
+            )  # fmt: skip
+        )
+    path = tmp_path_factory.mktemp(family)
+    theirs.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def theirs(family, folder):
+    kind = transformers.GPT2LMHeadModel if family == "gpt2" else transformers.LlamaForCausalLM
+    return kind.from_pretrained(folder).eval()
+
+
+@pytest.fixture
+def ours(family, folder):
+    return LOAD[family](folder)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+def stir(model, seed=0, std=0.2):
+    """Random numbers in all that trains, so that nothing is zero by its start."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in (p for p in model.parameters() if p.requires_grad):
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_a_lora_goes_out_and_the_library_gives_the_same_logits(family, ours, theirs, tokens, tmp_path, stabilised):
+    lora.wrap(ours, LoRAConfig(rank=2, alpha=6, targets=TARGETS[family], rank_stabilised=stabilised))
+    stir(ours)
+    save_for_library(ours, tmp_path, family)
+    close(peft.PeftModel.from_pretrained(theirs, tmp_path).eval()(tokens).logits, ours(tokens))
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_a_lora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs, tokens, tmp_path, stabilised):
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=THEIRS[family], fan_in_fan_out=family == "gpt2", use_rslora=stabilised)
+    library = peft.get_peft_model(theirs, config).eval()
+    stir(library)
+    library.save_pretrained(tmp_path)
+    load_from_library(ours, tmp_path, family)
+    expected, found = library(tokens).logits, ours(tokens)
+    close(found, expected)
+    for logits in (expected, found):
+        F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    inner = "mlp.c_fc" if family == "gpt2" else "mlp.down_proj"
+    name = "inner" if family == "gpt2" else "output"
+    layer = ours.get_submodule(f"body.blocks.1.feed_forward.{name}")
+    side = next(module for path, module in library.named_modules() if path.endswith(f"1.{inner}"))
+    close(layer.A.grad, side.lora_A["default"].weight.grad)
+    close(layer.B.grad, side.lora_B["default"].weight.grad)
+    merged = library.merge_and_unload()
+    close(lora.merged_plain(ours)(tokens), merged(tokens).logits)
+
+
+def test_a_tuned_prompt_goes_out_and_in(family, ours, folder, theirs, tokens, tmp_path):
+    prompt_tuning.wrap(ours, PromptConfig(3, "random"))
+    stir(ours, std=1.0)
+    save_for_library(ours, tmp_path / "out", family)
+    library = peft.PeftModel.from_pretrained(theirs, tmp_path / "out").eval()
+    mask = torch.ones_like(tokens)
+    expected = library(input_ids=tokens, attention_mask=mask).logits[:, 3:]
+    close(expected, ours(tokens))
+    library.save_pretrained(tmp_path / "in")
+    again = load_from_library(LOAD[family](folder), tmp_path / "in", family)
+    close(again(tokens), expected)
+
+
+def test_bias_training_moves_the_biases_as_the_library_does(family, folder, ours, theirs, tokens):
+    if family == "llama":
+        with pytest.raises(UserError, match="has no biases"):
+            bitfit.wrap(ours)
+        return
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True, bias="all")).eval()
+    bitfit.wrap(ours)
+    for logits in (library(tokens).logits, ours(tokens)):
+        F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    side = {name: p for name, p in library.named_parameters() if name.endswith("bias")}
+    assert all(p.requires_grad for p in side.values())
+    mine = ours.body.blocks[1]
+    find = lambda end: next(p.grad for name, p in side.items() if end in name)  # noqa: E731
+    close(mine.feed_forward.inner.bias.grad, find("h.1.mlp.c_fc"))
+    close(mine.attention_norm.bias.grad, find("h.1.ln_1"))
+    close(torch.cat([mine.attention.query.bias.grad, mine.attention.key.bias.grad, mine.attention.value.bias.grad]), find("h.1.attn.c_attn"))
+
+
+@pytest.mark.parametrize("change, message", [({"use_dora": True}, "sets use_dora"), ({"bias": "all"}, "sets bias"), ({"peft_type": "IA3"}, "holds 'IA3'")])
+def test_what_the_library_can_say_and_we_cannot_is_an_error(family, ours, tmp_path, change, message):
+    save_for_library(lora.wrap(ours, LoRAConfig(rank=2)), tmp_path, family)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        load_from_library(lora.merged_plain(ours), tmp_path, family)
+    with pytest.raises(UserError, match="choose one of llama, gpt2"):
+        load_from_library(ours, tmp_path, "bloom")
