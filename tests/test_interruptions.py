@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 from test_commands import PPO, PRETRAIN, REWARD, T5, bits, type_in
 from minialign.checkpoints import RunFolder
-from minialign.rlhf.ppo import adamw
+from minialign.training import adamw
 import minialign.commands.ppo, minialign.commands.pretrain, minialign.commands.reward  # once, not in every child
 
 d, root = Path(sys.argv[1]), Path(sys.argv[2])
