@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "Sample pairs of answers, to be judged by people.",
     "reward": "Train a reward model on comparisons.",
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
+    "quantize": "Store and compute a model with fewer bits; see what it costs and saves.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
     "sample": "Let a model write.",
     "realdata": "Fetch real texts and real people's judgements.",
