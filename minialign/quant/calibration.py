@@ -1,0 +1,184 @@
+r"""Calibration: which range of its input a layer will meet, learned from a few examples before its scale is fixed.
+
+    min-max            [min x, max x] over everything seen                    one wild value decides the scale of all
+    moving average     r ← (1 − c) r + c · range of this batch               forgets, so one wild batch decides less; Jacob et al. 2018, §3.1
+    percentile         cuts off a share of the values at either end          Wu et al. 2020, §3.2
+    mse                the range [αl, αh] whose mean squared rounding-and-clipping error is least, α from 0.05 to 1
+
+The calibration set is unlabelled text like that which the model will read. It is neither the validation nor the test set: a scale that was chosen on
+the text of the final measurement has seen the answer (the command refuses it). Details that matter:
+    1. Percentile and mse look at a histogram that doubles its reach when a larger value comes, so memory is constant and no value is lost
+       (test_the_histogram_keeps_every_value_when_it_grows).
+    2. Only `calibrate` shows an observer anything; afterwards it is gone from the model (test_no_observer_is_left_in_the_model).
+    3. With fewer values than a percentile can cut, it is min-max: the range is never narrower than the histogram's bins can tell.
+
+Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme static --calibration FILE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.quant.mappings import MappingConfig, scales_of_range, to_codes
+
+BINS = 4096  # of a histogram over [−reach, reach]
+
+
+class MinMax:
+    """Least and greatest value of everything seen."""
+
+    def __init__(self):
+        self.low, self.high = None, None
+
+    def see(self, x: Tensor) -> None:
+        """Take in some values, any shape."""
+        low, high = x.float().aminmax()
+        self.low, self.high = (low, high) if self.low is None else (torch.minimum(self.low, low), torch.maximum(self.high, high))
+
+    def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
+        """(low, high), scalars. Raises UserError when nothing was seen."""
+        if self.low is None:
+            raise UserError("nothing was calibrated: no values came by; give at least one batch that reaches every layer")
+        return self.low, self.high
+
+
+class MovingAverage(MinMax):
+    """Exponential average of each batch's least and greatest value.
+
+    Args:
+        rate: c, weight of the newest batch, above 0, at most 1.
+    """
+
+    def __init__(self, rate: float = 0.1):
+        super().__init__()
+        if not 0 < rate <= 1:
+            raise UserError(f"rate is {rate}; it must be above 0 and at most 1")
+        self.rate = rate
+
+    def see(self, x: Tensor) -> None:
+        """Take in one batch's values."""
+        low, high = x.float().aminmax()
+        self.low, self.high = (low, high) if self.low is None else (self.low.lerp(low, self.rate), self.high.lerp(high, self.rate))
+
+
+class Histogram(MinMax):
+    """Counts in equal bins over [−reach, reach]; the reach doubles, and bins merge two by two, when a larger value comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts, self.reach = torch.zeros(BINS, dtype=torch.float64), 0.0
+
+    def see(self, x: Tensor) -> None:
+        """Take in some values."""
+        super().see(x)
+        largest = float(x.abs().max())
+        if not largest < float("inf"):
+            return  # min-max has noted it, and the range that is asked for will not be finite
+        if self.reach == 0.0:
+            self.reach = largest  # zeros before it lie in the middle bins, which stay the middle
+        while 0 < self.reach < largest:
+            middle = self.counts.view(-1, 2).sum(dim=1)  # (BINS / 2,)
+            self.counts = torch.cat([torch.zeros(BINS // 4), middle, torch.zeros(BINS // 4)]).double()
+            self.reach *= 2
+        place = ((x.flatten().double() / max(self.reach, 1e-300) + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
+        self.counts += torch.bincount(place, minlength=BINS)
+
+    def centres(self) -> Tensor:
+        """(BINS,) the value that stands for each bin."""
+        return (torch.arange(BINS, dtype=torch.float64) + 0.5) * (2 * self.reach / BINS) - self.reach
+
+
+class Percentile(Histogram):
+    """The range without the largest and the smallest values.
+
+    Args:
+        share: of all values that the range shall hold, e.g. 0.999; half of the rest is cut off at either end.
+    """
+
+    def __init__(self, share: float = 0.999):
+        super().__init__()
+        if not 0.5 < share <= 1:
+            raise UserError(f"share is {share}; it must be above 0.5 and at most 1")
+        self.share = share
+
+    def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
+        """(low, high): bin edges outside of which lies at most (1 − share) / 2 of the values each, never beyond min and max."""
+        low, high = super().range(config)
+        cut = (1 - self.share) / 2 * self.counts.sum()
+        below = int((self.counts.cumsum(0) <= cut).sum())  # bins that may go at the lower end
+        above = int((self.counts.flip(0).cumsum(0) <= cut).sum())
+        width = 2 * self.reach / BINS
+        return torch.maximum(low, torch.tensor(below * width - self.reach)), torch.minimum(high, torch.tensor(self.reach - above * width))
+
+
+class MeanSquaredError(Histogram):
+    """The range whose rounding and clipping errors together are least, by trying."""
+
+    def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
+        """(low, high) = α (min, max) for the best α of 0.05, 0.06 … 1."""
+        low, high = super().range(config)
+        x, best = self.centres().float(), (float("inf"), 1.0)
+        for percent in range(100, 4, -1):
+            scale, zero_point = scales_of_range(low * percent / 100, high * percent / 100, config)
+            codes = to_codes(x, scale, zero_point, config).float()
+            back = scale * (codes if zero_point is None else codes - zero_point)
+            best = min(best, (float(((x - back).double() ** 2 * self.counts).sum()), percent / 100))
+        return low * best[1], high * best[1]
+
+
+OBSERVERS: dict[str, Callable[[], MinMax]] = {
+    "min-max": MinMax,
+    "moving-average": MovingAverage,
+    "percentile": Percentile,
+    "mse": MeanSquaredError,
+}
+
+
+class Observed(nn.Module):
+    """A linear layer that shows its input to an observer, and computes as before.
+
+    Args:
+        linear: the layer, kept.
+        observer: what looks on.
+        name: of the layer, for errors.
+    """
+
+    def __init__(self, linear: nn.Module, observer: MinMax, name: str):
+        super().__init__()
+        self.linear, self.observer, self.name = linear, observer, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's own output."""
+        if x.numel():
+            self.observer.see(x.detach())
+            if not bool(torch.isfinite(torch.stack([self.observer.low, self.observer.high])).all()):
+                raise UserError(f"{self.name}: its input holds NaN or infinite values while it is calibrated; look for the layer before it that makes them")
+        return self.linear(x)
+
+
+def feed(model: nn.Module, batches: Iterable[Any]) -> int:
+    """Run a model on batches without gradients: a tensor is its one argument, a tuple its arguments, a dictionary its keywords.
+
+    Returns:
+        How many batches there were.
+    Raises:
+        UserError: none.
+    """
+    count = 0
+    with torch.no_grad():
+        for batch in batches:
+            count += 1
+            if isinstance(batch, dict):
+                model(**batch)
+            elif isinstance(batch, tuple | list):
+                model(*batch)
+            else:
+                model(batch)
+    if count == 0:
+        raise UserError("the calibration set is empty; give at least one batch of text like that which the model will read")
+    return count

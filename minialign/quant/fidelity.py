@@ -1,0 +1,72 @@
+r"""What quantization costs: how much worse a model predicts, and how far its opinions have moved.
+
+    perplexity      exp(mean −log π(tokenₜ | window before it))          hardly tells good schemes apart: errors up and down cancel
+    KL              mean Σ_v π(v) log(π(v) / π̂(v)), nats a token          never cancels: 0 only when nothing changed
+    agreement       share of places where both would say the same token
+
+π is the model before, π̂ after. Read next: ptq.py. Details that matter:
+    1. Windows do not overlap, and the first token of each is not predicted (test_fidelity_equals_its_definition).
+    2. A model compared with itself has KL 0 and agrees everywhere (test_a_model_is_faithful_to_itself).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.heads import evaluating
+from minialign.logprobs import token_logprobs
+
+
+@dataclass
+class Fidelity:
+    """How a model before and after compare on a text."""
+
+    before: float  # perplexity, a token
+    after: float  # perplexity, a token
+    kl: float  # nats a token, of the model after from the model before
+    agreement: float  # share of equal first choices
+    tokens: int  # that were predicted
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON holds it."""
+        return asdict(self)
+
+
+def windows(ids: list[int], window: int, most: int) -> Tensor:
+    """(rows, window) ids, without overlap: as many whole windows as `most` tokens hold; one shorter window when the text is short.
+
+    Raises:
+        UserError: fewer than two tokens.
+    """
+    ids = ids[: max(2, most)]
+    if len(ids) < 2:
+        raise UserError(f"the text has {len(ids)} tokens; two are needed, one to be read and one to be predicted")
+    window = min(window, len(ids))
+    return torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
+
+
+@torch.no_grad()
+def fidelity(before: nn.Module, after: nn.Module, rows: Tensor, batch: int = 4) -> Fidelity:
+    """Compare two models on windows of text.
+
+    Args:
+        before, after: (B, T) ids -> (B, T, V) logits.
+        rows: (rows, window) ids.
+        batch: windows that are read together.
+    """
+    nats, kl, same, count = [0.0, 0.0], 0.0, 0, 0
+    with evaluating(before), evaluating(after):
+        for part in rows.split(batch):
+            logits = [model(part[:, :-1]) for model in (before, after)]  # (B, T, V) each
+            for i in (0, 1):
+                nats[i] -= float(token_logprobs(logits[i].float(), part[:, 1:]).double().sum())
+            first, second = (x.float().log_softmax(dim=-1) for x in logits)
+            kl += float((first.exp() * (first - second)).sum(dim=-1).double().sum())
+            same += int((first.argmax(dim=-1) == second.argmax(dim=-1)).sum())
+            count += part[:, 1:].numel()
+    return Fidelity(math.exp(nats[0] / count), math.exp(nats[1] / count), kl / count, same / count, count)

@@ -1,0 +1,163 @@
+r"""From real numbers to a few integers and back: absmax and zero-point.
+
+    absmax        q = clamp(round(x / s), −Q, Q)         s = max|x| / Q,  Q = 2ᵇ⁻¹ − 1            x̂ = s q
+    zero-point    q = clamp(round(x / s) + z, −2ᵇ⁻¹, Q)  s = (max⁺ − min⁻) / (2ᵇ − 1)             x̂ = s (q − z)
+                  z = −2ᵇ⁻¹ − round(min⁻ / s),           max⁺ = max(max x, 0), min⁻ = min(min x, 0)
+
+Jacob et al. 2018, §2.1; Dettmers et al. 2022, §2.1. Absmax is symmetric and spends half of its codes on a side that a ReLU never uses; zero-point
+moves the grid so that both ends are used. Neither moves a value inside its range by more than **half a step, |x − x̂| ≤ s / 2**.
+
+One scale may serve a whole tensor, a row (of X: a token, of W: an output), a column, or a group of neighbours in a row: the fewer values share it,
+the smaller the step. Details that matter:
+    1. With 8 bits absmax uses −127…127; −128 would have no partner, so −max and max come back equally well (test_both_ends_of_a_symmetric_range_come_back).
+    2. A row of zeros has a tiny scale, not 0: nothing is divided by 0 (test_a_row_of_zeros_stays_zeros_and_its_scale_is_finite).
+    3. Zero-point takes 0 into the range, so 0 is one of the codes, exactly: for one-sided and for constant tensors, too
+       (test_zero_is_exact_and_no_value_moves_more_than_half_a_step).
+    4. torch.round takes halves to the even neighbour (test_halves_are_rounded_to_the_even_neighbour).
+    5. The last group of a row may be shorter: it is filled up with zeros, which lie in every range (test_a_group_may_be_wider_than_what_is_left).
+
+Read next: int8_matmul.py (computing with the integers), show_mapping in diagrams.py (the two pictures of the notes).
+Try it:  python -m minialign quantize RUN --scheme absmax
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minialign.errors import UserError
+from minialign.settings import check_ranges
+
+TINY = torch.finfo(torch.float32).tiny  # the smallest step: 1 / TINY is still finite
+MAPPINGS = ("absmax", "zero-point")
+SHARES = ("tensor", "row", "column", "group")
+
+
+@dataclass(frozen=True)
+class MappingConfig:
+    """How one tensor is mapped to integers."""
+
+    mapping: str = "absmax"  # absmax (symmetric) | zero-point
+    bits: int = 8  # b, of each integer, 2 to 8
+    per: str = "tensor"  # what shares one scale: tensor | row | column | group
+    group: int = 32  # neighbours in a row that share a scale, with per = group
+
+    def __post_init__(self):
+        for name, allowed in (("mapping", MAPPINGS), ("per", SHARES)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        check_ranges(self, {"bits": (2, 8), "group": (1, 2**20)})
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """The least and the greatest integer: −Q, Q for absmax, −2ᵇ⁻¹, Q for zero-point."""
+        greatest = 2 ** (self.bits - 1) - 1
+        return (-greatest if self.mapping == "absmax" else -greatest - 1), greatest
+
+
+@dataclass
+class Quantized:
+    """A tensor as integers, with what is needed to read them."""
+
+    values: Tensor  # the tensor's own shape, int8
+    scale: Tensor  # s, float32; broadcasts against the values: (1, 1), (N, 1), (1, K), or (N, G, 1) for groups
+    zero_point: Tensor | None  # z, int32, the scale's shape; None for absmax, whose zero is 0
+    config: MappingConfig
+
+    def dequantize(self) -> Tensor:
+        """x̂ = s (q − z), float32, the values' shape."""
+        values = self.values.float()
+        if self.config.per == "group":
+            values = in_groups(values, self.config.group)  # (..., G, group)
+        real = self.scale * (values if self.zero_point is None else values - self.zero_point)
+        return real.flatten(-2)[..., : self.values.shape[-1]] if self.config.per == "group" else real
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take in memory, scales and zero-points included."""
+        return sum(t.numel() * t.element_size() for t in (self.values, self.scale, self.zero_point) if t is not None)
+
+
+def absmax_scale(low: Tensor, high: Tensor, config: MappingConfig) -> Tensor:
+    """s = max|x| / Q of ranges [low, high], any shape, never 0.                        Dettmers et al. 2022, §2.1"""
+    return (torch.maximum(high, -low) / config.codes[1]).clamp(min=TINY)
+
+
+def zero_point_scale(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point of ranges [low, high], 0 taken into them.                   Jacob et al. 2018, §2.1 and §3
+
+    Args:
+        low, high: (...) least and greatest value.
+    Returns:
+        s (...) float32, never 0; z (...) int32, one of the codes.
+    """
+    least, greatest = config.codes
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    steps = greatest - least
+    scale = (high / steps - low / steps).clamp(min=TINY)  # high − low itself could overflow
+    return scale, (least - (low / scale).round()).clamp(least, greatest).int()
+
+
+def scales_of_range(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
+    """(scale, zero-point) by either mapping; the zero-point is None for absmax.
+
+    Raises:
+        UserError: the range is not finite, because some value was not.
+    """
+    if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+        raise UserError("there are values that are not finite (NaN or infinite); no scale can hold them: look for the layer that made them")
+    return (absmax_scale(low, high, config), None) if config.mapping == "absmax" else zero_point_scale(low, high, config)
+
+
+def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: MappingConfig) -> Tensor:
+    """q = clamp(round(x / s) + z), int8, x's shape; what lies outside the range takes its nearest end."""
+    q = (x / scale).round_()
+    return (q if zero_point is None else q.add_(zero_point)).clamp_(*config.codes).to(torch.int8)
+
+
+def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
+    """Map a tensor with scales of its own.
+
+    Args:
+        x: (..., K) any float type, at least one value. A row is what the last dimension runs along, a column what it counts.
+        config: the mapping and what shares a scale.
+    Returns:
+        Its integers, of x's shape.
+    Raises:
+        UserError: NaN or infinite values.
+    """
+    x = x.detach().float()
+    grouped = in_groups(x, config.group) if config.per == "group" else x
+    scale, zero_point = scales_of_range(*ranges(grouped, "row" if config.per == "group" else config.per), config)
+    values = to_codes(grouped, scale, zero_point, config)
+    values = values.flatten(-2)[..., : x.shape[-1]].contiguous() if config.per == "group" else values
+    return Quantized(values, scale, zero_point, config)
+
+
+def ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
+    """Least and greatest value of what shares a scale, kept broadcastable: of all, of each row (..., 1), or of each column (1, ..., K)."""
+    dims = {"tensor": tuple(range(x.dim())), "row": (-1,), "column": tuple(range(x.dim() - 1))}[per]
+    return x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+
+
+def in_groups(x: Tensor, group: int) -> Tensor:
+    """(..., K) -> (..., G, group), the last group filled up with zeros."""
+    return F.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+
+
+def round_trip_error(x: Tensor, config: MappingConfig) -> float:
+    """‖x − x̂‖ / ‖x‖; 0 for a tensor of zeros."""
+    difference = (x.float() - quantize_tensor(x, config).dequantize()).norm()
+    return float(difference / x.float().norm().clamp(min=TINY))
+
+
+def show_codes(x: Tensor, config: MappingConfig, most: int = 12) -> str:
+    """A small table for a terminal: values, their codes and what comes back, with scale and zero-point; of the first `most` values."""
+    mapped = quantize_tensor(x.flatten()[None], replace(config, per="tensor"))
+    zero = 0 if mapped.zero_point is None else int(mapped.zero_point)
+    lines = [f"{config.mapping}, {config.bits} bits: scale {float(mapped.scale):.6g}, zero-point {zero}, codes {config.codes[0]}…{config.codes[1]}"]
+    lines += [f"{float(v):>12.5f} -> {int(q):>4} -> {float(r):>12.5f}" for v, q, r in zip(x.flatten(), mapped.values[0], mapped.dequantize()[0])][:most]
+    return "\n".join(lines)

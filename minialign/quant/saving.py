@@ -1,0 +1,133 @@
+r"""Quantized models as files: integers packed to their bits, scales beside them, and how to build the layers again.
+
+    b-bit integers      q + 2ᵇ⁻¹ as b bits, one after the other           4 bits: two a byte; 3 bits: eight in three bytes
+    everything else     as it is: scales, zero-points, kept columns, biases, embeddings, norms
+
+A file is safetensors, with a digest: one that was cut short or altered is an error, never a wrong model
+(test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those of the file on the disk (test_sizes_are_those_of_the_file). In memory a 4-bit
+integer takes a byte, as torch has nothing smaller to compute with.
+
+Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out FILE
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.files import write_atomic
+from minialign.quant.half import HalfEmbedding, HalfLinear
+from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
+from minialign.quant.llm_int8 import LLMInt8Linear
+from minialign.quant.mappings import MappingConfig, Quantized
+from minialign.quant.selection import replace_modules
+from minialign.settings import from_dict, to_dict
+from minialign.tensors import read_tensors, tensor_file, tensors_of
+
+KINDS = {kind.__name__: kind for kind in (WeightOnlyLinear, DynamicLinear, StaticLinear, LLMInt8Linear)}
+HALF_KINDS = {kind.__name__: kind for kind in (HalfLinear, HalfEmbedding)}
+
+
+def pack_bits(values: Tensor, bits: int) -> Tensor:
+    """(…) int8 of `bits` bits each -> (⌈n bits / 8⌉,) uint8."""
+    shifted = (values.flatten().numpy().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)  # 0 … 2ᵇ − 1
+    return torch.from_numpy(np.packbits((shifted[:, None] >> np.arange(bits - 1, -1, -1)) & 1))
+
+
+def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack_bits`. Raises ValueError for a length that does not fit the shape."""
+    count = int(np.prod(shape))
+    if len(packed) != -(-count * bits // 8):
+        raise ValueError(f"{len(packed)} bytes for {count} integers of {bits} bits")
+    digits = np.unpackbits(packed.numpy())[: count * bits].reshape(count, bits)
+    values = digits.astype(np.int16) @ (1 << np.arange(bits - 1, -1, -1)).astype(np.int16)
+    return torch.from_numpy((values - 2 ** (bits - 1)).astype(np.int8)).view(shape)
+
+
+def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What a file must say of each quantized layer, by name."""
+    layers = {}
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, QuantizedLinear):
+            layers[name] = {"kind": kind, "weight": to_dict(module.weight_config), **module.settings()}
+        elif kind in HALF_KINDS:
+            layers[name] = {"kind": kind}
+    return layers
+
+
+def quantized_file(model: nn.Module, **about: Any) -> bytes:
+    """A quantized model as the bytes of a safetensors file; `about` are facts that go with it."""
+    tensors = {name: t for name, t in tensors_of(model).items() if not name.endswith("weight_sum")}  # sums are made again
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear) and module.weight_config.bits < 8:
+            tensors[f"{name}.weight"] = pack_bits(module.weight, module.weight_config.bits)
+    return tensor_file(tensors, layers=describe_layers(model), **about)
+
+
+def save_quantized(model: nn.Module, path: Path, **about: Any) -> int:
+    """Write a quantized model and return its size on the disk, bytes."""
+    write_atomic(path, quantized_file(model, **about))
+    return Path(path).stat().st_size
+
+
+def load_quantized(model: nn.Module, path: Path) -> nn.Module:
+    """Turn an unquantized model of the same shape into the quantized one in a file.
+
+    Args:
+        model: built as for training; its weights do not matter. Its layers are replaced.
+    Returns:
+        The same model, in evaluation mode.
+    Raises:
+        UserError: no such file, cut short, altered, not of a quantized model, or of one with other layers.
+    """
+    tensors, about = read_tensors(path)
+    if not isinstance(about.get("layers"), dict) or not about["layers"]:
+        raise UserError("holds no quantized model; make one with `minialign quantize RUN --out FILE`", path)
+    present, new, shared = dict(model.named_modules()), {}, {}
+    for name, settings in about["layers"].items():
+        if not isinstance(present.get(name), nn.Linear | nn.Embedding):
+            raise UserError(f"holds another model: it has a layer {name!r}, which the model does not", path)
+        part = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        try:
+            if settings["kind"] in HALF_KINDS:
+                stored = shared.setdefault(id(present[name].weight), part.get("stored"))
+                new[name] = HalfLinear(stored, part.get("bias")) if settings["kind"] == "HalfLinear" else HalfEmbedding(stored)
+            else:
+                new[name] = build_layer(settings, part, tuple(present[name].weight.shape), name)
+        except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+            raise UserError(f"{name} cannot be read ({str(error)[:80]}); restore the file from a copy, or quantize again", path) from None
+    outside = lambda name: not any(name.startswith(f"{layer}.") for layer in new)  # noqa: E731
+    own, rest = ({name: t for name, t in source.items() if outside(name)} for source in (tensors_of(model), tensors))
+    odd = sorted(set(own) ^ set(rest)) or [name for name, t in own.items() if t.shape != rest[name].shape]
+    if odd:
+        raise UserError(f"holds another model: {odd[0]!r} ({len(odd)} such names) is only in one of the two, or has another shape", path)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(rest[name])
+    replace_modules(model, new)
+    return model.eval()
+
+
+def build_layer(settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[int, ...], name: str) -> QuantizedLinear:
+    """One layer from what the file says and holds of it."""
+    config = from_dict(MappingConfig, settings["weight"])
+    values = part["weight"] if config.bits == 8 else unpack_bits(part["weight"], config.bits, shape)
+    if tuple(values.shape) != shape or values.dtype != torch.int8:
+        raise ValueError(f"its integers have shape {tuple(values.shape)}, the model's layer {shape}")
+    weight, kind = Quantized(values, part["weight_scale"], part.get("weight_zero"), config), KINDS[settings["kind"]]
+    if kind is WeightOnlyLinear:
+        return WeightOnlyLinear(weight, part.get("bias"), name, settings["single_token"])
+    activation = from_dict(MappingConfig, settings["activation"])
+    if kind is DynamicLinear:
+        return DynamicLinear(weight, part.get("bias"), name, activation)
+    if kind is StaticLinear:
+        return StaticLinear(weight, part.get("bias"), name, activation, part["activation_scale"], part.get("activation_zero"))
+    layer = LLMInt8Linear(weight, part.get("bias"), name, activation, settings["threshold"])
+    layer.place, layer.original = part["place"], part["original"]
+    return layer
