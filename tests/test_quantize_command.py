@@ -66,7 +66,8 @@ def test_settings_of_the_scheme_and_patterns_may_be_changed(d, capsys):
     assert "query" in out and "stays: in the list of what stays" in out and "stays: not included" in out
     assert type_in("quantize {d}/run --scheme llm-int8 --threshold 0.5 --outlier-weights dequantized --text {d}/text.txt --fast", d) == 0
     assert "100.0%" in capsys.readouterr().out  # of the columns
-    assert type_in("quantize {d}/run --scheme weights --single-token --fast", d) == 0
+    assert type_in("quantize {d}/run --scheme weights --single-token --embeddings --text {d}/text.txt --fast", d) == 0
+    assert "body.token_embedding" in capsys.readouterr().out
 
 
 def test_bench_compares_each_shape_with_fp32(d, capsys):

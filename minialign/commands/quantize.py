@@ -56,10 +56,11 @@ def scheme_options(function: Callable) -> Callable:
 @click.option("--tokens", type=click.IntRange(2, 2**31 - 1), default=8192, show_default=True, cls=Option, help="Most tokens to read of each text.")
 @click.option("--include", multiple=True, cls=Option, help="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All without it.")
 @click.option("--keep", multiple=True, cls=Option, help="Pattern of layers that stay as they are, besides heads; may be given again.")
+@click.option("--embeddings", is_flag=True, cls=Option, help="Store the embeddings, and a head that shares them, as int8 weights too.")
 @click.option("--bench", is_flag=True, cls=Option, help="Longer timings, and each shape of layer against fp32.")
 @run_options(out=None, otherwise="nowhere: it is measured and forgotten")
 @scheme_options
-def command(run, scheme, text, calibration, tokens, include, keep, bench, out, seed, fast, **changes):
+def command(run, scheme, text, calibration, tokens, include, keep, embeddings, bench, out, seed, fast, **changes):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
 
     \b
@@ -68,7 +69,7 @@ def command(run, scheme, text, calibration, tokens, include, keep, bench, out, s
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     config = None if scheme in HALVES else dataclasses.replace(scheme_named(scheme), **changes)
-    check(config, changes, text, calibration, out, (*include, *keep))
+    check(config, changes, text, calibration, out, (*include, *keep, *(["embeddings"] if embeddings else [])))
     model, tokenizer = NAMED[str(run)]() if str(run) in NAMED and not run.exists() else load_model(run, "decoder")
     read = lambda file: windows(flat(encode_documents(tokenizer, read_documents(file))), min(model.config.context, WINDOW), 512 if fast else tokens)  # noqa: E731
     rows, batches = None if text is None else read(text), None if calibration is None else read(calibration)
@@ -78,7 +79,7 @@ def command(run, scheme, text, calibration, tokens, include, keep, bench, out, s
         click.echo(f"all linear layers and embeddings stored in {scheme}; computed in fp32, norms and biases stay as they are")
     else:
         shown = batches if batches is not None else None if rows is None else rows[:4]  # for the outputs' errors; scales are learned on --calibration only
-        model, report = quantize(model, config, None if shown is None else shown.split(4), include or ALL, (*KEEP, *keep))
+        model, report = quantize(model, config, None if shown is None else shown.split(4), include or ALL, (*KEEP, *keep), embeddings)
         click.echo(str(report))
         result["report"] = report.to_dict()
     result |= measure(before, model, rows, seed, 7 if bench else 3, 8 if fast else 48 if bench else 24)

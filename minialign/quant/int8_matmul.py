@@ -34,6 +34,7 @@ from torch import Tensor
 from minialign.errors import UserError
 
 BLOCK = 1024  # terms whose sum a float32 holds exactly: 1024 · 128 · 128 = 2²⁴
+TILE = 512  # outputs whose weights are read as floats together: 2 MB with 1024 terms
 LONGEST = 33_025  # terms whose sum an int32 holds, zero-points taken off: 33,025 · 255 · 255 < 2³¹
 TAKES = {"cpu": (1, 1, 1), "cuda": (17, 8, 8)}  # torch._int_mm: fewest rows of X; what K and N must be multiples of
 
@@ -64,10 +65,12 @@ def by_reference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def by_float_blocks(a: Tensor, b: Tensor) -> Tensor:
-    """(T, N) int32 as sums of float32 products of at most BLOCK terms, each exact."""
-    total = F.linear(a[:, :BLOCK].float(), b[:, :BLOCK].float()).int()
-    for k in range(BLOCK, a.shape[1], BLOCK):
-        total += F.linear(a[:, k : k + BLOCK].float(), b[:, k : k + BLOCK].float()).int()
+    """(T, N) int32 as sums of float32 products of at most BLOCK terms, each exact; TILE outputs at a time, whose floats stay in the cache."""
+    total = torch.zeros(len(a), len(b), dtype=torch.int32)
+    for k in range(0, a.shape[1], BLOCK):
+        left = a[:, k : k + BLOCK].float()
+        for n in range(0, len(b), TILE):
+            total[:, n : n + TILE] += F.linear(left, b[n : n + TILE, k : k + BLOCK].float()).int()
     return total
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.errors import UserError
-from minialign.quant.int8_matmul import integer_linear
+from minialign.quant.int8_matmul import TILE, integer_linear
 from minialign.quant.mappings import MappingConfig, Quantized, ranges, scales_of_range, to_codes
 
 FEW = 4  # tokens; with more of them torch's kernel for single tokens is slower than the product of floats
@@ -87,6 +87,10 @@ class WeightOnlyLinear(QuantizedLinear):
             y = torch._weight_int8pack_mm(flat, self.weight, ones).float().mul_(self.weight_scale.T)
             y = y.view(*x.shape[:-1], self.out_features)
             return (y if self.bias is None else y.add_(self.bias)).to(x.dtype)
+        if self.weight_config.mapping == "absmax" and self.weight_config.per != "group" and x.dtype == torch.float32:
+            tiles = [F.linear(x, self.weight[n : n + TILE].float()) for n in range(0, self.out_features, TILE)]  # floats that stay in the cache
+            y = (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)) * self.weight_scale.T  # (..., N)
+            return y if self.bias is None else y + self.bias
         weight = self.quantized_weight().dequantize().to(x.dtype)
         return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 

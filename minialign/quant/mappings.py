@@ -22,6 +22,7 @@ Try it:  python -m minialign quantize RUN --scheme absmax
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,9 +108,10 @@ def scales_of_range(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[T
     Raises:
         UserError: the range is not finite, because some value was not.
     """
-    if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+    scale, zero_point = (absmax_scale(low, high, config), None) if config.mapping == "absmax" else zero_point_scale(low, high, config)
+    if scale.numel() and not math.isfinite(float(scale.max())):  # NaN and infinity pass through all of it, and the greatest of them shows it
         raise UserError("there are values that are not finite (NaN or infinite); no scale can hold them: look for the layer that made them")
-    return (absmax_scale(low, high, config), None) if config.mapping == "absmax" else zero_point_scale(low, high, config)
+    return scale, zero_point
 
 
 def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: MappingConfig) -> Tensor:

@@ -33,6 +33,7 @@ from minialign.quant.llm_int8 import LLMInt8Linear, outlier_columns
 from minialign.quant.mappings import TINY, quantize_tensor, scales_of_range
 from minialign.quant.scheme import SchemeConfig
 from minialign.quant.selection import ALL, KEEP, replace_modules, select
+from minialign.quant.tables import QuantizedTable, quantized_tables
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Report:
             reason = f"  stays: {row.kept}" if row.kept else ""
             lines.append(f"{row.name:<{width}} {'×'.join(map(str, row.shape)):>12} {error} {output:>8} {outliers:>8} {sizes}{reason}")
         share = self.bytes_after / max(1, self.bytes_before)
-        lines.append(f"in memory: {self.bytes_before:,} bytes before, {self.bytes_after:,} after ({share:.0%}); embeddings and norms stay as they are")
+        lines.append(f"in memory: {self.bytes_before:,} bytes before, {self.bytes_after:,} after ({share:.0%}); what is not in this list stays as it is")
         return "\n".join(lines)
 
 
@@ -145,7 +146,12 @@ class Compared(nn.Module):
 
 
 def quantize(
-    model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | None = None, include: Sequence[str] = ALL, keep: Sequence[str] = KEEP
+    model: nn.Module,
+    scheme: SchemeConfig,
+    batches: Iterable[Any] | None = None,
+    include: Sequence[str] = ALL,
+    keep: Sequence[str] = KEEP,
+    embeddings: bool = False,
 ) -> tuple[nn.Module, Report]:
     """Replace a model's linear layers by quantized ones.
 
@@ -155,6 +161,7 @@ def quantize(
         batches: a calibration set, each batch what the model takes (a tensor, a tuple of arguments, a dictionary); needed for static schemes, otherwise
             only for the output errors in the report.
         include, keep: patterns of names, see selection.py.
+        embeddings: store the embeddings, and heads that share them, as int8 weights too; see tables.py.
     Returns:
         The same model, in evaluation mode, and the report.
     Raises:
@@ -170,10 +177,13 @@ def quantize(
         observer = observers.get(name)
         new[name] = quantized_layer(linear, scheme, name, observer, getattr(observer, "columns", None))
     compared = {} if batches is None else compare(model, chosen.layers, new, batches)
-    rows = []
+    tables = quantized_tables(model, scheme.single_token) if embeddings else {}
+    rows = [table_row(name, model.get_submodule(name), table) for name, table in tables.items() if isinstance(table, QuantizedTable)]
     for name in [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name]:
         linear = model.get_submodule(name)
         row = Row(name, tuple(linear.weight.shape), module_bytes(linear), module_bytes(linear), kept=chosen.kept.get(name, ""))
+        if name in tables:
+            row.kept, row.bytes_after = "", 0  # it reads its table
         if name in new:
             difference = (new[name].quantized_weight().dequantize() - linear.weight.detach().float()).norm()
             row.weight_error = float(difference / linear.weight.detach().float().norm().clamp(min=TINY))
@@ -181,8 +191,15 @@ def quantize(
             row.output_error = compared.get(name)
             row.outliers = sum(observers[name].shares) / len(observers[name].shares) if scheme.method == "llm-int8" and name in observers else None
         rows.append(row)
-    replace_modules(model, new)
+    replace_modules(model, tables | new)
     return model.eval(), Report(rows, before, module_bytes(model))
+
+
+def table_row(name: str, embedding: nn.Embedding, table: QuantizedTable) -> Row:
+    """The report's line on an embedding."""
+    weight = embedding.weight.detach().float()
+    error = float((table.weight - weight).norm() / weight.norm().clamp(min=TINY))
+    return Row(name, tuple(weight.shape), module_bytes(embedding), module_bytes(table), error)
 
 
 def observe(model: nn.Module, layers: dict[str, nn.Linear], batches: list[Any], scheme: SchemeConfig) -> dict[str, MinMax]:

@@ -26,6 +26,7 @@ from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear,
 from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized
 from minialign.quant.selection import replace_modules
+from minialign.quant.tables import QuantizedTable, TableHead
 from minialign.settings import from_dict, to_dict
 from minialign.tensors import read_tensors, tensor_file, tensors_of
 
@@ -51,10 +52,15 @@ def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
 
 def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
     """What a file must say of each quantized layer, by name."""
-    layers = {}
+    layers, tables = {}, {}
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, QuantizedTable):
+            layers[name] = {"kind": kind, "weight": to_dict(module.scores.weight_config), **module.scores.settings()}
+            tables[id(module)] = name
+        elif isinstance(module, TableHead):
+            layers[name] = {"kind": kind, "table": tables[id(module.table)]}
+        elif isinstance(module, QuantizedLinear) and name.removesuffix(".scores") not in layers:
             layers[name] = {"kind": kind, "weight": to_dict(module.weight_config), **module.settings()}
         elif kind in HALF_KINDS:
             layers[name] = {"kind": kind}
@@ -91,13 +97,19 @@ def load_quantized(model: nn.Module, path: Path) -> nn.Module:
         raise UserError("holds no quantized model; make one with `minialign quantize RUN --out FILE`", path)
     present, new, shared = dict(model.named_modules()), {}, {}
     for name, settings in about["layers"].items():
-        if not isinstance(present.get(name), nn.Linear | nn.Embedding):
+        empty = isinstance(settings, dict) and settings.get("kind") == "TableHead" and getattr(model, name, model) is None
+        if not empty and not isinstance(present.get(name), nn.Linear | nn.Embedding):
             raise UserError(f"holds another model: it has a layer {name!r}, which the model does not", path)
         part = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
         try:
             if settings["kind"] in HALF_KINDS:
                 stored = shared.setdefault(id(present[name].weight), part.get("stored"))
                 new[name] = HalfLinear(stored, part.get("bias")) if settings["kind"] == "HalfLinear" else HalfEmbedding(stored)
+            elif settings["kind"] == "TableHead":
+                new[name] = TableHead(new[settings["table"]], part.get("bias"))
+            elif settings["kind"] == "QuantizedTable":
+                inner = {key.removeprefix("scores."): t for key, t in part.items()}
+                new[name] = QuantizedTable(build_layer({**settings, "kind": "WeightOnlyLinear"}, inner, tuple(present[name].weight.shape), name))
             else:
                 new[name] = build_layer(settings, part, tuple(present[name].weight.shape), name)
         except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:

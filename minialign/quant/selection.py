@@ -71,8 +71,12 @@ def select(model: nn.Module, include: Sequence[str] = ALL, keep: Sequence[str] =
 
 
 def replace_modules(model: nn.Module, new: dict[str, nn.Module]) -> None:
-    """Put new modules in the place of those with these names, everywhere that the old ones are used."""
+    """Put new modules in the place of those with these names, everywhere that the old ones are used; or in a place that is empty (None)."""
     for name, module in new.items():
+        owner, _, place = name.rpartition(".")
+        if getattr(model.get_submodule(owner), place, model) is None:
+            setattr(model.get_submodule(owner), place, module)
+            continue
         old = model.get_submodule(name)
         for parent in list(model.modules()):
             for child, there in list(parent._modules.items()) if parent is not module else []:  # named_children passes over a second seat

@@ -1,0 +1,91 @@
+r"""Token tables in int8: the vectors of the vocabulary, and the head that shares them.
+
+    lookup   e_t = s_t q_t                       one scale a token
+    head     logits = (h Qᵀ) ⊙ sᵀ                the same integers, read a second time
+
+By default embeddings and heads stay in floating point. In a small model they are most of it (SmolLM2-135M: a fifth of the parameters, and 113 MB of
+float32 are read for every token that it writes), so they can be included. The logits carry the rounding directly: measure KL before trusting it.
+Details that matter:
+    1. A head that shares its table still does (test_a_shared_table_is_stored_once_and_serves_both).
+    2. Models that multiply by `embedding.weight` themselves find a float32 one there, made when it is asked for
+       (test_a_model_that_multiplies_by_the_table_finds_it). Where a model has an empty place called `head`, the int8 head takes it, which is faster.
+
+Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minialign.quant.linear import WeightOnlyLinear
+from minialign.quant.mappings import MappingConfig, quantize_tensor
+
+
+class QuantizedTable(nn.Module):
+    """An embedding whose vectors are int8, one scale each.
+
+    Args:
+        scores: the table as a layer of V outputs; its weight is the table.
+    """
+
+    def __init__(self, scores: WeightOnlyLinear):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = scores.out_features, scores.in_features
+        self.scores = scores  # (..., D) -> (..., V)
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D) float32, made when asked for."""
+        return self.scores.quantized_weight().dequantize()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) ids -> (..., D) float32."""
+        return F.embedding(tokens, self.scores.weight).float() * self.scores.weight_scale[tokens]
+
+
+class TableHead(nn.Module):
+    """A head that multiplies by somebody's table; it has no numbers of its own but a bias.
+
+    Args:
+        table: shared.
+        bias: (V,) or None.
+    """
+
+    def __init__(self, table: QuantizedTable, bias: Tensor | None = None):
+        super().__init__()
+        self.table = table
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V) logits."""
+        logits = self.table.scores(hidden)
+        return logits if self.bias is None else logits + self.bias
+
+
+def quantized_tables(model: nn.Module, single_token: bool = False) -> dict[str, nn.Module]:
+    """What to put in the place of a model's embeddings and of the heads that share them; the model is unchanged.
+
+    Args:
+        model: any module.
+        single_token: heads take the faster way for up to four tokens (linear.py, detail 4).
+    Returns:
+        Name -> new module, for `selection.replace_modules`.
+    Raises:
+        UserError: vectors that are not finite.
+    """
+    new, tables = {}, {}
+    for name, module in model.named_modules():
+        if type(module) is nn.Embedding and module.max_norm is None:
+            table = tables.get(id(module.weight))
+            if table is None:
+                mapped = quantize_tensor(module.weight, MappingConfig(per="row"))
+                table = tables[id(module.weight)] = QuantizedTable(WeightOnlyLinear(mapped, None, name, single_token))
+            new[name] = table
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and id(module.weight) in tables:
+            new[name] = TableHead(tables[id(module.weight)], module.bias)
+    by_size = sorted(tables.values(), key=lambda table: -table.num_embeddings)
+    if by_size and getattr(model, "head", model) is None:  # an empty place for a head: it uses the largest table, that of the words
+        new["head"] = TableHead(by_size[0])
+    return new
