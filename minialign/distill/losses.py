@@ -1,0 +1,140 @@
+r"""What a student can copy from a teacher, each as one pure function of tensors.
+
+    soft targets   T² · mean over tokens of KL(softmax(z_t/T) ‖ softmax(z_s/T))       Hinton et al. 2015, §2
+    hidden cosine  mean over tokens of 1 − cos(h_s, h_t)                              Sanh et al. 2019 (DistilBERT), §3
+    hidden MSE     mean (h_s W − h_t)²,  W learned                                    Jiao et al. 2020 (TinyBERT), Eq. 8
+    attention MSE  mean (A_s − A_t)²,  A the scores before the softmax                Jiao et al. 2020 (TinyBERT), Eq. 7
+    relations      mean KL(softmax(X_t X_tᵀ/√d) ‖ softmax(X_s X_sᵀ/√d))               Wang et al. 2020 (MiniLM), Eq. 8 to 10
+    reverse KL     mean KL(softmax(z_s) ‖ softmax(z_t))                               Gu et al. 2024 (MiniLLM), §2.1
+
+Teachers are given without gradients: whoever calls these has computed them in inference mode. Details that matter:
+    1. T² keeps the gradient's size: without it, it falls as 1/T² (test_the_gradient_of_soft_targets_keeps_its_size).
+    2. Means run over real tokens only; padding has no influence, and neither has the shape of the batch (test_padding_has_no_influence).
+    3. KL(teacher ‖ student) makes the student cover all that the teacher may say; the reverse makes it keep to what the teacher does say
+       (test_the_two_directions_of_kl_want_different_students).
+    4. Masked positions of attention scores are set to 0 on both sides before they are compared: −∞ or −10,000 would drown the rest
+       (test_masked_scores_count_as_equal).
+
+Read next: student.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minialign.errors import UserError
+from minialign.logprobs import masked_mean
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 2.0) -> Tensor:
+    """T² KL(teacher ‖ student) of softened distributions, mean over real tokens, nats.
+
+    Args:
+        student, teacher: (..., V) logits over the same vocabulary; mask: (...) bool, true where a token counts.
+        temperature: T, above 0; the larger, the more the student learns of what the teacher finds unlikely.
+    Raises:
+        UserError: vocabularies of different sizes, or a temperature that is not above 0.
+    """
+    _same_vocabulary(student, teacher)
+    if not temperature > 0:
+        raise UserError(f"temperature is {temperature}; it must be above 0 (1 copies the teacher's own probabilities, 2 is usual)")
+    return temperature**2 * masked_mean(_kl(teacher / temperature, student / temperature), mask)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(student ‖ teacher), mean over real tokens, nats: for texts that the student wrote. Arguments as for `soft_target_loss`."""
+    _same_vocabulary(student, teacher)
+    return masked_mean(_kl(student, teacher), mask)
+
+
+def _kl(first: Tensor, second: Tensor) -> Tensor:
+    """(...) KL(softmax(first) ‖ softmax(second)) of logits (..., V)."""
+    log_p, log_q = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def _same_vocabulary(student: Tensor, teacher: Tensor) -> None:
+    if student.shape[-1] != teacher.shape[-1]:
+        sizes = f"the student's vocabulary has {student.shape[-1]} tokens, the teacher's {teacher.shape[-1]}"
+        raise UserError(f"{sizes}; their words must mean the same: make the student with the teacher's tokenizer")
+
+
+def hidden_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """1 − cos of the angle between hidden vectors (B, T, D) of equal width, mean over real tokens (B, T); in [0, 2].
+
+    Raises:
+        UserError: different widths, which this loss cannot compare.
+    """
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UserError(f"the student's width is {student.shape[-1]}, the teacher's {teacher.shape[-1]}; use tinybert or minilm, which allow that")
+    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=-1), mask)
+
+
+def hidden_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor, projection: Tensor | None = None) -> Tensor:
+    """Mean squared difference of hidden vectors over real tokens and dimensions.
+
+    Args:
+        student: (B, T, d); teacher: (B, T, D); mask: (B, T).
+        projection: W, (d, D), learned with the student; None where the widths are equal.
+    """
+    mapped = student if projection is None else student @ projection  # (B, T, D)
+    return masked_mean(((mapped - teacher) ** 2).mean(dim=-1), mask)
+
+
+def attention_score_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor:
+    """Mean squared difference of attention scores before the softmax.
+
+    Args:
+        student, teacher: (B, H, T, S) Q Kᵀ / √d, of equally many heads; allowed: bool, broadcastable to them, true where a query may look.
+    Raises:
+        UserError: different numbers of heads.
+    """
+    _same_heads(student, teacher)
+    difference = (student - teacher).masked_fill(~allowed, 0.0)
+    return (difference**2).mean()
+
+
+def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """Log of softmax(X Xᵀ / √d): how each token's vector relates to the others', in each of `heads` parts of the width.
+
+    Args:
+        vectors: (B, T, D) values (or queries, or keys) of all heads side by side; mask: (B, T) true at real tokens.
+    Returns:
+        (B, heads, T, T) log-probabilities; what stands at pads has no meaning.
+    Raises:
+        UserError: a width that does not divide by the heads.
+    """
+    B, T, D = vectors.shape
+    if D % heads:
+        raise UserError(f"a width of {D} does not divide into {heads} relation heads; choose a divisor of {D}")
+    parts = vectors.view(B, T, heads, D // heads).transpose(1, 2)  # (B, heads, T, d)
+    scores = parts @ parts.transpose(-2, -1) / math.sqrt(D // heads)
+    return scores.masked_fill(~mask[:, None, None, :], -torch.inf).log_softmax(dim=-1)
+
+
+def relation_loss(student: Tensor, teacher: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """KL(teacher's relation ‖ student's), mean over heads and real tokens; the widths may differ (Wang et al. 2020, Eq. 9)."""
+    return distribution_loss(relation(student, heads, mask), relation(teacher, heads, mask), mask)
+
+
+def distribution_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of attention distributions, mean over heads and real queries (Wang et al. 2020, Eq. 8).
+
+    Args:
+        student, teacher: (B, H, T, S) log-probabilities; −∞ where nothing may be looked at; mask: (B, T) true at real queries.
+    Raises:
+        UserError: different numbers of heads.
+    """
+    _same_heads(student, teacher)
+    p = teacher.exp()
+    terms = torch.where(p > 0, p * (teacher - student), 0.0)  # 0 log 0 = 0
+    return masked_mean(terms.sum(dim=-1), mask[:, None, :].expand(terms.shape[:3]))
+
+
+def _same_heads(student: Tensor, teacher: Tensor) -> None:
+    if student.shape[1] != teacher.shape[1]:
+        raise UserError(f"the student has {student.shape[1]} heads, the teacher {teacher.shape[1]}; give it as many, or use relations of MiniLM v2")
