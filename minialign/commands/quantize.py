@@ -21,6 +21,7 @@ from minialign.errors import UserError
 from minialign.files import write_json
 from minialign.generation import SamplingConfig, generate
 from minialign.pretrain.causal_lm import encode_documents
+from minialign.pretrained.smollm2 import load_smollm2
 from minialign.quant.fidelity import fidelity, windows
 from minialign.quant.half import HALVES, store_half
 from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
@@ -33,7 +34,7 @@ from minialign.settings import describe
 from minialign.tensors import tensor_file, tensors_of
 from minialign.tokenizer import Tokenizer
 
-NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {}  # pretrained models that may stand in the place of a run: name -> loader
+NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}  # pretrained models by name, in place of a run
 CHANGEABLE = ("bits", "group", "activation_bits", "observer", "threshold", "outlier_weights", "single_token")
 WINDOW = 512  # most tokens that are read together
 
@@ -65,6 +66,7 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
 
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
+    Example:  python -m minialign quantize smollm2 --scheme vector-wise --text held-out.txt       a real model (downloads 93 MB)
     Example:  python -m minialign quantize runs/pretrain --scheme static --calibration some.txt --text held-out.txt --bench
     """
     changes = {name: value for name, value in changes.items() if value is not None}
