@@ -58,6 +58,6 @@ def measure(bench: Bench) -> Result:
 
 def draw(scores: dict[str, list[float]], path: Path) -> None:
     """A bar for each model and kind of wording."""
-    fig, axes = figure("", "accuracy on trained tasks", 6.4, 3.6)
+    fig, axes = figure("accuracy on trained tasks", "", 6.4, 3.6)
     bars_with_intervals(axes, {name.replace(", ", ",\n"): over_seeds(values) if len(values) > 1 else values[0] for name, values in scores.items()})
     save_png(fig, path)
