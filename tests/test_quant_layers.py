@@ -149,7 +149,9 @@ def test_static_scales_do_not_move_when_the_model_is_used():
 def test_what_lies_outside_the_calibrated_range_takes_its_end():
     layer = linear(bias=False)
     static = quantized_layer(layer, SCHEMES["static"], observer=observed(SCHEMES["static"], torch.tensor([-1.0, 1.0])))
-    torch.testing.assert_close(static(torch.full((1, 64), 7.0)), static(torch.ones(1, 64)))
+    for end in (1.0, -1.0):  # −127, never −128
+        torch.testing.assert_close(static(torch.full((1, 64), 7.0 * end)), static(torch.full((1, 64), end)))
+        assert set(static.encode(torch.full((1, 64), 7.0 * end))[0].flatten().tolist()) == {127 * int(end)}
 
 
 def test_static_equals_dynamic_on_the_batch_that_it_was_calibrated_on():

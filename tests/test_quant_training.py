@@ -238,6 +238,13 @@ def test_norms_are_computed_in_float32(dtype):
     x = (inputs() * 300).to(dtype)
     expected = nn.RMSNorm(64)(x.float()).to(dtype)
     assert torch.equal(norm[1](x), expected) and norm[1](x).dtype == dtype
+
+    class HandNorm(nn.Module):
+        def forward(self, x):
+            return x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True))
+
+    by_hand = compute_half(nn.Sequential(HandNorm(), linear()), dtype)[0]
+    torch.testing.assert_close(by_hand(x), expected)  # 300² is beyond float16
     with torch.no_grad():
         plain, model = LanguageModel(SHAPE).eval()(TOKENS), compute_half(LanguageModel(SHAPE).eval(), dtype)
         found = model(TOKENS)
