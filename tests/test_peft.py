@@ -1,6 +1,7 @@
 """Fine-tuning in all its ways: what trains, what stays, what a file holds, and that each method is what its paper says."""
 
 import copy
+import json
 import math
 import warnings
 
@@ -22,7 +23,7 @@ from minialign.peft.lora import LoRAConfig, LoRALinear
 from minialign.peft.many_tasks import serve, stored_bytes
 from minialign.peft.methods import CONFIGS, METHODS, configuration
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.trainable import ABOUT, TENSORS, counts, fingerprint, load, matching, readable, save, show, trainable_parameters, trained
+from minialign.peft.trainable import ABOUT, TENSORS, counts, fingerprint, load, matching, read_saved, readable, save, seal, show, trainable_parameters, trained
 from minialign.pretrain.causal_lm import next_token_loss
 from minialign.training import TrainingConfig, adamw, gradient_step
 
@@ -141,8 +142,10 @@ def test_a_damaged_file_is_refused_and_the_model_untouched(tmp_path, damage, mes
 
 def test_an_unknown_method_or_setting_in_a_file_lists_the_known(tmp_path):
     save(lora.wrap(build(), LoRAConfig(rank=2)), tmp_path)
-    path = tmp_path / ABOUT
-    path.write_text(path.read_text().replace('"lora"', '"dora"'))
+    about, tensors = read_saved(tmp_path)
+    record = {**about, "method": "dora"}
+    del record["seal"]
+    (tmp_path / ABOUT).write_text(json.dumps({**record, "seal": seal(record, tensors)}))
     with pytest.raises(UserError, match="'dora' is not known; known are full"):
         load(build(), tmp_path)
     with pytest.raises(UserError, match="ranks"):
@@ -173,6 +176,7 @@ def test_the_table_says_what_trains():
     assert some == 2 * 2 * (32 * 2) and all_ > some
     shown = show(model)
     assert "blocks.1.attention.query.B" in shown and f"lora: {some:,} of {all_:,}" in shown and "key" not in shown
+    assert "lora: attention.query ×2" in shown.splitlines() and show(build()).endswith("parameters train (100.00%)")
     assert '"rank": 2' in readable(model.tuning.config)
 
 
@@ -260,6 +264,7 @@ def test_a_merged_plain_model_has_the_base_names_and_can_be_wrapped_again(tokens
     plain = lora.merged_plain(model)
     assert list(plain.state_dict()) == names
     torch.testing.assert_close(run(plain, tokens), expected, atol=1e-5, rtol=1e-4)
+    assert counts(plain)[0] == counts(plain)[1], "plain again, it can be trained on"
     lora.wrap(plain, LoRAConfig())
 
 
@@ -305,6 +310,37 @@ def test_no_gradient_is_computed_below_the_lowest_trained_layer(tokens):
     model.body.blocks[1].register_forward_hook(lambda module, inputs, output: seen.update(above=output.requires_grad))
     model(tokens)
     assert seen == {"below": False, "above": True}
+
+
+def kept_bytes(model, tokens):
+    """Bytes that autograd keeps for the backward pass, the weights themselves left out."""
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def pack(t):
+        if t.untyped_storage().data_ptr() not in weights:
+            kept[t.untyped_storage().data_ptr()] = t  # held, so that no address is given out twice
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = model(tokens).sum()
+    loss.backward()
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+def test_no_activation_is_kept_below_the_lowest_trained_layer(tokens):
+    """A model twice as deep below it keeps not one byte more; a trained layer below would."""
+    wrapped = lambda layers, lowest: lora.wrap(build(layers=layers), LoRAConfig(targets=(f"blocks.{lowest}.attention.query",)))  # noqa: E731
+    alone = kept_bytes(wrapped(1, 0), tokens)
+    assert alone == kept_bytes(wrapped(4, 3), tokens) < kept_bytes(wrapped(4, 2), tokens)
+
+
+def test_a_frozen_layer_keeps_no_input_for_a_weight_that_does_not_train():
+    """A weight's gradient needs the layer's input, its input's gradient only the weight."""
+    x = torch.randn(64, 32, requires_grad=True)
+    frozen, free = nn.Linear(32, 32).requires_grad_(False), nn.Linear(32, 32)
+    assert kept_bytes(frozen, x) == 0 and kept_bytes(free, x) >= x.numel() * 4
+    update = LoRALinear(frozen, LoRAConfig(rank=2), torch.Generator())
+    assert kept_bytes(update, x) == x.numel() * 4 + 64 * 2 * 4, "the input once, for A, and what A made of it, for B"
 
 
 @pytest.mark.parametrize("changes", [{"rank": 0}, {"targets": ()}, {"dropout": 1.0}, {"alpha": -1.0}])

@@ -3,8 +3,8 @@ r"""Adapters: small bottlenecks after each sublayer, which start as the identity
     adapter(h) = h + W_up gelu(W_down h + b_down) + b_up        D → m → D          Houlsby et al. 2019, §2 and Fig. 2
 
 After the projection that ends a sublayer and before the residual is added: x ← x + adapter(sublayer(norm(x))). Details that matter:
-    1. Near the identity at first, so that the model begins as it was: W_up and W_down are drawn with a tiny deviation
-       (test_a_fresh_adapter_changes_next_to_nothing); a large random start ruins what was learned (claims/adapter_identity.py).
+    1. Near the identity at first, so that the model begins as it was: W_up and W_down are drawn with a tiny deviation, from a normal
+       distribution cut at two of them (test_a_fresh_adapter_changes_next_to_nothing); a large random start ruins what was learned (claims/adapter_identity.py).
     2. After both sublayers (Houlsby), or after the feed-forward alone (Pfeiffer et al. 2021, §3.1) with `placement`.
     3. The norms and the head train too (Houlsby et al. 2019, §2.1).
 DEVIATION: the paper's BERT drops out before the adapter; our block drops out after the whole sublayer, so behind it. At dropout 0 it is the same.
@@ -34,7 +34,7 @@ class AdapterConfig:
     bottleneck: int = 16  # m
     placement: str = "houlsby"  # houlsby | pfeiffer
     targets: tuple[str, ...] = ()  # in place of it: names or patterns of the linear layers that end a sublayer
-    initial_std: float = 1e-2  # deviation of both matrices at the start
+    initial_std: float = 1e-2  # deviation of both matrices at the start, before the cut at two of it
     norms: bool = True  # whether the norms train too
     seed: int = 0  # of the start
 
@@ -55,8 +55,10 @@ class Adapted(nn.Module):
         for layer in (self.down, self.up):
             layer.to(base.weight.dtype)
             nn.init.zeros_(layer.bias)
-            with torch.no_grad():
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator).mul_(config.initial_std))
+            start = torch.zeros(layer.weight.shape)
+            if config.initial_std:
+                nn.init.trunc_normal_(start, 0.0, config.initial_std, -2 * config.initial_std, 2 * config.initial_std, generator)
+            layer.weight.data.copy_(start)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)  # (..., D)

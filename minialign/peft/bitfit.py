@@ -41,7 +41,8 @@ def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
     """
     config = config or BitFitConfig()
     refuse_wrapped(model)
-    biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias" and not name.startswith("head.")]
+    heads = tuple(f"{name}." for name in heads_of(model))  # a language model's own head is a part of the model
+    biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias" and not name.startswith(heads)]
     if not biases:
         raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use lora or adapters")
     chosen = biases

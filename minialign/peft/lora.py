@@ -153,11 +153,11 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 
 def merged_plain(model: nn.Module) -> nn.Module:
-    """The model with its updates merged and the wrappers gone, as plain as it was before; it is changed in place."""
+    """The model with its updates merged and the wrappers gone, as plain as it was before, all of it free to train; it is changed in place."""
     layers = lora_layers(model)
     for name, layer in layers.items():
         if not layer.merged:
             layer.merge()
         replace(model, name, lambda wrapped: wrapped.base)
     model.tuning = None
-    return model
+    return model.requires_grad_(True)

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from minialign.errors import UserError
-from minialign.peft.lora import LoRAConfig
-from minialign.peft.trainable import ABOUT, fingerprint, freeze, note, read_saved, refuse_wrapped, replace
-from minialign.settings import from_dict
+from minialign.peft.methods import configuration
+from minialign.peft.trainable import ABOUT, check_base, fingerprint, freeze, note, read_saved, refuse_wrapped, replace
 
 
 class Tasks:
@@ -97,11 +96,10 @@ def serve(model: nn.Module, folders: dict[str, Path]) -> Serving:
         about, tensors = read_saved(folder)
         if about["method"] != "lora":
             raise UserError(f"holds {about['method']}; only LoRAs can be served side by side", folder)
-        if about["base"] != base:
-            raise UserError(f"was made for another base: {about['base']}, and this model is {base}; load the model that it was trained on", folder)
+        check_base(model, about, folder)
         if any(not name.endswith((".A", ".B")) for name in tensors):
             raise UserError("trains a head of its own, which tasks side by side cannot share; serve it alone", folder)
-        saved[task] = (from_dict(LoRAConfig, {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}, Path(folder) / ABOUT), tensors)
+        saved[task] = (configuration("lora", about["config"], Path(folder) / ABOUT), tensors)
     layers = sorted({name.rpartition(".")[0] for _, tensors in saved.values() for name in tensors})
     tasks = Tasks(list(folders))
     freeze(model)

@@ -27,8 +27,10 @@ CONFIGS: dict[str, type] = {
 }
 
 
-def configuration(method: str, values: dict[str, Any], file: object = None) -> Any:
+def configuration(method: Any, values: Any, file: object = None) -> Any:
     """The configuration of a method from plain values. Raises UserError for an unknown method or key."""
-    if method not in CONFIGS:
+    if not isinstance(method, str) or method not in CONFIGS:
         raise UserError(f"the method {method!r} is not known; known are {', '.join(CONFIGS)}", file)
+    if not isinstance(values, dict):
+        raise UserError(f"the settings of {method} are {values!r}; they must be an object", file)
     return from_dict(CONFIGS[method], {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}, file)

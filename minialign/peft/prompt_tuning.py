@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
 from minialign.settings import check_ranges
@@ -90,11 +91,13 @@ class PromptedBody(nn.Module):
         return self.base.token_embedding
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache=None, *arguments) -> Tensor:
-        """As the stack's own: (B, T, D) for the T tokens alone."""
-        if cache is not None and cache.length > 0:  # the prompt was read before the first tokens
+        """As the stack's own: (B, T, D) for the T tokens alone. BERT has no cache there, but the segments (B, T): the prompt is of the first."""
+        if isinstance(cache, Cache) and cache.length > 0:  # the prompt was read before the first tokens
             return self.base(tokens, mask, cache, *arguments)
-        if cache is not None:
+        if isinstance(cache, Cache):
             cache.make_room(self.k)
+        elif cache is not None:
+            cache = F.pad(cache, (self.k, 0))
         V = self.token_embedding.base.num_embeddings
         ids = torch.arange(V, V + self.k, device=tokens.device).expand(len(tokens), -1)  # (B, k)
         if mask is not None:

@@ -8,8 +8,11 @@ A method changes a model only by replacing submodules, each wrapper holding the 
     1. Names are matched whole, or by shell patterns, never by a part of a word: "bias" in "relative_attention_bias.weight" is no bias
        (test_names_are_matched_whole).
     2. The file holds only what trains, and the fingerprint of the base that it belongs to; it loads onto no other
-       (test_a_file_for_another_base_is_refused_and_the_model_untouched).
-    3. What is frozen is bit-identical after training (test_what_is_frozen_does_not_move).
+       (test_a_file_for_another_base_is_refused_and_the_model_untouched). A task's head is no part of the base: its start does not matter, since
+       the file has the trained one (test_a_head_s_start_does_not_matter_and_its_absence_does).
+    3. Settings and tensors are sealed together: a rank that was edited in the file would otherwise be filled up in silence
+       (test_an_edited_setting_is_refused_and_the_model_untouched).
+    4. What is frozen is bit-identical after training (test_what_is_frozen_does_not_move).
 
 Read next: lora.py.
 """
@@ -17,7 +20,9 @@ Read next: lora.py.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +50,9 @@ class Wrapped:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Sixteen hex digits of all weights of a model, names included."""
-    return digest(tensors_of(model))[:16]
+    """Sixteen hex digits of all weights of a model, names included, without the head that was put on it for a task."""
+    heads = tuple(f"{name}." for name in heads_of(model))
+    return digest({name: tensor for name, tensor in tensors_of(model).items() if not name.startswith(heads)})[:16]
 
 
 def freeze(model: nn.Module) -> None:
@@ -87,7 +93,7 @@ def replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module])
 def refuse_wrapped(model: nn.Module) -> None:
     """Raise UserError when the model is tuned by some method already."""
     if getattr(model, "tuning", None) is not None:
-        raise UserError(f"this model is wrapped by {model.tuning.method} already; merge or unwrap it first, or load the base anew")
+        raise UserError(f"this model is wrapped by {model.tuning.method} already; load the base anew, or make a LoRA plain with merged_plain")
 
 
 def train_also(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -121,11 +127,21 @@ def counts(model: nn.Module) -> tuple[int, int]:
 
 
 def show(model: nn.Module) -> str:
-    """The table of what trains, for people."""
-    some, all_ = counts(model)
+    """The table of what trains, and what was wrapped for it, for people."""
     lines = [f"{name:<56} {'×'.join(map(str, p.shape)):>12}" for name, p in trained(model).items()]
-    method = f"{model.tuning.method}: " if getattr(model, "tuning", None) is not None else ""
-    return "\n".join([*lines, f"{method}{some:,} of {all_:,} parameters train ({some / max(1, all_):.2%})"])
+    return "\n".join([*lines, summary(model)])
+
+
+def summary(model: nn.Module) -> str:
+    """The last lines of that table: the targets, equal names of several blocks counted (query ×3), and how much trains."""
+    some, all_ = counts(model)
+    line = f"{some:,} of {all_:,} parameters train ({some / max(1, all_):.2%})"
+    about = getattr(model, "tuning", None)
+    if about is None:
+        return line
+    kinds = Counter(".".join(part for part in name.split(".") if part not in ("body", "blocks") and not part.isdigit()) for name in about.targets)
+    targets = [f"{about.method}: {', '.join(f'{name} ×{count}' for name, count in kinds.items())}"] if kinds else []
+    return "\n".join([*targets, f"{about.method}: {line}"])
 
 
 def save(model: nn.Module, folder: Path) -> Path:
@@ -143,42 +159,64 @@ def save(model: nn.Module, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = trained(model)
     write_atomic(folder / TENSORS, tensor_file(tensors))
-    record = {"method": about.method, "config": to_dict(about.config), "base": about.base, "targets": list(about.targets), "sha256": digest(tensors)}
-    write_json(folder / ABOUT, record)
+    record = {"method": about.method, "config": to_dict(about.config), "base": about.base, "targets": list(about.targets)}
+    write_json(folder / ABOUT, {**record, "seal": seal(record, tensors)})
     return folder
+
+
+def seal(record: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """sha256 over what tuned.json says and the tensors that belong to it."""
+    return hashlib.sha256((json.dumps(record, sort_keys=True) + digest(tensors)).encode()).hexdigest()
 
 
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save` wrote. Raises UserError when a file is missing, cut short, altered, or of another save."""
     about = read_json(Path(folder) / ABOUT)
-    if not isinstance(about, dict) or not {"method", "config", "base", "sha256"} <= set(about):
-        raise UserError("does not describe a tuned model; it needs method, config, base and sha256", Path(folder) / ABOUT)
+    if not isinstance(about, dict) or not {"method", "config", "base", "seal"} <= set(about):
+        raise UserError("does not describe a tuned model; it needs method, config, base and seal", Path(folder) / ABOUT)
     tensors, _ = read_tensors(Path(folder) / TENSORS)
-    if digest(tensors) != about["sha256"]:
-        raise UserError(f"{TENSORS} and {ABOUT} are not of one save; restore both from a copy", folder)
+    if seal({key: value for key, value in about.items() if key != "seal"}, tensors) != about["seal"]:
+        raise UserError(f"{TENSORS} and {ABOUT} are not of one save, or one of them was altered; restore both from a copy", folder)
     return about, tensors
+
+
+def check_base(model: nn.Module, about: dict[str, Any], folder: Path) -> None:
+    """Raise UserError unless a file was made for just this model."""
+    if (own := fingerprint(model)) != about["base"]:
+        raise UserError(f"was made for another base: {about['base']}, and this model is {own}; load the model that it was trained on", folder)
+
+
+def check_head(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Raise UserError unless a file has a head for a task exactly when the model has one of that shape; a language model's own head is none."""
+    own, saved = ({name: tuple(t.shape) for name, t in side if name in ("head.weight", "head.bias")} for side in (model.named_parameters(), tensors.items()))
+    if set(saved) - set(own):
+        raise UserError("holds a head for a task, and this model has none; load it onto a Classifier or a ScalarModel", folder)
+    if heads_of(model) and set(own) - set(saved):
+        raise UserError("holds no head for a task, and this model has one, which would stay as it was drawn; load it onto a plain model", folder)
+    if odd := [name for name in own if name in saved and own[name] != saved[name]]:
+        raise UserError(f"{odd[0]} has shape {saved[odd[0]]}, the model's is {own[odd[0]]}; give the model as many classes as the file has", folder)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
     """Wrap a fresh base model as the folder says and put the saved tensors in.
 
     Raises:
-        UserError: another base, a damaged file, an unknown method; the model is untouched then.
+        UserError: another base, a damaged file, an unknown method, a head too few or too many; the model is untouched then.
     """
     from minialign.peft.methods import METHODS, configuration
 
     refuse_wrapped(model)
     about, tensors = read_saved(folder)
-    if about["method"] not in METHODS:
-        raise UserError(f"the method {about['method']!r} is not known; known are {', '.join(METHODS)}", Path(folder) / ABOUT)
-    if fingerprint(model) != about["base"]:
-        raise UserError(f"was made for another base: {about['base']}, and this model is {fingerprint(model)}; load the model that it was trained on", folder)
     config = configuration(about["method"], about["config"], Path(folder) / ABOUT)
+    check_base(model, about, folder)
+    check_head(model, tensors, folder)
     wrapped = METHODS[about["method"]].wrap(model, config)
-    own = trained(wrapped)
-    assert set(own) == set(tensors), "the same base and configuration are wrapped in the same way"
+    own = dict(wrapped.named_parameters())
+    assert set(tensors) <= set(own), "the same base and configuration are wrapped in the same way"
     for name, parameter in own.items():
-        parameter.data.copy_(tensors[name])
+        parameter.requires_grad_(name in tensors)  # what a caller freed or froze besides is so again
+        if name in tensors:
+            parameter.data.copy_(tensors[name])
     return wrapped
 
 
