@@ -23,15 +23,17 @@ RANKED = [
 ]
 
 
-class Speaks:
+class Speaks(torch.nn.Module):
     """Our model, called as TRL calls its own."""
 
-    training = is_gradient_checkpointing = False
+    is_gradient_checkpointing = False
 
     def __init__(self, model):
+        super().__init__()
         self.own = model
+        self.eval()
 
-    def __call__(self, input_ids, **_):
+    def forward(self, input_ids, **_):
         return SimpleNamespace(logits=self.own(input_ids))
 
 
