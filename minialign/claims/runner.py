@@ -5,12 +5,15 @@ from, how the toy world tests it and what would count as failing. A claim that f
 the others.
 
 Trained models that several claims need are made once and cached under a key of everything they depend on: the settings, the seed, the
-versions of torch and tokenizers, and the source code of the floors below, so that a changed setting or line never meets a stale model.
+versions of torch and tokenizers, and the source of every file below the claims that is imported on the way, so that a changed setting or line
+never meets a stale model, and a change elsewhere in the house costs nobody an hour of training.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
+import functools
 import hashlib
 import importlib
 import io
@@ -35,6 +38,7 @@ CLAIMS = {  # id -> module
     "over-optimisation": "over_optimisation",
 }
 ABOVE = ("claims", "commands")  # folders that no cached model depends on
+TABLES = ".json"  # tables that stand beside the code
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,51 @@ class Bench:
 
         `make` may be interrupted: it is called again with the same folder and must go on from what it finds there.
         """
-        folder = self.cache / f"{name}-{fingerprint([settings, source_fingerprint(), torch.__version__, tokenizers.__version__])}"
+        folder = self.cache / f"{name}-{fingerprint([settings, source_fingerprint(make.__module__), torch.__version__, tokenizers.__version__])}"
         if not (folder / "made").exists():
             make(folder)
             write_atomic(folder / "made", name)
         return folder
 
 
-def source_fingerprint() -> str:
-    """Sixteen hex digits of all source files and data tables below the claims."""
-    package = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".json") and p.relative_to(package).parts[0] not in ABOVE):
+def source_fingerprint(module: str) -> str:
+    """Sixteen hex digits of the source files, and of the tables beside them, that a module reaches by its imports, those of ABOVE left out.
+
+    Args:
+        module: full name, as that of a claim.
+    """
+    package, digest = Path(__file__).parent.parent, hashlib.sha256()
+    below = [path for path in reached(module) if path.relative_to(package).parts[0] not in ABOVE]
+    tables = {file for folder in {path.parent for path in below} for file in folder.iterdir() if file.suffix == TABLES}
+    for path in sorted({*below, *tables}):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def reached(module: str) -> set[Path]:
+    """The files of minialign that are imported, on whatever way, when a module is."""
+    files, waiting = set(), [module]
+    while waiting:
+        path = Path(__file__).parents[2] / Path(*waiting.pop().split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if path.exists() and path not in files:
+            files.add(path)
+            waiting += imported(path)
+    return files
+
+
+@functools.cache
+def imported(path: Path) -> list[str]:
+    """Full names of minialign's modules, and of the packages around them, that a file's import statements could mean, wherever they stand in it."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            around = path.relative_to(Path(__file__).parents[2]).parts[: -node.level] if node.level else ()
+            module = ".".join((*around, *([node.module] if node.module else [])))
+            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == "minialign"]
 
 
 def load(id: str) -> Any:
