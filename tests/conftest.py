@@ -18,7 +18,7 @@ TINY = TransformerConfig(vocabulary=320, context=48, width=32, layers=2, heads=2
 
 
 def pytest_sessionstart(session):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def build(seed=0, **changes):

@@ -213,26 +213,24 @@ def test_too_few_labels_are_a_complaint_that_the_page_shows_and_the_scores_stay(
 
 
 def fetch(page, path, body=None):
-    """Ask a page that is really served; returns what it says and the milliseconds it took."""
+    """Ask a page that is really served; returns what it says."""
     origin, token = page.url.split("/?token=")
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{origin}{path}{'&' if '?' in path else '?'}token={token}", data, {"Content-Type": "application/json", "Origin": origin})
-    started = time.perf_counter()
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
-        return json.load(answer), 1000 * (time.perf_counter() - started)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 def test_the_page_answers_while_a_reward_model_learns(folder, store, base):
     label_all(store)
     page = LabelPage(store, LiveReward(folder, base, "Ada", store.pairs))
     try:
-        assert fetch(page, "/api/retrain", {})[0]["started"] is True and fetch(page, "/api/retrain", {})[0]["started"] is False
-        milliseconds = []
-        while (state := fetch(page, "/api/question?tab=t"))[0]["reward"]["training"]:
-            milliseconds.append(state[1])
+        assert fetch(page, "/api/retrain", {})["started"] is True and fetch(page, "/api/retrain", {})["started"] is False
+        answered = 0
+        while (state := fetch(page, "/api/question?tab=t"))["reward"]["training"]:
+            answered += 1
             time.sleep(0.05)
-        assert state[0]["reward"]["judged"] > 0 and "error" not in state[0]["reward"]
-        assert sorted(milliseconds)[len(milliseconds) // 2] < 50 and len(milliseconds) > 3
+        assert state["reward"]["judged"] > 0 and "error" not in state["reward"] and answered > 3  # in how many milliseconds: tests/speed/label_page.py
     finally:
         page.stop()
 
@@ -240,8 +238,8 @@ def test_the_page_answers_while_a_reward_model_learns(folder, store, base):
 def test_a_notebook_opens_the_page_with_one_call(folder, base):
     page = LabelPage.open(folder, base, "Ada")
     try:
-        state = fetch(page, "/api/question?tab=t")[0]
-        assert fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "skip"})[0]["progress"]["skipped"] == 1
+        state = fetch(page, "/api/question?tab=t")
+        assert fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "skip"})["progress"]["skipped"] == 1
         assert page.url in page._repr_html_() and 'target="_blank"' in page._repr_html_()
     finally:
         page.stop()
@@ -265,10 +263,10 @@ def test_killing_the_process_loses_nothing(folder, base):
         try:
             url = process.stdout.readline().strip()
             page = type("Page", (), {"url": url})
-            state = fetch(page, "/api/question?tab=t")[0]
+            state = fetch(page, "/api/question?tab=t")
             assert state["progress"]["done"] == confirmed
             for _ in range(3):
-                state = fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "first"})[0]
+                state = fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "first"})
                 confirmed += 1
         finally:
             process.send_signal(signal.SIGKILL)
