@@ -11,14 +11,12 @@ would not expect at this size). Each needs a difference, seed by seed, whose 95 
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from pathlib import Path
 
 from minialign.checkpoints import load_model
-from minialign.claims.instructed import mixture, over_seeds, overall, rows_of, split_for, toy, toy_gpt, tuned
-from minialign.claims.runner import Bench, Claim, Result
-from minialign.claims.t0_templates import difference
+from minialign.claims.instructed import mixture, overall, rows_of, small, split_for, toy, toy_gpt, tuned
+from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
 from minialign.instruct.zero_shot import examine
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
@@ -30,15 +28,14 @@ COUNTS = (0, 2, 5, len(TRAINED))  # clusters tuned on; 0 is the model as it was 
 
 def measure(bench: Bench) -> Result:
     """Tune on few and on many clusters and compare the held-out ones."""
-    config, table = toy(bench), []
-    small = dataclasses.replace(config, gpt_width=config.width, gpt_layers=2 * config.layers, tune_steps=max(1, config.tune_steps // 2))
+    config, table = small(toy(bench)), []
     scores: dict[int, list[float]] = {count: [] for count in COUNTS}
     for seed in range(bench.seeds):
-        base = toy_gpt(bench, small, seed)
+        base = toy_gpt(bench, config, seed)
         order = random.Random(f"clusters {seed}").sample(TRAINED, len(TRAINED))
         for count in COUNTS:
             split = split_for(config, seed, tuple(order[:count]) if count else None)
-            model, tokenizer = tuned(bench, small, base, split, "flan", mixture(config, seed), seed) if count else load_model(base)
+            model, tokenizer = tuned(bench, config, base, split, "flan", mixture(config, seed), seed) if count else load_model(base)
             results = examine(model, tokenizer, split.held_out, PROMPTS)
             scores[count].append(overall(results))
             table += rows_of(results, clusters=count, seed=seed, which=" ".join(order[:count]))
@@ -52,6 +49,6 @@ def measure(bench: Bench) -> Result:
 def draw(scores: dict[int, list[float]], path: Path) -> None:
     """Held-out accuracy against the number of clusters."""
     fig, axes = figure("clusters tuned on", "accuracy on held-out clusters", 5.6, 3.6)
-    lines_with_intervals(axes, list(scores), {"decoder, tuned (FLAN)": [over_seeds(v) if len(v) > 1 else v[0] for v in scores.values()]})
+    lines_with_intervals(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(v)) for v in scores.values()]})
     legend(axes)
     save_png(fig, path)

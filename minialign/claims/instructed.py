@@ -11,7 +11,6 @@ from typing import Any
 
 from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.claims.runner import Bench
-from minialign.evaluation import Interval, mean_interval
 from minialign.heads import LanguageModel
 from minialign.instruct.flan import tune_flan
 from minialign.instruct.mixture import MixtureConfig, Split, draw
@@ -29,6 +28,11 @@ TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
 def toy(bench: Bench) -> ToyConfig:
     """The chapter's sizes, or the quick ones."""
     return ToyConfig(**FAST) if bench.fast else ToyConfig()
+
+
+def small(config: ToyConfig) -> ToyConfig:
+    """The same with a decoder of the toy T5's size in the place of the large one, and half the tuning."""
+    return dataclasses.replace(config, gpt_width=config.width, gpt_layers=2 * config.layers, tune_steps=max(1, config.tune_steps // 2))
 
 
 def mixture(config: ToyConfig, seed: int, templates: int = 0) -> MixtureConfig:
@@ -85,8 +89,3 @@ def overall(results: dict[str, TaskResult]) -> float:
     clusters = {DATASETS[task].cluster for task in results}
     means = [[r.median for task, r in results.items() if DATASETS[task].cluster == cluster] for cluster in sorted(clusters)]
     return sum(sum(part) / len(part) for part in means) / len(means)
-
-
-def over_seeds(values: list[float]) -> Interval:
-    """Mean and 95 % interval over seeds; with one seed (a quick look) the interval is everything."""
-    return mean_interval(values, 0.0, 1.0) if len(values) > 1 else Interval(values[0], 0.0, 1.0)

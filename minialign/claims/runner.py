@@ -17,6 +17,7 @@ import functools
 import hashlib
 import importlib
 import io
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ import tokenizers
 import torch
 
 from minialign.errors import UserError
+from minialign.evaluation import Interval, mean_interval
 from minialign.files import fingerprint, write_atomic, write_json
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
@@ -36,6 +38,11 @@ CLAIMS = {  # id -> module
     "flan-clusters": "flan_clusters",
     "t5-fixed-format": "t5_fixed_format",
     "over-optimisation": "over_optimisation",
+    "absmax-zeropoint": "absmax_zeropoint",
+    "ptq-qat": "ptq_qat",
+    "static-dynamic": "static_dynamic",
+    "int8-outliers": "int8_outliers",
+    "half-precision": "half_precision",
 }
 ABOVE = ("claims", "commands")  # folders that no cached model depends on
 TABLES = ".json"  # tables that stand beside the code
@@ -99,6 +106,21 @@ class Bench:
             make(folder)
             write_atomic(folder / "made", name)
         return folder
+
+
+def over_seeds(values: list[float], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
+    """Mean and 95 % interval over seeds, cut at what values can be; with one seed (a quick look) the interval is everything that they can be."""
+    return mean_interval(values, lowest, highest) if len(values) > 1 else Interval(values[0], lowest, highest)
+
+
+def difference(first: list[float], second: list[float]) -> Interval:
+    """Mean and interval of first − second, seed by seed."""
+    return over_seeds([a - b for a, b in zip(first, second)])
+
+
+def drawn(interval: Interval) -> Any:
+    """An interval as the figures take it: one without ends is its mean alone."""
+    return interval if math.isfinite(interval.high - interval.low) else interval.mean
 
 
 def source_fingerprint(module: str) -> str:

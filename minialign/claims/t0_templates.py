@@ -14,8 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minialign.claims.instructed import mixture, overall, rows_of, split_for, toy, toy_t5, tuned
-from minialign.claims.runner import Bench, Claim, Result
-from minialign.evaluation import Interval, mean_interval
+from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
 from minialign.instruct.zero_shot import examine
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.world.datasets import PROMPTS
@@ -45,16 +44,10 @@ def measure(bench: Bench) -> Result:
     return Result(checks, why, table, lambda path: draw(medians, spreads, path))
 
 
-def difference(first: list[float], second: list[float]) -> Interval:
-    """Mean and interval of first − second, seed by seed; everything is possible with one seed."""
-    values = [a - b for a, b in zip(first, second)]
-    return mean_interval(values) if len(values) > 1 else Interval(values[0], -1.0, 1.0)
-
-
 def draw(medians: dict[int, list[float]], spreads: dict[int, list[float]], path: Path) -> None:
     """Median accuracy and spread over wordings against the number of wordings trained on."""
     fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 5.6, 3.6)
-    interval = lambda values: mean_interval(values, 0.0, 1.0) if len(values) > 1 else values[0]  # noqa: E731
+    interval = lambda values: drawn(over_seeds(values))  # noqa: E731
     curves = {"median over wordings": [interval(medians[c]) for c in COUNTS], "spread (quartiles)": [interval(spreads[c]) for c in COUNTS]}
     lines_with_intervals(axes, list(range(len(COUNTS))), curves)
     axes.set_xticks(range(len(COUNTS)), [str(count or "all") for count in COUNTS])

@@ -28,8 +28,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from minialign.checkpoints import load_model
-from minialign.claims.instructed import mixture, over_seeds, overall, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
-from minialign.claims.runner import Bench, Claim, Result
+from minialign.claims.instructed import mixture, overall, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
+from minialign.claims.runner import Bench, Claim, Result, over_seeds
 from minialign.evaluation import Interval
 from minialign.instruct.zero_shot import examine
 from minialign.plotting import bars_with_intervals, figure, reference_line, save_png
@@ -61,7 +61,7 @@ def measure(bench: Bench) -> Result:
             scores[name].append(overall(results))
             table += rows_of(results, model=name, seed=seed, parameters=sizes[name])
             chance = sum(r.chance for r in results.values()) / len(results)
-    found = {name: over_seeds(values) for name, values in scores.items()}
+    found = {name: over_seeds(values, 0.0, 1.0) for name, values in scores.items()}
     checks = {
         "above its base": found["T0"].above(found["T5"]),
         "above the larger model, zero-shot": found["T0"].above(found["GPT-3"]),

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minialign.claims.instructed import over_seeds, overall, rows_of, split_for, toy, toy_t5, tuned
-from minialign.claims.runner import Bench, Claim, Result
-from minialign.claims.t0_templates import difference
+from minialign.claims.instructed import overall, rows_of, split_for, toy, toy_t5, tuned
+from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
@@ -59,5 +58,5 @@ def measure(bench: Bench) -> Result:
 def draw(scores: dict[str, list[float]], path: Path) -> None:
     """A bar for each model and kind of wording."""
     fig, axes = figure("accuracy on trained tasks", "", 6.4, 3.6)
-    bars_with_intervals(axes, {name.replace(", ", ",\n"): over_seeds(values) if len(values) > 1 else values[0] for name, values in scores.items()})
+    bars_with_intervals(axes, {name.replace(", ", ",\n"): drawn(over_seeds(values)) for name, values in scores.items()})
     save_png(fig, path)
