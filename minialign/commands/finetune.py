@@ -10,6 +10,7 @@ import click
 
 from minialign.batching import demonstration_row
 from minialign.checkpoints import RunFolder, describe_model, load_model
+from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.commands.inputs import fill_a_batch
 from minialign.commands.options import Command, Option, configured, file_option, run_options
 from minialign.errors import UserError
@@ -22,7 +23,7 @@ from minialign.peft.lora import LoRAConfig
 from minialign.peft.methods import CONFIGS, METHODS
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.peft.trainable import show
-from minialign.peft.transfer import RATES, LabelledTexts, TunedRun, examine, label_loss_of, tune
+from minialign.peft.transfer import RATES, TunedRun, tune
 from minialign.plotting import figure, legend, save_png, whiskers
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.settings import to_dict
@@ -118,7 +119,7 @@ def classification(model, tokenizer, sides: list[list[dict]], training: Training
             if len(row) > model.config.context:
                 raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten it", file, record["line"])
         made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side], min(training.batch, len(side)), training.seed))
-    return made[0], lambda model: examine(model, made[1]), label_loss_of, Classifier(model.body, len(labels), training.seed)
+    return made[0], lambda model: examine_classes(model, made[1]), class_loss, Classifier(model.body, len(labels), training.seed)
 
 
 def writing(model, tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path) -> tuple:

@@ -11,19 +11,14 @@ Read next: lora.py. Try it:  python -m minialign finetune --method all --base RU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.batching import Order, pad
 from minialign.checkpoints import CHECKPOINT, RunFolder
 from minialign.files import read_json, write_json
-from minialign.heads import Classifier
 from minialign.peft.trainable import TENSORS, counts, save, trainable_parameters
 from minialign.training import Data, TrainingConfig, train
 
@@ -48,64 +43,6 @@ class TunedRun(RunFolder):
     def facts(self) -> dict[str, Any]:
         """What `finish` was told."""
         return read_json(self.path / RESULT)
-
-
-@dataclass
-class LabelBatch:
-    """Texts with a class each. B texts, T tokens."""
-
-    tokens: Tensor  # (B, T)
-    mask: Tensor  # (B, T) true at real tokens
-    classes: Tensor  # (B,)
-    rows: list[int]  # (B,) which examples they are
-
-    @property
-    def count(self) -> int:
-        """What a sum of losses is divided by."""
-        return len(self.classes)
-
-    @property
-    def size(self) -> int:
-        """Tokens read."""
-        return self.tokens.numel()
-
-
-class LabelledTexts:
-    """Texts with labels as training data.
-
-    Args:
-        rows: lists of ids; classes: the class of each; batch: texts a step; seed: of their order.
-    """
-
-    def __init__(self, rows: Sequence[Sequence[int]], classes: Sequence[int], batch: int, seed: int):
-        self.rows, self.classes, self.order = rows, torch.tensor(classes), Order([len(row) for row in rows], batch, seed)
-
-    def microbatches(self, step: int, parts: int) -> list[LabelBatch]:
-        """The step's texts, in `parts` pieces."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
-
-    def batch(self, names: list[int]) -> LabelBatch:
-        """The named texts as one batch."""
-        tokens, mask = pad([self.rows[i] for i in names])
-        return LabelBatch(tokens, mask, self.classes[names], names)
-
-
-def label_loss_of(model: Classifier, batch: LabelBatch) -> Tensor:
-    """Sum of −log p(label | text) over the batch, nats."""
-    return F.cross_entropy(model(batch.tokens, batch.mask), batch.classes, reduction="sum")
-
-
-@torch.no_grad()
-def examine(model: Classifier, data: LabelledTexts) -> dict[str, float]:
-    """Mean loss in nats, and accuracy, on all of some texts."""
-    right = loss = 0.0
-    for start in range(0, len(data.rows), 64):
-        batch = data.batch(list(range(start, min(start + 64, len(data.rows)))))
-        logits = model(batch.tokens, batch.mask)
-        loss += float(F.cross_entropy(logits, batch.classes, reduction="sum"))
-        right += float((logits.argmax(dim=1) == batch.classes).sum())
-    return {"validation": loss / len(data.rows), "accuracy": right / len(data.rows)}
 
 
 def tune(
