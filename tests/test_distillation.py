@@ -9,7 +9,8 @@ from conftest import TINY, build
 
 from minialign.checkpoints import RunFolder
 from minialign.distill.distilgpt2 import DISTILGPT2, distil_gpt2
-from minialign.distill.soft_targets import Distillation, SoftTargetConfig, distil
+from minialign.distill.recipe import distil
+from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import evenly, recorded, start_from, student_config
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
@@ -52,9 +53,10 @@ def test_a_student_with_all_layers_is_its_teacher(teacher, tokens):
 
 
 def test_hidden_states_begin_with_the_embeddings(teacher, tokens):
-    with recorded(teacher.body) as states:
+    with recorded(teacher.body) as thoughts:
         last = teacher.body(tokens)
         teacher.body(tokens)  # a second pass begins a new list
+    states = thoughts.hidden
     assert len(states) == 5
     assert torch.equal(states[0], teacher.body.token_embedding(tokens))
     assert torch.equal(teacher.body.norm(states[-1]), last)
@@ -70,7 +72,7 @@ def test_recording_changes_nothing(teacher, tokens):
 def test_the_parts_of_the_loss_are_weighted_as_said(teacher, data):
     student, batch = build(seed=5, layers=2), data.batch([0, 1, 2])
     config = SoftTargetConfig(temperature=3.0, soft=5.0, hard=2.0, cosine=0.5)
-    loss = Distillation(teacher, config)
+    loss = SoftTargets(teacher, config)
     parts = {name: value.detach() for name, value in loss.parts(student, batch).items()}
     assert float(loss(student, batch).detach()) == pytest.approx(float(5 * parts["soft"] + 2 * parts["hard"] + 0.5 * parts["cosine"]) * batch.count, rel=1e-5)
     taught = batch.labels >= 0
@@ -83,7 +85,7 @@ def test_the_parts_of_the_loss_are_weighted_as_said(teacher, data):
 def test_the_teacher_is_quiet(data):
     teacher = build(layers=4, dropout=0.5).train()
     student, batch = build(seed=5, layers=2), data.batch([0, 1])
-    loss = Distillation(teacher, DISTILGPT2)
+    loss = SoftTargets(teacher, DISTILGPT2)
     first, second = loss(student, batch), loss(student, batch)
     assert torch.equal(first, second), "dropout of the teacher would give another loss each time"
     first.backward()
@@ -97,9 +99,9 @@ def test_a_student_comes_closer_to_its_teacher_than_one_taught_by_labels(teacher
     distances = {}
     for name, config in (("soft", SoftTargetConfig()), ("hard", SoftTargetConfig(soft=0.0, hard=1.0))):
         student = LanguageModel(student_config(SHAPE, 2, 16, 2), seed=1)
-        result = distil(student, teacher, data, held_out, config, training, RunFolder(tmp_path / name))
+        result = distil(student, SoftTargets(teacher, config), data, held_out, training, RunFolder(tmp_path / name))
         assert result["steps"] == 40
-        distances[name] = float(Distillation(teacher, SoftTargetConfig(temperature=1.0)).parts(student, held_out[0])["soft"].detach())
+        distances[name] = float(SoftTargets(teacher, SoftTargetConfig(temperature=1.0)).parts(student, held_out[0])["soft"].detach())
     assert distances["soft"] < distances["hard"]
 
 
@@ -112,7 +114,7 @@ def test_distilgpt2_starts_ahead_and_a_resumed_run_ends_with_the_same_bits(teach
     once = dataclasses.replace(training, steps=1, seed=7)  # the teacher is seed 0
     fresh, _ = distil_gpt2(teacher, data, held_out, once, RunFolder(tmp_path / "c"), layers=4, from_teacher=False)
     close, _ = distil_gpt2(teacher, data, held_out, once, RunFolder(tmp_path / "d"), layers=4)
-    distance = lambda model: float(Distillation(teacher, DISTILGPT2).parts(model, held_out[0])["cosine"].detach())  # noqa: E731
+    distance = lambda model: float(SoftTargets(teacher, DISTILGPT2).parts(model, held_out[0])["cosine"].detach())  # noqa: E731
     assert distance(close) < distance(fresh)
 
 

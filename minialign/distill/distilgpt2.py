@@ -7,13 +7,15 @@ It is soft_targets.py with three parts and a start. Details that matter:
     2. The weights of the three parts are DistilBERT's, with next-token prediction in place of masked tokens.
 DEVIATION: the released DistilGPT-2 was trained with the loss of the released script, whose weights for it were never published.
 
-Read next: losses.py.
+Read next: distilbert.py, the same for an encoder.
+Try it:  python -m minialign distill --teacher RUN --recipe distilgpt2 --text FILES
 """
 
 from __future__ import annotations
 
 from minialign.checkpoints import RunFolder
-from minialign.distill.soft_targets import SoftTargetConfig, distil
+from minialign.distill.recipe import distil
+from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.heads import LanguageModel
 from minialign.training import Data, TrainingConfig
@@ -43,4 +45,4 @@ def distil_gpt2(
     student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)), training.seed)
     if from_teacher:
         start_from(student, teacher)
-    return student, distil(student, teacher, data, held_out, config, training, run)
+    return student, distil(student, SoftTargets(teacher, config), data, held_out, training, run)

@@ -14,6 +14,7 @@ Teachers are given without gradients: whoever calls these has computed them in i
        (test_the_two_directions_of_kl_want_different_students).
     4. Masked positions of attention scores are set to 0 on both sides before they are compared: −∞ or −10,000 would drown the rest
        (test_masked_scores_count_as_equal).
+    DEVIATION: TinyBERT's released code divides by all positions, masked ones too, so that its weight falls with the padding; here they do not count.
 
 Read next: student.py.
 """
@@ -86,16 +87,18 @@ def hidden_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor, projection: 
 
 
 def attention_score_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor:
-    """Mean squared difference of attention scores before the softmax.
+    """Mean squared difference of attention scores before the softmax, over all places that count.
 
     Args:
-        student, teacher: (B, H, T, S) Q Kᵀ / √d, of equally many heads; allowed: bool, broadcastable to them, true where a query may look.
+        student, teacher: (B, H, T, S) Q Kᵀ / √d, of equally many heads.
+        allowed: bool, broadcastable to them, true where a real query may look.
     Raises:
         UserError: different numbers of heads.
     """
     _same_heads(student, teacher)
+    allowed = allowed.expand_as(student)
     difference = (student - teacher).masked_fill(~allowed, 0.0)
-    return (difference**2).mean()
+    return (difference**2).sum() / allowed.sum().clamp(min=1)
 
 
 def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:

@@ -3,11 +3,12 @@ r"""Soft targets: the student learns the teacher's probabilities for all words, 
     L = a T² KL(p_T teacher ‖ p_T student) + (1 − a) CE(labels)                     Hinton et al. 2015, §2
 
 What the teacher finds second and third likely says how it thinks; a label says one word. Details that matter:
-    1. The teacher is in evaluation mode and computes no gradient (test_the_teacher_is_quiet).
-    2. T² multiplies the soft part only (losses.py, test_the_parts_of_the_loss_are_weighted_as_said).
-    3. Both read the same batch; logits are compared where there is a label, and nowhere else.
+    1. T² multiplies the soft part only (losses.py, test_the_parts_of_the_loss_are_weighted_as_said).
+    2. Both read the same batch. A decoder's logits are compared where there is a label; an encoder's at every real token, of which only some were
+       hidden and have a label, as in the released script of DistilBERT (test_an_encoder_is_compared_at_every_real_token).
 
-Read next: distilgpt2.py, the same for a decoder with a start from the teacher's layers.
+Read next: distilgpt2.py and distilbert.py, the same with a start from the teacher's layers.
+Try it:  python -m minialign distill --teacher RUN --recipe soft-targets --layers 2 --text FILES
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import torch
 from torch import Tensor
 
 from minialign.batching import IGNORE
-from minialign.checkpoints import RunFolder
 from minialign.distill.losses import hidden_cosine_loss, soft_target_loss
-from minialign.distill.student import recorded
+from minialign.distill.recipe import Recipe, some_weight
+from minialign.distill.student import read, recorded
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
-from minialign.pretrain.causal_lm import mean_loss, perplexity
 from minialign.settings import check_ranges
-from minialign.training import Data, TrainingConfig, train
+
+WEIGHTS = ("soft", "hard", "cosine")
 
 
 @dataclass(frozen=True)
@@ -41,60 +42,42 @@ class SoftTargetConfig:
 
     def __post_init__(self):
         check_ranges(self, {"temperature": (1e-3, 1e3), "soft": (0, 1e3), "hard": (0, 1e3), "cosine": (0, 1e3)})
-        if not self.soft + self.hard + self.cosine > 0:
-            raise UserError("all weights are 0, so there is nothing to learn; give soft, hard or cosine one above 0")
+        some_weight(self, WEIGHTS)
 
 
-class Distillation:
-    """The loss of a student beside its teacher, for the training loop.
+class SoftTargets(Recipe):
+    """Soft targets, labels and the angle of the last hidden vectors; for decoders and encoders. Arguments as for `Recipe`."""
 
-    Args:
-        teacher: a decoder; put in evaluation mode, never changed.
-        config: what is copied.
-    """
+    weights = WEIGHTS
 
-    def __init__(self, teacher: LanguageModel, config: SoftTargetConfig):
-        self.teacher, self.config = teacher.eval().requires_grad_(False), config
+    def begin(self, student: LanguageModel) -> None:
+        """Raises UserError for a student of another kind or, with cosine, of another width."""
+        same_kind(student, self.teacher)
+        if self.config.cosine and student.config.width != self.teacher.config.width:
+            widths = f"the student's width is {student.config.width}, the teacher's {self.teacher.config.width}"
+            raise UserError(f"{widths}; the cosine of hidden vectors needs the same: set its weight to 0, or use tinybert or minilm")
 
     def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
-        """Each part of the loss, unweighted, mean over the batch's labels, nats (the cosine: without unit)."""
-        taught = batch.labels != IGNORE  # (B, T)
-        labels = batch.labels[taught]  # (M,)
-        every = torch.ones(len(labels), dtype=torch.bool)
+        """Each part, a mean over the places that count, nats (the cosine: without unit)."""
+        asked = batch.labels != IGNORE  # (B, T) where the text has an answer
+        compared = asked if student.config.kind == "decoder" else batch.mask  # where the teacher has an opinion
         with torch.no_grad(), recorded(self.teacher.body) as theirs:
-            teacher_logits = self.teacher.logits(self.teacher.body(batch.tokens)[taught])  # (M, V)
+            teacher_logits = self.teacher.logits(read(self.teacher, batch)[compared])  # (M, V)
         with recorded(student.body) as ours:
-            logits = student.logits(student.body(batch.tokens)[taught])
-        found = {}
+            logits = student.logits(read(student, batch)[compared])
+        every, found = torch.ones(len(logits), dtype=torch.bool), {}
         if self.config.soft:
             found["soft"] = soft_target_loss(logits, teacher_logits, every, self.config.temperature)
         if self.config.hard:
-            found["hard"] = label_loss(logits, labels) / len(labels)
+            found["hard"] = label_loss(logits[asked[compared]], batch.labels[asked]) / batch.count
         if self.config.cosine:
-            found["cosine"] = hidden_cosine_loss(ours[-1][taught], theirs[-1][taught], every)
+            found["cosine"] = hidden_cosine_loss(ours.hidden[-1][compared], theirs.hidden[-1][compared], every)
         return found
 
-    def __call__(self, student: LanguageModel, batch: Any) -> Tensor:
-        """The weighted sum of the parts, times the labels of the batch, as the training loop wants it."""
-        parts = self.parts(student, batch)
-        return sum(getattr(self.config, name) * value for name, value in parts.items()) * batch.count
 
-
-def distil(
-    student: LanguageModel, teacher: LanguageModel, data: Data, held_out: list, config: SoftTargetConfig, training: TrainingConfig, run: RunFolder
-) -> dict[str, float]:
-    """Teach a student by its teacher's probabilities.
-
-    Args:
-        student: trained in place and saved in the run folder; teacher: a decoder that reads the same tokens.
-        data: training batches of `pretrain/causal_lm.py`; held_out: some batches for validation.
-        config: what is copied; training: how; run: where.
-    Returns:
-        {"validation": the student's own next-token loss, nats a token, "perplexity", "steps"}.
-    """
-
-    def validate(model: LanguageModel) -> dict[str, float]:
-        loss = mean_loss(model, held_out)
-        return {"validation": loss, "perplexity": perplexity(loss)}
-
-    return train(student, data, Distillation(teacher, config), training, run, validate, label="distillation")
+def same_kind(student: LanguageModel, teacher: LanguageModel) -> None:
+    """Raises UserError where the two cannot read the same batch."""
+    for name in ("kind", "vocabulary"):
+        if getattr(student.config, name) != getattr(teacher.config, name):
+            what = f"the student's {name} is {getattr(student.config, name)}, the teacher's {getattr(teacher.config, name)}"
+            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same tokens")

@@ -7,22 +7,29 @@ Details that matter:
     2. The list of hidden states begins with the embeddings: state 0 is what the first block reads, state i what block i − 1 left; a list of
        attentions does not begin so, and is shorter by one (test_hidden_states_begin_with_the_embeddings).
     3. States are taken by hooks, and the model's code is unchanged (test_recording_changes_nothing).
+    4. Attention scores are made again from the queries and keys that came by, positions included, and are those that the model used
+       (test_recorded_scores_are_those_that_the_model_used).
 
-Read next: soft_targets.py.
+Read next: recipe.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
-from minialign.transformer import TransformerConfig
+from minialign.positions import causal_mask, rotate, smear
+from minialign.transformer import Attention, TransformerConfig
 
 
 def student_config(teacher: TransformerConfig, layers: int, width: int = 0, heads: int = 0) -> TransformerConfig:
@@ -70,18 +77,62 @@ def start_from(student: LanguageModel, teacher: LanguageModel, layers: Sequence[
     return student
 
 
+@dataclass
+class Thoughts:
+    """What a stack computes on its way, filled anew by each pass. B texts, T tokens, N blocks, H heads of d numbers."""
+
+    hidden: list[Tensor] = field(default_factory=list)  # N + 1 of (B, T, D): the embeddings, then what each block left
+    queries: list[Tensor] = field(default_factory=list)  # N of (B, T, D), as projected: all heads side by side, not turned by positions
+    keys: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
+    values: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
+    looks: list[tuple[Attention, dict]] = field(default_factory=list)  # N attentions, and how they were called
+
+    def scores(self, layer: int) -> Tensor:
+        """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax (a layer counts from 0, or from the end with a minus)."""
+        attention, called = self.looks[layer]
+        query, key = attention.split(self.queries[layer]), attention.split(self.keys[layer])
+        if attention.smear is not None:
+            key = smear(key, attention.smear, called["first"])
+        if called["rotation"] is not None:
+            query, key = (rotate(x, called["rotation"]) for x in (query, key))
+        return query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+
+
 @contextmanager
-def recorded(stack: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, every pass of a stack fills the list anew with its hidden states (B, T, D): the embeddings, then what each block left."""
-    states: list[Tensor] = []
+def recorded(stack: nn.Module) -> Iterator[Thoughts]:
+    """Inside, every pass of an encoder's or a decoder's stack leaves its thoughts."""
+    thoughts = Thoughts()
 
-    def first(block: nn.Module, inputs: tuple) -> None:
-        states[:] = [inputs[0]]
+    def begin(block: nn.Module, inputs: tuple) -> None:
+        for kept in (thoughts.hidden, thoughts.queries, thoughts.keys, thoughts.values, thoughts.looks):
+            kept.clear()
+        thoughts.hidden.append(inputs[0])
 
-    hooks = [stack.blocks[0].register_forward_pre_hook(first)]
-    hooks += [block.register_forward_hook(lambda block, inputs, output: states.append(output)) for block in stack.blocks]
+    def look(attention: Attention, inputs: tuple, named: dict) -> None:
+        called = inspect.signature(attention.forward).bind(*inputs, **named)
+        called.apply_defaults()
+        thoughts.looks.append((attention, called.arguments))
+
+    keep = lambda kept: lambda module, inputs, output: kept.append(output)  # noqa: E731
+    hooks = [stack.blocks[0].register_forward_pre_hook(begin)]
+    for block in stack.blocks:
+        hooks.append(block.register_forward_hook(keep(thoughts.hidden)))
+        hooks.append(block.attention.register_forward_pre_hook(look, with_kwargs=True))
+        for name, kept in (("query", thoughts.queries), ("key", thoughts.keys), ("value", thoughts.values)):
+            hooks.append(getattr(block.attention, name).register_forward_hook(keep(kept)))
     try:
-        yield states
+        yield thoughts
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def read(model: nn.Module, batch: Any) -> Tensor:
+    """(B, T, D) what a model's body makes of a batch, after the last norm; a decoder's pads stand on the right, where nobody looks."""
+    return model.body(batch.tokens) if model.config.kind == "decoder" else model.body(batch.tokens, batch.mask)
+
+
+def may_look(model: nn.Module, batch: Any) -> Tensor:
+    """(B, 1, T, T) bool, true where a query may look: at real tokens, and in a decoder not ahead."""
+    allowed = batch.mask[:, None, None, :].expand(-1, 1, batch.mask.shape[1], -1)
+    return allowed & causal_mask(batch.mask.shape[1]) if model.config.kind == "decoder" else allowed

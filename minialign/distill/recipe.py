@@ -1,0 +1,105 @@
+r"""What all recipes share: a loss with named parts, each with its weight, on a student and a teacher that read the same batch.
+
+    L = Σ weight · part            weights are the fields of a recipe's configuration, parts what its `parts` gives under the same names
+
+Details that matter:
+    1. The teacher is in evaluation mode and computes no gradient (test_the_teacher_is_quiet).
+    2. A part whose weight is 0 is not computed: an ablation costs nothing (test_a_part_with_weight_0_is_left_out).
+    3. What a recipe learns beside the student (projections) trains with it and is taken off before the student is written
+       (test_projections_train_and_are_not_in_the_file).
+
+Read next: soft_targets.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minialign.checkpoints import RunFolder
+from minialign.errors import UserError
+from minialign.heads import LanguageModel
+from minialign.pretrain.causal_lm import mean_loss, next_token_loss, perplexity
+from minialign.pretrain.masked_lm import masked_lm_loss
+from minialign.training import Data, TrainingConfig, train
+
+
+class Recipe:
+    """A student's loss beside its teacher, as the training loop takes it.
+
+    Args:
+        teacher: put in evaluation mode, never changed.
+        config: weights of the parts, under their names, and whatever else the recipe needs.
+    """
+
+    weights: tuple[str, ...] = ()  # names of the configuration's fields that are weights
+
+    def __init__(self, teacher: nn.Module, config: Any):
+        self.teacher, self.config = teacher.eval().requires_grad_(False), config
+
+    def begin(self, student: nn.Module) -> None:
+        """Check that the recipe can teach this student, and give it what is learned beside it."""
+
+    def end(self, student: nn.Module) -> None:
+        """Take that off again."""
+
+    def parts(self, student: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Each part of the loss whose weight is not 0, unweighted, a mean."""
+        raise NotImplementedError
+
+    def __call__(self, student: nn.Module, batch: Any) -> Tensor:
+        """The weighted sum of the parts, times what the loop divides by."""
+        parts = self.parts(student, batch)
+        return sum(getattr(self.config, name) * value for name, value in parts.items()) * batch.count
+
+    @torch.no_grad()
+    def weighed(self, student: nn.Module, batch: Any) -> dict[str, float]:
+        """How much each part contributes to the loss of a batch; for a look at what a recipe pulls at."""
+        return {name: getattr(self.config, name) * float(value) for name, value in self.parts(student, batch).items()}
+
+
+def some_weight(config: Any, names: tuple[str, ...]) -> None:
+    """Raises UserError when all weights are 0."""
+    if not sum(getattr(config, name) for name in names) > 0:
+        raise UserError(f"all weights are 0, so there is nothing to learn; give one of {', '.join(names)} more than 0")
+
+
+def own_loss(model: LanguageModel, held_out: list) -> float:
+    """The model's own loss on batches, nats: of the next token for a decoder, of hidden tokens for an encoder."""
+    return mean_loss(model, held_out, next_token_loss if model.config.kind == "decoder" else masked_lm_loss)
+
+
+def distil(
+    student: LanguageModel,
+    recipe: Recipe,
+    data: Data,
+    held_out: list,
+    training: TrainingConfig,
+    run: RunFolder,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Teach a student by a recipe.
+
+    Args:
+        student: trained in place and saved in the run folder.
+        recipe: holds the teacher, which reads the same tokens.
+        data: training batches, `pretrain/causal_lm.py`'s for a decoder, `pretrain/masked_lm.py`'s for an encoder; held_out: some for validation.
+        training: how; run: where.
+        validate: what to measure instead of the student's own loss on `held_out`.
+    Returns:
+        {"validation": the student's own loss, nats a token, "perplexity", "steps"}.
+    """
+
+    def own(model: nn.Module) -> dict[str, float]:
+        loss = own_loss(model, held_out)
+        return {"validation": loss, "perplexity": perplexity(loss)}
+
+    def complete(model: nn.Module) -> dict[str, float]:
+        recipe.end(model)
+        return {}
+
+    recipe.begin(student)
+    return train(student, data, recipe, training, run, validate or own, "distillation", complete)
