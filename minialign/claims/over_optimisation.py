@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from minialign.checkpoints import RunFolder, load_model
-from minialign.claims.runner import Bench, Claim, Result
-from minialign.demo import INSTRUCTED, SAMPLING, Demo, Made, ppo_settings
+from minialign.claims.feedback import first_half
+from minialign.claims.runner import Bench, Claim, Result, over_seeds
+from minialign.demo import INSTRUCTED, SAMPLING, Made, ppo_settings
 from minialign.demo_evaluation import gold_watch
 from minialign.demo_settings import FAST, DemoConfig
-from minialign.evaluation import Interval, mean_interval
 from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import ScalarModel
-from minialign.plotting import figure, legend, line, save_png
+from minialign.plotting import line, save_png
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
@@ -48,7 +49,7 @@ CLAIM = Claim(
     "Without the KL term, optimising a reward model runs away from what people want.",
     "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
 )
-BETAS = (0.0, 0.1, 0.5)
+BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32)  # n of best of n
 MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's start or end
@@ -58,8 +59,7 @@ def measure(bench: Bench) -> Result:
     """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
     config = DemoConfig(**FAST) if bench.fast else DemoConfig()
     betas, updates = ((0.0, config.beta), 2) if bench.fast else (BETAS, 30)
-    base = bench.cached("base", to_dict(config), lambda folder: Demo(folder, config, bench.say).until_comparisons())
-    made = Demo(base, config, lambda text: None).until_comparisons()
+    base, made = first_half(bench, config)
     table = []
     for seed in range(bench.seeds):
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
@@ -129,24 +129,19 @@ def ends(table: list[dict], beta: float, field: str) -> list[tuple[float, float]
     return found
 
 
-def interval(values: list[float]) -> Interval:
-    """Over seeds; a single seed (--fast) has none, and decides nothing: its interval is the whole line."""
-    return mean_interval(values) if len(values) > 1 else Interval(values[0], -math.inf, math.inf)
-
-
 def judge(table: list[dict], beta: float) -> tuple[dict[str, bool], str]:
     """The four statements, from the table."""
-    proxy = interval([end - start for start, end in ends(table, 0.0, "proxy")])
-    free = interval([end - start for start, end in ends(table, 0.0, "gold")])
-    priced = interval([end - start for start, end in ends(table, beta, "gold")])
-    gain = interval([a[1] - b[1] for a, b in zip(ends(table, beta, "gold"), ends(table, 0.0, "gold"))])
+    proxy = over_seeds([end - start for start, end in ends(table, 0.0, "proxy")])
+    free = over_seeds([end - start for start, end in ends(table, 0.0, "gold")])
+    priced = over_seeds([end - start for start, end in ends(table, beta, "gold")])
+    gain = over_seeds([a[1] - b[1] for a, b in zip(ends(table, beta, "gold"), ends(table, 0.0, "gold"))])
     checks = {
         "without a penalty the proxy rises": proxy.low > 0,
         "without a penalty gold falls": free.high < 0,
         "with the penalty gold does not fall": priced.low > -MARGIN,
         "gold ends higher with the penalty": gain.low > 0,
     }
-    accuracy = interval([row["proxy_accuracy"] for row in table if row["method"] == "best-of-n" and row["n"] == 1])
+    accuracy = over_seeds([row["proxy_accuracy"] for row in table if row["method"] == "best-of-n" and row["n"] == 1])
     why = (
         f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends {gain} above beta 0's; "
         f"the proxies order {accuracy.mean:.0%} of held-out comparisons rightly"
@@ -165,25 +160,40 @@ def smooth(values: list[float]) -> list[float]:
     return [sum(values[i : i + EDGE]) / len(values[i : i + EDGE]) for i in range(max(1, len(values) - EDGE + 1))]
 
 
-def draw(table: list[dict], path: Path) -> None:
-    """Gold against √KL, a colour for each price, mean over seeds and over five updates in a row; best of n beside them, and the fitted laws."""
-    fig, axes = figure("√KL from the reference (√nats)", "gold score, 0 to 1", 7, 4.2)
+def curves(table: list[dict]) -> dict[str, dict[str, list[float]]]:
+    """Label -> mean over seeds of kl, proxy and gold along a run, over five updates in a row; best of n along n."""
     betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
-    keys = [("ppo", "beta", beta, f"β {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]
-    laws = []
-    for number, (method, key, value, label, order) in enumerate(keys):
+    found = {}
+    for method, key, value, label, order in [("ppo", "beta", beta, f"β {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]:
         rows = [row for row in table if row["method"] == method and (key is None or row[key] == value)]
         places = sorted({row[order] for row in rows})
-        means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places] for f in ("kl", "gold")}
-        if method == "ppo":
-            means = {name: smooth(values) for name, values in means.items()}
+        means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places] for f in ("kl", "proxy", "gold")}
+        found[label] = {name: smooth(values) for name, values in means.items()} if method == "ppo" else means
+    return found
+
+
+def laws(found: dict[str, dict[str, list[float]]]) -> list[str]:
+    """The two laws of Gao et al. 2022, fitted to each curve of gold that moves from the reference."""
+    said = []
+    for label, means in found.items():
         d = [math.sqrt(max(0.0, kl)) for kl in means["kl"]]
         moved = [(x, g - means["gold"][0]) for x, g in zip(d, means["gold"]) if x > 0.05]
         if len(moved) > 2:
-            a, b = fit_law([x for x, _ in moved], [g for _, g in moved], logarithm=method == "ppo")
-            laws.append(f"{label}: a {a:+.3f}, b {b:+.3f}")
-        line(axes, number, d, means["gold"], label)
-    text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws]) if laws else ""
-    axes.text(0.02, 0.03, text, transform=axes.transAxes, fontsize="small", va="bottom")
-    legend(axes)
+            a, b = fit_law([x for x, _ in moved], [g for _, g in moved], logarithm=label != "best of n")
+            said.append(f"{label}: a {a:+.3f}, b {b:+.3f}")
+    return said
+
+
+def draw(table: list[dict], path: Path) -> None:
+    """Proxy and gold against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted laws."""
+    found = curves(table)
+    fig = Figure(figsize=(10.4, 4.2), layout="constrained")
+    for axes, what, label in zip(fig.subplots(1, 2), ("proxy", "gold"), ("proxy, deviations of the reward", "gold score, 0 to 1")):
+        axes.set_xlabel("√KL from the reference (√nats)")
+        axes.set_ylabel(label)
+        for number, (name, means) in enumerate(found.items()):
+            line(axes, number, [math.sqrt(max(0.0, kl)) for kl in means["kl"]], means[what], name)
+    fig.axes[0].legend(loc="upper left", fontsize=9)
+    text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(found)])
+    fig.axes[1].text(0.02, 0.03, text, transform=fig.axes[1].transAxes, fontsize="small", va="bottom")
     save_png(fig, path)
