@@ -1,0 +1,146 @@
+r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes, a near and a far task, a real one, and one tuning run of any method.
+
+    near    is the story's end good or bad?            predicting the next word already needs it
+    far     is the person who is named first a red one or a blue one?      names were dealt to the two teams by lot: no text ever needed that
+    real    do people find this tweet positive?         human ratings (Hutto & Gilbert 2014); left out when they cannot be fetched
+
+A method's learning rate is searched on validation data of the first seed, three rates for every method alike, and kept for the others; all of it stands
+in the table. Accuracy is on texts that neither training nor the search saw.
+
+Read next: transfer_distance.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from minialign.checkpoints import describe_model
+from minialign.claims.feedback import pretrained_only
+from minialign.claims.runner import Bench
+from minialign.classification import LabelledTexts, class_loss, examine_classes
+from minialign.errors import UserError
+from minialign.files import read_json, write_json
+from minialign.heads import Classifier, LanguageModel
+from minialign.peft.methods import CONFIGS, METHODS
+from minialign.peft.trainable import fingerprint, freeze, note, train_also
+from minialign.peft.transfer import RATES, TunedRun, tune
+from minialign.realdata.ratings import read_ratings
+from minialign.settings import to_dict
+from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig
+from minialign.world.datasets import examples
+
+SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}  # width, layers, heads; those of size-is-not-alignment
+NEAR, FAR, REAL = "near", "far", "real"
+TRIED = (1 / 3, 1.0, 3.0)  # times a method's usual rate
+FOUND = "found.json"
+Texts = list[tuple[str, int]]  # texts and their classes
+
+
+def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenizer]:
+    """A decoder that read the dirty corpus."""
+    model, tokenizer, _, _ = pretrained_only(bench, SHAPES[size], seed, 40 if bench.fast else 500)
+    return model, tokenizer
+
+
+def task(name: str, count: int, seed: int) -> Texts:
+    """Texts of the near or the far task, each from a story of its own."""
+    dataset = {NEAR: "mood", FAR: "person_named_first"}[name]
+    found = examples([dataset], count, seed)[dataset]
+    return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"])) for example in found]
+
+
+def team(person: str) -> int:
+    """0 or 1, dealt by lot to each name."""
+    return hashlib.sha256(person.encode()).digest()[0] % 2
+
+
+def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
+    """Training, validation and test texts of a task; None when the real one cannot be fetched, which is said."""
+    train, check = (64, 32) if bench.fast else (1500, 400)
+    if name != REAL:
+        return [task(name, count, 1000 * seed + part) for part, count in enumerate((train, check, check))]
+    try:
+        rated = [item for item in read_ratings("tweets") if abs(sum(item.ratings) / len(item.ratings)) >= 0.5]
+    except UserError as error:
+        bench.say(f"  left out: the real task ({error})")
+        return None
+    texts = sorted({item.text: int(sum(item.ratings) > 0) for item in rated}.items())
+    random.Random(seed).shuffle(texts)
+    return [texts[:train], texts[train : train + check], texts[train + check : train + 2 * check]]
+
+
+def rows_of(tokenizer: Tokenizer, texts: Texts, context: int, batch: int, seed: int) -> LabelledTexts:
+    """Texts as training data; what is longer than the context is cut at its end."""
+    ids = [[tokenizer.begin, *row][:context] for row in tokenizer.encode_many([text for text, _ in texts])]
+    return LabelledTexts(ids, [label for _, label in texts], min(batch, len(ids)), seed)
+
+
+def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: int, config: Any = None, wrap: Callable | None = None) -> Path | None:
+    """The folder of one method on one task, from the pretrained decoder of a size and a seed.
+
+    Args:
+        method: of `METHODS`, or any name with `wrap`; rate: times the method's usual learning rate; config: the method's, its default when None.
+        wrap: (model) -> model, for what is no method of its own.
+    Returns:
+        a folder with what was tuned and FOUND: "accuracy" on the test part, "validation" loss and accuracy, "trained", "parameters",
+        "optimizer_bytes", "file_bytes"; None without data.
+    """
+    texts = parts(bench, name, seed)
+    if texts is None:
+        return None
+    steps = 10 if bench.fast else 120
+    training = TrainingConfig(steps, 32, rate * RATES.get(method, RATES["full"]), weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
+    config = config or (CONFIGS[method]() if method in CONFIGS else None)
+    kept = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training), "task": name, "size": size, "seed": seed}
+
+    def make(folder: Path) -> None:
+        model, tokenizer = base_of(bench, size, seed)
+        learned, valid, test = (rows_of(tokenizer, part, model.config.context, 32, seed) for part in texts)
+        classifier, run = Classifier(model.body, 2, seed), TunedRun(folder)
+        run.begin({**describe_model(model), **kept}, tokenizer)
+        classifier = wrap(classifier) if wrap else METHODS[method].wrap(classifier, config)
+        found = tune(classifier, learned, class_loss, lambda model: examine_classes(model, valid), training, run)
+        found["validation_accuracy"] = found.pop("accuracy")
+        write_json(folder / FOUND, found | {"accuracy": examine_classes(classifier.eval(), test)["accuracy"]})
+
+    return bench.cached("tuned", [kept, "fast" if bench.fast else "full"], make)
+
+
+def searched(bench: Bench, size: str, name: str, method: str, config: Any = None, wrap: Callable | None = None, **columns: Any) -> list[dict[str, Any]]:
+    """Rows of a claim's table: the search on the first seed, and every seed at the rate that was found. Empty without data."""
+    folders = {rate: tuned(bench, size, name, method, rate, 0, config, wrap) for rate in ((1.0,) if bench.fast else TRIED)}
+    if None in folders.values():
+        return []
+    search = {rate: read_json(folder / FOUND) for rate, folder in folders.items()}
+    best = min(search, key=lambda rate: search[rate]["validation"])
+    rows = []
+    for seed in range(bench.seeds):
+        found = search[best] if seed == 0 else read_json(tuned(bench, size, name, method, best, seed, config, wrap) / FOUND)
+        tried = {f"validation at {rate:.2g}": found_["validation"] for rate, found_ in search.items()}
+        rows.append({"size": size, "task": name, "method": method, "seed": seed, "rate": best} | columns | found | tried)
+    return rows
+
+
+def top_layers(count: int) -> Callable[[nn.Module], nn.Module]:
+    """Full tuning of the last `count` blocks, the last norm and the head; everything below stays."""
+
+    def wrap(model: nn.Module) -> nn.Module:
+        base, layers = fingerprint(model), model.config.layers
+        freeze(model)
+        patterns = [f"body.blocks.{i}.*" for i in range(layers - count, layers)] + ["body.norm", "head"]
+        train_also(model, patterns)
+        return note(model, "full", CONFIGS["full"](), base, patterns)
+
+    return wrap
+
+
+def column(table: list[dict[str, Any]], what: str, **which: Any) -> list[float]:
+    """One field of the rows that match, in the order of the seeds."""
+    return [row[what] for row in table if all(row.get(key) == value for key, value in which.items())]
