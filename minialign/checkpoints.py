@@ -194,6 +194,9 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     if not run.path.is_dir():
         raise UserError("there is no such run folder; make one with `minialign pretrain`", folder)
     config = read_json(run.path / CONFIG)
+    if isinstance(config, dict) and config.get("what") == "quantized-model":
+        base = f"give the run that it was made from ({config.get('base')})"
+        raise UserError(f"holds a quantized model, which can be sampled and asked, and not changed; {base}", folder)
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict) or config.get("what") not in ("language-model", "scalar-model"):
         raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
     if not run.finished:

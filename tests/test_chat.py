@@ -157,7 +157,7 @@ def test_turns_come_from_standard_input_one_a_line(file, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["smollm3"], "there is no model 'smollm3'; give smollm2, or the path of a .gguf file"),
+        (["smollm3"], "there is no model 'smollm3'; give smollm2, the path of a .gguf file, or a folder"),
         (["none.gguf"], "none.gguf: there is no such file"),
         (["FILE", "--prompt", ""], "the prompt is empty"),
         (["FILE", "--prompt", "word " * 90], "do not fit the model's context of 96"),

@@ -10,11 +10,12 @@ from minialign.__main__ import run
 from minialign.checkpoints import load_model
 from minialign.commands import quantize as page
 from minialign.errors import UserError
+from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel
 from minialign.quant.fidelity import fidelity, windows
 from minialign.quant.half import HALVES
 from minialign.quant.ptq import quantize
-from minialign.quant.saving import load_quantized
+from minialign.quant.saving import load_quantized, load_quantized_run
 from minialign.quant.scheme import SCHEMES
 from minialign.transformer import TransformerConfig
 
@@ -58,6 +59,30 @@ def test_a_written_model_can_be_read_again(d):
     tokens = torch.randint(20, 300, (2, 9), generator=torch.Generator().manual_seed(0))
     loaded = load_quantized(load_model(d / "run")[0], d / "written" / "quantized.safetensors")
     assert torch.equal(loaded(tokens), quantize(model, SCHEMES["vector-wise"])[0](tokens))
+
+
+@pytest.mark.parametrize("scheme", ["4-bit-weights --embeddings", "llm-int8", "fp16"])
+def test_a_quantized_run_writes_and_is_evaluated_as_its_model_would_be(scheme, d, tmp_path, capsys):
+    assert type_in(f"quantize {{d}}/run --scheme {scheme} --fast --out {tmp_path}/small", d) == 0
+    assert not {"model.safetensors"} & {path.name for path in (tmp_path / "small").iterdir()}
+    capsys.readouterr()
+    assert type_in(f"sample {tmp_path}/small --prompt Ida --new-tokens 6 --seed 1", d) == 0
+    said = capsys.readouterr().out
+    model, tokenizer = load_quantized_run(tmp_path / "small")
+    sampling = SamplingConfig(new_tokens=6, temperature=0.8)
+    assert said.rstrip("\n") == ("Ida" + continue_texts(model, tokenizer, ["Ida"], sampling, torch.Generator().manual_seed(1))[0]).rstrip("\n")
+    assert type_in(f"evaluate {tmp_path}/small --text {{d}}/text.txt", d) == 0 and "perplexity" in capsys.readouterr().out
+    assert type_in(f"ask {tmp_path}/small --prompt Ida --options yes,no", d) == 0 and "yes" in capsys.readouterr().out
+
+
+def test_a_quantized_run_is_not_trained_and_not_quantized_again(d, tmp_path, capsys):
+    assert type_in(f"quantize {{d}}/run --scheme weights --fast --out {tmp_path}/small", d) == 0
+    for line in (f"quantize {tmp_path}/small --fast", f"sft --base {tmp_path}/small --demonstrations {{d}}/none.jsonl --out {tmp_path}/more"):
+        assert type_in(line, d) == 2
+        assert "holds a quantized model" in (said := capsys.readouterr().err) or "none.jsonl" in said
+    (tmp_path / "small" / "tokenizer.json").write_bytes((d / "run" / "tokenizer.json").read_bytes().replace(b"a", b"b"))
+    assert type_in(f"sample {tmp_path}/small", d) == 2 and "tokenizer.json" in capsys.readouterr().err
+    assert type_in(f"chat {tmp_path}/small", d) == 2 and "not taught to chat" in capsys.readouterr().err
 
 
 def test_settings_of_the_scheme_and_patterns_may_be_changed(d, capsys):

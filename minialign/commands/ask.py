@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from minialign.checkpoints import load_model
+from minialign.commands.inputs import open_model
 from minialign.commands.options import Command, Option, configured
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
@@ -30,7 +30,7 @@ def command(run, prompt, options, mean_logprob, seed, sampling):
     \b
     Example:  python -m minialign ask runs/instruct/3-instructed --prompt "Mira lost the kite. Who lost it?" --options Mira,Tom
     """
-    model, tokenizer = load_model(run, "language-model")
+    model, tokenizer = open_model(run)
     if model.config.kind == "encoder":
         raise UserError("holds an encoder, which does not answer; ask a decoder or an encoder-decoder", run)
     choices = split_options(options)

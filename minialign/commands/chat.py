@@ -9,13 +9,16 @@ from pathlib import Path
 import click
 import torch
 
+from minialign.checkpoints import CONFIG
 from minialign.commands.options import Command, Option, configured
 from minialign.errors import UserError
+from minialign.files import read_json
 from minialign.generation import SamplingConfig
 from minialign.pretrained.chat import Conversation
 from minialign.pretrained.gguf import read_gguf
 from minialign.pretrained.gguf_llama import llama_from_gguf, tokenizer_from_gguf
 from minialign.pretrained.smollm2 import SYSTEM, load_smollm2
+from minialign.quant.saving import QUANTIZED, load_quantized
 
 
 @click.command(cls=Command)
@@ -27,8 +30,8 @@ from minialign.pretrained.smollm2 import SYSTEM, load_smollm2
 def command(model, prompt, system, seed, sampling):
     """Talk with a real language model.
 
-    MODEL is smollm2 (93 MB, fetched the first time) or a GGUF file of a Llama with the same chat marks. Ctrl-C stops a reply, and, where you write,
-    ends the conversation.
+    MODEL is smollm2 (93 MB, fetched the first time), the folder that `quantize smollm2 --out` wrote, or a GGUF file of a Llama with the same chat marks.
+    Ctrl-C stops a reply, and, where you write, ends the conversation.
 
     \b
     Example:  python -m minialign chat smollm2 --prompt "Why is the sky blue?"
@@ -60,8 +63,14 @@ def open_model(name: str):
     """A model and its tokenizer. Raises UserError when there is none of this name."""
     if name == "smollm2":
         return load_smollm2()
+    if (Path(name) / QUANTIZED).exists():
+        base = read_json(Path(name) / CONFIG).get("base")
+        if base != "smollm2":
+            raise UserError(f"was made from {base!r}, which was not taught to chat; try `minialign sample`", name)
+        model, tokenizer = load_smollm2()
+        return load_quantized(model, Path(name) / QUANTIZED), tokenizer
     if not name.endswith(".gguf"):
-        raise UserError(f"there is no model {name!r}; give smollm2, or the path of a .gguf file")
+        raise UserError(f"there is no model {name!r}; give smollm2, the path of a .gguf file, or a folder that `quantize smollm2 --out` wrote")
     gguf = read_gguf(Path(name))
     if "<|im_start|>" not in str(gguf.facts.get("tokenizer.chat_template")):
         raise UserError("has no chat template with <|im_start|> in it: it was not taught to chat in the way that is supported here", name)

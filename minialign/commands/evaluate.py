@@ -9,7 +9,7 @@ import torch
 
 from minialign.batching import next_token_batch
 from minialign.checkpoints import load_model, same_tokenizer
-from minialign.commands.inputs import prompt_rows, read_documents, read_prompts
+from minialign.commands.inputs import open_model, prompt_rows, read_documents, read_prompts
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.evaluation import length_controlled_win_rate, mean_interval, win_rate
@@ -42,7 +42,7 @@ def command(run, text, prompts, judge, against, out, seed, fast, sampling):
     out = out or run / "evaluation.json"
     if out.exists() and not is_evaluation(out, run):
         raise UserError("is there already and is no evaluation of this run; choose another --out", out)
-    model, tokenizer = load_model(run, "language-model" if text is None else "decoder")  # a perplexity of text is one of next tokens
+    model, tokenizer = open_model(run, "language-model" if text is None else "decoder")  # a perplexity of text is one of next tokens
     result = {"run": str(run)}
     if text is not None:
         result["text"] = measure_perplexity(model, tokenizer, read_documents(text, "paragraphs"))
@@ -84,12 +84,12 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
 
 def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None) -> dict:
     """Both sides answer the same prompts; the judge's higher score wins."""
-    model, tokenizer = load_model(run, "language-model")
+    model, tokenizer = open_model(run)
     scorer, its_tokenizer = load_model(judge, "scalar-model")
     same_tokenizer((run, tokenizer), (judge, its_tokenizer))
     context = min(model.config.context, scorer.config.context)
     if against is not None:
-        rival, rival_tokenizer = load_model(against, "language-model")
+        rival, rival_tokenizer = open_model(against)
         same_tokenizer((run, tokenizer), (against, rival_tokenizer))
         context = min(context, rival.config.context)
         asked = read_prompts(prompts)[:limit]

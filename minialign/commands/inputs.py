@@ -6,13 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from torch import nn
 
+from minialign.checkpoints import MODEL, load_model
 from minialign.errors import UserError
 from minialign.files import read_jsonl, read_text
 from minialign.generation import prompt_ids
+from minialign.quant.saving import QUANTIZED, load_quantized_run
 from minialign.rlhf.comparisons import read_comparisons, say_left_out
 from minialign.rlhf.ranked import Ranked, ranked_rows
 from minialign.tokenizer import Tokenizer
+
+
+def open_model(folder: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
+    """A finished run's model and its tokenizer, for commands that only use it: a quantized one will do, too. Arguments as for `load_model`."""
+    if not (folder / QUANTIZED).exists() or (folder / MODEL).exists():
+        return load_model(folder, what)
+    model, tokenizer = load_quantized_run(folder)
+    if what == "decoder" and model.config.kind != what:
+        raise UserError(f"holds an {model.config.kind}, and a decoder is needed here", folder)
+    return model, tokenizer
 
 
 def read_documents(path: Path, split: str = "file") -> list[str]:

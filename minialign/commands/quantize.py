@@ -14,12 +14,13 @@ import click
 import torch
 from torch import Tensor, nn
 
-from minialign.checkpoints import CONFIG, load_model
+from minialign.checkpoints import CONFIG, TOKENIZER, load_model
 from minialign.commands.inputs import read_documents
 from minialign.commands.options import TYPES, Command, Option, file_option, run_options
 from minialign.errors import UserError
-from minialign.files import write_json
+from minialign.files import write_atomic, write_json
 from minialign.generation import SamplingConfig, generate
+from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import encode_documents
 from minialign.pretrained.smollm2 import load_smollm2
 from minialign.quant.fidelity import fidelity, windows
@@ -27,10 +28,10 @@ from minialign.quant.half import HALVES, store_half
 from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
 from minialign.quant.linear import IntegerLinear, QuantizedLinear
 from minialign.quant.ptq import module_bytes, quantize
-from minialign.quant.saving import save_quantized
+from minialign.quant.saving import QUANTIZED, WHAT, save_quantized
 from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
 from minialign.quant.selection import ALL, KEEP
-from minialign.settings import describe
+from minialign.settings import describe, to_dict
 from minialign.tensors import tensor_file, tensors_of
 from minialign.tokenizer import Tokenizer
 
@@ -64,6 +65,8 @@ def scheme_options(function: Callable) -> Callable:
 def command(run, scheme, text, calibration, tokens, include, keep, embeddings, bench, out, seed, fast, **changes):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
 
+    What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2).
+
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
     Example:  python -m minialign quantize smollm2 --scheme vector-wise --text held-out.txt       a real model (downloads 93 MB)
@@ -86,8 +89,13 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
         result["report"] = report.to_dict()
     result |= measure(before, model, rows, seed, 7 if bench else 3, 8 if fast else 48 if bench else 24)
     if out is not None:
-        result["file"] = save_quantized(model, out / "quantized.safetensors", run=str(run), scheme=scheme)
+        result["file"] = save_quantized(model, out / QUANTIZED, run=str(run), scheme=scheme)
         write_json(out / "report.json", result)
+        about = {"what": WHAT, "scheme": scheme, "base": str(run)}
+        if isinstance(before, LanguageModel):
+            write_atomic(out / TOKENIZER, tokenizer.to_json())
+            about |= {"model": to_dict(before.config), "tokenizer": tokenizer.fingerprint()}
+        write_json(out / CONFIG, about)
     click.echo("\n" + table(result))
     if bench and config is not None:
         click.echo("\n" + layer_times(before, model))

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from minialign.checkpoints import load_model
+from minialign.commands.inputs import open_model
 from minialign.commands.options import Command, Option, configured
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
@@ -30,7 +30,7 @@ def command(run, prompt, count, show, seed, sampling):
     Example:  python -m minialign sample runs/demo/5-rlhf --prompt "$(cat story.txt)" --count 3
     Example:  python -m minialign sample runs/t5 --prompt "Rosa lost ___ in the barn."
     """
-    model, tokenizer = load_model(run, "language-model")
+    model, tokenizer = open_model(run)
     try:
         prompt = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ A file is safetensors, with a digest: one that was cut short or altered is an er
 (test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those of the file on the disk (test_sizes_are_those_of_the_file). In memory a 4-bit
 integer takes a byte, as torch has nothing smaller to compute with.
 
-Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out FILE
+Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out SMALL, then  python -m minialign sample SMALL
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minialign.checkpoints import CONFIG, TOKENIZER
 from minialign.errors import UserError
-from minialign.files import write_atomic
+from minialign.files import read_json, write_atomic
+from minialign.heads import LanguageModel
 from minialign.quant.half import HalfEmbedding, HalfLinear
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.llm_int8 import LLMInt8Linear
@@ -29,8 +31,12 @@ from minialign.quant.selection import replace_modules
 from minialign.quant.tables import QuantizedTable, TableHead
 from minialign.settings import from_dict, to_dict
 from minialign.tensors import read_tensors, tensor_file, tensors_of
+from minialign.tokenizer import Tokenizer, load_tokenizer
+from minialign.transformer import TransformerConfig
 
 KINDS = {kind.__name__: kind for kind in (WeightOnlyLinear, DynamicLinear, StaticLinear, LLMInt8Linear)}
+QUANTIZED = "quantized.safetensors"  # in a run folder, in the place of the plain weights
+WHAT = "quantized-model"  # what its config.json says that it holds
 HALF_KINDS = {kind.__name__: kind for kind in (HalfLinear, HalfEmbedding)}
 
 
@@ -124,6 +130,20 @@ def load_quantized(model: nn.Module, path: Path) -> nn.Module:
             tensor.copy_(rest[name])
     replace_modules(model, new)
     return model.eval()
+
+
+def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
+    """The model and the tokenizer of a folder that `minialign quantize RUN --out` wrote.
+
+    Raises:
+        UserError: files that are missing, altered or do not belong together.
+    """
+    config = read_json(Path(folder) / CONFIG)
+    tokenizer = load_tokenizer(Path(folder) / TOKENIZER)
+    if tokenizer.fingerprint() != config.get("tokenizer"):
+        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy, or quantize again", folder)
+    model = LanguageModel(from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG))
+    return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
 
 
 def build_layer(settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[int, ...], name: str) -> QuantizedLinear:
