@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 import minialign
 from minialign.claims import runner
-from minialign.claims.runner import Bench, imported, reached, source_fingerprint
+from minialign.claims.page import BEGIN, END, HEADINGS, readme_table, write_page, write_readme
+from minialign.claims.runner import CLAIMS, Bench, imported, load, reached, source_fingerprint
+from minialign.errors import UserError
+from minialign.files import write_json
 
 PACKAGE = Path(minialign.__file__).parent
 
@@ -53,3 +58,42 @@ def test_a_stage_is_made_once_and_again_for_another_setting(tmp_path):
     make = lambda folder: (folder.mkdir(parents=True, exist_ok=True), made.append(folder))  # noqa: E731
     assert bench.cached("stage", [1], make) == bench.cached("stage", [1], make) != bench.cached("stage", [2], make)
     assert len(made) == 2
+
+
+def verdict(id, **changes):
+    facts = {"id": id, "claim": "x < y & z", "source": "Somebody 2020", "verdict": "holds", "why": "1 | 2 < 3", "checks": {"a": True, "b": False}}
+    return facts | {"seconds": 1.0, "seeds": 3, "fast": False} | changes
+
+
+def test_every_claim_stands_under_a_heading_and_has_a_file():
+    assert sorted(id for ids in HEADINGS.values() for id in ids if id in CLAIMS) == sorted(CLAIMS)
+    assert all(load(id).CLAIM.id == id for id in CLAIMS)
+
+
+def test_the_page_shows_what_was_run_and_nothing_that_it_holds_can_break_it(tmp_path):
+    write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit"))
+    write_json(tmp_path / "lora-rank" / "verdict.json", verdict("lora-rank", fast=True))
+    (tmp_path / "bitfit" / "table.csv").write_text("a,b\n<1>,2\n" + "3,4\n" * 100, encoding="utf-8")
+    (tmp_path / "bitfit" / "figure.png").write_bytes(b"\x89PNG")
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "x &lt; y &amp; z" in page and "&lt;1&gt;" in page and "the first 60 of 101 rows" in page and page.count("<section") == 2
+    assert page.count("a quick look") == 1 and "data:image/png;base64,iVBORw==" in page and "$" not in page
+
+
+def test_the_readme_s_table_says_what_was_run_in_full_and_what_was_not(tmp_path):
+    write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit"))
+    write_json(tmp_path / "lora-rank" / "verdict.json", verdict("lora-rank", fast=True))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    write_readme(readme, tmp_path)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
+    assert "**holds** | 1 \\| 2 < 3 | `claims/bitfit.py`" in text and text.count("not run in full") == len(CLAIMS) - 1
+    (tmp_path / "other.md").write_text("nothing", encoding="utf-8")
+    with pytest.raises(UserError, match="has no place for the table"):
+        write_readme(tmp_path / "other.md", tmp_path)
+
+
+def test_the_readme_of_the_project_is_what_its_results_say():
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0].strip() == readme_table(PACKAGE.parent / "data" / "claims").strip()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from minialign.checkpoints import RunFolder
+from minialign.claims.page import write_page, write_readme
 from minialign.claims.runner import CLAIMS, load, run_claims
 from minialign.commands.options import Command, Option
 
@@ -17,10 +18,11 @@ from minialign.commands.options import Command, Option
 @click.option("--fast", is_flag=True, cls=Option, help="A quick look: everything runs, but too small to decide anything.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100), cls=Option, help="How many; at least 3 for a verdict.")
 @click.option("--out", type=click.Path(path_type=Path), default="runs/claims", show_default=True, cls=Option, help="Where the verdicts go.")
-def command(ids, only_list, fast, seeds, out):
+@click.option("--readme", type=click.Path(path_type=Path), cls=Option, help="Only write the table of verdicts in OUT into this file, between its markers.")
+def command(ids, only_list, fast, seeds, out, readme):
     """Check what the course notes say, one experiment a claim.
 
-    Each writes OUT/ID/verdict.json, table.csv and figure.png. The verdict is computed from the table.
+    Each writes OUT/ID/verdict.json, table.csv and figure.png; OUT/index.html shows them all. The verdict is computed from the table.
 
     \b
     Example:  python -m minialign claims over-optimisation
@@ -31,5 +33,9 @@ def command(ids, only_list, fast, seeds, out):
             claim = load(id).CLAIM
             click.echo(f"{id:<20} {claim.text} ({claim.source})")
         return
+    if readme is not None:
+        write_readme(readme, out)
+        return
     with RunFolder(out).locked():
         run_claims(chosen, out, min(seeds, 1) if fast and seeds == 3 else seeds, fast, click.echo)
+        click.echo(f"open {write_page(out)}")
