@@ -37,6 +37,7 @@ COMMANDS = {
     "chat": "Talk with a real language model, SmolLM2.",
     "realdata": "Fetch real texts and real people's judgements.",
     "claims": "Check what the course notes say, one experiment a claim.",
+    "notebooks": "Run the notebooks, all or some, and write them with their outputs.",
 }
 
 PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch

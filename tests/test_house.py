@@ -22,7 +22,7 @@ FLOOR_0 |= {"settings", "files", "tensors", "positions", "cache", "early_stop", 
 WORLD = {"world"}
 TECHNIQUES = {"instruct", "rlhf", "peft", "quant", "distill"}
 FLOOR_2 = TECHNIQUES | {"pretrain", "pretrained", "realdata"}
-FLOOR_3 = {"claims", "commands", "demo", "instruct_demo", "demo_evaluation", "demo_settings", "report", "__main__"}
+FLOOR_3 = {"claims", "commands", "demo", "instruct_demo", "demo_evaluation", "demo_settings", "report", "notebook", "__main__"}
 
 
 def room(module):

@@ -1,0 +1,125 @@
+r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast setting, and their execution.
+
+    from minialign.notebook import FAST, picture, source
+
+A notebook that is committed carries its outputs and a fingerprint of the code that made them: the two can be compared without running anything
+(test_no_committed_notebook_shows_what_other_code_made).
+
+Try it:  python -m minialign notebooks --fast
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from minialign.errors import UserError
+
+FAST = os.environ.get("MINIALIGN_FAST") == "1"  # quick settings, too small to decide anything: `minialign notebooks --fast`
+SECONDS = 600  # most that a cell may take
+KEY = "minialign"  # of the fingerprint, in a notebook's metadata
+
+
+class source:  # noqa: N801   used like a function
+    """The source of some functions or classes, as it stands in their files: it cannot drift from what runs.
+
+    Args:
+        objects: functions, classes or methods.
+        body: without docstrings and decorators' comments when False.
+    """
+
+    def __init__(self, *objects: Any, doc: bool = True):
+        self.parts = [(inspect.getsourcefile(one), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
+        self.doc = doc
+
+    def text(self) -> str:
+        """The code, each part under the name of its file."""
+        shown = []
+        for file, code, doc in self.parts:
+            if not self.doc and doc:
+                start = code.index('"""', code.index(":\n"))
+                code = code[:start].rstrip() + code[code.index('"""', start + 3) + 3 :]
+            where = Path(file).as_posix().rpartition("minialign/")[2]
+            shown.append(f"# minialign/{where}\n{code.rstrip()}")
+        return "\n\n".join(shown)
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self.text()}\n```"
+
+
+class picture:  # noqa: N801   used like a function
+    """A figure as a picture in a notebook, in the style of the claims' figures.
+
+    Args:
+        figure: of `plotting.figure`, or the path of a PNG file.
+    """
+
+    def __init__(self, figure: Figure | Path):
+        if isinstance(figure, Figure):
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+            self.bytes = file.getvalue()
+        else:
+            self.bytes = Path(figure).read_bytes()
+
+    def _repr_png_(self) -> bytes:
+        return self.bytes
+
+
+def code_fingerprint(notebook: Any) -> str:
+    """Sixteen hex digits of a notebook's code cells."""
+    code = "\n\0".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def execute(path: Path, out: Path, fast: bool) -> float:
+    """Run a notebook in a fresh kernel and write it with its outputs, whole or not at all.
+
+    Args:
+        path: of the notebook; out: where it is written, may be the same.
+        fast: quick settings.
+    Returns:
+        seconds that it took.
+    Raises:
+        UserError: nbclient is not installed, a cell that failed, or one that wrote to the error stream (a warning is a fault here).
+    """
+    import time
+
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
+    except ImportError:
+        raise UserError("notebooks are run by nbclient and ipykernel; install what requirements.txt names") from None
+    from minialign.files import write_atomic
+
+    notebook = nbformat.read(path, as_version=4)
+    before = os.environ.get("MINIALIGN_FAST")
+    os.environ["MINIALIGN_FAST"] = "1" if fast else "0"
+    started = time.perf_counter()
+    try:
+        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(path.resolve().parent)}}).execute()
+    except CellExecutionError as error:
+        raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
+    finally:
+        os.environ.pop("MINIALIGN_FAST") if before is None else os.environ.__setitem__("MINIALIGN_FAST", before)
+    seconds = time.perf_counter() - started
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # when it ran: noise in every diff
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show no warnings", path)
+    notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec"), "language_info": {"name": "python"}}
+    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds)}
+    write_atomic(out, nbformat.writes(notebook) + "\n")
+    return seconds
