@@ -1,4 +1,5 @@
-r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast setting, and their execution.
+r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast setting,
+a toy model made in seconds, and their execution.
 
     from minialign.notebook import FAST, picture, source
 
@@ -14,13 +15,23 @@ import hashlib
 import inspect
 import io
 import os
+import tempfile
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
+from minialign.files import write_atomic
+from minialign.heads import LanguageModel
+from minialign.pretrain.causal_lm import pretrain
+from minialign.tokenizer import Tokenizer, train_tokenizer
+from minialign.training import TrainingConfig
+from minialign.transformer import TransformerConfig
+from minialign.world.corpus import documents
 
 FAST = os.environ.get("MINIALIGN_FAST") == "1"  # quick settings, too small to decide anything: `minialign notebooks --fast`
 SECONDS = 600  # most that a cell may take
@@ -93,15 +104,12 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     Raises:
         UserError: nbclient is not installed, a cell that failed, or one that wrote to the error stream (a warning is a fault here).
     """
-    import time
-
     try:
         import nbformat
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError
     except ImportError:
         raise UserError("notebooks are run by nbclient and ipykernel; install what requirements.txt names") from None
-    from minialign.files import write_atomic
 
     notebook = nbformat.read(path, as_version=4)
     before = os.environ.get("MINIALIGN_FAST")
@@ -123,3 +131,21 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds)}
     write_atomic(out, nbformat.writes(notebook) + "\n")
     return seconds
+
+
+def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0) -> tuple[LanguageModel, Tokenizer, list[str]]:
+    """A small decoder that has read some hundred documents of the toy world, in seconds.
+
+    Args:
+        steps: of 16 documents; 0 takes 200, or 20 in the fast setting.
+    Returns:
+        the model, its tokenizer, and documents that it has not seen.
+    """
+    texts = [document["text"] for document in documents(900, seed)]
+    tokenizer = train_tokenizer(texts, 768)
+    shape = TransformerConfig(tokenizer.size, 192, width, layers, 4, activation="relu", initial_std=0.1, smeared_keys=True)
+    model, steps = LanguageModel(shape, seed), steps or (20 if FAST else 200)
+    training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(model, tokenizer, texts[100:], texts[:100], training, RunFolder(Path(folder)), packed=False)
+    return model.eval(), tokenizer, texts[:100]
