@@ -56,7 +56,7 @@ class source:  # noqa: N801   used like a function
         for file, code, doc in self.parts:
             if not self.doc and doc:
                 start = code.index('"""', code.index(":\n"))
-                code = code[:start].rstrip() + code[code.index('"""', start + 3) + 3 :]
+                code = code[:start].removesuffix("r").rstrip() + code[code.index('"""', start + 3) + 3 :]
             where = Path(file).as_posix().rpartition("minialign/")[2]
             shown.append(f"# minialign/{where}\n{code.rstrip()}")
         return "\n\n".join(shown)

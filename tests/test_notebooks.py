@@ -11,6 +11,7 @@ from minialign.batching import pad
 from minialign.errors import UserError
 from minialign.notebook import KEY, code_fingerprint, execute, picture, source
 from minialign.plotting import figure
+from minialign.rlhf.ppo import penalised_rewards
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -85,6 +86,7 @@ def test_source_is_what_stands_in_the_file():
     assert "# minialign/batching.py" in repr(shown) and "def pad(" in shown._repr_markdown_() and '"""' in repr(shown)
     short = repr(source(pad, doc=False))
     assert '"""' not in short and "def pad(" in short and "return" in short
+    assert "\n    r\n" not in repr(source(penalised_rewards, doc=False)), "what stood before a raw docstring goes, too"
 
 
 def test_a_figure_becomes_a_picture(tmp_path):

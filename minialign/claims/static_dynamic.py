@@ -15,6 +15,10 @@ so that the difference in time is the look for the largest value; it is timed on
        dynamic ones with a scale for the tensor do, which is why they are in the table)
 
 1 and 3 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 2 the ratio of times above 1 likewise.
+
+What was found. The text in capitals makes *smaller* activations, so that its range cuts off the rare large ones; at five bits that is better than the
+range of the right text by min-max, as it is for the mse observer, which looks for such a cut. And our static layer is not faster: it looks at its input
+all the same, to refuse NaN, which a cast to int8 would hide.
 """
 
 from __future__ import annotations
@@ -103,14 +107,15 @@ def judge(table: list[dict], steady: list[dict]) -> tuple[dict[str, bool], str]:
         "the wrong text is worse": worse.low > 0,
         "static is steady": moved["static"] < 1e-5,
     }
-    said = ", ".join(f"{difference(values, [0.0] * len(values))} at {bits} bits against {over_seeds(kl(DYNAMIC, 0, bits))}" for bits, values in right.items())
+    milli = lambda values: over_seeds([1000 * value for value in values])  # noqa: E731
+    said = ", ".join(f"{milli(values)} at {bits} bits against {milli(kl(DYNAMIC, 0, bits))}" for bits, values in right.items())
     neighbours = ", ".join(f"{name} {value:.1e}" for name, value in moved.items())
-    return checks, f"KL of static against dynamic, nats a token: {said}; calibrated on the wrong text {worse} more; a dynamic layer takes {paces} times as long; moved by neighbours: {neighbours}"  # noqa: E501
+    return checks, f"KL of static against dynamic, 10⁻³ nats a token: {said}; calibrated on the wrong text {1000 * worse.mean:+.1f}; a dynamic layer takes {paces} times as long; moved by neighbours: {neighbours}"  # noqa: E501
 
 
 def draw(table: list[dict], path: Path) -> None:
     """KL against the size of the calibration set, at five bits."""
-    fig, axes = figure("documents to calibrate on", "KL from the float model, nats a token", 6.0, 3.8)
+    fig, axes = figure("documents to calibrate on", "KL from float at 5 bits, nats a token", 6.4, 4.0)
     kl = lambda how, size: drawn(over_seeds([r["kl"] for r in table if (r["scales"], r["documents"], r["bits"]) == (how, size, 5)]))  # noqa: E731
     places = list(range(len(SIZES)))
     curves = {name: [kl(name, size) for size in SIZES] for name in ("static, min-max", "static, mse")}
@@ -118,6 +123,5 @@ def draw(table: list[dict], path: Path) -> None:
     lines_with_intervals(axes, places, curves)
     axes.set_xticks(places, [str(size) for size in SIZES])
     axes.set_yscale("log")
-    axes.set_title("activations of 5 bits", loc="right", fontsize=10)
-    legend(axes, outside=True)
+    legend(axes)
     save_png(fig, path)

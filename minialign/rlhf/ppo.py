@@ -198,7 +198,7 @@ def train_ppo(
     learner.price.beta = state["beta"]
     run.forget_after(state["step"])
     stop = False
-    bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update")
+    bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update", disable=None)
     with interruptible() as interrupted, bar:
         while state["step"] < config.updates:
             learning = float(state["step"] >= config.value_warmup)
