@@ -4,7 +4,7 @@ r"""A student of a sentence encoder: fewer layers, and texts keep the vectors, o
     similarities   L = mean over pairs of texts of (vᵢ·vⱼ − v'ᵢ·v'ⱼ)²,  v the student's, v' the teacher's    after Tung & Mori 2019, §3
 
 No label and no word is asked for: any text teaches. Details that matter:
-    1. The teacher reads each text once, before the first step, and not once an epoch (test_the_teacher_reads_each_text_once).
+    1. The teacher reads each text that will be shown once, before the first step, and not once an epoch (test_the_teacher_reads_each_text_once).
     2. Similarities are a table of texts by texts, so the student may have another width; vectors need the same
        (test_a_narrow_student_learns_similarities_and_is_told_that_it_cannot_learn_vectors).
     3. A student that begins as layers of its teacher keeps the teacher's table of token vectors as it is: half of its numbers, most of them of
@@ -203,7 +203,9 @@ def distil_sentences(
     Returns:
         what `kept` says of the texts in `valid`, and "steps".
     """
-    data = Sentences(rows, row_vectors(teacher, rows), min(training.batch, len(rows)), training.seed)
+    data = Sentences(rows, torch.zeros(len(rows), teacher.config.width), min(training.batch, len(rows)), training.seed)
+    shown = sorted({row for step in range(training.steps) for row in data.order(step)})
+    data.vectors[shown] = row_vectors(teacher, [rows[i] for i in shown])
     goal = row_vectors(teacher, valid)
 
     def validate(model: nn.Module) -> dict[str, float]:
