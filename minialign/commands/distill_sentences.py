@@ -80,7 +80,7 @@ def distil_encoder(
         about |= {"training": to_dict(training), "data": fingerprint([texts, held_out]), "teacher": digest(tensors_of(model))[:16]}
         run.begin({**about, "student": digest(tensors_of(student))[:16]}, tokenizer)
         if not run.finished:
-            click.echo(f"{len(rows):,} texts, each read once by the teacher; {model.config.layers} layers teach {student.config.layers}")
+            click.echo(f"{len(rows):,} texts; the teacher first reads those that will be shown; {model.config.layers} layers teach {student.config.layers}")
             distil_sentences(student, model, rows, looked_at, training, run, config)
         load_into(student, read_tensors(out / MODEL)[0], out / MODEL)
         write_bert(student, tokenizer, out / BERT)
