@@ -246,6 +246,9 @@ def test_a_classifier_learns_a_task_from_a_classifier(tmp_path):
     result = distil_task(student, teacher, data, LabelledTexts(rows, right, 8, 0), training, RunFolder(tmp_path))
     assert result["accuracy"] > 0.9 and not hasattr(student, "projections")
     assert (tmp_path / "layers").is_dir() and PREDICTION.prediction == 1.0
+    again = Classifier(build(seed=8, layers=1, kind="encoder", width=16, heads=2).body, 2, 8)
+    assert distil_task(again, teacher, data, LabelledTexts(rows, right, 8, 0), training, RunFolder(tmp_path)) == result, "done already: nothing is trained"
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), student.parameters()))
 
 
 def test_augmented_texts_differ_in_some_words_and_keep_special_tokens(teacher, data):

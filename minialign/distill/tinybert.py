@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from minialign.batching import pad
-from minialign.checkpoints import RunFolder
+from minialign.checkpoints import MODEL, RunFolder
 from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.losses import attention_score_loss, hidden_mse_loss, soft_target_loss
 from minialign.distill.recipe import Recipe, distil, some_weight
@@ -37,6 +37,7 @@ from minialign.errors import UserError
 from minialign.heads import Classifier, LanguageModel
 from minialign.pretrain.masked_lm import MASK
 from minialign.settings import check_ranges
+from minialign.tensors import load_into, read_tensors
 from minialign.tokenizer import SPECIAL
 from minialign.training import Data, TrainingConfig
 
@@ -144,9 +145,13 @@ def distil_task(
         {"validation": loss, nats, "accuracy", "steps"}.
     """
     look = lambda model: examine_classes(model, held_out)  # noqa: E731
-    distil(student, TinyBERT(teacher, config), data, [], training, RunFolder(run.path / "layers"), look)
-    last = replace(PREDICTION, temperature=config.temperature)
-    return distil(student, TinyBERT(teacher, last), data, [], training, RunFolder(run.path / "prediction"), look)
+    for name, how in (("layers", config), ("prediction", replace(PREDICTION, temperature=config.temperature))):
+        part = RunFolder(run.path / name)
+        if part.finished:  # a task that was stopped goes on with its second half
+            load_into(student, read_tensors(part.path / MODEL)[0], part.path / MODEL)
+        else:
+            distil(student, TinyBERT(teacher, how), data, [], training, part, look)
+    return part.facts()
 
 
 @torch.inference_mode()
