@@ -17,6 +17,8 @@ What was tried before the sizes were set (one seed each; accuracy on inference, 
     encoder-decoder of 0.85 M parameters, 1400 steps on the mixture, 400 examples a dataset      .42  .67  .52
     0.28 M, 1400 steps, 400 examples                                                             .43  .64  .50
     0.30 M, 4000 steps, 1000 examples                                                            .43  .63  .58
+    0.30 M, 1000 steps of pretraining in place of 300, 1800 on the mixture, each target's
+    loss as a mean, so that a short answer weighs as much as a long one                          .42  .66  .54
 
 None of them learned to say yes or no about a passage, not even on the tasks that they were trained on ("is Mira in this text?" stayed at .5 to .6,
 and at .57 to .67 after 600 steps on nothing else), while most of the other trained tasks ended above .9. Inference, which is held out, is made
