@@ -98,6 +98,6 @@ def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_still_ctrl_c(mo
         except KeyboardInterrupt:
             raise ValueError("could not determine the shape") from None
 
-    monkeypatch.setattr("minialign.commands.sample.load_model", library)
+    monkeypatch.setattr("minialign.commands.sample.open_model", library)
     assert entry.run(["sample", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from what is saved\n"
