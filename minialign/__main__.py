@@ -34,6 +34,7 @@ COMMANDS = {
     "distill": "Teach a small model what a large one says and thinks; compare the two.",
     "quantize": "Store and compute a model with fewer bits; see what it costs and saves.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
+    "hacking": "The answers whose reward and worth differ most.",
     "sample": "Let a model write.",
     "chat": "Talk with a real language model, SmolLM2.",
     "realdata": "Fetch real texts and real people's judgements.",

@@ -2,32 +2,39 @@ r"""The main job's judges: annotators who label, and, at its end, what the gold 
 
     gold score     of pretrained, instruction-tuned and RLHF models and of the reference summaries, mean and interval over stories
     win rate       each model's summary against the reference of the same story; five held-out annotators, order by chance, ties one half
-    reward model   accuracy on held-out prompts, beside judges that only look at the length or at the position
+    reward model   accuracy on held-out prompts, beside judges that only look at the length or at the position; how sure it may be
+    best of n      what the reward model finds among n summaries of the instruction-tuned model: PPO's rival, on the same stories
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minialign.evaluation import Interval, length_controlled_win_rate, mean_interval, wilson_interval, win_rate
+from minialign.evaluation import Interval, mean_interval, wilson_interval
 from minialign.files import write_json, write_jsonl
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
+from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
 from minialign.rlhf.comparisons import as_comparison, split_by_prompt
+from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.ranked import Comparisons, ranked_rows
-from minialign.rlhf.reward_model import evaluate_pairs
+from minialign.rlhf.reward_checks import calibration
+from minialign.rlhf.reward_model import all_pair_scores, answer_rows, pair_accuracy, score_rows
 from minialign.rlhf.rollout import Rollout, sampled_kl
 from minialign.tokenizer import Tokenizer
-from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL
+from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, Annotator
 from minialign.world.gold import Gold, score
 from minialign.world.stories import Story
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
+RIVALS = (4, 16)  # n of the best of n that PPO is compared with
+RIVAL_STORIES = 200  # test stories for it: n answers to each
 
 
 def evaluate(
@@ -61,9 +68,13 @@ def evaluate(
     log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling, torch.Generator().manual_seed(seed + 1))
     kl = mean_interval(log_ratios.tolist())
     write_jsonl(folder / "evaluation" / "stories.jsonl", ({"story": i, "text": s.text, "plot": s.plot} for i, s in enumerate(stories)))
-    samples = (sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i, text in enumerate(texts))
-    write_jsonl(folder / "evaluation" / "samples.jsonl", samples)
+    proxy = score_rows(reward, answer_rows(tokenizer, prompts, answers["rlhf"], reward.config.context)).tolist()
+    samples = [sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i, text in enumerate(texts)]
+    write_jsonl(folder / "evaluation" / "samples.jsonl", (s | ({"proxy": round(proxy[s["story"]], 4)} if s["stage"] == "rlhf" else {}) for s in samples))
     result = {"stages": stages, "reward_model": judge_the_judge(reward, tokenizer, comparisons), "kl": kl.mean, "kl_interval": kl.to_dict()}
+    rival = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)
+    own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
+    result["best_of_n"] = [own, *rival]
     write_json(folder / "evaluation" / "result.json", result)
     return result
 
@@ -78,14 +89,10 @@ def words(texts: list[str]) -> dict[str, float]:
     return mean_interval([float(len(text.split())) for text in texts]).to_dict()
 
 
-def duel(stories: list[Story], answers: list[str], rivals: list[str], rng: random.Random) -> dict[str, Any]:
-    """Win rate of answers against rivals before the held-out panel, and what is left of it at equal length."""
-    outcomes, ratios = [], []
-    for story, answer, rival in zip(stories, answers, rivals):
-        outcomes.append([judged(person, story, answer, rival, rng) for person in HELD_OUT_PANEL])
-        ratios.append(max(1, len(answer.split())) / max(1, len(rival.split())))
-    means = [sum(judges) / len(judges) for judges in outcomes]
-    return {"win_rate": win_rate(outcomes).to_dict(), "win_rate_at_equal_length": length_controlled_win_rate(means, ratios)}
+def duel(stories: list[Story], answers: list[str], rivals: list[str], rng: random.Random, panel: Sequence[Annotator] = HELD_OUT_PANEL) -> dict[str, Any]:
+    """Win rate of answers against rivals before a panel, and what is left of it at equal length, each with its interval over stories."""
+    found = win_rates([[judged(person, *texts, rng) for person in panel] for texts in zip(stories, answers, rivals)], answers, rivals)
+    return {"win_rate": found.won.to_dict(), "win_rate_at_equal_length": found.at_equal_length.to_dict()}
 
 
 def judged(person, story: Story, answer: str, rival: str, rng: random.Random) -> float:
@@ -95,11 +102,31 @@ def judged(person, story: Story, answer: str, rival: str, rng: random.Random) ->
     return 0.5 if winner == "tie" else float((winner == "first") != swapped)
 
 
-def judge_the_judge(reward: ScalarModel, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, float]:
-    """Accuracy on comparisons whose prompts no reward model trained on, and that of two judges who do not read."""
+def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict], sampling: SamplingConfig, seed: int) -> list[dict]:
+    """What best of n makes of the instruction-tuned model with the same reward model, and how far from it that is in the closed form of its KL."""
+    prompts, references, stories = ([test["prompt"] for test in tests], [test["completion"] for test in tests], [Story.from_dict(t["story"]) for t in tests])
+    answers, scores = sample_and_score(sft, reward, tokenizer, prompts, RIVALS[-1], sampling, torch.Generator().manual_seed(seed + 2))
+    rows = []
+    for n in RIVALS:
+        texts, best = best_of(answers, scores, n)
+        rows.append(rival_row(f"best of {n}", best_of_n_kl(n), stories, texts, references, best.tolist(), seed))
+    return rows
+
+
+def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], references: list[str], proxy: list[float], seed: int) -> dict[str, Any]:
+    """KL, score, gold and win rates of answers to some stories: one row of the comparison of PPO with best of n."""
+    answers, references, proxy = answers[: len(stories)], references[: len(stories)], proxy[: len(stories)]
+    gold = mean_interval([score(story, text).gold for story, text in zip(stories, answers)], 0.0, 1.0).to_dict()
+    row = {"name": name, "kl": kl, "stories": len(stories), "score": mean_interval(proxy).to_dict(), "gold": gold}
+    return row | duel(stories, answers, references, random.Random(seed * 10 + 9))
+
+
+def judge_the_judge(reward: ScalarModel, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, Any]:
+    """Accuracy and calibration on comparisons whose prompts no reward model trained on, and the accuracy of two judges who do not read."""
     learned, held_out = split_by_prompt(comparisons)
     ranked, _ = ranked_rows(tokenizer, held_out, reward.config.context)
-    accuracy = evaluate_pairs(reward, Comparisons(ranked, 1, 0))["accuracy"]
+    chosen, rejected = all_pair_scores(reward, Comparisons(ranked, 1, 0))
+    accuracy = pair_accuracy(chosen, rejected)
     interval: Interval = wilson_interval(accuracy * len(ranked), len(ranked))  # a prompt counts once: its pairs are not independent
     return {
         "accuracy": accuracy,
@@ -109,6 +136,7 @@ def judge_the_judge(reward: ScalarModel, tokenizer: Tokenizer, comparisons: list
         "position_only": blind_accuracy(learned, held_out, lambda c: 1 if c["shown_first"] == "chosen" else -1),
         "comparisons": len(learned),
         "held_out": len(held_out),
+        "calibration": [asdict(bin) for bin in calibration((chosen - rejected).tolist())],
     }
 
 

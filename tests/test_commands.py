@@ -216,6 +216,25 @@ def test_reward_measures_other_people_s_comparisons_and_has_room_for_answers_to_
     assert type_in(line, d=d) == 0
     said = capsys.readouterr().out
     assert f"{d}/pairs.jsonl: " in said and "always takes the longer one: " in said and "observed" in said and "mean distance" in said
+    assert (tmp_path / "run" / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ppo_climbs_several_reward_models_at_once_and_says_what_best_of_n_reaches(d, tmp_path, capsys):
+    line = f"{PPO} --reward {{d}}/reward --caution 0.5 --best-of 3 --out {tmp_path}/run"
+    assert type_in(line, d=d) == 0
+    said = capsys.readouterr().out
+    assert "best of 3 without training: " in said and "at 0.4 nats at most" in said
+    assert type_in(line.replace("0.5", "0.4"), d=d) == 2 and "caution is 0.5 there and 0.4 now" in complaint(capsys)
+    assert type_in(f"{PPO} --caution 0.5 --out {tmp_path}/other", d=d) == 2 and "give --reward several times" in complaint(capsys)
+
+
+def test_evaluate_shows_what_the_reward_model_and_the_judge_see_most_differently(d, tmp_path, capsys):
+    line = f"evaluate {d}/ppo --prompts {d}/demos.jsonl --judge {d}/reward --proxy {d}/reward --fast --out {tmp_path}/e.json"
+    assert type_in(line) == 0
+    found = files.read_json(tmp_path / "e.json")["win_rate"]
+    assert found["length_controlled_low"] <= found["length_controlled"] <= found["length_controlled_high"]
+    assert 0 < len(found["hacking"]) <= 10 and all(sample["proxy"] == sample["gold"] for sample in found["hacking"])
+    assert "seen most differently by" in capsys.readouterr().out
 
 
 def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_else(d, tmp_path, capsys):

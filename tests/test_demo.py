@@ -48,6 +48,20 @@ def test_the_summary_says_how_good_every_stage_is(whole):
     assert 0 <= summary["reward_model"]["accuracy"] <= 1 and isinstance(summary["kl"], float) and summary["seed"] == 0
 
 
+def test_ppo_stands_beside_best_of_n_and_every_summary_of_it_beside_its_reward(whole):
+    folder, summary, _ = whole
+    rows = summary["best_of_n"]
+    assert [row["name"] for row in rows] == ["RLHF", "best of 4", "best of 16"] and {row["stories"] for row in rows} == {TINY["evaluated"]}
+    assert rows[1]["kl"] == pytest.approx(0.6363, abs=1e-4) and rows[1]["score"]["mean"] <= rows[2]["score"]["mean"]
+    for row in rows:
+        for what in ("gold", "win_rate", "win_rate_at_equal_length"):
+            assert 0 <= row[what]["low"] <= row[what]["mean"] <= row[what]["high"] <= 1
+    samples = read_jsonl(folder / "evaluation" / "samples.jsonl")
+    assert all(isinstance(s["proxy"], float) == (s["stage"] == "rlhf") if "proxy" in s else s["stage"] != "rlhf" for s in samples)
+    bins = summary["reward_model"]["calibration"]
+    assert sum(bin["count"] for bin in bins) > 0 and all(0.5 <= bin["predicted"] <= 1 for bin in bins)
+
+
 @pytest.mark.parametrize("stage", ["pretrained", "compared", "rewarded", "optimised"])
 def test_after_a_fault_in_any_stage_the_same_call_ends_with_the_same_bits(stage, whole, tmp_path, monkeypatch):
     def fault(*arguments):

@@ -247,6 +247,24 @@ def test_marking_never_loses_or_adds_a_character(statements, rude):
     assert re.sub(r"<span class=\"hear\">.*?</span>|<[^>]+>", "", html) == escape(text)
 
 
+def test_the_reward_model_s_worth_is_shown_where_it_was_measured(tmp_path, page):
+    assert "It was not measured in this run." in words(page)
+    bins = [{"predicted": 0.55 + i / 10, "observed": interval(0.5 + i / 11), "count": 40} for i in range(4)]
+    row = {"kl": 1.8351, "stories": 200, "score": interval(0.71), "gold": interval(0.6432), "win_rate": interval(0.3131)}
+    rivals = [{"name": name, **row, "win_rate_at_equal_length": interval(0.2929)} for name in ("RLHF", "best of 16")]
+    folder = make(tmp_path, changed(reward_model={**SUMMARY["reward_model"], "calibration": bins}, best_of_n=rivals), NASTY)
+    lines = [json.loads(line) for line in (folder / "evaluation/samples.jsonl").read_text().splitlines()]
+    write_lines(folder / "evaluation/samples.jsonl", [r | {"proxy": r["story"] / 3, "text": f"{r['text']} {r['story']}"} for r in lines])
+    page = report(folder)
+    tags, text = Tags(page), words(page)
+    assert tags.open == [] and "script" not in tags.names and not UNPRINTABLE.search(page)
+    assert "predicted 0.55, observed 0.50; predicted 0.65" in page and "only the length 0.53" in text and "only the position 0.53" in text
+    for part in ("best of 16 1.84 0.71 [0.70, 0.72] 0.643 [0.633, 0.653] 0.313 [0.303, 0.323] 0.293 [0.283, 0.303]", "The same 200 test stories"):
+        assert part in text, part
+    section = re.search(r'<section id="reward".*?</section>', page, re.DOTALL).group()
+    assert section.count("<details>") == 10 and "liked beyond its worth" in section and "better than it thinks" in section
+
+
 def test_a_summary_without_a_word_is_shown_as_that(tmp_path):
     assert "(it says nothing)" in report(make(tmp_path, text="  "))
 

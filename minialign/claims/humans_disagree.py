@@ -10,7 +10,11 @@ The test, in two versions. Simulated: panels of people with tastes, noise, lapse
     2. five people together agree with the rest more often than one, simulated                 3. the same, real people
     4. a real person agrees with the others in less than 95 %
 
-Intervals are over panels (simulated, one a seed; comparisons are within a panel) and over the four sources (real). "The rest" never contains those who are measured.
+Intervals are over panels (simulated, one a seed) and over the four sources (real). "The rest" never contains those who are measured.
+
+What was found: 2 to 4 hold; 1 does not by the rule that was set before, which asks for two intervals that lie apart. With oneself 0.773 [0.718, 0.828],
+with another 0.720 [0.629, 0.810]: panels differ more among themselves than the two numbers of a panel do. Panel by panel the difference is 0.053
+[0.012, 0.094]; that was looked at afterwards, so it decides nothing here.
 """
 
 from __future__ import annotations
@@ -79,9 +83,8 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     of = lambda real, size, what="agreement": [r[what] for r in table if (r["who"] != "simulated") == real and r["people"] == size]  # noqa: E731
     oneself, another = (over_seeds(of(False, 1, what), 0.0, 1.0) for what in ("with oneself", "with another"))
     one, gain = over_seeds(of(False, 1), 0.0, 1.0), difference(of(False, 5), of(False, 1))
-    less = difference(of(False, 1, "with oneself"), of(False, 1, "with another"))
-    checks = {"simulated people are inconsistent": oneself.high < SURE and less.low > 0, "five are better than one, simulated": gain.low > 0}
-    why = f"simulated: with oneself {oneself}, with another {another} ({less} less), one with the rest {one}, five {gain} more"
+    checks = {"simulated people are inconsistent": oneself.high < SURE and another.high < oneself.low, "five are better than one, simulated": gain.low > 0}
+    why = f"simulated: with oneself {oneself}, with another {another}, one with the rest {one}, five {gain} more"
     if of(True, 1):
         person, more = over_seeds(of(True, 1), 0.0, 1.0), difference(of(True, 5), of(True, 1))
         checks |= {"five are better than one, real": more.low > 0, "real people are inconsistent": person.high < SURE}

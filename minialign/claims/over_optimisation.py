@@ -6,8 +6,9 @@ d(α − β log d) for reinforcement learning.
 
 The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed.
 PPO runs against each at several prices of KL, 0 included, and best of n beside it. Each rollout is scored by the proxy and by the simulator's
-gold score, on stories that nothing else has seen; a curve's start and end are means over its first and last five updates. The claim is four
-statements, each checked by a 95 % interval over the seeds:
+gold score, on stories that nothing else has seen; a curve's start and end are means over its first and last five updates. Beside the end of each
+run stands the gold score of best of n at the same KL, read off the line between the two n around it. The claim is four statements, each checked by a
+95 % interval over the seeds:
 
     1. without a penalty the proxy rises                    2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
@@ -129,6 +130,25 @@ def ends(table: list[dict], beta: float, field: str) -> list[tuple[float, float]
     return found
 
 
+def best_of_n_at(table: list[dict], seed: int, kl: float) -> float:
+    """Gold of best of n at a KL, on the straight line against √KL between the two n around it; beyond the largest n that of the largest."""
+    points = sorted((math.sqrt(row["kl"]), row["gold"]) for row in table if row["method"] == "best-of-n" and row["seed"] == seed)
+    d = math.sqrt(max(0.0, kl))
+    for (x, gold), (next_x, next_gold) in zip(points, points[1:]):
+        if d <= next_x:
+            return gold + (next_gold - gold) * (d - x) / (next_x - x)
+    return points[-1][1]
+
+
+def beside_best_of_n(table: list[dict]) -> str:
+    """For each price of KL, how far the gold score at the end of PPO lies above that of best of n at the same KL."""
+    seeds, said = sorted({row["seed"] for row in table}), []
+    for beta in sorted({row["beta"] for row in table if row["method"] == "ppo"}):
+        finals = zip(seeds, ends(table, beta, "gold"), ends(table, beta, "kl"))
+        said.append(f"{beta:g}: {over_seeds([gold - best_of_n_at(table, seed, kl) for seed, (_, gold), (_, kl) in finals])}")
+    return "gold of PPO above that of best of n at the same KL, by beta " + ", ".join(said)
+
+
 def judge(table: list[dict], beta: float) -> tuple[dict[str, bool], str]:
     """The four statements, from the table."""
     proxy = over_seeds([end - start for start, end in ends(table, 0.0, "proxy")])
@@ -144,7 +164,8 @@ def judge(table: list[dict], beta: float) -> tuple[dict[str, bool], str]:
     accuracy = over_seeds([row["proxy_accuracy"] for row in table if row["method"] == "best-of-n" and row["n"] == 1])
     why = (
         f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends {gain} above beta 0's; "
-        f"the proxies order {accuracy.mean:.0%} of held-out comparisons rightly"
+        f"the proxies order {accuracy.mean:.0%} of held-out comparisons rightly; "
+        f"{beside_best_of_n(table)}"
     )
     return checks, why
 

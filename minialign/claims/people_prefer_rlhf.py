@@ -10,7 +10,7 @@ the same story, in random order, ties one half. A win rate stands beside what is
     3. the same as 1 at equal length                                       4. at the largest size feedback beats the references (above 50 %)
 
 1 to 3 need a difference, seed by seed, whose 95 % interval over seeds is above 0, at every size; 4 an interval above 0.5. Each seed's win rate has an
-interval over its stories, too; it is in the table.
+interval over its stories, too, Student's as it is and a bootstrap at equal length (rlhf/equal_length.py); they are in the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def measure(bench: Bench) -> Result:
                 stage = found["stages"][model]
                 row = {"size": size, "parameters": sum(p.numel() for p in models["rlhf"].parameters()), "model": model, "seed": seed}
                 row |= {"won": stage["win_rate"]["mean"], "low": stage["win_rate"]["low"], "high": stage["win_rate"]["high"]}
-                table.append(row | {"at equal length": stage["win_rate_at_equal_length"], "gold": stage["gold"]["mean"], "kl": found["kl"]})
+                equal = {f"at equal length{end}": stage["win_rate_at_equal_length"][key] for end, key in (("", "mean"), (", low", "low"), (", high", "high"))}
+                table.append(row | equal | {"gold": stage["gold"]["mean"], "kl": found["kl"]})
     checks, why = judge(table)
     return Result(checks, why, table, lambda path: draw(table, path))
 

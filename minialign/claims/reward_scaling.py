@@ -6,13 +6,14 @@ ensemble.
 The test, in two versions. Simulated: reward models that begin as the instruction-tuned models of three sizes, trained on an eighth, a half or all of the
 comparisons, and judged by the choices of annotators on stories that they never saw; the lines are a held-out person and the majority of five of them,
 judged by the same choices. Beside them an ensemble of three reward models, their scores averaged. Real: reward models of two sizes that begin as decoders
-of the texts, trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged against the mean of all raters of other texts.
+of the texts, trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged on other texts against the mean of all their raters, and
+against single raters whose choices were held out (these differ among themselves: the line to reach is how often two single raters agree).
 
     1. more comparisons help: all against an eighth, middle size            2. larger models help: large against small, all comparisons
     3. the best comes close to one person: at most 0.05 below               4. and not to an ensemble of people: at least 0.05 below
-    5. real: more comparisons help, 8,192 against 512
+    5. real: more comparisons help, 8,192 against 512                       6. real: and not to an ensemble of five: at least 0.05 below
 
-1, 2 and 5 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3 and 4 look at the whole interval of the difference.
+1, 2 and 5 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3, 4 and 6 look at the whole interval of the difference.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.claims.feedback import SIZES, compared
@@ -30,13 +32,13 @@ from minialign.demo import Demo
 from minialign.errors import UserError
 from minialign.files import read_jsonl
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
+from minialign.plotting import lines_with_intervals, reference_line, save_png
 from minialign.pretrain.causal_lm import pretrain
 from minialign.realdata.people import write_people_data, write_people_texts
-from minialign.realdata.ratings import ensemble_agreement, read_ratings
+from minialign.realdata.ratings import Rated, ensemble_agreement, read_ratings
 from minialign.rlhf.comparisons import split_by_prompt
+from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.ranked import Ranked, ranked_rows
-from minialign.rlhf.reward_checks import ensemble_scores
 from minialign.rlhf.reward_model import answer_rows, score_rows, train_reward_model
 from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, train_tokenizer
@@ -63,14 +65,20 @@ def measure(bench: Bench) -> Result:
     return Result(checks, why, table, lambda path: draw(table, path))
 
 
-def trained(base: LanguageModel, tokenizer: Tokenizer, ranked: list[Ranked], steps: int, seed: int, folder: Path) -> ScalarModel:
-    """A reward model; normalised on some of the answers that it learned from."""
+def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokenizer, ranked: list[Ranked], steps: int, seed: int) -> ScalarModel:
+    """A reward model, made once for each key; normalised on some of the answers that it learned from."""
     config = TrainingConfig(steps, min(16, len(ranked)), 1.5e-3, weight_decay=0.01, validate_every=10_000, seed=seed)
-    rows = [[*r.prompt, *r.answers[0]] for r in ranked[:64]]
-    return train_reward_model(base, ranked, ranked[:8], rows, config, RunFolder(folder))[0]
+
+    def make(folder: Path) -> None:
+        run = RunFolder(folder)
+        run.begin({"what": "scalar-model", "model": to_dict(base.config), "training": to_dict(config)}, tokenizer)
+        if not run.finished:
+            train_reward_model(base, ranked, ranked[:8], [[*r.prompt, *r.answers[0]] for r in ranked[:64]], config, run)
+
+    return load_model(bench.cached("scaled-reward", [*key, len(ranked), to_dict(config)], make), "scalar-model")[0]
 
 
-def margins(reward: ScalarModel, tokenizer: Tokenizer, pairs: list[dict]) -> torch.Tensor:
+def margins(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict]) -> torch.Tensor:
     """(2, P) scores of the chosen and of the rejected answers."""
     prompts = [c["prompt"] for c in pairs]
     return torch.stack([score_rows(reward, answer_rows(tokenizer, prompts, [c[side] for c in pairs])) for side in ("chosen", "rejected")])
@@ -93,17 +101,12 @@ def simulated(bench: Bench, seed: int) -> list[dict[str, Any]]:
             ranked = ranked_rows(made.tokenizer, learned, made.instructed.config.context)[0]
         for share in SHARES:
             part, steps = ranked[: max(4, round(share * len(ranked)))], max(4, round(share * config.reward_steps))
-            place = bench.folder / "runs" / f"{size}-{share:g}-{seed}"
-            models = [
-                trained(made.instructed, made.tokenizer, part, steps, seed + 100 * i, place / str(i))
-                for i in range(3 if (size, share) == ("middle", 1.0) else 1)
-            ]
-            scores = torch.stack([margins(model, made.tokenizer, held_out) for model in models])  # (m, 2, P)
+            count = 3 if (size, share) == ("middle", 1.0) else 1
+            models = [trained(bench, [folder.name], made.instructed, made.tokenizer, part, steps, seed + 100 * i) for i in range(count)]
             row = {"size": size, "share": share, "seed": seed, "parameters": sum(p.numel() for p in models[0].parameters())}
-            rows.append({"judge": "reward model", "accuracy": right(scores[0])} | row)
-            if len(models) > 1:
-                together = ensemble_scores(scores.flatten(1)).view(2, -1)
-                rows.append({"judge": "three reward models", "accuracy": right(together)} | row)
+            rows.append({"judge": "reward model", "accuracy": right(margins(models[0], made.tokenizer, held_out))} | row)
+            if count > 1:
+                rows.append({"judge": "three reward models", "accuracy": right(margins(Ensemble(models), made.tokenizer, held_out))} | row)
     return rows
 
 
@@ -133,18 +136,31 @@ def real_people(bench: Bench) -> list[dict[str, Any]]:
         bench.say(f"  left out: real people ({error})")
         return []
     rows = [{"judge": f"{count} real", "seed": 0, "accuracy": ensemble_agreement(items, count, pairs=40_000)} for count in (1, 5)]
+    rows.append({"judge": "two real raters", "seed": 0, "accuracy": two_raters(items, 20_000, random.Random(0))})
     texts, valid = ((folder / "texts" / f"texts.{part}.txt").read_text(encoding="utf-8").split("\n\n") for part in ("train", "valid"))
-    learned, judged = (read_jsonl(folder / "tweets" / f"comparisons.{part}.jsonl") for part in ("train", "majority"))
+    learned, judged, single = (read_jsonl(folder / "tweets" / f"comparisons.{part}.jsonl") for part in ("train", "majority", "test"))
     for size, (width, layers, heads) in REAL.items():
         base, tokenizer = people_reader(bench, texts, valid, width, layers, heads)
-        ranked, tests = ranked_rows(tokenizer, learned, 128, "skip")[0], fitting(tokenizer, judged)
+        ranked, tests, others = ranked_rows(tokenizer, learned, 128, "skip")[0], fitting(tokenizer, judged), fitting(tokenizer, single)
         for amount in AMOUNTS:
             for seed in range(bench.seeds):
                 order = random.Random(seed).sample(ranked, min(amount, len(ranked)))
-                reward = trained(base, tokenizer, order, max(40, amount // 20), seed, folder / "runs" / f"{size}-{amount}-{seed}")
+                reward = trained(bench, ["tweets", size], base, tokenizer, order, max(40, amount // 20), seed)
                 row = {"judge": "reward model, real", "size": size, "amount": amount, "seed": seed, "parameters": sum(p.numel() for p in reward.parameters())}
-                rows.append(row | {"accuracy": right(margins(reward, tokenizer, tests))})
+                both = {"accuracy": right(margins(reward, tokenizer, tests)), "one rater": right(margins(reward, tokenizer, others))}
+                rows.append(row | both)
     return rows
+
+
+def two_raters(items: list[Rated], pairs: int, rng: random.Random) -> float:
+    """How often a second rater orders two texts as a first one did, who sees a difference; no difference for the second counts one half."""
+    points = asked = 0.0
+    for _ in range(pairs):
+        (a, b), (c, d) = (rng.sample(item.ratings, 2) for item in rng.sample(items, 2))
+        if a != c:
+            points += 0.5 if b == d else float((a > c) == (b > d))
+            asked += 1
+    return points / asked
 
 
 def fitting(tokenizer: Tokenizer, pairs: list[dict]) -> list[dict]:
@@ -184,22 +200,32 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
         top = over_seeds(of("reward model, real", size="middle", amount=AMOUNTS[-1]))
         checks["real people: more comparisons help"] = more.low > 0
         lines = f"one person has {of('1 real')[0]:.3f} and five {of('5 real')[0]:.3f}"
+        checks["real people: not to five"] = top.high < of("5 real")[0] - CLOSE
+        rater = over_seeds([r["one rater"] for r in table if (r["judge"], r.get("size"), r.get("amount")) == ("reward model, real", "middle", AMOUNTS[-1])])
+        lines += f"; with single held-out raters it agrees {rater}, two of them with each other {of('two real raters')[0]:.3f}"
         return checks, f"{why}; real: 8,192 instead of 512 comparisons {more}, to {top} where {lines}"
     return checks, why + "; real people were left out"
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against the share of the comparisons, a curve a size, with the lines of one person and five."""
-    fig, axes = figure("share of the comparisons", "agreement with annotators, unseen stories", 6.4, 4.0)
-    rows = [row for row in table if row["judge"] == "reward model"]
-    sizes = {row["size"]: row["parameters"] for row in rows}
-    of = lambda size, share: drawn(over_seeds([r["accuracy"] for r in rows if (r["size"], r["share"]) == (size, share)]))  # noqa: E731
-    lines_with_intervals(axes, SHARES, {f"{n / 1e3:.0f}k parameters": [of(size, share) for share in SHARES] for size, n in sizes.items()})
-    for name in ("one person", "five people"):
-        values = [row["accuracy"] for row in table if row["judge"] == name]
-        reference_line(axes, sum(values) / len(values))
-        axes.annotate(name, (SHARES[-1], sum(values) / len(values)), xytext=(0, 3), textcoords="offset points", ha="right")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(SHARES, ["1/8", "1/2", "all"])
-    legend(axes)
+    """Accuracy against the share of the comparisons, a curve a size, with the lines of people; real people beside it where they could be fetched."""
+    panels = [("reward model", "share", "share of the comparisons, simulated", "agreement with annotators, unseen stories", ("one person", "five people"))]
+    if any(row["judge"] == "reward model, real" for row in table):
+        panels.append(("reward model, real", "amount", "comparisons by real raters", "agreement with the mean of all raters", ("1 real", "5 real")))
+    fig = Figure(figsize=(5.6 * len(panels), 4.0), layout="constrained")
+    for axes, (name, what, x, y, lines) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
+        rows = [row for row in table if row["judge"] == name]
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        amounts, sizes = sorted({row[what] for row in rows}), {row["size"]: row["parameters"] for row in rows}
+        of = lambda size, amount: drawn(over_seeds([r["accuracy"] for r in rows if (r["size"], r[what]) == (size, amount)]))  # noqa: B023, E731
+        lines_with_intervals(axes, amounts, {f"{n / 1e3:.0f}k": [of(size, amount) for amount in amounts] for size, n in sizes.items()})
+        for person in lines:
+            values = [row["accuracy"] for row in table if row["judge"] == person]
+            reference_line(axes, sum(values) / len(values))
+            label = {"1 real": "one person", "5 real": "five people"}.get(person, person)
+            axes.annotate(label, (amounts[-1], sum(values) / len(values)), xytext=(0, 3), textcoords="offset points", ha="right")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(amounts, ["1/8", "1/2", "all"] if what == "share" else [f"{amount:,}" for amount in amounts])
+        axes.legend(loc="lower right", fontsize=9, title="parameters")
     save_png(fig, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,10 +13,12 @@ from minialign.checkpoints import load_model, same_tokenizer
 from minialign.commands.inputs import open_model, prompt_rows, read_documents, read_prompts
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
-from minialign.evaluation import length_controlled_win_rate, mean_interval, win_rate
+from minialign.evaluation import mean_interval
 from minialign.files import read_json, read_jsonl, write_json
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
+from minialign.rlhf.equal_length import win_rates
+from minialign.rlhf.hacking import Sample, show_hacking, widest
 from minialign.rlhf.reward_model import answer_rows, score_rows
 from minialign.tokenizer import Tokenizer
 
@@ -25,10 +28,11 @@ from minialign.tokenizer import Tokenizer
 @file_option("--text", "Text to measure the perplexity on.", metavar="FILE")
 @file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the reference).", metavar="FILE")
 @file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained against.", metavar="RUN")
+@file_option("--proxy", "The reward model's run that it was trained against: shows ten answers that it and the judge see most differently.", metavar="RUN")
 @file_option("--against", "A rival run; without it the rivals are the references in the prompts file.", metavar="RUN")
 @run_options(out=None, otherwise="evaluation.json in the run's folder")
 @configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
-def command(run, text, prompts, judge, against, out, seed, fast, sampling):
+def command(run, text, prompts, judge, proxy, against, out, seed, fast, sampling):
     """Perplexity on texts; win rate against references or another model, as a judge sees it.
 
     \b
@@ -48,11 +52,14 @@ def command(run, text, prompts, judge, against, out, seed, fast, sampling):
         result["text"] = measure_perplexity(model, tokenizer, read_documents(text, "paragraphs"))
         click.echo(f"{run}: perplexity {result['text']['perplexity']:.2f} a token, {result['text']['bits_per_byte']:.3f} bits a byte on {text}")
     if prompts is not None:
-        result["win_rate"] = duel(run, against, judge, prompts, sampling, seed, 32 if fast else None)
+        result["win_rate"] = duel(run, against, judge, prompts, sampling, seed, 32 if fast else None, proxy)
         rate = result["win_rate"]
         rival = against or "the references"
         click.echo(f"{run}: preferred to {rival} in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of {rate['prompts']} prompts")
-        click.echo(f"at equal length {rate['length_controlled']:.1%}; mean score {rate['score']:+.2f} against {rate['rival_score']:+.2f}")
+        equal = "{length_controlled:.1%} [{length_controlled_low:.1%}, {length_controlled_high:.1%}]".format(**rate)
+        click.echo(f"at equal length {equal}; mean score {rate['score']:+.2f} against {rate['rival_score']:+.2f}")
+        if proxy is not None:
+            click.echo(f"seen most differently by {proxy} (proxy) and {judge} (gold):\n{show_hacking([Sample(**s) for s in rate['hacking']])}")
     write_json(out, result)
     click.echo(f"written to {out}")
 
@@ -82,7 +89,7 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
     return {"perplexity": float(torch.tensor(nats / tokens).exp()), "bits_per_byte": nats / size / 0.6931471805599453, "tokens": int(tokens)}
 
 
-def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None) -> dict:
+def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None, proxy: Path | None = None) -> dict:
     """Both sides answer the same prompts; the judge's higher score wins."""
     model, tokenizer = open_model(run)
     scorer, its_tokenizer = load_model(judge, "scalar-model")
@@ -105,15 +112,25 @@ def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limi
     answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(seed))
     own, theirs = (score_rows(scorer, answer_rows(tokenizer, texts, side, scorer.config.context)) for side in (answers, others))
     outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(own.tolist(), theirs.tolist())]
-    ratios = [max(1, len(a.split())) / max(1, len(b.split())) for a, b in zip(answers, others)]
+    found = win_rates([[outcome] for outcome in outcomes], answers, others)
+    equal = found.at_equal_length
     return {
-        **win_rate([[outcome] for outcome in outcomes]).to_dict(),
-        "length_controlled": length_controlled_win_rate(outcomes, ratios),
+        **found.won.to_dict(),
+        **{"length_controlled": equal.mean, "length_controlled_low": equal.low, "length_controlled_high": equal.high},
         "score": mean_interval(own.tolist()).mean,
         "rival_score": mean_interval(theirs.tolist()).mean,
         "prompts": len(texts),
+        **({} if proxy is None else {"hacking": differing(proxy, (run, tokenizer), texts, answers, own.tolist())}),
         "samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in list(zip(texts, answers, others))[:20]],
     }
+
+
+def differing(proxy: Path, of: tuple[Path, Tokenizer], prompts: list[str], answers: list[str], judged: list[float]) -> list[dict]:
+    """The ten answers that the reward model and the judge see most differently."""
+    scorer, tokenizer = load_model(proxy, "scalar-model")
+    same_tokenizer(of, (proxy, tokenizer))
+    scores = score_rows(scorer, answer_rows(tokenizer, prompts, answers, scorer.config.context))
+    return [asdict(sample) for sample in widest(prompts, answers, scores.tolist(), judged)]
 
 
 def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict]:

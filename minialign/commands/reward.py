@@ -13,6 +13,8 @@ from minialign.commands.options import Command, Option, configured, file_option,
 from minialign.errors import UserError
 from minialign.files import fingerprint
 from minialign.generation import SamplingConfig, continue_texts
+from minialign.plotting import save_png
+from minialign.report.reward import calibration_figure
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ranked import Comparisons, count_pairs
 from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
@@ -20,6 +22,7 @@ from minialign.rlhf.reward_model import REWARD, all_pair_scores, answer_rows, ev
 from minialign.settings import to_dict
 from minialign.tensors import digest, tensors_of
 
+CALIBRATION = "calibration.png"
 FAST = {"steps": 20, "validate_every": 10}
 
 
@@ -63,10 +66,15 @@ def command(base, comparisons, valid, test, references, long, out, seed, fast, t
             train_reward_model(model, ranked, checks, reference_rows(model, tokenizer, learned, references, seed), training, run)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
     trained, _ = load_model(out, "scalar-model")
-    for judge, share in blind_baselines(held_out).items():
+    blind = blind_baselines(held_out)
+    for judge, share in blind.items():
         click.echo(f"  a judge that always takes the {judge} one: {max(share.mean, 1 - share.mean):.1%}{' (by taking the other)' * (share.mean < 0.5)}")
     chosen, rejected = all_pair_scores(trained, Comparisons(checks, 1, 0))
-    click.echo(f"how sure it is (predicted), and how often people agreed (observed):\n{show_calibration(calibration((chosen - rejected).tolist()))}")
+    bins = calibration((chosen - rejected).tolist())
+    click.echo(f"how sure it is (predicted), and how often people agreed (observed):\n{show_calibration(bins)}")
+    names = {"longer": "only the length", "first": "only the position"}
+    save_png(calibration_figure(bins, {names[judge]: max(share.mean, 1 - share.mean) for judge, share in blind.items()}), run.path / CALIBRATION)
+    click.echo(f"drawn in {run.path / CALIBRATION}")
     if test:
         click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(tests, 1, 0))['accuracy']:.1%} of {count_pairs(tests):,}")
 

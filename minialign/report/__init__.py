@@ -4,6 +4,7 @@ r"""report.html: what the main job did, as one self-contained page, from the fil
     words.py     the sentences that judge: they follow the numbers, also when the hoped-for order does not hold
     pipeline.py  the picture of the pipeline
     figures.py   scores, win rates and training curves, with their tables
+    reward.py    the reward model: calibration, best of n as PPO's rival, and what it judged most wrongly
     stories.py   the same stories told by each stage, every statement marked
     page.html    the page around them
 
@@ -19,6 +20,7 @@ from string import Template
 from minialign.files import write_atomic
 from minialign.report.figures import curves_section, scores_section, wins_section
 from minialign.report.pipeline import pipeline_section
+from minialign.report.reward import reward_section
 from minialign.report.run import Run, escape
 from minialign.report.stories import stories_section
 from minialign.report.words import cost_section, tiles, title, verdict
@@ -41,6 +43,7 @@ def write_report(folder: Path) -> Path:
         pipeline=pipeline_section(run),
         scores=scores_section(run),
         wins=wins_section(run),
+        reward=reward_section(run),
         curves=curves_section(run),
         stories=stories_section(run),
         cost=cost_section(run),

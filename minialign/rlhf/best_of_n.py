@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from minialign.errors import UserError
+from minialign.evaluation import Interval, mean_interval
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel, ScalarModel
+from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.reward_model import answer_rows, score_rows
 from minialign.tokenizer import Tokenizer
 
@@ -27,7 +30,13 @@ def best_of_n_kl(n: int) -> float:
 
 
 def sample_and_score(
-    policy: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[str], n: int, sampling: SamplingConfig, generator: torch.Generator
+    policy: LanguageModel,
+    reward: ScalarModel | Ensemble,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    n: int,
+    sampling: SamplingConfig,
+    generator: torch.Generator,
 ) -> tuple[list[list[str]], torch.Tensor]:
     """n answers to each prompt and their scores.
 
@@ -44,3 +53,31 @@ def best_of(answers: list[list[str]], scores: torch.Tensor, n: int) -> tuple[lis
     """The best of the first n answers to each prompt, and (P,) its score: one sampling serves every smaller n."""
     best = scores[:, :n].argmax(dim=1)
     return [row[i] for row, i in zip(answers, best.tolist())], scores[torch.arange(len(answers)), best]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A policy and its rival on the same prompts."""
+
+    policy: Interval  # mean score of the policy's answers
+    rival: Interval  # mean score of the best of n answers of the reference
+    kl: float  # of the rival from the reference, nats, at most
+
+
+def beside_best_of_n(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    reward: ScalarModel | Ensemble,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    n: int,
+    sampling: SamplingConfig,
+    seed: int,
+) -> Beside:
+    """What the reward model says of a policy and of the best of n answers of its reference, with intervals over prompts (two at least).
+
+    The same model scores both, so this says who found more of what it likes, and nothing about what that is worth (hacking.py).
+    """
+    own = sample_and_score(policy, reward, tokenizer, prompts, 1, sampling, torch.Generator().manual_seed(seed))[1][:, 0]
+    best = sample_and_score(reference, reward, tokenizer, prompts, n, sampling, torch.Generator().manual_seed(seed + 1))[1].amax(dim=1)
+    return Beside(mean_interval(own.tolist()), mean_interval(best.tolist()), best_of_n_kl(n))

@@ -42,6 +42,7 @@ from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import entropy, masked_variance, token_logprobs, whiten
+from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import k1
 from minialign.rlhf.learner import Learner, check_finite, keep_for_a_look, step
@@ -162,7 +163,7 @@ def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator:
 
 def train_ppo(
     policy: LanguageModel,
-    reward: ScalarModel,
+    reward: ScalarModel | Ensemble,
     prompts: list[list[int]],
     config: PPOConfig,
     run: RunFolder,
@@ -174,7 +175,7 @@ def train_ppo(
 
     Args:
         policy: the SFT model; it becomes the reference and is not changed.
-        reward: a normalised reward model.
+        reward: a normalised reward model, or several as one.
         prompts: lists of ids that begin with the begin token.
         config: how; run: where metrics, checkpoints and the finished policy go.
         label: name of the progress bar.

@@ -5,7 +5,7 @@ r"""How far to trust a reward model: is it as sure as it may be, does it read at
     ensemble         r = mean of m models' scores − c · their deviation; c > 0 distrusts what they disagree on   Coste et al. 2024, §3.2
 
 Models of an ensemble differ in their head's start and the order of the data, as far as seeds do; each is normalised on the same reference answers
-before they are averaged, or the loudest would decide. Read next: ppo.py, which optimises against whatever is given to it.
+before they are averaged, or the loudest would decide. Read next: ensemble.py, then ppo.py, which optimises against whatever is given to it.
 """
 
 from __future__ import annotations

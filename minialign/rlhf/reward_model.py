@@ -30,6 +30,7 @@ from minialign.batching import demonstration_row, pad
 from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, ScalarModel, last_real, read_answers
+from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
@@ -86,8 +87,10 @@ def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
 
 
 @torch.no_grad()
-def score_rows(model: ScalarModel, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
+def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
     """(N,) scores of rows of ids (begin token, prompt, answer, end token)."""
+    if isinstance(model, Ensemble):
+        return model.together(lambda member: score_rows(member, rows, batch))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     scores = torch.zeros(len(rows))
     for start in range(0, len(order), batch):

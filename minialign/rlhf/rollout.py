@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel, ScalarModel, read_answers
 from minialign.logprobs import token_logprobs
+from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.kl import k3
 from minialign.rlhf.reward_model import head_at_the_end
 from minialign.tokenizer import END, Tokenizer
@@ -83,8 +84,10 @@ def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount:
 
 
 @torch.no_grad()
-def score_answers(reward: ScalarModel, prompts: Sequence[Sequence[int]], response: Tensor, mask: Tensor) -> Tensor:
+def score_answers(reward: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]], response: Tensor, mask: Tensor) -> Tensor:
     """(N,) reward-model scores, read at the last real token of each response (N, R)."""
+    if isinstance(reward, Ensemble):
+        return reward.together(lambda member: score_answers(member, prompts, response, mask))
     of = torch.arange(len(prompts)).repeat_interleave(len(response) // len(prompts))
     answers = [row[keep].tolist() for row, keep in zip(response, mask)]
     return head_at_the_end(reward, *read_answers(reward.body, prompts, answers, of))
@@ -95,7 +98,7 @@ def collect(
     policy: LanguageModel,
     reference: LanguageModel,
     value: ScalarModel,
-    reward: ScalarModel,
+    reward: ScalarModel | Ensemble,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingConfig,
     generator: torch.Generator,

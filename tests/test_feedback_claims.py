@@ -1,0 +1,172 @@
+"""The claims on human feedback: their verdicts follow from a table, in both directions, and what they measure by is right."""
+
+import math
+import random
+
+import pytest
+
+from minialign.claims import humans_disagree, instructgpt, over_optimisation, people_prefer_rlhf, reward_scaling, rouge_is_poor, size_is_not_alignment
+from minialign.realdata.ratings import Rated
+from minialign.world.annotators import Annotator, typical_pairs
+
+SEEDS = (0, 1, 2)
+
+
+def judged(module, table, *more):
+    checks, why = module.judge(table, *more)
+    assert why and "nan" not in why
+    return checks
+
+
+def shifted(table, which, change):
+    """The table with a change of the rows that `which` names."""
+    return [row | change(row) if which(row) else row for row in table]
+
+
+PEOPLE = [
+    {"who": who, "seed": seed, "people": size, "agreement": 0.7 + 0.03 * size + seed / 1000, "with oneself": 0.85 + seed / 1000, "with another": 0.7}
+    for who in ("simulated", "tweets", "movies", "nyt")
+    for seed in (SEEDS if who == "simulated" else (0,))
+    for size in humans_disagree.SIZES
+]
+
+
+def test_people_disagree_and_five_are_better_than_one():
+    assert all(judged(humans_disagree, PEOPLE).values()) and len(judged(humans_disagree, PEOPLE)) == 4
+    equal = judged(humans_disagree, shifted(PEOPLE, lambda row: row["people"] == 5, lambda row: {"agreement": 0.73}))
+    assert not equal["five are better than one, simulated"] and not equal["five are better than one, real"]
+    assert not judged(humans_disagree, shifted(PEOPLE, lambda row: True, lambda row: {"with oneself": 0.97}))["simulated people are inconsistent"]
+    assert len(judged(humans_disagree, [row for row in PEOPLE if row["who"] == "simulated"])) == 2
+
+
+def test_the_rest_of_a_panel_never_contains_those_who_are_measured():
+    twin = Annotator("Twin", 0.5, 0.3, 0.2, noise=1e-6, lapse=0.0, tie_width=0.0)
+    opposite = Annotator("Opposite", -0.5, -0.3, -0.2, noise=1e-6, lapse=0.0, tie_width=0.0)
+    pairs = [pair for pair in typical_pairs(200, 0) if pair[0][0] != pair[1][0]]
+    assert humans_disagree.panel_agreement(pairs, [twin] * 4, 1, 0) > 0.9
+    assert humans_disagree.panel_agreement(pairs, [twin, opposite], 1, 0) < 0.1  # with oneself among the rest it would be a tie
+
+
+ROUGE = [
+    {"pairs": pairs, "judge": judge, "seed": seed, "agreement": value + seed / 500, "count": 9}
+    for pairs in ("all", "one policy", "true against false")
+    for judge, value in (("reward model", 0.66), ("rouge1", 0.57), ("rouge2", 0.56), ("rougeL", 0.58))
+    for seed in SEEDS
+]
+
+
+def test_rouge_is_poor_only_if_the_reward_model_is_ahead_of_every_kind_on_both_sorts_of_pairs():
+    assert all(judged(rouge_is_poor, ROUGE).values())
+    better = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == ("one policy", "rouge2"), lambda row: {"agreement": 0.7})
+    assert [name for name, holds in judged(rouge_is_poor, better).items() if not holds] == ["also between samples of one model"]
+    finds = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == ("true against false", "rouge1"), lambda row: {"agreement": 0.9})
+    assert [name for name, holds in judged(rouge_is_poor, finds).items() if not holds] == ["ROUGE misses lies"]
+
+
+def test_rouge_hardly_sees_one_exchanged_detail():
+    found = rouge_is_poor.lies(10, 0)
+    assert set(found) == set(rouge_is_poor.KINDS) and all(0 <= value <= 1 for value in found.values()) and found == rouge_is_poor.lies(10, 0)
+    assert rouge_is_poor.right(0.5, 0.5) == 0.5
+
+
+SIZES = [
+    {"parameters": 10**width, "width": width, "seed": seed, "loss": 3 - width / 10 + seed / 100, "helpful": helpful, "honest": helpful, "harmless": helpful}
+    for width, helpful in ((0, 0.9), (32, 0.3), (64, 0.35), (160, 0.4))
+    for seed in SEEDS
+]
+
+
+def test_size_is_not_alignment_unless_growing_closes_the_gap():
+    assert all(judged(size_is_not_alignment, SIZES).values())
+    grown = judged(size_is_not_alignment, shifted(SIZES, lambda row: row["width"] == 160, lambda row: {"honest": 0.8, "loss": 9.0}))
+    assert [name for name, holds in grown.items() if not holds] == ["the largest predicts best", "still untruthful"]
+
+
+def scaling(best=0.68, five=0.8, real=0.7):
+    rows = [{"judge": name, "seed": seed, "accuracy": value} for name, value in (("one person", 0.70), ("five people", five)) for seed in SEEDS]
+    for size, at in (("small", -0.06), ("middle", -0.03), ("large", 0.0)):
+        for share, less in ((0.125, -0.04), (0.5, -0.02), (1.0, 0.0)):
+            row = {"size": size, "share": share, "parameters": 10}
+            rows += [{"judge": "reward model", "seed": seed, "accuracy": best + at + less + seed / 1000} | row for seed in SEEDS]
+            if (size, share) == ("middle", 1.0):
+                rows += [{"judge": "three reward models", "seed": seed, "accuracy": best - 0.02} | row for seed in SEEDS]
+    rows += [{"judge": name, "seed": 0, "accuracy": value} for name, value in (("1 real", 0.82), ("5 real", 0.91), ("two real raters", 0.75))]
+    for amount, less in ((512, -0.1), (2048, -0.05), (8192, 0.0)):
+        row = {"judge": "reward model, real", "size": "middle", "amount": amount, "parameters": 10, "one rater": 0.7}
+        rows += [row | {"seed": seed, "accuracy": real + less + seed / 1000} for seed in SEEDS]
+    return rows
+
+
+def test_reward_models_come_close_to_one_person_and_not_to_five():
+    assert all(judged(reward_scaling, scaling()).values()) and len(judged(reward_scaling, scaling())) == 6
+    failed = lambda table: [name for name, holds in judged(reward_scaling, table).items() if not holds]  # noqa: E731
+    assert failed(scaling(five=0.7)) == ["not to five"] and failed(scaling(best=0.6)) == ["close to one person"]
+    assert failed(scaling(real=0.9)) == ["real people: not to five"]
+    assert failed(shifted(scaling(), lambda row: row.get("size") == "small", lambda row: {"accuracy": 0.9})) == ["larger models help"]
+
+
+def test_two_raters_who_always_agree_agree():
+    rng, items = random.Random(0), [Rated(str(i), f"text {i}", (rating, rating, rating)) for i, rating in enumerate((-3, 0, 2))]
+    assert reward_scaling.two_raters(items, 60, rng) == 1.0
+    mixed = [Rated(str(i), f"text {i}", (-1, 1)) for i in range(2)]  # whoever is drawn first, the second says the opposite or draws
+    assert reward_scaling.two_raters(mixed, 400, rng) == 0.0
+
+
+PROXIES = [
+    {"method": "ppo", "beta": beta, "seed": seed, "update": update, "kl": update * (2.0 - beta), "proxy": update / 10 + seed / 100,
+     "gold": 0.6 + update * (-0.01 if beta == 0 else 0.004) + seed / 500, "proxy_accuracy": 0.65}
+    for beta in (0.0, 0.1) for seed in SEEDS for update in range(1, 13)
+] + [
+    {"method": "best-of-n", "n": n, "seed": seed, "kl": math.log(n) - (n - 1) / n, "proxy": math.log(n), "gold": 0.6 + math.log(n) / 50, "proxy_accuracy": 0.65}
+    for n in (1, 2, 4, 8) for seed in SEEDS
+]  # fmt: skip
+
+
+def test_over_optimisation_needs_a_proxy_that_rises_while_gold_falls():
+    assert all(judged(over_optimisation, PROXIES, 0.1).values())
+    steady = shifted(PROXIES, lambda row: row.get("beta") == 0.0, lambda row: {"gold": 0.6 + row["update"] / 200})
+    failed = [name for name, holds in judged(over_optimisation, steady, 0.1).items() if not holds]
+    assert failed == ["without a penalty gold falls", "gold ends higher with the penalty"]
+
+
+def test_best_of_n_is_read_off_between_two_n_and_its_law_is_found_again():
+    at = lambda kl: over_optimisation.best_of_n_at(PROXIES, 0, kl)  # noqa: E731
+    assert at(0.0) == pytest.approx(0.6) and at(math.log(4) - 0.75) == pytest.approx(0.6 + math.log(4) / 50)
+    assert at(99.0) == pytest.approx(0.6 + math.log(8) / 50)
+    middle = (math.sqrt(math.log(2) - 0.5) + math.sqrt(math.log(4) - 0.75)) / 2
+    assert at(middle**2) == pytest.approx(0.6 + (math.log(2) + math.log(4)) / 100)
+    d = [0.2, 0.5, 1.0, 1.5, 2.5]
+    assert over_optimisation.fit_law(d, [x * (0.3 - 0.07 * x) for x in d], logarithm=False) == pytest.approx((0.3, 0.07), abs=1e-4)
+    assert over_optimisation.fit_law(d, [x * (0.3 - 0.07 * math.log(x)) for x in d], logarithm=True) == pytest.approx((0.3, 0.07), abs=1e-4)
+
+
+def preferred(**won):
+    rates = {"pretrained": 0.05, "sft": 0.3, "rlhf": 0.55} | won
+    return [
+        {"size": size, "parameters": 1, "model": model, "seed": seed, "won": rate + seed / 1000, "at equal length": rate + seed / 1000}
+        for size in ("small", "large")
+        for model, rate in rates.items()
+        for seed in SEEDS
+    ]
+
+
+def test_feedback_must_win_more_at_every_size_and_beat_the_references_at_the_largest():
+    assert all(judged(people_prefer_rlhf, preferred()).values())
+    assert [name for name, holds in judged(people_prefer_rlhf, preferred(rlhf=0.4)).items() if not holds] == ["feedback beats the references"]
+    longer = shifted(preferred(), lambda row: (row["size"], row["model"]) == ("small", "rlhf"), lambda row: {"at equal length": 0.3})
+    assert [name for name, holds in judged(people_prefer_rlhf, longer).items() if not holds] == ["also at equal length"]
+
+
+def before_and_after(**changes):
+    row = {"honest, sft": 0.5, "honest, rlhf": 0.6, "harmless, sft": 0.9, "harmless, rlhf": 0.95, "won, held out": 0.6, "won, training": 0.62}
+    row |= {"won, held out, at equal length": 0.57, "won against the large one": 0.9, "questions, sft": 0.5, "questions, rlhf": 0.495}
+    return [{name: value + seed / 1000 for name, value in (row | changes).items()} | {"seed": seed} for seed in SEEDS]
+
+
+def test_instructgpt_s_statements_fail_one_by_one():
+    failed = lambda **changes: [name for name, holds in judged(instructgpt, before_and_after(**changes)).items() if not holds]  # noqa: E731
+    assert failed() == []
+    assert failed(**{"honest, rlhf": 0.5}) == ["more truthful"] and failed(**{"harmless, rlhf": 0.8}) == ["less toxic"]
+    assert failed(**{"won, training": 0.7}) == failed(**{"won, held out, at equal length": 0.48}) == ["held-out annotators prefer it"]
+    assert failed(**{"questions, rlhf": 0.4}) == ["other tasks are not lost"]
+    assert failed(**{"won against the large one": 0.4}) == ["beats a large model that only predicts"]
