@@ -31,6 +31,7 @@ COMMANDS = {
     "ppo": "Optimise a policy against a reward model, with a price on leaving the reference.",
     "dpo": "Optimise a policy on comparisons directly, without a reward model.",
     "finetune": "Fine-tune on your data: all weights, or a small part by LoRA, BitFit, adapters or a tuned prompt.",
+    "distill": "Teach a small model what a large one says and thinks; compare the two.",
     "quantize": "Store and compute a model with fewer bits; see what it costs and saves.",
     "evaluate": "Perplexity on texts; win rate against references or another model.",
     "sample": "Let a model write.",

@@ -221,7 +221,6 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     return F.normalize(total, dim=-1)  # the mean's length is lost anyway, so its divisor is
 
 
-@torch.no_grad()
 def sentence_vectors(model: Bert, tokenizer: PretrainedTokenizer, texts: Sequence[str], batch: int = 32, longest: int = 256) -> Tensor:
     """(n, D) a vector of length 1 for each text; their products are similarities.
 
@@ -231,12 +230,21 @@ def sentence_vectors(model: Bert, tokenizer: PretrainedTokenizer, texts: Sequenc
         texts: any number; those of similar length are computed together.
         longest: tokens of each text that are read, the two special ones included.
     """
-    rows = [[tokenizer.begin, *ids[: longest - 2], tokenizer.end] for ids in tokenizer.encode_many(list(texts))]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    vectors = torch.zeros(len(rows), model.config.width)
+    return row_vectors(model, sentence_rows(tokenizer, texts, longest), batch)
+
+
+def sentence_rows(tokenizer: PretrainedTokenizer, texts: Sequence[str], longest: int = 256) -> list[list[int]]:
+    """Ids of each text as BERT reads them; `longest` as above."""
+    return [[tokenizer.begin, *ids[: longest - 2], tokenizer.end] for ids in tokenizer.encode_many(list(texts))]
+
+
+@torch.no_grad()
+def row_vectors(model: Bert, rows: Sequence[Sequence[int]], batch: int = 32) -> Tensor:
+    """(n, D) a vector of length 1 for each row of ids."""
+    order, vectors = sorted(range(len(rows)), key=lambda i: len(rows[i])), torch.zeros(len(rows), model.config.width)
     with evaluating(model):
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            tokens, mask = pad([rows[i] for i in chosen], value=tokenizer.pad)
+            tokens, mask = pad([rows[i] for i in chosen], value=model.special.pad)
             vectors[chosen] = mean_pool(model.body(tokens, mask), mask)
     return vectors

@@ -3,10 +3,13 @@
 import os
 
 import pytest
+import tokenizers
 import torch
 from checkpoints import padded, save
 
 from minialign.pretrained.bert import load_bert, mean_pool
+from minialign.pretrained.bert_folder import write_bert
+from minialign.pretrained.folder import PretrainedTokenizer
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -59,6 +62,21 @@ def test_the_masked_word_is_found_in_the_same_place(pair):
     ours, peer = pair
     tokens, mask = padded(ROWS, "right")
     assert torch.equal(ours(tokens, mask.bool()).argmax(-1)[mask.bool()], peer(input_ids=tokens, attention_mask=mask).logits.argmax(-1)[mask.bool()])
+
+
+def test_transformers_reads_the_folder_that_we_write(pair, tmp_path):
+    """With the head for masked words, and without."""
+    ours, _ = pair
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    tokens, mask = padded(ROWS, "right")
+    write_bert(ours, PretrainedTokenizer(words, ours.special), tmp_path / "head")
+    peer = transformers.BertForMaskedLM.from_pretrained(tmp_path / "head").eval()
+    torch.testing.assert_close(ours(tokens, mask.bool())[mask.bool()], peer(input_ids=tokens, attention_mask=mask).logits[mask.bool()], atol=1e-4, rtol=1e-4)
+    ours.head = None
+    write_bert(ours, PretrainedTokenizer(words, ours.special), tmp_path / "body")
+    body = transformers.AutoModel.from_pretrained(tmp_path / "body").eval()
+    hidden = body(input_ids=tokens, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(ours.body(tokens, mask.bool())[mask.bool()], hidden[mask.bool()], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.download

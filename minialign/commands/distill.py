@@ -1,0 +1,212 @@
+"""`python -m minialign distill --teacher RUN --recipe NAME --text FILES…`"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from minialign.batching import text_rows
+from minialign.checkpoints import MODEL, RunFolder, describe_model, load_model, same_tokenizer
+from minialign.commands.distill_sentences import SENTENCES, distil_encoder, is_sentence_teacher
+from minialign.commands.inputs import read_documents
+from minialign.commands.options import TYPES, Command, Option, configured, file_option, run_options
+from minialign.commands.pretrain import hold_out_the_end
+from minialign.distill.minilm import distil_minilm
+from minialign.distill.recipe import distil, own_loss
+from minialign.distill.recipes import RECIPES, Named, make_student, recipe_named
+from minialign.distill.sentence_vectors import SentenceConfig
+from minialign.errors import UserError
+from minialign.evaluation import bytes_on_disk, latency
+from minialign.files import fingerprint, write_json
+from minialign.heads import LanguageModel
+from minialign.pretrain.causal_lm import encode_documents, perplexity, training_rows
+from minialign.pretrain.masked_lm import MaskedText, MaskingConfig
+from minialign.settings import describe, to_dict
+from minialign.tensors import digest, tensors_of
+from minialign.tokenizer import BEGIN, Tokenizer
+from minialign.training import TrainingConfig
+
+DEFAULT = TrainingConfig(steps=1000, batch=16, learning_rate=2e-3)
+FAST = {"steps": 40, "validate_every": 20}
+CONFIGS = {**{name: recipe.config for name, recipe in RECIPES.items()}, SENTENCES: SentenceConfig()}
+SIZE = click.IntRange(0, 100_000)
+
+
+def weight_options(function: Callable) -> Callable:
+    """One option for each field of any recipe's configuration; without it the recipe's own value stands."""
+    fields: dict[str, tuple[str, dict[str, list[str]]]] = {}
+    for name, config in CONFIGS.items():
+        help_of = describe(type(config))
+        for field in dataclasses.fields(config):
+            fields.setdefault(field.name, (field.type, {}))[1].setdefault(help_of[field.name], []).append(name)
+    for name, (kind, texts) in reversed(fields.items()):
+        flag, text = "--" + name.replace("_", "-"), "; ".join(f"{text} [{', '.join(of)}]" for text, of in texts.items())
+        flag, typed = (f"{flag}/--no-{flag[2:]}", None) if kind == "bool" else (flag, TYPES[kind])
+        function = click.option(flag, name, default=None, type=typed, cls=Option, section="Instead of the recipe's own", help=text)(function)
+    return function
+
+
+@click.command(cls=Command)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
+@file_option("--teacher", "A finished run; or `minilm`, or the folder of another BERT that gives vectors of sentences.", required=True, metavar="RUN")
+@click.option("--recipe", type=click.Choice(list(CONFIGS)), default=None, cls=Option, help="How.  [default: soft-targets; sentence-vectors of a BERT]")
+@file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.", multiple=True, metavar="FILES…")
+@file_option("--valid", "A file to validate on; without it the last twentieth of the documents is held out.", metavar="FILE")
+@click.option("--split", type=click.Choice(["file", "paragraphs", "lines"]), help="What is a document in a .txt file.  [default: file; paragraphs for a BERT]")
+@click.option("--packed/--no-packed", default=True, show_default=True, help="Pack documents one after the other, or one a row (many short ones).")
+@click.option("--layers", default=0, type=SIZE, cls=Option, section="Student", help="How many.  [default: half the teacher's]")
+@click.option("--width", default=0, type=SIZE, cls=Option, section="Student", help="Of its vectors.  [default: the teacher's]")
+@click.option("--heads", default=0, type=SIZE, cls=Option, section="Student", help="Of its attention.  [default: the teacher's]")
+@click.option("--start", type=click.Choice(["random", "teacher"]), cls=Option, section="Student", help="As the teacher's layers, or not.  [default: by recipe]")
+@click.option("--layers-from", default="", cls=Option, section="Student", help="Which layers, from 0, between commas.  [default: spread evenly]")
+@click.option("--student", type=click.Path(path_type=Path), cls=Option, section="Student", help="Go on with this run instead of a new model.", metavar="RUN")
+@click.option("--assistant", is_flag=True, cls=Option, section="Student", help="minilm: first teach a model of the teacher's layers and the student's width.")
+@run_options(out="runs/distill")
+@configured("Training", "training", DEFAULT, FAST)
+@configured("Masked language modelling", "masking", MaskingConfig())
+@weight_options
+def command(files, teacher, recipe, text, valid, split, packed, out, fast, training, masking, student, assistant, seed, layers, width, heads, start, layers_from, **changes):  # noqa: E501
+    """Teach a small model what a large one says and thinks, and compare the two.
+
+    OUT is a run like any other: sample, finetune, evaluate and quantize take it.
+
+    \b
+    Example:  python -m minialign distill --teacher runs/pretrain --recipe distilgpt2 --text plays/*.txt
+    Example:  python -m minialign distill --teacher runs/bert --recipe minilm --layers 2 --width 64 --text plays/*.txt
+    Example:  python -m minialign distill --teacher minilm --layers 3 --text tweets.txt       a real model (downloads 84 MB)
+    """
+    shape = {"layers": layers, "width": width, "heads": heads, "start": start, "layers_from": layer_list(layers_from)}
+    changes, paths = {name: value for name, value in changes.items() if value is not None}, [*text, *files]
+    if not paths:
+        raise UserError("there is no text to learn from; name files with --text")
+    if student is not None and (any(shape.values()) or assistant):
+        raise UserError("--student is a model that is there already; leave --layers, --width, --heads, --start, --layers-from and --assistant out")
+    if is_sentence_teacher(teacher):
+        if recipe not in (None, SENTENCES) or student is not None or assistant or masking != MaskingConfig():
+            raise UserError(f"{teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, --assistant and masking")
+        documents, held_out = read_both(paths, valid, split or "paragraphs", 64)
+        distil_encoder(teacher, documents, held_out, shape, changed(SENTENCES, changes), training, out, fast)
+        return
+    master, tokenizer = load_model(teacher, "language-model")
+    recipe = recipe or "soft-targets"
+    named = recipe_named(recipe, master.config.kind)
+    if master.config.kind == "decoder" and masking != MaskingConfig():
+        raise UserError("--chosen, --masked and --replaced hide words from an encoder, and the teacher is a decoder; leave them out")
+    config = changed(recipe, changes)
+    pupil = new_student(master, named, shape, assistant, recipe, seed) if student is None else old_student(student, (teacher, tokenizer))
+    documents, held_out = read_both(paths, valid, split or "file", master.config.context)
+    run = RunFolder(out)
+    with run.locked():
+        about = {**describe_model(pupil), "stage": "distill", "recipe": recipe, "loss": to_dict(config), "training": to_dict(training), "packed": packed}
+        about |= {"masking": to_dict(masking), "assistant": assistant, "data": fingerprint([documents, held_out])}
+        run.begin({**about, "teacher": digest(tensors_of(master))[:16], "student": digest(tensors_of(pupil))[:16]}, tokenizer)
+        data, looked_at = batches(tokenizer, pupil, documents, held_out, training, packed, masking, (str(paths[0]), str(valid or paths[-1])))
+        if not run.finished:
+            click.echo(f"{recipe}: {size(master)} teach {size(pupil)}")
+            if assistant:
+                distil_minilm(master, tokenizer, data, looked_at, training, run, layers, width, config, True)
+            else:
+                distil(pupil, named.loss(master, config), data, looked_at, training, run)
+    pupil = load_model(out, "language-model")[0]
+    result = {"recipe": recipe, **measure(master, pupil, looked_at, (Path(teacher), out), 3 if fast else 9)}
+    write_json(out / "report.json", result)
+    click.echo("\n" + table(result))
+    if not named.speaks and not config_speaks(config):
+        click.echo(f"{recipe} teaches how to read, no words. To read on: finetune --base {out}; for words: distill --recipe soft-targets --student {out}")
+    click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
+
+
+def changed(name: str, changes: dict[str, Any]) -> Any:
+    """The recipe's configuration with what the user changed. Raises UserError for an option that it does not have."""
+    config = CONFIGS[name]
+    known = [field.name for field in dataclasses.fields(config)]
+    for option in changes:
+        if option not in known:
+            flags = ", ".join("--" + field.replace("_", "-") for field in known)
+            raise UserError(f"--{option.replace('_', '-')} is not an option of {name}; it has {flags}")
+    return dataclasses.replace(config, **changes)
+
+
+def config_speaks(config: Any) -> bool:
+    """Whether a recipe that copies layers was told to copy predictions, too."""
+    return getattr(config, "prediction", 0) > 0
+
+
+def layer_list(text: str) -> list[int] | None:
+    """Numbers between commas; None for an empty text."""
+    try:
+        return [int(part) for part in text.split(",")] if text else None
+    except ValueError:
+        raise UserError(f"--layers-from is {text!r}; it must be numbers of layers between commas, such as 0,2,4") from None
+
+
+def read_both(paths: list[Path], valid: Path | None, split: str, context: int) -> tuple[list[str], list[str]]:
+    """Documents to learn from, and to validate on."""
+    documents = [document for path in paths for document in read_documents(path, split)]
+    return hold_out_the_end(documents, context) if valid is None else (documents, read_documents(valid, split))
+
+
+def new_student(teacher: LanguageModel, named: Named, shape: dict, assistant: bool, recipe: str, seed: int) -> LanguageModel:
+    """The student that the options describe, untrained."""
+    if assistant and (not recipe.startswith("minilm") or shape["heads"] or shape["start"] == "teacher" or shape["layers_from"]):
+        raise UserError("--assistant is for minilm and minilm-v2, and its student starts at random with the teacher's heads; leave the other option out")
+    from_teacher = named.from_teacher if shape["start"] is None else shape["start"] == "teacher"
+    if shape["layers_from"] is not None and not from_teacher:
+        raise UserError(f"--layers-from is for a student that begins as layers of its teacher, and {recipe} starts at random; add --start teacher")
+    return make_student(teacher, shape["layers"], shape["width"], shape["heads"], from_teacher, shape["layers_from"], seed)
+
+
+def old_student(folder: Path, teacher: tuple[Path, Tokenizer]) -> LanguageModel:
+    """A run's model. Raises UserError when it does not read the teacher's tokens."""
+    model, tokenizer = load_model(folder, "language-model")
+    same_tokenizer((folder, tokenizer), teacher)
+    return model
+
+
+def batches(tokenizer, student: LanguageModel, texts: list[str], valid: list[str], training: TrainingConfig, packed: bool, masking: MaskingConfig, places) -> tuple:  # noqa: E501
+    """Training data, and up to eight batches that are always the same ones."""
+    made, context = [], student.config.context
+    for part, place, seed in ((texts, places[0], training.seed), (valid, places[1], 0)):
+        if student.config.kind == "decoder":
+            made.append(training_rows(encode_documents(tokenizer, part), context, dataclasses.replace(training, seed=seed), packed, place))
+        else:
+            rows = [[BEGIN, *row] for row in text_rows(tokenizer.encode_many(part), context - 1, packed, place)]
+            made.append(MaskedText(rows, min(training.batch, len(rows)), seed, student.config.vocabulary, masking))
+    data, checked = made
+    return data, [batch for step in range(min(8, checked.order.steps_in_epoch)) for batch in checked.microbatches(step, 1)]
+
+
+def size(model: nn.Module) -> str:
+    """Parameters and layers in words."""
+    layers = model.config.layers
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters in {layers} {'layer' if layers == 1 else 'layers'}"
+
+
+def measure(teacher: LanguageModel, student: LanguageModel, held_out: list, folders: tuple[Path, Path], rounds: int) -> dict[str, list[float]]:
+    """Loss, parameters, bytes and latency of both."""
+    both, tokens = (teacher, student), torch.full((1, student.config.context), student.config.vocabulary - 1)
+    with torch.inference_mode():
+        losses = [own_loss(model, held_out) for model in both]
+        seconds = [latency(lambda model=model: model(tokens), rounds) for model in both]
+    parameters, stored = [sum(p.numel() for p in model.parameters()) for model in both], [bytes_on_disk(folder / MODEL) for folder in folders]
+    return {"loss": losses, "parameters": parameters, "bytes": stored, "seconds": seconds, "tokens": tokens.numel()}
+
+
+def table(result: dict) -> str:
+    """Teacher and student, side by side."""
+    lines = [f"{'':<34}{'teacher':>14}{'student':>14}"]
+    a, b = result["loss"]
+    lines.append(f"{'loss on held-out text, nats':<34}{a:>14.3f}{b:>14.3f}   {b - a:+.3f}")
+    lines.append(f"{'perplexity':<34}{perplexity(a):>14.2f}{perplexity(b):>14.2f}   {perplexity(b) / perplexity(a):.2f} times")
+    for name, key in (("parameters", "parameters"), ("bytes on the disk", "bytes")):
+        a, b = result[key]
+        lines.append(f"{name:<34}{a:>14,}{b:>14,}   {b / a:.0%}")
+    a, b = (1000 * s for s in result["seconds"])
+    lines.append(f"{'milliseconds to read ' + str(result['tokens']) + ' tokens':<34}{a:>14.2f}{b:>14.2f}   {a / b:.2f} times as fast")
+    return "\n".join(lines)
