@@ -11,6 +11,7 @@ from minialign.distill.losses import (
     distribution_loss,
     hidden_cosine_loss,
     hidden_mse_loss,
+    jensen_shannon,
     relation,
     relation_loss,
     reverse_kl,
@@ -36,6 +37,22 @@ def test_soft_targets_are_t_squared_times_the_kl_of_softened_distributions(T):
     assert float(soft_target_loss(student, teacher, MASK, T)) == pytest.approx(T * T * sum(terms) / 5, rel=1e-5)
     torch_says = F.kl_div((student[MASK] / T).log_softmax(-1), (teacher[MASK] / T).softmax(-1), reduction="batchmean") * T * T
     assert float(soft_target_loss(student, teacher, MASK, T)) == pytest.approx(float(torch_says), rel=1e-5)
+
+
+def test_soft_targets_by_rows_are_the_plain_formula():
+    """More rows than are computed at a time: value and gradient are those of autograd's way through the formula, and a second loss adds to it."""
+    student, teacher = numbers(700, 1000).requires_grad_(), numbers(700, 1000, seed=1)
+    every = torch.ones(700, dtype=torch.bool)
+    log_p, log_q = (teacher / 3).log_softmax(-1), (student / 3).log_softmax(-1)
+    plain = 9 * (log_p.exp() * (log_p - log_q)).sum(-1).mean() * 5 + student.square().mean()
+    (expected,) = torch.autograd.grad(plain, student)
+    loss = 5 * soft_target_loss(student, teacher, every, 3.0) + student.square().mean()
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), plain.detach())
+    torch.testing.assert_close(student.grad, expected, atol=1e-7, rtol=1e-4)
+    exact = numbers(4, 6).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: soft_target_loss(z, numbers(4, 6, seed=1).double(), torch.tensor([True, True, False, True]), 2.0), exact)
+    assert soft_target_loss(numbers(0, 6), numbers(0, 6), torch.ones(0, dtype=torch.bool)) == 0
 
 
 def test_reverse_kl_is_the_other_direction():
@@ -64,7 +81,7 @@ def test_the_two_directions_of_kl_want_different_students():
     assert forward[0] < forward[1] and backward[0] > backward[1]
 
 
-@pytest.mark.parametrize("loss", [soft_target_loss, reverse_kl, hidden_cosine_loss, hidden_mse_loss])
+@pytest.mark.parametrize("loss", [soft_target_loss, reverse_kl, jensen_shannon, hidden_cosine_loss, hidden_mse_loss])
 def test_padding_has_no_influence(loss):
     student, teacher = numbers(2, 4, 6), numbers(2, 4, 6, seed=1)
     expected = loss(student, teacher, MASK)

@@ -17,6 +17,7 @@ from minialign.checkpoints import RunFolder
 from minialign.distill.recipe import distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
+from minialign.distill.teacher_cache import CacheConfig
 from minialign.heads import LanguageModel
 from minialign.training import Data, TrainingConfig
 
@@ -32,12 +33,14 @@ def distil_gpt2(
     layers: int = 0,
     config: SoftTargetConfig = DISTILGPT2,
     from_teacher: bool = True,
+    cache: CacheConfig | None = None,
 ) -> tuple[LanguageModel, dict[str, float]]:
     """Make and teach a student of a decoder.
 
     Args:
         layers: of the student; half the teacher's without it.
         config: what is copied; from_teacher: whether it begins as layers of the teacher or at random.
+        cache: where the teacher's opinions are kept between epochs.
         The others as for `distil`.
     Returns:
         the student, and what `distil` returns.
@@ -45,4 +48,4 @@ def distil_gpt2(
     student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)), training.seed)
     if from_teacher:
         start_from(student, teacher)
-    return student, distil(student, SoftTargets(teacher, config), data, held_out, training, run)
+    return student, distil(student, SoftTargets(teacher, config, cache), data, held_out, training, run)

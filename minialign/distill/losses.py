@@ -6,6 +6,7 @@ r"""What a student can copy from a teacher, each as one pure function of tensors
     attention MSE  mean (A_s − A_t)²,  A the scores before the softmax                Jiao et al. 2020 (TinyBERT), Eq. 7
     relations      mean KL(softmax(X_t X_tᵀ/√d) ‖ softmax(X_s X_sᵀ/√d))               Wang et al. 2020 (MiniLM), Eq. 8 to 10
     reverse KL     mean KL(softmax(z_s) ‖ softmax(z_t))                               Gu et al. 2024 (MiniLLM), §2.1
+    Jensen-Shannon mean β KL(p_t ‖ m) + (1 − β) KL(p_s ‖ m),  m = β p_t + (1 − β) p_s Agarwal et al. 2024 (GKD), §2, Eq. 1
 
 Teachers are given without gradients: whoever calls these has computed them in inference mode. Details that matter:
     1. T² keeps the gradient's size: without it, it falls as 1/T² (test_the_gradient_of_soft_targets_keeps_its_size).
@@ -43,13 +44,71 @@ def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature
     _same_vocabulary(student, teacher)
     if not temperature > 0:
         raise UserError(f"temperature is {temperature}; it must be above 0 (1 copies the teacher's own probabilities, 2 is usual)")
-    return temperature**2 * masked_mean(_kl(teacher / temperature, student / temperature), mask)
+    if not mask.all():
+        student, teacher = student[mask], teacher[mask]
+    return _SoftTargets.apply(student.flatten(0, -2), teacher.flatten(0, -2), temperature)
+
+
+class _SoftTargets(torch.autograd.Function):
+    """The loss above for (M, V) logits of tokens that all count, some rows at a time: what lies between stays in the processor's cache.
+
+    dL/dz_s = T (softmax(z_s/T) − softmax(z_t/T)) / M is written on the way. The plain formula, whose eight tables of M × V go through memory,
+    takes several times as long (tests/speed/distill.py); both are the same to rounding (test_soft_targets_by_rows_are_the_plain_formula).
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor, T: float) -> Tensor:
+        M, V = student.shape
+        total = torch.zeros((), dtype=torch.float64)
+        ctx.gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        for start in range(0, M, max(1, 2**18 // V)):
+            rows = slice(start, start + max(1, 2**18 // V))
+            log_q, log_p = ((z[rows].to(torch.promote_types(z.dtype, torch.float32)) / T).log_softmax(dim=-1) for z in (student, teacher))
+            p = log_p.exp()
+            if ctx.gradient is not None:
+                ctx.gradient[rows] = log_q.exp().sub_(p).mul_(T / M)
+            total += float(log_p.sub_(log_q).mul_(p).sum())  # Eq. of soft targets; log_p is not needed again
+        return (T * T * total / max(1, M)).to(torch.promote_types(student.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx, by: Tensor) -> tuple[Tensor | None, None, None]:
+        return ctx.gradient * by if ctx.needs_input_grad[0] else None, None, None
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """KL(student ‖ teacher), mean over real tokens, nats: for texts that the student wrote. Arguments as for `soft_target_loss`."""
     _same_vocabulary(student, teacher)
     return masked_mean(_kl(student, teacher), mask)
+
+
+def jensen_shannon(student: Tensor, teacher: Tensor, mask: Tensor, beta: float = 0.5) -> Tensor:
+    """β KL(teacher ‖ m) + (1 − β) KL(student ‖ m), m = β teacher + (1 − β) student, mean over real tokens, nats; at most log 2.
+
+    Args:
+        student, teacher, mask: as for `soft_target_loss`.
+        beta: above 0 and below 1; divided by β or by 1 − β, it tends to the KL from teacher to student as β → 0, to the reverse one as β → 1.
+    """
+    _same_vocabulary(student, teacher)
+    if not 0 < beta < 1:
+        raise UserError(f"beta is {beta}; it must be above 0 and below 1 (at the ends nothing is left: use the KL or the reverse KL)")
+    log_t, log_s = teacher.log_softmax(dim=-1), student.log_softmax(dim=-1)
+    log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log(1 - beta))
+    terms = beta * log_t.exp() * (log_t - log_m) + (1 - beta) * log_s.exp() * (log_s - log_m)
+    return masked_mean(terms.sum(dim=-1), mask)
+
+
+def top_k_soft_target_loss(student: Tensor, words: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """T² KL(teacher ‖ student) over k words and "any other one", mean over tokens, nats.
+
+    Args:
+        student: (M, V) logits; words: (M, k + 1) the teacher's log-probabilities at temperature T, the last one that of all other words.
+        ids: (M, k) which words; temperature: T.
+    """
+    log_q = (student / temperature).log_softmax(dim=-1)
+    log_p, ids = words.float().log_softmax(dim=-1), ids.long()  # rounding to 16 bits took the sum off 1
+    rest = log_q.scatter(-1, ids, -torch.inf).logsumexp(dim=-1, keepdim=True)  # (M, 1)
+    log_q = torch.cat([log_q.gather(-1, ids), rest], dim=-1)  # (M, k + 1)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
 
 
 def _kl(first: Tensor, second: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ What the teacher finds second and third likely says how it thinks; a label says 
     1. T² multiplies the soft part only (losses.py, test_the_parts_of_the_loss_are_weighted_as_said).
     2. Both read the same batch. A decoder's logits are compared where there is a label; an encoder's at every real token, of which only some were
        hidden and have a label, as in the released script of DistilBERT (test_an_encoder_is_compared_at_every_real_token).
+    3. The teacher computes in inference mode, once a batch, and only what has a weight (test_a_teacher_whose_opinion_has_no_weight_is_not_asked);
+       with a cache, once a text for all epochs (teacher_cache.py).
 
 Read next: distilgpt2.py and distilbert.py, the same with a start from the teacher's layers.
 Try it:  python -m minialign distill --teacher RUN --recipe soft-targets --layers 2 --text FILES
@@ -20,9 +22,10 @@ import torch
 from torch import Tensor
 
 from minialign.batching import IGNORE
-from minialign.distill.losses import hidden_cosine_loss, soft_target_loss
+from minialign.distill.losses import hidden_cosine_loss, soft_target_loss, top_k_soft_target_loss
 from minialign.distill.recipe import Recipe, some_weight
-from minialign.distill.student import read, recorded
+from minialign.distill.student import last_hidden, read
+from minialign.distill.teacher_cache import CacheConfig, TeacherCache
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
@@ -46,9 +49,18 @@ class SoftTargetConfig:
 
 
 class SoftTargets(Recipe):
-    """Soft targets, labels and the angle of the last hidden vectors; for decoders and encoders. Arguments as for `Recipe`."""
+    """Soft targets, labels and the angle of the last hidden vectors; for decoders and encoders.
+
+    Args:
+        teacher, config: as for `Recipe`.
+        cache: where the teacher's opinions are kept between epochs; without it they are computed each time.
+    """
 
     weights = WEIGHTS
+
+    def __init__(self, teacher: LanguageModel, config: SoftTargetConfig, cache: CacheConfig | None = None):
+        super().__init__(teacher, config)
+        self.cache = TeacherCache(cache, teacher, config.temperature, bool(config.cosine)) if cache else None
 
     def begin(self, student: LanguageModel) -> None:
         """Raises UserError for a student of another kind or, with cosine, of another width."""
@@ -59,20 +71,36 @@ class SoftTargets(Recipe):
 
     def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
         """Each part, a mean over the places that count, nats (the cosine: without unit)."""
-        asked = batch.labels != IGNORE  # (B, T) where the text has an answer
-        compared = asked if student.config.kind == "decoder" else batch.mask  # where the teacher has an opinion
-        with torch.no_grad(), recorded(self.teacher.body) as theirs:
-            teacher_logits = self.teacher.logits(read(self.teacher, batch)[compared])  # (M, V)
-        with recorded(student.body) as ours:
+        asked, compared = batch.labels != IGNORE, self.compared(batch)
+        theirs = self.opinion(batch) if self.config.soft or self.config.cosine else {}
+        with last_hidden(student.body) as ours:
             logits = student.logits(read(student, batch)[compared])
-        every, found = torch.ones(len(logits), dtype=torch.bool), {}
-        if self.config.soft:
-            found["soft"] = soft_target_loss(logits, teacher_logits, every, self.config.temperature)
+        every, found, T = torch.ones(len(logits), dtype=torch.bool), {}, self.config.temperature
+        if self.config.soft and "words" in theirs:
+            found["soft"] = top_k_soft_target_loss(logits, theirs["words"], theirs["ids"], T)
+        elif self.config.soft:
+            found["soft"] = soft_target_loss(logits, theirs["logits"].float(), every, T)
         if self.config.hard:
-            found["hard"] = label_loss(logits[asked[compared]], batch.labels[asked]) / batch.count
+            answers = logits if student.config.kind == "decoder" else logits[asked[compared]]
+            found["hard"] = label_loss(answers, batch.labels[asked]) / batch.count
         if self.config.cosine:
-            found["cosine"] = hidden_cosine_loss(ours.hidden[-1][compared], theirs.hidden[-1][compared], every)
+            found["cosine"] = hidden_cosine_loss(ours[0][compared], theirs["hidden"].float(), every)
         return found
+
+    def compared(self, batch: Any) -> Tensor:
+        """(B, T) where the two are compared: a decoder where the text has an answer, an encoder at every real token."""
+        return batch.labels != IGNORE if self.teacher.config.kind == "decoder" else batch.mask
+
+    def opinion(self, batch: Any) -> dict[str, Tensor]:
+        """What the teacher thinks of a batch, computed or remembered: `think`, or what teacher_cache.py keeps of it."""
+        return self.cache(batch, self.compared(batch), self.think) if self.cache else self.think(batch)
+
+    def think(self, batch: Any) -> dict[str, Tensor]:
+        """(M, V) "logits" and, with cosine, (M, D) "hidden" vectors of the last block at the M compared tokens."""
+        compared = self.compared(batch)
+        with torch.inference_mode(), last_hidden(self.teacher.body) as hidden:
+            logits = self.teacher.logits(read(self.teacher, batch)[compared])
+        return {"logits": logits} | ({"hidden": hidden[0][compared]} if self.config.cosine else {})
 
 
 def same_kind(student: LanguageModel, teacher: LanguageModel) -> None:

@@ -127,6 +127,17 @@ def recorded(stack: nn.Module) -> Iterator[Thoughts]:
             hook.remove()
 
 
+@contextmanager
+def last_hidden(stack: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, the first entry of the list is what the last block left, (B, T, D): the last of `recorded`'s hidden states, and nothing else is kept."""
+    kept: list[Tensor] = []
+    hook = stack.blocks[-1].register_forward_hook(lambda module, inputs, output: kept.__setitem__(slice(None), [output]))
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
 def read(model: nn.Module, batch: Any) -> Tensor:
     """(B, T, D) what a model's body makes of a batch, after the last norm; a decoder's pads stand on the right, where nobody looks."""
     return model.body(batch.tokens) if model.config.kind == "decoder" else model.body(batch.tokens, batch.mask)

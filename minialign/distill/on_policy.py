@@ -1,0 +1,143 @@
+r"""On-policy distillation: the student writes, the teacher says at each word what it would have said.
+
+    y ~ p_student(· | x)      L = 1/|y| Σₜ D(p_teacher(· | x, y₍<t₎), p_student(· | x, y₍<t₎))                   Agarwal et al. 2024 (GKD), §3, Alg. 1
+    D = reverse KL(p_student ‖ p_teacher)                                                                       Gu et al. 2024 (MiniLLM), §2.1
+      | forward KL(p_teacher ‖ p_student)   |   Jensen-Shannon with share β
+
+A student that learns from given texts never sees its own mistakes, and at work it goes on from them. Here it learns where it will be. The reverse
+KL makes it keep to what the teacher does say, and not try to cover all that the teacher may. Details that matter:
+    1. Each D is exact, a sum over the vocabulary: no estimate from the sampled words alone (test_the_divergence_is_exact_over_the_vocabulary).
+    2. The words are taken as given: no gradient flows through the choice of them (test_no_gradient_flows_through_what_was_sampled).
+    3. Only what the student wrote counts, its end token included: neither the prompt, nor what stands after the end, nor padding
+       (test_neither_prompt_nor_padding_counts).
+    4. A share of the steps may read the given texts (`share` below 1), which keeps a weak student from learning on nonsense alone.
+    5. Chance is that of the training loop, whose state stands in the checkpoint: a run that goes on ends with the same bits
+       (test_an_interrupted_on_policy_run_ends_with_the_same_bits).
+    DEVIATION: MiniLLM also follows the gradient of what later words will cost (its Eq. 2, by policy gradient); GKD leaves it out, and so do we.
+    DEVIATION: micro-batches are weighted by the labels of the given texts, since how long the student's own will be is not known beforehand.
+
+Read next: losses.py (the three divergences).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minialign.batching import IGNORE, Batch, next_token_batch
+from minialign.checkpoints import RunFolder
+from minialign.distill.losses import jensen_shannon, reverse_kl, soft_target_loss
+from minialign.distill.recipe import Recipe, distil, some_weight
+from minialign.distill.soft_targets import same_kind
+from minialign.distill.student import start_from, student_config
+from minialign.errors import UserError
+from minialign.generation import SamplingConfig, check_room, generate
+from minialign.heads import LanguageModel
+from minialign.pretrain.causal_lm import next_token_loss
+from minialign.settings import check_ranges
+from minialign.training import Data, TrainingConfig
+
+WEIGHTS = ("reverse", "forward", "shannon", "hard")
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """What the student is told about what it writes, and how it writes."""
+
+    reverse: float = 1.0  # weight of KL(student ‖ teacher)
+    forward: float = 0.0  # weight of KL(teacher ‖ student)
+    shannon: float = 0.0  # weight of the generalised Jensen-Shannon divergence
+    hard: float = 0.0  # weight of the given texts' own labels, next to the student's texts
+    beta: float = 0.5  # share of the teacher in the mixture of Jensen-Shannon
+    share: float = 1.0  # chance that a step reads the student's own texts; the others read the given ones
+    new_tokens: int = 32  # most tokens that the student writes after a prompt, the end token included
+    temperature: float = 1.0  # at which it writes
+
+    def __post_init__(self):
+        limits = {"beta": (0.01, 0.99), "share": (0, 1), "new_tokens": (1, 10**6), "temperature": (0, 100)}
+        check_ranges(self, dict.fromkeys(WEIGHTS, (0, 1e3)) | limits)
+        some_weight(self, WEIGHTS)
+
+
+class OnPolicy(Recipe):
+    """The teacher's opinion on the student's own texts.
+
+    Args:
+        teacher, config: as for `Recipe`.
+        chance: where it comes from; the training loop's own without it.
+    """
+
+    weights = WEIGHTS
+
+    def __init__(self, teacher: LanguageModel, config: OnPolicyConfig, chance: torch.Generator | None = None):
+        super().__init__(teacher, config)
+        self.chance = chance or torch.default_generator
+
+    def begin(self, student: LanguageModel) -> None:
+        """Raises UserError for models that do not write, or have no room for what is to be written."""
+        same_kind(student, self.teacher)
+        if student.config.kind != "decoder":
+            raise UserError(f"an {student.config.kind} has no next word to be told about; on-policy distillation needs decoders")
+        for model in (student, self.teacher):
+            check_room(model.config, 1, self.config.new_tokens)
+
+    def parts(self, student: LanguageModel, batch: Batch) -> dict[str, Tensor]:
+        """Each part, a mean over the tokens that the student wrote (the labels: over those of the text), nats."""
+        own = bool(torch.rand((), generator=self.chance) < self.config.share)
+        seen = written(student, batch, self.config, self.chance) if own else batch
+        counted = seen.labels != IGNORE  # (B, T) where the next token is one that was written
+        with torch.inference_mode():
+            theirs = self.teacher.logits(self.teacher.body(seen.tokens)[counted])  # (M, V)
+        ours = student.logits(student.body(seen.tokens)[counted])
+        every, found = torch.ones(len(ours), dtype=torch.bool), {}
+        if self.config.reverse:
+            found["reverse"] = reverse_kl(ours, theirs, every)
+        if self.config.forward:
+            found["forward"] = soft_target_loss(ours, theirs, every, 1.0)
+        if self.config.shannon:
+            found["shannon"] = jensen_shannon(ours, theirs, every, self.config.beta)
+        if self.config.hard:
+            found["hard"] = next_token_loss(student, batch) / batch.count
+        return found
+
+
+def prompts_of(batch: Batch) -> list[list[int]]:
+    """What stands before the first label of each row: the prompt that a text goes on from, the begin token at least."""
+    first = (batch.labels != IGNORE).int().argmax(dim=1)  # (B,) the place whose next token is the first one taught
+    return [row[: place + 1].tolist() for row, place in zip(batch.tokens, first)]
+
+
+def written(student: LanguageModel, batch: Batch, config: OnPolicyConfig, chance: torch.Generator) -> Batch:
+    """The student's own continuations of a batch's prompts, as a batch whose labels are the tokens that it wrote."""
+    prompts = prompts_of(batch)
+    answers = generate(student, prompts, SamplingConfig(config.new_tokens, config.temperature), chance)
+    rows = [[*prompt, *answer[keep].tolist()] for prompt, answer, keep in zip(prompts, answers.response, answers.mask)]
+    return next_token_batch(rows, [len(prompt) for prompt in prompts], batch.rows)
+
+
+def distil_on_policy(
+    teacher: LanguageModel,
+    data: Data,
+    held_out: list,
+    training: TrainingConfig,
+    run: RunFolder,
+    layers: int = 0,
+    config: OnPolicyConfig | None = None,
+    student: LanguageModel | None = None,
+) -> tuple[LanguageModel, dict[str, float]]:
+    """Teach a student on what it writes.
+
+    Args:
+        data: texts whose labels begin where their prompts end.
+        layers: of the student; half the teacher's without it. config: what is copied.
+        student: one that can write already; otherwise it begins as layers of the teacher, since from nonsense little can be learned.
+        The others as for `distil`.
+    Returns:
+        the student, and what `distil` returns.
+    """
+    if student is None:
+        student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)), training.seed)
+        start_from(student, teacher)
+    return student, distil(student, OnPolicy(teacher, config or OnPolicyConfig()), data, held_out, training, run)
