@@ -57,6 +57,7 @@ CLAIMS = {  # id -> module
     "static-dynamic": "static_dynamic",
     "int8-outliers": "int8_outliers",
     "half-precision": "half_precision",
+    "distillation": "distillation",
 }
 ABOVE = ("claims", "commands")  # folders that no cached model depends on
 TABLES = ".json"  # tables that stand beside the code

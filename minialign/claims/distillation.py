@@ -1,0 +1,149 @@
+r"""Distillation: a student learns from its teacher what labels cannot tell it, and comes close to it although it is smaller.
+
+The notes' claim; Hinton et al. 2015, §2 and §3, Sanh et al. 2019, Tables 1 and 4, Jiao et al. 2020, Tables 2 and 5, Wang et al. 2020, Table 2.
+
+The test: students of two sizes, a decoder's and an encoder's, on the same documents for the same number of steps: from labels, from the teacher's likeliest
+word, from soft targets, by each recipe, and by each recipe with one part of its loss, or its start, taken away (distilled.py). All are judged by their
+loss on documents that nobody trained on and, tuned alike, on two tasks. TinyBERT and MiniLM predict no word in their general stage, and are
+judged on the tasks alone.
+
+    1. soft targets beat labels, in both families and sizes                2. they beat the teacher's likeliest word, at both sizes
+    3. DistilGPT-2 and DistilBERT come close: they close more than half of the gap between the student of labels and the teacher
+    4. without the soft targets, 5. without the start, both are worse
+    6. TinyBERT's and MiniLM's students of half the layers know the two tasks better than the student of labels
+    7. on-policy distillation brings the student's own texts closer to the teacher than soft targets on given texts, both begun as its layers
+    8. soft targets know a word that was taken away: three words, in no document that the student reads, get more than a quarter of the probability that
+       the teacher gives them where they come next, and more than from a student of labels
+
+Every difference is taken seed by seed; its 95 % interval over seeds has to lie above 0 (3: above one half; 8: above a quarter).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minialign.checkpoints import load_model
+from minialign.claims.distilled import ABLATIONS, LABELS, MAIN, SIZES, SOFT, School, asked, known, school, student, words_of
+from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.evaluation import Interval
+from minialign.plotting import bars_with_intervals, figure, reference_line, save_png
+
+CLAIM = Claim(
+    "distillation",
+    "A student learns from its teacher's probabilities what labels cannot tell it, and comes close although it is smaller.",
+    "Hinton et al. 2015, §2, §3; Sanh et al. 2019, Table 4",
+)
+WORDLESS = ("TinyBERT", "MiniLM")  # recipes in whose general stage no word is predicted
+RECIPE = {"decoder": "DistilGPT-2", "encoder": "DistilBERT"}
+REMOVED = "three words removed"
+
+
+def measure(bench: Bench) -> Result:
+    """Teach every student, seed by seed."""
+    table: list[dict[str, Any]] = []
+    sizes = ("half",) if bench.fast else tuple(SIZES)
+    needed = ("soft, from layers", *(f"{name} − {part}" for name in RECIPE.values() for part in ("soft", "start")))  # what the checks look at
+    for seed in range(bench.seeds):
+        for family in MAIN:
+            made = school(bench, family, seed)
+            table.append({"family": family, "size": "teacher", "way": "teacher", "seed": seed} | asked(bench, made, bench.cache / made.key, seed))
+            ways = {(name, size): way for name, way in MAIN[family].items() for size in sizes}
+            ways |= {(name, "half"): way for name, way in ABLATIONS[family].items() if name in needed or not bench.fast}
+            for (name, size), way in ways.items():
+                tuned = name in MAIN[family] or name.startswith(WORDLESS)  # what else is taken away shows in the loss
+                found = asked(bench, made, student(bench, made, name, way, size, seed), seed, tuned)
+                if name.startswith(WORDLESS):
+                    del found["loss"]
+                table.append({"family": family, "size": size, "way": name, "seed": seed} | found)
+            if family == "decoder":
+                table += removed(bench, made, seed)
+            here = [row for row in table if (row["seed"], row["family"], row["size"]) == (seed, family, "half") and "loss" in row]
+            bench.say(f"  seed {seed}: " + ", ".join(f"{row['way']} {row['loss']:.3f}" for row in here))
+    checks, why = judge(table)
+    return Result(checks, why, table, lambda path: draw(table, path))
+
+
+def removed(bench: Bench, made: School, seed: int) -> list[dict[str, Any]]:
+    """Students that read only documents without some words, and the probability that they give to them where they come."""
+    words = words_of(made)
+    without = [ids for ids in made.ids if not set(words) & set(ids)]
+    models = {"teacher": made.teacher} | {
+        name: load_model(student(bench, made, f"{name}, {sorted(words)} removed", way, "half", seed, without))[0]
+        for name, way in (("labels", LABELS), ("soft targets", SOFT))
+    }
+    said = ", ".join(made.tokenizer.name(word).strip() for word in words)
+    facts = {"family": "decoder", "size": REMOVED, "seed": seed, "words": said, "documents left": len(without) / len(made.ids)}
+    return [facts | {"way": name, "known": known(model, made, words)} for name, model in models.items()]
+
+
+def column(table: list[dict[str, Any]], what: str, family: str, size: str, way: str) -> list[float]:
+    """One field of a way's rows, in the order of the seeds."""
+    return [row[what] for row in table if (row["family"], row["size"], row["way"]) == (family, size, way) and what in row]
+
+
+def tasks(table: list[dict[str, Any]], family: str, size: str, way: str) -> list[float]:
+    """Mean accuracy on the two tasks, a number a seed."""
+    return [(near + far) / 2 for near, far in zip(*(column(table, name, family, size, way) for name in ("near", "far")))]
+
+
+def worse(table: list[dict[str, Any]], family: str, size: str, first: str, second: str, what: str = "loss") -> Interval:
+    """By how much the first way's loss is above the second's."""
+    return difference(column(table, what, family, size, first), column(table, what, family, size, second))
+
+
+def closed(table: list[dict[str, Any]], family: str) -> Interval:
+    """Share of the gap between a student of labels and the teacher that the family's recipe closes."""
+    ways = ((family, "half", "labels"), (family, "half", RECIPE[family]), (family, "teacher", "teacher"))
+    return over_seeds([(a - b) / max(a - c, 1e-9) for a, b, c in zip(*(column(table, "loss", *way) for way in ways))])
+
+
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+    """The eight statements, and the numbers that decide."""
+    sizes = [size for size in SIZES if column(table, "loss", "decoder", size, "labels")]
+    soft = {(family, size): worse(table, family, size, "labels", "soft targets") for family in MAIN for size in sizes}
+    best = {size: worse(table, "decoder", size, "best word", "soft targets") for size in sizes}
+    share = {family: closed(table, family) for family in MAIN}
+    lacking = {part: {f: worse(table, f, "half", f"{RECIPE[f]} − {part}", RECIPE[f]) for f in MAIN} for part in ("soft", "start")}
+    tuned = {way: difference(tasks(table, "encoder", "half", way), tasks(table, "encoder", "half", "labels")) for way in WORDLESS}
+    own = worse(table, "decoder", "half", "soft, from layers", "on-policy", "own texts")
+    knows = {way: column(table, "known", "decoder", REMOVED, way) for way in ("teacher", "soft targets", "labels")}
+    part = over_seeds([a / max(b, 1e-9) for a, b in zip(knows["soft targets"], knows["teacher"])])
+    checks = {
+        "soft targets beat labels": all(gain.low > 0 for gain in soft.values()),
+        "soft targets beat the teacher's likeliest word": all(gain.low > 0 for gain in best.values()),
+        "the recipes come close to the teacher": all(interval.low > 0.5 for interval in share.values()),
+        "without the soft targets they are worse": all(loss.low > 0 for loss in lacking["soft"].values()),
+        "without the start they are worse": all(loss.low > 0 for loss in lacking["start"].values()),
+        "TinyBERT and MiniLM know the tasks better than labels": all(gain.low > 0 for gain in tuned.values()),
+        "on-policy brings own texts closer": own.low > 0,
+        "soft targets know a word that was taken away": part.low > 0.25 and difference(knows["soft targets"], knows["labels"]).low > 0,
+    }
+    said = [f"soft targets save {gain} nats ({family}, {size})" for (family, size), gain in soft.items()]
+    said += [f"against the likeliest word {gain} ({size})" for size, gain in best.items()]
+    said += [f"{RECIPE[family]} closes {interval} of the gap" for family, interval in share.items()]
+    said += [f"without {name} {loss} worse ({family})" for name, both in lacking.items() for family, loss in both.items()]
+    said += [f"{way} {gain} on the tasks" for way, gain in tuned.items()]
+    means = ", ".join(f"{way} {over_seeds(values).mean:.4f}" for way, values in knows.items())
+    return checks, "; ".join(said) + f"; own texts {own} nats closer on-policy; removed words: {means} (share of the teacher's {part})"
+
+
+def draw(table: list[dict[str, Any]], path: Path) -> None:
+    """The decoder's losses in figure.png, the encoder's tasks and the removed words beside it."""
+    figures = [("decoder", "loss", "loss of the student, nats a token", path.name), ("encoder", "tasks", "mean accuracy on two tasks", "encoders.png")]
+    for family, what, label, file in figures:
+        of = lambda way, size="half": tasks(table, family, size, way) if what == "tasks" else column(table, what, family, size, way)  # noqa: B023, E731
+        ways = [way for way in (*MAIN[family], *ABLATIONS[family]) if of(way)]
+        fig, axes = figure(label, "", 6.4, 0.7 + 0.36 * len(ways))
+        for bar in bars_with_intervals(axes, {way: drawn(over_seeds(of(way))) for way in ways}, digits=3):
+            bar.set_visible(False)  # the axis does not begin at 0, so a bar's length would say nothing
+        reference_line(axes, over_seeds(of("teacher", "teacher")).mean, "teacher", vertical=True)
+        values = [value for way in ways for value in (*of(way), *of("teacher", "teacher"))]
+        margin = 0.15 * (max(values) - min(values)) + 1e-3
+        axes.set_xlim(min(values) - margin, max(values) + margin)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+        save_png(fig, path.with_name(file))
+    fig, axes = figure("mean probability of three words where they come next", "", 6.0, 2.4)
+    names = {"teacher": "the teacher", "soft targets": "soft targets, never read them", "labels": "labels, never read them"}
+    bars_with_intervals(axes, {name: drawn(over_seeds(column(table, "known", "decoder", REMOVED, way))) for way, name in names.items()}, digits=4)
+    save_png(fig, path.with_name("removed-words.png"))

@@ -1,0 +1,56 @@
+"""The claim on distillation: its verdict is computed from the table."""
+
+import pytest
+
+from minialign.claims.distillation import RECIPE, REMOVED, draw, judge
+from minialign.claims.distilled import ABLATIONS, MAIN, SIZES, without
+
+
+def table(soft=2.0, task=0.9, own=0.3, known=0.04):
+    """Three seeds in which labels give a loss of 2.5, the recipes 1.9, the teacher 1.8."""
+    rows = []
+    for seed in range(3):
+        for family in MAIN:
+            ways = [(way, size) for way in MAIN[family] for size in SIZES] + [(way, "half") for way in ABLATIONS[family]] + [("teacher", "teacher")]
+            for way, size in ways:
+                loss = {"labels": 2.5, "best word": 2.4, "soft targets": soft, RECIPE[family]: 1.9, "teacher": 1.8}.get(way, 2.2)
+                row = {"family": family, "size": size, "way": way, "seed": seed, "loss": loss + 0.01 * seed}
+                row |= {"near": task if way != "labels" else 0.8, "far": 0.7}
+                rows.append(row | ({"own texts": own if way == "on-policy" else 0.5} if family == "decoder" else {}))
+        for way, value in (("teacher", 0.1), ("soft targets", known), ("labels", 0.001)):
+            rows.append({"family": "decoder", "size": REMOVED, "way": way, "seed": seed, "known": value + 0.0001 * seed})
+    return rows
+
+
+def test_all_eight_statements_hold_for_a_table_that_shows_them():
+    checks, why = judge(table())
+    assert len(checks) == 8 and all(checks.values())
+    assert "soft targets save 0.500 [0.500, 0.500] nats (decoder, half)" in why
+
+
+@pytest.mark.parametrize(
+    "changed, broken",
+    [
+        ({"soft": 2.5}, ["soft targets beat labels", "soft targets beat the teacher's likeliest word"]),
+        ({"task": 0.8}, ["TinyBERT and MiniLM know the tasks better than labels"]),
+        ({"own": 0.5}, ["on-policy brings own texts closer"]),
+        ({"known": 0.02}, ["soft targets know a word that was taken away"]),
+    ],
+)
+def test_each_statement_fails_on_a_table_that_does_not_show_it(changed, broken):
+    checks, _ = judge(table(**changed))
+    assert [name for name, holds in checks.items() if not holds] == broken
+
+
+def test_an_ablation_takes_one_part_away():
+    for family, name in RECIPE.items():
+        full = MAIN[family][name]
+        for part in ("soft", "hard", "cosine"):
+            changed = ABLATIONS[family][f"{name} − {part}"]
+            assert getattr(changed.config, part) == 0 < getattr(full.config, part) and changed.start and changed.recipe is full.recipe
+        assert not without(name, full, "start")[f"{name} − start"].start
+
+
+def test_three_figures_are_drawn(tmp_path):
+    draw(table(), tmp_path / "figure.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"figure.png", "encoders.png", "removed-words.png"}
