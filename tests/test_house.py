@@ -22,7 +22,7 @@ FLOOR_0 |= {"settings", "files", "tensors", "positions", "cache", "early_stop", 
 WORLD = {"world"}
 TECHNIQUES = {"instruct", "rlhf", "peft", "quant", "distill"}
 FLOOR_2 = TECHNIQUES | {"pretrain", "pretrained", "realdata"}
-FLOOR_3 = {"claims", "commands", "demo", "instruct_demo", "demo_evaluation", "demo_settings", "report", "notebook", "__main__"}
+FLOOR_3 = {"claims", "commands", "demo", "instruct_demo", "demo_evaluation", "demo_settings", "report", "notebook", "exercises", "__main__"}
 
 
 def room(module):
@@ -99,6 +99,12 @@ def test_nobody_below_imports_claims_commands_demo_or_report():
     for name in FILES:
         if room(name) not in FLOOR_3:
             assert not OWN[name] & FLOOR_3, name
+
+
+def test_nothing_of_the_package_needs_the_exercises():
+    for name in FILES:
+        if room(name) != "exercises":
+            assert "exercises" not in OWN[name], name
 
 
 def test_no_two_files_of_floor_0_need_each_other():
