@@ -63,11 +63,14 @@ class _SoftTargets(torch.autograd.Function):
         ctx.gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for start in range(0, M, max(1, 2**18 // V)):
             rows = slice(start, start + max(1, 2**18 // V))
-            log_q, log_p = ((z[rows].to(torch.promote_types(z.dtype, torch.float32)) / T).log_softmax(dim=-1) for z in (student, teacher))
-            p = log_p.exp()
+            a, b = (z[rows].to(torch.promote_types(z.dtype, torch.float32)) / T for z in (teacher, student))
+            top_a, top_b = a.amax(dim=-1, keepdim=True), b.amax(dim=-1, keepdim=True)
+            p, q = (a - top_a).exp_(), (b - top_b).exp_()  # each exponential is taken once
+            sum_a, sum_b = p.sum(dim=-1, keepdim=True), q.sum(dim=-1, keepdim=True)
+            p.div_(sum_a)
+            total += float(a.sub_(b).mul_(p).sum() - (top_a - top_b + (sum_a / sum_b).log()).sum())  # Σ p (a − b) − log Σ eᵃ + log Σ eᵇ
             if ctx.gradient is not None:
-                ctx.gradient[rows] = log_q.exp().sub_(p).mul_(T / M)
-            total += float(log_p.sub_(log_q).mul_(p).sum())  # Eq. of soft targets; log_p is not needed again
+                ctx.gradient[rows] = q.div_(sum_b).sub_(p).mul_(T / M)
         return (T * T * total / max(1, M)).to(torch.promote_types(student.dtype, torch.float32))
 
     @staticmethod

@@ -79,7 +79,7 @@ class SoftTargets(Recipe):
         if self.config.soft and "words" in theirs:
             found["soft"] = top_k_soft_target_loss(logits, theirs["words"], theirs["ids"], T)
         elif self.config.soft:
-            found["soft"] = soft_target_loss(logits, theirs["logits"].float(), every, T)
+            found["soft"] = soft_target_loss(logits, theirs["logits"], every, T)
         if self.config.hard:
             answers = logits if student.config.kind == "decoder" else logits[asked[compared]]
             found["hard"] = label_loss(answers, batch.labels[asked]) / batch.count
