@@ -208,7 +208,7 @@ def laws(found: dict[str, dict[str, list[float]]]) -> list[str]:
 def draw(table: list[dict], path: Path) -> None:
     """Proxy and gold against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted laws."""
     found = curves(table)
-    fig = Figure(figsize=(10.4, 4.2), layout="constrained")
+    fig = Figure(figsize=(12.6, 4.2), layout="constrained")
     for axes, what, label in zip(fig.subplots(1, 2), ("proxy", "gold"), ("proxy, deviations of the reward", "gold score, 0 to 1")):
         axes.set_xlabel("√KL from the reference (√nats)")
         axes.set_ylabel(label)
@@ -216,5 +216,5 @@ def draw(table: list[dict], path: Path) -> None:
             line(axes, number, [math.sqrt(max(0.0, kl)) for kl in means["kl"]], means[what], name)
     fig.axes[0].legend(loc="upper left", fontsize=9)
     text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(found)])
-    fig.axes[1].text(0.02, 0.03, text, transform=fig.axes[1].transAxes, fontsize="small", va="bottom")
+    fig.axes[1].text(1.03, 1.0, text, transform=fig.axes[1].transAxes, fontsize="small", va="top")  # beside the curves, not on them
     save_png(fig, path)

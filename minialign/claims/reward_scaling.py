@@ -32,7 +32,7 @@ from minialign.demo import Demo
 from minialign.errors import UserError
 from minialign.files import read_jsonl
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.plotting import lines_with_intervals, reference_line, save_png
+from minialign.plotting import legend, lines_with_intervals, reference_line, save_png
 from minialign.pretrain.causal_lm import pretrain
 from minialign.realdata.people import write_people_data, write_people_texts
 from minialign.realdata.ratings import Rated, ensemble_agreement, read_ratings
@@ -219,7 +219,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
         axes.set_ylabel(y)
         amounts, sizes = sorted({row[what] for row in rows}), {row["size"]: row["parameters"] for row in rows}
         of = lambda size, amount: drawn(over_seeds([r["accuracy"] for r in rows if (r["size"], r[what]) == (size, amount)]))  # noqa: B023, E731
-        lines_with_intervals(axes, amounts, {f"{n / 1e3:.0f}k": [of(size, amount) for amount in amounts] for size, n in sizes.items()})
+        lines_with_intervals(axes, amounts, {f"{n / 1e3:.0f}k weights": [of(size, amount) for amount in amounts] for size, n in sizes.items()})
         for person in lines:
             values = [row["accuracy"] for row in table if row["judge"] == person]
             reference_line(axes, sum(values) / len(values))
@@ -227,5 +227,5 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
             axes.annotate(label, (amounts[-1], sum(values) / len(values)), xytext=(0, 3), textcoords="offset points", ha="right")
         axes.set_xscale("log", base=2)
         axes.set_xticks(amounts, ["1/8", "1/2", "all"] if what == "share" else [f"{amount:,}" for amount in amounts])
-        axes.legend(loc="lower right", fontsize=9, title="parameters")
+        legend(axes)
     save_png(fig, path)
