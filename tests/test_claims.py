@@ -97,3 +97,16 @@ def test_the_readme_s_table_says_what_was_run_in_full_and_what_was_not(tmp_path)
 def test_the_readme_of_the_project_is_what_its_results_say():
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     assert text.split(BEGIN)[1].split(END)[0].strip() == readme_table(PACKAGE.parent / "data" / "claims").strip()
+
+
+def test_two_workers_give_the_verdicts_of_all_claims_in_order_and_make_a_shared_stage_once(tmp_path):
+    ids = ["static-dynamic", "absmax-zeropoint"]  # both need the toy decoder
+    found = runner.run_claims(ids, tmp_path, 1, True, workers=2)
+    assert [verdict["id"] for verdict in found] == ids and all(verdict["cpu_seconds"] > 0 for verdict in found)
+    assert [path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("*/made")] == ["toy-gpt"]
+    assert all((tmp_path / id / "figure.png").exists() for id in ids)
+
+
+def test_workers_begin_at_both_ends():
+    assert runner.from_both_ends(list("abcde")) == list("aebdc")
+    assert runner.from_both_ends(list("abcd")) == list("adbc") and runner.from_both_ends(["a"]) == ["a"]

@@ -18,14 +18,18 @@ import hashlib
 import importlib
 import io
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
+from filelock import FileLock
 
 from minialign.errors import UserError
 from minialign.evaluation import Interval, mean_interval
@@ -117,9 +121,11 @@ class Bench:
         `make` may be interrupted: it is called again with the same folder and must go on from what it finds there.
         """
         folder = self.cache / f"{name}-{fingerprint([settings, source_fingerprint(make.__module__), torch.__version__, tokenizers.__version__])}"
-        if not (folder / "made").exists():
-            make(folder)
-            write_atomic(folder / "made", name)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(folder.name + ".lock")):  # another worker may be at it: wait, and take what it made
+            if not (folder / "made").exists():
+                make(folder)
+                write_atomic(folder / "made", name)
         return folder
 
 
@@ -185,38 +191,58 @@ def load(id: str) -> Any:
     return importlib.import_module(f"minialign.claims.{CLAIMS[id]}")
 
 
-def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Measure claims one after the other and write OUT/ID/{verdict.json, table.csv, figure.png}; returns the verdicts.
+def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print, workers: int = 1) -> list[dict[str, Any]]:
+    """Measure claims and write OUT/ID/{verdict.json, table.csv, figure.png}; returns the verdicts in the order of the ids.
+
+    Args:
+        workers: processes that share the claims, and the machine's cores among them. A small model gains little from a second core, two models much.
 
     Raises:
         UserError: an unknown id (before anything runs), fewer than three seeds for a verdict.
     """
-    modules = [load(id) for id in ids]
+    ids = list(ids)
+    for id in ids:
+        load(id)
     if seeds < 3 and not fast:
         raise UserError(f"{seeds} seeds give no interval worth the name; use at least 3, or --fast for a quick look")
-    verdicts = []
-    for module in modules:
-        claim: Claim = module.CLAIM
-        say(f"{claim.id}: {claim.text}")
-        folder, started = Path(out) / claim.id, time.perf_counter()
-        result: Result = module.measure(Bench(folder, Path(out) / "cache", seeds, fast, say))
-        write_atomic(folder / "table.csv", as_csv(result.table))
-        result.draw(folder / "figure.png")
-        verdict = {
-            "id": claim.id,
-            "claim": claim.text,
-            "source": claim.source,
-            "verdict": result.verdict,
-            "why": result.why,
-            "checks": result.checks,
-            "seconds": round(time.perf_counter() - started, 1),
-            "seeds": seeds,
-            "fast": fast,
-        }
-        write_json(folder / "verdict.json", verdict)
-        say(f"  {result.verdict}{' (--fast is too small to decide anything)' if fast else ''}: {result.why}")
-        verdicts.append(verdict)
-    return verdicts
+    if workers == 1:
+        return [run_claim(id, out, seeds, fast, say) for id in ids]
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        jobs = {id: pool.submit(run_claim, id, out, seeds, fast) for id in from_both_ends(ids)}
+        return [jobs[id].result() for id in ids]
+
+
+def from_both_ends(ids: list[str]) -> list[str]:
+    """First, last, second, last but one …: neighbours share models, and two workers that begin far apart seldom wait for each other's."""
+    half = (len(ids) + 1) // 2
+    return [id for pair in zip(ids[:half], [*reversed(ids[half:]), None]) for id in pair if id is not None]
+
+
+def run_claim(id: str, out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure one claim and write its files; returns its verdict. "seconds" is time on the clock, "cpu_seconds" that of all cores."""
+    module = load(id)
+    claim: Claim = module.CLAIM
+    say(f"{claim.id}: {claim.text}")
+    folder, started, worked = Path(out) / claim.id, time.perf_counter(), time.process_time()
+    result: Result = module.measure(Bench(folder, Path(out) / "cache", seeds, fast, say))
+    write_atomic(folder / "table.csv", as_csv(result.table))
+    result.draw(folder / "figure.png")
+    verdict = {
+        "id": claim.id,
+        "claim": claim.text,
+        "source": claim.source,
+        "verdict": result.verdict,
+        "why": result.why,
+        "checks": result.checks,
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - worked, 1),
+        "seeds": seeds,
+        "fast": fast,
+    }
+    write_json(folder / "verdict.json", verdict)
+    say(f"  {claim.id} {result.verdict}{' (--fast is too small to decide anything)' if fast else ''}: {result.why}")
+    return verdict
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

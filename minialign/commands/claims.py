@@ -17,9 +17,10 @@ from minialign.commands.options import Command, Option
 @click.option("--list", "only_list", is_flag=True, cls=Option, help="Say what the claims are, and stop.")
 @click.option("--fast", is_flag=True, cls=Option, help="A quick look: everything runs, but too small to decide anything.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100), cls=Option, help="How many; at least 3 for a verdict.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), cls=Option, help="Processes that share the claims and the cores.")
 @click.option("--out", type=click.Path(path_type=Path), default="runs/claims", show_default=True, cls=Option, help="Where the verdicts go.")
 @click.option("--readme", type=click.Path(path_type=Path), cls=Option, help="Only write the table of verdicts in OUT into this file, between its markers.")
-def command(ids, only_list, fast, seeds, out, readme):
+def command(ids, only_list, fast, seeds, workers, out, readme):
     """Check what the course notes say, one experiment a claim.
 
     Each writes OUT/ID/verdict.json, table.csv and figure.png; OUT/index.html shows them all. The verdict is computed from the table.
@@ -37,5 +38,5 @@ def command(ids, only_list, fast, seeds, out, readme):
         write_readme(readme, out)
         return
     with RunFolder(out).locked():
-        run_claims(chosen, out, min(seeds, 1) if fast and seeds == 3 else seeds, fast, click.echo)
+        run_claims(chosen, out, min(seeds, 1) if fast and seeds == 3 else seeds, fast, click.echo, workers)
         click.echo(f"open {write_page(out)}")
