@@ -30,9 +30,19 @@ def toy(bench: Bench) -> ToyConfig:
     return ToyConfig(**FAST) if bench.fast else ToyConfig()
 
 
+def half(config: ToyConfig) -> ToyConfig:
+    """The same with half the tuning, for claims that tune many models."""
+    return dataclasses.replace(config, tune_steps=max(1, config.tune_steps // 2))
+
+
 def small(config: ToyConfig) -> ToyConfig:
-    """The same with a decoder of the toy T5's size in the place of the large one, and half the tuning."""
-    return dataclasses.replace(config, gpt_width=config.width, gpt_layers=2 * config.layers, tune_steps=max(1, config.tune_steps // 2))
+    """Half the tuning, and a decoder of the toy T5's size in the place of the large one."""
+    return dataclasses.replace(half(config), gpt_width=config.width, gpt_layers=2 * config.layers)
+
+
+def pretraining(config: ToyConfig) -> ToyConfig:
+    """The same with what only tuning reads at its defaults: claims that tune for different times share what was pretrained."""
+    return dataclasses.replace(config, **{name: getattr(ToyConfig, name) for name in ("tune_steps", "examples", "examined", "questions")})
 
 
 def mixture(config: ToyConfig, seed: int, templates: int = 0) -> MixtureConfig:
@@ -40,13 +50,15 @@ def mixture(config: ToyConfig, seed: int, templates: int = 0) -> MixtureConfig:
     return MixtureConfig(config.questions, templates=templates, seed=seed)
 
 
-def toy_t5(bench: Bench, config: ToyConfig, seed: int) -> Path:
-    """The folder of the toy T5 after its LM adaptation."""
-    return bench.cached("toy-t5", [to_dict(config), seed], lambda folder: pretrain_t5(config, seed, folder)) / ADAPTED
+def toy_t5(bench: Bench, config: ToyConfig, seed: int, stage: str = ADAPTED) -> Path:
+    """The folder of the toy T5 after its LM adaptation, or after an earlier stage."""
+    config = pretraining(config)
+    return bench.cached("toy-t5", [to_dict(config), seed], lambda folder: pretrain_t5(config, seed, folder)) / stage
 
 
 def toy_gpt(bench: Bench, config: ToyConfig, seed: int) -> Path:
     """The folder of a toy decoder that was taught nothing but next tokens."""
+    config = pretraining(config)
     return bench.cached("toy-gpt", [to_dict(config), seed], lambda folder: pretrain_gpt(config, seed, folder))
 
 
