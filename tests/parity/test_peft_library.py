@@ -202,9 +202,9 @@ def test_what_is_more_than_biases_is_refused_and_the_model_untouched(gpt2, folde
     file = tmp_path / "biases" / "adapter_model.safetensors"
     good = load_file(file)
     name = "base_model.model.transformer.h.1.attn.c_attn.bias"
-    for wrong, message in [({name: good[name][:5]}, "is no bias of this model"), ({name.replace("h.1", "h.7"): good[name].clone()}, "is no bias of this model")]:
+    for wrong in ({name: good[name][:5]}, {name.replace("h.1", "h.7"): good[name].clone()}):
         save_file(good | wrong, file)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match="is no bias of this model"):
             load_from_library(ours, tmp_path / "biases", "gpt2")
     save_file({name: tensor for name, tensor in good.items() if "lora" in name}, file)
     with pytest.raises(UserError, match="holds no biases"):
