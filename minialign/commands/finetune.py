@@ -84,10 +84,7 @@ def command(base, data, method, targets, merged, out, seed, fast, training, upda
 def one(name: str, config: Any, base: Path, records: list[dict], labelled: bool, training: TrainingConfig, out: Path, file: Path) -> dict[str, Any]:
     """Tune by one method in a folder of its own, or find it done."""
     model, tokenizer = load_model(base, "language-model" if labelled else "decoder")
-    sides = [[r for r in records if held_out(r["text" if labelled else "prompt"], 0.1) is side] for side in (False, True)]
-    if not sides[1]:
-        raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
-    fill_a_batch(len(sides[0]), "examples to learn from", training.batch, file)
+    sides = two_sides(records, "text" if labelled else "prompt", training.batch, file)
     if labelled:
         (learned, checked), model = classification(model, tokenizer, sides, training, file)
         validate, loss = lambda model: examine_classes(model, checked), class_loss
@@ -104,6 +101,15 @@ def one(name: str, config: Any, base: Path, records: list[dict], labelled: bool,
                 learned, validate, loss = read_once(model, learned, checked, training)
             tune(model, learned, loss, validate, training, run)
     return run.facts() | {"file_bytes": (run.path / "tuned.safetensors").stat().st_size, "folder": str(run.path)}
+
+
+def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
+    """Lines to learn from, and the tenth of them that is held out, the same one for every command."""
+    sides = [[r for r in records if held_out(r[key], 0.1) is side] for side in (False, True)]
+    if not sides[1]:
+        raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
+    fill_a_batch(len(sides[0]), "examples to learn from", batch, file)
+    return sides
 
 
 def describe_base(model) -> dict[str, Any]:
