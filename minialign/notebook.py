@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import io
 import os
 import tempfile
 import textwrap
@@ -27,6 +26,7 @@ from minialign.checkpoints import RunFolder
 from minialign.errors import UserError
 from minialign.files import write_atomic
 from minialign.heads import LanguageModel
+from minialign.plotting import as_png
 from minialign.pretrain.causal_lm import pretrain
 from minialign.tokenizer import Tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
@@ -76,12 +76,7 @@ class picture:  # noqa: N801   used like a function
     """
 
     def __init__(self, figure: Figure | Path):
-        if isinstance(figure, Figure):
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=110, facecolor="white", metadata={"Software": None})
-            self.bytes = file.getvalue()
-        else:
-            self.bytes = Path(figure).read_bytes()
+        self.bytes = as_png(figure, dpi=110) if isinstance(figure, Figure) else Path(figure).read_bytes()
 
     def _repr_png_(self) -> bytes:
         return self.bytes
