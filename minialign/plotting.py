@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from minialign.files import write_atomic
 
@@ -33,6 +35,7 @@ INK, FAINT = "#33383e", "#c9cdd2"  # text and axes; grid
 STYLES = [("#0072b2", "-", "o"), ("#c24f00", "--", "s"), ("#00805c", "-.", "^"), ("#a8508a", ":", "D"), ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"),
           ("#8a6400", (0, (8, 2)), "X")]  # fmt: skip
 ROOT = "stroke-linejoin: round; font-family: system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"  # inherited by all of an SVG
+STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3))  # where ticks may stand between two powers of ten
 FEW = 16  # a curve of fewer points shows its markers
 
 matplotlib.rcParams.update(
@@ -156,6 +159,23 @@ def reference_line(axes: Axes, at: float, label: str = "", vertical: bool = Fals
     (axes.axvline if vertical else axes.axhline)(at, color=INK, linestyle=(0, (3, 3)), linewidth=1.1, label=label or None, zorder=1)
 
 
+def plain_ticks(fig: Figure) -> None:
+    """On logarithmic axes that span less than two powers of ten, write 0.02 and 0.05 in place of 2 × 10⁻² and unnumbered strokes.
+
+    Ticks that a figure set itself are left alone. Called by whatever writes a figure, when its limits are final.
+    """
+    for axes in fig.axes:
+        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+            if axis.get_scale() != "log" or not isinstance(axis.get_major_locator(), LogLocator) or axis.get_transform().base != 10:
+                continue
+            if high < 100 * low:
+                powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+                choices = [[step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high] for steps in STEPS]
+                ticks = next((ticks for ticks in choices if len(ticks) <= 6), choices[-1])  # the finest that leave room for their numbers
+                axis.set_ticks(ticks, [f"{tick:,.6g}" for tick in ticks])
+                axis.set_ticks([], minor=True)
+
+
 def as_svg(fig: Figure, label: str) -> str:
     """The figure as SVG to put into a page.
 
@@ -166,6 +186,7 @@ def as_svg(fig: Figure, label: str) -> str:
         fig: the figure.
         label: what a person who cannot see it should know, in one sentence.
     """
+    plain_ticks(fig)
     file = io.StringIO()
     fig.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = file.getvalue()
@@ -182,8 +203,14 @@ def as_svg(fig: Figure, label: str) -> str:
     return head + svg[svg.index(">") :].rstrip() + "\n"
 
 
+def as_png(fig: Figure, dpi: int = 150, notes: Mapping[str, str] | None = None) -> bytes:
+    """The figure as a picture on white. `notes` are written into the file beside the picture: name -> text."""
+    plain_ticks(fig)
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=dpi, facecolor="white", metadata={"Software": None, **(notes or {})})
+    return file.getvalue()
+
+
 def save_png(fig: Figure, path: Path) -> None:
     """Write the figure as a picture on white, whole or not at all."""
-    file = io.BytesIO()
-    fig.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-    write_atomic(path, file.getvalue())
+    write_atomic(path, as_png(fig))

@@ -6,10 +6,12 @@ import pytest
 
 import minialign
 from minialign.claims import runner, sources
-from minialign.claims.page import BEGIN, END, HEADINGS, readme_table, write_page, write_readme
+from minialign.claims.page import HEADINGS, SIGNS, write_page
+from minialign.claims.readme import MAP, NOTEBOOKS, between, parts, write_readme
 from minialign.claims.runner import CLAIMS, Bench, load
 from minialign.claims.sources import imported, reached, source_fingerprint
 from minialign.errors import UserError
+from minialign.exercises.catalogue import CHAPTERS
 from minialign.files import write_json
 
 PACKAGE = Path(minialign.__file__).parent
@@ -81,23 +83,56 @@ def test_the_page_shows_what_was_run_and_nothing_that_it_holds_can_break_it(tmp_
     assert page.count("a quick look") == 1 and "data:image/png;base64,iVBORw==" in page and "$" not in page
 
 
-def test_the_readme_s_table_says_what_was_run_in_full_and_what_was_not(tmp_path):
+def markers(*names):
+    return "before\n" + "\n".join(f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in names) + "\nafter\n"
+
+
+def test_the_readme_says_what_was_run_in_full_and_what_was_not(tmp_path):
     write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit"))
+    (tmp_path / "bitfit" / "figure.png").write_bytes(b"\x89PNG")
     write_json(tmp_path / "lora-rank" / "verdict.json", verdict("lora-rank", fast=True))
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    readme.write_text(markers("map", "gallery", "verdicts"), encoding="utf-8")
     write_readme(readme, tmp_path)
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
-    assert "**holds** | 1 \\| 2 < 3 | `claims/bitfit.py`" in text and text.count("not run in full") == len(CLAIMS) - 1
-    (tmp_path / "other.md").write_text("nothing", encoding="utf-8")
-    with pytest.raises(UserError, match="has no place for the table"):
-        write_readme(tmp_path / "other.md", tmp_path)
+    read = {name: between(text, name, readme)[1] for name in ("map", "gallery", "verdicts")}
+    assert "| ✓ **holds** | 1 \\| 2 < 3 |" in read["verdicts"] and read["verdicts"].count("not run in full") == len(CLAIMS) - 1
+    assert "[bitfit](minialign/claims/bitfit.py): ✓ **holds**" in read["map"] and read["map"].count("not run in full") == len(CLAIMS) - 1
+    assert read["gallery"].count("<img") == 1 and 'src="bitfit/figure.png" alt="1 | 2 &lt; 3"' in read["gallery"]
+    write_readme(readme, tmp_path)
+    assert readme.read_text(encoding="utf-8") == text  # written again, the same
+
+
+def test_a_file_without_the_markers_is_left_as_it_is(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(markers("map", "gallery"), encoding="utf-8")
+    with pytest.raises(UserError, match="has no place for the verdicts"):
+        write_readme(readme, tmp_path)
+    assert readme.read_text(encoding="utf-8") == markers("map", "gallery")
 
 
 def test_the_readme_of_the_project_is_what_its_results_say():
-    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-    assert text.split(BEGIN)[1].split(END)[0].strip() == readme_table(PACKAGE.parent / "data" / "claims").strip()
+    readme, results = PACKAGE.parent / "README.md", PACKAGE.parent / "data" / "claims"
+    text = readme.read_text(encoding="utf-8")
+    for name, content in parts(readme, results).items():
+        assert between(text, name, readme)[1].strip() == content.strip(), name
+
+
+def test_the_map_leads_every_claim_to_files_and_notebooks_that_there_are():
+    assert sorted(id for heading in MAP for id in heading.claims) == sorted(CLAIMS)
+    assert [path for heading in MAP for path in heading.files if not (PACKAGE / path).exists()] == []
+    assert {number for heading in MAP for number in heading.notebooks} | {0} == set(range(len(NOTEBOOKS)))
+    assert [name for name in NOTEBOOKS if int(name[:2]) not in CHAPTERS] == []
+    assert {path.stem for path in (PACKAGE.parent / "notebooks").glob("*.ipynb")} <= set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("said", SIGNS)
+def test_a_verdict_is_told_by_a_sign_and_by_words_not_by_colour_alone(tmp_path, said):
+    write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit", verdict=said))
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert f'title="{said}">{SIGNS[said][1]}</span><a href="#bitfit">' in page and f">{said}</p>" in page
+    assert len({sign for _, sign in SIGNS.values()}) == 3
 
 
 def test_two_workers_give_the_verdicts_of_all_claims_in_order_and_make_a_shared_stage_once(tmp_path):

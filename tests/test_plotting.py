@@ -20,6 +20,7 @@ from minialign.plotting import (
     line,
     lines_with_intervals,
     moving_mean,
+    plain_ticks,
     reference_line,
     save_png,
     whiskers,
@@ -145,3 +146,23 @@ def test_a_picture_that_cannot_be_written_says_where(tmp_path):
 def test_a_moving_mean_looks_back_only_and_is_shorter_at_the_beginning():
     assert moving_mean([4.0, 2.0, 0.0, 6.0], 2) == [4.0, 3.0, 1.0, 3.0]
     assert moving_mean([], 3) == [] and moving_mean([5.0], 3) == [5.0]
+
+
+def ticks_of(low, high, **scale):
+    fig, axes = figure("x", "y")
+    axes.plot([1, 2], [low, high])
+    axes.set_yscale("log", **scale)
+    axes.set_ylim(low, high)
+    plain_ticks(fig)
+    return [label.get_text() for label in axes.get_yticklabels()], list(axes.yaxis.get_minorticklocs())
+
+
+def test_a_short_logarithmic_axis_has_plain_numbers_and_few_of_them():
+    assert ticks_of(0.011, 0.044) == (["0.015", "0.02", "0.03", "0.04"], [])
+    assert ticks_of(900, 60_000)[0] == ["1,000", "2,000", "5,000", "10,000", "20,000", "50,000"]
+
+
+def test_a_long_logarithmic_axis_and_one_of_powers_of_two_keep_their_own_ticks():
+    labels, between = ticks_of(1e-4, 1)
+    assert any("10^" in label for label in labels) and len(between) > 0
+    assert any("2^" in label for label in ticks_of(1, 8, base=2)[0])

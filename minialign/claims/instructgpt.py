@@ -31,7 +31,7 @@ from minialign.demo import SAMPLING
 from minialign.demo_evaluation import duel, gold_scores
 from minialign.generation import continue_texts
 from minialign.heads import LanguageModel
-from minialign.plotting import bars_with_intervals, figure, reference_line, save_png
+from minialign.plotting import bars_with_intervals, figure, legend, reference_line, save_png
 from minialign.tokenizer import Tokenizer
 from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, Annotator
 from minialign.world.gold import score
@@ -125,5 +125,6 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     names["against a large model\nthat only predicts"] = "won against the large one"
     bars_with_intervals(axes, {name: of(what) for name, what in names.items()})
     axes.set_xlim(0, 1)
-    reference_line(axes, 0.5, vertical=True)
+    reference_line(axes, 0.5, "no preference", vertical=True)
+    legend(axes)
     save_png(fig, path)

@@ -1,9 +1,9 @@
-r"""The verdicts of all claims, as one page with all figures (index.html) and as a table for the README.
+r"""The verdicts of all claims as one page with all figures, index.html.
 
-Both are written from the files that a run of the claims leaves, OUT/ID/{verdict.json, table.csv, figure.png}, and from nothing else; a claim without
-them is listed as not run. Same files, same bytes.
+It is written from the files that a run of the claims leaves, OUT/ID/{verdict.json, table.csv, figure.png}, and from nothing else. Same files,
+same bytes.
 
-Read next: runner.py. Try it:  python -m minialign claims --out runs/claims, then open runs/claims/index.html
+Read next: readme.py (the same for the README), runner.py. Try it:  python -m minialign claims --out runs/claims, then open runs/claims/index.html
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from minialign.claims.runner import CLAIMS, load
-from minialign.errors import UserError
-from minialign.files import read_json, read_text, write_atomic
+from minialign.claims.runner import CLAIMS, FAILS, HOLDS, PARTLY
+from minialign.files import read_json, write_atomic
 
-BEGIN, END = "<!-- verdicts -->", "<!-- end of verdicts -->"
+SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗")}  # verdict -> its style on the page and its sign
 HEADINGS = {  # heading of the notes -> its claims
     "Instruction tuning": ("t0-unseen-tasks", "t0-templates", "flan-clusters", "t5-fixed-format"),
     "Human feedback": (
@@ -44,59 +43,41 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any] | None]:
     return found
 
 
-def readme_table(folder: Path) -> str:
-    """The verdicts as a table in Markdown: heading, claim, verdict, the numbers that decide, file."""
-    found, lines = verdicts(folder), ["| claim | verdict | what was measured | file |", "| --- | --- | --- | --- |"]
-    for heading, ids in HEADINGS.items():
-        known = [id for id in ids if id in CLAIMS]
-        lines += [f"| **{heading}** | | | |"] if known else []
-        for id in known:
-            verdict = found[id]
-            said, why = ("not run in full", "") if verdict is None else (f"**{verdict['verdict']}**", verdict["why"].replace("|", "\\|"))
-            lines.append(f"| {load(id).CLAIM.text} | {said} | {why} | `claims/{CLAIMS[id]}.py` |")
-    return "\n".join(lines)
-
-
-def write_readme(readme: Path, folder: Path) -> None:
-    """Put the table between its two markers.
-
-    Raises:
-        UserError: the file has no such markers.
-    """
-    text = read_text(readme)
-    if BEGIN not in text or END not in text:
-        raise UserError(f"has no place for the table: a line {BEGIN} and, after it, a line {END}", readme)
-    before, rest = text.split(BEGIN, 1)
-    write_atomic(readme, f"{before}{BEGIN}\n{readme_table(folder)}\n{END}{rest.split(END, 1)[1]}")
-
-
 def write_page(folder: Path) -> Path:
     """Write index.html into the folder: every claim that was run in it, with its figure and its checks; quick looks are marked as such."""
     folder = Path(folder)
-    parts, count = [], 0
+    parts, links = [], []
     for heading, ids in HEADINGS.items():
-        cards = [card(folder, id) for id in ids if id in CLAIMS and (folder / id / "verdict.json").exists()]
-        count += len(cards)
-        if cards:
-            parts.append(f"<h2>{html.escape(heading)}</h2>\n" + "\n".join(cards))
+        found = {id: read_json(folder / id / "verdict.json") for id in ids if id in CLAIMS and (folder / id / "verdict.json").exists()}
+        links += [f'<li>{mark(verdict["verdict"])}<a href="#{id}">{id}</a></li>' for id, verdict in found.items()]
+        if found:
+            parts.append(f"<h2>{html.escape(heading)}</h2>\n" + "\n".join(card(folder, id, verdict) for id, verdict in found.items()))
     page = Template(files("minialign.claims").joinpath("page.html").read_text(encoding="utf-8"))
-    write_atomic(folder / "index.html", page.substitute(count=count, content="\n".join(parts)))
+    write_atomic(folder / "index.html", page.substitute(count=len(links), links="".join(links), content="\n".join(parts)))
     return folder / "index.html"
 
 
-def card(folder: Path, id: str) -> str:
-    """One claim on the page."""
-    verdict, esc = read_json(folder / id / "verdict.json"), html.escape
-    checks = "".join(f'<li class="{"yes" if holds else "no"}">{esc(name)}</li>' for name, holds in verdict["checks"].items())
+def mark(verdict: str) -> str:
+    """A verdict as a sign in its colour, with its words for who cannot see it."""
+    style, sign = SIGNS[verdict]
+    return f'<span class="mark {style}" role="img" aria-label="{verdict}" title="{verdict}">{sign}</span>'
+
+
+def card(folder: Path, id: str, verdict: dict[str, Any]) -> str:
+    """One claim on the page: what is claimed and what was found, the figures, and the table folded away."""
+    esc = html.escape
+    checks = "".join(f"<li>{mark(HOLDS if holds else FAILS)}{esc(name)}</li>" for name, holds in verdict["checks"].items())
+    measured = "".join(f"<li>{esc(part)}</li>" for part in verdict["why"].split("; "))
     figures = "".join(
         f'<img alt="{esc(verdict["claim"])} {esc(verdict["why"])}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
         for path in sorted((folder / id).glob("*.png"))
     )
     quick = " · a quick look, too small to decide anything" if verdict["fast"] else ""
-    facts = f"{verdict['source']} · {verdict['seeds']} seeds · {verdict['seconds']:.0f} s · claims/{CLAIMS[id]}.py{quick}"
+    facts = f"{verdict['source']} · {verdict['seeds']} seed{'s' * (verdict['seeds'] > 1)} · {verdict['seconds']:,.0f} s · claims/{CLAIMS[id]}.py{quick}"
     return (
-        f'<section id="{id}"><h3>{esc(verdict["claim"])}</h3><p class="verdict">{esc(verdict["verdict"])}</p><ul>{checks}</ul>'
-        f"<p>{esc(verdict['why'])}</p><div>{figures}</div>{rows(folder / id / 'table.csv')}<p class=\"facts\">{esc(facts)}</p></section>"
+        f'<section id="{id}"><h3>{esc(verdict["claim"])}</h3><div class="two"><div><p class="verdict {SIGNS[verdict["verdict"]][0]}">{verdict["verdict"]}</p>'
+        f'<ul class="checks">{checks}</ul><ul class="measured">{measured}</ul><p class="facts">{esc(facts)}</p></div>'
+        f'<div class="figures">{figures}</div></div>{rows(folder / id / "table.csv")}</section>'
     )
 
 

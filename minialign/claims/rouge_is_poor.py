@@ -24,7 +24,7 @@ from minialign.claims.feedback import aligned, compared
 from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
 from minialign.demo import Demo
 from minialign.heads import ScalarModel
-from minialign.plotting import bars_with_intervals, figure, reference_line, save_png
+from minialign.plotting import bars_with_intervals, figure, legend, reference_line, save_png
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.reward_model import answer_rows, score_rows
 from minialign.rouge import rouge
@@ -110,6 +110,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     fig, axes = figure("agreement with annotators on pairs of unseen stories", "", 6.4, 3.2)
     of = lambda name: [row["agreement"] for row in table if (row["pairs"], row["judge"]) == ("all", name)]  # noqa: E731
     bars_with_intervals(axes, {name: drawn(over_seeds(of(name))) for name in ("reward model", *KINDS)})
-    axes.set_xlim(0.4, 0.8)
+    axes.set_xlim(0, 1)
     reference_line(axes, 0.5, "chance", vertical=True)
+    legend(axes)
     save_png(fig, path)

@@ -38,7 +38,7 @@ from minialign.claims.instructed import mixture, overall, rows_of, split_for, to
 from minialign.claims.runner import Bench, Claim, Result, over_seeds
 from minialign.evaluation import Interval
 from minialign.instruct.zero_shot import examine
-from minialign.plotting import bars_with_intervals, figure, reference_line, save_png
+from minialign.plotting import bars_with_intervals, figure, legend, reference_line, save_png
 from minialign.world.datasets import PROMPTS
 
 CLAIM = Claim(
@@ -82,4 +82,5 @@ def draw(found: dict[str, Interval], chance: float, path: Path) -> None:
     fig, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
     bars_with_intervals(axes, {name.replace(", ", ",\n"): interval for name, interval in found.items()})
     reference_line(axes, chance, "chance", vertical=True)
+    legend(axes)
     save_png(fig, path)

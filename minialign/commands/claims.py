@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from minialign.checkpoints import RunFolder
-from minialign.claims.page import write_page, write_readme
+from minialign.claims.page import write_page
+from minialign.claims.readme import write_readme
 from minialign.claims.runner import CLAIMS, load, run_claims
 from minialign.commands.options import Command, Option
 
@@ -19,7 +20,7 @@ from minialign.commands.options import Command, Option
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100), cls=Option, help="How many; at least 3 for a verdict.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), cls=Option, help="Processes that share the claims and the cores.")
 @click.option("--out", type=click.Path(path_type=Path), default="runs/claims", show_default=True, cls=Option, help="Where the verdicts go.")
-@click.option("--readme", type=click.Path(path_type=Path), cls=Option, help="Only write the table of verdicts in OUT into this file, between its markers.")
+@click.option("--readme", type=click.Path(path_type=Path), cls=Option, help="Only write what OUT holds into this file, between its markers.")
 def command(ids, only_list, fast, seeds, workers, out, readme):
     """Check what the course notes say, one experiment a claim.
 

@@ -19,6 +19,17 @@ class Box:
     facts: tuple[str, ...]  # at most two lines
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Where everything stands in the wide drawing; one unit is a pixel of a wide screen, y grows downwards."""
+
+    width: float
+    height: float
+    boxes: list[tuple[Box, float, float]]  # with its left and upper edge
+    arrows: list[tuple[tuple[tuple[float, float], ...], str]]  # points, kind
+    notes: list[tuple[float, float, str]]
+
+
 def count(number: float | None, what: str) -> str:
     """16,000 documents; nothing when it is not known."""
     return "" if number is None else f"{number:,.0f} {what}"
@@ -82,21 +93,30 @@ def draw_arrow(*points: tuple[float, float], kind: str = "") -> str:
     return f'<path class="arrow {kind}" d="M{path}"/><path class="head" d="M{" L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>\n'
 
 
-def wide(stations: dict[str, Box], label: str) -> str:
+def plan(stations: dict[str, Box]) -> Plan:
     """Two rows of five; the frozen reference falls from instruction tuning to PPO."""
     across, low = WIDTH + GAP, HEIGHT + RISE
     first, second = ("corpus", "tokenizer", "pretrain", "sft", "demos"), ("pairs", "people", "reward", "ppo", "evaluate")
-    parts = [draw_box(stations[name], i * across + 2, y + 2, WIDTH, HEIGHT) for y, row in ((0, first), (low, second)) for i, name in enumerate(row)]
+    placed = [(stations[name], i * across + 2, y + 2) for y, row in ((0, first), (low, second)) for i, name in enumerate(row)]
     middle = lambda y: y + 2 + HEIGHT / 2  # noqa: E731
-    for y, arrows in ((0, (0, 1, 2)), (low, (0, 1, 2, 3))):
-        parts += [draw_arrow((i * across + 2 + WIDTH, middle(y)), ((i + 1) * across + 2, middle(y))) for i in arrows]
-    parts.append(draw_arrow((4 * across + 2, middle(0)), (3 * across + 2 + WIDTH, middle(0))))
+    arrows = []
+    for y, places in ((0, (0, 1, 2)), (low, (0, 1, 2, 3))):
+        arrows += [(((i * across + 2 + WIDTH, middle(y)), ((i + 1) * across + 2, middle(y))), "") for i in places]
+    arrows.append((((4 * across + 2, middle(0)), (3 * across + 2 + WIDTH, middle(0))), ""))
     top, turn, bottom = HEIGHT + 2, HEIGHT + 2 + RISE / 2, low + 2
-    parts.append(draw_arrow((3 * across + 52, top), (3 * across + 52, turn), (102, turn), (102, bottom)))
-    parts.append(draw_arrow((3 * across + 122, top), (3 * across + 122, bottom), kind="frozen"))
-    parts.append(f'<text class="note" x="{across + 60}" y="{turn - 9}">two summaries of each story</text>')
-    parts.append(f'<text class="note" x="{3 * across + 134}" y="{turn + 4}">start, and frozen reference</text>')
-    return f'<svg class="wide" viewBox="0 0 {5 * WIDTH + 4 * GAP + 4} {2 * HEIGHT + RISE + 4}" role="img" aria-label="{escape(label)}">\n{"".join(parts)}</svg>'
+    arrows.append((((3 * across + 52, top), (3 * across + 52, turn), (102, turn), (102, bottom)), ""))
+    arrows.append((((3 * across + 122, top), (3 * across + 122, bottom)), "frozen"))
+    notes = [(across + 60, turn - 9, "two summaries of each story"), (3 * across + 134, turn + 4, "start, and frozen reference")]
+    return Plan(5 * WIDTH + 4 * GAP + 4, 2 * HEIGHT + RISE + 4, placed, arrows, notes)
+
+
+def wide(stations: dict[str, Box], label: str) -> str:
+    """The plan as SVG."""
+    drawing = plan(stations)
+    parts = [draw_box(box, x, y, WIDTH, HEIGHT) for box, x, y in drawing.boxes]
+    parts += [draw_arrow(*points, kind=kind) for points, kind in drawing.arrows]
+    parts += [f'<text class="note" x="{x}" y="{y}">{words}</text>' for x, y, words in drawing.notes]
+    return f'<svg class="wide" viewBox="0 0 {drawing.width} {drawing.height}" role="img" aria-label="{escape(label)}">\n{"".join(parts)}</svg>'
 
 
 def tall(stations: dict[str, Box], label: str) -> str:
