@@ -10,6 +10,7 @@ import pytest
 from minialign.__main__ import run
 from minialign.batching import pad
 from minialign.errors import UserError
+from minialign.exercises.catalogue import of_notebook
 from minialign.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback
 from minialign.plotting import figure
 from minialign.rlhf.ppo import penalised_rewards
@@ -50,6 +51,47 @@ def test_a_committed_notebook_is_short_whole_and_quiet(path):
         assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in cell["outputs"])
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|tmp|Users|work)/", text), "a path of somebody's machine"
+
+
+def section(notebook, heading):
+    """The code cells of the section whose heading begins so; none when there is no such section."""
+    found, inside = [], False
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            for line in cell["source"].splitlines():
+                inside = line.startswith(f"## {heading}") if line.startswith("## ") else inside
+        elif inside:
+            found.append(cell)
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_committed_notebook_ends_with_three_exercises_of_its_chapter_that_are_not_solved_yet(path):
+    cells, own = section(read(path), "Exercises"), {exercise.name for exercise in of_notebook(int(path.stem[:2]))}
+    assert any("listing(" in cell["source"] for cell in cells)
+    asked = {name for cell in cells for name in re.findall(r"""\btask\(["'](\w+)""", cell["source"])}
+    checked = [name for cell in cells for name in re.findall(r"""\bcheck\(["']?(\w+)""", cell["source"])]
+    assert len(checked) >= 3 and set(checked) == asked <= own
+    said = json.dumps([cell["outputs"] for cell in cells], ensure_ascii=False)
+    assert said.count("**not yet.**") == len(checked) and "**right.**" not in said, "the cells are the reader's to fill in"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_committed_notebook_can_be_modified_and_draws_what_changed(path):
+    cells = section(read(path), "Modify and retrain")
+    assert any(re.search(r"^MY_\w+", cell["source"], re.MULTILINE) for cell in cells), "the settings worth changing stand in capitals"
+    drawn = [output for cell in cells for output in cell["outputs"] if "image/png" in output.get("data", {})]
+    assert drawn, "what changed against the recorded default is plotted"
+
+
+def test_all_notebooks_find_the_project_by_the_same_line_before_they_import_from_it():
+    found = set()
+    for path in NOTEBOOKS:
+        code = "\n".join(cell["source"] for cell in read(path)["cells"] if cell["cell_type"] == "code").splitlines()
+        places = [i for i, line in enumerate(code) if line.startswith("sys.path.insert(")]
+        assert places and not any("minialign" in line for line in code[: places[0]]), path.stem
+        found.add(code[places[0]])
+    assert len(found) == 1 and "pip install -r requirements.txt" in found.pop()
 
 
 def test_a_notebook_is_run_and_says_what_ran(tmp_path):
