@@ -116,40 +116,46 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     notebook = nbformat.read(path, as_version=4)
     before = os.environ.get("MINIALIGN_FAST")
     os.environ["MINIALIGN_FAST"] = "1" if fast else "0"
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), sum(os.times()[2:4])
     try:
         NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(path.resolve().parent)}}).execute()
     except CellExecutionError as error:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
     finally:
         os.environ.pop("MINIALIGN_FAST") if before is None else os.environ.__setitem__("MINIALIGN_FAST", before)
-    seconds = time.perf_counter() - started
+    seconds, worked = time.perf_counter() - started, sum(os.times()[2:4]) - worked  # of the kernel, which has ended; 0 where the system does not tell
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran: noise in every diff
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show no warnings", path)
     notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec"), "language_info": {"name": "python"}}
-    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds)}
+    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds), "processor_seconds": round(worked)}
     write_atomic(out, nbformat.writes(notebook) + "\n")
     return seconds
 
 
-def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0) -> tuple[LanguageModel, Tokenizer, list[str]]:
+def toy_decoder(
+    steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0, losses: list[float] | None = None, **shape: Any
+) -> tuple[LanguageModel, Tokenizer, list[str]]:
     """A small decoder that has read some hundred documents of the toy world, in seconds.
 
     Args:
         steps: of 16 documents; 0 takes 200, or 20 in the fast setting.
+        losses: takes the training loss of each step, nats a token; shape: more fields of its TransformerConfig.
     Returns:
         the model, its tokenizer, and documents that it has not seen.
     """
     texts = [document["text"] for document in documents(900, seed)]
     tokenizer = train_tokenizer(texts, 768)
-    shape = TransformerConfig(tokenizer.size, 192, width, layers, 4, activation="relu", initial_std=0.1, smeared_keys=True)
-    model, steps = LanguageModel(shape, seed), steps or (20 if FAST else 200)
+    usual = {"heads": 4, "activation": "relu", "initial_std": 0.1, "smeared_keys": True}
+    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **{**usual, **shape}), seed), steps or (20 if FAST else 200)
     training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        pretrain(model, tokenizer, texts[100:], texts[:100], training, RunFolder(Path(folder)), packed=False)
+        run = RunFolder(Path(folder))
+        pretrain(model, tokenizer, texts[100:], texts[:100], training, run, packed=False)
+        if losses is not None:
+            losses.extend(record["loss"] for record in run.metrics())
     return model.eval(), tokenizer, texts[:100]
 
 

@@ -107,6 +107,11 @@ def lines_with_intervals(axes: Axes, x: Sequence[float], curves: Mapping[str, Se
         legend(axes)
 
 
+def moving_mean(values: Sequence[float], window: int = 10) -> list[float]:
+    """Means of each `window` neighbours, fewer at the beginning: a step's loss without most of its noise."""
+    return [sum(part) / len(part) for part in (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))]
+
+
 def legend(axes: Axes, outside: bool = False) -> None:
     """A legend in one line above the axes, where it hides no data; `outside` gives it the width of the whole figure."""
     style = {"ncols": 3, "handlelength": 2.2, "columnspacing": 1.1, "handletextpad": 0.5, "borderaxespad": 0.2}

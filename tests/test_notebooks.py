@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_no_committed_notebook_shows_what_other_code_made(path):
     notebook = read(path)
     made = notebook["metadata"][KEY]
     assert made["executed"] == code_fingerprint(notebook), "run `python -m minialign notebooks` and commit what it writes"
-    assert made["fast"] is False and made["seconds"] <= 180
+    seconds = [made["seconds"], *([made["processor_seconds"]] if made.get("processor_seconds") else [])]
+    assert made["fast"] is False and min(seconds) <= 180, "by the clock, or, on a machine that was busy, by what two cores have to do in all"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -56,6 +58,7 @@ def test_a_notebook_is_run_and_says_what_ran(tmp_path):
     notebook = read(tmp_path / "out" / "one.ipynb")
     assert notebook["cells"][0]["outputs"][0]["data"]["text/plain"] == ["True"] and notebook["cells"][1]["outputs"][0]["text"] == ["5\n"]
     assert notebook["metadata"][KEY]["executed"] == code_fingerprint(read(path)) and notebook["metadata"][KEY]["fast"] is True
+    assert sys.platform == "win32" or notebook["metadata"][KEY]["processor_seconds"] >= 1, "the kernel alone needs that to import the package"
     changed = read(path)
     changed["cells"][1]["source"] = "print(2 + 4)"
     assert code_fingerprint(changed) != notebook["metadata"][KEY]["executed"]

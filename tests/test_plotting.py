@@ -19,6 +19,7 @@ from minialign.plotting import (
     legend,
     line,
     lines_with_intervals,
+    moving_mean,
     plain_ticks,
     reference_line,
     save_png,
@@ -140,6 +141,11 @@ def test_a_picture_that_cannot_be_written_says_where(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="figure.png"):
         save_png(drawn(), tmp_path / "file" / "figure.png")
+
+
+def test_a_moving_mean_looks_back_only_and_is_shorter_at_the_beginning():
+    assert moving_mean([4.0, 2.0, 0.0, 6.0], 2) == [4.0, 3.0, 1.0, 3.0]
+    assert moving_mean([], 3) == [] and moving_mean([5.0], 3) == [5.0]
 
 
 def ticks_of(low, high, **scale):
