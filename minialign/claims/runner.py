@@ -154,7 +154,7 @@ def source_fingerprint(module: str) -> str:
     below = [path for path in reached(module) if path.relative_to(package).parts[0] not in ABOVE]
     tables = {file for folder in {path.parent for path in below} for file in folder.iterdir() if file.suffix == TABLES}
     for path in sorted({*below, *tables}):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
