@@ -1,5 +1,5 @@
 r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast setting,
-a toy model made in seconds, and their execution.
+toy models made in seconds, what the claims found in full, and their execution.
 
     from minialign.notebook import FAST, picture, source
 
@@ -23,8 +23,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from minialign.checkpoints import RunFolder
+from minialign.claims.feedback import first_half
+from minialign.claims.runner import Bench
+from minialign.demo import Demo, Made
+from minialign.demo_settings import FAST as QUICK
+from minialign.demo_settings import DemoConfig
 from minialign.errors import UserError
-from minialign.files import write_atomic
+from minialign.files import read_json, write_atomic
 from minialign.heads import LanguageModel
 from minialign.plotting import as_png
 from minialign.pretrain.causal_lm import pretrain
@@ -36,6 +41,8 @@ from minialign.world.corpus import documents
 FAST = os.environ.get("MINIALIGN_FAST") == "1"  # quick settings, too small to decide anything: `minialign notebooks --fast`
 SECONDS = 600  # most that a cell may take
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
+FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512, "evaluated": 200}  # the main job, smaller
+FEEDBACK |= {"width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
 
 
 class source:  # noqa: N801   used like a function
@@ -144,3 +151,36 @@ def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0)
     with tempfile.TemporaryDirectory() as folder:
         pretrain(model, tokenizer, texts[100:], texts[:100], training, RunFolder(Path(folder)), packed=False)
     return model.eval(), tokenizer, texts[:100]
+
+
+def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Made]:
+    """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its answers.
+
+    It is made once, in half a minute on two idle cores, and read afterwards, as long as neither a setting nor a line of the code behind it changes.
+
+    Args:
+        cache: folder for what is made; seed: of everything.
+        settings: of `DemoConfig`, in place of those of the notebooks.
+    Returns:
+        the job, whose `rewarded` and `optimised` go on from there, and what it made.
+    """
+    config = DemoConfig(**{**(QUICK | {"summaries": 1.0} if FAST else FEEDBACK), "seed": seed, **settings})
+    folder, made = first_half(Bench(Path(cache), Path(cache), fast=FAST), config)
+    return Demo(folder, config, lambda text: None), made
+
+
+def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:
+    """What the last full run of a claim found.
+
+    Args:
+        id: of the claim; data: folder of the kept results, a folder for each claim.
+    Returns:
+        the claim with its verdict and the numbers that decided, and its figure; without a full run how to make one, and None.
+    """
+    folder = Path(data) / id
+    if not (folder / "verdict.json").exists():
+        return f"{id}: no full run is kept here yet; python -m minialign claims {id} makes one", None
+    found = read_json(folder / "verdict.json")
+    said = f"{found['claim']}\n{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}"
+    figure = folder / "figure.png"
+    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in said.splitlines()), picture(figure) if figure.exists() else None

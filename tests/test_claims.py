@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 import minialign
-from minialign.claims import runner
+from minialign.claims import runner, sources
 from minialign.claims.page import HEADINGS, SIGNS, write_page
 from minialign.claims.readme import MAP, NOTEBOOKS, between, parts, write_readme
-from minialign.claims.runner import CLAIMS, Bench, imported, load, reached, source_fingerprint
+from minialign.claims.runner import CLAIMS, Bench, load
+from minialign.claims.sources import imported, reached, source_fingerprint
 from minialign.errors import UserError
 from minialign.exercises.catalogue import CHAPTERS
 from minialign.files import write_json
@@ -23,7 +24,7 @@ def changed(tmp_path, monkeypatch, name, line):
             copy = tmp_path / "minialign" / path.relative_to(PACKAGE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(runner, "__file__", str(tmp_path / "minialign/claims/runner.py"))
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "minialign/claims/sources.py"))
     imported.cache_clear()
     before = source_fingerprint("minialign.claims.instructed")
     with open(tmp_path / "minialign" / name, "a", encoding="utf-8") as file:

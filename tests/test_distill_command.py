@@ -9,9 +9,12 @@ import torch
 from minialign.__main__ import run
 from minialign.checkpoints import RunFolder, load_model
 from minialign.commands.distill import table
+from minialign.distill import sequence_level
 from minialign.distill.recipes import RECIPES
 from minialign.distill.sentence_vectors import random_student
 from minialign.distill.student import evenly
+from minialign.heads import Classifier
+from minialign.peft import trainable
 from minialign.pretrained.bert import BertConfig, load_bert
 from minialign.pretrained.bert_folder import write_bert
 from minialign.pretrained.folder import PretrainedTokenizer
@@ -46,8 +49,8 @@ def type_in(line, d):
 
 @pytest.mark.parametrize("kind, recipe", [(kind, name) for name, recipe in RECIPES.items() for kind in recipe.kinds])
 def test_every_recipe_makes_a_run_that_other_commands_take(kind, recipe, d, capsys):
-    out = f"{d}/{recipe}-{kind}"
-    assert type_in(f"distill --teacher {{d}}/{kind} --recipe {recipe} --layers 2 --text {{d}}/text.txt {SHORT} --fast --out {out}", d) == 0
+    out, writes = f"{d}/{recipe}-{kind}", "--prompt-tokens 4 --new-tokens 5" if RECIPES[recipe].reads != "texts" else ""
+    assert type_in(f"distill --teacher {{d}}/{kind} --recipe {recipe} --layers 2 --text {{d}}/text.txt {SHORT} --fast {writes} --out {out}", d) == 0
     said = capsys.readouterr().out
     for words in ("loss on held-out text", "perplexity", "parameters", "bytes on the disk", "milliseconds to read 16 tokens"):
         assert words in said
@@ -81,6 +84,112 @@ def test_students_of_other_shapes_and_with_other_weights(line, check, d, tmp_pat
     assert type_in(f"distill --teacher {{d}}/encoder --text {{d}}/text.txt {SHORT} --fast {line} --out {tmp_path}/out", d) == 0
     assert check(load_model(tmp_path / "out")[0])
     assert (tmp_path / "out" / "assistant").exists() is ("--assistant" in line)
+
+
+def test_the_teacher_writes_once_after_the_first_words_of_each_text(d, tmp_path, monkeypatch):
+    line = f"distill --teacher {{d}}/decoder --recipe sequence-level --text {{d}}/text.txt --valid {{d}}/few.txt {SHORT} --fast --beams 2"
+    line += f" --prompt-tokens 4 --new-tokens 5 --soft 0.5 --out {tmp_path}/out"
+    assert type_in(line, d) == 0
+    first, *written = map(json.loads, (tmp_path / "out" / "written.jsonl").read_text().splitlines())
+    tokenizer, config = load_model(tmp_path / "out")[1], json.loads((tmp_path / "out" / "config.json").read_text())
+    begun = [[tokenizer.begin, *ids][:4] for ids in tokenizer.encode_many(LINES * 4)]
+    assert [line["prompt"] for line in written] == begun and all(1 <= len(line["answer"]) <= 5 for line in written)
+    assert config["loss"] == {"temperature": 1.0, "soft": 0.5, "hard": 1.0, "cosine": 0.0} and config["prompt_tokens"] == 4
+    assert config["writing"] == {"beams": 2, "drawn_at": 0.0, "new_tokens": 5, "together": 64}
+    monkeypatch.setattr(sequence_level, "write", None)
+    assert type_in(line, d) == 0, "what is finished is not written again"
+
+
+def test_a_student_that_can_write_goes_on_by_itself(d, tmp_path):
+    start = f"distill --teacher {{d}}/decoder --layers 1 --start teacher --text {{d}}/text.txt {SHORT} --fast --out {tmp_path}/start"
+    assert type_in(start, d) == 0
+    line = f"distill --teacher {{d}}/decoder --recipe on-policy --student {tmp_path}/start --text {{d}}/text.txt --valid {{d}}/few.txt {SHORT} --fast"
+    line += f" --prompt-tokens 3 --new-tokens 6 --reverse 0 --shannon 1 --beta 0.3 --share 0.5 --out {tmp_path}/out"
+    assert type_in(line, d) == 0
+    before, after = (load_model(tmp_path / name)[0] for name in ("start", "out"))
+    assert after.config == before.config and not torch.equal(after.body.norm.weight, before.body.norm.weight)
+
+
+# the second stage of TinyBERT
+
+
+@pytest.fixture(scope="module")
+def staged(d):
+    """A student of the first stage, a task, and teachers that were tuned on it in three ways."""
+    words = ["happy", "sad", "proud", "angry"]
+    records = [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]} for i in range(60)]
+    (d / "task.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert type_in(f"distill --teacher {{d}}/encoder --recipe tinybert --layers 2 --width 8 --text {{d}}/text.txt {SHORT} --fast --out {{d}}/general", d) == 0
+    for method in ("lora", "feature-based", "prompt-tuning"):
+        line = f"finetune --method {method} --base {{d}}/encoder --data {{d}}/task.jsonl --steps 2 --batch 4 --validate-every 2 --length 2 --out {{d}}/expert"
+        assert type_in(line, d) == 0
+    return "distill --teacher {d}/encoder --tuned {d}/expert/lora --student {d}/general --task {d}/task.jsonl " + SHORT
+
+
+MORE = "--copies 3 --candidates 4 --chance 0.9 --attention 0"
+
+
+@pytest.mark.parametrize("method, more", [("lora", "--fast"), ("feature-based", MORE), ("lora", "--copies 0")])
+def test_the_second_stage_teaches_a_task_and_leaves_a_body_and_a_head(staged, method, more, d, tmp_path, capsys):
+    line = f"{staged.replace('expert/lora', 'expert/' + method)} {more} --out {tmp_path}/out"
+    assert type_in(line, d) == 0
+    said, result = capsys.readouterr().out, json.loads((tmp_path / "out" / "report.json").read_text())
+    learned = 60 - result["texts"]
+    assert f"{learned} texts became {learned * {'--fast': 3, '--copies 0': 1}.get(more, 4)};" in said and "accuracy" in said
+    assert result["labels"] == ["bad", "good"] and result["parameters"][1] < result["parameters"][0]
+    model, tokenizer = load_model(tmp_path / "out")
+    student, start = trainable.load(Classifier(model.body, 2), tmp_path / "out" / "head"), load_model(d / "general")[0]
+    assert not torch.equal(model.body.blocks[0].attention.query.weight, start.body.blocks[0].attention.query.weight)
+    kept = read_tensors(tmp_path / "out" / "task" / "prediction" / "model.safetensors")[0]
+    assert torch.equal(student.head.weight, kept["head.weight"]) and torch.equal(model.body.norm.bias, kept["body.norm.bias"])
+    assert type_in(f"finetune --method bitfit --base {tmp_path}/out --data {{d}}/task.jsonl --steps 1 --batch 4 --out {tmp_path}/more", d) == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert type_in(line, d) == 0 and (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_a_second_stage_that_was_stopped_ends_with_the_same_bits(staged, d, tmp_path, monkeypatch):
+    save = RunFolder.save_checkpoint
+
+    def save_and_die(run, *arguments):
+        save(run, *arguments)
+        if run.path.name == "prediction":
+            raise KeyboardInterrupt
+
+    assert type_in(f"{staged} --fast --out {tmp_path}/whole", d) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", save_and_die)
+        assert type_in(f"{staged} --fast --out {tmp_path}/stopped", d) == 130
+    assert type_in(f"{staged} --fast --out {tmp_path}/stopped", d) == 0
+    for file in ("model.safetensors", "head/tuned.safetensors"):
+        whole, stopped = (read_tensors(tmp_path / name / file)[0] for name in ("whole", "stopped"))
+        assert set(whole) == set(stopped) and all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("--tuned {d}/expert/lora", ""), "needs --task, --tuned and --student"),
+        (("--student {d}/general", "--layers 2"), "needs --task, --tuned and --student"),
+        (("--teacher", "--text {d}/text.txt --teacher"), "takes neither --text nor"),
+        (("--teacher", "--recipe minilm --teacher"), "the second stage of tinybert"),
+        (("expert/lora", "expert/prompt-tuning"), "was made by prompt tuning"),
+        (("expert/lora", "expert/nothing"), "no such file"),
+        (("--teacher {d}/encoder", "--teacher {d}/general"), "was made for another base"),
+        (("--teacher {d}/encoder", "--teacher {d}/decoder"), "the teacher is a decoder; add --copies 0"),
+        (("--student {d}/general", "--student {d}/foreign"), "its tokenizer is not that of"),
+        (("--student {d}/general", "--student {d}/decoder"), "the student's kind is decoder, the teacher's encoder"),
+        (("--task {d}/task.jsonl", "--task {d}/text.txt"), "text.txt, line 1: not JSON"),
+        (("--task {d}/task.jsonl", "--task {d}/three.jsonl"), "give the model as many classes as the file has"),
+        (("--teacher", "--beams 3 --teacher"), "--beams is not an option of tinybert"),
+    ],
+)
+def test_what_the_second_stage_cannot_do_is_said_on_one_line(staged, change, message, d, tmp_path, capsys):
+    lines = [json.dumps({"text": f"Mira {i}", "label": str(i % 3)}) for i in range(40)]
+    (d / "three.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    capsys.readouterr()
+    assert type_in(f"{staged.replace(*change, 1)} --fast --out {tmp_path}/out", d) == 2
+    (found,) = [text for text in capsys.readouterr().err.splitlines() if text]
+    assert found.startswith("error: ") and message in found and not (tmp_path / "out" / "config.json").exists()
 
 
 def test_a_run_may_go_on_as_a_student_of_another_recipe(d, tmp_path, capsys):
@@ -160,6 +269,13 @@ def test_a_bert_teaches_sentences_and_its_student_is_a_folder_again(d, tmp_path,
         ("--teacher {d}/decoder --text {d}/text.txt --student {d}/decoder --layers 1", "--student is a model that is there already"),
         ("--teacher {d}/decoder --text {d}/text.txt --queries 1", "--queries is not an option of soft-targets; it has --temperature"),
         ("--teacher {d}/decoder --text {d}/text.txt --soft 0", "all weights are 0"),
+        ("--teacher {d}/decoder --text {d}/text.txt --prompt-tokens 3", "--prompt-tokens is for sequence-level and on-policy"),
+        ("--teacher {d}/encoder --text {d}/text.txt --recipe on-policy", "on-policy is not for an encoder; choose one of soft-targets, distilbert"),
+        ("--teacher {d}/decoder --text {d}/text.txt --recipe on-policy --no-packed", "on-policy reads one text a row"),
+        ("--teacher {d}/decoder --text {d}/text.txt --recipe on-policy", "fit the context of 16; use a smaller --new-tokens or --prompt-tokens"),
+        ("--teacher {d}/decoder --text {d}/text.txt --recipe sequence-level --beams 0", "beams is 0; it must be from 1"),
+        ("--teacher {d}/decoder --text {d}/text.txt --recipe sequence-level --new-tokens 14 --prompt-tokens 3", "prompts of 3 tokens and 14 new ones do not"),
+        ("--teacher {d}/encoder --text {d}/text.txt --recipe tinybert --copies 3", "--copies makes more texts of a task's; give --task"),
         ("--teacher {d}/decoder --text {d}/text.txt --layers-from 0,x", "numbers of layers between commas"),
         ("--teacher {d}/decoder --text {d}/text.txt --layers-from 0", "add --start teacher"),
         ("--teacher {d}/decoder --text {d}/text.txt --recipe distilgpt2 --layers-from 7", "are not 1 of 0 to 2"),

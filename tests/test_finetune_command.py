@@ -7,6 +7,7 @@ import pytest
 from minialign.__main__ import run
 from minialign.files import read_json
 from minialign.tensors import digest, read_tensors
+from minialign.transformer import Transformer
 
 SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
 QUICK = "--steps 4 --batch 4 --validate-every 2 --checkpoint-every 2"
@@ -53,6 +54,17 @@ def test_all_methods_side_by_side_leave_a_table_and_a_plot(d, capsys, base, data
     before = {name: (out / name / "tuned.safetensors").read_bytes() for name in results}
     assert type_in(line, d=d) == 0, "the same command finds it done"
     assert before == {name: (out / name / "tuned.safetensors").read_bytes() for name in results}
+
+
+@pytest.mark.parametrize("base", ["gpt", "bert"])
+def test_the_body_reads_each_text_once(d, capsys, monkeypatch, base):
+    read, forward = [], Transformer.forward
+    monkeypatch.setattr(Transformer, "forward", lambda body, tokens, *rest: (read.append(len(tokens)), forward(body, tokens, *rest))[1])
+    line = f"finetune --method feature-based --base {{d}}/{base} --data {{d}}/labels.jsonl {QUICK} --out {{d}}/read-once-{base}"
+    assert type_in(line, d=d) == 0 and sum(read) == 60
+    shown = capsys.readouterr().out
+    assert "the body read 60 texts once" in shown and "4 steps without them would read" in shown
+    assert type_in(line, d=d) == 0 and sum(read) == 60, "what is done is not read again"
 
 
 def test_a_merged_lora_is_a_plain_run_for_every_other_command(d, capsys):

@@ -9,7 +9,7 @@ import pytest
 from minialign.__main__ import run
 from minialign.batching import pad
 from minialign.errors import UserError
-from minialign.notebook import KEY, code_fingerprint, execute, picture, source
+from minialign.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback
 from minialign.plotting import figure
 from minialign.rlhf.ppo import penalised_rewards
 
@@ -94,3 +94,26 @@ def test_a_figure_becomes_a_picture(tmp_path):
     assert shown._repr_png_().startswith(b"\x89PNG")
     (tmp_path / "f.png").write_bytes(shown._repr_png_())
     assert picture(tmp_path / "f.png")._repr_png_() == shown._repr_png_()
+
+
+def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path):
+    tiny = {"documents": 50, "demonstrations": 96, "judged": 64, "prompts": 4, "evaluated": 2, "width": 16, "heads": 2, "pretrain_steps": 1, "sft_steps": 1}
+    job, made = toy_feedback(tmp_path, **tiny)
+    kept = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*") if path.is_file() and path.name != "seconds.json"}
+    assert kept and made.comparisons and len(made.practice) == 4 and made.instructed.config.width == 16
+    again, read = toy_feedback(tmp_path, **tiny)
+    assert again.folder == job.folder and read.comparisons == made.comparisons and read.tests == made.tests
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing was made again"
+    other, _ = toy_feedback(tmp_path, **tiny | {"sft_steps": 2})
+    assert other.folder != job.folder, "another setting is another toy"
+
+
+def test_what_a_claim_found_is_shown_with_its_figure_and_a_missing_one_says_how_to_make_it(tmp_path):
+    said, shown = kept_claim("over-optimisation", tmp_path)
+    assert "python -m minialign claims over-optimisation" in said and shown is None
+    found = {"id": "x", "claim": "It runs away.", "verdict": "holds partly", "why": "gold falls by 0.05", "seeds": 3}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "verdict.json").write_text(json.dumps(found), encoding="utf-8")
+    assert kept_claim("x", tmp_path) == ("It runs away.\nx, 3 seeds: holds partly. gold falls by 0.05", None)
+    (tmp_path / "x" / "figure.png").write_bytes(picture(figure("x", "y")[0]).bytes)
+    assert kept_claim("x", tmp_path)[1]._repr_png_().startswith(b"\x89PNG")

@@ -12,13 +12,14 @@ from conftest import TINY, build
 from torch import nn
 
 from minialign.batching import pad
+from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import Classifier, LanguageModel, ScalarModel, build_body
 from minialign.peft import adapters, bitfit, feature_based, full, lora, prompt_tuning
 from minialign.peft.adapters import AdapterConfig
 from minialign.peft.bitfit import BitFitConfig
-from minialign.peft.feature_based import FeatureConfig
+from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.lora import LoRAConfig, LoRALinear
 from minialign.peft.many_tasks import serve, stored_bytes
 from minialign.peft.methods import CONFIGS, METHODS, configuration
@@ -560,16 +561,36 @@ def test_features_are_the_same_every_time(tokens):
     assert torch.equal(model(tokens, mask), model(tokens, mask)) and set(trained(model)) == {"head.weight", "head.bias"}
 
 
+ROWS, LABELS = [[5, 9, 40, 31, 12], [17, 25, 8], [30, 6, 22, 9], [11, 45, 50, 7, 13, 28]], [0, 1, 2, 1]
+
+
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_the_head_on_features_is_the_head_on_the_body(kind, tokens):
+def test_the_head_on_features_is_the_head_on_the_body(kind):
     model = feature_based.wrap(Classifier(build(kind=kind).body, 3))
-    rows, labels = [tokens[0].tolist(), tokens[1, :5].tolist(), tokens[2].tolist()], torch.tensor([0, 1, 2])
-    features = feature_based.extract(model.body, rows)
-    losses = feature_based.fit_head(model, features, labels, FeatureConfig(steps=50))
+    texts = LabelledTexts(ROWS, LABELS, 4, 0)
+    cached = CachedFeatures(model, texts)
+    optimizer = adamw(model, 3e-2, 0.0)
+    losses = [gradient_step(model, optimizer, cached.microbatches(step, 1), feature_loss, TrainingConfig(), 4)[0] for step in range(100)]
     assert losses[-1] < 0.2 * losses[0]
-    padded, mask = pad(rows)
-    torch.testing.assert_close(model(padded, mask), model.head(features), atol=1e-5, rtol=1e-4)
-    assert model(padded, mask).argmax(1).tolist() == [0, 1, 2]
+    padded, mask = pad(ROWS)
+    torch.testing.assert_close(model(padded, mask), model.head(cached.features), atol=1e-5, rtol=1e-4)
+    assert model(padded, mask).argmax(1).tolist() == LABELS
+    assert examine_features(model, cached) == pytest.approx(examine_classes(model, texts), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_training_on_features_is_training_through_the_frozen_body(kind):
+    heads = []
+    for cache in (False, True):
+        model = feature_based.wrap(Classifier(build(kind=kind, dropout=0.2).body, 3))
+        texts = LabelledTexts(ROWS, LABELS, 2, 0)
+        data, loss = (CachedFeatures(model, texts), feature_loss) if cache else (texts, class_loss)
+        optimizer = adamw(model, 1e-2, 0.1)
+        model.train()
+        for step in range(6):
+            gradient_step(model, optimizer, data.microbatches(step, 2), loss, TrainingConfig(), 2)
+        heads.append(model.head.weight.detach())
+    torch.testing.assert_close(heads[0], heads[1], atol=1e-5, rtol=1e-4)
 
 
 def test_features_need_a_head(tmp_path, tokens):

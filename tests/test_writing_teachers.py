@@ -88,8 +88,8 @@ def test_the_score_of_a_beam_is_that_of_its_text(model):
 
 
 def test_the_student_is_taught_what_the_teacher_wrote_and_no_more(teacher):
-    rows = write(ending(teacher), PROMPTS * 4, WritingConfig(temperature=1.0, new_tokens=6, batch=8), 0)
-    assert rows == write(teacher, PROMPTS * 4, WritingConfig(temperature=1.0, new_tokens=6, batch=8), 0)
+    rows = write(ending(teacher), PROMPTS * 4, WritingConfig(drawn_at=1.0, new_tokens=6, together=8), 0)
+    assert rows == write(teacher, PROMPTS * 4, WritingConfig(drawn_at=1.0, new_tokens=6, together=8), 0)
     assert any(END in ids for ids, _ in rows) and any(END not in ids for ids, _ in rows)
     batch = LabelledRows(rows, 4, 0).batch(list(range(20)))
     for (ids, start), prompt, labels in zip(rows, PROMPTS * 4, batch.labels):
@@ -109,7 +109,7 @@ def test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_sett
     assert written_once(teacher, PROMPTS, config, 0, path) == rows
 
 
-@pytest.mark.parametrize("writing", [WritingConfig(beams=2, new_tokens=5), WritingConfig(temperature=0.8, new_tokens=5, batch=2)])
+@pytest.mark.parametrize("writing", [WritingConfig(beams=2, new_tokens=5), WritingConfig(drawn_at=0.8, new_tokens=5, together=2)])
 @pytest.mark.parametrize("loss", [SoftTargetConfig(1.0, 0.0, 1.0), SoftTargetConfig(2.0, 1.0, 1.0)])
 def test_a_student_learns_what_its_teacher_writes(writing, loss, teacher, tmp_path):
     training = dataclasses.replace(TRAINING, steps=30, learning_rate=5e-3)

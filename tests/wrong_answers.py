@@ -183,6 +183,16 @@ WRONG = {
         ("cap_after", ("min(sizes[task], cap) / templates[task]", "min(sizes[task] / templates[task], cap)")),
         ("multiplied", (" / templates", " * templates")),
     ],
+    "template": [
+        ("not_asked", "{text}\nAnswer:"),
+        ("no_text", "{question} Choose {options}."),
+        ("given_away", "{text} {question} {answer}"),
+        ("field", "{story} {question}"),
+        ("long", "{text} {question} " + "Think. " * 40),
+        ("little", "{question} Read the text and answer with one of {options}.\n{text}\nAnswer:"),
+        ("empty", ""),
+        ("kind", 0.9),
+    ],
     "hold_out": [
         ("nothing_taken_away", (" if cluster_of[task] not in held_out]", "]")),
         (

@@ -16,8 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
-from minialign.claims.tuned import FAR, SHAPES, column, searched, top_layers
+from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.tuned import FAR, SHAPES, accuracy, column, searched, top_layers
 from minialign.peft.adapters import AdapterConfig
 from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
 
@@ -62,7 +62,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     for number, way in enumerate(("adapters", "top layers")):
         widths = sorted({row["width"] for row in table if row["way"] == way})
         places = [column(table, "trained", way=way, width=width)[0] for width in widths]
-        lines_with_intervals(axes, places, {way: [drawn(over_seeds(column(table, "accuracy", way=way, width=width))) for width in widths]}, number)
+        lines_with_intervals(axes, places, {way: [accuracy(table, way=way, width=width) for width in widths]}, number)
     reference_line(axes, over_seeds(column(table, "accuracy", way="full")).mean, "full fine-tuning")
     axes.set_xscale("log")
     legend(axes)

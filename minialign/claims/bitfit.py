@@ -17,8 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
-from minialign.claims.tuned import FAR, NEAR, column, searched
+from minialign.claims.runner import Bench, Claim, Result, difference
+from minialign.claims.tuned import FAR, NEAR, accuracy, column, searched
 from minialign.peft.bitfit import BitFitConfig
 from minialign.plotting import bars_with_intervals, figure, save_png
 
@@ -53,7 +53,7 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Accuracy of each way, both tasks."""
     fig, axes = figure("accuracy on unseen texts", "", 6.6, 4.0)
-    of = lambda name, way: drawn(over_seeds(column(table, "accuracy", task=name, way=way)))  # noqa: E731
+    of = lambda name, way: accuracy(table, task=name, way=way)  # noqa: E731
     bars_with_intervals(axes, {f"{name}: {way}": of(name, way) for name in (NEAR, FAR) for way in WAYS})
     axes.set_xlim(0, 1)
     save_png(fig, path)

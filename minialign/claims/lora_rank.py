@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
-from minialign.claims.tuned import FAR, SHAPES, base_of, column, searched, tuned
+from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.tuned import FAR, SHAPES, accuracy, base_of, column, searched, tuned
 from minialign.peft.lora import LoRAConfig, break_even
 from minialign.peft.trainable import TENSORS
 from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
@@ -79,7 +79,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Accuracy against rank, with full fine-tuning and the break-even."""
     fig, axes = figure("rank of the LoRA", "accuracy on the far task", 6.0, 3.8)
     ranks = sorted({row["rank"] for row in table if row["way"] == "lora"})
-    lines_with_intervals(axes, ranks, {"LoRA": [drawn(over_seeds(column(table, "accuracy", way="lora", rank=rank))) for rank in ranks]})
+    lines_with_intervals(axes, ranks, {"LoRA": [accuracy(table, way="lora", rank=rank) for rank in ranks]})
     reference_line(axes, over_seeds(column(table, "accuracy", way="full")).mean, "full fine-tuning")
     width = SHAPES["middle"][0]
     reference_line(axes, break_even(nn.Linear(width, width)), "break-even of a square matrix", vertical=True)

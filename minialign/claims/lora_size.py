@@ -16,8 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
-from minialign.claims.tuned import FAR, SHAPES, column, searched
+from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.tuned import FAR, SHAPES, accuracy, column, searched
 from minialign.peft.lora import LoRAConfig
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 
@@ -54,7 +54,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     fig, axes = figure("parameters", "accuracy on the far task", 6.0, 3.8)
     sizes = list(dict.fromkeys(row["size"] for row in table))
     places = [column(table, "parameters", size=size, method="full")[0] for size in sizes]
-    curves = {name: [drawn(over_seeds(column(table, "accuracy", size=size, method=name))) for size in sizes] for name in WAYS}
+    curves = {name: [accuracy(table, size=size, method=name) for size in sizes] for name in WAYS}
     lines_with_intervals(axes, places, {"full fine-tuning": curves["full"], "LoRA, rank 4": curves["lora"]})
     axes.set_xscale("log")
     legend(axes)

@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
-from minialign.claims.tuned import NEAR, column, searched
+from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.tuned import NEAR, accuracy, column, searched
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 
@@ -54,7 +54,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     sizes = list(dict.fromkeys(row["size"] for row in table))
     places = [column(table, "parameters", size=size, length=0)[0] for size in sizes]
     names = {0: "full fine-tuning"} | {length: f"{length} vector{'s' * (length > 1)}" for length in LENGTHS}
-    of = lambda size, length: drawn(over_seeds(column(table, "accuracy", size=size, length=length)))  # noqa: E731
+    of = lambda size, length: accuracy(table, size=size, length=length)  # noqa: E731
     lines_with_intervals(axes, places, {name: [of(size, length) for size in sizes] for length, name in names.items()})
     axes.set_xscale("log")
     legend(axes)

@@ -11,10 +11,7 @@ never meets a stale model, and a change elsewhere in the house costs nobody an h
 
 from __future__ import annotations
 
-import ast
 import csv
-import functools
-import hashlib
 import importlib
 import io
 import math
@@ -31,6 +28,7 @@ import tokenizers
 import torch
 from filelock import FileLock
 
+from minialign.claims.sources import source_fingerprint
 from minialign.errors import UserError
 from minialign.evaluation import Interval, mean_interval
 from minialign.files import fingerprint, write_atomic, write_json
@@ -63,8 +61,6 @@ CLAIMS = {  # id -> module
     "half-precision": "half_precision",
     "distillation": "distillation",
 }
-ABOVE = ("claims", "commands")  # folders that no cached model depends on
-TABLES = ".json"  # tables that stand beside the code
 
 
 @dataclass(frozen=True)
@@ -142,46 +138,6 @@ def difference(first: list[float], second: list[float]) -> Interval:
 def drawn(interval: Interval) -> Any:
     """An interval as the figures take it: one without ends is its mean alone."""
     return interval if math.isfinite(interval.high - interval.low) else interval.mean
-
-
-def source_fingerprint(module: str) -> str:
-    """Sixteen hex digits of the source files, and of the tables beside them, that a module reaches by its imports, those of ABOVE left out.
-
-    Args:
-        module: full name, as that of a claim.
-    """
-    package, digest = Path(__file__).parent.parent, hashlib.sha256()
-    below = [path for path in reached(module) if path.relative_to(package).parts[0] not in ABOVE]
-    tables = {file for folder in {path.parent for path in below} for file in folder.iterdir() if file.suffix == TABLES}
-    for path in sorted({*below, *tables}):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def reached(module: str) -> set[Path]:
-    """The files of minialign that are imported, on whatever way, when a module is."""
-    files, waiting = set(), [module]
-    while waiting:
-        path = Path(__file__).parents[2] / Path(*waiting.pop().split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if path.exists() and path not in files:
-            files.add(path)
-            waiting += imported(path)
-    return files
-
-
-@functools.cache
-def imported(path: Path) -> list[str]:
-    """Full names of minialign's modules, and of the packages around them, that a file's import statements could mean, wherever they stand in it."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            around = path.relative_to(Path(__file__).parents[2]).parts[: -node.level] if node.level else ()
-            module = ".".join((*around, *([node.module] if node.module else [])))
-            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == "minialign"]
 
 
 def load(id: str) -> Any:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
-from minialign.claims.tuned import FAR, NEAR, REAL, column, searched
+from minialign.claims.runner import Bench, Claim, Result, difference
+from minialign.claims.tuned import FAR, NEAR, REAL, accuracy, column, searched
 from minialign.peft.methods import METHODS
 from minialign.plotting import figure, legend, save_png, whiskers
 
@@ -59,10 +59,12 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     fig, axes = figure("trained parameters", "accuracy on unseen texts", 6.6, 4.0)
     methods = sorted({row["method"] for row in table}, key=lambda method: column(table, "trained", method=method)[0])
     for number, name in enumerate(dict.fromkeys(row["task"] for row in table)):
-        values = [drawn(over_seeds(column(table, "accuracy", task=name, method=method))) for method in methods]
+        values = [accuracy(table, task=name, method=method) for method in methods]
         whiskers(axes, number, [column(table, "trained", method=method)[0] * (0.94 + 0.06 * number) for method in methods], values, name)
     axes.set_xscale("log")
-    bottom = axes.get_ylim()[0]
+    low, high = axes.get_ylim()
+    bottom = low - 0.35 * (high - low)  # room for the methods' names below the points
+    axes.set_ylim(bottom, high)
     for method in methods:
         x = column(table, "trained", method=method)[0]
         axes.annotate(method, (x, bottom), xytext=(0, 4), textcoords="offset points", rotation=90, fontsize=8, ha="center", va="bottom", alpha=0.8)

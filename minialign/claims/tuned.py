@@ -22,7 +22,7 @@ from torch import nn
 
 from minialign.checkpoints import describe_model
 from minialign.claims.feedback import pretrained_only
-from minialign.claims.runner import Bench
+from minialign.claims.runner import Bench, drawn, over_seeds
 from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.errors import UserError
 from minialign.files import read_json, write_json
@@ -144,3 +144,8 @@ def top_layers(count: int) -> Callable[[nn.Module], nn.Module]:
 def column(table: list[dict[str, Any]], what: str, **which: Any) -> list[float]:
     """One field of the rows that match, in the order of the seeds."""
     return [row[what] for row in table if all(row.get(key) == value for key, value in which.items())]
+
+
+def accuracy(table: list[dict[str, Any]], **which: Any) -> Any:
+    """Accuracy over the seeds of the rows that match, as the figures take it; its interval ends where accuracies do."""
+    return drawn(over_seeds(column(table, "accuracy", **which), 0.0, 1.0))

@@ -9,39 +9,42 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 from torch import nn
 
-from minialign.batching import text_rows
 from minialign.checkpoints import MODEL, RunFolder, describe_model, load_model, same_tokenizer
 from minialign.commands.distill_sentences import SENTENCES, distil_encoder, is_sentence_teacher
-from minialign.commands.inputs import read_documents
+from minialign.commands.distill_task import distil_second_stage
+from minialign.commands.distill_texts import PROMPT, batches, begun, by_the_teacher, check_prompts, read_both
 from minialign.commands.options import TYPES, Command, Option, configured, file_option, run_options
-from minialign.commands.pretrain import hold_out_the_end
 from minialign.distill.minilm import distil_minilm
 from minialign.distill.recipe import distil, own_loss
 from minialign.distill.recipes import RECIPES, Named, make_student, recipe_named
 from minialign.distill.sentence_vectors import SentenceConfig
+from minialign.distill.tinybert import AugmentationConfig
 from minialign.errors import UserError
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.files import fingerprint, write_json
 from minialign.heads import LanguageModel
-from minialign.pretrain.causal_lm import encode_documents, perplexity, training_rows
-from minialign.pretrain.masked_lm import MaskedText, MaskingConfig
+from minialign.pretrain.causal_lm import perplexity
+from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.settings import describe, to_dict
 from minialign.tensors import digest, tensors_of
-from minialign.tokenizer import BEGIN, Tokenizer
+from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 DEFAULT = TrainingConfig(steps=1000, batch=16, learning_rate=2e-3)
 FAST = {"steps": 40, "validate_every": 20}
-CONFIGS = {**{name: recipe.config for name, recipe in RECIPES.items()}, SENTENCES: SentenceConfig()}
+TINY = "tinybert"
+CONFIGS = {name: (recipe.config, *([recipe.writing] if recipe.writing else [])) for name, recipe in RECIPES.items()}
+CONFIGS |= {TINY: (RECIPES[TINY].config, AugmentationConfig()), SENTENCES: (SentenceConfig(),)}
 SIZE = click.IntRange(0, 100_000)
 
 
 def weight_options(function: Callable) -> Callable:
     """One option for each field of any recipe's configuration; without it the recipe's own value stands."""
     fields: dict[str, tuple[str, dict[str, list[str]]]] = {}
-    for name, config in CONFIGS.items():
+    for name, config in ((name, config) for name, configs in CONFIGS.items() for config in configs):
         help_of = describe(type(config))
         for field in dataclasses.fields(config):
             fields.setdefault(field.name, (field.type, {}))[1].setdefault(help_of[field.name], []).append(name)
@@ -58,8 +61,11 @@ def weight_options(function: Callable) -> Callable:
 @click.option("--recipe", type=click.Choice(list(CONFIGS)), default=None, cls=Option, help="How.  [default: soft-targets; sentence-vectors of a BERT]")
 @file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.", multiple=True, metavar="FILES…")
 @file_option("--valid", "A file to validate on; without it the last twentieth of the documents is held out.", metavar="FILE")
-@click.option("--split", type=click.Choice(["file", "paragraphs", "lines"]), help="What is a document in a .txt file.  [default: file; paragraphs for a BERT]")
+@click.option("--split", type=click.Choice(["file", "paragraphs", "lines"]), help="What is a document in a .txt file.  [default: by recipe]")
 @click.option("--packed/--no-packed", default=True, show_default=True, help="Pack documents one after the other, or one a row (many short ones).")
+@click.option("--prompt-tokens", default=0, type=SIZE, cls=Option, help="sequence-level, on-policy: how many of a text's first tokens are the prompt, the begin token among them.  [default: 8]")  # noqa: E501
+@file_option("--task", "tinybert's second stage: lines with `text` and `label`, instead of --text.", metavar="FILE.jsonl")
+@file_option("--tuned", "With --task: what `finetune --base TEACHER` wrote for these lines, OUT/METHOD.", metavar="FOLDER")
 @click.option("--layers", default=0, type=SIZE, cls=Option, section="Student", help="How many.  [default: half the teacher's]")
 @click.option("--width", default=0, type=SIZE, cls=Option, section="Student", help="Of its vectors.  [default: the teacher's]")
 @click.option("--heads", default=0, type=SIZE, cls=Option, section="Student", help="Of its attention.  [default: the teacher's]")
@@ -71,18 +77,31 @@ def weight_options(function: Callable) -> Callable:
 @configured("Training", "training", DEFAULT, FAST)
 @configured("Masked language modelling", "masking", MaskingConfig())
 @weight_options
-def command(files, teacher, recipe, text, valid, split, packed, out, fast, training, masking, student, assistant, seed, layers, width, heads, start, layers_from, **changes):  # noqa: E501
+def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, task, tuned, out, fast, training, masking, student, assistant, seed, layers, width, heads, start, layers_from, **changes):  # noqa: E501
     """Teach a small model what a large one says and thinks, and compare the two.
 
     OUT is a run like any other: sample, finetune, evaluate and quantize take it.
 
     \b
+    sequence-level   the teacher goes on from the beginning of each text, and the student learns what it wrote (OUT/written.jsonl)
+    on-policy        the student goes on itself, and the teacher says what it would have said; begin with a student that can write
+    tinybert         with --task and --tuned its second stage: a student of the first one (--student) learns from a teacher tuned on a task
+
+    \b
     Example:  python -m minialign distill --teacher runs/pretrain --recipe distilgpt2 --text plays/*.txt
     Example:  python -m minialign distill --teacher runs/bert --recipe minilm --layers 2 --width 64 --text plays/*.txt
+    Example:  python -m minialign distill --teacher runs/pretrain --recipe on-policy --student runs/distill --text plays/*.txt --out runs/on-policy
+    Example:  python -m minialign distill --teacher runs/bert --tuned runs/finetune/full --student runs/tiny --task labels.jsonl --out runs/tiny-task
     Example:  python -m minialign distill --teacher minilm --layers 3 --text tweets.txt       a real model (downloads 84 MB)
     """
     shape = {"layers": layers, "width": width, "heads": heads, "start": start, "layers_from": layer_list(layers_from)}
     changes, paths = {name: value for name, value in changes.items() if value is not None}, [*text, *files]
+    if task is not None or tuned is not None:
+        beside = paths or valid or split or prompt_tokens or assistant or any(shape.values()) or masking != MaskingConfig()
+        if recipe not in (None, TINY) or None in (task, tuned, student) or beside:
+            raise UserError("the second stage of tinybert needs --task, --tuned and --student, and takes neither --text nor what makes a new student")
+        distil_second_stage((teacher, tuned), student, task, *changed(TINY, changes), training, out, fast)
+        return
     if not paths:
         raise UserError("there is no text to learn from; name files with --text")
     if student is not None and (any(shape.values()) or assistant):
@@ -91,46 +110,70 @@ def command(files, teacher, recipe, text, valid, split, packed, out, fast, train
         if recipe not in (None, SENTENCES) or student is not None or assistant or masking != MaskingConfig():
             raise UserError(f"{teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, --assistant and masking")
         documents, held_out = read_both(paths, valid, split or "paragraphs", 64)
-        distil_encoder(teacher, documents, held_out, shape, changed(SENTENCES, changes), training, out, fast)
+        distil_encoder(teacher, documents, held_out, shape, *changed(SENTENCES, changes), training, out, fast)
         return
     master, tokenizer = load_model(teacher, "language-model")
     recipe = recipe or "soft-targets"
     named = recipe_named(recipe, master.config.kind)
     if master.config.kind == "decoder" and masking != MaskingConfig():
         raise UserError("--chosen, --masked and --replaced hide words from an encoder, and the teacher is a decoder; leave them out")
+    refuse_what_it_does_not_read(recipe, named, prompt_tokens, changes)
     config = changed(recipe, changes)
     pupil = new_student(master, named, shape, assistant, recipe, seed) if student is None else old_student(student, (teacher, tokenizer))
-    documents, held_out = read_both(paths, valid, split or "file", master.config.context)
+    documents, held_out = read_both(paths, valid, split or ("file" if named.reads == "texts" else "paragraphs"), master.config.context)
     run = RunFolder(out)
     with run.locked():
-        about = {**describe_model(pupil), "stage": "distill", "recipe": recipe, "loss": to_dict(config), "training": to_dict(training), "packed": packed}
+        about = {**describe_model(pupil), "stage": "distill", "recipe": recipe, "loss": to_dict(config[0]), "training": to_dict(training), "packed": packed}
         about |= {"masking": to_dict(masking), "assistant": assistant, "data": fingerprint([documents, held_out])}
+        if named.reads != "texts":
+            about |= {"prompt_tokens": prompt_tokens or PROMPT, "writing": to_dict(config[1]) if named.writing else None}
         run.begin({**about, "teacher": digest(tensors_of(master))[:16], "student": digest(tensors_of(pupil))[:16]}, tokenizer)
-        data, looked_at = batches(tokenizer, pupil, documents, held_out, training, packed, masking, (str(paths[0]), str(valid or paths[-1])))
+        if named.reads == "texts":
+            data, looked_at = batches(tokenizer, pupil, documents, held_out, training, packed, masking, (str(paths[0]), str(valid or paths[-1])))
+        else:
+            data, looked_at = begun(tokenizer, documents, held_out, master.config.context, prompt_tokens or PROMPT, training)
+            check_prompts(master, data, config[-1].new_tokens)
         if not run.finished:
             click.echo(f"{recipe}: {size(master)} teach {size(pupil)}")
+            if named.reads == "written":
+                data = by_the_teacher(master, data, config[1], training, out)
             if assistant:
-                distil_minilm(master, tokenizer, data, looked_at, training, run, layers, width, config, True)
+                distil_minilm(master, tokenizer, data, looked_at, training, run, layers, width, config[0], True)
             else:
-                distil(pupil, named.loss(master, config), data, looked_at, training, run)
-    pupil = load_model(out, "language-model")[0]
-    result = {"recipe": recipe, **measure(master, pupil, looked_at, (Path(teacher), out), 3 if fast else 9)}
-    write_json(out / "report.json", result)
-    click.echo("\n" + table(result))
-    if not named.speaks and not config_speaks(config):
+                distil(pupil, named.loss(master, config[0]), data, looked_at, training, run)
+    report(recipe, master, looked_at, (Path(teacher), out), 3 if fast else 9)
+    if not named.speaks and not config_speaks(config[0]):
         click.echo(f"{recipe} teaches how to read, no words. To read on: finetune --base {out}; for words: distill --recipe soft-targets --student {out}")
     click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
 
 
-def changed(name: str, changes: dict[str, Any]) -> Any:
-    """The recipe's configuration with what the user changed. Raises UserError for an option that it does not have."""
-    config = CONFIGS[name]
-    known = [field.name for field in dataclasses.fields(config)]
+def report(recipe: str, teacher: LanguageModel, looked_at: list, folders: tuple[Path, Path], rounds: int) -> None:
+    """Compare teacher and student, in OUT/report.json and on the screen."""
+    result = {"recipe": recipe, **measure(teacher, load_model(folders[1], "language-model")[0], looked_at, folders, rounds)}
+    write_json(folders[1] / "report.json", result)
+    click.echo("\n" + table(result))
+
+
+def refuse_what_it_does_not_read(recipe: str, named: Named, prompt_tokens: int, changes: dict[str, Any]) -> None:
+    """Raise UserError for options that have no say in a recipe."""
+    packed = click.get_current_context().get_parameter_source("packed") is ParameterSource.COMMANDLINE
+    if named.reads == "texts" and prompt_tokens:
+        raise UserError(f"--prompt-tokens is for sequence-level and on-policy, and the recipe is {recipe}; leave it out")
+    if named.reads != "texts" and packed:
+        raise UserError(f"{recipe} reads one text a row, since each begins with a prompt; leave --packed and --no-packed out")
+    if recipe == TINY and (odd := [name for name in ("copies", "chance", "candidates") if name in changes]):
+        raise UserError(f"--{odd[0]} makes more texts of a task's; give --task, --tuned and --student, or leave it out")
+
+
+def changed(name: str, changes: dict[str, Any]) -> tuple:
+    """The recipe's configurations with what the user changed. Raises UserError for an option that it does not have."""
+    known = [field.name for config in CONFIGS[name] for field in dataclasses.fields(config)]
     for option in changes:
         if option not in known:
             flags = ", ".join("--" + field.replace("_", "-") for field in known)
             raise UserError(f"--{option.replace('_', '-')} is not an option of {name}; it has {flags}")
-    return dataclasses.replace(config, **changes)
+    own = [{field.name for field in dataclasses.fields(config)} for config in CONFIGS[name]]
+    return tuple(dataclasses.replace(config, **{key: changes[key] for key in changes if key in names}) for config, names in zip(CONFIGS[name], own))
 
 
 def config_speaks(config: Any) -> bool:
@@ -144,12 +187,6 @@ def layer_list(text: str) -> list[int] | None:
         return [int(part) for part in text.split(",")] if text else None
     except ValueError:
         raise UserError(f"--layers-from is {text!r}; it must be numbers of layers between commas, such as 0,2,4") from None
-
-
-def read_both(paths: list[Path], valid: Path | None, split: str, context: int) -> tuple[list[str], list[str]]:
-    """Documents to learn from, and to validate on."""
-    documents = [document for path in paths for document in read_documents(path, split)]
-    return hold_out_the_end(documents, context) if valid is None else (documents, read_documents(valid, split))
 
 
 def new_student(teacher: LanguageModel, named: Named, shape: dict, assistant: bool, recipe: str, seed: int) -> LanguageModel:
@@ -167,19 +204,6 @@ def old_student(folder: Path, teacher: tuple[Path, Tokenizer]) -> LanguageModel:
     model, tokenizer = load_model(folder, "language-model")
     same_tokenizer((folder, tokenizer), teacher)
     return model
-
-
-def batches(tokenizer, student: LanguageModel, texts: list[str], valid: list[str], training: TrainingConfig, packed: bool, masking: MaskingConfig, places) -> tuple:  # noqa: E501
-    """Training data, and up to eight batches that are always the same ones."""
-    made, context = [], student.config.context
-    for part, place, seed in ((texts, places[0], training.seed), (valid, places[1], 0)):
-        if student.config.kind == "decoder":
-            made.append(training_rows(encode_documents(tokenizer, part), context, dataclasses.replace(training, seed=seed), packed, place))
-        else:
-            rows = [[BEGIN, *row] for row in text_rows(tokenizer.encode_many(part), context - 1, packed, place)]
-            made.append(MaskedText(rows, min(training.batch, len(rows)), seed, student.config.vocabulary, masking))
-    data, checked = made
-    return data, [batch for step in range(min(8, checked.order.steps_in_epoch)) for batch in checked.microbatches(step, 1)]
 
 
 def size(model: nn.Module) -> str:

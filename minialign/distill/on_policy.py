@@ -17,6 +17,7 @@ KL makes it keep to what the teacher does say, and not try to cover all that the
     DEVIATION: micro-batches are weighted by the labels of the given texts, since how long the student's own will be is not known beforehand.
 
 Read next: losses.py (the three divergences).
+Try it:  python -m minialign distill --teacher RUN --recipe on-policy --student RUN --text FILES
 """
 
 from __future__ import annotations

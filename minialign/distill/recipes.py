@@ -1,6 +1,7 @@
 r"""The recipes by name: what each copies by default, of which models, and whether its student begins as layers of its teacher.
 
-Read next: recipe.py (what they share), then soft_targets.py, distilgpt2.py, distilbert.py, tinybert.py, minilm.py.
+Read next: recipe.py (what they share), then soft_targets.py, distilgpt2.py, distilbert.py, tinybert.py, minilm.py,
+sequence_level.py, on_policy.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 from minialign.distill.distilbert import DISTILBERT
 from minialign.distill.distilgpt2 import DISTILGPT2
 from minialign.distill.minilm import MINILM, MINILM_V2, MiniLM
+from minialign.distill.on_policy import OnPolicy, OnPolicyConfig
 from minialign.distill.recipe import Recipe
+from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
@@ -31,6 +34,8 @@ class Named:
     kinds: tuple[str, ...] = BOTH  # of which models
     from_teacher: bool = False  # whether the student begins as layers of its teacher
     speaks: bool = True  # whether the student learns to predict words
+    reads: str = "texts"  # texts | prompts (texts from some place on) | written (what the teacher writes after prompts)
+    writing: WritingConfig | None = None  # how the teacher writes
 
 
 RECIPES = {
@@ -40,6 +45,8 @@ RECIPES = {
     "tinybert": Named(TinyBERT, TINYBERT, speaks=False),
     "minilm": Named(MiniLM, MINILM, speaks=False),
     "minilm-v2": Named(MiniLM, MINILM_V2, speaks=False),
+    "sequence-level": Named(SoftTargets, SEQUENCE_LEVEL, ("decoder",), from_teacher=True, reads="written", writing=WritingConfig()),
+    "on-policy": Named(OnPolicy, OnPolicyConfig(), ("decoder",), from_teacher=True, reads="prompts"),
 }
 
 

@@ -13,6 +13,7 @@ people's texts: one text for each prompt, and always said in the same way. Detai
     DEVIATION: no interpolation (the hypothesis nearest to the people's text, §3.3): many of our prompts come without one.
 
 Read next: on_policy.py, where the student writes.
+Try it:  python -m minialign distill --teacher RUN --recipe sequence-level --text FILES
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class WritingConfig:
     """How the teacher writes."""
 
     beams: int = 5  # hypotheses that it keeps; 1 is greedy
-    temperature: float = 0.0  # 0 searches; above 0 the texts are drawn at this temperature, and beams has no say
+    drawn_at: float = 0.0  # 0 searches; above 0 the texts are drawn at this temperature, and beams has no say
     new_tokens: int = 48  # most tokens after a prompt, the end token included
-    batch: int = 64  # prompts that are answered together
+    together: int = 64  # prompts that are answered together
 
     def __post_init__(self):
-        check_ranges(self, {"beams": (1, 1000), "temperature": (0, 100), "new_tokens": (1, 10**6), "batch": (1, 10**5)})
+        check_ranges(self, {"beams": (1, 1000), "drawn_at": (0, 100), "new_tokens": (1, 10**6), "together": (1, 10**5)})
 
 
 def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig, seed: int) -> list[tuple[list[int], int]]:
@@ -63,11 +64,11 @@ def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: Writ
     """
     chance, order = torch.Generator().manual_seed(seed), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     rows: list[tuple[list[int], int]] = [([], 0)] * len(prompts)
-    for start in range(0, len(order), config.batch):
-        chosen = order[start : start + config.batch]
+    for start in range(0, len(order), config.together):
+        chosen = order[start : start + config.together]
         asked = [prompts[i] for i in chosen]
-        if config.temperature > 0:
-            written = generate(teacher, asked, SamplingConfig(config.new_tokens, config.temperature), chance)
+        if config.drawn_at > 0:
+            written = generate(teacher, asked, SamplingConfig(config.new_tokens, config.drawn_at), chance)
         else:
             written = beam_search(teacher, asked, config.new_tokens, config.beams)
         for i, row, keep in zip(chosen, written.response, written.mask):

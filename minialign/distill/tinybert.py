@@ -14,6 +14,7 @@ prediction last), on more texts than there are labels for, made by exchanging wo
 
 Read next: minilm.py, which needs neither a map of layers nor projections.
 Try it:  python -m minialign distill --teacher RUN --recipe tinybert --layers 2 --width 64 --text FILES
+Then:    python -m minialign distill --teacher RUN --tuned FOLDER --student runs/distill --task FILE.jsonl --out runs/task
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ PREDICTION = TinyBERTConfig(embedding=0.0, attention=0.0, hidden=0.0, prediction
 class AugmentationConfig:
     """How texts are made from texts."""
 
-    copies: int = 20  # of each text, beside itself
-    chance: float = 0.4  # that a token is exchanged
-    candidates: int = 15  # likeliest tokens that one is drawn from
+    copies: int = 20  # new texts made from each one, which stays
+    chance: float = 0.4  # chance that a token of theirs is another one
+    candidates: int = 15  # how many likeliest tokens that one is drawn from
 
     def __post_init__(self):
         check_ranges(self, {"copies": (0, 1000), "chance": (0, 1), "candidates": (1, 10_000)})

@@ -1,4 +1,4 @@
-r"""Exercises of notebook 03: the score of an option, the rates of a mixture, and what is held out."""
+r"""Exercises of notebook 03: the score of an option, the rates of a mixture, what is held out, and a wording that a model learns from."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import torch
 from torch import Tensor, tensor
 
 from minialign import logprobs
-from minialign.exercises.exercise import Exercise
-from minialign.instruct import mixture
-from minialign.world.templates import Template
+from minialign.errors import UserError
+from minialign.exercises import worded
+from minialign.exercises.exercise import Exercise, Wrong
+from minialign.instruct import mixture, zero_shot
+from minialign.world.templates import FIELD, Template, render
 
 HEADING = "Templates for prompting"
+FAR = "{question} Read the text and answer with one of {options}.\n{text}\nAnswer:"  # the wording that is to be beaten
+ENOUGH = 0.8  # share of right answers
 
 
 def _options() -> list[tuple]:
@@ -55,6 +59,28 @@ def _split(cluster_of: dict, held) -> tuple[list, list]:
 def _one_of_each(cluster_of: dict, held_out: list) -> tuple[list, list]:
     firsts = [min(t for t in cluster_of if cluster_of[t] == cluster) for cluster in held_out]
     return _split(cluster_of, lambda t: t in firsts)
+
+
+def _judge_template(wording: str) -> str:
+    template, example = Template("gifts", "yours", wording), worded.gifts(1, 0)[0]
+    fields = set(FIELD.findall(wording))
+    try:
+        prompt, _ = render(template, example)
+    except UserError as error:
+        raise Wrong("field", f"It cannot be filled in: {error}.") from None
+    if "answer" in fields:
+        raise Wrong("given_away", f'It gives the answer away: "{prompt}" already says {example["answer"]}. Nothing has to be understood there.')
+    if "text" not in fields:
+        raise Wrong("no_text", f'Nobody can know that: "{prompt}" leaves the text out. Put {{text}} in.')
+    if "question" not in fields:
+        raise Wrong("not_asked", f'"{prompt}" does not say which of two questions is meant, so no model does better than one half. Put {{question}} in.')
+    if len(prompt.split()) > worded.LONGEST:
+        raise Wrong("long", f"{len(prompt.split())} words are too many for a model of this size; use {worded.LONGEST} at most.")
+    mine, theirs = worded.accuracy(wording), worded.accuracy(FAR)
+    numbers = f"{mine:.1%} of new questions answered; the wording to beat: {theirs:.1%}"
+    if mine < ENOUGH:
+        raise Wrong("little", f"{numbers}; {ENOUGH:.0%} are wanted. What does the model read last before it has to answer? Change that, and be short.")
+    return f"The model taught in your words: {numbers}."
 
 
 EXERCISES = (
@@ -108,5 +134,14 @@ EXERCISES = (
             "exchanged": lambda c, h: _held_out(c, h)[::-1],
             "nothing_taken_away": lambda c, h: (sorted(c), _held_out(c, h)[1]),
         },
+    ),
+    Exercise(
+        name="template",
+        notebook=3,
+        kind="beat",
+        heading=HEADING,
+        look=zero_shot.ask,
+        stub='template = ""\n',
+        judge=_judge_template,
     ),
 )

@@ -5,7 +5,9 @@ r"""Feature-based transfer: the body is frozen and read once, and a head learns 
 The cheapest of all: after one pass over the data, training never touches the body. It works as far as the body already knows what the task
 asks for. Details that matter:
     1. The body stays in evaluation mode: with dropout the features would be others each time (test_features_are_the_same_every_time).
-    2. The head that was trained on the features, put on the body, gives the same answers (test_the_head_on_features_is_the_head_on_the_body).
+    2. The body reads each text once, however many steps there are (test_the_body_reads_each_text_once).
+    3. The head that was trained on the features, put on the body, gives the same answers, and is the one that training through the body would have
+       given (test_the_head_on_features_is_the_head_on_the_body, test_training_on_features_is_training_through_the_frozen_body).
 
 Read next: bitfit.py. Try it:  python -m minialign finetune --method feature-based --base RUN --data FILE.jsonl
 """
@@ -20,22 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.batching import pad
+from minialign.classification import LabelledTexts
 from minialign.errors import UserError
 from minialign.heads import Classifier, evaluating, first_real, last_real
 from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
-from minialign.settings import check_ranges
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How the head is trained on the features."""
-
-    steps: int = 300  # full-batch steps of AdamW
-    learning_rate: float = 1e-2  # of the head
-    weight_decay: float = 1e-2  # on the head's matrix
-
-    def __post_init__(self):
-        check_ranges(self, {"steps": (1, 10**6), "learning_rate": (0, 1), "weight_decay": (0, 10)})
+    """Nothing to choose."""
 
 
 class FrozenBody(nn.Module):
@@ -84,14 +79,55 @@ def extract(body: nn.Module, rows: Sequence[Sequence[int]], batch: int = 64) -> 
     return torch.cat(found)
 
 
-def fit_head(model: Classifier, features: Tensor, labels: Tensor, config: FeatureConfig) -> list[float]:
-    """Train a classifier's head on cached features (n, D) and labels (n); returns the loss of each step, nats."""
-    optimizer = torch.optim.AdamW(model.head.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    losses = []
-    for _ in range(config.steps):
-        loss = F.cross_entropy(model.head(features), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+@dataclass
+class FeatureBatch:
+    """What the body said of some texts, with a class each. B texts."""
+
+    features: Tensor  # (B, D)
+    classes: Tensor  # (B,)
+    rows: list[int]  # (B,) which examples they are
+
+    @property
+    def count(self) -> int:
+        """What a sum of losses is divided by."""
+        return len(self.classes)
+
+    @property
+    def size(self) -> int:
+        """Vectors read."""
+        return len(self.classes)
+
+
+class CachedFeatures:
+    """Texts with labels as training data for a head alone: the body reads them here, once, and the batches are those of the texts.
+
+    Args:
+        model: a classifier, wrapped or not; texts: what its body reads.
+    """
+
+    def __init__(self, model: Classifier, texts: LabelledTexts):
+        self.features, self.classes, self.order = extract(model.body, texts.rows), texts.classes, texts.order  # (n, D), (n,)
+
+    @property
+    def bytes(self) -> int:
+        """What is kept of all texts."""
+        return self.features.numel() * self.features.element_size()
+
+    def microbatches(self, step: int, parts: int) -> list[FeatureBatch]:
+        """The step's features, in `parts` pieces."""
+        chosen = self.order(step)
+        pieces = [chosen[i::parts] for i in range(min(parts, len(chosen)))]
+        return [FeatureBatch(self.features[names], self.classes[names], names) for names in pieces]
+
+
+def feature_loss(model: Classifier, batch: FeatureBatch) -> Tensor:
+    """Sum of −log p(label | features) over the batch, nats: `class_loss` without the body."""
+    return F.cross_entropy(model.head(batch.features), batch.classes, reduction="sum")
+
+
+@torch.no_grad()
+def examine_features(model: Classifier, data: CachedFeatures) -> dict[str, float]:
+    """Mean loss in nats, and accuracy, on all of some features: `examine_classes` without the body."""
+    logits = model.head(data.features)
+    right = (logits.argmax(dim=1) == data.classes).float().mean()
+    return {"validation": float(F.cross_entropy(logits, data.classes)), "accuracy": float(right)}

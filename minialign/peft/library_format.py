@@ -1,13 +1,14 @@
-r"""In and out of the ecosystem: a LoRA or a tuned prompt in the format of the PEFT library, for GPT-2- and Llama-type models.
+r"""In and out of the ecosystem: a LoRA, a BitFit or a tuned prompt in the format of the PEFT library, for GPT-2- and Llama-type models.
 
 The library keeps `adapter_config.json` and `adapter_model.safetensors`, with the names of the transformers library. Details that matter:
     1. GPT-2 there makes queries, keys and values with one matrix, `c_attn`. Three updates of rank r become one of rank 3r: A stacked, B block by
        block, α three times as large, so that α/r stays what it was; on the way in each of ours gets the shared A and its third of B
        (test_a_lora_goes_out_and_the_library_gives_the_same_logits).
     2. The library's rank-stabilised scale is α/√r, so there α grows by √3 (the same test, with that option on).
-    3. What the library can say and we cannot (DoRA, ranks of their own for some layers, trained biases or other modules) is an error, not ignored.
+    3. What the library can say and we cannot (DoRA, ranks of their own for some layers, other modules that train) is an error, not ignored.
+    4. Biases train there beside a LoRA only; how BitFit goes out and in stands in library_biases.py.
 
-Read next: lora.py.
+Read next: library_biases.py.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from torch import Tensor, nn
 from minialign.errors import UserError
 from minialign.files import read_json, write_atomic
 from minialign.peft import lora, prompt_tuning
+from minialign.peft.library_biases import biases_in, biases_out
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.trainable import trained
+from minialign.peft.trainable import heads_of, trained
 from minialign.tensors import read_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -49,10 +51,10 @@ def _family(family: str) -> tuple[str, dict[str, str]]:
 
 
 def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
-    """Write a wrapped model's LoRA or prompt as the PEFT library reads it.
+    """Write a wrapped model's LoRA, biases or prompt as the PEFT library reads it.
 
     Args:
-        model: wrapped by `lora` or `prompt_tuning`; family: "gpt2" or "llama", the transformers class that it shall be loaded onto.
+        model: wrapped by `lora`, `bitfit` or `prompt_tuning`; family: "gpt2" or "llama", the transformers class that it shall be loaded onto.
     Raises:
         UserError: another method, a tuned head, or a layer that the family does not have.
     """
@@ -65,8 +67,10 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
         shape = {"num_virtual_tokens": len(prompt), "token_dim": prompt.shape[1], "num_layers": depth, "num_attention_heads": heads}
         config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", **shape, "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM"}
         return _write(folder, config, {"prompt_embeddings": prompt})
+    if method == "bitfit" and not heads_of(model):
+        return _write(folder, *biases_out(model, family, blocks, names))
     if method != "lora" or any(not name.endswith((".A", ".B")) for name in tensors):
-        raise UserError(f"only a LoRA or a prompt without a head can be written for the library, and this is {method}")
+        raise UserError(f"only a LoRA, a BitFit or a prompt, without a head, can be written for the library, and this is {method}")
     found: dict[str, dict[str, Tensor]] = {}
     for name in about.targets:
         place = re.fullmatch(r"body\.blocks\.(\d+)\.(.+)", name)
@@ -141,9 +145,11 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
         return wrapped
     if kind != "LORA":
         raise UserError(f"holds {kind!r}; only LORA and PROMPT_TUNING can be read", Path(folder) / CONFIG)
-    beyond = [key for key in UNKNOWN_HERE if settings.get(key)] + (["bias"] if settings.get("bias", "none") != "none" else [])
+    beyond = [key for key in UNKNOWN_HERE if settings.get(key)]
     if beyond:
         raise UserError(f"sets {beyond[0]} to {settings[beyond[0]]!r}, which this project does not have", Path(folder) / CONFIG)
+    if settings.get("bias", "none") != "none":
+        return biases_in(model, tensors, Path(folder) / TENSORS, family, blocks, names)
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name in (name for name in tensors if name.endswith(".lora_A.weight")):
         theirs = name.removesuffix(".lora_A.weight")

@@ -7,6 +7,7 @@ r"""What quantization costs: how much worse a model predicts, and how far its op
 π is the model before, π̂ after. Read next: ptq.py. Details that matter:
     1. Windows do not overlap, and the first token of each is not predicted (test_fidelity_equals_its_definition).
     2. A model compared with itself has KL 0 and agrees everywhere (test_a_model_is_faithful_to_itself).
+    3. A model that is compared with many copies of itself need read the rows once only (test_what_is_remembered_is_what_the_model_says).
 """
 
 from __future__ import annotations
@@ -48,6 +49,27 @@ def windows(ids: list[int], window: int, most: int) -> Tensor:
         raise UserError(f"the text has {len(ids)} tokens; two are needed, one to be read and one to be predicted")
     window = min(window, len(ids))
     return torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
+
+
+class Remembered(nn.Module):
+    """What a model says of some rows, kept: one model is compared with many copies of it, and reads the rows once.
+
+    Args:
+        model: (B, T) ids -> (B, T, V) logits, which take 4 V bytes a token here.
+        rows: (R, T) ids, the ones that `fidelity` will be given.
+    """
+
+    def __init__(self, model: nn.Module, rows: Tensor):
+        super().__init__()
+        with torch.no_grad(), evaluating(model):
+            self.said = {tuple(row[:-1].tolist()): model(row[None, :-1])[0] for row in rows}  # (T - 1, V) each
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V). Raises UserError for rows that it was not shown."""
+        rows = [tuple(row.tolist()) for row in tokens]
+        if not all(row in self.said for row in rows):
+            raise UserError("the model was not asked about these rows; give Remembered the same rows as fidelity")
+        return torch.stack([self.said[row] for row in rows])
 
 
 @torch.no_grad()

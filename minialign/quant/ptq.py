@@ -18,7 +18,7 @@ Read next: qat.py (the rival), saving.py. Try it:  python -m minialign quantize 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -203,12 +203,16 @@ def table_row(name: str, embedding: nn.Embedding, table: QuantizedTable) -> Row:
 
 
 def observe(model: nn.Module, layers: dict[str, nn.Linear], batches: list[Any], scheme: SchemeConfig) -> dict[str, MinMax]:
-    """Show each layer's input to an observer. The observers by name; the model is as it was.
+    """Show each layer's input to the observer that a scheme needs; see `watch`."""
+    return watch(model, layers, batches, OBSERVERS[scheme.observer] if scheme.method == "static" else lambda: OutlierColumns(scheme.threshold))
+
+
+def watch(model: nn.Module, layers: dict[str, nn.Linear], batches: Iterable[Any], make: Callable[[], MinMax]) -> dict[str, MinMax]:
+    """Show each layer's input to an observer of its own. The observers by name; the model is as it was.
 
     Raises:
         UserError: no batches, a layer that none of them reached, or inputs that are not finite.
     """
-    make = OBSERVERS[scheme.observer] if scheme.method == "static" else lambda: OutlierColumns(scheme.threshold)
     watched = {name: Observed(linear, make(), name) for name, linear in layers.items()}
     replace_modules(model, watched)
     try:

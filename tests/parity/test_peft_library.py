@@ -1,16 +1,20 @@
-"""LoRA and prompt tuning against the PEFT library: the same outputs and gradients, and files that go both ways, for GPT-2 and Llama."""
+"""LoRA, bias training and prompt tuning against the PEFT library: the same outputs and gradients, and files that go both ways, for GPT-2 and Llama."""
 
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from minialign.errors import UserError
+from minialign.heads import Classifier
 from minialign.peft import bitfit, lora, prompt_tuning
+from minialign.peft.bitfit import BitFitConfig
 from minialign.peft.library_format import load_from_library, save_for_library
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.prompt_tuning import PromptConfig
+from minialign.peft.trainable import trained
 from minialign.pretrained.gpt2 import load_gpt2
 from minialign.pretrained.llama import load_llama
 
@@ -143,7 +147,83 @@ def test_bias_training_moves_the_biases_as_the_library_does(family, folder, ours
     close(torch.cat([mine.attention.query.bias.grad, mine.attention.key.bias.grad, mine.attention.value.bias.grad]), find("h.1.attn.c_attn"))
 
 
-@pytest.mark.parametrize("change, message", [({"use_dora": True}, "sets use_dora"), ({"bias": "all"}, "sets bias"), ({"peft_type": "IA3"}, "holds 'IA3'")])
+BIASES = {"all of them": BitFitConfig(), "the paper's subset": BitFitConfig(subset=True), "some": BitFitConfig(names=("norm.bias", "body.blocks.1.*.bias"))}
+
+
+@pytest.fixture
+def gpt2(family):
+    if family == "llama":
+        pytest.skip("a Llama has no biases")
+
+
+@pytest.mark.parametrize("which", BIASES)
+def test_biases_go_out_and_the_library_gives_the_same_logits(gpt2, folder, ours, theirs, tokens, tmp_path, which):
+    bitfit.wrap(ours, BIASES[which])
+    stir(ours)
+    save_for_library(ours, tmp_path, "gpt2")
+    library = peft.PeftModel.from_pretrained(theirs, tmp_path, is_trainable=True).eval()
+    close(library(tokens).logits, ours(tokens))
+    again = load_from_library(load_gpt2(folder), tmp_path, "gpt2")
+    close(again(tokens), ours(tokens))
+    assert which != "all of them" or (set(trained(again)) == set(trained(ours)) and again.tuning.config == BitFitConfig())
+    F.cross_entropy(library(tokens).logits.flatten(0, 1), tokens.flatten()).backward()
+    update = {name: p.grad for name, p in library.named_parameters() if "lora_" in name}
+    assert len(update) == 2 and not any(grad.any() for grad in update.values()), "the update of zeros never moves"
+
+
+def test_the_library_s_bias_training_comes_in_with_the_same_logits(gpt2, ours, theirs, tokens, tmp_path):
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True, bias="all")).eval()
+    for name, p in library.named_parameters():
+        p.requires_grad_(name.endswith("bias"))  # how one trains biases alone there: B stays 0
+    stir(library)
+    library.save_pretrained(tmp_path)
+    close(load_from_library(ours, tmp_path, "gpt2")(tokens), library(tokens).logits)
+    assert set(trained(ours)) == {name for name, _ in ours.named_parameters() if name.endswith(".bias")}
+
+
+def test_biases_of_the_wrapped_layers_alone_come_in_too(gpt2, ours, theirs, tokens, tmp_path):
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["mlp.c_fc"], fan_in_fan_out=True, bias="lora_only")).eval()
+    for name, p in library.named_parameters():
+        p.requires_grad_(name.endswith("c_fc.base_layer.bias"))
+    stir(library)
+    library.save_pretrained(tmp_path)
+    close(load_from_library(ours, tmp_path, "gpt2")(tokens), library(tokens).logits)
+    assert set(trained(ours)) == {f"body.blocks.{i}.feed_forward.inner.bias" for i in range(2)}
+
+
+def test_what_is_more_than_biases_is_refused_and_the_model_untouched(gpt2, folder, ours, theirs, tokens, tmp_path):
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True, bias="all"))
+    stir(library)
+    library.save_pretrained(tmp_path / "both")
+    before = ours(tokens)
+    with pytest.raises(UserError, match="trains matrices and biases together"):
+        load_from_library(ours, tmp_path / "both", "gpt2")
+    save_for_library(bitfit.wrap(load_gpt2(folder)), tmp_path / "biases", "gpt2")
+    file = tmp_path / "biases" / "adapter_model.safetensors"
+    good = load_file(file)
+    name = "base_model.model.transformer.h.1.attn.c_attn.bias"
+    for wrong in ({name: good[name][:5]}, {name.replace("h.1", "h.7"): good[name].clone()}):
+        save_file(good | wrong, file)
+        with pytest.raises(UserError, match="is no bias of this model"):
+            load_from_library(ours, tmp_path / "biases", "gpt2")
+    save_file({name: tensor for name, tensor in good.items() if "lora" in name}, file)
+    with pytest.raises(UserError, match="holds no biases"):
+        load_from_library(ours, tmp_path / "biases", "gpt2")
+    assert torch.equal(ours(tokens), before) and getattr(ours, "tuning", None) is None
+    with pytest.raises(UserError, match="without a head"):
+        save_for_library(bitfit.wrap(Classifier(ours.body, 2)), tmp_path / "head", "gpt2")
+
+
+def test_a_llama_has_no_biases_to_exchange(family, ours, theirs, tmp_path):
+    if family == "gpt2":
+        pytest.skip("a GPT-2 has biases")
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["q_proj"], bias="all"))
+    library.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a llama has no biases, so there is no BitFit of it; use lora"):
+        load_from_library(ours, tmp_path, family)
+
+
+@pytest.mark.parametrize("change, message", [({"use_dora": True}, "sets use_dora"), ({"peft_type": "IA3"}, "holds 'IA3'")])
 def test_what_the_library_can_say_and_we_cannot_is_an_error(family, ours, tmp_path, change, message):
     save_for_library(lora.wrap(ours, LoRAConfig(rank=2)), tmp_path, family)
     path = tmp_path / "adapter_config.json"

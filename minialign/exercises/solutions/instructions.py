@@ -16,3 +16,8 @@ def hold_out(cluster_of, held_out):
     """Whole clusters."""
     train = [task for task in cluster_of if cluster_of[task] not in held_out]
     return sorted(train), sorted(task for task in cluster_of if cluster_of[task] in held_out)
+
+
+def template():
+    """The question stands right before the answer, and nothing else is said."""
+    return "{text}\nQuestion: {question}\nAnswer:"

@@ -1,0 +1,120 @@
+r"""Outlier features: which features of a layer's input are far larger than the others, in how many tokens, at which place; and what they are worth.
+
+    largest(k) = maxₜ |X[t, k]|            feature k is an outlier where it reaches α = 6.0          Dettmers et al. 2022, §4
+    worth(k)   = what the model loses when the layers read 0 in the place of feature k              the same, §4.1
+
+They found that from 6.7 billion parameters on the same few features are outliers in nearly all layers and tokens, and that zeroing these hurts far more
+than zeroing as many others. A small model can be asked the same questions. Details that matter:
+    1. A feature that is large in all tokens and one that is large at the first alone are two things: `tokens` and `place` tell them apart
+       (test_sizes_places_and_shares_equal_their_definitions).
+    2. Zeroing a feature is zeroing the columns of the weights that read it; afterwards they are what they were, to the bit
+       (test_silenced_features_are_read_as_zeros_and_come_back).
+
+Read next: llm_int8.py (what is done about them). Try it:  notebooks/08_llm_int8.ipynb
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minialign.errors import UserError
+from minialign.quant.calibration import MinMax
+from minialign.quant.ptq import watch
+from minialign.quant.selection import ALL, select
+
+
+class FeatureSizes(MinMax):
+    """An observer of one layer's input, feature by feature.
+
+    Args:
+        threshold: α, from which on a value counts as large.
+    """
+
+    def __init__(self, threshold: float = 6.0):
+        super().__init__()
+        self.threshold, self.count = threshold, 0
+        self.largest = self.place = self.large = torch.zeros(0)  # (K,) max |x|; (K,) place in its row where it stood; (K,) how many tokens reach α
+
+    def see(self, x: Tensor) -> None:
+        """Take in one batch's input, (..., T, K)."""
+        super().see(x)
+        rows = x.abs().reshape(-1, *x.shape[-2:])  # (B, T, K)
+        values, places = rows.amax(dim=0).max(dim=0)  # (K,) each
+        large = (rows >= self.threshold).sum(dim=(0, 1))  # (K,)
+        if self.count == 0:
+            self.largest, self.place, self.large = values, places, large
+        else:
+            self.place = torch.where(values > self.largest, places, self.place)
+            self.largest, self.large = torch.maximum(self.largest, values), self.large + large
+        self.count += rows.shape[0] * rows.shape[1]
+
+    @property
+    def outliers(self) -> list[int]:
+        """Features that reach α in some token, the largest first."""
+        order = self.largest.argsort(descending=True)
+        return order[self.largest[order] >= self.threshold].tolist()
+
+    @property
+    def tokens(self) -> Tensor:
+        """(K,) share of the tokens in which a feature reaches α."""
+        return self.large / max(1, self.count)
+
+
+def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[str] = ALL, threshold: float = 6.0) -> dict[str, FeatureSizes]:
+    """Look at what the linear layers of a model read.
+
+    Args:
+        model: unchanged afterwards; batches: as for `ptq.quantize`, all rows of one batch beginning at the same place.
+        include: patterns of layers, see selection.py; threshold: α.
+    Returns:
+        name -> sizes, in the order of the layers.
+    Raises:
+        UserError: no batches, patterns that fit nothing, a layer that is not reached, or an input that is not finite.
+    """
+    return watch(model, select(model, include).layers, batches, lambda: FeatureSizes(threshold))
+
+
+def share_of_columns(found: dict[str, FeatureSizes], threshold: float) -> float:
+    """Share of all columns of all layers that reach a threshold: what LLM.int8() would compute in 16 bits, were these tokens one call."""
+    columns = torch.cat([sizes.largest for sizes in found.values()])
+    return float((columns >= threshold).float().mean())
+
+
+def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
+    """The feature that is an outlier in most layers, and their names; of several the one that reaches further. All layers must be equally wide.
+
+    Raises:
+        UserError: no feature is an outlier anywhere.
+    """
+    layers = Counter(feature for sizes in found.values() for feature in sizes.outliers)
+    if not layers:
+        largest = max(float(sizes.largest.max()) for sizes in found.values())
+        raise UserError(f"no feature reaches the threshold in any of these layers; the largest value is {largest:.3g}: lower the threshold")
+    chosen = max(layers, key=lambda feature: (layers[feature], max(float(sizes.largest[feature]) for sizes in found.values())))
+    return chosen, [name for name, sizes in found.items() if chosen in sizes.outliers]
+
+
+@contextmanager
+def silenced(model: nn.Module, include: Sequence[str], features: Sequence[int]) -> Iterator[nn.Module]:
+    """Inside the `with`, layers read 0 in the place of these features; afterwards the model is as it was.
+
+    Args:
+        model: changed for a while; include: patterns of the layers; features: numbers of columns.
+    """
+    layers = select(model, include).layers.values()
+    kept = [layer.weight.detach()[:, list(features)].clone() for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight[:, list(features)] = 0.0
+        yield model
+    finally:
+        with torch.no_grad():
+            for layer, columns in zip(layers, kept):
+                layer.weight[:, list(features)] = columns
