@@ -54,7 +54,7 @@ class source:  # noqa: N801   used like a function
     """
 
     def __init__(self, *objects: Any, doc: bool = True):
-        self.parts = [(inspect.getsourcefile(one), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
+        self.parts = [(inspect.getsourcefile(inspect.unwrap(one)), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
         self.doc = doc
 
     def text(self) -> str:

@@ -12,6 +12,7 @@ from minialign.batching import pad
 from minialign.errors import UserError
 from minialign.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback
 from minialign.plotting import figure
+from minialign.ranking import option_logprobs
 from minialign.rlhf.ppo import penalised_rewards
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -90,6 +91,10 @@ def test_source_is_what_stands_in_the_file():
     short = repr(source(pad, doc=False))
     assert '"""' not in short and "def pad(" in short and "return" in short
     assert "\n    r\n" not in repr(source(penalised_rewards, doc=False)), "what stood before a raw docstring goes, too"
+
+
+def test_the_file_of_a_decorated_function_is_its_own_and_not_the_decorators():
+    assert repr(source(option_logprobs)).startswith("# minialign/ranking.py\n@torch.no_grad()")
 
 
 def test_a_figure_becomes_a_picture(tmp_path):
