@@ -118,7 +118,8 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     os.environ["MINIALIGN_FAST"] = "1" if fast else "0"
     started, worked = time.perf_counter(), sum(os.times()[2:4])
     try:
-        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(path.resolve().parent)}}).execute()
+        where = {"metadata": {"path": str(path.resolve().parent)}}
+        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where, coalesce_streams=True).execute()
     except CellExecutionError as error:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
     finally:
