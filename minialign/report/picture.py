@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch, Polygon
 
 from minialign.files import fingerprint, write_atomic
 from minialign.plotting import FAINT, INK, STYLES, as_png
-from minialign.report.pipeline import GAP, HEIGHT, RISE, WIDTH, Box, Plan, plan
+from minialign.report.pipeline import GAP, HEIGHT, WIDTH, Box, Plan, plan
 
 MARK = "Drawn-from"  # name of the fingerprint in the file
 SOFT = "#56606a"
