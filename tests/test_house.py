@@ -149,6 +149,12 @@ def test_every_file_that_a_docstring_sends_the_reader_to_exists():
     assert missing == []
 
 
+@pytest.mark.parametrize("folder", sorted(TECHNIQUES | {"pretrain", "pretrained"}))
+def test_a_technique_s_folder_maps_its_files_in_reading_order(folder):
+    said = re.findall(r"\b(\w+\.py)\b", ast.get_docstring(TREES[f"minialign/{folder}/__init__.py"]))
+    assert sorted(said) == sorted(Path(name).name for name in FILES if room(name) == folder and not name.endswith("__init__.py"))
+
+
 def test_every_file_and_everything_public_says_what_it_is():
     silent = [name for name, tree in TREES.items() if ast.get_docstring(tree) is None and SOURCES[name].strip()]
     silent += [f"{name}: {node.name}" for name, tree in TREES.items() for node in public(tree) if ast.get_docstring(node) is None]

@@ -60,7 +60,8 @@ def test_every_command_of_the_readme_is_one_that_the_parser_takes(line):
 
 
 def test_the_reader_of_commands_finds_them_and_the_parser_refuses_what_is_not_there():
-    text = "a `python -m minialign ask RUN` b\n```\nfor x in 1; do python -m minialign reward --base A \\\n  --comparisons B; done\n```\n`python -m minialign.report.picture`"
+    loop = "for x in 1; do python -m minialign reward --base A \\\n  --comparisons B; done"
+    text = f"a `python -m minialign ask RUN` b\n```\n{loop}\n```\n`python -m minialign.report.picture`"
     assert commands_of(text) == ["reward --base A    --comparisons B", "ask RUN"]
     for wrong in ("reward --bass A --comparisons B", "ppo --updates many", "nothing"):
         with pytest.raises(Exception, match="bass|many|nothing|minialign.commands"):
