@@ -68,7 +68,7 @@ def wilson_interval(successes: float, n: int) -> Interval:
     z2, p = 1.96**2, successes / n
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = 1.96 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))  # rounding must not leave p outside
 
 
 def win_rate(outcomes: Sequence[Sequence[float]]) -> Interval:

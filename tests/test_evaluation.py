@@ -41,6 +41,8 @@ def test_the_interval_covers_the_mean_as_often_as_it_says(n):
 
 def test_wilsons_interval_stays_inside_and_covers():
     assert wilson_interval(0, 10).low == 0 and wilson_interval(10, 10).high == 1
+    for n in range(1, 400):  # for n = 6 and 21, rounding once put the mean of n successes above the upper end
+        assert all(found.low <= found.mean <= found.high for found in (wilson_interval(k, n) for k in (0, n)))
     centre, half = (0.5 + 1.96**2 / 200) / (1 + 1.96**2 / 100), 1.96 / (1 + 1.96**2 / 100) * math.sqrt(0.25 / 100 + 1.96**2 / 40000)
     found = wilson_interval(50, 100)
     assert (found.low, found.high) == (pytest.approx(centre - half), pytest.approx(centre + half))

@@ -1,6 +1,7 @@
 """The exercises: each solution passes, each stub fails, and typical wrong answers get the hint that helps."""
 
 import inspect
+import re
 
 import pytest
 from wrong_answers import WRONG
@@ -97,6 +98,8 @@ def test_every_notebook_ends_with_three_exercises_at_least():
         assert title in listing() and title in listing(notebook)
     assert len(EXERCISES) >= 36
     assert len(listing().splitlines()) == len(EXERCISES) + len(catalogue.CHAPTERS)
+    table = listing()._repr_markdown_().splitlines()
+    assert len(table) == len(EXERCISES) + 2 and all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in table), "four columns, whatever a task says"
 
 
 # the checker itself

@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import itertools
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -112,19 +113,29 @@ def listing(notebook: int | None = None) -> Text:
     Raises:
         UserError: there is no such notebook.
     """
+    rows = [(number, exercise) for number in ([notebook] if notebook is not None else CHAPTERS) for exercise in of_notebook(number)]
     lines = []
-    for number in [notebook] if notebook is not None else CHAPTERS:
-        found = of_notebook(number)
-        lines += [f"{number:02d} {CHAPTERS[number][1]}", *(f"    {e.name:24} {KINDS[e.kind]:24} {_first_sentence(e)}" for e in found)]
-    return Listing("\n".join(lines))
+    for number, group in itertools.groupby(rows, key=lambda row: row[0]):
+        lines.append(f"{number:02d} {CHAPTERS[number][1]}")
+        lines += [f"    {exercise.name:24} {KINDS[exercise.kind]:24} {_first_sentence(exercise)}" for _, exercise in group]
+    return Listing("\n".join(lines), [exercise for _, exercise in rows])
 
 
 class Listing(Text):
-    """A table in fixed columns."""
+    """Exercises in fixed columns for a terminal, and as a table for a notebook."""
+
+    def __new__(cls, text: str, shown: list[Exercise]):
+        listing = super().__new__(cls, text)
+        listing.shown = shown
+        return listing
 
     def _repr_markdown_(self) -> str:
         """For notebooks."""
-        return f"```\n{self}\n```"
+        lines = ["| notebook | exercise | kind | task |", "| --- | --- | --- | --- |"]
+        for exercise in self.shown:
+            task = _first_sentence(exercise).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+            lines.append(f"| {exercise.notebook:02d} | `{exercise.name}` | {KINDS[exercise.kind]} | {task} |")
+        return "\n".join(lines)
 
 
 def _first_sentence(exercise: Exercise) -> str:
