@@ -18,6 +18,7 @@ from minialign.__main__ import COMMANDS, import_command
 from minialign.claims.readme import MAP, NOTEBOOKS, between
 from minialign.claims.runner import CLAIMS
 from minialign.errors import UserError
+from minialign.exercises.catalogue import exercises
 from minialign.plotting import as_png
 from minialign.report.picture import FURTHER, MARK, STATIONS, draw, drawn_from, whole_plan
 
@@ -115,6 +116,11 @@ def test_every_hard_erratum_is_checked_where_the_readme_says():
 
 def test_all_errata_are_listed_once():
     assert re.findall(r"^\| E(\d+) \|", TEXT, re.M) == [str(number) for number in range(1, 38)]
+
+
+def test_there_are_as_many_notebooks_and_exercises_as_the_readme_says():
+    assert {11: "Eleven"}[len(NOTEBOOKS)] + " notebooks" in TEXT
+    assert len(exercises()) > 50 and "more than fifty exercises" in TEXT
 
 
 def test_the_two_main_commands_install_and_run_and_differ_in_their_ends_only():
