@@ -173,7 +173,7 @@ def toy_decoder(
 def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Made]:
     """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its answers.
 
-    It is made once, in half a minute on two idle cores, and read afterwards, as long as neither a setting nor a line of the code behind it changes.
+    It is made once, and read afterwards as long as neither a setting nor a line of the code behind it changes.
 
     Args:
         cache: folder for what is made; seed: of everything.
