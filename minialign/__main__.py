@@ -42,6 +42,16 @@ COMMANDS = {
     "notebooks": "Run the notebooks, all or some, and write them with their outputs.",
 }
 
+CHAPTERS = {  # heading of the map -> its commands, in the order in which they are needed
+    "Everything at once": ("demo",),
+    "Texts and pretraining": ("realdata", "pretrain", "sample"),
+    "Instruction tuning": ("sft", "instruct", "ask"),
+    "Human feedback": ("compare", "label", "annotators", "reward", "ppo", "dpo", "hacking"),
+    "Fine-tuning, quantization, distillation": ("finetune", "quantize", "distill"),
+    "Real models": ("chat",),
+    "Measuring, and the notes": ("evaluate", "claims", "notebooks"),
+}
+COMPLETE = "_MINIALIGN_COMPLETE"  # bash_source, zsh_source or fish_source prints what a shell needs to complete commands and options
 PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
 
 
@@ -49,19 +59,23 @@ class Map(click.Group):
     """The commands, imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the pipeline, not of the alphabet."""
-        return list(COMMANDS)
+        """In the order of the map, not of the alphabet."""
+        return [name for names in CHAPTERS.values() for name in names]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The module minialign/commands/NAME.py holds the command `command`."""
+        if name not in COMMANDS and ctx.resilient_parsing:  # a shell that asks how to go on
+            return None
         if name not in COMMANDS:
             raise click.UsageError(f"there is no command {name!r}; known are {', '.join(COMMANDS)}")
         return import_command(name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The map, without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """The map, chapter by chapter, without importing anything."""
+        widest = max(map(len, COMMANDS))
+        for chapter, names in CHAPTERS.items():
+            with formatter.section(chapter):
+                formatter.write_dl([(name.ljust(widest), COMMANDS[name]) for name in names])
 
 
 @contextlib.contextmanager
@@ -92,19 +106,21 @@ def import_command(name: str) -> click.Command:
 def main() -> None:
     """minialign: the course notes on aligning, fine-tuning, quantizing and distilling language models, made runnable.
 
-    Without a command it runs the main job. `python -m minialign COMMAND --help` explains a command.
+    Without a command it runs the main job. `python -m minialign COMMAND --help` explains a command. README.md has a table of commands to copy.
     """
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return the exit status: 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    if COMPLETE in os.environ:  # the shell asks what could stand next
+        main.main(arguments, prog_name="minialign", complete_var=COMPLETE)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["demo", *arguments]
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and arguments[0] not in PARALLEL:
         print(f"error: {arguments[0]} runs in one process; torchrun can share {', '.join(PARALLEL)}", file=sys.stderr)
         return 2
     if int(os.environ.get("RANK", 0)) > 0:  # the first process speaks for all
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     pressed = []
 
     def stop() -> None:
@@ -147,7 +163,12 @@ def complain(message: str) -> int:
     return 2
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """The command line of this process: `python -m minialign`, or `minialign` where the package is installed."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, and no traceback
         stream.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:]))
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(program())

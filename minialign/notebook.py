@@ -22,17 +22,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from minialign.checkpoints import RunFolder
+from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.claims.feedback import first_half
 from minialign.claims.runner import Bench
-from minialign.demo import Demo, Made
+from minialign.demo import Demo, Made, ppo_settings
+from minialign.demo_evaluation import gold_watch
 from minialign.demo_settings import FAST as QUICK
 from minialign.demo_settings import DemoConfig
 from minialign.errors import UserError
 from minialign.files import read_json, write_atomic
-from minialign.heads import LanguageModel
+from minialign.generation import prompt_ids
+from minialign.heads import LanguageModel, ScalarModel
 from minialign.plotting import as_png
 from minialign.pretrain.causal_lm import pretrain
+from minialign.rlhf.ppo import train_ppo
+from minialign.settings import to_dict
 from minialign.tokenizer import Tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
@@ -54,7 +58,7 @@ class source:  # noqa: N801   used like a function
     """
 
     def __init__(self, *objects: Any, doc: bool = True):
-        self.parts = [(inspect.getsourcefile(one), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
+        self.parts = [(inspect.getsourcefile(inspect.unwrap(one)), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
         self.doc = doc
 
     def text(self) -> str:
@@ -116,7 +120,7 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     notebook = nbformat.read(path, as_version=4)
     before = os.environ.get("MINIALIGN_FAST")
     os.environ["MINIALIGN_FAST"] = "1" if fast else "0"
-    started, worked = time.perf_counter(), sum(os.times()[2:4])
+    started, used = time.perf_counter(), children_seconds()
     try:
         where = {"metadata": {"path": str(path.resolve().parent)}}
         NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where, coalesce_streams=True).execute()
@@ -124,16 +128,22 @@ def execute(path: Path, out: Path, fast: bool) -> float:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
     finally:
         os.environ.pop("MINIALIGN_FAST") if before is None else os.environ.__setitem__("MINIALIGN_FAST", before)
-    seconds, worked = time.perf_counter() - started, sum(os.times()[2:4]) - worked  # of the kernel, which has ended; 0 where the system does not tell
+    seconds, processor = time.perf_counter() - started, children_seconds() - used
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran: noise in every diff
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show no warnings", path)
     notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec"), "language_info": {"name": "python"}}
-    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds), "processor_seconds": round(worked)}
+    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds), "processor_seconds": round(processor)}
     write_atomic(out, nbformat.writes(notebook) + "\n")
     return seconds
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that this one has started and that have ended, all cores together; 0 where the system does not tell (Windows)."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def toy_decoder(
@@ -163,7 +173,7 @@ def toy_decoder(
 def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Made]:
     """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its answers.
 
-    It is made once, in half a minute on two idle cores, and read afterwards, as long as neither a setting nor a line of the code behind it changes.
+    It is made once, and read afterwards as long as neither a setting nor a line of the code behind it changes.
 
     Args:
         cache: folder for what is made; seed: of everything.
@@ -174,6 +184,24 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Mad
     config = DemoConfig(**{**(QUICK | {"summaries": 1.0} if FAST else FEEDBACK), "seed": seed, **settings})
     folder, made = first_half(Bench(Path(cache), Path(cache), fast=FAST), config)
     return Demo(folder, config, lambda text: None), made
+
+
+def toy_policy(job: Demo, made: Made, reward: ScalarModel, beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
+    """The toy's policy after PPO at a price of KL; trained once for each price, and read afterwards.
+
+    Args:
+        job, made: from `toy_feedback`; reward: the job's reward model.
+        beta: price of one nat of KL, in deviations of the reward.
+    Returns:
+        the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees.
+    """
+    prompts, run = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice]), RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
+    settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed)
+    with run.locked():
+        run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
+        if not run.finished:
+            train_ppo(made.instructed, reward, prompts, settings, run, watch=gold_watch(made.tokenizer, made.practice))
+    return load_model(run.path)[0], run.metrics()
 
 
 def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:

@@ -165,13 +165,13 @@ def plain_ticks(fig: Figure) -> None:
     Ticks that a figure set itself are left alone. Called by whatever writes a figure, when its limits are final.
     """
     for axes in fig.axes:
-        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+        for axis, (low, high), most in ((axes.xaxis, sorted(axes.get_xlim()), 4), (axes.yaxis, sorted(axes.get_ylim()), 6)):
             if axis.get_scale() != "log" or not isinstance(axis.get_major_locator(), LogLocator) or axis.get_transform().base != 10:
                 continue
             if high < 100 * low:
                 powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
                 choices = [[step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high] for steps in STEPS]
-                ticks = next((ticks for ticks in choices if len(ticks) <= 6), choices[-1])  # the finest that leave room for their numbers
+                ticks = next((ticks for ticks in choices if len(ticks) <= most), choices[-1])  # the finest that leave room for their numbers
                 axis.set_ticks(ticks, [f"{tick:,.6g}" for tick in ticks])
                 axis.set_ticks([], minor=True)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from minialign.commands.distill import table
 from minialign.distill import sequence_level
 from minialign.distill.recipes import RECIPES
 from minialign.distill.sentence_vectors import random_student
+from minialign.distill.soft_targets import SoftTargets
 from minialign.distill.student import evenly
 from minialign.heads import Classifier
 from minialign.peft import trainable
@@ -22,6 +24,7 @@ from minialign.tensors import read_tensors
 from minialign.tokenizer import train_tokenizer
 
 LINES = [f"{name} found the {thing} in the {place}." for name in ("Mira", "Sam", "Rosa") for thing in ("kite", "key") for place in ("barn", "lake", "hall")]
+ABC = "abcdefghijklmnopqrstuvwxyz"
 SHAPE = "--vocabulary 300 --context 16 --width 16 --heads 2 --layers 3 --steps 2 --batch 2 --checkpoint-every 4 --validate-every 4"
 SHORT = "--steps 4 --batch 2 --checkpoint-every 2 --validate-every 4"
 
@@ -61,11 +64,11 @@ def test_every_recipe_makes_a_run_that_other_commands_take(kind, recipe, d, caps
     assert result["parameters"] == [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
     assert result["bytes"] == [os.path.getsize(f"{folder}/model.safetensors") for folder in (f"{d}/{kind}", out)] and min(result["seconds"]) > 0
     assert type_in(f"sample {out} --prompt {'___' if kind == 'encoder' else 'Mira'} --new-tokens 2", d) == 0
-    if recipe == "soft-targets" and kind == "decoder":
-        assert type_in(f"quantize {out} --scheme weights --fast", d) == 0
-        answers = [json.dumps({"prompt": letter, "completion": " Yes."}) for letter in "abcdefghijklmnopqrstuvwxyz"]
-        (d / "answers.jsonl").write_text("\n".join(answers), encoding="utf-8")
-        assert type_in(f"finetune --method lora --base {out} --data {{d}}/answers.jsonl --steps 1 --batch 2 --validate-every 1 --out {{d}}/tuned", d) == 0
+    assert type_in(f"quantize {out} --scheme weights --text {{d}}/few.txt --fast --out {out}-int8", d) == 0
+    assert type_in(f"sample {out}-int8 --prompt {'___' if kind == 'encoder' else 'Mira'} --new-tokens 2", d) == 0
+    asked = {"encoder": lambda i: {"text": ABC[i], "label": "ab"[i % 2]}, "decoder": lambda i: {"prompt": ABC[i], "completion": " Yes."}}[kind]
+    (d / f"{kind}.jsonl").write_text("\n".join(json.dumps(asked(i)) for i in range(26)), encoding="utf-8")
+    assert type_in(f"finetune --method lora --base {out} --data {{d}}/{kind}.jsonl --steps 1 --batch 2 --validate-every 1 --out {out}-tuned", d) == 0
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,18 @@ def test_a_student_that_can_write_goes_on_by_itself(d, tmp_path):
     assert type_in(line, d) == 0
     before, after = (load_model(tmp_path / name)[0] for name in ("start", "out"))
     assert after.config == before.config and not torch.equal(after.body.norm.weight, before.body.norm.weight)
+
+
+def test_what_the_teacher_thinks_is_kept_for_later_epochs_and_other_students(d, tmp_path, capsys, monkeypatch):
+    texts = len(LINES) * 4
+    line = f"distill --teacher {{d}}/decoder --text {{d}}/text.txt --valid {{d}}/few.txt --split paragraphs --no-packed --fast --cache {tmp_path}/kept"
+    line += f" --steps {2 * texts // 6} --batch 6 --checkpoint-every 100 --validate-every 100"
+    assert type_in(f"{line} --out {tmp_path}/first", d) == 0
+    rows, asked = (int(x.replace(",", "")) for x in re.search(r"of ([\d,]+) texts ([\d,]+) were known; \d+\.\d MB", capsys.readouterr().out).groups())
+    assert rows == 2 * texts and asked >= texts, "the second epoch's are known, and so are texts that stand there twice"
+    monkeypatch.setattr(SoftTargets, "think", None)
+    assert type_in(f"{line} --layers 2 --recipe distilgpt2 --cosine 0 --out {tmp_path}/second", d) == 0, "the teacher is not asked again"
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["top_k"] == 0
 
 
 # the second stage of TinyBERT
@@ -275,6 +290,10 @@ def test_a_bert_teaches_sentences_and_its_student_is_a_folder_again(d, tmp_path,
         ("--teacher {d}/decoder --text {d}/text.txt --recipe on-policy", "fit the context of 16; use a smaller --new-tokens or --prompt-tokens"),
         ("--teacher {d}/decoder --text {d}/text.txt --recipe sequence-level --beams 0", "beams is 0; it must be from 1"),
         ("--teacher {d}/decoder --text {d}/text.txt --recipe sequence-level --new-tokens 14 --prompt-tokens 3", "prompts of 3 tokens and 14 new ones do not"),
+        ("--teacher {d}/decoder --text {d}/text.txt --top-k 3", "say how --cache keeps what the teacher thinks; add --cache FOLDER"),
+        ("--teacher {d}/decoder --text {d}/text.txt --recipe minilm --cache {d}/kept", "which minilm does not ask; leave it out"),
+        ("--teacher {d}/encoder --text {d}/text.txt --cache {d}/kept", "hidden anew in each epoch"),
+        ("--teacher {d}/bert --text {d}/text.txt --cache {d}/kept", "--assistant, masking and a cache"),
         ("--teacher {d}/encoder --text {d}/text.txt --recipe tinybert --copies 3", "--copies makes more texts of a task's; give --task"),
         ("--teacher {d}/decoder --text {d}/text.txt --layers-from 0,x", "numbers of layers between commas"),
         ("--teacher {d}/decoder --text {d}/text.txt --layers-from 0", "add --start teacher"),

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from minialign.__main__ import run
+from minialign.checkpoints import load_model
 from minialign.files import read_json
 from minialign.tensors import digest, read_tensors
 from minialign.transformer import Transformer
@@ -67,6 +69,23 @@ def test_the_body_reads_each_text_once(d, capsys, monkeypatch, base):
     assert type_in(line, d=d) == 0 and sum(read) == 60, "what is done is not read again"
 
 
+def test_a_prompt_may_start_as_the_words_of_a_text(d, capsys):
+    out = d / "words"
+    line = f"finetune --method prompt-tuning --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --length 3 --learning-rate 1e-9 --out {out}"
+    assert run([*(word.format(d=d) for word in line.split()), "--prompt-text", "happy sad"]) == 0
+    model, tokenizer = load_model(d / "gpt")
+    ids = tokenizer.encode_many(["happy sad"])[0]
+    (vectors,) = read_tensors(out / "prompt-tuning" / "tuned.safetensors")[0].values()
+    torch.testing.assert_close(vectors, model.body.token_embedding.weight[(ids * 3)[:3]], atol=1e-6, rtol=0)
+
+
+def test_a_rank_above_the_break_even_is_said_on_one_line(d, capsys):
+    assert type_in(f"finetune --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --targets query --rank 9 --dropout 0.1 --out {{d}}/wide", d=d) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "break-even" in line]
+    assert line == "note: body.blocks.0.attention.query: rank 9 is above the break-even 8.0: the update has 288 numbers, the matrix 256"
+    assert read_json(d / "wide" / "lora" / "tuned.json")["config"]["dropout"] == 0.1
+
+
 def test_a_merged_lora_is_a_plain_run_for_every_other_command(d, capsys):
     line = f"finetune --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --targets query,inner --merged --out {{d}}/lora"
     assert type_in(line, d=d) == 0
@@ -89,6 +108,9 @@ def test_a_merged_lora_is_a_plain_run_for_every_other_command(d, capsys):
         ("--data {d}/labels.jsonl --merged", "cannot be merged into a language model"),
         ("--data {d}/demos.jsonl --targets q_proj", "'q_proj'; there are attention.query"),
         ("--data {d}/demos.jsonl --rank 0", "rank"),
+        ("--data {d}/demos.jsonl --method prompt-tuning --start text", "(as a command: --prompt-text)"),
+        ("--data {d}/demos.jsonl --method prompt-tuning --start random --prompt-text sad", "leave one of them out"),
+        ("--data {d}/demos.jsonl --dropout 1", "dropout"),
         ("--data {d}/demos.jsonl --batch 500", "fewer than one batch of 500"),
         ("--data {d}/nowhere.jsonl", "no such file"),
     ],

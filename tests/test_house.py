@@ -149,6 +149,12 @@ def test_every_file_that_a_docstring_sends_the_reader_to_exists():
     assert missing == []
 
 
+@pytest.mark.parametrize("folder", sorted(TECHNIQUES | {"pretrain", "pretrained"}))
+def test_a_technique_s_folder_maps_its_files_in_reading_order(folder):
+    said = re.findall(r"\b(\w+\.py)\b", ast.get_docstring(TREES[f"minialign/{folder}/__init__.py"]))
+    assert sorted(said) == sorted(Path(name).name for name in FILES if room(name) == folder and not name.endswith("__init__.py"))
+
+
 def test_every_file_and_everything_public_says_what_it_is():
     silent = [name for name, tree in TREES.items() if ast.get_docstring(tree) is None and SOURCES[name].strip()]
     silent += [f"{name}: {node.name}" for name, tree in TREES.items() for node in public(tree) if ast.get_docstring(node) is None]
@@ -194,6 +200,56 @@ def test_no_stranger_s_pickle_is_ever_opened():
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not called & {"torch.load", "torch.save", "pickle.load", "pickle.loads", "eval", "exec"}, name
         assert "allow_pickle" not in SOURCES[name], name
+
+
+# other systems
+
+
+def calls():
+    """(file, name of what is called, the call) of every call in the package."""
+    for name, tree in TREES.items():
+        yield from ((name, ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_text_files_are_opened_as_utf_8_whatever_the_system_s_own_letters_are():
+    silent = []
+    for name, function, call in calls():
+        mode = next((a.value for a in call.args[1:2] if isinstance(a, ast.Constant)), "r") if function == "open" else "r"
+        ours = function in ("open", "fdopen") or (function.endswith((".read_text", ".write_text")) and not function.startswith(("files(", "self.")))
+        if ours and "b" not in mode and not any(keyword.arg == "encoding" for keyword in call.keywords):
+            silent.append((name, ast.unparse(call)))
+    assert silent == []
+
+
+def test_nothing_needs_what_only_some_systems_have():
+    missing_elsewhere = {"fcntl", "grp", "pwd", "pty", "termios", "tty", "curses", "syslog", "winreg", "msvcrt", "_winapi"}
+    for name in FILES:
+        assert not {module.split(".")[0] for module in IMPORTS[name]} & missing_elsewhere, name
+    optional = {name for name in FILES if "resource" in IMPORTS[name]}  # imported where it is used, in a try
+    assert optional == {"minialign/evaluation.py"}
+    forbidden = {"os.fork", "os.getuid", "os.geteuid", "os.uname", "os.sched_getaffinity", "os.mkfifo", "os.setsid", "os.killpg", "signal.alarm"}
+    assert [(name, function) for name, function, _ in calls() if function in forbidden] == []
+
+
+def test_memory_is_not_known_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert importlib.import_module("minialign.evaluation").peak_memory_mib() is None
+
+
+def test_other_processes_begin_anew_as_they_must_on_windows_and_macos():
+    pools = [(name, ast.unparse(call)) for name, function, call in calls() if function.rsplit(".", 1)[-1] in ("ProcessPoolExecutor", "Pool", "Process")]
+    assert len(pools) >= 3
+    assert [pool for pool in pools if "get_context('spawn')" not in pool[1]] == []
+
+
+def test_no_path_is_put_together_or_taken_apart_by_hand():
+    places = re.compile(r"/(?:tmp|dev|proc|usr|etc|var)/")
+    for name, tree in TREES.items():
+        documentation = {id(node.body[0].value) for node in ast.walk(tree)
+                         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+                assert not places.search(node.value), (name, node.value)
 
 
 def test_no_file_knows_the_machine_that_it_was_written_on():

@@ -6,7 +6,6 @@ Needs selenium, chromium and chromedriver; left out where they are not.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -101,7 +100,7 @@ def test_twenty_pairs_are_labelled_by_keyboard_through_undo_reload_kill_and_rest
     chosen = {}
     for i in range(20):
         if i == 6:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
             press(browser, "0")
             until(lambda: "Start it again" in text(browser, "message"))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -269,7 +268,7 @@ def test_killing_the_process_loses_nothing(folder, base):
                 state = fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "first"})
                 confirmed += 1
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
             process.stdout.close()
         assert len(read_comparisons(folder / "labels.jsonl")[0]) == confirmed

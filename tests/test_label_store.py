@@ -266,3 +266,11 @@ def test_the_terminal_ends_with_its_input_and_after_the_last_pair(opened):
 def test_what_somebody_types_is_understood_or_asked_again():
     assert understand(" 2 9 ") == ("second", 9) and understand("S") == ("skip", None) and understand("0") == ("tie", None)
     assert [understand(line) for line in ("", "3", "1 0", "1 x", "0 4", "1 2 3", "١")] == [None] * 7
+
+
+def test_labels_are_bytes_on_every_system(opened, monkeypatch):
+    flags, binary, opens = [], 1 << 28, os.open
+    monkeypatch.setattr(os, "O_BINARY", binary, raising=False)  # as on Windows, which else writes \r\n for \n
+    monkeypatch.setattr(os, "open", lambda path, flag, *rest: flags.append(flag) or opens(path, flag & ~binary, *rest))
+    prefer_good(opened(), count=2)
+    assert [bool(flag & binary) for flag in flags if flag & os.O_APPEND] == [True]

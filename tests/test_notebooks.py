@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from minialign.__main__ import run
 from minialign.batching import pad
 from minialign.errors import UserError
 from minialign.exercises.catalogue import of_notebook
-from minialign.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback
+from minialign.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback, toy_policy
 from minialign.plotting import figure
+from minialign.ranking import option_logprobs
 from minialign.rlhf.ppo import penalised_rewards
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -134,6 +136,10 @@ def test_source_is_what_stands_in_the_file():
     assert "\n    r\n" not in repr(source(penalised_rewards, doc=False)), "what stood before a raw docstring goes, too"
 
 
+def test_the_file_of_a_decorated_function_is_its_own_and_not_the_decorators():
+    assert repr(source(option_logprobs)).startswith("# minialign/ranking.py\n@torch.no_grad()")
+
+
 def test_a_figure_becomes_a_picture(tmp_path):
     shown = picture(figure("x", "y")[0])
     assert shown._repr_png_().startswith(b"\x89PNG")
@@ -143,12 +149,18 @@ def test_a_figure_becomes_a_picture(tmp_path):
 
 def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path):
     tiny = {"documents": 50, "demonstrations": 96, "judged": 64, "prompts": 4, "evaluated": 2, "width": 16, "heads": 2, "pretrain_steps": 1, "sft_steps": 1}
+    tiny |= {"reward_steps": 1, "ppo_updates": 1}
     job, made = toy_feedback(tmp_path, **tiny)
     kept = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*") if path.is_file() and path.name != "seconds.json"}
     assert kept and made.comparisons and len(made.practice) == 4 and made.instructed.config.width == 16
     again, read = toy_feedback(tmp_path, **tiny)
     assert again.folder == job.folder and read.comparisons == made.comparisons and read.tests == made.tests
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing was made again"
+    reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
+    policy, log = toy_policy(job, made, reward, 0.0)
+    read, same = toy_policy(again, made, reward, 0.0)
+    assert same == log and len(log) == 1 and {"score", "kl", "gold"} <= log[0].keys(), "trained once for each price"
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), read.parameters()))
     other, _ = toy_feedback(tmp_path, **tiny | {"sft_steps": 2})
     assert other.folder != job.folder, "another setting is another toy"
 

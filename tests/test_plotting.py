@@ -166,3 +166,12 @@ def test_a_long_logarithmic_axis_and_one_of_powers_of_two_keep_their_own_ticks()
     labels, between = ticks_of(1e-4, 1)
     assert any("10^" in label for label in labels) and len(between) > 0
     assert any("2^" in label for label in ticks_of(1, 8, base=2)[0])
+
+
+def test_numbers_beside_each_other_get_more_room_than_numbers_above_each_other():
+    fig, axes = figure("parameters", "y")
+    axes.plot([40_000, 200_000], [1, 2])
+    axes.set_xscale("log")
+    axes.set_xlim(40_000, 200_000)
+    plain_ticks(fig)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["50,000", "100,000", "200,000"]

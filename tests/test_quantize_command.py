@@ -1,5 +1,6 @@
 """`minialign quantize` as a newcomer types it, and what it measures."""
 
+import dataclasses
 import json
 import math
 
@@ -12,6 +13,7 @@ from minialign.commands import quantize as page
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel
+from minialign.pretrain.masked_lm import MASK
 from minialign.quant.fidelity import fidelity, windows
 from minialign.quant.half import HALVES
 from minialign.quant.ptq import quantize
@@ -148,6 +150,22 @@ def test_fidelity_equals_its_definition():
                 same += float(p[t].argmax() == q[t].argmax())
     assert found.tokens == 44 and found.before == pytest.approx(math.exp(nats / 44), rel=1e-5)
     assert found.kl == pytest.approx(kl / 44, rel=1e-4) and found.agreement == pytest.approx(same / 44)
+
+
+def test_an_encoder_is_compared_at_hidden_places():
+    before, after = (LanguageModel(dataclasses.replace(SHAPE, kind="encoder"), seed).eval() for seed in (0, 1))
+    rows = torch.arange(20, 44).view(2, 12)
+    found, nats, kl = fidelity(before, after, rows), 0.0, 0.0
+    with torch.no_grad():
+        for row in rows:
+            tokens = row.clone()
+            tokens[[3, 10]] = MASK
+            p, q = (model(tokens[None])[0].log_softmax(-1) for model in (before, after))
+            for t in (3, 10):
+                nats -= float(p[t, row[t]])
+                kl += float((p[t].exp() * (p[t] - q[t])).sum())
+    assert found.tokens == 4 and found.before == pytest.approx(math.exp(nats / 4), rel=1e-5) and found.kl == pytest.approx(kl / 4, rel=1e-4)
+    assert fidelity(before, before, rows[:, :2]).tokens == 2, "even the shortest text has a place to hide"
 
 
 def test_a_model_is_faithful_to_itself():

@@ -310,6 +310,26 @@ def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
     assert not {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in trained.parameters()}
 
 
+def test_of_a_policy_with_a_lora_only_the_lora_is_optimised(tmp_path):
+    from minialign.checkpoints import RunFolder
+    from minialign.peft import lora
+    from minialign.rlhf.ppo import train_ppo
+
+    policy, _, _, reward = models()
+    plain = copy.deepcopy(policy.state_dict())
+    wrapped = lora.wrap(policy.eval(), lora.LoRAConfig(rank=2))
+    config = PPOConfig(updates=3, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2)
+    trained, last = train_ppo(wrapped, reward, PROMPTS, config, RunFolder(tmp_path))
+    free = {name for name, p in trained.named_parameters() if p.requires_grad}
+    assert free and all(name.endswith((".A", ".B")) for name in free)
+    assert any(float(layer.B.detach().abs().max()) > 0 for layer in lora.lora_layers(trained).values()) and last["kl"] != 0.0
+    with torch.no_grad():
+        tokens = torch.tensor([PROMPTS[2]])
+        before = trained(tokens)
+        assert all(value.equal(plain[name.replace(".base", "")]) for name, value in trained.state_dict().items() if not name.endswith((".A", ".B")))
+        torch.testing.assert_close(lora.merged_plain(trained)(tokens), before, msg="merged, it is a plain model that says the same")
+
+
 def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
     from minialign.checkpoints import RunFolder
     from minialign.errors import UserError

@@ -224,7 +224,9 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
             values = [row["accuracy"] for row in table if row["judge"] == person]
             reference_line(axes, sum(values) / len(values))
             label = {"1 real": "one person", "5 real": "five people"}.get(person, person)
-            axes.annotate(label, (amounts[-1], sum(values) / len(values)), xytext=(0, 3), textcoords="offset points", ha="right")
+            below = person == lines[0]  # one person stands below five; on different sides of their lines the words do not meet
+            place = {"xytext": (0, -3 if below else 3), "va": "top" if below else "bottom", "textcoords": "offset points", "ha": "right"}
+            axes.annotate(label, (amounts[-1], sum(values) / len(values)), **place)
         axes.set_xscale("log", base=2)
         axes.set_xticks(amounts, ["1/8", "1/2", "all"] if what == "share" else [f"{amount:,}" for amount in amounts])
         legend(axes)

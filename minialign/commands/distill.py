@@ -12,15 +12,18 @@ import torch
 from click.core import ParameterSource
 from torch import nn
 
-from minialign.checkpoints import MODEL, RunFolder, describe_model, load_model, same_tokenizer
+from minialign.checkpoints import MODEL, RunFolder, describe_model, load_model
 from minialign.commands.distill_sentences import SENTENCES, distil_encoder, is_sentence_teacher
+from minialign.commands.distill_student import layer_list, new_student, old_student
 from minialign.commands.distill_task import distil_second_stage
 from minialign.commands.distill_texts import PROMPT, batches, begun, by_the_teacher, check_prompts, read_both
 from minialign.commands.options import TYPES, Command, Option, configured, file_option, run_options
 from minialign.distill.minilm import distil_minilm
 from minialign.distill.recipe import distil, own_loss
-from minialign.distill.recipes import RECIPES, Named, make_student, recipe_named
+from minialign.distill.recipes import RECIPES, Named, recipe_named
 from minialign.distill.sentence_vectors import SentenceConfig
+from minialign.distill.soft_targets import SoftTargets
+from minialign.distill.teacher_cache import CacheConfig
 from minialign.distill.tinybert import AugmentationConfig
 from minialign.errors import UserError
 from minialign.evaluation import bytes_on_disk, latency
@@ -30,7 +33,6 @@ from minialign.pretrain.causal_lm import perplexity
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.settings import describe, to_dict
 from minialign.tensors import digest, tensors_of
-from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 DEFAULT = TrainingConfig(steps=1000, batch=16, learning_rate=2e-3)
@@ -76,8 +78,9 @@ def weight_options(function: Callable) -> Callable:
 @run_options(out="runs/distill")
 @configured("Training", "training", DEFAULT, FAST)
 @configured("Masked language modelling", "masking", MaskingConfig())
+@configured("Cache", "cache", CacheConfig(""), rename={"folder": "cache"})
 @weight_options
-def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, task, tuned, out, fast, training, masking, student, assistant, seed, layers, width, heads, start, layers_from, **changes):  # noqa: E501
+def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, task, tuned, out, fast, training, masking, cache, student, assistant, seed, layers, width, heads, start, layers_from, **changes):  # noqa: E501
     """Teach a small model what a large one says and thinks, and compare the two.
 
     OUT is a run like any other: sample, finetune, evaluate and quantize take it.
@@ -97,7 +100,7 @@ def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, t
     shape = {"layers": layers, "width": width, "heads": heads, "start": start, "layers_from": layer_list(layers_from)}
     changes, paths = {name: value for name, value in changes.items() if value is not None}, [*text, *files]
     if task is not None or tuned is not None:
-        beside = paths or valid or split or prompt_tokens or assistant or any(shape.values()) or masking != MaskingConfig()
+        beside = paths or valid or split or prompt_tokens or assistant or any(shape.values()) or masking != MaskingConfig() or cache != CacheConfig("")
         if recipe not in (None, TINY) or None in (task, tuned, student) or beside:
             raise UserError("the second stage of tinybert needs --task, --tuned and --student, and takes neither --text nor what makes a new student")
         distil_second_stage((teacher, tuned), student, task, *changed(TINY, changes), training, out, fast)
@@ -107,8 +110,8 @@ def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, t
     if student is not None and (any(shape.values()) or assistant):
         raise UserError("--student is a model that is there already; leave --layers, --width, --heads, --start, --layers-from and --assistant out")
     if is_sentence_teacher(teacher):
-        if recipe not in (None, SENTENCES) or student is not None or assistant or masking != MaskingConfig():
-            raise UserError(f"{teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, --assistant and masking")
+        if recipe not in (None, SENTENCES) or student is not None or assistant or masking != MaskingConfig() or cache != CacheConfig(""):
+            raise UserError(f"{teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, --assistant, masking and a cache")
         documents, held_out = read_both(paths, valid, split or "paragraphs", 64)
         distil_encoder(teacher, documents, held_out, shape, *changed(SENTENCES, changes), training, out, fast)
         return
@@ -117,7 +120,7 @@ def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, t
     named = recipe_named(recipe, master.config.kind)
     if master.config.kind == "decoder" and masking != MaskingConfig():
         raise UserError("--chosen, --masked and --replaced hide words from an encoder, and the teacher is a decoder; leave them out")
-    refuse_what_it_does_not_read(recipe, named, prompt_tokens, changes)
+    refuse_what_has_no_say(recipe, named, master.config.kind, prompt_tokens, cache, changes)
     config = changed(recipe, changes)
     pupil = new_student(master, named, shape, assistant, recipe, seed) if student is None else old_student(student, (teacher, tokenizer))
     documents, held_out = read_both(paths, valid, split or ("file" if named.reads == "texts" else "paragraphs"), master.config.context)
@@ -127,6 +130,8 @@ def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, t
         about |= {"masking": to_dict(masking), "assistant": assistant, "data": fingerprint([documents, held_out])}
         if named.reads != "texts":
             about |= {"prompt_tokens": prompt_tokens or PROMPT, "writing": to_dict(config[1]) if named.writing else None}
+        if cache.folder:
+            about |= {"top_k": cache.top_k}  # its 16 bits, or its k words, are what is learned
         run.begin({**about, "teacher": digest(tensors_of(master))[:16], "student": digest(tensors_of(pupil))[:16]}, tokenizer)
         if named.reads == "texts":
             data, looked_at = batches(tokenizer, pupil, documents, held_out, training, packed, masking, (str(paths[0]), str(valid or paths[-1])))
@@ -140,7 +145,11 @@ def command(files, teacher, recipe, text, valid, split, packed, prompt_tokens, t
             if assistant:
                 distil_minilm(master, tokenizer, data, looked_at, training, run, layers, width, config[0], True)
             else:
-                distil(pupil, named.loss(master, config[0]), data, looked_at, training, run)
+                teaching = named.loss(master, config[0], *([cache] if cache.folder else []))
+                distil(pupil, teaching, data, looked_at, training, run)
+                if cache.folder:
+                    known = teaching.cache
+                    click.echo(f"{cache.folder}: of {known.asked:,} texts {known.found:,} were known; {known.bytes / 1e6:.1f} MB")
     report(recipe, master, looked_at, (Path(teacher), out), 3 if fast else 9)
     if not named.speaks and not config_speaks(config[0]):
         click.echo(f"{recipe} teaches how to read, no words. To read on: finetune --base {out}; for words: distill --recipe soft-targets --student {out}")
@@ -154,7 +163,7 @@ def report(recipe: str, teacher: LanguageModel, looked_at: list, folders: tuple[
     click.echo("\n" + table(result))
 
 
-def refuse_what_it_does_not_read(recipe: str, named: Named, prompt_tokens: int, changes: dict[str, Any]) -> None:
+def refuse_what_has_no_say(recipe: str, named: Named, kind: str, prompt_tokens: int, cache: CacheConfig, changes: dict[str, Any]) -> None:
     """Raise UserError for options that have no say in a recipe."""
     packed = click.get_current_context().get_parameter_source("packed") is ParameterSource.COMMANDLINE
     if named.reads == "texts" and prompt_tokens:
@@ -163,6 +172,12 @@ def refuse_what_it_does_not_read(recipe: str, named: Named, prompt_tokens: int, 
         raise UserError(f"{recipe} reads one text a row, since each begins with a prompt; leave --packed and --no-packed out")
     if recipe == TINY and (odd := [name for name in ("copies", "chance", "candidates") if name in changes]):
         raise UserError(f"--{odd[0]} makes more texts of a task's; give --task, --tuned and --student, or leave it out")
+    if not cache.folder and cache != CacheConfig(""):
+        raise UserError("--top-k and --most-gib say how --cache keeps what the teacher thinks; add --cache FOLDER, or leave them out")
+    if cache.folder and kind == "encoder":
+        raise UserError("an encoder's words are hidden anew in each epoch, so that no text comes twice; leave --cache out")
+    if cache.folder and named.loss is not SoftTargets:
+        raise UserError(f"--cache keeps what a teacher thinks of given texts, which {recipe} does not ask; leave it out")
 
 
 def changed(name: str, changes: dict[str, Any]) -> tuple:
@@ -179,31 +194,6 @@ def changed(name: str, changes: dict[str, Any]) -> tuple:
 def config_speaks(config: Any) -> bool:
     """Whether a recipe that copies layers was told to copy predictions, too."""
     return getattr(config, "prediction", 0) > 0
-
-
-def layer_list(text: str) -> list[int] | None:
-    """Numbers between commas; None for an empty text."""
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError:
-        raise UserError(f"--layers-from is {text!r}; it must be numbers of layers between commas, such as 0,2,4") from None
-
-
-def new_student(teacher: LanguageModel, named: Named, shape: dict, assistant: bool, recipe: str, seed: int) -> LanguageModel:
-    """The student that the options describe, untrained."""
-    if assistant and (not recipe.startswith("minilm") or shape["heads"] or shape["start"] == "teacher" or shape["layers_from"]):
-        raise UserError("--assistant is for minilm and minilm-v2, and its student starts at random with the teacher's heads; leave the other option out")
-    from_teacher = named.from_teacher if shape["start"] is None else shape["start"] == "teacher"
-    if shape["layers_from"] is not None and not from_teacher:
-        raise UserError(f"--layers-from is for a student that begins as layers of its teacher, and {recipe} starts at random; add --start teacher")
-    return make_student(teacher, shape["layers"], shape["width"], shape["heads"], from_teacher, shape["layers_from"], seed)
-
-
-def old_student(folder: Path, teacher: tuple[Path, Tokenizer]) -> LanguageModel:
-    """A run's model. Raises UserError when it does not read the teacher's tokens."""
-    model, tokenizer = load_model(folder, "language-model")
-    same_tokenizer((folder, tokenizer), teacher)
-    return model
 
 
 def size(model: nn.Module) -> str:

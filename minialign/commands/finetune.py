@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
 @click.option("--merged", is_flag=True, cls=Option, help="LoRA: also write OUT/lora-merged, a plain run that every other command takes.")
 @run_options(out="runs/finetune")
 @configured("Training", "training", TUNING, QUICK)
-@configured("LoRA", "update", LoRAConfig(), hide=("targets", "seed", "dropout"))
+@configured("LoRA", "update", LoRAConfig(), hide=("targets", "seed"))
 @configured("Adapters", "bottleneck", AdapterConfig(), hide=("targets", "seed"))
 @configured("BitFit", "biases", BitFitConfig(), hide=("names",))
 @configured("Prompt tuning", "prompt", PromptConfig(), hide=("text_ids", "seed"))
-def command(base, data, method, targets, merged, out, seed, fast, training, update, bottleneck, biases, prompt):
+@click.option("--prompt-text", default="", cls=Option, section="Prompt tuning", help="The words that the vectors start as, repeated or cut to their number.")
+def command(base, data, method, targets, merged, prompt_text, out, seed, fast, training, update, bottleneck, biases, prompt):
     """Fine-tune a model on your data, all of it or a small part, and keep just that part.
 
     With `prompt` and `completion` a decoder goes on learning to write; with `text` and `label` a head is put on the body of a decoder or an encoder.
@@ -62,6 +64,10 @@ def command(base, data, method, targets, merged, out, seed, fast, training, upda
     """
     if targets:
         update = dataclasses.replace(update, targets=tuple(name.strip() for name in targets.split(",")))
+    if prompt_text:
+        if prompt.start == "random":
+            raise UserError("--prompt-text says which words the vectors start as, and --start random that there are none; leave one of them out")
+        prompt = dataclasses.replace(prompt, start="text", text_ids=words_of(base, prompt_text))
     chosen = {"lora": update, "adapters": bottleneck, "bitfit": biases, "prompt-tuning": prompt}
     chosen = {name: chosen.get(name, CONFIGS[name]()) for name in METHODS}
     records = read_jsonl(data)
@@ -95,12 +101,21 @@ def one(name: str, config: Any, base: Path, records: list[dict], labelled: bool,
         settings = {**describe_base(model), "stage": "finetune", "method": name, "tuning": to_dict(config), "training": to_dict(training)}
         run.begin({**settings, "data": fingerprint(records), "base": digest(tensors_of(model))[:16]}, tokenizer)
         if not run.finished:
-            METHODS[name].wrap(model, config)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", UserWarning)
+                METHODS[name].wrap(model, config)
+            for note in said:
+                click.echo(f"note: {note.message}", err=True)
             click.echo(show(model).splitlines()[-1])
             if name == "feature-based":
                 learned, validate, loss = read_once(model, learned, checked, training)
             tune(model, learned, loss, validate, training, run)
     return run.facts() | {"file_bytes": (run.path / "tuned.safetensors").stat().st_size, "folder": str(run.path)}
+
+
+def words_of(base: Path, text: str) -> tuple[int, ...]:
+    """The ids of the words that a prompt starts as."""
+    return tuple(load_model(base)[1].encode_many([text])[0])
 
 
 def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:

@@ -65,7 +65,7 @@ def scheme_options(function: Callable) -> Callable:
 def command(run, scheme, text, calibration, tokens, include, keep, embeddings, bench, out, seed, fast, **changes):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
 
-    What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2).
+    What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2). An encoder is measured on hidden words.
 
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
@@ -75,7 +75,9 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
     changes = {name: value for name, value in changes.items() if value is not None}
     config = None if scheme in HALVES else dataclasses.replace(scheme_named(scheme), **changes)
     check(config, changes, text, calibration, out, (*include, *keep, *(["embeddings"] if embeddings else [])))
-    model, tokenizer = NAMED[str(run)]() if str(run) in NAMED and not run.exists() else load_model(run, "decoder")
+    model, tokenizer = NAMED[str(run)]() if str(run) in NAMED and not run.exists() else load_model(run, "language-model")
+    if model.config.kind == "encoder-decoder":
+        raise UserError("holds an encoder-decoder, and a decoder or an encoder is needed here", run)
     read = lambda file: windows(flat(encode_documents(tokenizer, read_documents(file))), min(model.config.context, WINDOW), 512 if fast else tokens)  # noqa: E731
     rows, batches = None if text is None else read(text), None if calibration is None else read(calibration)
     before, result = copy.deepcopy(model), {"run": str(run), "scheme": scheme, "settings": None if config is None else dataclasses.asdict(config)}
@@ -126,10 +128,10 @@ def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int,
         result["text"] = fidelity(before, after, rows).to_dict()
     vocabulary, context = before.config.vocabulary, before.config.context
     prompt = torch.randint(vocabulary // 2, vocabulary, (min(WINDOW, context),), generator=torch.Generator().manual_seed(seed)).tolist()
-    new_tokens = min(new_tokens, context - 1)
-    greedy = SamplingConfig(new_tokens, temperature=0.0)
-    write = lambda model: generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)  # noqa: E731
-    result["writing"] = [new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
+    if before.config.kind == "decoder":
+        greedy = SamplingConfig(min(new_tokens, context - 1), temperature=0.0)
+        write = lambda model: generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)  # noqa: E731
+        result["writing"] = [greedy.new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
     result["reading"] = [len(prompt) / seconds for seconds in in_turns(lambda model: model(torch.tensor([prompt])), before, after, rounds)]
     return result
 
@@ -167,8 +169,9 @@ def table(result: dict) -> str:
         a, b = result[key]
         lines.append(f"{name:<30}{a:>14,}{b:>14,}   {b / a:.0%}")
     for name, key in (("tokens a second, writing one", "writing"), ("tokens a second, reading", "reading")):
-        a, b = result[key]
-        lines.append(f"{name:<30}{a:>14,.0f}{b:>14,.0f}   {pace(b / a)}")
+        if key in result:
+            a, b = result[key]
+            lines.append(f"{name:<30}{a:>14,.0f}{b:>14,.0f}   {pace(b / a)}")
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from minialign.errors import UserError
 from minialign.logprobs import masked_mean
@@ -52,30 +53,34 @@ def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature
 class _SoftTargets(torch.autograd.Function):
     """The loss above for (M, V) logits of tokens that all count, some rows at a time: what lies between stays in the processor's cache.
 
-    dL/dz_s = T (softmax(z_s/T) − softmax(z_t/T)) / M is written on the way. The plain formula, whose eight tables of M × V go through memory,
-    takes several times as long (tests/speed/distill.py); both are the same to rounding (test_soft_targets_by_rows_are_the_plain_formula).
+    dL/dz_s = T (softmax(z_s/T) − softmax(z_t/T)) / M is written on the way, once, and scaled where it stands when it is asked for, so it can be asked
+    for once. The plain formula, whose eight tables of M × V go through memory, takes several times as long (tests/speed/distill.py); both are the
+    same to rounding (test_soft_targets_by_rows_are_the_plain_formula).
     """
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, T: float) -> Tensor:
         M, V = student.shape
-        total = torch.zeros((), dtype=torch.float64)
-        ctx.gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
-        for start in range(0, M, max(1, 2**18 // V)):
-            rows = slice(start, start + max(1, 2**18 // V))
-            a, b = (z[rows].to(torch.promote_types(z.dtype, torch.float32)) / T for z in (teacher, student))
-            top_a, top_b = a.amax(dim=-1, keepdim=True), b.amax(dim=-1, keepdim=True)
-            p, q = (a - top_a).exp_(), (b - top_b).exp_()  # each exponential is taken once
-            sum_a, sum_b = p.sum(dim=-1, keepdim=True), q.sum(dim=-1, keepdim=True)
-            p.div_(sum_a)
-            total += float(a.sub_(b).mul_(p).sum() - (top_a - top_b + (sum_a / sum_b).log()).sum())  # Σ p (a − b) − log Σ eᵃ + log Σ eᵇ
+        total, step = torch.zeros((), dtype=torch.float64), max(1, 2**17 // V)  # half a megabyte of each table
+        ctx.gradient, ctx.scale = torch.empty_like(student) if ctx.needs_input_grad[0] else None, T / max(1, M)
+        for start in range(0, M, step):
+            a, b = (z[start : start + step].to(torch.promote_types(z.dtype, torch.float32)) / T for z in (teacher, student))
+            p, q = a.softmax(dim=-1), b.softmax(dim=-1)
+            log_sums = [z.amax(dim=-1) - prob.amax(dim=-1).log() for z, prob in ((a, p), (b, q))]  # log Σ eᶻ = z − log p, read at the largest
             if ctx.gradient is not None:
-                ctx.gradient[rows] = q.div_(sum_b).sub_(p).mul_(T / M)
+                torch.sub(q, p, out=ctx.gradient[start : start + step])
+            total += float(a.sub_(b).mul_(p).sum() - (log_sums[0] - log_sums[1]).sum())  # Σ p (a − b) − log Σ eᵃ + log Σ eᵇ
         return (T * T * total / max(1, M)).to(torch.promote_types(student.dtype, torch.float32))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, by: Tensor) -> tuple[Tensor | None, None, None]:
-        return ctx.gradient * by if ctx.needs_input_grad[0] else None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        if ctx.gradient is None:
+            raise RuntimeError("the gradient of soft targets is given away when it is asked for; compute the loss again to ask a second time")
+        gradient, ctx.gradient = ctx.gradient, None
+        return gradient.mul_(by * ctx.scale), None, None
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

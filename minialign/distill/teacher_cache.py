@@ -43,7 +43,7 @@ FILE = ".safetensors"
 class CacheConfig:
     """Where the teacher's opinions are kept, and how many."""
 
-    folder: str  # made where needed; several teachers may share it
+    folder: str  # where what the teacher thinks of a text is kept for later epochs; made where needed, several teachers may share it
     top_k: int = 0  # words kept for each token, beside one number for all the rest; 0 keeps all words
     most_gib: float = 4.0  # largest size; what does not fit is computed each time
 

@@ -1,1 +1,11 @@
+r"""Instruction tuning: from a model that continues texts to one that does what it is asked. In reading order:
 
+    sft.py            demonstrations: the prompt is read, the answer is learned
+    t5.py             every task is text in, text out, with one fixed prefix a task
+    t0.py             many tasks in many wordings, and tasks that it never saw
+    flan.py           the same for a decoder
+    mixture.py        which example comes in which words, how often, and what is held out
+    zero_shot.py      examining a model on tasks that it was never taught
+    tasks_file.py     your own tasks and wordings
+    promptsource.py   the public collection of wordings that T0 was trained on
+"""

@@ -46,7 +46,7 @@ class PromptConfig:
         if self.start not in STARTS:
             raise UserError(f"start is {self.start!r}; choose one of {', '.join(STARTS)}")
         if (self.start == "text") != bool(self.text_ids):
-            raise UserError("the start 'text' and the ids of a text belong together; give both or neither")
+            raise UserError("the start 'text' and the ids of a text belong together; give both (as a command: --prompt-text) or neither")
 
 
 class PromptEmbedding(nn.Module):

@@ -6,8 +6,9 @@ r"""What quantization costs: how much worse a model predicts, and how far its op
 
 π is the model before, π̂ after. Read next: ptq.py. Details that matter:
     1. Windows do not overlap, and the first token of each is not predicted (test_fidelity_equals_its_definition).
-    2. A model compared with itself has KL 0 and agrees everywhere (test_a_model_is_faithful_to_itself).
-    3. A model that is compared with many copies of itself need read the rows once only (test_what_is_remembered_is_what_the_model_says).
+    2. An encoder says what stands at hidden places, every seventh, and is compared there (test_an_encoder_is_compared_at_hidden_places).
+    3. A model compared with itself has KL 0 and agrees everywhere (test_a_model_is_faithful_to_itself).
+    4. A model that is compared with many copies of itself need read the rows once only (test_what_is_remembered_is_what_the_model_says).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from minialign.errors import UserError
 from minialign.heads import evaluating
 from minialign.logprobs import token_logprobs
+from minialign.pretrain.masked_lm import MASK
+
+EVERY = 7  # one place of so many is hidden from an encoder, about the 15 % that it was trained with
 
 
 @dataclass
@@ -72,6 +76,15 @@ class Remembered(nn.Module):
         return torch.stack([self.said[row] for row in rows])
 
 
+def questions(rows: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a model of some kind reads of windows (B, T), the M tokens that it shall say, and at which places (B, T); None: at all that it reads."""
+    if kind != "encoder":
+        return rows[:, :-1], rows[:, 1:].flatten(), None
+    T = rows.shape[1]
+    hidden = (torch.arange(T) % EVERY == min(EVERY // 2, T // 2)).expand_as(rows)
+    return rows.masked_fill(hidden, MASK), rows[hidden], hidden
+
+
 @torch.no_grad()
 def fidelity(before: nn.Module, after: nn.Module, rows: Tensor, batch: int = 4) -> Fidelity:
     """Compare two models on windows of text.
@@ -81,14 +94,16 @@ def fidelity(before: nn.Module, after: nn.Module, rows: Tensor, batch: int = 4) 
         rows: (rows, window) ids.
         batch: windows that are read together.
     """
-    nats, kl, same, count = [0.0, 0.0], 0.0, 0, 0
+    nats, kl, same, count, kind = [0.0, 0.0], 0.0, 0, 0, getattr(getattr(before, "config", None), "kind", "decoder")
     with evaluating(before), evaluating(after):
         for part in rows.split(batch):
-            logits = [model(part[:, :-1]) for model in (before, after)]  # (B, T, V) each
+            tokens, said, places = questions(part, kind)
+            logits = [model(tokens) for model in (before, after)]  # (B, T, V) each
+            logits = [x.flatten(0, 1) if places is None else x[places] for x in logits]  # (M, V) each
             for i in (0, 1):
-                nats[i] -= float(token_logprobs(logits[i].float(), part[:, 1:]).double().sum())
+                nats[i] -= float(token_logprobs(logits[i].float(), said).double().sum())
             first, second = (x.float().log_softmax(dim=-1) for x in logits)
             kl += float((first.exp() * (first - second)).sum(dim=-1).double().sum())
             same += int((first.argmax(dim=-1) == second.argmax(dim=-1)).sum())
-            count += part[:, 1:].numel()
+            count += said.numel()
     return Fidelity(math.exp(nats[0] / count), math.exp(nats[1] / count), kl / count, same / count, count)

@@ -81,7 +81,7 @@ def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(10)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         try:
             retrain(folder, base, annotator)
         except UserError as error:

@@ -90,7 +90,8 @@ class LabelStore:
             self._remember(record)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            plain = getattr(os, "O_BINARY", 0)  # else Windows writes \r\n for \n
+            self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | plain, 0o644)
             self.size = os.fstat(self.file).st_size
         except OSError as error:
             raise unwritable(self.path, error) from None

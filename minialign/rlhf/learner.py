@@ -5,13 +5,14 @@ Read next: ppo.py (the algorithm), pretraining_mix.py (what may be learned besid
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minialign.errors import UserError
 from minialign.files import write_atomic
@@ -44,6 +45,13 @@ class Learner:
         """A learner whose policy and value function are taken over as they are."""
         optimizers = (adamw(m, rate, 0.0, beta2=0.999, eps=1e-5) for m, rate in ((policy, config.learning_rate), (value, config.value_learning_rate)))
         return cls(policy, value, *optimizers, KLPrice(config.beta, config.target_kl, config.horizon), mix)
+
+
+def learning_copy(policy: nn.Module) -> nn.Module:
+    """A copy that learns: all of it, or, where some of it is frozen and some is not (a LoRA on a frozen model), what is free."""
+    policy = copy.deepcopy(policy)
+    free = [p.requires_grad for p in policy.parameters()]
+    return policy if any(free) and not all(free) else policy.requires_grad_(True)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -45,7 +45,7 @@ from minialign.logprobs import entropy, masked_variance, token_logprobs, whiten
 from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import k1
-from minialign.rlhf.learner import Learner, check_finite, keep_for_a_look, step
+from minialign.rlhf.learner import Learner, check_finite, keep_for_a_look, learning_copy, step
 from minialign.rlhf.pretraining_mix import PretrainingMix
 from minialign.rlhf.rollout import Rollout, answer_vectors, collect, rollout_metrics
 from minialign.settings import check_ranges
@@ -174,7 +174,7 @@ def train_ppo(
     """Optimise a copy of a policy against a reward model, with the policy itself as the frozen reference.
 
     Args:
-        policy: the SFT model; it becomes the reference and is not changed.
+        policy: the SFT model; it becomes the reference and is not changed. Where only a part of it may train, such as a LoRA, only that part does.
         reward: a normalised reward model, or several as one.
         prompts: lists of ids that begin with the begin token.
         config: how; run: where metrics, checkpoints and the finished policy go.
@@ -189,7 +189,7 @@ def train_ppo(
     """
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0)
-    learner = Learner.start(copy.deepcopy(policy).requires_grad_(True), value.requires_grad_(True), config, mix)
+    learner = Learner.start(learning_copy(policy), value.requires_grad_(True), config, mix)
     sampling = SamplingConfig(config.new_tokens, config.temperature)
     generator = torch.Generator().manual_seed(config.seed)
     order = Order(len(prompts), config.prompts, config.seed)  # by chance alone: rollouts sorted by length would not be comparable

@@ -122,8 +122,16 @@ def test_a_tuned_prompt_goes_out_and_in(family, ours, folder, theirs, tokens, tm
     save_for_library(ours, tmp_path / "out", family)
     library = peft.PeftModel.from_pretrained(theirs, tmp_path / "out").eval()
     mask = torch.ones_like(tokens)
-    expected = library(input_ids=tokens, attention_mask=mask).logits[:, 3:]
-    close(expected, ours(tokens))
+    for parameter in library.prompt_encoder.parameters():
+        parameter.requires_grad_(True)
+    expected, found = library(input_ids=tokens, attention_mask=mask).logits[:, 3:], ours(tokens)
+    close(expected, found)
+    for logits in (expected, found):
+        F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    ((_, own),) = trained(ours).items()
+    (side,) = library.prompt_encoder.parameters()
+    close(own.grad, side.grad)
+    expected = expected.detach()
     library.save_pretrained(tmp_path / "in")
     again = load_from_library(LOAD[family](folder), tmp_path / "in", family)
     close(again(tokens), expected)
