@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.page import HEADINGS, SIGNS
+from minialign.claims.page import HEADINGS, SIGNS, verdicts
 from minialign.claims.runner import CLAIMS, load
 from minialign.errors import UserError
-from minialign.files import read_json, read_text, write_atomic
+from minialign.files import read_text, write_atomic
 
 NOTEBOOKS = (
     *("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback", "05_ppo", "06_fine_tuning"),
@@ -95,16 +95,6 @@ MAP = (
         *((), (8, 10), "Allal et al. 2025; Wang et al. 2020; Radford et al. 2019; Raffel et al. 2020"),
     ),
 )
-
-
-def verdicts(folder: Path) -> dict[str, dict[str, Any] | None]:
-    """Claim -> what its last run in the folder found, None where there is none; quick looks (--fast) count as none."""
-    found: dict[str, dict[str, Any] | None] = {}
-    for id in CLAIMS:
-        path = Path(folder) / id / "verdict.json"
-        verdict = read_json(path) if path.exists() else None
-        found[id] = None if verdict is None or verdict.get("fast") else verdict
-    return found
 
 
 def map_table(folder: Path) -> str:
