@@ -39,8 +39,7 @@ def test_no_committed_notebook_shows_what_other_code_made(path):
     notebook = read(path)
     made = notebook["metadata"][KEY]
     assert made["executed"] == code_fingerprint(notebook), "run `python -m minialign notebooks` and commit what it writes"
-    seconds = [made["seconds"], *([made["processor_seconds"]] if made.get("processor_seconds") else [])]
-    assert made["fast"] is False and min(seconds) <= 180, "by the clock, or, on a machine that was busy, by what two cores have to do in all"
+    assert made["fast"] is False and made["seconds"] <= 180
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
