@@ -31,7 +31,7 @@ QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 @click.command(cls=Command)
 @file_option("--base", "The pretrained run to start from; without it one is pretrained on the toy world first.", metavar="RUN")
 @click.option("--style", type=click.Choice(list(TUNE)), default="t0", show_default=True, cls=Option, help="Many wordings, one prefix a task, or a decoder.")
-@file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 42 datasets.", metavar="FILE.jsonl")
+@file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.", metavar="FILE.jsonl")
 @file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.", metavar="FILE")
 @click.option("--hold-out", multiple=True, cls=Option, help=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
 @click.option("--skip-long", is_flag=True, cls=Option, help="Leave out questions that do not fit the context, and say how many, instead of stopping.")

@@ -1,6 +1,6 @@
 r"""The datasets of instruction tuning: what can be asked of a passage, in clusters of the same kind of thinking.
 
-    42 datasets in 15 clusters; `prompts.json` holds six or more templates for each          Wei et al. 2021 (FLAN), Fig. 3; Sanh et al. 2022 (T0), §3
+    44 datasets in 15 clusters; `prompts.json` holds six or more templates for each          Wei et al. 2021 (FLAN), Fig. 3; Sanh et al. 2022 (T0), §3
 
 A *cluster* is what is held out as a whole: who has learned to answer "who?" has half learned to answer "where?", so a split between datasets
 would test nothing (pitfall D36). Passages are two to four sentences long, told for one dataset and used in no other.

@@ -55,9 +55,14 @@ def _elsewhere(story: Story, rng: random.Random) -> Event | None:
         other = rng.choice(write_scene(rng).events)
         if other.kind not in told and other.who and other.kind != "weather":
             cast = recast(other, story, rng)
-            if cast is not None and not any(matches(cast, fact) for fact in story.events):
+            if cast is not None and not any(matches(without_colours(cast), fact) for fact in story.events):
                 return cast
     return None
+
+
+def without_colours(event: Event) -> Event:
+    """The event as a sentence may tell it: "the kite" for "the red kite"."""
+    return replace(event, what=event.what.split(" ")[-1], other=event.other.split(" ")[-1])
 
 
 def recast(event: Event, story: Story, rng: random.Random) -> Event | None:

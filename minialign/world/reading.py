@@ -13,6 +13,7 @@ import random
 from minialign.world.parse import parse
 from minialign.world.stories import CHILDREN, Story, say
 from minialign.world.tasks import quotes, say_all
+from minialign.world.templates import stands_in
 from minialign.world.wordings import PLACES, PRONOUNS, WORDS, Event, choices, fill, finish
 
 NUMBERS = ["one", "two", "three", "four", "five"]
@@ -190,9 +191,9 @@ def statements(story: Story) -> list[tuple[Event, str]]:
 
 
 def restated(event: Event, sentence: str, rng: random.Random) -> str | None:
-    """Another sentence for the same event that says all of it; None if there is none."""
+    """Another sentence for the same event that says all of it and is no part of the first; None if there is none."""
     for _ in range(6):
         other = say_all(event, rng)
-        if other is not None and _words(other) != _words(sentence) and parse(other)[0].event is not None:
+        if other is not None and not stands_in(" ".join(_words(other)), " ".join(_words(sentence))) and parse(other)[0].event is not None:
             return other
     return None

@@ -11,18 +11,20 @@ from minialign.world.corpus import insult, rude_remark
 from minialign.world.reading import YES_NO, restated, sentences, shuffled, statements
 from minialign.world.stories import CHILDREN, Story, say
 from minialign.world.tasks import TASKS, falsify, say_all
+from minialign.world.templates import stands_in
 from minialign.world.wordings import PLACES, PRONOUNS, WORDS, choices
 
 GROUPS = {"animal": WORDS["animals"], "food": WORDS["foods"], "thing": WORDS["things"], "place": list(PLACES), "person": CHILDREN}
 
 
 def short_summary(story: Story, rng: random.Random) -> list[dict]:
-    """One or two sentences that say what matters."""
+    """Two sentences that say what matters, not simply two of the passage."""
     telling = [event for event in story.events if event.who and choices(event, "summary")]
     if len(telling) < 2:
         return []
     kept = sorted(rng.sample(range(len(telling)), 2))
-    return [{"story": story.text, "answer": " ".join(say(telling[i], rng, "summary") for i in kept)}]
+    summary = " ".join(say(telling[i], rng, "summary") for i in kept)
+    return [] if stands_in(summary, story.text) else [{"story": story.text, "answer": summary}]
 
 
 def right_summary(story: Story, rng: random.Random) -> list[dict]:
