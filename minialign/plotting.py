@@ -172,7 +172,7 @@ def plain_ticks(fig: Figure) -> None:
                 powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
                 choices = [[step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high] for steps in STEPS]
                 ticks = next((ticks for ticks in choices if len(ticks) <= most), choices[-1])  # the finest that leave room for their numbers
-                axis.set_ticks(ticks, [f"{tick:,.6g}" for tick in ticks])
+                axis.set_ticks(ticks, [f"{tick:,.12g}" for tick in ticks])
                 axis.set_ticks([], minor=True)
 
 

@@ -227,6 +227,8 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
             below = person == lines[0]  # one person stands below five; on different sides of their lines the words do not meet
             place = {"xytext": (0, -3 if below else 3), "va": "top" if below else "bottom", "textcoords": "offset points", "ha": "right"}
             axes.annotate(label, (amounts[-1], sum(values) / len(values)), **place)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.05 * (high - low))  # room for the words above the upper line
         axes.set_xscale("log", base=2)
         axes.set_xticks(amounts, ["1/8", "1/2", "all"] if what == "share" else [f"{amount:,}" for amount in amounts])
         legend(axes)
