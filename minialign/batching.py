@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from minialign.errors import UserError
-from minialign.tokenizer import BEGIN, END, PAD, SEPARATOR, Tokenizer
+from minialign.tokenizer import PAD, SEPARATOR, SpecialIds, Tokenizer
 
+OURS = SpecialIds()  # how this project's own tokenizers begin and end
 IGNORE = -100
 
 
@@ -102,17 +103,19 @@ def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | N
     return Batch(tokens, labels, mask, list(range(len(rows))) if names is None else list(names))
 
 
-def text_to_text_batch(inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], names: Sequence[int] | None = None) -> TextToTextBatch:
+def text_to_text_batch(
+    inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], names: Sequence[int] | None = None, special: SpecialIds = OURS
+) -> TextToTextBatch:
     """Pairs of ragged rows as a batch for an encoder-decoder.
 
     Args:
         inputs: B lists of at least one id, as the encoder shall read them (this project begins them with the begin token).
         targets: B lists of ids, without begin and end token, which are added here; an empty one teaches to say nothing.
-        names: which examples these rows are.
+        names: which examples these rows are; special: what begins and ends a target.
     """
     inputs, input_mask = pad(inputs)
-    tokens, _ = pad([[BEGIN, *row] for row in targets])
-    labels, _ = pad([[*row, END] for row in targets], value=IGNORE)
+    tokens, _ = pad([[special.begin, *row] for row in targets])
+    labels, _ = pad([[*row, special.end] for row in targets], value=IGNORE)
     return TextToTextBatch(inputs, input_mask, tokens, labels, list(range(len(targets))) if names is None else list(names))
 
 

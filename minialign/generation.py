@@ -28,7 +28,7 @@ from minialign.batching import pad
 from minialign.cache import Cache
 from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating
-from minialign.tokenizer import BEGIN, END, Tokenizer
+from minialign.tokenizer import END, Tokenizer
 from minialign.transformer import TransformerConfig
 
 
@@ -178,8 +178,9 @@ def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
 
 
 def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Prompts as the models expect them: the begin token, then the text."""
-    return [[BEGIN, *ids] for ids in tokenizer.encode_many(list(texts))]
+    """Prompts as the models expect them: the begin token, then the text; a published T5 reads the text, then the end token."""
+    rows = tokenizer.encode_many(list(texts))
+    return [[*ids, tokenizer.end] if tokenizer.ends_prompts else [tokenizer.begin, *ids] for ids in rows]
 
 
 def continue_texts(

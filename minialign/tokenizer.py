@@ -44,6 +44,7 @@ class Tokenizer:
     """
 
     pad, begin, end, separator = PAD, BEGIN, END, SEPARATOR
+    ends_prompts = False  # whether a prompt is ended instead of begun
 
     def __init__(self, library: tokenizers.Tokenizer):
         self.library = library

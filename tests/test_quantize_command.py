@@ -9,7 +9,7 @@ import torch
 
 from minialign.__main__ import run
 from minialign.checkpoints import load_model
-from minialign.commands import quantize as page
+from minialign.commands import inputs
 from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel
@@ -105,7 +105,7 @@ def test_bench_compares_each_shape_with_fp32(d, capsys):
 
 
 def test_a_pretrained_model_s_name_may_stand_in_the_place_of_a_run(d, capsys, monkeypatch):
-    monkeypatch.setitem(page.NAMED, "small", lambda: load_model(d / "run"))
+    monkeypatch.setitem(inputs.NAMED, "small", lambda: load_model(d / "run"))
     assert type_in("quantize small --fast", d) == 0
     assert "bytes on the disk" in capsys.readouterr().out
 

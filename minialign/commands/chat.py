@@ -10,10 +10,11 @@ import click
 import torch
 
 from minialign.checkpoints import CONFIG
-from minialign.commands.options import Command, Option, configured
+from minialign.commands.options import TUNED, Command, Option, configured
 from minialign.errors import UserError
 from minialign.files import read_json
 from minialign.generation import SamplingConfig
+from minialign.peft.trainable import load as load_tuned
 from minialign.pretrained.chat import Conversation
 from minialign.pretrained.gguf import read_gguf
 from minialign.pretrained.gguf_llama import llama_from_gguf, tokenizer_from_gguf
@@ -23,11 +24,12 @@ from minialign.quant.saving import QUANTIZED, load_quantized
 
 @click.command(cls=Command)
 @click.argument("model")
+@TUNED
 @click.option("--prompt", cls=Option, help="Answer this and stop; `-` reads it from standard input. Without it you talk.")
 @click.option("--system", default=SYSTEM, show_default=True, cls=Option, help="What the model is told about itself.")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed and same turns, same replies.")
 @configured("Sampling", "sampling", SamplingConfig(new_tokens=256, temperature=0.2, top_p=0.9))
-def command(model, prompt, system, seed, sampling):
+def command(model, tuned, prompt, system, seed, sampling):
     """Talk with a real language model.
 
     MODEL is smollm2 (93 MB, fetched the first time), the folder that `quantize smollm2 --out` wrote, or a GGUF file of a Llama with the same chat marks.
@@ -36,7 +38,10 @@ def command(model, prompt, system, seed, sampling):
     \b
     Example:  python -m minialign chat smollm2 --prompt "Why is the sky blue?"
     """
-    conversation = Conversation(*open_model(model), system, sampling, torch.Generator().manual_seed(seed))
+    speaker, tokenizer = open_model(model)
+    if tuned is not None:
+        speaker = load_tuned(speaker, tuned).eval()
+    conversation = Conversation(speaker, tokenizer, system, sampling, torch.Generator().manual_seed(seed))
     if prompt is not None:
         if not say(conversation, read_input(sys.stdin.read) if prompt == "-" else prompt):
             raise SystemExit(130)

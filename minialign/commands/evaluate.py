@@ -10,8 +10,8 @@ import torch
 
 from minialign.batching import next_token_batch
 from minialign.checkpoints import load_model, same_tokenizer
-from minialign.commands.inputs import open_model, prompt_rows, read_documents, read_prompts
-from minialign.commands.options import Command, configured, file_option, run_options
+from minialign.commands.inputs import NAMED, open_model, prompt_rows, read_documents, read_prompts
+from minialign.commands.options import TUNED, Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.evaluation import mean_interval
 from minialign.files import read_json, read_jsonl, write_json
@@ -25,6 +25,7 @@ from minialign.tokenizer import Tokenizer
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
+@TUNED
 @file_option("--text", "Text to measure the perplexity on.", metavar="FILE")
 @file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the reference).", metavar="FILE")
 @file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained against.", metavar="RUN")
@@ -32,7 +33,7 @@ from minialign.tokenizer import Tokenizer
 @file_option("--against", "A rival run; without it the rivals are the references in the prompts file.", metavar="RUN")
 @run_options(out=None, otherwise="evaluation.json in the run's folder")
 @configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
-def command(run, text, prompts, judge, proxy, against, out, seed, fast, sampling):
+def command(run, tuned, text, prompts, judge, proxy, against, out, seed, fast, sampling):
     """Perplexity on texts; win rate against references or another model, as a judge sees it.
 
     \b
@@ -43,16 +44,18 @@ def command(run, text, prompts, judge, proxy, against, out, seed, fast, sampling
         raise UserError("nothing to evaluate on; give --text, or --prompts with --judge")
     if prompts is not None and judge is None:
         raise UserError("answers need somebody to judge them; give --judge, the run of a reward model")
-    out = out or run / "evaluation.json"
+    if out is None and tuned is None and str(run) in NAMED and not run.exists():
+        raise UserError(f"there is no folder {run} to leave evaluation.json in; say where by --out")
+    out = out or (tuned or run) / "evaluation.json"
     if out.exists() and not is_evaluation(out, run):
         raise UserError("is there already and is no evaluation of this run; choose another --out", out)
-    model, tokenizer = open_model(run, "language-model" if text is None else "decoder")  # a perplexity of text is one of next tokens
-    result = {"run": str(run)}
+    model, tokenizer = open_model(run, "language-model" if text is None else "decoder", tuned)  # a perplexity of text is one of next tokens
+    result = {"run": str(run)} | ({} if tuned is None else {"tuned": str(tuned)})
     if text is not None:
         result["text"] = measure_perplexity(model, tokenizer, read_documents(text, "paragraphs"))
         click.echo(f"{run}: perplexity {result['text']['perplexity']:.2f} a token, {result['text']['bits_per_byte']:.3f} bits a byte on {text}")
     if prompts is not None:
-        result["win_rate"] = duel(run, against, judge, prompts, sampling, seed, 32 if fast else None, proxy)
+        result["win_rate"] = duel((run, model, tokenizer), against, judge, prompts, sampling, seed, 32 if fast else None, proxy)
         rate = result["win_rate"]
         rival = against or "the references"
         click.echo(f"{run}: preferred to {rival} in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of {rate['prompts']} prompts")
@@ -89,9 +92,9 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
     return {"perplexity": float(torch.tensor(nats / tokens).exp()), "bits_per_byte": nats / size / 0.6931471805599453, "tokens": int(tokens)}
 
 
-def duel(run, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None, proxy: Path | None = None) -> dict:
-    """Both sides answer the same prompts; the judge's higher score wins."""
-    model, tokenizer = open_model(run)
+def duel(one, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None, proxy: Path | None = None) -> dict:
+    """Both sides answer the same prompts; the judge's higher score wins. `one` is a run, its model and its tokenizer."""
+    run, model, tokenizer = one
     scorer, its_tokenizer = load_model(judge, "scalar-model")
     same_tokenizer((run, tokenizer), (judge, its_tokenizer))
     context = min(model.config.context, scorer.config.context)

@@ -2,30 +2,65 @@ r"""What people hand to a command, read and checked before anything starts, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 from torch import nn
 
-from minialign.checkpoints import MODEL, load_model
+from minialign.checkpoints import CONFIG, MODEL, load_model
 from minialign.errors import UserError
-from minialign.files import read_jsonl, read_text
+from minialign.files import read_json, read_jsonl, read_text
 from minialign.generation import prompt_ids
+from minialign.heads import Classifier
+from minialign.peft.trainable import load as load_tuned
+from minialign.pretrained.published import is_published, load_published
+from minialign.pretrained.smollm2 import load_smollm2
 from minialign.quant.saving import QUANTIZED, load_quantized_run
 from minialign.rlhf.comparisons import read_comparisons, say_left_out
 from minialign.rlhf.ranked import Ranked, ranked_rows
 from minialign.tokenizer import Tokenizer
 
+NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}  # pretrained models by name, in place of a folder
 
-def open_model(folder: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
-    """A finished run's model and its tokenizer, for commands that only use it: a quantized one will do, too. Arguments as for `load_model`."""
-    if not (folder / QUANTIZED).exists() or (folder / MODEL).exists():
-        return load_model(folder, what)
-    model, tokenizer = load_quantized_run(folder)
+
+def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
+    """A model that is about to be changed, and its tokenizer: of a finished run, of a folder that others published (published.py), or a real one by name.
+
+    Raises:
+        UserError: as `load_model` and `load_published` do.
+    """
+    if str(base) in NAMED and not base.exists():
+        return NAMED[str(base)]()
+    return load_published(base) if is_published(base) else load_model(base, what)
+
+
+def open_model(folder: Path, what: str = "language-model", tuned: Path | None = None) -> tuple[nn.Module, Tokenizer]:
+    """A model and its tokenizer, for commands that only use it: as `open_base`, a quantized one will do too, and what `finetune` left may go on top.
+
+    Args:
+        folder, what: as for `load_model`; tuned: OUT/METHOD of `finetune`, made from this very model.
+    """
+    if (folder / QUANTIZED).exists() and not (folder / MODEL).exists():
+        model, tokenizer = load_quantized_run(folder)
+    else:
+        model, tokenizer = open_base(folder, what)
     if what == "decoder" and model.config.kind != what:
         raise UserError(f"holds an {model.config.kind}, and a decoder is needed here", folder)
-    return model, tokenizer
+    return (model if tuned is None else load_tuned(model, tuned).eval()), tokenizer
+
+
+def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokenizer, list[str]]:
+    """What `finetune` made of a base and texts with labels: a classifier, its tokenizer, and the labels in the order of its classes."""
+    model, tokenizer = open_base(folder)
+    labels = labels_of(tuned)
+    return load_tuned(Classifier(model.body, len(labels)), tuned).eval(), tokenizer, labels
+
+
+def labels_of(tuned: Path | None) -> list[str]:
+    """The labels that a tuned head knows; none where a language model was tuned."""
+    config = {} if tuned is None else read_json(tuned / CONFIG)
+    return config.get("labels") or [] if isinstance(config, dict) else []
 
 
 def read_documents(path: Path, split: str = "file") -> list[str]:

@@ -125,3 +125,6 @@ def run_options(out: str | None, otherwise: str = "") -> Callable:
 def file_option(name: str, text: str, **keywords) -> Callable:
     """An option that takes a path. Whether the file is there and good is checked when it is read, with a message that names the line."""
     return click.option(name, type=click.Path(path_type=Path), cls=Option, help=text, **keywords)
+
+
+TUNED = file_option("--tuned", "OUT/METHOD of `finetune`: what was trained on top of this very model.", metavar="FOLDER")

@@ -14,15 +14,14 @@ import click
 import torch
 from torch import Tensor, nn
 
-from minialign.checkpoints import CONFIG, TOKENIZER, load_model
-from minialign.commands.inputs import read_documents
+from minialign.checkpoints import CONFIG, TOKENIZER
+from minialign.commands.inputs import open_base, read_documents
 from minialign.commands.options import TYPES, Command, Option, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import write_atomic, write_json
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import encode_documents
-from minialign.pretrained.smollm2 import load_smollm2
 from minialign.quant.fidelity import fidelity, windows
 from minialign.quant.half import HALVES, store_half
 from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
@@ -33,9 +32,7 @@ from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
 from minialign.quant.selection import ALL, KEEP
 from minialign.settings import describe, to_dict
 from minialign.tensors import tensor_file, tensors_of
-from minialign.tokenizer import Tokenizer
 
-NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}  # pretrained models by name, in place of a run
 CHANGEABLE = ("bits", "group", "activation_bits", "observer", "threshold", "outlier_weights", "single_token")
 WINDOW = 512  # most tokens that are read together
 
@@ -75,7 +72,7 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
     changes = {name: value for name, value in changes.items() if value is not None}
     config = None if scheme in HALVES else dataclasses.replace(scheme_named(scheme), **changes)
     check(config, changes, text, calibration, out, (*include, *keep, *(["embeddings"] if embeddings else [])))
-    model, tokenizer = NAMED[str(run)]() if str(run) in NAMED and not run.exists() else load_model(run, "language-model")
+    model, tokenizer = open_base(run)
     if model.config.kind == "encoder-decoder":
         raise UserError("holds an encoder-decoder, and a decoder or an encoder is needed here", run)
     read = lambda file: windows(flat(encode_documents(tokenizer, read_documents(file))), min(model.config.context, WINDOW), 512 if fast else tokens)  # noqa: E731

@@ -35,7 +35,7 @@ from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import train_and_validate
 from minialign.settings import check_ranges
-from minialign.tokenizer import BEGIN, GREEN, GREY, PLAIN, SENTINELS, SPECIAL, Tokenizer
+from minialign.tokenizer import BEGIN, GREEN, GREY, PLAIN, SENTINELS, SPECIAL, SpecialIds, Tokenizer
 from minialign.training import TrainingConfig
 
 GAPS = range(SPECIAL.index("<extra_0>"), SPECIAL.index("<extra_0>") + SENTINELS)  # ids of the sentinels
@@ -125,10 +125,13 @@ class TextToTextRows:
     Args:
         pairs: ids of the inputs, begin token included, and of the targets, without begin and end token, of each example.
         batch: pairs a step; seed: of their order.
+        special: what begins and ends a target; real weights have ids of their own.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int, seed: int):
-        self.pairs, self.order = pairs, Order([len(inputs) for inputs, _ in pairs], batch, seed)
+    special = SpecialIds()
+
+    def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int, seed: int, special: SpecialIds = special):
+        self.pairs, self.special, self.order = pairs, special, Order([len(inputs) for inputs, _ in pairs], batch, seed)
 
     def microbatches(self, step: int, parts: int) -> list[TextToTextBatch]:
         """The step's pairs, in `parts` pieces, padded on the right."""
@@ -138,7 +141,7 @@ class TextToTextRows:
     def batch(self, names: list[int], step: int = 0) -> TextToTextBatch:
         """The named pairs as one batch, as a step shows them."""
         pairs = [self.pair(name, step) for name in names]
-        return text_to_text_batch([inputs for inputs, _ in pairs], [targets for _, targets in pairs], names)
+        return text_to_text_batch([inputs for inputs, _ in pairs], [targets for _, targets in pairs], names, self.special)
 
     def pair(self, name: int, step: int) -> tuple[Sequence[int], Sequence[int]]:
         """One pair: the same at every step."""

@@ -40,6 +40,12 @@ def opening_ids(tokenizer: PretrainedTokenizer, role: str) -> list[int]:
     return [tokenizer.begin, *tokenizer.encode(f"{role}\n")]
 
 
+def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: str, completion: str) -> tuple[list[int], int]:
+    """A conversation of one turn to learn from: its ids, the reply's end mark the last, and the place where the reply begins."""
+    asked = [*turn_ids(tokenizer, "system", system), *turn_ids(tokenizer, "user", prompt), *opening_ids(tokenizer, "assistant")]
+    return [*asked, *tokenizer.encode(completion.strip()), tokenizer.end], len(asked)
+
+
 class Conversation:
     """One conversation with one model.
 

@@ -175,13 +175,14 @@ class PretrainedTokenizer(Tokenizer):
     Args:
         library: of the `tokenizers` library, complete.
         special: its ids of begin, end and padding.
+        ends_prompts: whether its model reads prompts that are ended in place of begun, as T5 does.
     """
 
-    def __init__(self, library: tokenizers.Tokenizer, special: SpecialIds):
+    def __init__(self, library: tokenizers.Tokenizer, special: SpecialIds, ends_prompts: bool = False):
         library.no_padding()
         library.no_truncation()
         super().__init__(library)
-        self.special = special
+        self.special, self.ends_prompts = special, ends_prompts
         self.begin, self.end, self.pad = special
 
     def name(self, i: int) -> str:
@@ -189,8 +190,8 @@ class PretrainedTokenizer(Tokenizer):
         return self.library.decode([int(i)], skip_special_tokens=False)
 
 
-def read_tokenizer(folder: Path, special: SpecialIds) -> PretrainedTokenizer:
-    """The tokenizer.json of a folder. Raises UserError when there is none or it is not one."""
+def read_tokenizer(folder: Path, special: SpecialIds, ends_prompts: bool = False) -> PretrainedTokenizer:
+    """The tokenizer.json of a folder; the other arguments are the tokenizer's. Raises UserError when there is none or it is not one."""
     path = Path(folder) / TOKENIZER
     try:
         library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -198,4 +199,4 @@ def read_tokenizer(folder: Path, special: SpecialIds) -> PretrainedTokenizer:
         raise UserError("there is no such file; the library that made the folder writes it when a fast tokenizer is saved", path) from None
     except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
         raise UserError(f"not a tokenizer ({str(error)[:80]}); copy it again from where the model is published", path) from None
-    return PretrainedTokenizer(library, special)
+    return PretrainedTokenizer(library, special, ends_prompts)

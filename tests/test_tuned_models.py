@@ -1,0 +1,166 @@
+"""Models of every kind as the base of `finetune`, and what was tuned on top of them in the hands of the commands that use it."""
+
+import json
+
+import pytest
+import torch
+from gguf_files import tiny_file, tiny_llama
+from safetensors.torch import save_file
+
+from minialign.__main__ import run
+from minialign.commands import chat, inputs
+from minialign.commands.inputs import open_base
+from minialign.commands.tuning_data import two_sides, writing
+from minialign.errors import UserError
+from minialign.files import read_json
+from minialign.pretrained.bert import Bert, BertConfig
+from minialign.pretrained.bert_folder import write_bert
+from minialign.pretrained.folder import PretrainedTokenizer
+from minialign.pretrained.gguf import read_gguf
+from minialign.pretrained.gguf_llama import tokenizer_from_gguf
+from minialign.pretrained.smollm2 import SYSTEM
+from minialign.tokenizer import SpecialIds, load_tokenizer
+from minialign.training import TrainingConfig
+
+SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
+QUICK = "--steps 6 --batch 4 --validate-every 3 --checkpoint-every 3"
+
+
+def type_in(line, d):
+    return run([word.format(d=d).replace("+", " ") for word in line.split()])
+
+
+def complaint(capsys):
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+def gpt2(d, tokenizer):
+    """A GPT-2 of one layer in its published layout."""
+    V, generator = tokenizer.size, torch.Generator().manual_seed(0)
+    shapes = {"wte.weight": (V, 8), "wpe.weight": (48, 8), "h.0.attn.c_attn.weight": (8, 24), "h.0.attn.c_attn.bias": (24,), "h.0.attn.c_proj.weight": (8, 8)}
+    shapes |= {"h.0.mlp.c_fc.weight": (8, 32), "h.0.mlp.c_fc.bias": (32,), "h.0.mlp.c_proj.weight": (32, 8)}
+    shapes |= {f"{name}.{part}": (8,) for name in ("ln_f", "h.0.ln_1", "h.0.ln_2") for part in ("weight", "bias")}
+    shapes |= {"h.0.attn.c_proj.bias": (8,), "h.0.mlp.c_proj.bias": (8,)}
+    d.mkdir()
+    save_file({name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}, d / "model.safetensors")
+    settings = {"model_type": "gpt2", "vocab_size": V, "n_positions": 48, "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 2, "eos_token_id": 2}
+    (d / "config.json").write_text(json.dumps(settings))
+    (d / "tokenizer.json").write_text(tokenizer.to_json())
+
+
+@pytest.fixture(scope="module")
+def d(tmp_path_factory):
+    d = tmp_path_factory.mktemp("bases")
+    write = lambda name, records: (d / name).write_text("\n".join(map(json.dumps, records)), encoding="utf-8")  # noqa: E731
+    words = ["happy", "sad", "proud", "angry"]
+    write("demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": f" {'good' if i % 2 else 'bad'}"} for i in range(60)])
+    write("labels.jsonl", [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]} for i in range(60)])
+    (d / "text.txt").write_text("happy sad proud angry good bad " * 60, encoding="utf-8")
+    for name, objective in (("gpt", "next-token"), ("t5", "span-corruption")):
+        assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --objective {objective} --out {{d}}/{name}", d) == 0
+    tokenizer = load_tokenizer(d / "gpt" / "tokenizer.json")
+    gpt2(d / "gpt2", tokenizer)
+    torch.manual_seed(0)
+    bert = Bert(BertConfig(tokenizer.size, context=40, width=16, layers=1, heads=2, inner=20, dropout=0.0))
+    write_bert(bert, PretrainedTokenizer(tokenizer.library, SpecialIds(1, 2, 0)), d / "bert")
+    return d
+
+
+@pytest.fixture
+def named(d, monkeypatch):
+    """A tiny Llama under SmolLM2's name."""
+    tokenizer = tokenizer_from_gguf(read_gguf(tiny_file(d / "tiny.gguf")))
+    for where, name in ((chat, "load_smollm2"), (inputs, None)):
+        load = lambda: (tiny_llama(), tokenizer)  # noqa: E731
+        monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.NAMED, "smollm2", load)
+    monkeypatch.setattr("minialign.commands.tuning_data.SYSTEM", "S")  # the real one fills the tiny context
+    return tokenizer
+
+
+@pytest.mark.parametrize("base, data", [("t5", "demos"), ("gpt2", "demos"), ("gpt2", "labels"), ("bert", "labels")])
+def test_every_method_takes_every_base(d, capsys, base, data):
+    out = d / f"{base}-{data}"
+    assert type_in(f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 --bottleneck 2 --out {out}", d) == 0
+    assert len(read_json(out / "comparison.json")) == (6 if data == "labels" else 5)
+    for method in ("lora", "prompt-tuning", "full"):
+        assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt sad+3? " + ("" if data == "labels" else "--options bad,good"), d) == 0
+        shares = [line.split("%") for line in capsys.readouterr().out.splitlines() if "%  " in line]
+        assert {name.strip() for _, name in shares[-2:]} == {"bad", "good"} and abs(sum(float(share) for share, _ in shares[-2:]) - 100) < 0.11
+
+
+def test_a_real_model_learns_in_the_marks_of_its_chat_and_talks_with_what_it_learned(d, capsys, named):
+    out = d / "named"
+    line = f"finetune --base smollm2 --data {{d}}/demos.jsonl {QUICK} --method all --out {out}"
+    assert type_in(line, d) == 0
+    assert "bitfit is left out: this model has no biases" in capsys.readouterr().err
+    assert type_in(f"chat smollm2 --tuned {out}/lora --prompt sad --new-tokens 4 --system S", d) == 0
+    said = capsys.readouterr().out
+    assert type_in("chat smollm2 --prompt sad --new-tokens 4 --system S", d) == 0
+    assert said and capsys.readouterr().out != said, "what was learned is heard"
+
+
+def test_the_rows_of_a_chat_are_what_the_conversation_reads(d, named):
+    model, tokenizer = open_base(inputs.Path("smollm2"))
+    records = [{"prompt": f"he {i}", "completion": " no", "line": i} for i in range(40)]
+    sides = two_sides(records, "prompt", 4, d / "x.jsonl")
+    rows, _, _ = writing(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl", chat=True)
+    batch = rows.batch([0])
+    read = tokenizer.library.decode([*batch.tokens[0].tolist(), tokenizer.end], skip_special_tokens=False)
+    start, end = (tokenizer.name(i) for i in (tokenizer.begin, tokenizer.end))
+    asked = sides[0][0]["prompt"]
+    assert read == f"{start}system\nS{end}\n{start}user\n{asked}{end}\n{start}assistant\nno{end}" and SYSTEM != "S"
+    assert tokenizer.decode([i for i in batch.labels[0].tolist() if i >= 0]) == "no", "the reply is taught, and its end mark"
+
+
+def test_a_published_t5_reads_prompts_that_are_ended(d):
+    model, own = open_base(d / "t5")
+    tokenizer = PretrainedTokenizer(own.library, SpecialIds(0, 2, 0), ends_prompts=True)
+    model.special = tokenizer.special
+    records = [{"prompt": f"sad {i}", "completion": " bad", "line": i} for i in range(40)]
+    data, _, _ = writing(model, tokenizer, two_sides(records, "prompt", 4, d / "x"), TrainingConfig(steps=1, batch=4), d / "x")
+    batch = data.batch([0])
+    assert batch.inputs[0, -1] == 2 and batch.inputs[0, 0] != 0 and batch.tokens[0, 0] == 0 and batch.labels[0, -1] == 2
+
+
+def test_what_was_tuned_is_sampled_and_evaluated_on_its_base(d, capsys):
+    out = d / "tuned-gpt"
+    line = f"finetune --method lora --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --steps 40 --learning-rate 0.05 --merged --out {out}"
+    assert type_in(line, d) == 0
+    capsys.readouterr()
+    said = {}
+    for name, arguments in (("plain", "gpt"), ("tuned", f"gpt --tuned {out}/lora"), ("merged", "tuned-gpt/lora-merged")):
+        assert type_in(f"sample {{d}}/{arguments} --prompt sad --new-tokens 6 --temperature 0", d) == 0
+        said[name] = capsys.readouterr().out
+    assert said["tuned"] == said["merged"] != said["plain"]
+    assert type_in(f"evaluate {{d}}/gpt --tuned {out}/lora --text {{d}}/text.txt", d) == 0
+    assert read_json(out / "lora" / "evaluation.json")["tuned"] == str(out / "lora") and not (d / "gpt" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("finetune --base {d}/bert --data {d}/demos.jsonl", "an encoder writes nothing"),
+        ("finetune --base {d}/t5 --data {d}/labels.jsonl", "the base is an encoder-decoder"),
+        ("finetune --base {d}/gpt2 --data {d}/demos.jsonl --merged", "--merged writes a run of this project"),
+        ("finetune --base {d}/nowhere --data {d}/demos.jsonl", "no such run folder"),
+        ("sample {d}/t5 --tuned {d}/for-gpt/lora --prompt sad", "was made for another base"),
+        ("sample {d}/gpt --tuned {d}/nowhere --prompt sad", "no such file"),
+        ("ask {d}/gpt --tuned {d}/labelled/lora --prompt sad --options a,b", "tuned on labels"),
+        ("sample {d}/gpt --tuned {d}/labelled/lora --prompt sad", "holds a head for a task"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(d, capsys, line, message):
+    for name, data in (("for-gpt", "demos"), ("labelled", "labels")):
+        assert type_in(f"finetune --base {{d}}/gpt --data {{d}}/{data}.jsonl {QUICK} --out {{d}}/{name}", d) == 0
+    capsys.readouterr()
+    out = f" {QUICK} --out {{d}}/wrong-{abs(hash(line))}" if line.startswith("finetune") else ""
+    assert type_in(line + out, d) == 2
+    assert message in complaint(capsys)
+
+
+def test_a_folder_of_another_architecture_says_what_is_read(d):
+    (d / "other").mkdir()
+    (d / "other" / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(UserError, match="model_type is 'mamba'; read here are gpt2, bert, t5, llama"):
+        open_base(d / "other")
