@@ -18,7 +18,6 @@ rising: the learning rate is too high) · `tokens_per_second` · `validation` (w
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from minialign.checkpoints import RunFolder
 from minialign.early_stop import BestWeights
 from minialign.errors import UserError
 from minialign.heads import evaluating
+from minialign.processes import agreed, join_processes
 
 
 @dataclass(frozen=True)
@@ -120,22 +120,6 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def join_processes() -> tuple[int, int]:
-    """(rank, number of processes): under torchrun each process takes its share of a step's micro-batches, else (0, 1)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-
-
-def agreed(stop: bool) -> bool:
-    """Whether any process was told to stop: all must stop after the same step, or the others would wait for ever."""
-    if not distributed.is_initialized():
-        return stop
-    flag = torch.tensor(float(stop))
-    distributed.all_reduce(flag)
-    return bool(flag > 0)
-
-
 def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig, count: int) -> tuple[float, float]:
     """One optimizer step on the mean loss of all labels of the micro-batches.
 
@@ -164,6 +148,33 @@ def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, An
         raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples {rows[:8]}{' …' * (len(rows) > 8)}")
     optimizer.step()
     return float(total), float(norm)
+
+
+def one_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, loss: Callable, config: TrainingConfig, run: RunFolder, step: int, place: tuple[int, int]
+) -> dict[str, Any]:
+    """One optimizer step, and what metrics.jsonl says of it.
+
+    Args:
+        model, optimizer, data, loss, config, run: as in `train`.
+        step: how many were taken before.
+        place: rank of this process, and how many share each batch.
+    """
+    rank, processes = place
+    started = time.perf_counter()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(step, config)
+    batches = data.microbatches(step, max(config.accumulation, processes))
+    if len(batches) < processes:
+        raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a larger --batch")
+    if processes > 1:  # chance of its own for each process, and the same after a restart
+        torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
+    try:
+        mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, sum(b.count for b in batches))
+    except UserError as error:
+        raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate", run.path) from None
+    speed = round(sum(b.size for b in batches) / (time.perf_counter() - started))
+    return {"step": step + 1, "loss": mean, "learning_rate": learning_rate_at(step, config), "gradient_norm": norm, "tokens_per_second": speed}
 
 
 def train(
@@ -207,22 +218,8 @@ def train(
     bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True, leave=True)
     with interruptible() as interrupted, bar:
         while state["step"] < config.steps and not best.gave_up:
-            started = time.perf_counter()
-            step = state["step"]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, config)
-            batches = data.microbatches(step, max(config.accumulation, processes))
-            if len(batches) < processes:
-                raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a larger --batch")
-            if processes > 1:  # chance of its own for each process, and the same after a restart
-                torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
-            try:
-                mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, sum(b.count for b in batches))
-            except UserError as error:
-                raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate", run.path) from None
-            state["step"] = step = step + 1
-            speed = sum(b.size for b in batches) / (time.perf_counter() - started)
-            record = {"step": step, "loss": mean, "learning_rate": optimizer.param_groups[0]["lr"], "gradient_norm": norm, "tokens_per_second": round(speed)}
+            record = one_step(model, optimizer, data, loss, config, run, state["step"], (rank, processes))
+            state["step"] = step = record["step"]
             if validate is not None and (step % config.validate_every == 0 or step == config.steps):
                 with evaluating(model):
                     state["last"] = validate(model)
@@ -233,7 +230,7 @@ def train(
                 run.log(record)
                 if stop or (step % config.checkpoint_every == 0 and step < config.steps):
                     run.save_checkpoint({"model": model}, {"adamw": optimizer}, chance, state)
-            bar.set_postfix_str(f"loss {mean:.3f}, {speed / 1000:.1f}k tokens/s", refresh=False)
+            bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second'] / 1000:.1f}k tokens/s", refresh=False)
             bar.update()
             if stop and step < config.steps:
                 raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes on from there")

@@ -18,7 +18,7 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items(
 TREES = {name: ast.parse(source, name) for name, source in SOURCES.items()}
 
 FLOOR_0 = {"transformer", "heads", "tokenizer", "batching", "logprobs", "generation", "training", "checkpoints", "evaluation", "plotting"}
-FLOOR_0 |= {"settings", "files", "tensors", "positions", "cache", "early_stop", "errors", "ranking", "rouge", "classification"}
+FLOOR_0 |= {"settings", "files", "tensors", "positions", "cache", "early_stop", "processes", "errors", "ranking", "rouge", "classification"}
 WORLD = {"world"}
 TECHNIQUES = {"instruct", "rlhf", "peft", "quant", "distill"}
 FLOOR_2 = TECHNIQUES | {"pretrain", "pretrained", "realdata"}

@@ -92,7 +92,7 @@ def test_ctrl_c_while_libraries_are_read_leaves_at_once(monkeypatch):
 
 
 def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_still_ctrl_c(monkeypatch, tmp_path, capsys):
-    def library(*_):
+    def library(*_, **__):
         try:
             os.kill(os.getpid(), signal.SIGINT)
         except KeyboardInterrupt:

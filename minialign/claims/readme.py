@@ -86,7 +86,8 @@ MAP = (
     Heading("LLM.int8(); half precision", ("quant/llm_int8.py", "quant/int8_matmul.py", "quant/half.py"), ("int8-outliers", "half-precision"), (8,)),
     Heading(
         "Model distillation",
-        ("distill/soft_targets.py", "distill/distilbert.py", "distill/tinybert.py", "distill/minilm.py", "distill/distilgpt2.py"),
+        ("distill/soft_targets.py", "distill/distilbert.py", "distill/tinybert.py", "distill/minilm.py", "distill/distilgpt2.py")
+        + ("distill/sequence_level.py", "distill/on_policy.py"),
         *(("distillation",), (9,), "Hinton et al. 2015; Sanh et al. 2019; Jiao et al. 2020; Wang et al. 2020"),
     ),
     Heading(
