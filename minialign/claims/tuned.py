@@ -27,6 +27,7 @@ from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.errors import UserError
 from minialign.files import read_json, write_json
 from minialign.heads import Classifier, LanguageModel
+from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.methods import CONFIGS, METHODS
 from minialign.peft.trainable import fingerprint, freeze, note, train_also
 from minialign.peft.transfer import RATES, TunedRun, tune
@@ -106,9 +107,13 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
         classifier, run = Classifier(model.body, 2, seed), TunedRun(folder)
         run.begin({**describe_model(model), **kept}, tokenizer)
         classifier = wrap(classifier) if wrap else METHODS[method].wrap(classifier, config)
-        found = tune(classifier, learned, class_loss, lambda model: examine_classes(model, valid), training, run)
+        loss, examine = class_loss, examine_classes
+        if method == "feature-based":  # the frozen body reads each text once; the numbers are those of reading it in every step
+            loss, examine = feature_loss, examine_features
+            learned, valid, test = (CachedFeatures(classifier, part) for part in (learned, valid, test))
+        found = tune(classifier, learned, loss, lambda model: examine(model, valid), training, run)
         found["validation_accuracy"] = found.pop("accuracy")
-        write_json(folder / FOUND, found | {"accuracy": examine_classes(classifier.eval(), test)["accuracy"]})
+        write_json(folder / FOUND, found | {"accuracy": examine(classifier.eval(), test)["accuracy"]})
 
     return bench.cached("tuned", [kept, "fast" if bench.fast else "full"], make)
 
