@@ -31,11 +31,13 @@ their teacher had 1.25, the encoders at 4.6 of 1.06, hardly begun; soft targets 
     the teacher                    1.23 after 400 steps            1.06 after 600
 
 After 1000 steps the students of labels are better than a teacher that read for 400: there is nothing left to learn from it. So now teachers read 1000
-(1500) steps, students 300, and the tasks are tuned for 100 steps instead of 30, in which no decoder left the larger class of the far one.
+(1500) steps, students 300, and the tasks are tuned for 100 steps instead of 30, in which no decoder left the larger class of the far one. At a
+temperature of 1 the decoder's soft targets are then .11 [.10, .13] ahead of labels; at 2, which was said before, they are level.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +153,14 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
         of = lambda way, size="half": tasks(table, family, size, way) if what == "tasks" else column(table, what, family, size, way)  # noqa: B023, E731
         ways = [way for way in (*MAIN[family], *ABLATIONS[family]) if of(way)]
         fig, axes = figure(label, "", 6.4, 0.7 + 0.36 * len(ways))
-        for bar in bars_with_intervals(axes, {way: drawn(over_seeds(of(way))) for way in ways}, digits=3):
+        most = 1.0 if what == "tasks" else math.inf
+        shown = {way: over_seeds(of(way), 0.0, most) for way in ways}
+        for bar in bars_with_intervals(axes, {way: drawn(interval) for way, interval in shown.items()}, digits=3):
             bar.set_visible(False)  # the axis does not begin at 0, so a bar's length would say nothing
         reference_line(axes, over_seeds(of("teacher", "teacher")).mean, "teacher", vertical=True)
-        values = [value for way in ways for value in (*of(way), *of("teacher", "teacher"))]
-        margin = 0.15 * (max(values) - min(values)) + 1e-3
+        values = [value for interval in shown.values() for value in (interval.low, interval.mean, interval.high) if math.isfinite(value)]
+        values += of("teacher", "teacher")
+        margin = 0.05 * (max(values) - min(values)) + 1e-3
         axes.set_xlim(min(values) - margin, max(values) + margin)
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
         save_png(fig, path.with_name(file))
