@@ -177,10 +177,14 @@ def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     return filter_logits(logits, config.top_k, config.top_p)
 
 
+def as_prompt(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """A text's ids as a prompt: after the begin token; a published T5 reads them before the end token."""
+    return [*ids, tokenizer.end] if tokenizer.ends_prompts else [tokenizer.begin, *ids]
+
+
 def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Prompts as the models expect them: the begin token, then the text; a published T5 reads the text, then the end token."""
-    rows = tokenizer.encode_many(list(texts))
-    return [[*ids, tokenizer.end] if tokenizer.ends_prompts else [tokenizer.begin, *ids] for ids in rows]
+    """Texts as the ids of prompts."""
+    return [as_prompt(tokenizer, ids) for ids in tokenizer.encode_many(list(texts))]
 
 
 def continue_texts(

@@ -159,11 +159,13 @@ def one_step(
         model, optimizer, data, loss, config, run: as in `train`.
         step: how many were taken before.
         place: rank of this process, and how many share each batch.
+    Raises:
+        UserError: a loss that is not finite, or more processes than micro-batches.
     """
     rank, processes = place
-    started = time.perf_counter()
+    started, rate = time.perf_counter(), learning_rate_at(step, config)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, config)
+        group["lr"] = rate
     batches = data.microbatches(step, max(config.accumulation, processes))
     if len(batches) < processes:
         raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a larger --batch")
@@ -174,7 +176,7 @@ def one_step(
     except UserError as error:
         raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate", run.path) from None
     speed = round(sum(b.size for b in batches) / (time.perf_counter() - started))
-    return {"step": step + 1, "loss": mean, "learning_rate": learning_rate_at(step, config), "gradient_norm": norm, "tokens_per_second": speed}
+    return {"step": step + 1, "loss": mean, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
 
 
 def train(

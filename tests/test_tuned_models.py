@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from minialign.__main__ import run
 from minialign.commands import chat, inputs
 from minialign.commands.inputs import open_base
-from minialign.commands.tuning_data import two_sides, writing
+from minialign.commands.tuning_data import two_sides, written_lesson
 from minialign.errors import UserError
 from minialign.files import read_json
 from minialign.pretrained.bert import Bert, BertConfig
@@ -93,7 +93,7 @@ def test_a_real_model_learns_in_the_marks_of_its_chat_and_talks_with_what_it_lea
     out = d / "named"
     line = f"finetune --base smollm2 --data {{d}}/demos.jsonl {QUICK} --method all --out {out}"
     assert type_in(line, d) == 0
-    assert "bitfit is left out: this model has no biases" in capsys.readouterr().err
+    assert "bitfit is left out, since the base has no biases" in capsys.readouterr().err
     assert type_in(f"chat smollm2 --tuned {out}/lora --prompt sad --new-tokens 4 --system S", d) == 0
     said = capsys.readouterr().out
     assert type_in("chat smollm2 --prompt sad --new-tokens 4 --system S", d) == 0
@@ -104,8 +104,7 @@ def test_the_rows_of_a_chat_are_what_the_conversation_reads(d, named):
     model, tokenizer = open_base(inputs.Path("smollm2"))
     records = [{"prompt": f"he {i}", "completion": " no", "line": i} for i in range(40)]
     sides = two_sides(records, "prompt", 4, d / "x.jsonl")
-    rows, _, _ = writing(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl", chat=True)
-    batch = rows.batch([0])
+    batch = written_lesson(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl", chat=True).learned.batch([0])
     read = tokenizer.library.decode([*batch.tokens[0].tolist(), tokenizer.end], skip_special_tokens=False)
     start, end = (tokenizer.name(i) for i in (tokenizer.begin, tokenizer.end))
     asked = sides[0][0]["prompt"]
@@ -118,8 +117,8 @@ def test_a_published_t5_reads_prompts_that_are_ended(d):
     tokenizer = PretrainedTokenizer(own.library, SpecialIds(0, 2, 0), ends_prompts=True)
     model.special = tokenizer.special
     records = [{"prompt": f"sad {i}", "completion": " bad", "line": i} for i in range(40)]
-    data, _, _ = writing(model, tokenizer, two_sides(records, "prompt", 4, d / "x"), TrainingConfig(steps=1, batch=4), d / "x")
-    batch = data.batch([0])
+    sides = two_sides(records, "prompt", 4, d / "x")
+    batch = written_lesson(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x").learned.batch([0])
     assert batch.inputs[0, -1] == 2 and batch.inputs[0, 0] != 0 and batch.tokens[0, 0] == 0 and batch.labels[0, -1] == 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from minialign.distill.sentence_vectors import SentenceConfig, distil_sentences,
 from minialign.errors import UserError
 from minialign.evaluation import latency
 from minialign.files import fingerprint, write_json
-from minialign.pretrained.bert import Bert, load_bert, row_vectors, sentence_rows
+from minialign.pretrained.bert import Bert, row_vectors, sentence_rows
 from minialign.pretrained.bert_folder import write_bert
-from minialign.pretrained.folder import CONFIG, PretrainedTokenizer, read_tokenizer
+from minialign.pretrained.folder import PretrainedTokenizer
 from minialign.pretrained.minilm import load_minilm
+from minialign.pretrained.published import architecture, load_published
 from minialign.settings import to_dict
 from minialign.tensors import digest, load_into, read_tensors, tensors_of
 from minialign.training import TrainingConfig
@@ -34,28 +34,18 @@ LONGEST, LOOKED_AT, TESTED, FEWEST = 128, 256, 1000, 8  # tokens of a text; text
 
 def is_sentence_teacher(teacher: Path) -> bool:
     """Whether this is MiniLM's name, the folder of a BERT, or a run of ours that left one."""
-    return _is_minilm(teacher) or _architecture(teacher) == "bert" or _architecture(teacher / BERT) == "bert"
+    return _is_minilm(teacher) or architecture(teacher) == "bert" or architecture(teacher / BERT) == "bert"
 
 
 def _is_minilm(teacher: Path) -> bool:
     return str(teacher) == MINILM and not teacher.exists()
 
 
-def _architecture(folder: Path) -> str | None:
-    """What the folder's config.json says that it is; None when there is none that can be read."""
-    try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
 def load_teacher(teacher: Path) -> tuple[Bert, PretrainedTokenizer]:
     """The teacher and its tokenizer."""
     if _is_minilm(teacher):
         return load_minilm()
-    folder = teacher if _architecture(teacher) == "bert" else teacher / BERT
-    model = load_bert(folder)
-    return model, read_tokenizer(folder, model.special)
+    return load_published(teacher if architecture(teacher) == "bert" else teacher / BERT)
 
 
 def distil_encoder(

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from minialign.checkpoints import MODEL, RunFolder, describe_model, load_model, same_tokenizer
 from minialign.classification import LabelledTexts, examine_classes
-from minialign.commands.tuning_data import classification, two_sides
+from minialign.commands.tuning_data import labelled_lesson, two_sides
 from minialign.distill.tinybert import AugmentationConfig, TinyBERT, TinyBERTConfig, augment, distil_task
 from minialign.errors import UserError
 from minialign.evaluation import bytes_on_disk, latency
@@ -53,7 +53,8 @@ def distil_second_stage(
     if words.config.kind != "encoder" and augmentation.copies:
         raise UserError(f"new texts are made by an encoder that fills in hidden words, and the teacher is a {words.config.kind}; add --copies 0")
     records = read_jsonl(task, ("text", "label"))
-    (learned, checked), small, _ = classification(pupil, tokenizer, two_sides(records, "text", training.batch, task), training, task)
+    lesson = labelled_lesson(pupil, tokenizer, two_sides(records, "text", training.batch, task), training, task)
+    small, learned, checked = lesson.model, lesson.learned, lesson.checked
     large = tuned(words, small.head.out_features, teacher[1])
     TinyBERT(large, config).begin(small)  # whatever it cannot teach is said now
     del small.projections

@@ -10,7 +10,7 @@ import torch
 
 from minialign.batching import next_token_batch
 from minialign.checkpoints import load_model, same_tokenizer
-from minialign.commands.inputs import NAMED, open_model, prompt_rows, read_documents, read_prompts
+from minialign.commands.inputs import is_named, open_model, prompt_rows, read_documents, read_prompts
 from minialign.commands.options import TUNED, Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.evaluation import mean_interval
@@ -44,7 +44,7 @@ def command(run, tuned, text, prompts, judge, proxy, against, out, seed, fast, s
         raise UserError("nothing to evaluate on; give --text, or --prompts with --judge")
     if prompts is not None and judge is None:
         raise UserError("answers need somebody to judge them; give --judge, the run of a reward model")
-    if out is None and tuned is None and str(run) in NAMED and not run.exists():
+    if out is None and tuned is None and is_named(run):
         raise UserError(f"there is no folder {run} to leave evaluation.json in; say where by --out")
     out = out or (tuned or run) / "evaluation.json"
     if out.exists() and not is_evaluation(out, run):

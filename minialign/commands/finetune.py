@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 import warnings
@@ -10,27 +11,27 @@ from typing import Any
 
 import click
 
-from minialign.checkpoints import RunFolder, describe_model, load_model
-from minialign.classification import LabelledTexts, class_loss, examine_classes
-from minialign.commands.inputs import NAMED, open_base
+from minialign.checkpoints import RunFolder, describe_model
+from minialign.commands.inputs import is_named, open_base
 from minialign.commands.options import Command, Option, configured, file_option, run_options
-from minialign.commands.tuning_data import classification, two_sides, writing
+from minialign.commands.tuning_data import Lesson, labelled_lesson, two_sides, written_lesson
 from minialign.errors import UserError
 from minialign.files import fingerprint, read_jsonl, write_json
-from minialign.heads import Classifier
+from minialign.heads import Classifier, LanguageModel
 from minialign.peft import lora
 from minialign.peft.adapters import AdapterConfig
-from minialign.peft.bitfit import BitFitConfig
+from minialign.peft.bitfit import BitFitConfig, biases_of
 from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.methods import CONFIGS, METHODS
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.trainable import show
+from minialign.peft.trainable import load, show
 from minialign.peft.transfer import RATES, TunedRun, tune
 from minialign.plotting import figure, legend, save_png, whiskers
-from minialign.pretrained.published import is_published
+from minialign.pretrained.published import architecture
 from minialign.settings import to_dict
 from minialign.tensors import digest, tensors_of
+from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 TUNING = TrainingConfig(steps=300, batch=32, learning_rate=3e-3, weight_decay=0.0, validate_every=100)
@@ -67,49 +68,46 @@ def command(base, data, method, targets, merged, prompt_text, out, seed, fast, t
     """
     if targets:
         update = dataclasses.replace(update, targets=tuple(name.strip() for name in targets.split(",")))
+    if prompt_text and prompt.start == "random":
+        raise UserError("--prompt-text says which words the vectors start as, and --start random that there are none; leave one of them out")
+    if merged and (is_named(base) or architecture(base) is not None):
+        raise UserError("--merged writes a run of this project, and the base is none; leave it out, and give OUT/lora as --tuned to what uses it")
+    if merged and method not in ("lora", "all"):
+        raise UserError(f"--merged is for lora, and the method is {method}; leave it out")
+    model, tokenizer = open_base(base)
     if prompt_text:
-        if prompt.start == "random":
-            raise UserError("--prompt-text says which words the vectors start as, and --start random that there are none; leave one of them out")
-        prompt = dataclasses.replace(prompt, start="text", text_ids=words_of(base, prompt_text))
+        prompt = dataclasses.replace(prompt, start="text", text_ids=tuple(tokenizer.encode(prompt_text)))
     chosen = {"lora": update, "adapters": bottleneck, "bitfit": biases, "prompt-tuning": prompt}
     chosen = {name: chosen.get(name, CONFIGS[name]()) for name in METHODS}
     records = read_jsonl(data)
     labelled = bool(records) and "label" in records[0]
     records = read_jsonl(data, ("text", "label") if labelled else ("prompt", "completion"))
-    if merged and (str(base) in NAMED and not base.exists() or is_published(base)):
-        raise UserError("--merged writes a run of this project, and the base is none; leave it out, and give OUT/lora as --tuned to what uses it")
-    if merged and method not in ("lora", "all"):
-        raise UserError(f"--merged is for lora, and the method is {method}; leave it out")
     if method == "feature-based" and not labelled:
         raise UserError("feature-based transfer trains a head, so it needs lines with `text` and `label`", data)
-    names = [name for name in METHODS if name != "feature-based" or labelled] if method == "all" else [method]
-    results = {}
+    names = [method] if method != "all" else [name for name in METHODS if name != "feature-based" or labelled]
+    if method == "all" and not biases_of(model):
+        names.remove("bitfit")
+        click.echo("note: bitfit is left out, since the base has no biases", err=True)
+    sides, results = two_sides(records, "text" if labelled else "prompt", training.batch, data), {}
+    if labelled:
+        lesson = labelled_lesson(model, tokenizer, sides, training, data)
+    else:
+        lesson = written_lesson(model, tokenizer, sides, training, data, chat=is_named(base))
     for name in names:
         how = dataclasses.replace(training, learning_rate=RATES[name]) if method == "all" else training
-        try:
-            results[name] = one(name, chosen[name], base, records, labelled, how, out, data)
-        except UserError as error:
-            if method != "all" or name != "bitfit" or "no biases" not in str(error):
-                raise
-            click.echo(f"note: bitfit is left out: {error}", err=True)
+        results[name] = one(name, chosen[name], lesson, tokenizer, how, fingerprint(records), out)
     if merged:
-        write_merged(base, out, results["lora"])
+        write_merged(model, tokenizer, out, results["lora"])
     report(results, labelled, out)
 
 
-def one(name: str, config: Any, base: Path, records: list[dict], labelled: bool, training: TrainingConfig, out: Path, file: Path) -> dict[str, Any]:
-    """Tune by one method in a folder of its own, or find it done."""
-    model, tokenizer = open_base(base)
-    sides, about = two_sides(records, "text" if labelled else "prompt", training.batch, file), {}
-    if labelled:
-        (learned, checked), model, about["labels"] = classification(model, tokenizer, sides, training, file)
-        validate, loss = lambda model: examine_classes(model, checked), class_loss
-    else:
-        learned, validate, loss = writing(model, tokenizer, sides, training, file, str(base) in NAMED and not base.exists())
-    run = TunedRun(out / name)
+def one(name: str, config: Any, lesson: Lesson, tokenizer: Tokenizer, training: TrainingConfig, data: str, out: Path) -> dict[str, Any]:
+    """Tune a copy of the lesson's model by one method in a folder of its own, or find it done. `data` is the fingerprint of the lines."""
+    model, run = copy.deepcopy(lesson.model), TunedRun(out / name)
     with run.locked():
-        settings = {**describe_base(model), **about, "stage": "finetune", "method": name, "tuning": to_dict(config), "training": to_dict(training)}
-        run.begin({**settings, "data": fingerprint(records), "base": digest(tensors_of(model))[:16]}, tokenizer)
+        settings = {**describe_base(model), "stage": "finetune", "method": name, "tuning": to_dict(config), "training": to_dict(training)}
+        settings |= {"labels": lesson.labels} if lesson.labels else {}
+        run.begin({**settings, "data": data, "base": digest(tensors_of(model))[:16]}, tokenizer)
         if not run.finished:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always", UserWarning)
@@ -118,14 +116,9 @@ def one(name: str, config: Any, base: Path, records: list[dict], labelled: bool,
                 click.echo(f"note: {note.message}", err=True)
             click.echo(show(model).splitlines()[-1])
             if name == "feature-based":
-                learned, validate, loss = read_once(model, learned, checked, training)
-            tune(model, learned, loss, validate, training, run)
+                lesson = read_once(model, lesson, training)
+            tune(model, lesson.learned, lesson.loss, lesson.validate, training, run)
     return run.facts() | {"file_bytes": (run.path / "tuned.safetensors").stat().st_size, "folder": str(run.path)}
-
-
-def words_of(base: Path, text: str) -> tuple[int, ...]:
-    """The ids of the words that a prompt starts as."""
-    return tuple(open_base(base)[1].encode_many([text])[0])
 
 
 def describe_base(model) -> dict[str, Any]:
@@ -133,25 +126,22 @@ def describe_base(model) -> dict[str, Any]:
     return {"what": "tuned-model", "model": to_dict(model.config)}
 
 
-def read_once(model: Classifier, learned: LabelledTexts, checked: LabelledTexts, training: TrainingConfig) -> tuple:
-    """Data, validation and loss of a head alone: the frozen body reads every text here, and never again. Says what that saves."""
+def read_once(model: Classifier, lesson: Lesson, training: TrainingConfig) -> Lesson:
+    """The same for a head alone: the frozen body reads every text here, and never again. Says what that saves."""
     began = time.perf_counter()
-    features, held = (CachedFeatures(model, part) for part in (learned, checked))
+    features, held = (CachedFeatures(model, part) for part in (lesson.learned, lesson.checked))
     seconds, texts = time.perf_counter() - began, len(features.classes) + len(held.classes)
     looks = -(-training.steps // training.validate_every)
-    otherwise = training.steps * learned.order.batch + looks * len(held.classes)
+    otherwise = training.steps * lesson.learned.order.batch + looks * len(held.classes)
     click.echo(
         f"feature-based: the body read {texts:,} texts once, in {seconds:.2f} s ({(features.bytes + held.bytes) / 1000:,.1f} kB of features); "
         f"{training.steps:,} steps without them would read {otherwise:,}, {otherwise / texts:.1f} times as many"
     )
-    return features, lambda model: examine_features(model, held), feature_loss
+    return dataclasses.replace(lesson, learned=features, checked=held, loss=feature_loss, validate=lambda model: examine_features(model, held))
 
 
-def write_merged(base: Path, out: Path, result: dict[str, Any]) -> None:
+def write_merged(model: LanguageModel, tokenizer: Tokenizer, out: Path, result: dict[str, Any]) -> None:
     """The base with LoRA's update merged in, as a plain run. Raises UserError for a tuned head, which a language model has no place for."""
-    from minialign.peft.trainable import load
-
-    model, tokenizer = load_model(base, "language-model")
     if "accuracy" in result:
         raise UserError("a head on labels cannot be merged into a language model; leave --merged out")
     plain = lora.merged_plain(load(model, Path(result["folder"])))

@@ -14,7 +14,7 @@ from minialign.files import read_json, read_jsonl, read_text
 from minialign.generation import prompt_ids
 from minialign.heads import Classifier
 from minialign.peft.trainable import load as load_tuned
-from minialign.pretrained.published import is_published, load_published
+from minialign.pretrained.published import architecture, load_published
 from minialign.pretrained.smollm2 import load_smollm2
 from minialign.quant.saving import QUANTIZED, load_quantized_run
 from minialign.rlhf.comparisons import read_comparisons, say_left_out
@@ -24,15 +24,20 @@ from minialign.tokenizer import Tokenizer
 NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}  # pretrained models by name, in place of a folder
 
 
+def is_named(base: Path) -> bool:
+    """Whether this is the name of a pretrained model; a folder that is called so comes first."""
+    return str(base) in NAMED and not base.exists()
+
+
 def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
     """A model that is about to be changed, and its tokenizer: of a finished run, of a folder that others published (published.py), or a real one by name.
 
     Raises:
         UserError: as `load_model` and `load_published` do.
     """
-    if str(base) in NAMED and not base.exists():
+    if is_named(base):
         return NAMED[str(base)]()
-    return load_published(base) if is_published(base) else load_model(base, what)
+    return load_model(base, what) if architecture(base) is None else load_published(base)
 
 
 def open_model(folder: Path, what: str = "language-model", tuned: Path | None = None) -> tuple[nn.Module, Tokenizer]:

@@ -1,23 +1,26 @@
 r"""The lines that `finetune` learns from, as the model at hand reads them.
 
-    a decoder             <begin> prompt completion <end>, the completion alone taught
-    smollm2               the same inside the marks of its chat template
-    an encoder-decoder    <begin> prompt → completion <end>; a published T5 has its prompt ended instead of begun
-    texts with labels     <begin> text; a published encoder reads [CLS] text [SEP]
+a decoder             <begin> prompt completion <end>, the completion alone taught
+smollm2               the same inside the marks of its chat template
+an encoder-decoder    <begin> prompt → completion <end>; a published T5 has its prompt ended instead of begun
+texts with labels     <begin> text; a published encoder reads [CLS] text [SEP]
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from minialign.batching import demonstration_row
-from minialign.classification import LabelledTexts
+from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.commands.inputs import fill_a_batch
 from minialign.errors import UserError
 from minialign.files import held_out
-from minialign.generation import prompt_ids
+from minialign.generation import as_prompt
 from minialign.heads import Classifier
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
@@ -26,6 +29,18 @@ from minialign.pretrained.folder import PretrainedTokenizer
 from minialign.pretrained.smollm2 import SYSTEM
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a model learns from the user's lines."""
+
+    model: nn.Module  # that learns: the base, or a head on its body
+    learned: Any  # training data (training.Data)
+    checked: Any  # the same of the lines that are held out
+    loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the sum over its labels, nats
+    validate: Callable[[nn.Module], dict[str, float]]  # model -> what is measured on the held-out lines, a mean in nats among it
+    labels: Sequence[str] = ()  # in the order of the classes; none where it learns to write
 
 
 def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
@@ -49,8 +64,8 @@ def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int
     return [tokenizer.begin, *ids, *([tokenizer.end] if published_encoder else [])]
 
 
-def classification(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path) -> tuple:
-    """Data to learn from and to validate on, a classifier, and its labels, for texts with labels."""
+def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path) -> Lesson:
+    """Texts with labels, for a head on the body of a decoder or an encoder."""
     if model.config.kind == "encoder-decoder":
         raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another --base")
     labels = sorted({record["label"] for side in sides for record in side})
@@ -62,56 +77,43 @@ def classification(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict
         for row, record in zip(rows, side):
             must_fit(model, len(row), file, record["line"])
         made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side], min(training.batch, len(side)), training.seed))
-    return made, Classifier(model.body, len(labels), training.seed), labels
+    return Lesson(Classifier(model.body, len(labels), training.seed), *made, class_loss, lambda model: examine_classes(model, made[1]), labels)
 
 
-def writing(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, chat: bool = False) -> tuple:
-    """Data, validation and loss for demonstrations; chat: in the marks of the chat template."""
+def written_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, chat: bool = False) -> Lesson:
+    """Demonstrations, for a decoder or an encoder-decoder; chat: in the marks of the chat template."""
     if model.config.kind == "encoder":
         raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and `label`, or another --base", file)
     pairs = model.config.kind == "encoder-decoder"
-    make, loss = (pair_rows, text_to_text_loss) if pairs else (chat_rows if chat else demonstration_rows, next_token_loss)
-    made = [make(model, tokenizer, side, training, file) for side in sides]
+    loss, made = text_to_text_loss if pairs else next_token_loss, []
+    for side in sides:
+        rows, batch = demonstrations(model, tokenizer, side, file, chat), min(training.batch, len(side))
+        made.append(TextToTextRows(rows, batch, training.seed, model.special) if pairs else LabelledRows(rows, batch, training.seed))
     held = [made[1].batch(names) for names in map(made[1].order, range(min(8, made[1].order.steps_in_epoch)))]
 
     def validate(model: nn.Module) -> dict[str, float]:
         mean = mean_loss(model, held, loss)
         return {"validation": mean, "perplexity": perplexity(mean)}
 
-    return made[0], validate, loss
+    return Lesson(model, *made, loss, validate)
 
 
-def encoded(tokenizer: Tokenizer, side: list[dict], file: Path) -> list[tuple[dict, list[int], list[int]]]:
-    """Each line with the ids of its prompt and of its completion. Raises UserError for an empty completion, with its line."""
-    prompts, completions = (tokenizer.encode_many([record[key] for record in side]) for key in ("prompt", "completion"))
-    for record, ids in zip(side, completions):
-        if not ids:
+def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, chat: bool) -> list[tuple]:
+    """Each line as a row and the place where its completion begins; for an encoder-decoder as the ids of its prompt and of its completion.
+
+    Raises:
+        UserError: an empty completion, or more tokens than the model can read, with the line.
+    """
+    texts = [record["completion"].strip() if chat else record["completion"] for record in side]
+    made = []
+    for record, before, after in zip(side, tokenizer.encode_many([record["prompt"] for record in side]), tokenizer.encode_many(texts)):
+        if not after:
             raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
-    return list(zip(side, prompts, completions))
-
-
-def demonstration_rows(model: nn.Module, tokenizer: Tokenizer, side: list[dict], training: TrainingConfig, file: Path) -> LabelledRows:
-    """Prompt and completion one after the other."""
-    rows = []
-    for record, before, after in encoded(tokenizer, side, file):
-        rows.append(demonstration_row(tokenizer, before, after))
-        must_fit(model, len(rows[-1][0]) - 1, file, record["line"])
-    return LabelledRows(rows, min(training.batch, len(rows)), training.seed)
-
-
-def chat_rows(model: nn.Module, tokenizer: PretrainedTokenizer, side: list[dict], training: TrainingConfig, file: Path) -> LabelledRows:
-    """Prompt and completion as a conversation of one turn."""
-    rows = []
-    for record, _, _ in encoded(tokenizer, side, file):
-        rows.append(taught_row(tokenizer, SYSTEM, record["prompt"], record["completion"]))
-        must_fit(model, len(rows[-1][0]) - 1, file, record["line"])
-    return LabelledRows(rows, min(training.batch, len(rows)), training.seed)
-
-
-def pair_rows(model: nn.Module, tokenizer: Tokenizer, side: list[dict], training: TrainingConfig, file: Path) -> TextToTextRows:
-    """Prompts for the encoder, completions for the decoder."""
-    rows, prompts = [], prompt_ids(tokenizer, [record["prompt"] for record in side])
-    for (record, _, after), prompt in zip(encoded(tokenizer, side, file), prompts):
-        rows.append((prompt, after))
-        must_fit(model, max(len(rows[-1][0]), 1 + len(after)), file, record["line"])
-    return TextToTextRows(rows, min(training.batch, len(rows)), training.seed, model.special)
+        if model.config.kind == "encoder-decoder":
+            made.append((as_prompt(tokenizer, before), after))
+            tokens = max(len(made[-1][0]), 1 + len(after))  # the begin token before what is written
+        else:
+            made.append(taught_row(tokenizer, SYSTEM, before, after) if chat else demonstration_row(tokenizer, before, after))
+            tokens = len(made[-1][0]) - 1  # the last one is said, and not read
+        must_fit(model, tokens, file, record["line"])
+    return made

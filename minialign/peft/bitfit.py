@@ -33,6 +33,12 @@ class BitFitConfig:
     names: tuple[str, ...] = ()  # in place of both: exact names or shell patterns, for models with other names
 
 
+def biases_of(model: nn.Module) -> list[str]:
+    """Names of a model's biases, without those of a head that was put on it for a task; a language model's own head is a part of the model."""
+    heads = tuple(f"{name}." for name in heads_of(model))
+    return [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias" and not name.startswith(heads)]
+
+
 def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
     """Freeze everything but the biases and the head.
 
@@ -41,8 +47,7 @@ def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
     """
     config = config or BitFitConfig()
     refuse_wrapped(model)
-    heads = tuple(f"{name}." for name in heads_of(model))  # a language model's own head is a part of the model
-    biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias" and not name.startswith(heads)]
+    biases = biases_of(model)
     if not biases:
         raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use lora or adapters")
     chosen = biases

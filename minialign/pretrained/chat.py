@@ -30,9 +30,10 @@ from minialign.pretrained.llama import Llama
 HALF = "\ufffd"  # what bytes decode to that are not a whole letter
 
 
-def turn_ids(tokenizer: PretrainedTokenizer, role: str, text: str) -> list[int]:
-    """A whole turn: start mark, role, text, end mark, newline."""
-    return [*opening_ids(tokenizer, role), *tokenizer.encode(text), tokenizer.end, *tokenizer.encode("\n")]
+def turn_ids(tokenizer: PretrainedTokenizer, role: str, text: str | list[int]) -> list[int]:
+    """A whole turn: start mark, role, text (or its ids), end mark, newline."""
+    ids = tokenizer.encode(text) if isinstance(text, str) else text
+    return [*opening_ids(tokenizer, role), *ids, tokenizer.end, *tokenizer.encode("\n")]
 
 
 def opening_ids(tokenizer: PretrainedTokenizer, role: str) -> list[int]:
@@ -40,10 +41,10 @@ def opening_ids(tokenizer: PretrainedTokenizer, role: str) -> list[int]:
     return [tokenizer.begin, *tokenizer.encode(f"{role}\n")]
 
 
-def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: str, completion: str) -> tuple[list[int], int]:
-    """A conversation of one turn to learn from: its ids, the reply's end mark the last, and the place where the reply begins."""
+def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: list[int], reply: list[int]) -> tuple[list[int], int]:
+    """A conversation of one turn to learn from, given the ids of both sides: all of it up to the reply's end mark, and where the reply begins."""
     asked = [*turn_ids(tokenizer, "system", system), *turn_ids(tokenizer, "user", prompt), *opening_ids(tokenizer, "assistant")]
-    return [*asked, *tokenizer.encode(completion.strip()), tokenizer.end], len(asked)
+    return [*asked, *reply, tokenizer.end], len(asked)
 
 
 class Conversation:
