@@ -83,15 +83,8 @@ def read_label(body: dict) -> dict[str, Any]:
 TAB, KEY = r"[\w-]{1,64}", r"[0-9]{1,9}[ab]"
 
 
-def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> Flask:
-    """The page as a Flask application.
-
-    Args:
-        store: where labels go; reward: the model beside it.
-        token: what every request must carry; port: on which it is served, for the Host and Origin checks.
-    """
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST
+def guard(app: Flask, token: str, port: int) -> None:
+    """Let nobody in but the page itself, and answer whatever goes wrong in words. Arguments as for `create_app`."""
     hosts = {f"{name}:{port}" for name in LOCAL}
 
     @app.before_request
@@ -107,7 +100,7 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
         return None
 
     @app.after_request
-    def guard(response: Response) -> Response:
+    def protect(response: Response) -> Response:
         response.headers.update(HEADERS)
         response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
         return response
@@ -124,14 +117,28 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
             return refusal(507, str(error))
         raise error
 
-    def body() -> dict:
-        try:
-            found = request.get_json(silent=True)
-        except RecursionError:
-            found = None
-        if not isinstance(found, dict):
-            raise BadRequest("the request is no JSON object")
-        return found
+
+def posted() -> dict:
+    """The JSON object of a request. Raises BadRequest when it is none."""
+    try:
+        found = request.get_json(silent=True)
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadRequest("the request is no JSON object")
+    return found
+
+
+def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> Flask:
+    """The page as a Flask application.
+
+    Args:
+        store: where labels go; reward: the model beside it.
+        token: what every request must carry; port: on which it is served, for the Host and Origin checks.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST
+    guard(app, token, port)
 
     def state(tab: str) -> Response:
         question = store.question(tab)
@@ -153,20 +160,20 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
 
     @app.post("/api/label")
     def label():
-        said = read_label(body())
+        said = read_label(posted())
         store.answer(**said)
         return state(said["tab"])
 
     @app.post("/api/undo")
     def undo():
-        tab = text_field(body(), "tab", TAB)
+        tab = text_field(posted(), "tab", TAB)
         if store.undo(tab) is None:
             raise Refused("there is nothing to take back")
         return state(tab)
 
     @app.post("/api/release")
     def release():
-        store.release(text_field(body(), "tab", TAB))
+        store.release(text_field(posted(), "tab", TAB))
         return jsonify()
 
     @app.post("/api/retrain")

@@ -161,6 +161,30 @@ def ppo_update(learner: Learner, rollout: Rollout, config: PPOConfig, generator:
     return {name: total / steps for name, total in sums.items()} | {"explained_variance": 1 - unexplained}
 
 
+def one_update(
+    learner: Learner, reference: LanguageModel, reward: ScalarModel | Ensemble, prompts: list[list[int]], config: PPOConfig, run: RunFolder, done: int,
+    generator: torch.Generator,
+) -> tuple[Rollout, dict[str, float]]:  # fmt: skip
+    """Answer some prompts and learn from the answers. Returns the rollout, and the metrics of `ppo_update`.
+
+    Args:
+        reference: the frozen policy that the KL is measured from; reward, config, run: as in `train_ppo`.
+        prompts: those of this update; done: how many updates were made before.
+    Raises:
+        UserError: a score, a KL or a loss that is not finite; the rollout is left in the run folder.
+    """
+    learning = float(done >= config.value_warmup)
+    for optimizer, rate in ((learner.policy_optimizer, config.learning_rate * learning), (learner.value_optimizer, config.value_learning_rate)):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate * (1 - done / config.updates)
+    sampling, penalty = SamplingConfig(config.new_tokens, config.temperature), (config.missing_end, config.missing_end_score)
+    rollout = collect(learner.policy, reference, learner.value, reward, prompts, sampling, generator, penalty, config.answers)
+    try:
+        check_finite(rollout)
+        return rollout, ppo_update(learner, rollout, config, generator)
+    except UserError as error:
+        raise UserError(f"update {done + 1}: {error}; the batch is in {keep_for_a_look(rollout, run.path)}", run.path) from None
+
+
 def train_ppo(
     policy: LanguageModel,
     reward: ScalarModel | Ensemble,
@@ -190,7 +214,6 @@ def train_ppo(
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0)
     learner = Learner.start(learning_copy(policy), value.requires_grad_(True), config, mix)
-    sampling = SamplingConfig(config.new_tokens, config.temperature)
     generator = torch.Generator().manual_seed(config.seed)
     order = Order(len(prompts), config.prompts, config.seed)  # by chance alone: rollouts sorted by length would not be comparable
     modules = {"policy": learner.policy, "value": learner.value}
@@ -202,18 +225,8 @@ def train_ppo(
     bar = tqdm(total=config.updates, initial=state["step"], desc=label, unit="update", disable=None)
     with interruptible() as interrupted, bar:
         while state["step"] < config.updates:
-            learning = float(state["step"] >= config.value_warmup)
-            for optimizer, rate in ((learner.policy_optimizer, config.learning_rate * learning), (learner.value_optimizer, config.value_learning_rate)):
-                optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate * (1 - state["step"] / config.updates)
             names = order(state["step"])
-            penalty = (config.missing_end, config.missing_end_score)
-            asked = [prompts[i] for i in names]
-            rollout = collect(learner.policy, reference, learner.value, reward, asked, sampling, generator, penalty, config.answers)
-            try:
-                check_finite(rollout)
-                metrics = ppo_update(learner, rollout, config, generator)
-            except UserError as error:
-                raise UserError(f"update {state['step'] + 1}: {error}; the batch is in {keep_for_a_look(rollout, run.path)}", run.path) from None
+            rollout, metrics = one_update(learner, reference, reward, [prompts[i] for i in names], config, run, state["step"], generator)
             kl = float(k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean())
             learner.price.update(kl, config.prompts * config.answers)
             state["step"] += 1
