@@ -9,6 +9,7 @@ import os
 
 import pytest
 from filelock import FileLock
+from typed import type_in
 
 from minialign import checkpoints, files
 from minialign.__main__ import COMMANDS, run
@@ -38,11 +39,6 @@ PPO = "ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --upda
 def lines(path, *records):
     """A JSONL file; strings are written as they are."""
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records), encoding="utf-8")
-
-
-def type_in(line, **places):
-    """Type a command line and return its exit status."""
-    return run([word.format(**places) for word in line.split()])
 
 
 def contents(folder):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from typed import type_in
 
 from minialign.__main__ import run
 from minialign.checkpoints import RunFolder, load_model
@@ -44,10 +45,6 @@ def d(tmp_path_factory):
     model = random_student(BertConfig(library.size, context=24, width=16, layers=3, heads=2, inner=32), 0)
     write_bert(model, PretrainedTokenizer(library.library, model.special), d / "bert")
     return d
-
-
-def type_in(line, d):
-    return run([word.format(d=d) for word in line.split()])
 
 
 @pytest.mark.parametrize("kind, recipe", [(kind, name) for name, recipe in RECIPES.items() for kind in recipe.kinds])

@@ -1,9 +1,9 @@
 """`finetune` as a newcomer types it: every method, on demonstrations and on labelled texts, and what is wrong with the input."""
 
-import json
 
 import pytest
 import torch
+from typed import complaint, type_in, write_feelings, write_records
 
 from minialign.__main__ import run
 from minialign.checkpoints import load_model
@@ -15,27 +15,14 @@ SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3
 QUICK = "--steps 4 --batch 4 --validate-every 2 --checkpoint-every 2"
 
 
-def type_in(line, **places):
-    return run([word.format(**places) for word in line.split()])
-
-
-def complaint(capsys):
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line.removeprefix("error: ")
-
-
 @pytest.fixture(scope="module")
 def d(tmp_path_factory):
     d = tmp_path_factory.mktemp("tuned")
-    write = lambda name, records: (d / name).write_text("\n".join(map(json.dumps, records)), encoding="utf-8")  # noqa: E731
-    words = ["happy", "sad", "proud", "angry"]
-    write("demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": f" {'good' if i % 2 else 'bad'}"} for i in range(60)])
-    write("labels.jsonl", [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]} for i in range(60)])
-    write("one.jsonl", [{"text": f"a {i}", "label": "x"} for i in range(60)])
-    write("long.jsonl", [{"text": f"{i} " + "kite " * 60, "label": str(i % 2)} for i in range(60)])
-    write("empty.jsonl", [{"prompt": f"a {i}", "completion": ""} for i in range(60)])
-    write("few.jsonl", [{"prompt": "a", "completion": " b"}])
-    (d / "text.txt").write_text("happy sad proud angry good bad " * 60, encoding="utf-8")
+    write_feelings(d)
+    write_records(d / "one.jsonl", [{"text": f"a {i}", "label": "x"} for i in range(60)])
+    write_records(d / "long.jsonl", [{"text": f"{i} " + "kite " * 60, "label": str(i % 2)} for i in range(60)])
+    write_records(d / "empty.jsonl", [{"prompt": f"a {i}", "completion": ""} for i in range(60)])
+    write_records(d / "few.jsonl", [{"prompt": "a", "completion": " b"}])
     for name, objective in (("gpt", "next-token"), ("bert", "masked-lm"), ("t5", "span-corruption")):
         assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --objective {objective} --out {{d}}/{name}", d=d) == 0
     return d

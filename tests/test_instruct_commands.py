@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from typed import complaint, type_in
 
 from minialign.__main__ import run
 from minialign.commands.ask import split_options
@@ -15,15 +16,6 @@ from minialign.world.datasets import HELD_OUT
 
 SHAPE = "--vocabulary 300 --context 64 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
 TUNE = "--steps 3 --batch 4 --questions 40 --validate-every 3"
-
-
-def type_in(line, **places):
-    return run([word.format(**places) for word in line.split()])
-
-
-def complaint(capsys):
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from typed import type_in
 
 from minialign.__main__ import run
 from minialign.checkpoints import load_model
@@ -35,10 +36,6 @@ def d(tmp_path_factory):
     shape = "--vocabulary 300 --context 32 --width 16 --heads 2 --layers 1 --steps 4 --batch 2 --checkpoint-every 4 --validate-every 4"
     assert run(["pretrain", "--text", str(d / "text.txt"), *shape.split(), "--out", str(d / "run")]) == 0
     return d
-
-
-def type_in(line, d):
-    return run([word.format(d=d) for word in line.split()])
 
 
 @pytest.mark.parametrize("scheme", [*SCHEMES, *HALVES])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from gguf_files import tiny_file, tiny_llama
 from safetensors.torch import save_file
+from typed import complaint, type_in, write_feelings
 
-from minialign.__main__ import run
 from minialign.commands import chat, inputs
 from minialign.commands.inputs import open_base
 from minialign.commands.tuning_data import two_sides, written_lesson
@@ -24,15 +24,6 @@ from minialign.training import TrainingConfig
 
 SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
 QUICK = "--steps 6 --batch 4 --validate-every 3 --checkpoint-every 3"
-
-
-def type_in(line, d):
-    return run([word.format(d=d).replace("+", " ") for word in line.split()])
-
-
-def complaint(capsys):
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line.removeprefix("error: ")
 
 
 def gpt2(d, tokenizer):
@@ -52,11 +43,7 @@ def gpt2(d, tokenizer):
 @pytest.fixture(scope="module")
 def d(tmp_path_factory):
     d = tmp_path_factory.mktemp("bases")
-    write = lambda name, records: (d / name).write_text("\n".join(map(json.dumps, records)), encoding="utf-8")  # noqa: E731
-    words = ["happy", "sad", "proud", "angry"]
-    write("demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": f" {'good' if i % 2 else 'bad'}"} for i in range(60)])
-    write("labels.jsonl", [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]} for i in range(60)])
-    (d / "text.txt").write_text("happy sad proud angry good bad " * 60, encoding="utf-8")
+    write_feelings(d)
     for name, objective in (("gpt", "next-token"), ("t5", "span-corruption")):
         assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --objective {objective} --out {{d}}/{name}", d) == 0
     tokenizer = load_tokenizer(d / "gpt" / "tokenizer.json")
@@ -84,7 +71,7 @@ def test_every_method_takes_every_base(d, capsys, base, data):
     assert type_in(f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 --bottleneck 2 --out {out}", d) == 0
     assert len(read_json(out / "comparison.json")) == (6 if data == "labels" else 5)
     for method in ("lora", "prompt-tuning", "full"):
-        assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt sad+3? " + ("" if data == "labels" else "--options bad,good"), d) == 0
+        assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt 'sad 3?' " + ("" if data == "labels" else "--options bad,good"), d) == 0
         shares = [line.split("%") for line in capsys.readouterr().out.splitlines() if "%  " in line]
         assert {name.strip() for _, name in shares[-2:]} == {"bad", "good"} and abs(sum(float(share) for share, _ in shares[-2:]) - 100) < 0.11
 
