@@ -12,8 +12,8 @@ Details that matter:
     1. The rivals take turns, round by round; the first round warms up and is thrown away; two threads for all.
     2. A sample in which our threads waited for a core for more than a twentieth of its time is thrown away as long as five others are left; the
        last column says how many of the rounds were quiet. Absolute times move with the machine and its neighbours, ratios less.
-    3. minialign is imported before torch, so that threads wait as its users' do (minialign/__init__.py); OMP_WAIT_POLICY and GOMP_SPINCOUNT
-       override it, for the peers as well.
+    3. minialign is imported before torch, so that threads wait and memory is kept as its users' are (minialign/__init__.py), for the peers as well;
+       OMP_WAIT_POLICY, GOMP_SPINCOUNT and the MALLOC_ variables override it.
     4. All answers have full length on both sides: random models would end one in twenty early, and TRL computes what stands after an end.
     5. GELU is torch's exact one everywhere, and the peers' settings are the fastest that their libraries offer (peer_huggingface.py);
        --gelu gelu_new takes the slower formula that transformers' GPT-2 has by default.
