@@ -47,6 +47,8 @@ SECONDS = 600  # most that a cell may take
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
 FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512, "evaluated": 200}  # the main job, smaller
 FEEDBACK |= {"width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
+if FAST:
+    FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
 
 
 class source:  # noqa: N801   used like a function
@@ -54,7 +56,7 @@ class source:  # noqa: N801   used like a function
 
     Args:
         objects: functions, classes or methods.
-        body: without docstrings and decorators' comments when False.
+        doc: with their docstrings.
     """
 
     def __init__(self, *objects: Any, doc: bool = True):
@@ -181,7 +183,7 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Mad
     Returns:
         the job, whose `rewarded` and `optimised` go on from there, and what it made.
     """
-    config = DemoConfig(**{**(QUICK | {"summaries": 1.0} if FAST else FEEDBACK), "seed": seed, **settings})
+    config = DemoConfig(**{**FEEDBACK, "seed": seed, **settings})
     folder, made = first_half(Bench(Path(cache), Path(cache), fast=FAST), config)
     return Demo(folder, config, lambda text: None), made
 
