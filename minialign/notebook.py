@@ -91,6 +91,9 @@ class picture:  # noqa: N801   used like a function
     def __init__(self, figure: Figure | Path):
         self.bytes = as_png(figure, dpi=110) if isinstance(figure, Figure) else Path(figure).read_bytes()
 
+    def __repr__(self) -> str:
+        return "a picture"  # for readers without pictures; the default would be an address, another one in every run
+
     def _repr_png_(self) -> bytes:
         return self.bytes
 
