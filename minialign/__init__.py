@@ -11,9 +11,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 # A table of 32 MiB or more (a batch's logits over a real vocabulary) is given back to the system when it is freed, and the next one is fetched from it page
-# by page and zeroed. Kept instead, as the C library can be told, such memory costs nothing the second time: a training step with 32,768 words took 255 ms
-# for 490, one with 4,096 words a tenth less (medians of three processes each). The process stays as large as it ever was. Whoever sets a MALLOC_ variable
-# decides; other C libraries have no such switch.
+# by page and zeroed. Kept instead, as the C library can be told, such memory costs nothing the second time: a training step with 32,768 words took 289 ms
+# (236 to 371 in five processes) for 466 (308 to 566 in eight), one with 4,096 words 1319 ms for 1425. The process stays as large as it ever was, and its
+# peak was a tenth higher. Whoever sets a MALLOC_ variable decides; other C libraries have no such switch.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 if not any(name.startswith("MALLOC_") for name in os.environ):
     try:
