@@ -1,8 +1,10 @@
-"""The runner of the claims: what a cached model depends on."""
+"""The runner of the claims: what a cached model depends on, and that every verdict follows from its table."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from typed import type_in
 
 import minialign
 from minialign.claims import runner, sources
@@ -12,7 +14,7 @@ from minialign.claims.runner import CLAIMS, Bench, load
 from minialign.claims.sources import imported, reached, source_fingerprint
 from minialign.errors import UserError
 from minialign.exercises.catalogue import CHAPTERS
-from minialign.files import write_json
+from minialign.files import read_json, write_json
 
 PACKAGE = Path(minialign.__file__).parent
 
@@ -117,6 +119,33 @@ def test_the_readme_of_the_project_is_what_its_results_say():
     text = readme.read_text(encoding="utf-8")
     for name, content in parts(readme, results).items():
         assert between(text, name, readme)[1].strip() == content.strip(), name
+
+
+@pytest.mark.parametrize("id", CLAIMS)
+def test_a_kept_verdict_is_what_the_judge_says_of_the_kept_table(id, tmp_path):
+    kept = PACKAGE.parent / "data" / "claims" / id
+    (tmp_path / runner.TABLE).write_bytes((kept / runner.TABLE).read_bytes())
+    again, said = runner.judged(id, tmp_path), read_json(kept / "verdict.json")
+    assert {key: said[key] for key in again} == again and said["fast"] is False and said["seeds"] >= 3
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_a_table_is_read_as_it_was_written():
+    rows = [{"way": "a, b", "bits": 8, "loss": 0.123457, "none": None}, {"way": "c", "bits": 4, "loss": 1e-09, "more": "x"}]
+    assert runner.from_csv(runner.as_csv(rows)) == [{"way": "a, b", "bits": 8, "loss": 0.123457}, rows[1]]
+
+
+def test_judging_again_changes_the_verdict_and_not_what_was_measured(tmp_path, monkeypatch, capsys):
+    kept = PACKAGE.parent / "data" / "claims" / "ptq-qat"
+    shutil.copytree(kept, tmp_path / "ptq-qat")
+    monkeypatch.setattr("minialign.claims.ptq_qat.judge", lambda table: ({"anything": False}, f"{len(table)} rows"))
+    assert type_in("claims ptq-qat --judge --out {d}", tmp_path) == 0
+    before, after = (read_json(folder / "verdict.json") for folder in (kept, tmp_path / "ptq-qat"))
+    assert "ptq-qat does not hold at this scale: 36 rows" in capsys.readouterr().out and after["verdict"] == runner.FAILS != before["verdict"]
+    assert {key for key in before if after[key] != before[key]} == {"verdict", "why", "checks"}
+    assert (tmp_path / "ptq-qat" / runner.TABLE).read_bytes() == (kept / runner.TABLE).read_bytes()
+    with pytest.raises(UserError, match="nothing to judge"):
+        runner.judge_again(["bitfit"], tmp_path)
 
 
 def test_the_map_leads_every_claim_to_files_and_notebooks_that_there_are():

@@ -18,12 +18,13 @@ Each is a 95 % interval over seeds of the ratio of errors; the figure shows that
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minialign.claims.quantized import Subject, subject
-from minialign.claims.runner import Bench, Claim, Result, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, drawn, over_seeds
 from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
 from minialign.quant.diagrams import show_mapping
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error
@@ -39,7 +40,7 @@ ENOUGH = 1.5  # times; twice is what the arithmetic predicts
 SAME = 0.15  # a ratio this near to 1 is no difference
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Map everything both ways."""
     table = []
     for seed in range(bench.seeds):
@@ -50,8 +51,7 @@ def measure(bench: Bench) -> Result:
                     config = MappingConfig(mapping, bits)
                     row |= {f"{mapping} error": round_trip_error(x, config), f"{mapping} largest, steps": largest_move(x, config)}
                 table.append(row | {"ratio": row["absmax error"] / row["zero-point error"]})
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def tensors(made: Subject, seed: int) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ def largest_move(x: Tensor, config: MappingConfig) -> float:
     return float(((x - mapped.dequantize()).abs() / mapped.scale).max())
 
 
-def judge(table: list[dict]) -> tuple[dict[str, bool], str]:
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
     ratio = lambda data, bits: over_seeds([row["ratio"] for row in table if (row["data"], row["bits"]) == (data, bits)])  # noqa: E731
     moves = max(row[f"{mapping} largest, steps"] for row in table for mapping in ("absmax", "zero-point"))
@@ -92,7 +92,7 @@ def judge(table: list[dict]) -> tuple[dict[str, bool], str]:
     return checks, f"error of absmax over that of zero-point at 8 bits: {said}; the largest move is {moves:.4f} steps"
 
 
-def draw(table: list[dict], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """The ratio of errors against bits; the two diagrams beside it, in mapping-*.png."""
     fig, axes = figure("bits", "error of absmax / error of zero-point", 6.0, 3.8)
     data = (*SYMMETRIC, *SKEWED, *ONE_SIDED)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, over_seeds
 from minialign.claims.tuned import FAR, SHAPES, accuracy, column, searched, top_layers
 from minialign.peft.adapters import AdapterConfig
 from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
@@ -28,15 +28,14 @@ WIDTHS = (1, 4, 16, 64)
 SMALL = 0.10  # share of the model's parameters
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Adapters by width, top blocks by number, all of it."""
     table = searched(bench, "middle", FAR, "full", way="full")
     for width in WIDTHS[1:3] if bench.fast else WIDTHS:
         table += searched(bench, "middle", FAR, "adapters", AdapterConfig(bottleneck=width), way="adapters", width=width)
     for count in range(1, 2 if bench.fast else SHAPES["middle"][1] + 1):
         table += searched(bench, "middle", FAR, f"top {count}", wrap=top_layers(count), way="top layers", width=count)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference
+from minialign.claims.runner import Bench, Claim, difference
 from minialign.claims.tuned import FAR, NEAR, accuracy, column, searched
 from minialign.peft.bitfit import BitFitConfig
 from minialign.plotting import bars_with_intervals, figure, save_png
@@ -26,14 +26,13 @@ CLAIM = Claim("bitfit", "Training the biases alone comes close to training every
 WAYS = {"full": "full", "all biases": "bitfit", "query and inner biases": "bitfit", "head alone": "feature-based"}
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """The four ways on both tasks."""
     table: list[dict[str, Any]] = []
     for name in (NEAR, FAR):
         for way, method in WAYS.items():
             table += searched(bench, "middle", name, method, BitFitConfig(subset=True) if way.startswith("query") else None, way=way)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:

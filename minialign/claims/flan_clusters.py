@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 from minialign.checkpoints import load_model
-from minialign.claims.instructed import mixture, overall, rows_of, small, split_for, toy, toy_gpt, tuned
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.instructed import mixture, overalls, rows_of, small, split_for, toy, toy_gpt, tuned
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.instruct.zero_shot import examine
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
@@ -26,10 +27,9 @@ TRAINED = tuple(name for name in CLUSTERS if name not in HELD_OUT)
 COUNTS = (0, 2, 5, len(TRAINED))  # clusters tuned on; 0 is the model as it was pretrained
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Tune on few and on many clusters and compare the held-out ones."""
     config, table = small(toy(bench)), []
-    scores: dict[int, list[float]] = {count: [] for count in COUNTS}
     for seed in range(bench.seeds):
         base = toy_gpt(bench, config, seed)
         order = random.Random(f"clusters {seed}").sample(TRAINED, len(TRAINED))
@@ -37,17 +37,27 @@ def measure(bench: Bench) -> Result:
             split = split_for(config, seed, tuple(order[:count]) if count else None)
             model, tokenizer = tuned(bench, config, base, split, "flan", mixture(config, seed), seed) if count else load_model(base)
             results = examine(model, tokenizer, split.held_out, PROMPTS)
-            scores[count].append(overall(results))
             table += rows_of(results, clusters=count, seed=seed, which=" ".join(order[:count]))
+    return table
+
+
+def scores_of(table: list[dict[str, Any]]) -> dict[int, list[float]]:
+    """Clusters tuned on -> accuracy on the held-out ones, a number a seed."""
+    return {count: overalls(table, clusters=count) for count in COUNTS}
+
+
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+    """The two statements, and the numbers that decide."""
+    scores = scores_of(table)
     more, tuning = difference(scores[COUNTS[-1]], scores[2]), difference(scores[COUNTS[-1]], scores[0])
     checks = {"more clusters help": more.low > 0, "tuning helps": tuning.low > 0}
     means = ", ".join(f"{count}: {sum(values) / len(values):.3f}" for count, values in scores.items())
-    why = f"held-out accuracy by clusters tuned on: {means}; from 2 to {COUNTS[-1]} it rises by {more}, from none by {tuning}"
-    return Result(checks, why, table, lambda path: draw(scores, path))
+    return checks, f"held-out accuracy by clusters tuned on: {means}; from 2 to {COUNTS[-1]} it rises by {more}, from none by {tuning}"
 
 
-def draw(scores: dict[int, list[float]], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Held-out accuracy against the number of clusters."""
+    scores = scores_of(table)
     fig, axes = figure("clusters tuned on", "accuracy on held-out clusters", 5.6, 3.6)
     lines_with_intervals(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(v)) for v in scores.values()]})
     legend(axes)

@@ -18,12 +18,13 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minialign.claims.quantized import Subject, subject
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.plotting import bars_with_intervals, figure, save_png
 from minialign.quant.fidelity import fidelity
 from minialign.quant.half import HALVES, compute_half, overflow_report, store_half
@@ -38,7 +39,7 @@ NOTHING = 0.005  # nats a token
 LARGE = 2.0**17  # how much a feature is scaled up
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Store, compute, and overflow."""
     table = []
     for seed in range(bench.seeds):
@@ -51,8 +52,7 @@ def measure(bench: Bench) -> Result:
             row = {"type": name, "seed": seed, "bytes": file_size(stored), "bytes of float32": whole, "kl": found.kl, "kl computed": computed.kl}
             row["loss"], row["loss of float32"] = math.log(found.after), math.log(found.before)
             table.append(row | planted(made, dtype))
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def file_size(model: nn.Module) -> int:
@@ -93,7 +93,7 @@ def planted(made: Subject, dtype: torch.dtype) -> dict[str, float]:
     return {"change in float32": float((large(rows) - plain).abs().max()), "lost logits": lost, "largest value": met.largest, "layer": met.name}
 
 
-def judge(table: list[dict]) -> tuple[dict[str, bool], str]:
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
     of = lambda name, what: [row[what] for row in table if row["type"] == name]  # noqa: E731
     shares = [row["bytes"] / row["bytes of float32"] for row in table]
@@ -111,7 +111,7 @@ def judge(table: list[dict]) -> tuple[dict[str, bool], str]:
     return checks, f"files of {min(shares):.3f} to {max(shares):.3f} of float32's; {said}; with values of {largest:.0f} float16 loses {lost['fp16'][0]:.0%} of the logits or more, bfloat16 {lost['bf16'][1]:.0%}"  # noqa: E501
 
 
-def draw(table: list[dict], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """KL from float32, weights stored or everything computed in 16 bits."""
     fig, axes = figure("KL from float32, 10⁻⁶ nats a token", "", 6.4, 3.0)
     of = lambda name, what: drawn(over_seeds([1e6 * row[what] for row in table if row["type"] == name]))  # noqa: E731

@@ -23,7 +23,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.errors import UserError
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.realdata.ratings import STEMS, ensemble_agreement, read_ratings
@@ -37,7 +37,7 @@ PANEL = 20  # people who judge
 SURE = 0.95  # nobody would call this inconsistent
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Let panels judge, and draw ensembles from real raters."""
     pairs_judged, draws = (60, 4000) if bench.fast else (600, 40_000)
     table: list[dict[str, Any]] = []
@@ -49,8 +49,7 @@ def measure(bench: Bench) -> Result:
             table.append(row | {"with oneself": whole.with_oneself, "with another": whole.with_each_other})
     if not bench.fast:
         table += real_people(bench, draws)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def panel_agreement(pairs: list, panel: list, size: int, seed: int) -> float:

@@ -96,6 +96,26 @@ def rows_of(results: dict[str, TaskResult], **columns: Any) -> list[dict[str, An
     ]
 
 
+def results_of(table: list[dict[str, Any]], **which: Any) -> list[dict[str, TaskResult]]:
+    """What the rows that match say, task by task: one dict for each seed, in the order of the seeds."""
+    found: dict[int, dict[str, TaskResult]] = {}
+    for row in table:
+        if all(row.get(key) == value for key, value in which.items()):
+            result = found.setdefault(row["seed"], {}).setdefault(row["task"], TaskResult(row["task"], {}, row["chance"]))
+            result.accuracies[row["template"]] = row["accuracy"]
+    return [found[seed] for seed in sorted(found)]
+
+
+def overalls(table: list[dict[str, Any]], **which: Any) -> list[float]:
+    """`overall` of the rows that match, a number a seed."""
+    return [overall(results) for results in results_of(table, **which)]
+
+
+def chance(table: list[dict[str, Any]], **which: Any) -> float:
+    """What guessing gives on the rows that match, weighed as `overall` weighs."""
+    return overalls([row | {"accuracy": row["chance"]} for row in table], **which)[0]
+
+
 def overall(results: dict[str, TaskResult]) -> float:
     """Mean over clusters of the mean over their tasks of the median over wordings."""
     clusters = {DATASETS[task].cluster for task in results}

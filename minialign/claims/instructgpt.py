@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from minialign.claims.feedback import aligned, pretrained_only
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.demo import SAMPLING
 from minialign.demo_evaluation import duel, gold_scores
 from minialign.generation import continue_texts
@@ -48,7 +48,7 @@ LOST = 0.03  # share of right answers that may be lost
 PANELS = {"held out": HELD_OUT_PANEL, "training": TRAINING_PANEL}
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Compare before and after, on summaries and on questions."""
     table: list[dict[str, Any]] = []
     for seed in range(bench.seeds):
@@ -69,8 +69,7 @@ def measure(bench: Bench) -> Result:
         for name in ("sft", "rlhf"):
             row[f"questions, {name}"] = right_answers(models[name], made.tokenizer, asked, seed)
         table.append(row)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def count(model: LanguageModel) -> int:

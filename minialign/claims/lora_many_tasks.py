@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from minialign.checkpoints import describe_model
-from minialign.claims.runner import Bench, Claim, Result, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, drawn, over_seeds
 from minialign.claims.tuned import base_of
 from minialign.instruct.sft import demonstration_rows
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
@@ -41,7 +41,7 @@ CLAIM = Claim("lora-many-tasks", "One base serves many tasks, each with one smal
 TASKS = ("who", "where", "what", "feeling", "mood", "title", "place", "kind_of")
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Tune eight LoRAs, serve them side by side, and compare."""
     table: list[dict[str, Any]] = []
     for seed in range(bench.seeds):
@@ -59,11 +59,10 @@ def measure(bench: Bench) -> Result:
         whole = len(tensor_file(tensors_of(model)))
         row = {"seed": seed, "largest difference": float((together - separate).abs().max()), "bytes": whole + stored_bytes(folders)}
         table.append(row | {"bytes of eight models": len(TASKS) * whole, "time of eight tasks / one": ratio})
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
-def asked(task: str, found: list[dict]) -> list[dict]:
+def asked(task: str, found: list[dict[str, Any]]) -> list[dict]:
     """Examples in the first wording of their task, as demonstrations."""
     questions = [PROMPTS[task][0].pose(example) for example in found]
     return [{"prompt": question.prompt, "completion": " " + question.target} for question in questions]

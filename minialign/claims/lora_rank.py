@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, over_seeds
 from minialign.claims.tuned import FAR, SHAPES, accuracy, base_of, column, searched, tuned
 from minialign.peft.lora import LoRAConfig, break_even
 from minialign.peft.trainable import TENSORS
@@ -33,7 +33,7 @@ FIRST, ENERGY = 8, 0.8  # directions, and how much of the update they should hol
 TARGETS = ("query", "key", "value", "output", "inner")
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Ranks, and the spectrum of the full update."""
     table = searched(bench, "middle", FAR, "full", way="full")
     for row in table:
@@ -42,8 +42,7 @@ def measure(bench: Bench) -> Result:
         row |= energies({name: tensor - before[name].detach() for name, tensor in after.items() if ".attention." in name and tensor.dim() == 2})
     for rank in RANKS[:2] if bench.fast else RANKS:
         table += searched(bench, "middle", FAR, "lora", LoRAConfig(rank, 2.0 * rank, TARGETS), way="lora", rank=rank)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def energies(changes: dict[str, Tensor]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, over_seeds
 from minialign.claims.tuned import FAR, SHAPES, accuracy, column, searched
 from minialign.peft.lora import LoRAConfig
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
@@ -25,14 +25,13 @@ CLAIM = Claim("lora-size", "The larger the model, the smaller the share that a L
 WAYS = ("full", "lora")
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Both ways at every size."""
     table: list[dict[str, Any]] = []
     for size in ("tiny", "small") if bench.fast else SHAPES:
         for method in WAYS:
             table += searched(bench, size, FAR, method, LoRAConfig(4, 8.0) if method == "lora" else None)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from minialign.checkpoints import RunFolder, load_model
 from minialign.claims.feedback import first_half
-from minialign.claims.runner import Bench, Claim, Result, over_seeds
+from minialign.claims.runner import Bench, Claim, over_seeds
 from minialign.demo import INSTRUCTED, SAMPLING, Made, ppo_settings
 from minialign.demo_evaluation import gold_watch
 from minialign.demo_settings import FAST, DemoConfig
@@ -56,7 +56,7 @@ MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's start or end
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
     config = DemoConfig(**FAST) if bench.fast else DemoConfig()
     betas, updates = ((0.0, config.beta), 2) if bench.fast else (BETAS, 30)
@@ -70,8 +70,7 @@ def measure(bench: Bench) -> Result:
                 row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
                 table.append(row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy})
         table += choose_best(made, proxy, seed, accuracy, bench.fast)
-    checks, why = judge(table, config.beta)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
@@ -120,7 +119,7 @@ def choose_best(made: Made, proxy: ScalarModel, seed: int, accuracy: float, fast
     return rows
 
 
-def ends(table: list[dict], beta: float, field: str) -> list[tuple[float, float]]:
+def ends(table: list[dict[str, Any]], beta: float, field: str) -> list[tuple[float, float]]:
     """For each seed, a field's mean over the first and over the last updates of its run at this beta."""
     found = []
     for seed in sorted({row["seed"] for row in table}):
@@ -130,7 +129,7 @@ def ends(table: list[dict], beta: float, field: str) -> list[tuple[float, float]
     return found
 
 
-def best_of_n_at(table: list[dict], seed: int, kl: float) -> float:
+def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
     """Gold of best of n at a KL, on the straight line against √KL between the two n around it; beyond the largest n that of the largest."""
     points = sorted((math.sqrt(row["kl"]), row["gold"]) for row in table if row["method"] == "best-of-n" and row["seed"] == seed)
     d = math.sqrt(max(0.0, kl))
@@ -140,7 +139,7 @@ def best_of_n_at(table: list[dict], seed: int, kl: float) -> float:
     return points[-1][1]
 
 
-def beside_best_of_n(table: list[dict]) -> str:
+def beside_best_of_n(table: list[dict[str, Any]]) -> str:
     """For each price of KL, how far the gold score at the end of PPO lies above that of best of n at the same KL."""
     seeds, said = sorted({row["seed"] for row in table}), []
     for beta in sorted({row["beta"] for row in table if row["method"] == "ppo"}):
@@ -149,7 +148,7 @@ def beside_best_of_n(table: list[dict]) -> str:
     return "gold of PPO above that of best of n at the same KL, by beta " + ", ".join(said)
 
 
-def judge(table: list[dict], beta: float) -> tuple[dict[str, bool], str]:
+def judge(table: list[dict[str, Any]], beta: float = DemoConfig.beta) -> tuple[dict[str, bool], str]:
     """The four statements, from the table."""
     proxy = over_seeds([end - start for start, end in ends(table, 0.0, "proxy")])
     free = over_seeds([end - start for start, end in ends(table, 0.0, "gold")])
@@ -181,7 +180,7 @@ def smooth(values: list[float]) -> list[float]:
     return [sum(values[i : i + EDGE]) / len(values[i : i + EDGE]) for i in range(max(1, len(values) - EDGE + 1))]
 
 
-def curves(table: list[dict]) -> dict[str, dict[str, list[float]]]:
+def curves(table: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Label -> mean over seeds of kl, proxy and gold along a run, over five updates in a row; best of n along n."""
     betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
     found = {}
@@ -205,7 +204,7 @@ def laws(found: dict[str, dict[str, list[float]]]) -> list[str]:
     return said
 
 
-def draw(table: list[dict], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Proxy and gold against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted laws."""
     found = curves(table)
     fig = Figure(figsize=(12.6, 4.2), layout="constrained")

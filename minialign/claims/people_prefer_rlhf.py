@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from minialign.claims.feedback import SIZES, aligned
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
 
 CLAIM = Claim("people-prefer-rlhf", "People prefer the model tuned on feedback, even over references written by people.", "Stiennon et al. 2020, Fig. 1")
 MODELS = {"pretrained": "pretrained", "sft": "instruction-tuned", "rlhf": "RLHF"}
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Run the main job at every size and collect the win rates."""
     table: list[dict[str, Any]] = []
     for size in ("middle",) if bench.fast else SIZES:
@@ -38,8 +38,7 @@ def measure(bench: Bench) -> Result:
                 row |= {"won": stage["win_rate"]["mean"], "low": stage["win_rate"]["low"], "high": stage["win_rate"]["high"]}
                 equal = {f"at equal length{end}": stage["win_rate_at_equal_length"][key] for end, key in (("", "mean"), (", low", "low"), (", high", "high"))}
                 table.append(row | equal | {"gold": stage["gold"]["mean"], "kl": found["kl"]})
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:

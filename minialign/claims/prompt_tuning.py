@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, over_seeds
 from minialign.claims.tuned import NEAR, accuracy, column, searched
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
@@ -25,15 +25,14 @@ SIZES = ("tiny", "middle", "large")
 LENGTHS = (1, 4, 16)
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Lengths and sizes."""
     table: list[dict[str, Any]] = []
     for size in ("tiny", "middle") if bench.fast else SIZES:
         table += searched(bench, size, NEAR, "full", length=0)
         for length in LENGTHS:
             table += searched(bench, size, NEAR, "prompt-tuning", PromptConfig(length), length=length)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:

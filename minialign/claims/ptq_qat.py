@@ -17,11 +17,12 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from minialign.claims.quantized import Subject, cost, subject
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.plotting import figure, legend, lines_with_intervals, reference_line, save_png
 from minialign.pretrain.causal_lm import PackedText, next_token_loss
 from minialign.quant.fidelity import fidelity
@@ -37,7 +38,7 @@ NOTHING = 0.01  # nats a token that nobody would notice
 PTQ, QAT, LSQ = "PTQ", "QAT", "QAT, learned scales"
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Train on, rounded and not, and compare."""
     steps, bits_tried = (4, (8, 2)) if bench.fast else (200, BITS)
     table = []
@@ -53,8 +54,7 @@ def measure(bench: Bench) -> Result:
                 rounded = convert(trained(prepare(copy.deepcopy(made.model), scheme, learned_step=learned), made, config))
                 table.append({"method": method, "bits": bits, "seed": seed, "float": loss, "loss": loss_of(rounded, made)})
         bench.say(f"  seed {seed}: " + ", ".join(f"{row['method']} {row['bits']} bits {row['loss']:.3f}" for row in table if row["seed"] == seed))
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def loss_of(model: nn.Module, made: Subject) -> float:
@@ -75,7 +75,7 @@ def trained(model: nn.Module, made: Subject, config: TrainingConfig) -> nn.Modul
     return model.eval()
 
 
-def judge(table: list[dict]) -> tuple[dict[str, bool], str]:
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
     losses = lambda method, bits, what="loss": [row[what] for row in table if (row["method"], row["bits"]) == (method, bits)]  # noqa: E731
     bits_tried = [bits for bits in BITS if losses(PTQ, bits)]
@@ -87,7 +87,7 @@ def judge(table: list[dict]) -> tuple[dict[str, bool], str]:
     return checks, f"nats a token: rounding afterwards to 8 bits costs {lost}; {said}"
 
 
-def draw(table: list[dict], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Loss against bits for all three, and the float model's."""
     fig, axes = figure("bits of a weight", "loss, nats a token", 6.0, 3.8)
     losses = lambda method, bits: [row["loss"] for row in table if (row["method"], row["bits"]) == (method, bits)]  # noqa: E731

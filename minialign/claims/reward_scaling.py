@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.claims.feedback import SIZES, compared
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.demo import Demo
 from minialign.errors import UserError
 from minialign.files import read_jsonl
@@ -54,15 +54,14 @@ REAL = {"small": (32, 1, 2), "middle": (80, 3, 4)}  # width, layers, heads
 CLOSE = 0.05
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Train the grid, simulated and real."""
     table: list[dict[str, Any]] = []
     for seed in range(bench.seeds):
         table += simulated(bench, seed)
     if not bench.fast:
         table += real_people(bench)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokenizer, ranked: list[Ranked], steps: int, seed: int) -> ScalarModel:
@@ -78,7 +77,7 @@ def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokeni
     return load_model(bench.cached("scaled-reward", [*key, len(ranked), to_dict(config)], make), "scalar-model")[0]
 
 
-def margins(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict]) -> torch.Tensor:
+def margins(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> torch.Tensor:
     """(2, P) scores of the chosen and of the rejected answers."""
     prompts = [c["prompt"] for c in pairs]
     return torch.stack([score_rows(reward, answer_rows(tokenizer, prompts, [c[side] for c in pairs])) for side in ("chosen", "rejected")])
@@ -163,7 +162,7 @@ def two_raters(items: list[Rated], pairs: int, rng: random.Random) -> float:
     return points / asked
 
 
-def fitting(tokenizer: Tokenizer, pairs: list[dict]) -> list[dict]:
+def fitting(tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> list[dict]:
     """The pairs whose texts fit the context."""
     return [c for c in pairs if max(len(tokenizer.encode(c[side])) for side in ("chosen", "rejected")) < 126]
 

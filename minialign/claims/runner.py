@@ -1,8 +1,14 @@
 r"""Claims: what the course notes say, each turned into an experiment, a table, a figure and a verdict computed from the table.
 
-A claim is a module with CLAIM (its id, one sentence in our own words) and `measure(bench) -> Result`; its docstring says which paper it comes
-from, how the toy world tests it and what would count as failing. A claim that fails at this scale is a result; it is written down like
-the others.
+A claim is a module whose docstring says which paper it comes from, how the toy world tests it and what would count as failing, and in which stand
+
+    CLAIM                   its id, one sentence in our own words, the source
+    measure(bench)          -> the rows of table.csv
+    judge(table)            -> what the claim says, each statement with whether the table shows it; and one sentence with the numbers that decide
+    draw(table, path)       the figure
+
+Verdict and figure are made from the table as it was written, so both can be made again from it (`judged`) without measuring anything. A claim that
+fails at this scale is a result; it is written down like the others.
 
 Trained models that several claims need are made once and cached under a key of everything they depend on: the settings, the seed, the
 versions of torch and tokenizers, and the source of every file below the claims that is imported on the way, so that a changed setting or line
@@ -31,8 +37,9 @@ from filelock import FileLock
 from minialign.claims.sources import source_fingerprint
 from minialign.errors import UserError
 from minialign.evaluation import Interval, mean_interval
-from minialign.files import fingerprint, write_atomic, write_json
+from minialign.files import fingerprint, read_json, write_atomic, write_json
 
+TABLE = "table.csv"
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
 CLAIMS = {  # id -> module
     "t0-unseen-tasks": "t0_unseen_tasks",
@@ -70,28 +77,6 @@ class Claim:
     id: str
     text: str  # one sentence, our own words
     source: str  # paper and figure
-
-
-@dataclass
-class Result:
-    """What an experiment found.
-
-    Args:
-        checks: name of each thing that the claim says -> whether the table shows it.
-        why: one sentence with the numbers that decide.
-        table: rows for table.csv.
-        draw: draws the figure into a file.
-    """
-
-    checks: dict[str, bool]
-    why: str
-    table: list[dict[str, Any]]
-    draw: Callable[[Path], None]
-
-    @property
-    def verdict(self) -> str:
-        """All checks: holds. Some: partly. None: does not."""
-        return HOLDS if all(self.checks.values()) else PARTLY if any(self.checks.values()) else FAILS
 
 
 @dataclass
@@ -178,27 +163,46 @@ def from_both_ends(ids: list[str]) -> list[str]:
 def run_claim(id: str, out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure one claim and write its files; returns its verdict. "seconds" is time on the clock, "cpu_seconds" that of all cores."""
     module = load(id)
-    claim: Claim = module.CLAIM
-    say(f"{claim.id}: {claim.text}")
-    folder, started, worked = Path(out) / claim.id, time.perf_counter(), time.process_time()
-    result: Result = module.measure(Bench(folder, Path(out) / "cache", seeds, fast, say))
-    write_atomic(folder / "table.csv", as_csv(result.table))
-    result.draw(folder / "figure.png")
-    verdict = {
-        "id": claim.id,
-        "claim": claim.text,
-        "source": claim.source,
-        "verdict": result.verdict,
-        "why": result.why,
-        "checks": result.checks,
+    say(f"{id}: {module.CLAIM.text}")
+    folder, started, worked = Path(out) / id, time.perf_counter(), time.process_time()
+    write_atomic(folder / TABLE, as_csv(module.measure(Bench(folder, Path(out) / "cache", seeds, fast, say))))
+    verdict = judged(id, folder) | {
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - worked, 1),
         "seeds": seeds,
         "fast": fast,
     }
     write_json(folder / "verdict.json", verdict)
-    say(f"  {claim.id} {result.verdict}{' (--fast is too small to decide anything)' if fast else ''}: {result.why}")
+    say(f"  {id} {verdict['verdict']}{' (--fast is too small to decide anything)' if fast else ''}: {verdict['why']}")
     return verdict
+
+
+def judged(id: str, folder: Path) -> dict[str, Any]:
+    """What a claim's judge says of the table in a folder, the part of its verdict that nothing is measured for; draws the figure anew."""
+    module, table = load(id), from_csv((folder / TABLE).read_text(encoding="utf-8"))
+    checks, why = module.judge(table)
+    module.draw(table, folder / "figure.png")
+    verdict = HOLDS if all(checks.values()) else PARTLY if any(checks.values()) else FAILS
+    return {"id": id, "claim": module.CLAIM.text, "source": module.CLAIM.source, "verdict": verdict, "why": why, "checks": checks}
+
+
+def judge_again(ids: Iterable[str], out: Path, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Judge the tables that OUT/ID/ hold once more, for a judge that was changed; times, seeds and "fast" stay as they were measured.
+
+    Raises:
+        UserError: an unknown id, no table to judge.
+    """
+    verdicts = []
+    for id in ids:
+        load(id)
+        folder = Path(out) / id
+        if not (folder / TABLE).exists():
+            raise UserError("there is nothing to judge; measure first", folder / TABLE)
+        verdict = read_json(folder / "verdict.json") | judged(id, folder)
+        write_json(folder / "verdict.json", verdict)
+        say(f"  {id} {verdict['verdict']}: {verdict['why']}")
+        verdicts.append(verdict)
+    return verdicts
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -209,3 +213,18 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
     return file.getvalue()
+
+
+def from_csv(text: str) -> list[dict[str, Any]]:
+    """The rows of `as_csv`: whole numbers, numbers, words; a field that a row does not have is left out."""
+    return [{key: number_or_word(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(text))]
+
+
+def number_or_word(text: str) -> int | float | str:
+    """What the text of a field stands for."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

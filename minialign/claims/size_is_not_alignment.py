@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from minialign.claims.feedback import pretrained_only
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.demo import SAMPLING
 from minialign.demo_evaluation import ASPECTS
 from minialign.generation import continue_texts
@@ -37,7 +37,7 @@ STATED = {"helpful": "still unhelpful", "honest": "still untruthful", "harmless"
 GAP = 0.05  # a smaller difference from the references is none
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Pretrain the sizes and let each summarise."""
     shapes, steps, stories = (SHAPES[:2], 40, 24) if bench.fast else (SHAPES, 500, 400)
     table: list[dict[str, Any]] = []
@@ -49,8 +49,7 @@ def measure(bench: Bench) -> Result:
             size = sum(p.numel() for p in model.parameters())
             table.append({"parameters": size, "width": shape[0], "seed": seed, "loss": loss} | gold_of(tests, answers))
         table.append({"parameters": 0, "width": 0, "seed": seed, "loss": 0.0} | gold_of(tests, [t["completion"] for t in tests]))
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def gold_of(tests: list[dict], answers: list[str]) -> dict[str, float]:

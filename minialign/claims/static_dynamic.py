@@ -26,12 +26,13 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import nn
 
 from minialign.claims.quantized import Subject, cost, subject
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.quant.calibration import MinMax
 from minialign.quant.ptq import quantize, quantized_layer
@@ -44,7 +45,7 @@ DYNAMIC, WRONG = "dynamic", "static, wrong text"
 ROUNDS = 40  # timings of each way
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Quantize with every kind of scale and compare."""
     table, steady = [], []
     for seed in range(bench.seeds):
@@ -62,8 +63,7 @@ def measure(bench: Bench) -> Result:
         static8 = SchemeConfig("static", activation_per="tensor")
         for name, scheme in (("static", static8), ("dynamic, a token", SchemeConfig()), ("dynamic, a tensor", SchemeConfig(activation_per="tensor"))):
             steady.append({"scales": name, "seed": seed, "moved by neighbours": moved_by_neighbours(made, scheme, [right[:64]])})
-    checks, why = judge(table, steady)
-    return Result(checks, why, table + steady, lambda path: draw(table, path))
+    return table + steady
 
 
 @torch.inference_mode()
@@ -93,13 +93,14 @@ def speed_ratio(rounds: int, seed: int) -> float:
     return sorted(ratios[3:])[rounds // 2]
 
 
-def judge(table: list[dict], steady: list[dict]) -> tuple[dict[str, bool], str]:
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
-    kl = lambda how, size, bits: [row["kl"] for row in table if (row["scales"], row["documents"], row["bits"]) == (how, size, bits)]  # noqa: E731
+    kl = lambda how, size, bits: [row["kl"] for row in table if (row["scales"], row.get("documents"), row.get("bits")) == (how, size, bits)]  # noqa: E731
     right = {bits: kl("static, min-max", SIZES[-1], bits) for bits in BITS}
     fits = {bits: difference(right[bits], kl(DYNAMIC, 0, bits)) for bits in BITS}
     worse = difference(kl(WRONG, SIZES[-1], 5), right[5])
-    paces = over_seeds(list({row["seed"]: row["time of dynamic / static"] for row in table}.values()))
+    paces = over_seeds(list({row["seed"]: row["time of dynamic / static"] for row in table if "kl" in row}.values()))
+    steady = [row for row in table if "moved by neighbours" in row]
     moved = {name: max(row["moved by neighbours"] for row in steady if row["scales"] == name) for name in dict.fromkeys(row["scales"] for row in steady)}
     checks = {
         "dynamic fits better": all(fit.low > 0 for fit in fits.values()),
@@ -113,10 +114,10 @@ def judge(table: list[dict], steady: list[dict]) -> tuple[dict[str, bool], str]:
     return checks, f"KL of static against dynamic, 10⁻³ nats a token: {said}; calibrated on the wrong text {1000 * worse.mean:+.1f}; a dynamic layer takes {paces} times as long; moved by neighbours: {neighbours}"  # noqa: E501
 
 
-def draw(table: list[dict], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """KL against the size of the calibration set, at five bits."""
     fig, axes = figure("documents to calibrate on", "KL from float at 5 bits, nats a token", 6.4, 4.0)
-    kl = lambda how, size: drawn(over_seeds([r["kl"] for r in table if (r["scales"], r["documents"], r["bits"]) == (how, size, 5)]))  # noqa: E731
+    kl = lambda how, size: drawn(over_seeds([r["kl"] for r in table if (r["scales"], r.get("documents"), r.get("bits")) == (how, size, 5)]))  # noqa: E731
     places = list(range(len(SIZES)))
     curves = {name: [kl(name, size) for size in SIZES] for name in ("static, min-max", "static, mse")}
     curves |= {WRONG: [kl(WRONG, SIZES[-1])] * len(SIZES), DYNAMIC: [kl(DYNAMIC, 0)] * len(SIZES)}

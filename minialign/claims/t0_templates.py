@@ -16,51 +16,60 @@ over their tokens instead of the sum does.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from minialign.claims.instructed import half, mixture, overall, rows_of, split_for, toy, toy_t5, tuned
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.instructed import half, mixture, overall, results_of, rows_of, split_for, toy, toy_t5, tuned
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.instruct.zero_shot import examine
 from minialign.instruct_demo import CORRUPTED
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.world.datasets import PROMPTS
 
 CLAIM = Claim("t0-templates", "Several wordings of each training task make a model robust to the wording of new ones.", "Sanh et al. 2022, Fig. 6")
-COUNTS = (1, 3, 0)  # wordings of each training task; 0 is all
+COUNTS = {1: 1, 3: 3, "all": 0}  # wordings of each training task, as the table and as the mixture call their number
 UNADAPTED, BY_MEAN = "all, no LM adaptation", "all, ranked by the mean"
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Tune with few and with many wordings and compare median and spread on held-out tasks."""
     config, table = half(toy(bench)), []
-    names = (*COUNTS, UNADAPTED, BY_MEAN)
-    medians: dict[int | str, list[float]] = {name: [] for name in names}
-    spreads: dict[int | str, list[float]] = {name: [] for name in names}
     for seed in range(bench.seeds):
         base, split = toy_t5(bench, config, seed), split_for(config, seed)
-        models = {count: tuned(bench, config, base, split, "t0", mixture(config, seed, count), seed) for count in COUNTS}
+        models = {name: tuned(bench, config, base, split, "t0", mixture(config, seed, count), seed) for name, count in COUNTS.items()}
         models[UNADAPTED] = tuned(bench, config, toy_t5(bench, config, seed, CORRUPTED), split, "t0", mixture(config, seed), seed)
-        models[BY_MEAN] = models[0]
-        for name in names:
-            results = examine(*models[name], split.held_out, PROMPTS, mean_logprob=name == BY_MEAN)
-            medians[name].append(overall(results))
-            spreads[name].append(sum(r.quartile_range for r in results.values()) / len(results))
-            table += rows_of(results, wordings=name or "all", seed=seed)
-    rise, shrink = difference(medians[0], medians[1]), difference(spreads[1], spreads[0])
+        models[BY_MEAN] = models["all"]
+        for name, model in models.items():
+            results = examine(*model, split.held_out, PROMPTS, mean_logprob=name == BY_MEAN)
+            table += rows_of(results, wordings=name, seed=seed)
+    return table
+
+
+def numbers(table: list[dict[str, Any]]) -> tuple[dict[int | str, list[float]], dict[int | str, list[float]]]:
+    """Medians over wordings, and spreads over wordings: name -> a number a seed."""
+    found = {name: results_of(table, wordings=name) for name in (*COUNTS, UNADAPTED, BY_MEAN)}
+    spread = lambda results: sum(r.quartile_range for r in results.values()) / len(results)  # noqa: E731
+    return {name: list(map(overall, seeds)) for name, seeds in found.items()}, {name: list(map(spread, seeds)) for name, seeds in found.items()}
+
+
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+    """The two statements, and the numbers that decide."""
+    medians, spreads = numbers(table)
+    rise, shrink = difference(medians["all"], medians[1]), difference(spreads[1], spreads["all"])
     checks = {"the median rises": rise.low > 0, "the spread shrinks": shrink.low > 0}
     mean = lambda values: sum(values) / len(values)  # noqa: E731
-    said = ", ".join(f"{count or 'all'}: {mean(medians[count]):.3f} ± {mean(spreads[count]) / 2:.3f}" for count in COUNTS)
+    said = ", ".join(f"{count}: {mean(medians[count]):.3f} ± {mean(spreads[count]) / 2:.3f}" for count in COUNTS)
     why = f"median accuracy with 1, 3 and all wordings {said} (half the quartile range); from one to all it rises by {rise}, the spread shrinks by {shrink}"
-    adapted, by_mean = difference(medians[0], medians[UNADAPTED]), difference(medians[BY_MEAN], medians[0])
-    why += f"; LM adaptation adds {adapted}, ranking by the mean instead of the sum {by_mean}"
-    return Result(checks, why, table, lambda path: draw(medians, spreads, path))
+    adapted, by_mean = difference(medians["all"], medians[UNADAPTED]), difference(medians[BY_MEAN], medians["all"])
+    return checks, f"{why}; LM adaptation adds {adapted}, ranking by the mean instead of the sum {by_mean}"
 
 
-def draw(medians: dict[int | str, list[float]], spreads: dict[int | str, list[float]], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Median accuracy and spread over wordings against the number of wordings trained on."""
+    medians, spreads = numbers(table)
     fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 5.6, 3.6)
     interval = lambda values: drawn(over_seeds(values))  # noqa: E731
     curves = {"median over wordings": [interval(medians[c]) for c in COUNTS], "spread (quartiles)": [interval(spreads[c]) for c in COUNTS]}
     lines_with_intervals(axes, list(range(len(COUNTS))), curves)
-    axes.set_xticks(range(len(COUNTS)), [str(count or "all") for count in COUNTS])
+    axes.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
     legend(axes)
     save_png(fig, path)

@@ -35,10 +35,11 @@ examples. Inference, which is held out, is made of such questions. Learned posit
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from minialign.checkpoints import load_model
-from minialign.claims.instructed import mixture, overall, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
-from minialign.claims.runner import Bench, Claim, Result, over_seeds
+from minialign.claims.instructed import chance, mixture, overalls, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
+from minialign.claims.runner import Bench, Claim, over_seeds
 from minialign.evaluation import Interval
 from minialign.instruct.zero_shot import examine
 from minialign.plotting import bars_with_intervals, figure, legend, reference_line, save_png
@@ -52,12 +53,9 @@ CLAIM = Claim(
 MODELS = ("T5", "GPT-3", "GPT-3, two examples", "T0")
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Make the models, examine each in every wording, and compare."""
     config, table = toy(bench), []
-    scores: dict[str, list[float]] = {name: [] for name in MODELS}
-    sizes: dict[str, int] = {}
-    chance = 0.5
     for seed in range(bench.seeds):
         base, split = toy_t5(bench, config, seed), split_for(config, seed)
         models = {"T5": load_model(base), "GPT-3": load_model(toy_gpt(bench, config, seed))}
@@ -65,25 +63,32 @@ def measure(bench: Bench) -> Result:
         models["T0"] = tuned(bench, config, base, split, "t0", mixture(config, seed), seed)
         for name in MODELS:
             model, tokenizer = models[name]
-            sizes[name] = sum(p.numel() for p in model.parameters())
             results = examine(model, tokenizer, split.held_out, PROMPTS, shots=2 if "two" in name else 0, seed=seed)
-            scores[name].append(overall(results))
-            table += rows_of(results, model=name, seed=seed, parameters=sizes[name])
-            chance = sum(r.chance for r in results.values()) / len(results)
-    found = {name: over_seeds(values, 0.0, 1.0) for name, values in scores.items()}
+            table += rows_of(results, model=name, seed=seed, parameters=sum(p.numel() for p in model.parameters()))
+    return table
+
+
+def accuracies(table: list[dict[str, Any]]) -> dict[str, Interval]:
+    """Accuracy of each model on the held-out clusters, over seeds."""
+    return {name: over_seeds(overalls(table, model=name), 0.0, 1.0) for name in MODELS}
+
+
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+    """The three statements, and the numbers that decide."""
+    found, sizes = accuracies(table), {row["model"]: row["parameters"] for row in table}
     checks = {
         "above its base": found["T0"].above(found["T5"]),
         "above the larger model, zero-shot": found["T0"].above(found["GPT-3"]),
         "above the larger model, few-shot": found["T0"].above(found["GPT-3, two examples"]),
     }
     why = "; ".join(f"{name} {found[name]} ({sizes[name] / 1e3:,.0f}k parameters)" for name in reversed(MODELS))
-    return Result(checks, f"held-out accuracy {why}; chance {chance:.3f}", table, lambda path: draw(found, chance, path))
+    return checks, f"held-out accuracy {why}; chance {chance(table, model='T0'):.3f}"
 
 
-def draw(found: dict[str, Interval], chance: float, path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """A bar for each model, its interval over seeds, and what guessing gives."""
     fig, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
-    bars_with_intervals(axes, {name.replace(", ", ",\n"): interval for name, interval in found.items()})
-    reference_line(axes, chance, "chance", vertical=True)
+    bars_with_intervals(axes, {name.replace(", ", ",\n"): interval for name, interval in accuracies(table).items()})
+    reference_line(axes, chance(table, model="T0"), "chance", vertical=True)
     legend(axes)
     save_png(fig, path)

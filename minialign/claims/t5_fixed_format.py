@@ -12,9 +12,10 @@ a difference whose 95 % interval over seeds is above 0.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from minialign.claims.instructed import half, overall, rows_of, split_for, toy, toy_t5, tuned
-from minialign.claims.runner import Bench, Claim, Result, difference, drawn, over_seeds
+from minialign.claims.instructed import chance, half, overalls, rows_of, split_for, toy, toy_t5, tuned
+from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
@@ -29,13 +30,12 @@ CLAIM = Claim(
 )
 TRAINED = 4  # wordings of each task that are trained on; those after them are new
 ASKED = 60  # new examples of each trained task
+NAMES = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words")
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Tune both, and ask both in known and in new words."""
     config, table = half(toy(bench)), []
-    names = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words")
-    scores: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(bench.seeds):
         base, split = toy_t5(bench, config, seed), split_for(config, seed)
         asked = examples(split.train, 6 if bench.fast else ASKED, seed=seed + 2_000_003)
@@ -43,20 +43,26 @@ def measure(bench: Bench) -> Result:
         known = {task: examined(PROMPTS[task][:TRAINED]) for task in asked}
         how = MixtureConfig(config.questions, templates=TRAINED, inverted=False, seed=seed)
         t5, t0 = (tuned(bench, config, base, split, style, how, seed) for style in ("t5", "t0"))
-        for name, (model, tokenizer), words in zip(names, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
+        for name, (model, tokenizer), words in zip(NAMES, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
             results = examine(model, tokenizer, asked, words)
-            scores[name].append(overall(results))
             table += rows_of(results, asked=name, seed=seed)
-    fall, other = (difference(scores[a], scores[b]) for a, b in ((names[0], names[1]), (names[2], names[3])))
-    more = difference([a - b for a, b in zip(scores[names[0]], scores[names[1]])], [a - b for a, b in zip(scores[names[2]], scores[names[3]])])
-    better = difference(scores[names[3]], scores[names[1]])
+    return table
+
+
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+    """The three statements, and the numbers that decide."""
+    prefix, t5, known, t0 = (overalls(table, asked=name) for name in NAMES)
+    fall, other, better = difference(prefix, t5), difference(known, t0), difference(t0, t5)
+    more = difference([a - b for a, b in zip(prefix, t5)], [a - b for a, b in zip(known, t0)])
     checks = {"T5 loses in new words": fall.low > 0, "it loses more than T0": more.low > 0, "in new words T0 is better": better.low > 0}
-    why = f"in new words T5 loses {fall}, T0 {other}; T0 is {better} ahead there"
-    return Result(checks, why, table, lambda path: draw(scores, path))
+    mean = lambda values: f"{over_seeds(values).mean:.3f}"  # noqa: E731
+    why = f"in new words T5 loses {fall} ({mean(prefix)} to {mean(t5)}), T0 {other} ({mean(known)} to {mean(t0)}), T5 {more} more; "
+    return checks, why + f"T0 is {better} ahead there; chance {chance(table, asked=NAMES[1]):.3f}"
 
 
-def draw(scores: dict[str, list[float]], path: Path) -> None:
+def draw(table: list[dict[str, Any]], path: Path) -> None:
     """A bar for each model and kind of wording."""
+    scores = {name: overalls(table, asked=name) for name in NAMES}
     fig, axes = figure("accuracy on trained tasks", "", 6.4, 3.6)
     bars_with_intervals(axes, {name.replace(", ", ",\n"): drawn(over_seeds(values)) for name, values in scores.items()})
     save_png(fig, path)

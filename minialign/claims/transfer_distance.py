@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minialign.claims.runner import Bench, Claim, Result, difference
+from minialign.claims.runner import Bench, Claim, difference
 from minialign.claims.tuned import FAR, NEAR, REAL, accuracy, column, searched
 from minialign.peft.methods import METHODS
 from minialign.plotting import figure, legend, save_png, whiskers
@@ -26,14 +26,13 @@ CLAIM = Claim(
 FULL, FEATURES = "full", "feature-based"
 
 
-def measure(bench: Bench) -> Result:
+def measure(bench: Bench) -> list[dict[str, Any]]:
     """Every method on every task."""
     table: list[dict[str, Any]] = []
     for name in (NEAR, FAR) if bench.fast else (NEAR, FAR, REAL):
         for method in METHODS:
             table += searched(bench, "middle", name, method)
-    checks, why = judge(table)
-    return Result(checks, why, table, lambda path: draw(table, path))
+    return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:

@@ -9,7 +9,7 @@ import click
 from minialign.checkpoints import RunFolder
 from minialign.claims.page import write_page
 from minialign.claims.readme import write_readme
-from minialign.claims.runner import CLAIMS, load, run_claims
+from minialign.claims.runner import CLAIMS, judge_again, load, run_claims
 from minialign.commands.options import Command, Option
 
 
@@ -20,8 +20,9 @@ from minialign.commands.options import Command, Option
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100), cls=Option, help="How many; at least 3 for a verdict.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), cls=Option, help="Processes that share the claims and the cores.")
 @click.option("--out", type=click.Path(path_type=Path), default="runs/claims", show_default=True, cls=Option, help="Where the verdicts go.")
+@click.option("--judge", is_flag=True, cls=Option, help="Measure nothing: judge and draw what OUT's tables hold once more.")
 @click.option("--readme", type=click.Path(path_type=Path), cls=Option, help="Only write what OUT holds into this file, between its markers.")
-def command(ids, only_list, fast, seeds, workers, out, readme):
+def command(ids, only_list, fast, seeds, workers, out, judge, readme):
     """Check what the course notes say, one experiment a claim.
 
     Each writes OUT/ID/verdict.json, table.csv and figure.png; OUT/index.html shows them all. The verdict is computed from the table.
@@ -39,5 +40,8 @@ def command(ids, only_list, fast, seeds, workers, out, readme):
         write_readme(readme, out)
         return
     with RunFolder(out).locked():
-        run_claims(chosen, out, min(seeds, 1) if fast and seeds == 3 else seeds, fast, click.echo, workers)
+        if judge:
+            judge_again(ids or [id for id in CLAIMS if (out / id / "verdict.json").exists()], out, click.echo)
+        else:
+            run_claims(chosen, out, min(seeds, 1) if fast and seeds == 3 else seeds, fast, click.echo, workers)
         click.echo(f"open {write_page(out)}")
