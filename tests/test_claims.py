@@ -12,6 +12,7 @@ from minialign.claims.page import HEADINGS, SIGNS, write_page
 from minialign.claims.readme import MAP, NOTEBOOKS, between, parts, write_readme
 from minialign.claims.runner import CLAIMS, Bench, load
 from minialign.claims.sources import imported, reached, source_fingerprint
+from minialign.claims.tuned import TRIED, best_of_powers
 from minialign.errors import UserError
 from minialign.exercises.catalogue import CHAPTERS
 from minialign.files import read_json, write_json
@@ -170,6 +171,13 @@ def test_two_workers_give_the_verdicts_of_all_claims_in_order_and_make_a_shared_
     assert [verdict["id"] for verdict in found] == ids and all(verdict["cpu_seconds"] > 0 for verdict in found)
     assert [path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("*/made")] == ["toy-gpt"]
     assert all((tmp_path / id / "figure.png").exists() for id in ids)
+
+
+@pytest.mark.parametrize("best, tried", [(0, [-1, 0, 1]), (1, [-1, 0, 1, 2]), (2, [-1, 0, 1, 2, 3]), (-2, [-3, -2, -1, 0, 1]), (9, [-1, 0, 1, 2, 3, 4])])
+def test_the_search_for_a_rate_goes_on_while_the_best_is_at_an_end(best, tried):
+    found = best_of_powers(lambda power: {"validation": abs(power - best)}, TRIED)
+    assert sorted(found) == tried and all(found[power] == {"validation": abs(power - best)} for power in tried)
+    assert list(best_of_powers(lambda power: {"validation": 0.0}, (0,))) == [0]
 
 
 def test_workers_begin_at_both_ends():

@@ -4,8 +4,9 @@ r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes,
     far     is the person who is named first a red one or a blue one?      names were dealt to the two teams by lot: no text ever needed that
     real    do people find this tweet positive?         human ratings (Hutto & Gilbert 2014); left out when they cannot be fetched
 
-A method's learning rate is searched on validation data of the first seed, three rates for every method alike, and kept for the others; all of it stands
-in the table. Accuracy is on texts that neither training nor the search saw.
+A method's learning rate is searched on validation data of the first seed and kept for the others: a third, once and three times its usual rate, and
+further by factors of three for as long as the best one is at an end, so that no method is judged at a rate that happens to be the largest that was tried.
+All of it stands in the table. Accuracy is on texts that neither training nor the search saw.
 
 Read next: transfer_distance.py.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from minialign.world.datasets import examples
 
 SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}  # width, layers, heads; those of size-is-not-alignment
 NEAR, FAR, REAL = "near", "far", "real"
-TRIED = (1 / 3, 1.0, 3.0)  # times a method's usual rate
+TRIED, FURTHEST = (-1, 0, 1), 4  # powers of three, times a method's usual rate; as far as the search goes
 FOUND = "found.json"
 Texts = list[tuple[str, int]]  # texts and their classes
 
@@ -120,17 +121,29 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
 
 def searched(bench: Bench, size: str, name: str, method: str, config: Any = None, wrap: Callable | None = None, **columns: Any) -> list[dict[str, Any]]:
     """Rows of a claim's table: the search on the first seed, and every seed at the rate that was found. Empty without data."""
-    folders = {rate: tuned(bench, size, name, method, rate, 0, config, wrap) for rate in ((1.0,) if bench.fast else TRIED)}
-    if None in folders.values():
+    if parts(bench, name, 0) is None:
         return []
-    search = {rate: read_json(folder / FOUND) for rate, folder in folders.items()}
-    best = min(search, key=lambda rate: search[rate]["validation"])
+    run = lambda power, seed: read_json(tuned(bench, size, name, method, 3.0**power, seed, config, wrap) / FOUND)  # noqa: E731
+    found = best_of_powers(lambda power: run(power, 0), (0,) if bench.fast else TRIED)
+    best = min(found, key=lambda power: found[power]["validation"])
+    tried = {f"validation at {3.0**power:.2g}": found[power]["validation"] for power in sorted(found)}
     rows = []
     for seed in range(bench.seeds):
-        found = search[best] if seed == 0 else read_json(tuned(bench, size, name, method, best, seed, config, wrap) / FOUND)
-        tried = {f"validation at {rate:.2g}": found_["validation"] for rate, found_ in search.items()}
-        rows.append({"size": size, "task": name, "method": method, "seed": seed, "rate": best} | columns | found | tried)
+        here = found[best] if seed == 0 else run(best, seed)
+        rows.append({"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best} | columns | here | tried)
     return rows
+
+
+def best_of_powers(run: Callable[[int], dict[str, Any]], powers: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What was found at each power that was tried: the given ones, and more at an end for as long as the least "validation" is there."""
+    found = {power: run(power) for power in powers}
+    while len(found) > 1:
+        best = min(found, key=lambda power: found[power]["validation"])
+        further = best + 1 if best == max(found) else best - 1
+        if further in found or abs(further) > FURTHEST:
+            break
+        found[further] = run(further)
+    return found
 
 
 def top_layers(count: int) -> Callable[[nn.Module], nn.Module]:
