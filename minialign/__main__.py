@@ -167,6 +167,8 @@ def program() -> int:
     """The command line of this process: `python -m minialign`, or `minialign` where the package is installed."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, and no traceback
         stream.reconfigure(errors="replace")
+    if not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8")  # what is piped in is a file like any other, on Windows too
     return run(sys.argv[1:])
 
 

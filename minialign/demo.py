@@ -107,7 +107,9 @@ class Demo:
             policy = self.optimised(made.tokenizer, made.instructed, reward, made.practice)
         with self.stage("evaluate", "6 asking people who labelled nothing"):
             models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
-            summary = evaluate(self.folder, made.tokenizer, models, reward, made.comparisons, made.tests, SAMPLING, self.config.seed_of(6))
+            summary = evaluate(
+                self.folder, made.tokenizer, models, reward, self.unit, made.comparisons, made.tests, SAMPLING, self.config.seed_of(6)
+            )
         return summary | {"parameters": sum(p.numel() for p in policy.parameters()), "seed": self.config.seed, "settings": to_dict(self.config)}
 
     def until_comparisons(self) -> Made:
@@ -185,6 +187,11 @@ class Demo:
         seed = self.config.seed_of(3)
         pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, seed, self.config.answers)
         return judge_pairs(pairs, judged, seed)
+
+    @property
+    def unit(self) -> float:
+        """Log-odds that one point of the reward model stands for: by what its scores were divided when they were normalised."""
+        return RunFolder(self.folder / REWARD).facts()["reference_deviation"]
 
     def rewarded(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
         """The reward model, normalised on answers of the instruction-tuned model."""

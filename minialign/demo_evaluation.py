@@ -42,6 +42,7 @@ def evaluate(
     tokenizer: Tokenizer,
     models: dict[str, LanguageModel],
     reward: ScalarModel,
+    unit: float,
     comparisons: list[dict],
     tests: list[dict],
     sampling: SamplingConfig,
@@ -53,7 +54,8 @@ def evaluate(
         folder: of the run; samples and stories go to its `evaluation/`.
         tokenizer: of the models.
         models: "pretrained", "sft" and "rlhf".
-        reward: the reward model; comparisons: all that its training and validation drew from.
+        reward: the reward model; unit: log-odds that one point of it stands for, the "reference_deviation" that its scores were divided by.
+        comparisons: all that its training and validation drew from.
         tests: demonstrations of stories that nothing trained on: {"prompt", "completion" (the reference), "story"}.
         sampling: how every model answers; seed: of the answers and the judges.
     """
@@ -71,7 +73,7 @@ def evaluate(
     proxy = score_rows(reward, answer_rows(tokenizer, prompts, answers["rlhf"], reward.config.context)).tolist()
     samples = [sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i, text in enumerate(texts)]
     write_jsonl(folder / "evaluation" / "samples.jsonl", (s | ({"proxy": round(proxy[s["story"]], 4)} if s["stage"] == "rlhf" else {}) for s in samples))
-    result = {"stages": stages, "reward_model": judge_the_judge(reward, tokenizer, comparisons), "kl": kl.mean, "kl_interval": kl.to_dict()}
+    result = {"stages": stages, "reward_model": judge_the_judge(reward, unit, tokenizer, comparisons), "kl": kl.mean, "kl_interval": kl.to_dict()}
     rival = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)
     own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
     result["best_of_n"] = [own, *rival]
@@ -121,7 +123,7 @@ def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], re
     return row | duel(stories, answers, references, random.Random(seed * 10 + 9))
 
 
-def judge_the_judge(reward: ScalarModel, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, Any]:
+def judge_the_judge(reward: ScalarModel, unit: float, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, Any]:
     """Accuracy and calibration on comparisons whose prompts no reward model trained on, and the accuracy of two judges who do not read."""
     learned, held_out = split_by_prompt(comparisons)
     ranked, _ = ranked_rows(tokenizer, held_out, reward.config.context)
@@ -136,7 +138,7 @@ def judge_the_judge(reward: ScalarModel, tokenizer: Tokenizer, comparisons: list
         "position_only": blind_accuracy(learned, held_out, lambda c: 1 if c["shown_first"] == "chosen" else -1),
         "comparisons": len(learned),
         "held_out": len(held_out),
-        "calibration": [asdict(bin) for bin in calibration((chosen - rejected).tolist())],
+        "calibration": [asdict(bin) for bin in calibration((unit * (chosen - rejected)).tolist())],
     }
 
 

@@ -127,6 +127,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
     except UnicodeDecodeError:
         raise UserError("not UTF-8", path, 1) from None
+    except (ValueError, RecursionError):
+        raise UserError("not JSON (nested too deeply, or a number too long)", path) from None
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:

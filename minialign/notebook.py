@@ -118,7 +118,7 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     try:
         import nbformat
         from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     except ImportError:
         raise UserError("notebooks are run by nbclient and ipykernel; install what requirements.txt names") from None
 
@@ -131,6 +131,10 @@ def execute(path: Path, out: Path, fast: bool) -> float:
         NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where, coalesce_streams=True).execute()
     except CellExecutionError as error:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
+    except CellTimeoutError:
+        raise UserError(f"a cell took more than {SECONDS} seconds", path) from None
+    except DeadKernelError:
+        raise UserError("the kernel died, as it does when there is not enough memory", path) from None
     finally:
         os.environ.pop("MINIALIGN_FAST") if before is None else os.environ.__setitem__("MINIALIGN_FAST", before)
     seconds, processor = time.perf_counter() - started, children_seconds() - used

@@ -352,6 +352,8 @@ BAD = {
     "nobody": ("label {d}/sft --annotator \t", "annotator"),
     "no world in it": ("label {d}/sft", "no story fits its context of 64; give --prompts"),
     "no labels": ("annotators {d}/fields.jsonl", "fields.jsonl, line 1: no label"),
+    "encoder for DPO": ("dpo --policy {d}/bert --comparisons {d}/pairs.jsonl", "bert: holds an encoder, and a decoder is needed here"),
+    "encoder-decoder for DPO": ("dpo --policy {d}/t5 --comparisons {d}/pairs.jsonl", "t5: holds an encoder-decoder, and a decoder is needed here"),
     "few for DPO": ("dpo --policy {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
     "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
     "smoothing": (DPO + " --label-smoothing 0.5", "label_smoothing is 0.5; it must be from 0 to 0.499"),

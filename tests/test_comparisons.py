@@ -60,6 +60,13 @@ def test_what_is_known_about_a_comparison_is_kept(write):
     assert {name: found[name] for name in FACTS} == FACTS and found["weather"] == "rain" and found["line"] == 1
 
 
+def test_one_person_s_undo_takes_back_nobody_else_s_label(write, tmp_path):
+    """Ids count from 0 for each person, so two people's files in one would otherwise take back each other's."""
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    kept, left_out = read_comparisons(write({**pair, "id": 3, "annotator": "Ada"}, {"undo": 3, "annotator": "Ada"}, {**pair, "id": 3, "annotator": "Ben"}))
+    assert [record["annotator"] for record in kept] == ["Ben"] and left_out == {"taken back": 1}
+
+
 def test_what_teaches_nothing_is_left_out_and_counted(write):
     pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
     records = [

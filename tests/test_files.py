@@ -7,8 +7,9 @@ import math
 
 import pytest
 
+from minialign.commands.inputs import read_documents
 from minialign.errors import UserError
-from minialign.files import fingerprint, held_out, read_jsonl, read_text, write_jsonl
+from minialign.files import fingerprint, held_out, read_json, read_jsonl, read_text, write_jsonl
 from minialign.settings import describe, from_dict, to_dict
 from minialign.training import TrainingConfig
 
@@ -91,6 +92,18 @@ def test_fields_can_be_of_other_kinds_than_text(tmp_path):
     with pytest.raises(UserError, match="field 'rating' is str") as error:
         read_jsonl(path, ("rating",), (int, float))
     assert "not text" not in str(error.value)
+
+
+def test_paragraphs_of_a_file_from_windows_are_paragraphs(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"one\r\ntwo\r\n\r\nthree\r\n")
+    assert read_documents(tmp_path / "text.txt", "paragraphs") == ["one\ntwo", "three"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5_000], ids=["deep", "long"])
+def test_json_that_python_cannot_hold_is_an_error_in_words(text, tmp_path):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="nested too deeply, or a number too long"):
+        read_json(tmp_path / "a.json")
 
 
 def test_lines_that_were_written_are_read_back(tmp_path):

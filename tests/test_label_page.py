@@ -199,6 +199,22 @@ def test_the_live_accuracy_is_of_labels_that_were_not_learned(folder, store, bas
     assert "accuracy" not in LiveReward(folder, base, "Bob", store.pairs).status([])
 
 
+def test_texts_without_a_prompt_are_learned_from_too(tmp_path, base):
+    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "", "first": f" At home {i}.", "second": f" Go away {i}."} for i in range(24)])
+    store = LabelStore(tmp_path / "labels.jsonl", read_pairs(tmp_path / "pairs.jsonl"), "Ada", 0)
+    label_all(store)
+    store.close()
+    retrain(tmp_path, base, "Ada")
+    status = LiveReward(tmp_path, base, "Ada", store.pairs).status(store.labels)
+    assert status["learned"] > 0 and status["judged"] > 0 and sorted(path.name for path in tmp_path.glob("reward*")) == ["reward", "reward-scores.json"]
+
+
+@pytest.mark.parametrize("port, address, status", [(80, "127.0.0.1", 200), (80, "localhost", 200), (81, "127.0.0.1", 403), (80, "evil.example", 403)])
+def test_browsers_leave_the_usual_port_out_of_the_address(folder, store, port, address, status):
+    client = create_app(store, LiveReward(folder, folder / "no-run", "Ada", store.pairs), TOKEN, port).test_client()
+    assert client.get(f"/api/question?token={TOKEN}&tab=t", headers={"Host": address}).status_code == status
+
+
 def test_too_few_labels_are_a_complaint_that_the_page_shows_and_the_scores_stay(folder, store, base, monkeypatch):
     with pytest.raises(UserError, match="0 labelled prompts are too few to learn from"):
         retrain(folder, base, "Ada")

@@ -233,6 +233,12 @@ def test_a_shared_weight_is_stored_once():
 
 @pytest.mark.parametrize("dtype", half.HALVES.values(), ids=list(half.HALVES))
 def test_norms_are_computed_in_float32(dtype):
+    exact = nn.Sequential(nn.LayerNorm(64), linear())
+    with torch.no_grad():
+        exact[0].weight.fill_(1.001)
+        exact[0].bias.fill_(1e-3)
+    kept = compute_half(exact, dtype)[0].norm
+    assert torch.equal(kept.weight, torch.full((64,), 1.001)) and torch.equal(kept.bias, torch.full((64,), 1e-3))  # not rounded on the way
     norm = compute_half(nn.Sequential(nn.LayerNorm(64), nn.RMSNorm(64), nn.Linear(64, 64)), dtype)
     assert norm[0].norm.weight.dtype == norm[1].norm.weight.dtype == torch.float32 and norm[2].weight.dtype == dtype
     x = (inputs() * 300).to(dtype)

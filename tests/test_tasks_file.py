@@ -51,6 +51,11 @@ def files(tmp_path):
     return write
 
 
+def test_a_cluster_is_text(files):
+    with pytest.raises(UserError, match=r"line 1: cluster is \['mail'\]; it must be text"):
+        read_tasks(files("tasks.jsonl", [SPAM | {"cluster": ["mail"]}]))
+
+
 def test_tasks_are_read_with_file_line_and_cluster(files):
     path = files("tasks.jsonl", [SPAM, {"task": "echo", "text": "x", "answer": "x"}])
     tasks = read_tasks(path)

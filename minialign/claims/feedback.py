@@ -1,4 +1,4 @@
-r"""What the claims on human feedback share: the main job at three sizes, smaller than the default so that three seeds of each fit into a coffee break.
+r"""What the claims on human feedback share: the main job at three sizes, smaller than the default, since it is run nine times.
 
     small    width 48, 2 layers        middle    width 80, 3 layers        large    width 128, 4 layers
 
@@ -59,7 +59,7 @@ def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[st
         reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
         policy = job.optimised(made.tokenizer, made.instructed, reward, made.practice)
         models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
-        evaluate(folder, made.tokenizer, models, reward, made.comparisons, made.tests, SAMPLING, config.seed_of(6))
+        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING, config.seed_of(6))
 
     folder = bench.cached("aligned", [base.name, to_dict(config)], make)
     stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD, "rlhf": folder / RLHF}

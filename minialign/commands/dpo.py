@@ -32,9 +32,10 @@ def command(policy, comparisons, valid, long, out, seed, fast, training, setting
 
     \b
     Example:  python -m minialign dpo --policy runs/sft --comparisons preferences.jsonl
-    Then:     python -m minialign evaluate runs/dpo --against runs/sft --judge runs/reward --prompts more-prompts.txt
+    Then:     python -m minialign evaluate runs/dpo --against runs/sft --judge runs/judge --prompts more-prompts.txt
+              (runs/judge: a reward model of other people's comparisons; one of the same comparisons would only say that they were learned)
     """
-    model, tokenizer = load_model(policy, "language-model")
+    model, tokenizer = load_model(policy, "decoder")
     learned, held_out = read_judged(comparisons), read_judged(valid) if valid else None
     if held_out is None:
         learned, held_out = split_by_prompt(learned)

@@ -89,10 +89,11 @@ def command(base, data, method, targets, merged, prompt_text, out, seed, fast, t
         names.remove("bitfit")
         click.echo("note: bitfit is left out, since the base has no biases", err=True)
     sides, results = two_sides(records, "text" if labelled else "prompt", training.batch, data), {}
+    vectors = chosen["prompt-tuning"].length if "prompt-tuning" in names else 0
     if labelled:
-        lesson = labelled_lesson(model, tokenizer, sides, training, data)
+        lesson = labelled_lesson(model, tokenizer, sides, training, data, vectors)
     else:
-        lesson = written_lesson(model, tokenizer, sides, training, data, chat=is_named(base))
+        lesson = written_lesson(model, tokenizer, sides, training, data, vectors, chat=is_named(base))
     for name in names:
         how = dataclasses.replace(training, learning_rate=RATES[name]) if method == "all" else training
         results[name] = one(name, chosen[name], lesson, tokenizer, how, fingerprint(records), out)

@@ -73,7 +73,7 @@ def read_documents(path: Path, split: str = "file") -> list[str]:
     if path.suffix == ".jsonl":
         parts = [record["text"] for record in read_jsonl(path, ("text",))]
     else:
-        text = read_text(path)
+        text = "\n".join(read_text(path).split("\r\n"))  # a file from Windows has the paragraphs that one from elsewhere has
         parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
     documents = [part.strip() for part in parts if part.strip()]
     if not documents:

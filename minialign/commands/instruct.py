@@ -75,7 +75,7 @@ def command(base, style, tasks, templates, hold_out, skip_long, mean_logprob, ou
             if result["skipped"]:
                 click.echo(f"{result['skipped']:,} questions do not fit the context and are left out")
         model = load_model(run.path, "language-model")[0]
-        report(examination(model, tokenizer, split, wordings, mean_logprob), run.path)
+        report(examination(model, tokenizer, split, wordings, mean_logprob, mixture.skip_unfit), run.path)
     click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
 
 
@@ -98,10 +98,10 @@ def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: M
     return split_by_cluster(datasets, hold_out, seed=seed), wordings
 
 
-def examination(model, tokenizer, split: Split, wordings: dict[str, list], mean_logprob: bool) -> dict[str, dict[str, Any]]:
+def examination(model, tokenizer, split: Split, wordings: dict[str, list], mean_logprob: bool, skip_unfit: bool) -> dict[str, dict[str, Any]]:
     """The held-out tasks, or without any the validation examples of the trained ones, in every wording."""
     side = "held out" if split.held_out else "trained, other examples"
-    found = examine(model, tokenizer, split.held_out or split.validation, wordings, mean_logprob=mean_logprob)
+    found = examine(model, tokenizer, split.held_out or split.validation, wordings, mean_logprob=mean_logprob, skip_unfit=skip_unfit)
     return {
         task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread, "quartile_range": r.quartile_range, "templates": r.accuracies}
         for task, r in found.items()

@@ -55,7 +55,7 @@ def command(run, pairs, prompts, against, count, annotator, terminal, port, show
             write_jsonl(out / PAIRS, made)
             click.echo(f"{out / PAIRS}: {len(made)} pairs" + (f"; {dropped} were dropped because both answers are equal" if dropped else ""))
         asked = read_pairs(out / PAIRS)
-        load_model(run, "language-model")  # what a reward model will start from: complain now
+        load_model(run, "decoder")  # what a reward model will start from: complain now
         store = LabelStore(out / LABELS, asked, annotator, seed)
         try:
             if store.mended:

@@ -43,7 +43,8 @@ def command(policy, reward, caution, prompts, pretraining, best_of, out, seed, f
 
     \b
     Example:  python -m minialign ppo --policy runs/sft --reward runs/reward --prompts prompts.txt
-    Then:     python -m minialign evaluate runs/ppo --against runs/sft --judge runs/reward --prompts more-prompts.txt
+    Then:     python -m minialign evaluate runs/ppo --against runs/sft --judge runs/judge --prompts more-prompts.txt
+              (runs/judge: a reward model of other comparisons; the one that was optimised against cannot judge)
     """
     model, tokenizer = load_model(policy, "decoder")
     scorer, digests = reward_of(reward, caution, policy, tokenizer)

@@ -70,7 +70,7 @@ def command(base, comparisons, valid, test, references, long, out, seed, fast, t
     for judge, share in blind.items():
         click.echo(f"  a judge that always takes the {judge} one: {max(share.mean, 1 - share.mean):.1%}{' (by taking the other)' * (share.mean < 0.5)}")
     chosen, rejected = all_pair_scores(trained, Comparisons(checks, 1, 0))
-    bins = calibration((chosen - rejected).tolist())
+    bins = calibration((run.facts()["reference_deviation"] * (chosen - rejected)).tolist())
     click.echo(f"how sure it is (predicted), and how often people agreed (observed):\n{show_calibration(bins)}")
     names = {"longer": "only the length", "first": "only the position"}
     save_png(calibration_figure(bins, {names[judge]: max(share.mean, 1 - share.mean) for judge, share in blind.items()}), run.path / CALIBRATION)
@@ -87,6 +87,8 @@ def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: 
     context = model.config.context
     prompts, chosen = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen"))
     fitting = [(len(p), len(a) + 1, c["prompt"]) for p, a, c in zip(prompts, chosen, comparisons) if len(p) + len(a) + 2 <= context]
+    if not fitting:
+        raise UserError(f"no chosen answer fits the model's context of {context} with its prompt; use shorter ones, or a model with a longer context")
     new_tokens = min(48, statistics.median_low([length for _, length, _ in fitting]))
     texts = [text for length, _, text in fitting if 1 + length + new_tokens <= context]
     texts = [texts[i % len(texts)] for i in range(count)]

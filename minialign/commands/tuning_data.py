@@ -52,10 +52,11 @@ def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[lis
     return sides
 
 
-def must_fit(model: nn.Module, tokens: int, file: Path, line: int) -> None:
-    """Raise UserError, with the line, for more tokens than the model can read."""
-    if tokens > model.config.context:
-        raise UserError(f"{tokens} tokens do not fit the model's context of {model.config.context}; shorten it", file, line)
+def must_fit(model: nn.Module, tokens: int, file: Path, line: int, before: int = 0) -> None:
+    """Raise UserError, with the line, for more tokens than the model can read after `before` vectors of a tuned prompt."""
+    if tokens + before > model.config.context:
+        room = f"{model.config.context}" + (f", of which a tuned prompt takes {before}" if before else "")
+        raise UserError(f"{tokens} tokens do not fit the model's context of {room}; shorten it", file, line)
 
 
 def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
@@ -64,8 +65,8 @@ def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int
     return [tokenizer.begin, *ids, *([tokenizer.end] if published_encoder else [])]
 
 
-def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path) -> Lesson:
-    """Texts with labels, for a head on the body of a decoder or an encoder."""
+def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, before: int = 0) -> Lesson:
+    """Texts with labels, for a head on the body of a decoder or an encoder; before: vectors of a tuned prompt that the context has to hold as well."""
     if model.config.kind == "encoder-decoder":
         raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another --base")
     labels = sorted({record["label"] for side in sides for record in side})
@@ -75,19 +76,21 @@ def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dic
     for side in sides:
         rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]
         for row, record in zip(rows, side):
-            must_fit(model, len(row), file, record["line"])
+            must_fit(model, len(row), file, record["line"], before)
         made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side], min(training.batch, len(side)), training.seed))
     return Lesson(Classifier(model.body, len(labels), training.seed), *made, class_loss, lambda model: examine_classes(model, made[1]), labels)
 
 
-def written_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, chat: bool = False) -> Lesson:
-    """Demonstrations, for a decoder or an encoder-decoder; chat: in the marks of the chat template."""
+def written_lesson(
+    model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, before: int = 0, chat: bool = False
+) -> Lesson:
+    """Demonstrations, for a decoder or an encoder-decoder; before: as above; chat: in the marks of the chat template."""
     if model.config.kind == "encoder":
         raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and `label`, or another --base", file)
     pairs = model.config.kind == "encoder-decoder"
     loss, made = text_to_text_loss if pairs else next_token_loss, []
     for side in sides:
-        rows, batch = demonstrations(model, tokenizer, side, file, chat), min(training.batch, len(side))
+        rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(training.batch, len(side))
         made.append(TextToTextRows(rows, batch, training.seed, model.special) if pairs else LabelledRows(rows, batch, training.seed))
     held = [made[1].batch(names) for names in map(made[1].order, range(min(8, made[1].order.steps_in_epoch)))]
 
@@ -98,9 +101,11 @@ def written_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict
     return Lesson(model, *made, loss, validate)
 
 
-def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, chat: bool) -> list[tuple]:
+def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, vectors: int, chat: bool) -> list[tuple]:
     """Each line as a row and the place where its completion begins; for an encoder-decoder as the ids of its prompt and of its completion.
 
+    Args:
+        vectors: of a tuned prompt, which the context of what is read has to hold as well.
     Raises:
         UserError: an empty completion, or more tokens than the model can read, with the line.
     """
@@ -111,9 +116,9 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
             raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
         if model.config.kind == "encoder-decoder":
             made.append((as_prompt(tokenizer, before), after))
-            tokens = max(len(made[-1][0]), 1 + len(after))  # the begin token before what is written
+            tokens = max(len(made[-1][0]), 1 + len(after) - vectors)  # the begin token before what is written; the vectors are read by the encoder
         else:
             made.append(taught_row(tokenizer, SYSTEM, before, after) if chat else demonstration_row(tokenizer, before, after))
             tokens = len(made[-1][0]) - 1  # the last one is said, and not read
-        must_fit(model, tokens, file, record["line"])
+        must_fit(model, tokens, file, record["line"], vectors)
     return made

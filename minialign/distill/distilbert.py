@@ -1,6 +1,6 @@
 r"""DistilBERT: an encoder of half the layers, begun as layers of its teacher, taught by its probabilities while both fill in hidden words.
 
-    L = 5 T² KL(teacher ‖ student) + 2 CE(hidden tokens) + 1 (1 − cos(h_student, h_teacher)),   T = 2          Sanh et al. 2019, §3
+    L = 5 T² KL(teacher ‖ student) + 2 CE(hidden tokens) + 1 (1 − cos(h_student, h_teacher)),   T = 2          Sanh et al. 2019, §2
 
 It is distilgpt2.py with masked tokens in place of the next one. Details that matter:
     1. The labels teach at the hidden tokens, the teacher at all real ones (soft_targets.py).

@@ -1,6 +1,6 @@
 r"""DistilGPT-2: a decoder of half the layers, begun as every second layer of its teacher, taught by its probabilities.
 
-    L = 5 T² KL(teacher ‖ student) + 2 CE(next token) + 1 (1 − cos(h_student, h_teacher)),   T = 2          Sanh et al. 2019, §3 (as for DistilBERT)
+    L = 5 T² KL(teacher ‖ student) + 2 CE(next token) + 1 (1 − cos(h_student, h_teacher)),   T = 2          Sanh et al. 2019, §2 (as for DistilBERT)
 
 It is soft_targets.py with three parts and a start. Details that matter:
     1. Half the layers, all of the width: only so can blocks be copied and hidden vectors compared (student.py).

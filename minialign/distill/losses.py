@@ -1,7 +1,7 @@
 r"""What a student can copy from a teacher, each as one pure function of tensors.
 
     soft targets   T² · mean over tokens of KL(softmax(z_t/T) ‖ softmax(z_s/T))       Hinton et al. 2015, §2
-    hidden cosine  mean over tokens of 1 − cos(h_s, h_t)                              Sanh et al. 2019 (DistilBERT), §3
+    hidden cosine  mean over tokens of 1 − cos(h_s, h_t)                              Sanh et al. 2019 (DistilBERT), §2
     hidden MSE     mean (h_s W − h_t)²,  W learned                                    Jiao et al. 2020 (TinyBERT), Eq. 8
     attention MSE  mean (A_s − A_t)²,  A the scores before the softmax                Jiao et al. 2020 (TinyBERT), Eq. 7
     relations      mean KL(softmax(X_t X_tᵀ/√d) ‖ softmax(X_s X_sᵀ/√d))               Wang et al. 2020 (MiniLM), Eq. 8 to 10

@@ -18,7 +18,7 @@ Read next: losses.py (the relations). Try it:  python -m minialign distill --tea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -128,6 +128,6 @@ def distil_minilm(
         folder.begin({**describe_model(helper), "stage": "assistant", "training": to_dict(training)}, tokenizer)
         if not folder.finished:
             distil(helper, MiniLM(teacher, config), data, held_out, training, folder)
-        teacher = load_model(folder.path, "language-model")[0]
+        teacher, config = load_model(folder.path, "language-model")[0], replace(config, layer=-1)  # the one that learned
     student = LanguageModel(student_config(teacher.config, layers, width), training.seed)
     return student, distil(student, MiniLM(teacher, config), data, held_out, training, run)

@@ -7,6 +7,8 @@ Details that matter:
     2. A part whose weight is 0 is not computed: an ablation costs nothing (test_a_part_with_weight_0_is_left_out).
     3. What a recipe learns beside the student (projections) trains with it and is taken off before the student is written
        (test_projections_train_and_are_not_in_the_file).
+DEVIATION: each part is a mean over what it is about (tokens, pairs of tokens, hidden words), and a batch counts by its number of labels. So where micro-batches
+are ragged, --accumulation weighs them a little differently than one large batch would.
 
 Read next: soft_targets.py.
 """

@@ -9,6 +9,7 @@ prediction last), on more texts than there are labels for, made by exchanging wo
     3. Wₑ and Wₕ (one for all layers) train with the student and are gone from its file (test_projections_train_and_are_not_in_the_file).
     4. Exchanged words come from the 15 that a masked language model finds likeliest in their place, each with chance 0.4
        (test_augmented_texts_differ_in_some_words_and_keep_special_tokens).
+    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T²; ours is T² KL. At T = 1, its own choice, the gradients are the same.
     DEVIATION: the published code shares one matrix among embeddings and layers; the paper's equations have two, and so have we.
     DEVIATION: the paper exchanges words by GloVe neighbours where a word is cut into pieces; here tokens are exchanged, whatever they are.
 

@@ -39,7 +39,7 @@ def _values() -> list[tuple]:
 
 
 def _ranges() -> list[tuple]:
-    return [(tensor([-0.5, 0.0, 1.0, 2.05]),), (tensor([1.0, 1.5, 2.0]),), (tensor([-3.0, -1.0]),)]
+    return [(tensor([-0.5, 0.0, 1.0, 2.05]),), (tensor([1.1, 1.6, 2.0]),), (tensor([-3.0, -1.0]),)]
 
 
 def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
@@ -78,7 +78,11 @@ def _squared_error(x: Tensor, scale: Tensor) -> float:
 
 def _judge_scale(answer) -> str:
     x = _heavy()
-    scale, absmax = torch.as_tensor(answer(x.clone())).float(), x.abs().max() / 7
+    found, absmax = answer(x.clone()), x.abs().max() / 7
+    try:
+        scale = torch.as_tensor(found).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong("positive", f"The scale must be one number above 0; yours is {str(found)[:60]!r}. It divides the values.") from None
     if scale.numel() != 1 or not float(scale) > 0:
         raise Wrong("positive", f"The scale must be one number above 0; yours is {scale.tolist()}. It divides the values.")
     mine, theirs = _squared_error(x, scale), _squared_error(x, absmax)

@@ -75,6 +75,9 @@ def draw(datasets: dict[str, list[dict]], templates: dict[str, list[Template]], 
         if not examples:
             raise UserError(f"the task {task!r} has no examples")
     used = chosen_templates(templates, datasets, config)
+    for task in datasets:
+        if not used.get(task):
+            raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or leave the task out")
     rate = rates({task: len(examples) for task, examples in datasets.items()}, used, config.cap)
     by_name = {(task, template.name): template for task, found in used.items() for template in found}
     chance = random.Random(f"mixture {config.seed}")

@@ -32,6 +32,8 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
     tasks: dict[str, list[dict]] = {}
     for record in read_jsonl(path, ("task",)):
         line, options = record["line"], record.get("options")
+        if not isinstance(record.get("cluster", ""), str):
+            raise UserError(f"cluster is {record['cluster']!r}; it must be text", path, line)
         if "options" in record:
             if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
                 raise UserError(f'options is {options!r}; it must be a list of texts such as ["yes", "no"]', path, line)

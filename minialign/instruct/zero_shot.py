@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from statistics import mean, median, quantiles
 
 from minialign.heads import LanguageModel
+from minialign.instruct.promptsource import Unfit
 from minialign.ranking import option_logprobs, rank
 from minialign.tokenizer import Tokenizer
 from minialign.world.templates import Question, Template
@@ -87,14 +88,15 @@ def examine(
     shots: int = 0,
     seed: int = 0,
     mean_logprob: bool = False,
+    skip_unfit: bool = False,
 ) -> dict[str, TaskResult]:
     """Accuracy of each task in each wording.
 
     Args:
         datasets: task -> examples with "answer" and "options"; tasks without options cannot be ranked and are left out.
-        templates: task -> its templates; those that ask for something else than the answer are left out.
+        templates: task -> its templates; those that ask for something else than the answer are left out, and a task that has no other.
         shots: solved examples of the same task and template before each question; seed: of their choice.
-        mean_logprob: see `ask`.
+        mean_logprob: see `ask`; skip_unfit: leave out the examples that a template's own conditions leave out, instead of raising Unfit.
     """
     found = {}
     for task, examples in datasets.items():
@@ -103,11 +105,27 @@ def examine(
         chance = random.Random(f"shots {seed} {task}")
         accuracies = {}
         for template in examined(templates[task]):
-            questions = [template.pose(example) for example in examples]
-            shown = [[questions[j] for j in chance.sample([k for k in range(len(examples)) if k != i], shots)] for i in range(len(examples))] if shots else None
+            questions = posed(template, examples, skip_unfit)
+            if len(questions) <= shots:
+                continue
+            count = range(len(questions))
+            shown = [[questions[j] for j in chance.sample([k for k in count if k != i], shots)] for i in count] if shots else None
             accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
-        found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))
+        if accuracies:
+            found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))
     return found
+
+
+def posed(template: Template, examples: Sequence[dict], skip_unfit: bool) -> list[Question]:
+    """The template's questions about some examples; with `skip_unfit` without those that its own conditions leave out."""
+    questions = []
+    for example in examples:
+        try:
+            questions.append(template.pose(example))
+        except Unfit:
+            if not skip_unfit:
+                raise
+    return questions
 
 
 def by_cluster(results: dict[str, TaskResult], cluster_of: dict[str, str]) -> dict[str, float]:

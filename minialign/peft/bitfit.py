@@ -4,9 +4,10 @@ r"""BitFit: only the biases train.
 
 Less than a thousandth of a large model; a few percent of a toy. Details that matter:
     1. All biases, those of the norms too; chosen by their exact last name, not by a part of it (test_bitfit_trains_exactly_the_biases).
-    2. A key's bias adds the same number to all scores of a query, which the softmax takes away again: its gradient is 0 up to round-off, and
-       it never moves by itself (test_a_keys_bias_has_no_gradient).
-    3. The subset of the paper, §3.2: the biases of the query and of the feed-forward's first layer (`subset`).
+    2. A key's bias adds the same number to all scores of a query, which the softmax takes away again: with learned positions its gradient is 0 up to
+       round-off, and it never moves by itself. Rotary positions turn it with its key, so there it has one
+       (test_a_keys_bias_has_a_gradient_only_where_it_turns).
+    3. The subset of the paper: the biases of the query and of the feed-forward's first layer (`subset`).
     4. The head of a task trains with them.
     5. Needs a ten times larger learning rate than full fine-tuning: there is little to move.
 
@@ -22,7 +23,7 @@ from torch import nn
 from minialign.errors import UserError
 from minialign.peft.trainable import fingerprint, freeze, heads_of, matching, note, refuse_wrapped, train_also
 
-SUBSET = ("query.bias", "inner.bias")  # of the paper, in the names of transformer.py
+SUBSET = ("*attention.query.bias", "*feed_forward.inner.bias")  # of the paper, in the names of transformer.py
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ GPT2 = {**{f"attention.{part}": "attn.c_attn" for part in FUSED}, "attention.out
 GPT2 |= {"feed_forward.inner": "mlp.c_fc", "feed_forward.output": "mlp.c_proj"}
 FAMILIES = {"llama": ("model.layers", LLAMA), "gpt2": ("transformer.h", GPT2)}  # where the blocks stand there, and what their layers are called
 UNKNOWN_HERE = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices", "use_qalora")
+UNKNOWN_HERE += ("alora_invocation_tokens", "kasa_config", "use_bdlora", "arrow_config")
+BASE_KEPT = (None, True, False, "gaussian", "eva", "orthogonal")  # starts of A and B that leave the base as it is: pissa and olora do not
 
 
 def _family(family: str) -> tuple[str, dict[str, str]]:
@@ -61,7 +63,7 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     blocks, names = _family(family)
     about, tensors = getattr(model, "tuning", None), trained(model)
     method = about.method if about else "nothing"
-    if method == "prompt-tuning":
+    if method == "prompt-tuning" and not heads_of(model):
         (prompt,) = tensors.values()
         depth, heads = model.config.layers, model.config.heads
         shape = {"num_virtual_tokens": len(prompt), "token_dim": prompt.shape[1], "num_layers": depth, "num_attention_heads": heads}
@@ -146,6 +148,7 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
     if kind != "LORA":
         raise UserError(f"holds {kind!r}; only LORA and PROMPT_TUNING can be read", Path(folder) / CONFIG)
     beyond = [key for key in UNKNOWN_HERE if settings.get(key)]
+    beyond += ["init_lora_weights"] * (settings.get("init_lora_weights") not in BASE_KEPT)
     if beyond:
         raise UserError(f"sets {beyond[0]} to {settings[beyond[0]]!r}, which this project does not have", Path(folder) / CONFIG)
     if settings.get("bias", "none") != "none":

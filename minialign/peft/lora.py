@@ -92,6 +92,8 @@ class LoRALinear(nn.Module):
         """W₀ ← W₀ + scale · B A. Raises UserError when that was done already."""
         if self.merged:
             raise UserError("the update is merged already; merging it twice would add it twice")
+        if not isinstance(self.base, nn.Linear) or not self.base.weight.is_floating_point():
+            raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge first and quantize then")
         self.original = self.base.weight.detach().clone()
         self.base.weight.copy_((self.original.float() + self.update).to(self.original.dtype))
 

@@ -100,9 +100,15 @@ class PromptedBody(nn.Module):
             cache = F.pad(cache, (self.k, 0))
         V = self.token_embedding.base.num_embeddings
         ids = torch.arange(V, V + self.k, device=tokens.device).expand(len(tokens), -1)  # (B, k)
+        tokens = torch.cat([ids, tokens], dim=1)  # (B, k + T)
         if mask is not None:
             mask = F.pad(mask, (self.k, 0), value=True)
-        return self.base(torch.cat([ids, tokens], dim=1), mask, cache, *arguments)[:, self.k :]
+            pads = (mask[:, self.k :].cumsum(dim=1) == 0).sum(dim=1, keepdim=True)  # (B, 1) on the left: they stand before the prompt, not within the text
+            if pads.any():
+                place = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+                source = torch.where(place < pads, place + self.k, torch.where(place < pads + self.k, place - pads, place))
+                tokens, mask = tokens.gather(1, source), mask.gather(1, source)
+        return self.base(tokens, mask, cache, *arguments)[:, self.k :]
 
 
 def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:

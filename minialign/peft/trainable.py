@@ -77,8 +77,8 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Names of all linear layers."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    """Names of all linear layers, without the head that was put on for a task: it trains whole."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in heads_of(model)]
 
 
 def replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:

@@ -168,7 +168,7 @@ class Bert(nn.Module):
         masked_words: whether there is a head.
     """
 
-    special = SpecialIds(101, 102, 0)  # [CLS], [SEP], [PAD] of the published vocabularies
+    special, hidden_word = SpecialIds(101, 102, 0), 103  # [CLS], [SEP], [PAD] and [MASK] of the first vocabularies; a folder may say others
 
     def __init__(self, config: BertConfig, masked_words: bool = False):
         super().__init__()

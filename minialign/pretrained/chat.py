@@ -77,13 +77,13 @@ class Conversation:
                 f"the conversation of {self.cache.length} tokens and this turn of {len(unread)} do not fit the model's context of "
                 f"{self.model.config.context}; shorten the turn, or start a new conversation"
             )
-        self.unread = unread
-        return self._write(min(room, self.sampling.new_tokens))
+        return self._write(unread, min(room, self.sampling.new_tokens))
 
-    def _write(self, most: int) -> Iterator[str]:
-        """Read what is unread, then write at most so many tokens. However it ends, the turn is closed."""
+    def _write(self, unread: list[int], most: int) -> Iterator[str]:
+        """Read what is unread, then write at most so many tokens. However it ends, the turn is closed; one that never begins was never asked."""
         end, waiting, last = self.tokenizer.end, [], None
         try:
+            self.unread = unread
             for _ in range(most):
                 last = self._next()
                 self.unread = [last]

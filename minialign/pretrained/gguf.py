@@ -8,7 +8,8 @@ r"""GGUF, the file format of llama.cpp: facts, then a list of tensors, then thei
     Q8_0    blocks of 32:  x = d q          d fp16, q 32 × int8                         8.5 bits a number
     Q4_1    blocks of 32:  x = d q + m      d, m fp16, q 32 × 4 bits, 0..15             5 bits a number
 
-These are the absmax and the zero-point mapping of the chapter on quantization, a scale for each group of 32. Details that matter:
+The first is the absmax mapping of the chapter on quantization, a scale for each group of 32; the second a relative of its zero-point mapping, with a
+real m in the place of an integer, so that 0 need not be one of its numbers. Details that matter:
     1. In a Q4_1 block the low halves of its 16 bytes are numbers 0..15, the high halves 16..31
        (test_blocks_are_read_as_counted_by_hand).
     2. Nothing in the file is believed: every length is checked against what is left of it

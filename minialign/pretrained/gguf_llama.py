@@ -70,6 +70,8 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         base=settings.number("llama.rope.freq_base", 10_000.0, whole=False),
         eps=settings.number("llama.attention.layer_norm_rms_epsilon", whole=False, least=0),
     )
+    if any(not torch.from_numpy(t.numbers()).eq(1).all() for name, t in gguf.tensors.items() if name == "rope_freqs.weight"):
+        raise UserError("its rotary angles are scaled (rope_freqs, as in Llama 3.1 and later), which is not known here; use another model", gguf.file)
     stored = renamed(gguf.tensors, NAMES, r"^rope_freqs\.")
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():  # one at a time: together they would be in memory twice

@@ -19,6 +19,7 @@ from minialign.pretrained.folder import CONFIG, PretrainedTokenizer, read_tokeni
 from minialign.pretrained.gpt2 import load_gpt2
 from minialign.pretrained.llama import load_llama
 from minialign.pretrained.t5 import load_t5
+from minialign.tokenizer import SpecialIds
 
 READERS: dict[str, Callable[[Path], nn.Module]] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t5, "llama": load_llama}
 
@@ -42,4 +43,11 @@ def load_published(folder: Path) -> tuple[nn.Module, PretrainedTokenizer]:
     if kind not in READERS:
         raise UserError(f"model_type is {kind!r}; read here are {', '.join(READERS)}", Path(folder) / CONFIG)
     model = READERS[kind](folder)
-    return model, read_tokenizer(folder, model.special, ends_prompts=kind == "t5")
+    tokenizer = read_tokenizer(folder, model.special, ends_prompts=kind == "t5")
+    if kind == "bert":
+        ids = [tokenizer.library.token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]")]
+        if None not in ids:  # every vocabulary has them at places of its own
+            *framing, model.hidden_word = ids
+            model.special = SpecialIds(*framing)
+            tokenizer = read_tokenizer(folder, model.special)
+    return model, tokenizer

@@ -5,8 +5,8 @@ r"""Calibration: which range of its input a layer will meet, learned from a few 
     percentile         cuts off a share of the values at either end          Wu et al. 2020, §3.2
     mse                the range [αl, αh] whose mean squared rounding-and-clipping error is least, α from 0.05 to 1
 
-The calibration set is unlabelled text like that which the model will read. It is neither the validation nor the test set: a scale that was chosen on
-the text of the final measurement has seen the answer (the command refuses it). Details that matter:
+The calibration set is unlabelled text like that which the model will read, and not the text of the final measurement: a scale that was chosen on that
+has seen the answer (the command refuses it). Details that matter:
     1. Percentile and mse look at a histogram that doubles its reach when a larger value comes, so memory is constant and no value is lost
        (test_the_histogram_keeps_every_value_when_it_grows).
     2. Only `calibrate` shows an observer anything; afterwards it is gone from the model (test_no_observer_is_left_in_the_model).

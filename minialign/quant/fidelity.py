@@ -65,6 +65,8 @@ class Remembered(nn.Module):
 
     def __init__(self, model: nn.Module, rows: Tensor):
         super().__init__()
+        if getattr(getattr(model, "config", None), "kind", "decoder") == "encoder":
+            raise UserError("an encoder is asked with words hidden, which its plain answers do not tell; give fidelity the model itself")
         with torch.no_grad(), evaluating(model):
             self.said = {tuple(row[:-1].tolist()): model(row[None, :-1])[0] for row in rows}  # (T - 1, V) each
 
@@ -76,13 +78,16 @@ class Remembered(nn.Module):
         return torch.stack([self.said[row] for row in rows])
 
 
-def questions(rows: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a model of some kind reads of windows (B, T), the M tokens that it shall say, and at which places (B, T); None: at all that it reads."""
+def questions(rows: Tensor, kind: str, hidden_word: int = MASK) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a model of some kind reads of windows (B, T), the M tokens that it shall say, and at which places (B, T); None: at all that it reads.
+
+    `hidden_word` is the id that stands where an encoder is asked; published ones have another than this project's.
+    """
     if kind != "encoder":
         return rows[:, :-1], rows[:, 1:].flatten(), None
     T = rows.shape[1]
     hidden = (torch.arange(T) % EVERY == min(EVERY // 2, T // 2)).expand_as(rows)
-    return rows.masked_fill(hidden, MASK), rows[hidden], hidden
+    return rows.masked_fill(hidden, hidden_word), rows[hidden], hidden
 
 
 @torch.no_grad()
@@ -97,7 +102,7 @@ def fidelity(before: nn.Module, after: nn.Module, rows: Tensor, batch: int = 4) 
     nats, kl, same, count, kind = [0.0, 0.0], 0.0, 0, 0, getattr(getattr(before, "config", None), "kind", "decoder")
     with evaluating(before), evaluating(after):
         for part in rows.split(batch):
-            tokens, said, places = questions(part, kind)
+            tokens, said, places = questions(part, kind, getattr(before, "hidden_word", MASK))
             logits = [model(tokens) for model in (before, after)]  # (B, T, V) each
             logits = [x.flatten(0, 1) if places is None else x[places] for x in logits]  # (M, V) each
             for i in (0, 1):

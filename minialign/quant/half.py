@@ -137,12 +137,19 @@ def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     for name, parameter in model.named_parameters():
         rounded(parameter, dtype, name)
-    norms = {name: InFloat32(module) for name, module in model.named_modules() if type(module).__name__.endswith("Norm") and name}
+    norms = {name: module for name, module in model.named_modules() if type(module).__name__.endswith("Norm") and name}
+    exact = {id(tensor): tensor.detach().float().clone() for norm in norms.values() for tensor in tensors_in(norm)}
+    kept = [(tensor, exact[id(tensor)]) for norm in norms.values() for tensor in tensors_in(norm)]
     model.to(dtype)
-    for wrapper in norms.values():
-        wrapper.norm.float()
-    replace_modules(model, norms)
+    for tensor, before in kept:
+        tensor.data = before  # as it was, not rounded and widened again
+    replace_modules(model, {name: InFloat32(norm) for name, norm in norms.items()})
     return model
+
+
+def tensors_in(module: nn.Module) -> list[Tensor]:
+    """A module's parameters and buffers of real numbers."""
+    return [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
 
 
 @dataclass

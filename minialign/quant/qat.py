@@ -109,7 +109,7 @@ class FakeQuantizedLinear(nn.Module):
             scale, zero_point = scales_of_range(*(v.view(1, 1) for v in observer.range(scheme.activation_config)), scheme.activation_config)
         learns_input = learned_step and scale is not None
         self.weight_step = nn.Parameter(initial_step(linear.weight, scheme.weight_config).flatten()) if learned_step else None  # (N,) or (1,)
-        self.input_step = nn.Parameter(scale.flatten()) if learns_input else None  # (1,)   starts at the calibrated scale
+        self.input_step = nn.Parameter(scale.flatten()) if learns_input else None  # (1,)   DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q
         self.register_buffer("activation_scale", None if learns_input else scale)
         self.register_buffer("activation_zero", zero_point)
 

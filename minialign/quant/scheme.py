@@ -6,7 +6,7 @@ r"""Schemes: what is done to a model's linear layers, as one small configuration
     llm-int8             vector-wise, outlier columns in 16 bits            llm-int8-compact     only calibrated outlier columns keep their weights
     static               calibrated absmax scale of X                       static-zero-point    calibrated zero-point scale of X
 
-The first seven on the left and right are the rows of Dettmers et al. 2022, Table 1, as far as a CPU can tell them apart. Read next: ptq.py.
+absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can tell them apart. Read next: ptq.py.
 """
 
 from __future__ import annotations

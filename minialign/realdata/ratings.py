@@ -209,3 +209,33 @@ def comparisons_from_ratings(
             "confidence": abs(difference), "source": source, "chosen_id": chosen.id, "rejected_id": rejected.id,
         })
     return found
+
+
+def raters_on(pairs: list[dict], rated: dict[str, tuple[int, ...]], count: int, rng: random.Random, rounds: int = 20) -> float:
+    """How often some raters of each text together order a pair as the mean of all its other raters does; where these are even nothing is asked.
+
+    Args:
+        pairs: with "chosen_id" and "rejected_id"; rated: id -> all ratings of a text; count: raters; rounds: draws for each pair. Even raters count one half.
+    """
+    points = asked = 0.0
+    for pair in pairs * rounds:
+        means = []  # of those drawn and of the others, for each text
+        for id in (pair["chosen_id"], pair["rejected_id"]):
+            drawn_ones = rng.sample(rated[id], count)
+            means.append((sum(drawn_ones) / count, (sum(rated[id]) - sum(drawn_ones)) / (len(rated[id]) - count)))
+        ours, others = (means[0][i] - means[1][i] for i in range(2))
+        if others:
+            points += 0.5 if ours == 0 else float((ours > 0) == (others > 0))
+            asked += 1
+    return points / asked
+
+
+def two_raters(items: list[Rated], pairs: int, rng: random.Random) -> float:
+    """How often a second rater orders two texts as a first one did, who sees a difference; no difference for the second counts one half."""
+    points = asked = 0.0
+    for _ in range(pairs):
+        (a, b), (c, d) = (rng.sample(item.ratings, 2) for item in rng.sample(items, 2))
+        if a != c:
+            points += 0.5 if b == d else float((a > c) == (b > d))
+            asked += 1
+    return points / asked

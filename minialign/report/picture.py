@@ -27,7 +27,7 @@ STATIONS = {
     "corpus": Box("data", "Dirty corpus", "world/corpus.py", ("stories, some of them", "false, rude or cut off")),
     "tokenizer": Box("model", "Tokenizer", "tokenizer.py", ("byte-level BPE",)),
     "pretrain": Box("model", "Pretraining", "pretrain/causal_lm.py", ("next token; also masked", "tokens, and gaps")),
-    "demos": Box("data", "Demonstrations", "world/corpus.py", ("clean answers",)),
+    "demos": Box("data", "Demonstrations", "world/tasks.py", ("clean answers",)),
     "sft": Box("model", "Instruction tuning", "instruct/sft.py", ("loss on the answer alone",)),
     "pairs": Box("data", "Pairs of summaries", "rlhf/comparisons.py", ("of models, and the", "story's reference")),
     "people": Box("people", "People choose", "rlhf/label_page.py", ("you, in the browser,", "or simulated annotators")),

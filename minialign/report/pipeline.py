@@ -106,7 +106,7 @@ def plan(stations: dict[str, Box]) -> Plan:
     top, turn, bottom = HEIGHT + 2, HEIGHT + 2 + RISE / 2, low + 2
     arrows.append((((3 * across + 52, top), (3 * across + 52, turn), (102, turn), (102, bottom)), ""))
     arrows.append((((3 * across + 122, top), (3 * across + 122, bottom)), "frozen"))
-    notes = [(across + 60, turn - 9, "two summaries of each story"), (3 * across + 134, turn + 4, "start, and frozen reference")]
+    notes = [(across + 60, turn - 9, "four summaries of each story"), (3 * across + 134, turn + 4, "start, and frozen reference")]
     return Plan(5 * WIDTH + 4 * GAP + 4, 2 * HEIGHT + RISE + 4, placed, arrows, notes)
 
 

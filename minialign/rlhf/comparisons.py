@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -78,6 +78,16 @@ def divide_conversations(record: dict) -> dict:
     return {**record, "prompt": prompt, "chosen": record["chosen"][common:], "rejected": record["rejected"][common:]}
 
 
+def name_of(record: dict, field: str = "id") -> tuple[str, int | None]:
+    """By what an undo means a label: whose it is, and its number, which each person counts from 0."""
+    return str(record.get("annotator")), record.get(field) if type(record.get(field)) is int else None
+
+
+def taken_back(records: Iterable[dict]) -> set[tuple[str, int | None]]:
+    """Names (`name_of`) of the labels that were taken back."""
+    return {name_of(record, "undo") for record in records if type(record.get("undo")) is int}
+
+
 def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
     """Comparisons of a JSONL file, and what was left out: reason -> lines.
 
@@ -85,13 +95,13 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
         UserError: a broken line, a field missing or of another type; names file and line.
     """
     records = read_jsonl(path)
-    undone = {record["undo"] for record in records if type(record.get("undo")) is int}
+    undone = taken_back(records)
     kept, left_out = [], Counter()
     for record in records:
         line = record["line"]
         if type(record.get("undo")) is int:
             continue
-        reason = TAKEN_BACK if type(record.get("id")) is int and record["id"] in undone else ASIDE.get(str(record.get("choice")))
+        reason = TAKEN_BACK if name_of(record) in undone else ASIDE.get(str(record.get("choice")))
         if reason is None and record.get("again") is True:
             reason = ASKED_AGAIN
         if reason is not None:
@@ -129,8 +139,12 @@ def split_by_prompt(comparisons: list[dict], share: float = 0.1) -> tuple[list[d
 
     Without prompts (texts compared as such) the pair's own first text in alphabetical order stands in for the prompt.
     """
-    key = lambda c: c["prompt"] or min(c["chosen"], c["rejected"])  # noqa: E731
-    return [c for c in comparisons if not held_out(key(c), share)], [c for c in comparisons if held_out(key(c), share)]
+    return tuple([c for c in comparisons if held_out(key_of(c), share) is side] for side in (False, True))
+
+
+def key_of(comparison: dict) -> str:
+    """By what a comparison is put on one side of a split: its prompt, or its first text where nothing was asked."""
+    return comparison["prompt"] or min(comparison["chosen"], comparison["rejected"])
 
 
 def sample_pairs(

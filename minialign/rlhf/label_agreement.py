@@ -15,6 +15,7 @@ from pathlib import Path
 from minialign.errors import UserError
 from minialign.evaluation import wilson_interval
 from minialign.files import read_jsonl
+from minialign.rlhf.comparisons import name_of, taken_back
 
 Pair = tuple[str, frozenset[str]]  # the prompt, and the two answers in no order
 
@@ -28,9 +29,9 @@ def read_votes(paths: Sequence[Path]) -> dict[str, dict[bool, dict[Pair, str | N
     votes: dict[str, dict[bool, dict[Pair, str | None]]] = {}
     for path in paths:
         records = read_jsonl(path)
-        undone = {record["undo"] for record in records if type(record.get("undo")) is int}
+        undone = taken_back(records)
         for record in records:
-            if type(record.get("undo")) is int or record.get("choice") == "skip" or (type(record.get("id")) is int and record["id"] in undone):
+            if type(record.get("undo")) is int or record.get("choice") == "skip" or name_of(record) in undone:
                 continue
             texts = [record.get(name) for name in (("first", "second") if record.get("choice") == "tie" else ("chosen", "rejected"))]
             if not all(isinstance(text, str) for text in [*texts, record.get("prompt")]):

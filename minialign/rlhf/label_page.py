@@ -85,7 +85,7 @@ TAB, KEY = r"[\w-]{1,64}", r"[0-9]{1,9}[ab]"
 
 def guard(app: Flask, token: str, port: int) -> None:
     """Let nobody in but the page itself, and answer whatever goes wrong in words. Arguments as for `create_app`."""
-    hosts = {f"{name}:{port}" for name in LOCAL}
+    hosts = {f"{name}:{port}" for name in LOCAL} | (set(LOCAL) if port == 80 else set())  # browsers leave the usual port out
 
     @app.before_request
     def refuse_strangers():

@@ -24,8 +24,8 @@ from typing import Any
 from minialign.checkpoints import RunFolder, load_model
 from minialign.errors import UserError
 from minialign.evaluation import binary_accuracy
-from minialign.files import held_out, read_json, write_json
-from minialign.rlhf.comparisons import read_comparisons
+from minialign.files import read_json, write_json
+from minialign.rlhf.comparisons import key_of, read_comparisons, split_by_prompt
 from minialign.rlhf.label_store import read_pairs
 from minialign.rlhf.ranked import count_pairs, ranked_rows
 from minialign.rlhf.reward_model import answer_rows, score_rows, train_reward_model
@@ -47,11 +47,11 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     folder = Path(folder)
     file = folder / LABELS
     labels = [c for c in read_comparisons(file)[0] if c["annotator"] == annotator] if file.exists() and file.stat().st_size else []
-    learned, checks = ([c for c in labels if held_out(c["prompt"], HELD_OUT) is side] for side in (False, True))
-    if len({c["prompt"] for c in learned}) < FEWEST or not checks:
-        few = f"{len({c['prompt'] for c in labels})} labelled prompts are too few to learn from"
+    learned, checks = split_by_prompt(labels, HELD_OUT)
+    if len({key_of(c) for c in learned}) < FEWEST or not checks:
+        few = f"{len({key_of(c) for c in labels})} labelled prompts are too few to learn from"
         raise UserError(f"{few}; a reward model needs {FEWEST}, and one more to be judged on: label a few more pairs")
-    model, tokenizer = load_model(base, "language-model")
+    model, tokenizer = load_model(base, "decoder")
     (ranked, _), (valid, _) = (ranked_rows(tokenizer, part, model.config.context, "cut") for part in (learned, checks))
     if len(ranked) < FEWEST or not count_pairs(valid):
         raise UserError("too few labelled answers fit the model's context to learn from", base)
@@ -66,10 +66,14 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     run.begin(config, tokenizer)
     reward, _ = train_reward_model(model, ranked, valid, [*rows[0], *rows[1]], settings, run)
     scores = [score_rows(reward, part).tolist() for part in rows]
-    shutil.rmtree(folder / MODEL, ignore_errors=True)
+    before = folder / f"{MODEL}.before"  # at no moment is there neither the old model nor the new one
+    shutil.rmtree(before, ignore_errors=True)
+    if (folder / MODEL).exists():
+        os.replace(folder / MODEL, before)
     os.replace(fresh, folder / MODEL)
-    prompts = {c["prompt"] for c in learned}
-    seen = [i for i, pair in enumerate(pairs) if pair["prompt"] in prompts]
+    shutil.rmtree(before, ignore_errors=True)
+    known = {key_of(c) for c in learned}
+    seen = [i for i, pair in enumerate(pairs) if key_of({"prompt": pair["prompt"], "chosen": pair["first"], "rejected": pair["second"]}) in known]
     facts = {"annotator": annotator, "learned": len(learned), "seen": seen, "seconds": round(time.perf_counter() - started, 1)}
     write_json(folder / SCORES, {**facts, "scores": list(zip(*scores))})
 

@@ -34,7 +34,8 @@ def calibration(margins: Sequence[float], bins: int = 5) -> list[Bin]:
     """Predicted against observed preference, in bins of equally many pairs, least sure first.
 
     Args:
-        margins: (P,) r(chosen) − r(rejected) on held-out pairs.
+        margins: (P,) r(chosen) − r(rejected) on held-out pairs, in the log-odds that the loss was about: a model whose scores were normalised afterwards
+            gives them divided by its "reference_deviation".
         bins: how many; fewer when there are fewer pairs.
     Raises:
         UserError: no pairs.
