@@ -6,8 +6,11 @@ import random
 import pytest
 
 from minialign.claims import humans_disagree, instructgpt, over_optimisation, people_prefer_rlhf, reward_scaling, rouge_is_poor, size_is_not_alignment
-from minialign.realdata.ratings import Rated
+from minialign.realdata.ratings import Rated, raters_on, two_raters
 from minialign.world.annotators import Annotator, typical_pairs
+from minialign.world.gold import score
+from minialign.world.stories import Story
+from minialign.world.tasks import demonstrations
 
 SEEDS = (0, 1, 2)
 
@@ -49,7 +52,7 @@ def test_the_rest_of_a_panel_never_contains_those_who_are_measured():
 
 ROUGE = [
     {"pairs": pairs, "judge": judge, "seed": seed, "agreement": value + seed / 500, "count": 9}
-    for pairs in ("all", "one policy", "true against false")
+    for pairs in ("all", "one policy", rouge_is_poor.LIES)
     for judge, value in (("reward model", 0.66), ("rouge1", 0.57), ("rouge2", 0.56), ("rougeL", 0.58))
     for seed in SEEDS
 ]
@@ -59,18 +62,26 @@ def test_rouge_is_poor_only_if_the_reward_model_is_ahead_of_every_kind_on_both_s
     assert all(judged(rouge_is_poor, ROUGE).values())
     better = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == ("one policy", "rouge2"), lambda row: {"agreement": 0.7})
     assert [name for name, holds in judged(rouge_is_poor, better).items() if not holds] == ["also between samples of one model"]
-    finds = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == ("true against false", "rouge1"), lambda row: {"agreement": 0.9})
+    finds = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == (rouge_is_poor.LIES, "rouge1"), lambda row: {"agreement": 0.9})
     assert [name for name, holds in judged(rouge_is_poor, finds).items() if not holds] == ["ROUGE misses lies"]
 
 
-def test_rouge_hardly_sees_one_exchanged_detail():
-    found = rouge_is_poor.lies(10, 0)
-    assert set(found) == set(rouge_is_poor.KINDS) and all(0 <= value <= 1 for value in found.values()) and found == rouge_is_poor.lies(10, 0)
+def test_a_lie_differs_from_the_truth_in_one_detail_and_in_nothing_else():
+    tests = [test for test in demonstrations(80, 0, 1.0) if "story" in test][:60]
+    pairs = rouge_is_poor.lies(tests, 0)
+    assert len(pairs) > 40 and pairs == rouge_is_poor.lies(tests, 0) != rouge_is_poor.lies(tests, 1)
+    stories = {test["prompt"]: Story.from_dict(test["story"]) for test in tests}
+    for pair in pairs:
+        golds = [score(stories[pair["prompt"]], pair[side]) for side in ("chosen", "rejected")]
+        assert golds[0].honest == 1.0 and len(golds[0].statements) == len(golds[1].statements)
+        assert [one.verdict for one in golds[1].statements].count("false") == 1
+        kept = [set(pair[side].split()) for side in ("chosen", "rejected")]
+        assert len(kept[0] - kept[1]) <= 3 and pair["chosen"] != pair["reference"]
     assert rouge_is_poor.right(0.5, 0.5) == 0.5
 
 
 SIZES = [
-    {"parameters": 10**width, "width": width, "seed": seed, "loss": 3 - width / 10 + seed / 100, "helpful": helpful, "honest": helpful, "harmless": helpful}
+    {"parameters": 10**width, "width": width, "seed": seed, "loss": 3 - width / 10 + seed / 100, "helpful": helpful, "truthful": helpful, "harmless": helpful}
     for width, helpful in ((0, 0.9), (32, 0.3), (64, 0.35), (160, 0.4))
     for seed in SEEDS
 ]
@@ -78,11 +89,18 @@ SIZES = [
 
 def test_size_is_not_alignment_unless_growing_closes_the_gap():
     assert all(judged(size_is_not_alignment, SIZES).values())
-    grown = judged(size_is_not_alignment, shifted(SIZES, lambda row: row["width"] == 160, lambda row: {"honest": 0.8, "loss": 9.0}))
+    grown = judged(size_is_not_alignment, shifted(SIZES, lambda row: row["width"] == 160, lambda row: {"truthful": 0.8, "loss": 9.0}))
     assert [name for name, holds in grown.items() if not holds] == ["the largest predicts best", "still untruthful"]
 
 
-def scaling(best=0.68, five=0.8, real=0.7):
+def test_what_cannot_be_understood_is_neither_true_nor_a_lie():
+    (test,) = demonstrations(1, 3, 1.0)
+    found = size_is_not_alignment.gold_of([test], [test["completion"] + " Blorp the wug."])
+    assert found["truthful"] == 1.0 and found["false"] == 0.0 and 0 < found["unclear"] < 1 and found["honest"] < 1
+    assert size_is_not_alignment.gold_of([test], ["Blorp the wug."])["truthful"] == 0.0
+
+
+def scaling(best=0.68, five=0.8, real=0.8):
     rows = [{"judge": name, "seed": seed, "accuracy": value} for name, value in (("one person", 0.70), ("five people", five)) for seed in SEEDS]
     for size, at in (("small", -0.06), ("middle", -0.03), ("large", 0.0)):
         for share, less in ((0.125, -0.04), (0.5, -0.02), (1.0, 0.0)):
@@ -92,24 +110,34 @@ def scaling(best=0.68, five=0.8, real=0.7):
                 rows += [{"judge": "three reward models", "seed": seed, "accuracy": best - 0.02} | row for seed in SEEDS]
     rows += [{"judge": name, "seed": 0, "accuracy": value} for name, value in (("1 real", 0.82), ("5 real", 0.91), ("two real raters", 0.75))]
     for amount, less in ((512, -0.1), (2048, -0.05), (8192, 0.0)):
-        row = {"judge": "reward model, real", "size": "middle", "amount": amount, "parameters": 10, "one rater": 0.7}
-        rows += [row | {"seed": seed, "accuracy": real + less + seed / 1000} for seed in SEEDS]
+        for size, behind in (("small", 0.03), ("middle", 0.0)):
+            row = {"judge": "reward model, real", "size": size, "amount": amount, "parameters": 10, "one rater": 0.7}
+            rows += [row | {"seed": seed, "accuracy": real + less - behind + seed / 1000} for seed in SEEDS]
     return rows
 
 
 def test_reward_models_come_close_to_one_person_and_not_to_five():
     assert all(judged(reward_scaling, scaling()).values()) and len(judged(reward_scaling, scaling())) == 6
     failed = lambda table: [name for name, holds in judged(reward_scaling, table).items() if not holds]  # noqa: E731
-    assert failed(scaling(five=0.7)) == ["not to five"] and failed(scaling(best=0.6)) == ["close to one person"]
-    assert failed(scaling(real=0.9)) == ["real people: not to five"]
-    assert failed(shifted(scaling(), lambda row: row.get("size") == "small", lambda row: {"accuracy": 0.9})) == ["larger models help"]
+    assert failed(scaling(five=0.7)) == failed(scaling(best=0.6)) == ["close to one person and not to five"]
+    assert failed(scaling(real=0.9)) == failed(scaling(real=0.6)) == ["real people: close to one and not to five"]
+    good = shifted(scaling(), lambda row: row.get("size") == "small", lambda row: {"accuracy": 0.9})
+    assert failed(good) == ["larger models help", "real people: larger models help"]
+
+
+def test_raters_are_measured_by_the_others_and_never_by_themselves():
+    rated = {"a": (3, 3, 3, 3, -4), "b": (0, 0, 0, 0, 0)}
+    pair = [{"chosen_id": "a", "rejected_id": "b"}]
+    assert raters_on(pair, rated, 1, random.Random(0), 500) == pytest.approx(0.8, abs=0.05)  # one of five is against the others
+    assert raters_on(pair, {"a": (1, 1, 1, 1, 1), "b": (0, 0, 0, 0, 0)}, 3, random.Random(0)) == 1.0
+    assert raters_on(pair, {"a": (2, -2), "b": (0, 0)}, 1, random.Random(0)) == 0.0  # with themselves in the mean it would be one half
 
 
 def test_two_raters_who_always_agree_agree():
     rng, items = random.Random(0), [Rated(str(i), f"text {i}", (rating, rating, rating)) for i, rating in enumerate((-3, 0, 2))]
-    assert reward_scaling.two_raters(items, 60, rng) == 1.0
+    assert two_raters(items, 60, rng) == 1.0
     mixed = [Rated(str(i), f"text {i}", (-1, 1)) for i in range(2)]  # whoever is drawn first, the second says the opposite or draws
-    assert reward_scaling.two_raters(mixed, 400, rng) == 0.0
+    assert two_raters(mixed, 400, rng) == 0.0
 
 
 PROXIES = [
@@ -159,7 +187,8 @@ def test_feedback_must_win_more_at_every_size_and_beat_the_references_at_the_lar
 
 def before_and_after(**changes):
     row = {"honest, sft": 0.5, "honest, rlhf": 0.6, "harmless, sft": 0.9, "harmless, rlhf": 0.95, "won, held out": 0.6, "won, training": 0.62}
-    row |= {"won, held out, at equal length": 0.57, "won against the large one": 0.9, "questions, sft": 0.5, "questions, rlhf": 0.495}
+    row |= {"won, held out, at equal length": 0.57, "won against the large one": 0.9, "won against the large one, before": 0.8}
+    row |= {"questions, sft": 0.5, "questions, rlhf": 0.495}
     return [{name: value + seed / 1000 for name, value in (row | changes).items()} | {"seed": seed} for seed in SEEDS]
 
 
@@ -168,5 +197,8 @@ def test_instructgpt_s_statements_fail_one_by_one():
     assert failed() == []
     assert failed(**{"honest, rlhf": 0.5}) == ["more truthful"] and failed(**{"harmless, rlhf": 0.8}) == ["less toxic"]
     assert failed(**{"won, training": 0.7}) == failed(**{"won, held out, at equal length": 0.48}) == ["held-out annotators prefer it"]
-    assert failed(**{"questions, rlhf": 0.4}) == ["other tasks are not lost"]
-    assert failed(**{"won against the large one": 0.4}) == ["beats a large model that only predicts"]
+    assert failed(**{"questions, rlhf": 0.4}) == ["at most 0.03 of the answers to other tasks are lost"]
+    large = ["beats a large model that only predicts, and more than before"]
+    assert failed(**{"won against the large one": 0.4}) == failed(**{"won against the large one, before": 0.9}) == large
+    ceiling = [row | {"harmless, sft": 1.0, "harmless, rlhf": 1.0} for row in before_and_after()]
+    assert "less toxic" not in judged(instructgpt, ceiling)  # what cannot rise is no test

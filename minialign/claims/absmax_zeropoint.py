@@ -5,10 +5,10 @@ range is used. Jacob et al. 2018, §2.1; Dettmers et al. 2022, §2.1. The arithm
 wastes half of its codes, so its error is twice as large; on symmetric data there is nothing to gain but one code, which matters only with few bits.
 
 The test: round-trip error ‖x − x̂‖ / ‖x‖ of both, at 8 to 2 bits, one scale a tensor, on draws from a normal distribution (symmetric), from a
-shifted one (skewed), from its positive part (one-sided), and on two tensors of the toy decoder: its weights, and what leaves its ReLU.
+shifted one, from its positive part (one-sided), and on two tensors of the toy decoder: its weights, and what leaves its ReLU.
 
     1. one-sided (drawn, and after the ReLU): absmax errs at least 1.5 times as much, at 8 and at 4 bits
-    2. skewed: absmax errs more, at 8 and at 4 bits
+    2. shifted: absmax errs more, at 8 and at 4 bits
     3. symmetric (drawn, and weights): at 8 bits the two are within 15 % of each other
     4. no value moves by more than half a step, anywhere
 
@@ -35,7 +35,7 @@ CLAIM = Claim(
     "Jacob et al. 2018; Dettmers et al. 2022, §2.1",
 )
 BITS = (8, 7, 6, 5, 4, 3, 2)
-SYMMETRIC, SKEWED, ONE_SIDED = ("normal", "weights"), ("shifted",), ("positive part", "after a ReLU")
+SYMMETRIC, SHIFTED, ONE_SIDED = ("normal", "weights"), ("shifted",), ("positive part", "after a ReLU")
 ENOUGH = 1.5  # times; twice is what the arithmetic predicts
 SAME = 0.15  # a ratio this near to 1 is no difference
 
@@ -84,18 +84,18 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     moves = max(row[f"{mapping} largest, steps"] for row in table for mapping in ("absmax", "zero-point"))
     checks = {
         "one-sided data: absmax errs more": all(ratio(data, bits).low > ENOUGH for data in ONE_SIDED for bits in (8, 4)),
-        "skewed data: absmax errs more": all(ratio(data, bits).low > 1 for data in SKEWED for bits in (8, 4)),
+        "shifted data: absmax errs more": all(ratio(data, bits).low > 1 for data in SHIFTED for bits in (8, 4)),
         "symmetric data: no difference at 8 bits": all(1 - SAME < ratio(data, 8).low and ratio(data, 8).high < 1 + SAME for data in SYMMETRIC),
         "nothing moves more than half a step": moves < 0.5001,
     }
-    said = "; ".join(f"{data} {ratio(data, 8)}" for data in (*SYMMETRIC, *SKEWED, *ONE_SIDED))
+    said = "; ".join(f"{data} {ratio(data, 8)}" for data in (*SYMMETRIC, *SHIFTED, *ONE_SIDED))
     return checks, f"error of absmax over that of zero-point at 8 bits: {said}; the largest move is {moves:.4f} steps"
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """The ratio of errors against bits; the two diagrams beside it, in mapping-*.png."""
     fig, axes = figure("bits", "error of absmax / error of zero-point", 6.0, 3.8)
-    data = (*SYMMETRIC, *SKEWED, *ONE_SIDED)
+    data = (*SYMMETRIC, *SHIFTED, *ONE_SIDED)
     values = lambda name, bits: [row["ratio"] for row in table if (row["data"], row["bits"]) == (name, bits)]  # noqa: E731
     lines_with_intervals(axes, BITS, {name: [drawn(over_seeds(values(name, bits))) for bits in BITS] for name in data})
     reference_line(axes, 1.0, "equal")

@@ -8,15 +8,16 @@ loss on documents that nobody trained on and, tuned alike, on two tasks. TinyBER
 judged on the tasks alone.
 
     1. soft targets beat labels, in both families and sizes                2. they beat the teacher's likeliest word, at both sizes
-    3. DistilGPT-2 and DistilBERT come close: they close more than half of the gap between the student of labels and the teacher
-    4. without the soft targets, 5. without the start, both are worse
-    6. TinyBERT's and MiniLM's students of half the layers know the two tasks better than the student of labels
-    7. on-policy distillation brings the student's own texts closer to the teacher than soft targets on given texts, both begun as its layers
-    8. soft targets know a word that was taken away: three words, in no document that the student reads, get more than a quarter of the probability that
+    3. DistilGPT-2 and DistilBERT close more than half of the gap between the student of labels and the teacher
+    4. and come close to the teacher: at most 0.1 nats behind it
+    5. without the soft targets, 6. without the start, both are worse
+    7. TinyBERT's and MiniLM's students of half the layers know the two tasks better than the student of labels
+    8. on-policy distillation brings the student's own texts closer to the teacher than soft targets on given texts, both begun as its layers
+    9. soft targets know a word that was taken away: three words, in no document that the student reads, get more than a quarter of the probability that
        the teacher gives them where they come next, and more than from a student of labels
 
-Every difference is taken seed by seed; its 95 % interval over seeds has to lie above 0 (3: above one half; 8: above a quarter). Beside them stands,
-and decides nothing, a temperature of 1.
+Every difference is taken seed by seed; its 95 % interval over seeds has to lie above 0 (3: above one half; 4: below 0.1; 9: above a quarter). Beside them
+stands, and decides nothing, a temperature of 1.
 
 What was tried. In a first full run the teachers had read 400 steps (600 the encoder) and the students 100: the decoders of labels ended at 3.0 nats where
 their teacher had 1.25, the encoders at 4.6 of 1.06, hardly begun; soft targets were .38 [.28, .47] and .26 [.10, .41] *behind* labels, the recipes closed
@@ -30,9 +31,10 @@ their teacher had 1.25, the encoders at 4.6 of 1.06, hardly begun; soft targets 
     the likeliest word             3.42   2.37   2.43                 -      -      -
     the teacher                    1.23 after 400 steps            1.06 after 600
 
-After 1000 steps the students of labels are better than a teacher that read for 400: there is nothing left to learn from it. So now teachers read 1000
-(1500) steps, students 300, and the tasks are tuned for 100 steps instead of 30, in which no decoder left the larger class of the far one. At a
-temperature of 1 the decoder's soft targets are then .11 [.10, .13] ahead of labels; at 2, which was said before, they are level.
+After 1000 steps the decoder of labels is better than its teacher, which read for 400, and the encoder nearly as good: little is left to learn from it. So now
+teachers read 1000 (1500) steps, students 300, and the tasks are tuned for 100 steps instead of 30, in which no decoder left the larger class of the far one.
+At a temperature of 1 the decoder's soft targets are then .11 [.10, .13] ahead of labels; at 2, which was said before, they are level. Statement 4 was added
+after that run: half of the gap to a student that had hardly begun was all that "close" meant.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ CLAIM = Claim(
 )
 WORDLESS = ("TinyBERT", "MiniLM")  # recipes in whose general stage no word is predicted
 RECIPE = {"decoder": "DistilGPT-2", "encoder": "DistilBERT"}
+CLOSE = 0.1  # nats a token
 REMOVED = "three words removed"
 
 
@@ -116,11 +119,12 @@ def closed(table: list[dict[str, Any]], family: str) -> Interval:
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
-    """The eight statements, and the numbers that decide."""
+    """The nine statements, and the numbers that decide."""
     sizes = [size for size in SIZES if column(table, "loss", "decoder", size, "labels")]
     soft = {(family, size): worse(table, family, size, "labels", "soft targets") for family in MAIN for size in sizes}
     best = {size: worse(table, "decoder", size, "best word", "soft targets") for size in sizes}
     share = {family: closed(table, family) for family in MAIN}
+    behind = {f: difference(column(table, "loss", f, "half", RECIPE[f]), column(table, "loss", f, "teacher", "teacher")) for f in MAIN}
     lacking = {part: {f: worse(table, f, "half", f"{RECIPE[f]} − {part}", RECIPE[f]) for f in MAIN} for part in ("soft", "start")}
     tuned = {way: difference(tasks(table, "encoder", "half", way), tasks(table, "encoder", "half", "labels")) for way in WORDLESS}
     own = worse(table, "decoder", "half", "soft, from layers", "on-policy", "own texts")
@@ -129,18 +133,20 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     checks = {
         "soft targets beat labels": all(gain.low > 0 for gain in soft.values()),
         "soft targets beat the teacher's likeliest word": all(gain.low > 0 for gain in best.values()),
-        "the recipes come close to the teacher": all(interval.low > 0.5 for interval in share.values()),
+        "the recipes close more than half of the gap": all(interval.low > 0.5 for interval in share.values()),
+        "they come close to the teacher": all(gap.high < CLOSE for gap in behind.values()),
         "without the soft targets they are worse": all(loss.low > 0 for loss in lacking["soft"].values()),
         "without the start they are worse": all(loss.low > 0 for loss in lacking["start"].values()),
         "TinyBERT and MiniLM know the tasks better than labels": all(gain.low > 0 for gain in tuned.values()),
         "on-policy brings own texts closer": own.low > 0,
         "soft targets know a word that was taken away": part.low > 0.25 and difference(knows["soft targets"], knows["labels"]).low > 0,
     }
-    said = [f"soft targets save {gain} nats ({family}, {size})" for (family, size), gain in soft.items()]
-    said += [f"against the likeliest word {gain} ({size})" for size, gain in best.items()]
-    said += [f"{RECIPE[family]} closes {interval} of the gap" for family, interval in share.items()]
-    said += [f"without {name} {loss} worse ({family})" for name, both in lacking.items() for family, loss in both.items()]
-    said += [f"{way} {gain} on the tasks" for way, gain in tuned.items()]
+    said = [f"soft targets are {gain} nats ahead of labels ({family}, {size})" for (family, size), gain in soft.items()]
+    said += [f"{gain} ahead of the likeliest word ({size})" for size, gain in best.items()]
+    said += [f"{RECIPE[family]} closes {interval} of the gap and is {behind[family]} behind its teacher" for family, interval in share.items()]
+    parts = {"soft": "the soft part", "start": "the start"}
+    said += [f"{loss} worse without {parts[name]} ({family})" for name, both in lacking.items() for family, loss in both.items()]
+    said += [f"{way} is {gain} ahead on the tasks" for way, gain in tuned.items()]
     means = ", ".join(f"{way} {over_seeds(values).mean:.4f}" for way, values in knows.items())
     return checks, "; ".join(said) + f"; own texts {own} nats closer on-policy; removed words: {means} (share of the teacher's {part})"
 

@@ -2,7 +2,7 @@ r"""What the claim on distillation is made from: teachers, students of two sizes
 
     teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many steps again
     students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of the same beginnings of documents
-    asked       their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in the same way; bytes; milliseconds
+    asked       their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in the same way; bytes
 
 The ways differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's, in whose texts are read.
 """
@@ -33,7 +33,7 @@ from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig, writ
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
-from minialign.evaluation import bytes_on_disk, latency
+from minialign.evaluation import bytes_on_disk
 from minialign.files import read_json, write_json
 from minialign.heads import Classifier, LanguageModel
 from minialign.instruct_demo import corpus, training
@@ -184,7 +184,7 @@ def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: in
 
 
 def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = True) -> dict[str, float]:
-    """What a student, or the teacher, knows and costs; on request the tasks too. Its own loss means nothing where no word was taught: the caller knows."""
+    """What a student, or the teacher, knows and weighs; on request the tasks too. Its own loss means nothing where no word was taught: the caller knows."""
     steps = 2 if bench.fast else 100
     how = TrainingConfig(steps, 32, 1e-3, weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
 
@@ -196,7 +196,7 @@ def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = Tru
             found[name] = examine_classes(classifier.eval(), tested)["accuracy"]
         model = load_model(folder)[0]
         with torch.inference_mode():
-            found |= {"loss": own_loss(model, batches), "ms": 1000 * latency(lambda: model.body(batches[0].tokens, batches[0].mask), 9)}
+            found |= {"loss": own_loss(model, batches)}
             if model.config.kind == "decoder":
                 mirror = OnPolicy(made.teacher, OnPolicyConfig(new_tokens=8 if bench.fast else LENGTH - PROMPT), torch.Generator().manual_seed(0))
                 begun = [ids[: PROMPT + 1] for ids in made.held_out]

@@ -61,7 +61,7 @@ def file_size(model: nn.Module) -> int:
 
 
 def with_large_features(model: nn.Module, factor: float = LARGE) -> nn.Module:
-    """A copy in which the first inner feature of each feed-forward layer is `factor` times as large, and read by weights that are as much smaller.
+    """A copy in which the busiest inner feature of each feed-forward layer is `factor` times as large, and read by weights that are as much smaller.
 
     Args:
         model: a decoder with ReLU, which lets the scale through; factor: a power of two, so that nothing is rounded in float32.
@@ -108,7 +108,7 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     }
     said = ", ".join(f"{name} moves the loss by {change.mean:+.5f} [{change.low:+.5f}, {change.high:+.5f}]" for name, change in moved.items())
     largest = max(row["largest value"] for row in table)
-    return checks, f"files of {min(shares):.3f} to {max(shares):.3f} of float32's; {said}; with values of {largest:.0f} float16 loses {lost['fp16'][0]:.0%} of the logits or more, bfloat16 {lost['bf16'][1]:.0%}"  # noqa: E501
+    return checks, f"files of {min(shares):.3f} to {max(shares):.3f} of float32's; {said}; with values up to {largest:,.0f} float16 loses {lost['fp16'][0]:.0%} of the logits in the best seed, bfloat16 {lost['bf16'][1]:.0%} in the worst"  # noqa: E501
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:

@@ -15,7 +15,8 @@ The statements, on the versions named, each the difference of KL, seed by seed, 
     1. planting breaks plain int8: absmax (a scale for each matrix) is worse on `planted` than on `toy`
     2. a scale for each vector is better than one for each matrix, on planted and real
     3. taking out the outlier columns is better still, on planted and real          4. on planted it loses less than a tenth of absmax's KL
-    5. without outliers there is nothing to repair: on `toy` the 16-bit part changes nothing worth 0.001 nats
+
+On `toy` no activation reaches the threshold of 6, so there the split is vector-wise by another name: shown, and no test.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ CLAIM = Claim(
 TRIED = ("absmax", "zero-point", "row-wise", "vector-wise", "llm-int8", "weights")
 VERSIONS = ("toy", "planted", "real")
 FACTOR, FEATURES = 30.0, 2  # how much larger, and how many of a block's features
-NOTHING = 0.001  # nats a token
 
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
@@ -97,18 +97,16 @@ def on_a_real_model(bench: Bench, tokens: int = 4096, window: int = 512) -> list
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
-    """The five statements, and the numbers that decide."""
+    """The four statements, and the numbers that decide."""
     kl = lambda version, scheme: [row["kl"] for row in table if (row["version"], row["scheme"]) == (version, scheme)]  # noqa: E731
     gain = lambda version, worse, better: difference(kl(version, worse), kl(version, better))  # noqa: E731
     apart = lambda worse, better: gain("planted", worse, better).low > 0 and all(a > b for a, b in zip(kl("real", worse), kl("real", better)))  # noqa: E731
     left = over_seeds([a / b for a, b in zip(kl("planted", "llm-int8"), kl("planted", "absmax"))])
-    changed = difference(kl("toy", "vector-wise"), kl("toy", "llm-int8"))
     checks = {
         "outliers break plain int8": difference(kl("planted", "absmax"), kl("toy", "absmax")).low > 0,
         "a scale for each vector is better": apart("absmax", "vector-wise"),
         "the 16-bit part is better still": apart("vector-wise", "llm-int8"),
         "less than a tenth is left": left.high < 0.1,
-        "without outliers nothing changes": -NOTHING < changed.low and changed.high < NOTHING,
     }
     said = "; ".join(
         f"{version}: " + ", ".join(f"{scheme} {sum(kl(version, scheme)) / len(kl(version, scheme)):.4f}" for scheme in ("absmax", "vector-wise", "llm-int8"))

@@ -3,11 +3,11 @@ r"""LoRA's rank: what full fine-tuning changes is near low rank, and a LoRA of s
 Hu et al. 2021, §7.2 and Table 6: rank 1 to 4 is enough on most tasks; Aghajanyan et al. 2021: fine-tuning has a low intrinsic dimension. The notes turn
 the parameter count around (erratum E1): a LoRA of rank r on a matrix of n × m saves parameters only below r = n m / (n + m).
 
-The test, on the far task: the singular values of W_tuned − W of every matrix of full fine-tuning, and the accuracy of LoRAs of rank 1 to 64.
+The test, on the far task: the singular values of W_tuned − W of every matrix of attention after full fine-tuning, and the accuracy of LoRAs of rank 1 to 64.
 
     1. the update is near low rank: the first 8 of its singular directions hold at least 80 % of ‖ΔW‖², mean over the matrices of attention
     2. rank 4 is within 0.03 of rank 64            3. rank 4 is within 0.03 of full fine-tuning
-    4. above the break-even a LoRA trains more than the matrices that it stands for, below it less
+    4. a LoRA trains less than the matrices that it stands for at every rank below the break-even Σ n m / Σ (n + m), as much at it, more above it, as counted
 
 1 needs the lower end, 2 and 3 the upper end of a 95 % interval over seeds. What a random update of the same shapes would have stands in the table.
 """
@@ -61,17 +61,22 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     energy, random = (over_seeds(column(table, what, way="full"), 0.0, 1.0) for what in ("energy", "energy, random"))
     behind_all, behind_full = difference(of("lora", ranks[-1]), of("lora", 4)), difference(of("full"), of("lora", 4))
     width, layers, _ = SHAPES["middle"]
-    shapes = [(width, width)] * 4 + [(width, 4 * width)]  # query, key, value, output; inner and its like are the same matrix turned
-    saves = lambda rank: all((rank * (n + m) < n * m) == (rank < break_even(nn.Linear(n, m))) for n, m in shapes)  # noqa: E731
+    shapes = [(width, width)] * 4 * layers + [(width, 4 * width)] * 2 * layers  # query, key, value, output of attention; inner, output
+    matrices, even = sum(n * m for n, m in shapes), sum(n * m for n, m in shapes) / sum(n + m for n, m in shapes)
+    trained = {rank: column(table, "trained", way="lora", rank=rank)[0] - (2 * width + 2) for rank in ranks}  # without the head
     checks = {
         "the update is near low rank": energy.low >= ENERGY,
         "rank 4 is near the highest rank": behind_all.high < 0.03,
         "rank 4 is near full fine-tuning": behind_full.high < 0.03,
-        "the break-even rank is n m / (n + m)": all(saves(rank) for rank in range(1, 2 * width)),
+        "it trains less than the matrices below the break-even rank": all(
+            (count < matrices, count > matrices) == (rank < even, rank > even) for rank, count in trained.items()
+        ),
     }
     why = f"the first {FIRST} of {width} directions hold {energy} of the update (of a random one {random.mean:.3f}); "
     why += f"rank 4 is behind rank {ranks[-1]} by {behind_all}, "
-    return checks, why + f"behind full fine-tuning by {behind_full}; a {width} × {width} matrix breaks even at rank {break_even(nn.Linear(width, width)):g}"
+    counted = ", ".join(f"{count:,} at rank {rank}" for rank, count in trained.items())
+    why += f"behind full fine-tuning by {behind_full}; a {width} × {width} matrix breaks even at rank {break_even(nn.Linear(width, width)):g}, all of them "
+    return checks, why + f"together at {even:.1f}: in place of {matrices:,} numbers LoRA trains {counted}"
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:

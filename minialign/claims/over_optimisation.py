@@ -4,11 +4,12 @@ The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from th
 while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score against d = √KL as d(α − β d) for best of n and
 d(α − β log d) for reinforcement learning.
 
-The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed.
-PPO runs against each at several prices of KL, 0 included, and best of n beside it. Each rollout is scored by the proxy and by the simulator's
-gold score, on stories that nothing else has seen; a curve's start and end are means over its first and last five updates. Beside the end of each
-run stands the gold score of best of n at the same KL, read off the line between the two n around it. The claim is four statements, each checked by a
-95 % interval over the seeds:
+The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs against
+each at several prices of KL, 0 included, and best of n beside it. Each rollout is scored by the proxy and by the simulator's gold score, on stories that
+nothing else has seen; a curve's start and end are means over its first and last five updates. Beside what gold gained by the end of each run stands what best
+of n gains at the same KL, read off the line between the two n around it: gains, each from its own beginning, since the rollouts and best of n are on
+different stories. Where PPO goes further than the largest n, that one is taken, and it is said. The claim is four statements, each checked by a 95 % interval
+over the seeds:
 
     1. without a penalty the proxy rises                    2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
@@ -140,12 +141,15 @@ def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
 
 
 def beside_best_of_n(table: list[dict[str, Any]]) -> str:
-    """For each price of KL, how far the gold score at the end of PPO lies above that of best of n at the same KL."""
+    """For each price of KL, by how much PPO gained more gold than best of n at the same KL does, each from where it began."""
     seeds, said = sorted({row["seed"] for row in table}), []
+    furthest = max(row["kl"] for row in table if row["method"] == "best-of-n")
     for beta in sorted({row["beta"] for row in table if row["method"] == "ppo"}):
-        finals = zip(seeds, ends(table, beta, "gold"), ends(table, beta, "kl"))
-        said.append(f"{beta:g}: {over_seeds([gold - best_of_n_at(table, seed, kl) for seed, (_, gold), (_, kl) in finals])}")
-    return "gold of PPO above that of best of n at the same KL, by beta " + ", ".join(said)
+        finals = list(zip(seeds, ends(table, beta, "gold"), ends(table, beta, "kl")))
+        more = [(last - first) - (best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)) for seed, (first, last), (_, kl) in finals]
+        beyond = " (beyond the largest n)" if any(kl > furthest for _, _, (_, kl) in finals) else ""
+        said.append(f"{beta:g}: {over_seeds(more)}{beyond}")
+    return "what PPO's gold gains more than that of best of n at the same KL, by beta " + ", ".join(said)
 
 
 def judge(table: list[dict[str, Any]], beta: float = DemoConfig.beta) -> tuple[dict[str, bool], str]:

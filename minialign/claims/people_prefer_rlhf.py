@@ -54,8 +54,10 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
         "feedback beats the references": best.low > 0.5,
     }
     said = "; ".join(f"{size}: " + ", ".join(f"{name} {over_seeds(of(size, model)).mean:.3f}" for model, name in MODELS.items()) for size in sizes)
-    gains = ", ".join(str(g) for g in gain("rlhf", "sft"))
-    return checks, f"won against the references, {said}; feedback over instruction tuning {gains}; largest against the references {best}"
+    by_size = lambda *what: ", ".join(map(str, gain(*what)))  # noqa: E731
+    why = f"won against the references, {said}; feedback over instruction tuning {by_size('rlhf', 'sft')}, at equal length "
+    why += f"{by_size('rlhf', 'sft', 'at equal length')}; instruction tuning over pretraining {by_size('sft', 'pretrained')}"
+    return checks, f"{why}; largest against the references {best}"
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:

@@ -20,7 +20,7 @@ from minialign.claims.tuned import NEAR, accuracy, column, searched
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.plotting import figure, legend, lines_with_intervals, save_png
 
-CLAIM = Claim("prompt-tuning", "A few trained vectors before the text do, and the more so the larger the model.", "Lester et al. 2021, Fig. 1 and 3")
+CLAIM = Claim("prompt-tuning", "A few trained vectors before the text suffice, the more so the larger the model.", "Lester et al. 2021, Fig. 1 and 3")
 SIZES = ("tiny", "middle", "large")
 LENGTHS = (1, 4, 16)
 

@@ -26,7 +26,7 @@ from minialign.quant.scheme import SchemeConfig
 from minialign.tokenizer import Tokenizer
 
 LENGTH = 64  # tokens of each document that are read
-ROWS = 160  # documents that a model is judged on
+ROWS = 160  # documents that a model is judged on, at most: short ones are left out
 
 
 @dataclass

@@ -74,6 +74,7 @@ MAP = (
     Heading("Results of alignment", ("rlhf/equal_length.py", "demo.py", "report/pipeline.py"), ("people-prefer-rlhf",), (5,)),
     Heading("InstructGPT; new trend", ("instruct/sft.py", "rlhf/pretraining_mix.py"), ("instructgpt",), (3, 5, 10)),
     Heading("Fine-tuning vs feature-based transfer", ("peft/full.py", "peft/feature_based.py", "peft/transfer.py"), ("transfer-distance",), (6,)),
+    Heading("Parameter-efficient fine-tuning (PEFT)", ("peft/methods.py", "peft/trainable.py"), (), (6,), "Houlsby et al. 2019"),
     Heading("BitFit", ("peft/bitfit.py",), ("bitfit",), (6,)),
     Heading("Adapter layers", ("peft/adapters.py",), ("adapter-identity", "adapter-size"), (6,)),
     Heading("Low-rank adaptation (LoRA)", ("peft/lora.py", "peft/many_tasks.py"), ("lora-rank", "lora-size", "lora-many-tasks"), (6,)),

@@ -4,9 +4,9 @@ Sanh et al. 2022 (T0), Fig. 6: with more prompts for each training dataset, the 
 wordings shrinks.
 
 The test: the toy T5 is tuned on the same tasks, the same number of questions and steps (half of T0's), with 1, 3 or all wordings of each task (the inverted
-ones are among them only when all are). Held-out tasks are examined in every wording. The claim is two statements, each checked on the
-difference, seed by seed, between all wordings and one: 1. the median accuracy rises, 2. the spread over wordings (third minus first quartile,
-mean over tasks) shrinks. A difference counts when its 95 % interval over seeds excludes 0.
+ones are among them only when all are; the first three are nearly always questions, so number and style change together). Held-out tasks are examined in every
+wording. The claim is two statements, each checked on the difference, seed by seed, between all wordings and one: 1. the median accuracy rises, 2. the spread
+over wordings (third minus first quartile, mean over tasks) shrinks. A difference counts when its 95 % interval over seeds excludes 0.
 
 Two choices of the chapter are shown on the way and judged by nobody: what T0 loses without the LM adaptation between span corruption and tuning
 (Lester et al. 2021, §3.1, found it worth much; here the same span corruption leads into tuning with and without it), and what ranking options by the mean

@@ -1,9 +1,10 @@
-r"""Fixed format: T5 expects its own prompts; asked in other words it fails even at tasks that it was trained on.
+r"""Fixed format: T5 expects its own prompts; asked in other words it does worse even at tasks that it was trained on.
 
 The notes say so of Raffel et al. 2020 (T5), which gives each task one prefix; Sanh et al. 2022 (T0) trained on many wordings for that reason.
 
 The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one with a fixed prefix for each
-task, one in all wordings but one of each style, which nobody trains on. Both are asked examples of the *trained* tasks, in the wordings they know
+task, one in its first four wordings (mostly three questions and an instruction); the others, instructions and sentences to go on with, nobody trains on.
+Both are asked examples of the *trained* tasks, in the wordings they know
 (the prefix; the trained templates) and in the wordings that neither has seen. The claim is three statements, each checked seed by seed: 1. the prefix
 model loses accuracy between its prefix and new words, 2. it loses more than the other, 3. asked in new words, the other is the better one. Each needs
 a difference whose 95 % interval over seeds is above 0.
@@ -25,7 +26,7 @@ from minialign.world.templates import Template
 
 CLAIM = Claim(
     "t5-fixed-format",
-    "A model with one fixed prefix a task fails when a task that it knows is asked for in other words.",
+    "A model with one fixed prefix a task does worse when a task that it knows is asked for in other words, and worse than one that learned several.",
     "Raffel et al. 2020; Sanh et al. 2022",
 )
 TRAINED = 4  # wordings of each task that are trained on; those after them are new
