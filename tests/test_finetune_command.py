@@ -1,12 +1,17 @@
 """`finetune` as a newcomer types it: every method, on demonstrations and on labelled texts, and what is wrong with the input."""
 
 
+from pathlib import Path
+
 import pytest
 import torch
+from conftest import build
 from typed import complaint, type_in, write_feelings, write_records
 
 from minialign.__main__ import run
 from minialign.checkpoints import load_model
+from minialign.commands.tuning_data import must_fit
+from minialign.errors import UserError
 from minialign.files import read_json
 from minialign.tensors import digest, read_tensors
 from minialign.transformer import Transformer
@@ -110,3 +115,10 @@ def test_wrong_input_is_one_clear_line(d, capsys, line, message):
 def test_an_encoder_decoder_has_no_place_for_a_head(d, capsys):
     assert type_in(f"finetune --base {{d}}/t5 --data {{d}}/labels.jsonl {QUICK} --out {{d}}/x", d=d) == 2
     assert "the base is an encoder-decoder" in complaint(capsys)
+
+
+def test_the_vectors_of_a_tuned_prompt_need_room_beside_every_line():
+    model = build()
+    must_fit(model, model.config.context - 3, Path("a.jsonl"), 7, before=3)
+    with pytest.raises(UserError, match=r"a.jsonl, line 7: .* of which a tuned prompt takes 4; shorten it"):
+        must_fit(model, model.config.context - 3, Path("a.jsonl"), 7, before=4)

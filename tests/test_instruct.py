@@ -9,9 +9,10 @@ from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.instruct.flan import flan_rows, tune_flan
 from minialign.instruct.mixture import MixtureConfig, Split, ids_of
+from minialign.instruct.promptsource import Unfit
 from minialign.instruct.t0 import t0_questions, tune_t0
 from minialign.instruct.t5 import prefix_templates, t5_questions, tune_t5
-from minialign.instruct.zero_shot import TaskResult, ask, by_cluster, examine, examined, few_shot
+from minialign.instruct.zero_shot import TaskResult, ask, by_cluster, examine, examined, few_shot, posed
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.span_corruption import TextToTextRows
 from minialign.tokenizer import BEGIN, END, train_tokenizer
@@ -137,3 +138,15 @@ def test_median_spread_and_quartiles_over_templates():
     assert TaskResult("t", {"a": 0.2}, 0.5).quartile_range == 0
     other = TaskResult("u", {"a": 1.0}, 0.5)
     assert by_cluster({"t": result, "u": other}, {"t": "x", "u": "x"}) == {"x": 0.775}
+
+
+def test_an_examination_leaves_out_what_a_template_s_conditions_leave_out_only_when_asked_to():
+    class Picky:
+        def pose(self, example):
+            if example == 0:
+                raise Unfit("not for this one")
+            return example
+
+    assert posed(Picky(), [0, 1, 2], True) == [1, 2]
+    with pytest.raises(Unfit):
+        posed(Picky(), [0, 1, 2], False)

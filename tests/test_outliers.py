@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from minialign.claims.int8_outliers import plant_outliers
 from minialign.errors import UserError
 from minialign.heads import LanguageModel
-from minialign.quant.fidelity import Remembered, fidelity
+from minialign.quant.fidelity import Remembered, fidelity, questions
 from minialign.quant.outliers import FeatureSizes, feature_sizes, share_of_columns, silenced, systematic_feature
 from minialign.transformer import TransformerConfig
 
@@ -81,3 +81,10 @@ def test_what_is_remembered_is_what_the_model_says(model):
     assert remembered == pytest.approx(plain, rel=1e-4)
     with pytest.raises(UserError, match="was not asked about these rows"):
         fidelity(kept, other, TOKENS.flip(1))
+
+
+def test_an_encoder_is_asked_with_its_own_vocabulary_s_mask():
+    rows = torch.arange(20, 60).view(2, 20)
+    read, said, places = questions(rows, "encoder", hidden_word=103)
+    assert bool((read[places] == 103).all()) and torch.equal(rows[places], said) and torch.equal(read[~places], rows[~places])
+    assert not bool((questions(rows, "encoder")[0] == 103).any())

@@ -111,3 +111,8 @@ def test_a_prompt_before_bert_is_of_the_first_segment():
     expected = bert()(longer, torch.ones(1, 7, dtype=torch.bool), torch.tensor([[0, 0, 0, 0, 1, 1, 1]]))[:, 2:]
     model = prompt_tuning.wrap(bert(), PromptConfig(2, "text", words))
     torch.testing.assert_close(model(tokens, mask, segments), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_subset_of_biases_takes_none_of_the_masked_word_head():
+    chosen = trained(bitfit.wrap(bert(), BitFitConfig(subset=True)))
+    assert {name.split(".", 3)[-1] for name in chosen} == {"attention.query.bias", "feed_forward.inner.bias"} and len(chosen) == 2 * 2

@@ -18,8 +18,8 @@ counts; 5 needs an interval above one half and a difference above 0. Where every
 The table has the interval of each seed's win rates over its stories, too (rlhf/equal_length.py).
 DEVIATION: InstructGPT's public tasks were never trained on at all; a model of this size answers none of those (see t0-unseen-tasks).
 
-What was changed after a first full run, each time to the stricter side: 2 counted as failed where it could not come true; of 3's second part the mean was
-enough; 5 did not ask what feedback adds to what instruction tuning had won already.
+What was changed after a first full run: 2 counted as failed where it could not come true. Of 3's second part the mean was enough, and 5 did not ask what
+feedback adds to what instruction tuning had won already; both are stricter now.
 """
 
 from __future__ import annotations

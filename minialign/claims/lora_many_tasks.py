@@ -62,7 +62,7 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     return table
 
 
-def asked(task: str, found: list[dict[str, Any]]) -> list[dict]:
+def asked(task: str, found: list[dict]) -> list[dict]:
     """Examples in the first wording of their task, as demonstrations."""
     questions = [PROMPTS[task][0].pose(example) for example in found]
     return [{"prompt": question.prompt, "completion": " " + question.target} for question in questions]

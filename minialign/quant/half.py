@@ -138,8 +138,7 @@ def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for name, parameter in model.named_parameters():
         rounded(parameter, dtype, name)
     norms = {name: module for name, module in model.named_modules() if type(module).__name__.endswith("Norm") and name}
-    exact = {id(tensor): tensor.detach().float().clone() for norm in norms.values() for tensor in tensors_in(norm)}
-    kept = [(tensor, exact[id(tensor)]) for norm in norms.values() for tensor in tensors_in(norm)]
+    kept = [(tensor, tensor.detach().float().clone()) for norm in norms.values() for tensor in tensors_in(norm)]
     model.to(dtype)
     for tensor, before in kept:
         tensor.data = before  # as it was, not rounded and widened again
