@@ -1,6 +1,5 @@
 """`finetune` as a newcomer types it: every method, on demonstrations and on labelled texts, and what is wrong with the input."""
 
-
 from pathlib import Path
 
 import pytest
