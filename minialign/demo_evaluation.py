@@ -47,6 +47,7 @@ def evaluate(
     tests: list[dict],
     sampling: SamplingConfig,
     seed: int,
+    rivals: bool = True,
 ) -> dict[str, Any]:
     """Let every model summarise the test stories, judge the summaries, write them down, and return the numbers of summary.json.
 
@@ -58,6 +59,7 @@ def evaluate(
         comparisons: all that its training and validation drew from.
         tests: demonstrations of stories that nothing trained on: {"prompt", "completion" (the reference), "story"}.
         sampling: how every model answers; seed: of the answers and the judges.
+        rivals: whether PPO is compared with best of n, too: sixteen answers to each of RIVAL_STORIES stories.
     """
     stories = [Story.from_dict(test["story"]) for test in tests]
     prompts = [test["prompt"] for test in tests]
@@ -74,9 +76,9 @@ def evaluate(
     samples = [sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i, text in enumerate(texts)]
     write_jsonl(folder / "evaluation" / "samples.jsonl", (s | ({"proxy": round(proxy[s["story"]], 4)} if s["stage"] == "rlhf" else {}) for s in samples))
     result = {"stages": stages, "reward_model": judge_the_judge(reward, unit, tokenizer, comparisons), "kl": kl.mean, "kl_interval": kl.to_dict()}
-    rival = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)
-    own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
-    result["best_of_n"] = [own, *rival]
+    if rivals:
+        own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
+        result["best_of_n"] = [own, *best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)]
     write_json(folder / "evaluation" / "result.json", result)
     return result
 

@@ -37,6 +37,8 @@ class Interval:
         return self.low > other.high
 
     def __str__(self) -> str:
+        if math.isinf(self.high - self.low):
+            return f"{self.mean:.3f} (one seed)"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

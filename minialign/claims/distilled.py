@@ -1,7 +1,7 @@
 r"""What the claim on distillation is made from: teachers, students of two sizes, the ways of teaching them, and what each student is asked.
 
     teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many steps again
-    students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of the same beginnings of documents
+    students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of 16 beginnings of documents
     asked       their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in the same way; bytes
 
 The ways differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's, in whose texts are read.
@@ -45,6 +45,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
 SIZES = {"half": 2, "quarter": 1}  # layers of a student
+BATCH, TEACHERS = 16, 32  # documents a step of a student, and of a teacher
 LENGTH, PROMPT = 48, 8  # tokens of a document that are read; of a prompt that somebody goes on from
 FOUND = "found.json"
 
@@ -122,7 +123,7 @@ class School:
 
     def data(self, texts: str, ids: list[list[int]], seed: int, folder: Path) -> Any:
         """What a student reads."""
-        rows, batch = [row[: LENGTH + 1] for row in ids], min(32, len(ids))
+        rows, batch = [row[: LENGTH + 1] for row in ids], min(BATCH, len(ids))
         if self.teacher.config.kind == "encoder":
             return MaskedText([row[:LENGTH] for row in rows], batch, seed, self.teacher.config.vocabulary)
         if texts == "written":
@@ -135,15 +136,16 @@ class School:
 def school(bench: Bench, kind: str, seed: int) -> School:
     """The teacher of a kind and a seed, made once, and its texts."""
     config, steps, counts = small(toy(bench)), *((3, (32, 16)) if bench.fast else (300, (1000, 400)))
-    config = config if bench.fast else dataclasses.replace(config, pretrain_steps=1000 - config.adapt_steps)  # a teacher that has learned its world
+    if not bench.fast:  # a teacher that has learned its world
+        config = dataclasses.replace(config, pretrain_steps=1000 - config.adapt_steps, batch=TEACHERS)
     texts, held_out = corpus(config, seed)
     folder = toy_gpt(bench, config, seed) if kind == "decoder" else toy_bert(bench, config, seed)
     teacher, tokenizer = load_model(folder)
-    rows = [[row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1] for part in (texts[: 32 * steps + 100], held_out)]
+    rows = [[row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1] for part in (texts[: BATCH * steps + 100], held_out)]
     tasks = {
         name: [rows_of(tokenizer, task(name, count, 1000 * seed + part), LENGTH, 32, seed) for part, count in enumerate(counts)] for name in (NEAR, FAR)
     }
-    return School(teacher, tokenizer, rows[0][: 32 * steps], rows[1][: 32 if bench.fast else None], folder.name, steps, tasks)
+    return School(teacher, tokenizer, rows[0][: BATCH * steps], rows[1][: 32 if bench.fast else None], folder.name, steps, tasks)
 
 
 def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
@@ -168,7 +170,7 @@ def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: in
         ids: documents to learn from, the school's own without it.
     """
     rate = 1e-3 if way.start else 2e-3
-    how = TrainingConfig(made.steps, 32, rate, weight_decay=0.05, validate_every=made.steps, checkpoint_every=made.steps, seed=seed)
+    how = TrainingConfig(made.steps, BATCH, rate, weight_decay=0.05, validate_every=made.steps, checkpoint_every=made.steps, seed=seed)
 
     def make(folder: Path) -> None:
         model, recipe = LanguageModel(student_config(made.teacher.config, SIZES[size]), seed + 100), way.recipe(made.teacher, way.config)

@@ -59,7 +59,7 @@ def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[st
         reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
         policy = job.optimised(made.tokenizer, made.instructed, reward, made.practice)
         models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
-        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING, config.seed_of(6))
+        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING, config.seed_of(6), rivals=False)
 
     folder = bench.cached("aligned", [base.name, to_dict(config)], make)
     stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD, "rlhf": folder / RLHF}
@@ -72,15 +72,25 @@ def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int, steps:
     Returns:
         the model, its tokenizer, test stories (demonstrations that nothing trained on), and its loss on held-out documents, nats a token.
     """
-    width, layers, heads = shape
-    config = dataclasses.replace(settings(bench, "middle", seed), width=width, layers=layers, heads=heads, pretrain_steps=steps)
+    folder = pretrained_folder(bench, shape, seed, steps)
+    tests = Demo(folder, pretraining(bench, shape, seed, steps), lambda text: None).written()[4]
+    model, tokenizer = load_model(folder / PRETRAINED)
+    return model, tokenizer, tests, RunFolder(folder / PRETRAINED).facts()["validation"]
+
+
+def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> Path:
+    """The folder of that job, whose PRETRAINED is the model's: for who needs no stories."""
+    config = pretraining(bench, shape, seed, steps)
 
     def make(folder: Path) -> None:
         job = Demo(folder, config, lambda text: None)
         texts = [d["text"] for d in job.written()[0]]
         job.pretrained(job.tokenizer(texts), texts)
 
-    folder = bench.cached("pretrained", to_dict(config), make)
-    job = Demo(folder, config, lambda text: None)
-    model, tokenizer = load_model(folder / PRETRAINED)
-    return model, tokenizer, job.written()[4], RunFolder(folder / PRETRAINED).facts()["validation"]
+    return bench.cached("pretrained", to_dict(config), make)
+
+
+def pretraining(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> DemoConfig:
+    """The settings of that job."""
+    width, layers, heads = shape
+    return dataclasses.replace(settings(bench, "middle", seed), width=width, layers=layers, heads=heads, pretrain_steps=steps)

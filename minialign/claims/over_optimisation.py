@@ -4,12 +4,12 @@ The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from th
 while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score against d = √KL as d(α − β d) for best of n and
 d(α − β log d) for reinforcement learning.
 
-The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs against
-each at several prices of KL, 0 included, and best of n beside it. Each rollout is scored by the proxy and by the simulator's gold score, on stories that
-nothing else has seen; a curve's start and end are means over its first and last five updates. Beside what gold gained by the end of each run stands what best
-of n gains at the same KL, read off the line between the two n around it: gains, each from its own beginning, since the rollouts and best of n are on
-different stories. Where PPO goes further than the largest n, that one is taken, and it is said. The claim is four statements, each checked by a 95 % interval
-over the seeds:
+The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs
+against each at several prices of KL, 0 included, and best of n beside it; the prices that no statement is about with the first proxy alone. Each rollout is
+scored by the proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are means over its first and last five
+updates. Beside what gold gained by the end of each run stands what best of n gains at the same KL, read off the line between the two n around it: gains,
+each from its own beginning, since the rollouts and best of n are on different stories. Where PPO goes further than the largest n, that one is taken, and it
+is said. The claim is four statements, each checked by a 95 % interval over the seeds:
 
     1. without a penalty the proxy rises                    2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
@@ -65,7 +65,7 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     table = []
     for seed in range(bench.seeds):
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
-        for beta in betas:
+        for beta in betas if seed == 0 else (0.0, config.beta):
             settings = ppo_settings(updates, len(made.practice), beta, seed)
             for record in optimise(bench, made, proxy, settings, base):
                 row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
@@ -120,10 +120,15 @@ def choose_best(made: Made, proxy: ScalarModel, seed: int, accuracy: float, fast
     return rows
 
 
+def seeds_of(table: list[dict[str, Any]], beta: float) -> list[int]:
+    """The seeds that ran at this beta."""
+    return sorted({row["seed"] for row in table if row["method"] == "ppo" and row["beta"] == beta})
+
+
 def ends(table: list[dict[str, Any]], beta: float, field: str) -> list[tuple[float, float]]:
-    """For each seed, a field's mean over the first and over the last updates of its run at this beta."""
+    """For each seed that ran at this beta, a field's mean over the first and over the last updates of its run."""
     found = []
-    for seed in sorted({row["seed"] for row in table}):
+    for seed in seeds_of(table, beta):
         values = [row[field] for row in table if row["method"] == "ppo" and row["seed"] == seed and row["beta"] == beta]
         edge = min(EDGE, max(1, len(values) // 2))
         found.append((sum(values[:edge]) / edge, sum(values[-edge:]) / edge))
@@ -142,10 +147,10 @@ def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
 
 def beside_best_of_n(table: list[dict[str, Any]]) -> str:
     """For each price of KL, by how much PPO gained more gold than best of n at the same KL does, each from where it began."""
-    seeds, said = sorted({row["seed"] for row in table}), []
+    said = []
     furthest = max(row["kl"] for row in table if row["method"] == "best-of-n")
     for beta in sorted({row["beta"] for row in table if row["method"] == "ppo"}):
-        finals = list(zip(seeds, ends(table, beta, "gold"), ends(table, beta, "kl")))
+        finals = list(zip(seeds_of(table, beta), ends(table, beta, "gold"), ends(table, beta, "kl")))
         more = [(last - first) - (best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)) for seed, (first, last), (_, kl) in finals]
         beyond = " (beyond the largest n)" if any(kl > furthest for _, _, (_, kl) in finals) else ""
         said.append(f"{beta:g}: {over_seeds(more)}{beyond}")
@@ -185,7 +190,7 @@ def smooth(values: list[float]) -> list[float]:
 
 
 def curves(table: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Label -> mean over seeds of kl, proxy and gold along a run, over five updates in a row; best of n along n."""
+    """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row; best of n along n."""
     betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
     found = {}
     for method, key, value, label, order in [("ppo", "beta", beta, f"β {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]:

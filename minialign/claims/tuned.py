@@ -4,15 +4,17 @@ r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes,
     far     is the person who is named first a red one or a blue one?      names were dealt to the two teams by lot: no text ever needed that
     real    do people find this tweet positive?         human ratings (Hutto & Gilbert 2014); left out when they cannot be fetched
 
-A method's learning rate is searched on validation data of the first seed and kept for the others: a third, once and three times its usual rate, and
-further by factors of three for as long as the best one is at an end, so that no method is judged at a rate that happens to be the largest that was tried.
-All of it stands in the table. Accuracy is on texts that neither training nor the search saw.
+A method's learning rate is searched on validation data of the first seed and kept for the others: its usual rate and three times that, then up or down by
+factors of three for as long as the best one is at an end, so that no method is judged at a rate that happens to be the largest that was tried. (A third of the
+usual rate used to be tried in any case: in 59 searches that changed the rate that was found in none.) All of it stands in the table. Accuracy is on texts
+that neither training nor the search saw.
 
 Read next: transfer_distance.py.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Sequence
@@ -21,10 +23,11 @@ from typing import Any
 
 from torch import nn
 
-from minialign.checkpoints import describe_model
-from minialign.claims.feedback import pretrained_only
+from minialign.checkpoints import describe_model, load_model
+from minialign.claims.feedback import pretrained_folder
 from minialign.claims.runner import Bench, drawn, over_seeds
 from minialign.classification import LabelledTexts, class_loss, examine_classes
+from minialign.demo import PRETRAINED
 from minialign.errors import UserError
 from minialign.files import read_json, write_json
 from minialign.heads import Classifier, LanguageModel
@@ -40,19 +43,19 @@ from minialign.world.datasets import examples
 
 SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}  # width, layers, heads; those of size-is-not-alignment
 NEAR, FAR, REAL = "near", "far", "real"
-TRIED, FURTHEST = (-1, 0, 1), 4  # powers of three, times a method's usual rate; as far as the search goes
+TRIED, FURTHEST = (0, 1), 4  # powers of three, times a method's usual rate, to begin with; as far as the search goes
 FOUND = "found.json"
 Texts = list[tuple[str, int]]  # texts and their classes
 
 
 def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenizer]:
     """A decoder that read the dirty corpus."""
-    model, tokenizer, _, _ = pretrained_only(bench, SHAPES[size], seed, 40 if bench.fast else 500)
-    return model, tokenizer
+    return load_model(pretrained_folder(bench, SHAPES[size], seed, 40 if bench.fast else 500) / PRETRAINED)
 
 
+@functools.cache
 def task(name: str, count: int, seed: int) -> Texts:
-    """Texts of the near or the far task, each from a story of its own."""
+    """Texts of the near or the far task, each from a story of its own; told once in a process, which takes as long as tuning a small model."""
     dataset = {NEAR: "mood", FAR: "person_named_first"}[name]
     found = examples([dataset], count, seed)[dataset]
     return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"])) for example in found]
@@ -69,13 +72,19 @@ def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
     if name != REAL:
         return [task(name, count, 1000 * seed + part) for part, count in enumerate((train, check, check))]
     try:
-        rated = [item for item in read_ratings("tweets") if abs(sum(item.ratings) / len(item.ratings)) >= 0.5]
+        texts = list(rated_tweets())
     except UserError as error:
         bench.say(f"  left out: the real task ({error})")
         return None
-    texts = sorted({item.text: int(sum(item.ratings) > 0) for item in rated}.items())
     random.Random(seed).shuffle(texts)
     return [texts[:train], texts[train : train + check], texts[train + check : train + 2 * check]]
+
+
+@functools.cache
+def rated_tweets() -> Texts:
+    """Tweets that people are of one mind about, half a step from the middle at least, and whether they are positive; in alphabetical order."""
+    rated = [item for item in read_ratings("tweets") if abs(sum(item.ratings) / len(item.ratings)) >= 0.5]
+    return sorted({item.text: int(sum(item.ratings) > 0) for item in rated}.items())
 
 
 def rows_of(tokenizer: Tokenizer, texts: Texts, context: int, batch: int, seed: int) -> LabelledTexts:
