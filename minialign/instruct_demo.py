@@ -90,7 +90,8 @@ def tokenizer_of(config: ToyConfig, texts: list[str]) -> Tokenizer:
 
 def split_of(config: ToyConfig, seed: int, held_out: tuple[str, ...] = HELD_OUT) -> Split:
     """The datasets of the world, whole clusters held out; the examples that are examined are the same for every seed."""
-    return split_by_cluster(learned_and_asked(config.examples, config.examined, seed, held_out), held_out, seed=seed)
+    told = learned_and_asked(config.examples, config.examined, seed, held_out)
+    return split_by_cluster({task: list(found) for task, found in told.items()}, held_out, seed=seed)
 
 
 @functools.lru_cache(maxsize=8)

@@ -59,6 +59,11 @@ def test_intervals_are_apart_or_not():
     assert Interval(0.6, 0.55, 0.65).above(Interval(0.5, 0.45, 0.54)) and not Interval(0.6, 0.5, 0.7).above(Interval(0.5, 0.45, 0.54))
 
 
+def test_an_interval_of_one_seed_says_so():
+    assert str(Interval(0.5, 0.4, 0.6)) == "0.500 [0.400, 0.600]"
+    assert str(Interval(0.5, -math.inf, math.inf)) == str(Interval(0.5, 0.0, math.inf)) == "0.500 (one seed)"
+
+
 def test_a_win_that_length_explains_is_no_win_at_equal_length():
     ratios = [2.0, 0.5] * 200
     by_length = [1.0 if r > 1 else 0.0 for r in ratios]

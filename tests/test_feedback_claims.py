@@ -157,6 +157,16 @@ def test_over_optimisation_needs_a_proxy_that_rises_while_gold_falls():
     assert failed == ["without a penalty gold falls", "gold ends higher with the penalty"]
 
 
+def test_a_price_that_one_seed_ran_at_stands_beside_the_others_and_says_so():
+    alone = [row | {"beta": 0.3, "seed": 1} for row in PROXIES if row.get("beta") == 0.1 and row["seed"] == 1]
+    table = PROXIES + alone
+    assert over_optimisation.seeds_of(table, 0.3) == [1] and len(over_optimisation.ends(table, 0.3, "gold")) == 1
+    assert over_optimisation.ends(table, 0.1, "gold") == over_optimisation.ends(PROXIES, 0.1, "gold")
+    one, many = (over_optimisation.beside_best_of_n(found).split("by beta ")[1].split("; ")[0] for found in (alone + PROXIES[-12:], table))
+    assert one.startswith("0.3: ") and "(one seed)" in one and one in many and many.count("(one seed)") == 1
+    assert all(judged(over_optimisation, table, 0.1).values())
+
+
 def test_best_of_n_is_read_off_between_two_n_and_its_law_is_found_again():
     at = lambda kl: over_optimisation.best_of_n_at(PROXIES, 0, kl)  # noqa: E731
     assert at(0.0) == pytest.approx(0.6) and at(math.log(4) - 0.75) == pytest.approx(0.6 + math.log(4) / 50)

@@ -1,5 +1,7 @@
 """`instruct` and `ask` as a newcomer types them: the toy world's T0 from nothing, people's own tasks, and what is wrong with their input."""
 
+import copy
+import dataclasses
 import io
 import json
 
@@ -10,9 +12,10 @@ from minialign.__main__ import run
 from minialign.commands.ask import split_options
 from minialign.errors import UserError
 from minialign.files import read_json
-from minialign.instruct_demo import FAST, ToyConfig, corpus, split_of, tokenizer_of
+from minialign.instruct.mixture import MixtureConfig, draw
+from minialign.instruct_demo import FAST, VALID, ToyConfig, corpus, split_of, tokenizer_of
 from minialign.tensors import digest, read_tensors
-from minialign.world.datasets import HELD_OUT
+from minialign.world.datasets import HELD_OUT, PROMPTS
 
 SHAPE = "--vocabulary 300 --context 64 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
 TUNE = "--steps 3 --batch 4 --questions 40 --validate-every 3"
@@ -106,6 +109,17 @@ def test_held_out_examples_are_the_same_for_every_seed_and_share_no_passage_with
     one, two = (split_of(config, seed) for seed in (0, 1))
     assert one.held_out == two.held_out and one.train != two.train
     assert {e["cluster"] for found in one.held_out.values() for e in found} == set(HELD_OUT)
+
+
+def test_passages_and_examples_are_told_once_and_stay_as_they_were_told():
+    config = ToyConfig(**FAST)
+    split, texts = split_of(config, 3), corpus(config, 3)[0]
+    kept = copy.deepcopy(split)
+    draw(split.train, PROMPTS, MixtureConfig(100, seed=3))
+    split.train["mood"].append({}), split.held_out["check"].append({}), texts.clear()
+    other = dataclasses.replace(config, tune_steps=7, gpt_width=24)  # what is not told by these
+    assert split_of(other, 3) == kept and len(corpus(other, 3)[0]) == config.passages - VALID
+    assert split_of(config, 4).train != kept.train and split_of(dataclasses.replace(config, examples=13), 3).train != kept.train
 
 
 def test_the_toy_tokenizer_has_the_worlds_names_whole():
