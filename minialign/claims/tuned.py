@@ -55,7 +55,7 @@ def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenize
 
 @functools.cache
 def task(name: str, count: int, seed: int) -> Texts:
-    """Texts of the near or the far task, each from a story of its own; told once in a process, which takes as long as tuning a small model."""
+    """Texts of the near or the far task, each from a story of its own; told once in a process, since telling takes about half as long as tuning a small model."""
     dataset = {NEAR: "mood", FAR: "person_named_first"}[name]
     found = examples([dataset], count, seed)[dataset]
     return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"])) for example in found]
@@ -82,7 +82,7 @@ def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
 
 @functools.cache
 def rated_tweets() -> Texts:
-    """Tweets that people are of one mind about, half a step from the middle at least, and whether they are positive; in alphabetical order."""
+    """Tweets whose mean rating is at least half a step from the middle, and whether it is positive; in alphabetical order."""
     rated = [item for item in read_ratings("tweets") if abs(sum(item.ratings) / len(item.ratings)) >= 0.5]
     return sorted({item.text: int(sum(item.ratings) > 0) for item in rated}.items())
 
