@@ -55,7 +55,7 @@ def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenize
 
 @functools.cache
 def task(name: str, count: int, seed: int) -> Texts:
-    """Texts of the near or the far task, each from a story of its own; told once in a process, since telling takes about half as long as tuning a small model."""
+    """Texts of the near or the far task, each from a story of its own; told once in a process: it takes half as long as tuning a small model."""
     dataset = {NEAR: "mood", FAR: "person_named_first"}[name]
     found = examples([dataset], count, seed)[dataset]
     return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"])) for example in found]
