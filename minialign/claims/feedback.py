@@ -1,6 +1,6 @@
 r"""What the claims on human feedback share: the main job at three sizes, smaller than the default, since it is run nine times.
 
-    small    width 48, 2 layers        middle    width 80, 3 layers        large    width 128, 4 layers
+    small    width 48, 2 layers        middle    width 80, 3 layers        large    width 112, 3 layers
 
 Every size has the same stories, demonstrations, comparisons, steps and updates; a run is the main job's own code with other settings (demo.py). Each
 stage is cached; a claim that needs pretrained models only makes nothing else.
@@ -23,7 +23,7 @@ from minialign.files import read_json
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.settings import to_dict
 
-SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (128, 4, 4)}  # width, layers, heads
+SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (112, 3, 4)}  # width, layers, heads
 SMALLER = {"documents": 4000, "demonstrations": 6000, "judged": 800, "prompts": 800, "evaluated": 600}
 SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_updates": 24}
 

@@ -4,12 +4,12 @@ The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from th
 while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score against d = √KL as d(α − β d) for best of n and
 d(α − β log d) for reinforcement learning.
 
-The test: from one instruction-tuned toy model, reward models (the proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs
-against each at several prices of KL, 0 included, and best of n beside it; the prices that no statement is about with the first proxy alone. Each rollout is
-scored by the proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are means over its first and last five
-updates. Beside what gold gained by the end of each run stands what best of n gains at the same KL, read off the line between the two n around it: gains,
-each from its own beginning, since the rollouts and best of n are on different stories. Where PPO goes further than the largest n, that one is taken, and it
-is said. The claim is four statements, each checked by a 95 % interval over the seeds:
+The test: from one instruction-tuned toy model (the middle size of feedback.py), reward models (the proxies) learn from different thirds of the noisy
+comparisons, one a seed. PPO runs against each at several prices of KL, 0 included, and best of n beside it; the prices that no statement is about with the
+first proxy alone. Each rollout is scored by the proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are
+means over its first and last five updates. Beside what gold gained by the end of each run stands what best of n gains at the same KL, read off the line
+between the two n around it: gains, each from its own beginning, since the rollouts and best of n are on different stories. Where PPO goes further than the
+largest n, that one is taken, and it is said. The claim is four statements, each checked by a 95 % interval over the seeds:
 
     1. without a penalty the proxy rises                    2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
@@ -20,6 +20,7 @@ nothing has no rise to run away with; its accuracy stands in the table, so that 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ import torch
 from matplotlib.figure import Figure
 
 from minialign.checkpoints import RunFolder, load_model
-from minialign.claims.feedback import first_half
+from minialign.claims.feedback import first_half, settings
 from minialign.claims.runner import Bench, Claim, over_seeds
 from minialign.demo import INSTRUCTED, SAMPLING, Made, ppo_settings
 from minialign.demo_evaluation import gold_watch
-from minialign.demo_settings import FAST, DemoConfig
+from minialign.demo_settings import DemoConfig
 from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import ScalarModel
 from minialign.plotting import line, save_png
@@ -51,7 +52,7 @@ CLAIM = Claim(
     "Without the KL term, optimising a reward model runs away from what people want.",
     "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
 )
-BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
+BETAS = (0.0, 0.1, 0.3, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32)  # n of best of n
 MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's start or end
@@ -59,15 +60,16 @@ EDGE = 5  # updates that make a curve's start or end
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
     """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
-    config = DemoConfig(**FAST) if bench.fast else DemoConfig()
-    betas, updates = ((0.0, config.beta), 2) if bench.fast else (BETAS, 30)
+    config, betas, updates = settings(bench, "middle", 0), (0.0, DemoConfig.beta), 2
+    if not bench.fast:  # each proxy has a third of the stories: as many as the main job judges, and more practice
+        config, betas, updates = dataclasses.replace(config, judged=2200, reward_steps=250, prompts=960), BETAS, 30
     base, made = first_half(bench, config)
     table = []
     for seed in range(bench.seeds):
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
         for beta in betas if seed == 0 else (0.0, config.beta):
-            settings = ppo_settings(updates, len(made.practice), beta, seed)
-            for record in optimise(bench, made, proxy, settings, base):
+            how = ppo_settings(updates, len(made.practice), beta, seed)
+            for record in optimise(bench, made, proxy, how, base):
                 row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
                 table.append(row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy})
         table += choose_best(made, proxy, seed, accuracy, bench.fast)
@@ -94,16 +96,16 @@ def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: 
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]
 
 
-def optimise(bench: Bench, made: Made, proxy: ScalarModel, settings: PPOConfig, base: Path) -> list[dict[str, Any]]:
+def optimise(bench: Bench, made: Made, proxy: ScalarModel, how: PPOConfig, base: Path) -> list[dict[str, Any]]:
     """The log of one PPO run, with the gold score of each rollout."""
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
 
     def make(folder: Path) -> None:
         run = RunFolder(folder)
         if not run.finished:
-            train_ppo(made.instructed, proxy, prompts, settings, run, f"beta {settings.beta}", gold_watch(made.tokenizer, made.practice))
+            train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}", gold_watch(made.tokenizer, made.practice))
 
-    return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(settings)], make)).metrics()
+    return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how)], make)).metrics()
 
 
 def choose_best(made: Made, proxy: ScalarModel, seed: int, accuracy: float, fast: bool) -> list[dict[str, Any]]:

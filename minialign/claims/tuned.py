@@ -43,6 +43,7 @@ from minialign.world.datasets import examples
 
 SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}  # width, layers, heads; those of size-is-not-alignment
 NEAR, FAR, REAL = "near", "far", "real"
+BATCH = 16  # texts a step
 TRIED, FURTHEST = (0, 1), 4  # powers of three, times a method's usual rate, to begin with; as far as the search goes
 FOUND = "found.json"
 Texts = list[tuple[str, int]]  # texts and their classes
@@ -107,13 +108,13 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
     if texts is None:
         return None
     steps = 10 if bench.fast else 120
-    training = TrainingConfig(steps, 32, rate * RATES.get(method, RATES["full"]), weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
+    training = TrainingConfig(steps, BATCH, rate * RATES.get(method, RATES["full"]), weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
     config = config or (CONFIGS[method]() if method in CONFIGS else None)
     kept = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training), "task": name, "size": size, "seed": seed}
 
     def make(folder: Path) -> None:
         model, tokenizer = base_of(bench, size, seed)
-        learned, valid, test = (rows_of(tokenizer, part, model.config.context, 32, seed) for part in texts)
+        learned, valid, test = (rows_of(tokenizer, part, model.config.context, BATCH, seed) for part in texts)
         classifier, run = Classifier(model.body, 2, seed), TunedRun(folder)
         run.begin({**describe_model(model), **kept}, tokenizer)
         classifier = wrap(classifier) if wrap else METHODS[method].wrap(classifier, config)
