@@ -1,9 +1,13 @@
 """The claim on distillation: its verdict is computed from the table."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from minialign.claims import distillation
 from minialign.claims.distillation import RECIPE, REMOVED, draw, judge
 from minialign.claims.distilled import ABLATIONS, MAIN, SIZES, without
+from minialign.claims.runner import Bench
 
 
 def table(soft=2.0, task=0.9, own=0.3, known=0.04, recipe=1.85):
@@ -42,6 +46,20 @@ def test_all_nine_statements_hold_for_a_table_that_shows_them():
 def test_each_statement_fails_on_a_table_that_does_not_show_it(changed, broken):
     checks, _ = judge(table(**changed))
     assert [name for name, holds in checks.items() if not holds] == broken
+
+
+def test_the_first_seed_makes_everything_and_the_others_all_that_is_judged(monkeypatch, tmp_path):
+    monkeypatch.setattr(distillation, "school", lambda bench, family, seed: SimpleNamespace(key=family))
+    monkeypatch.setattr(distillation, "student", lambda bench, made, name, way, size, seed: (made.key, size, name))
+    monkeypatch.setattr(distillation, "asked", lambda bench, made, student, seed, tasks=True: {"loss": 1.0, "tasks": tasks})
+    monkeypatch.setattr(distillation, "removed", lambda *_: [])
+    name = lambda row: tuple(row[key] for key in ("family", "size", "way", "seed"))  # noqa: E731
+    made = {name(row): row["tasks"] for row in distillation.measure(Bench(tmp_path, tmp_path, seeds=3, say=lambda text: None))}
+    assert {key for key in made if key[3] == 0} == {name(row) for row in table() if row["seed"] == 0 and row["size"] != REMOVED}
+    assert all(made["encoder", "half", way, seed] for way in MAIN["encoder"] for seed in range(3)) and len(made) < len(table()) - 9
+    needed = [row for row in table() if row["size"] == REMOVED or name(row) in made]
+    needed = [row if made.get(name(row), True) else {key: row[key] for key in row if key not in ("near", "far")} for row in needed]
+    assert judge(needed) == judge(table())
 
 
 def test_an_ablation_takes_one_part_away():
