@@ -215,6 +215,19 @@ def test_reward_measures_other_people_s_comparisons_and_has_room_for_answers_to_
     assert (tmp_path / "run" / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("line", [REWARD, "dpo --policy {d}/sft --comparisons {d}/pairs.jsonl " + QUICK])
+def test_prompts_that_are_measured_on_and_learned_from_are_counted(line, d, tmp_path, capsys):
+    pairs = (d / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    new = [json.dumps(json.loads(pair) | {"prompt": f"{number} is new"}) for number, pair in enumerate(pairs[:3])]
+    (tmp_path / "some.jsonl").write_text("\n".join([*pairs[:5], *new]), encoding="utf-8")
+    (tmp_path / "none.jsonl").write_text("\n".join(new), encoding="utf-8")
+    shared = len({json.loads(pair)["prompt"] for pair in pairs[:5]})
+    assert type_in(f"{line} --valid {tmp_path}/some.jsonl --out {tmp_path}/one", d=d) == 0
+    assert f"some.jsonl: {shared} of its {shared + 3} prompts are learned from as well" in capsys.readouterr().out
+    assert type_in(f"{line} --valid {tmp_path}/none.jsonl --out {tmp_path}/two", d=d) == type_in(f"{line} --out {tmp_path}/three", d=d) == 0
+    assert "learned from as well" not in capsys.readouterr().out
+
+
 def test_ppo_climbs_several_reward_models_at_once_and_says_what_best_of_n_reaches(d, tmp_path, capsys):
     line = f"{PPO} --reward {{d}}/reward --caution 0.5 --best-of 3 --out {tmp_path}/run"
     assert type_in(line, d=d) == 0

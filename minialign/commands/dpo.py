@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from minialign.checkpoints import RunFolder, describe_model, load_model
-from minialign.commands.inputs import fill_a_batch, rank_judged, read_judged
+from minialign.commands.inputs import fill_a_batch, rank_judged, read_judged, say_shared_prompts
 from minialign.commands.options import Command, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import fingerprint
@@ -39,6 +39,7 @@ def command(policy, comparisons, valid, long, out, seed, fast, training, setting
     learned, held_out = read_judged(comparisons), read_judged(valid) if valid else None
     if held_out is None:
         learned, held_out = split_by_prompt(learned)
+    say_shared_prompts(learned, held_out, valid)
     parts = ((learned, comparisons), (held_out, valid or comparisons))
     ranked, checks = (rank_judged(tokenizer, part, model.config.context, long, file) for part, file in parts)
     if count_pairs(checks) < 2:

@@ -116,6 +116,14 @@ def read_judged(path: Path) -> list[dict]:
     return kept
 
 
+def say_shared_prompts(learned: list[dict], held_out: list[dict], file: Path | None) -> None:
+    """Says how many of the prompts in a file, which is to be measured on, are learned from, too; nothing without a file or such prompts."""
+    asked = {comparison["prompt"] for comparison in held_out}
+    shared = asked & {comparison["prompt"] for comparison in learned}
+    if file and shared:
+        click.echo(f"{file}: {len(shared):,} of its {len(asked):,} prompts are learned from as well; what is measured on them says little about new ones")
+
+
 def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str | None, file: Path | None) -> list[Ranked]:
     """Comparisons as rows of ids (ranked.py); says how many do not fit the context, or are no longer two when they are made to fit."""
     ranked, left_out = ranked_rows(tokenizer, comparisons, context, long or "stop", file)

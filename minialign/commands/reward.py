@@ -8,7 +8,7 @@ import click
 import torch
 
 from minialign.checkpoints import RunFolder, load_model
-from minialign.commands.inputs import fill_a_batch, rank_judged, read_judged
+from minialign.commands.inputs import fill_a_batch, rank_judged, read_judged, say_shared_prompts
 from minialign.commands.options import Command, Option, configured, file_option, run_options
 from minialign.errors import UserError
 from minialign.files import fingerprint
@@ -49,6 +49,8 @@ def command(base, comparisons, valid, test, references, long, out, seed, fast, t
     if held_out is None:
         learned, held_out = split_by_prompt(learned)
     others = read_judged(test) if test else []
+    say_shared_prompts(learned, held_out, valid)
+    say_shared_prompts(learned, others, test)
     files = (comparisons, valid or comparisons, test)
     ranked, checks, tests = (rank_judged(tokenizer, part, context, long, file) for part, file in zip((learned, held_out, others), files))
     if count_pairs(checks) < 2:

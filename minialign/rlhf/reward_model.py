@@ -10,7 +10,8 @@ maximising the gap would grow without end. Details that matter:
     3. log σ is computed as one function; log(σ(x)) is −∞ at x = −200 (test_the_loss_is_finite_for_hopeless_pairs).
     4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged: as pairs among
        other pairs each answer would be looked at K − 1 times, and learned by heart (Ouyang et al. 2022, §3.5; test_k_answers_are_one_element).
-    5. One epoch: a second look at the same pairs mostly learns them by heart (Stiennon et al. 2020, App. B.1).
+    5. Few passes: what is looked at again is mostly learned by heart, and Stiennon et al. 2020, App. B.1, take one. Here `steps` are counted, not passes;
+       the main job takes two, since they order more of the held-out comparisons rightly (demo_settings.py).
     6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta, the price of KL,
        means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The head absorbs both numbers.
 
