@@ -16,6 +16,10 @@ largest n, that one is taken, and it is said. The claim is four statements, each
 
 1, 2 and 4 fail unless their interval excludes 0; 3 fails unless its interval excludes a fall by more than 0.02. A proxy that has learned
 nothing has no rise to run away with; its accuracy stands in the table, so that this can be told from a claim that is false.
+
+What was changed. Until a run of all claims was to fit into 150 minutes the model was the main job's (width 96, 2400 steps of instruction tuning) and the
+prices five. Without a penalty the proxy rose by .29 [.06, .52] there and gold moved by -.05 [-.13, .04], which was no fall by statement 2's rule; gold ended
+.04 [.01, .08] higher with the penalty.
 """
 
 from __future__ import annotations
