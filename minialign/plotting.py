@@ -107,6 +107,18 @@ def lines_with_intervals(axes: Axes, x: Sequence[float], curves: Mapping[str, Se
         legend(axes)
 
 
+def lines_beside_one_seed(axes: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Any]]) -> None:
+    """`lines_with_intervals`, but a number among intervals is what one seed alone has shown: a hollow point beside the curve, not one of its points.
+
+    Otherwise the interval would seem to shrink to nothing where least is known. Where nothing has an interval all are curves.
+    """
+    several = [i for i in range(len(x)) if not all(isinstance(values[i], int | float) for values in curves.values())] or list(range(len(x)))
+    lines_with_intervals(axes, [x[i] for i in several], {label: [values[i] for i in several] for label, values in curves.items()})
+    alone = [(x[i], values[i]) for values in curves.values() for i in range(len(x)) if i not in several]
+    if alone:
+        axes.plot(*zip(*alone), "o", markerfacecolor="white", markeredgecolor="0.2", markersize=7, label="one seed", zorder=4)
+
+
 def moving_mean(values: Sequence[float], window: int = 10) -> list[float]:
     """Means of each `window` neighbours, fewer at the beginning: a step's loss without most of its noise."""
     return [sum(part) / len(part) for part in (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))]

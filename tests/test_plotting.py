@@ -18,6 +18,7 @@ from minialign.plotting import (
     interval_of,
     legend,
     line,
+    lines_beside_one_seed,
     lines_with_intervals,
     moving_mean,
     plain_ticks,
@@ -175,3 +176,14 @@ def test_numbers_beside_each_other_get_more_room_than_numbers_above_each_other()
     axes.set_xlim(40_000, 200_000)
     plain_ticks(fig)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["50,000", "100,000", "200,000"]
+
+
+def test_what_one_seed_has_shown_stands_beside_the_curve_and_its_interval_does_not_shrink_there():
+    _, axes = figure("x", "y")
+    lines_beside_one_seed(axes, [1, 2, 3], {"a": [LOW, 0.5, HIGH], "b": [LOW, 0.7, HIGH]})
+    curves = {line.get_label(): line for line in axes.get_lines()}
+    assert [list(curves[name].get_xdata()) for name in ("a", "b")] == [[1, 3], [1, 3]]
+    assert list(zip(*curves["one seed"].get_data())) == [(2, 0.5), (2, 0.7)] and curves["one seed"].get_linestyle() == "None"
+    _, axes = figure("x", "y")
+    lines_beside_one_seed(axes, [1, 2], {"a": [0.1, 0.2]})  # a quick look: one seed everywhere
+    assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 2]]

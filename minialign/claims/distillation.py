@@ -167,12 +167,13 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
         ways = [way for way in (*MAIN[family], *ABLATIONS[family]) if of(way)]
         fig, axes = figure(label, "", 6.4, 0.7 + 0.36 * len(ways))
         most = 1.0 if what == "tasks" else math.inf
-        shown = {way: over_seeds(of(way), 0.0, most) for way in ways}
-        for bar in bars_with_intervals(axes, {way: drawn(interval) for way, interval in shown.items()}, digits=3):
+        shown = {way: over_seeds(of(way), 0.0, most) for way in ways if len(of(way)) > 1}
+        bars = {way if way in shown else f"{way} (one seed)": shown.get(way, of(way)[0]) for way in ways}
+        for bar in bars_with_intervals(axes, bars, digits=3):
             bar.set_visible(False)  # the axis does not begin at 0, so a bar's length would say nothing
         reference_line(axes, over_seeds(of("teacher", "teacher")).mean, "teacher", vertical=True)
-        values = [value for interval in shown.values() for value in (interval.low, interval.mean, interval.high) if math.isfinite(value)]
-        values += of("teacher", "teacher")
+        values = [value for interval in shown.values() for value in (interval.low, interval.high)] + of("teacher", "teacher")
+        values += [value for way in ways for value in of(way)]
         margin = 0.05 * (max(values) - min(values)) + 1e-3
         axes.set_xlim(min(values) - margin, max(values) + margin)
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)

@@ -20,7 +20,7 @@ from minialign.checkpoints import load_model
 from minialign.claims.instructed import mixture, overalls, rows_of, small, split_for, toy, toy_gpt, tuned
 from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.instruct.zero_shot import examine
-from minialign.plotting import figure, legend, lines_with_intervals, save_png
+from minialign.plotting import figure, legend, lines_beside_one_seed, save_png
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 
 CLAIM = Claim("flan-clusters", "The more kinds of task a model is tuned on, the better it does on kinds it never saw.", "Wei et al. 2021, Fig. 6 and 7")
@@ -62,7 +62,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Held-out accuracy against the number of clusters."""
     scores = scores_of(table)
     fig, axes = figure("clusters tuned on", "accuracy on held-out clusters", 5.6, 3.6)
-    lines_with_intervals(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(v)) for v in scores.values()]})
-    axes.set_xticks(list(scores), [f"{count}\n(one seed)" if len(values) == 1 else str(count) for count, values in scores.items()])
+    lines_beside_one_seed(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(values)) for values in scores.values()]})
+    axes.set_xticks(list(scores), [str(count) for count in scores])
     legend(axes)
     save_png(fig, path)

@@ -22,7 +22,7 @@ from minialign.claims.instructed import half, mixture, overall, results_of, rows
 from minialign.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.instruct.zero_shot import examine
 from minialign.instruct_demo import CORRUPTED
-from minialign.plotting import figure, legend, lines_with_intervals, save_png
+from minialign.plotting import figure, legend, lines_beside_one_seed, save_png
 from minialign.world.datasets import PROMPTS
 
 CLAIM = Claim("t0-templates", "Several wordings of each training task make a model robust to the wording of new ones.", "Sanh et al. 2022, Fig. 6")
@@ -70,10 +70,10 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Median accuracy and spread over wordings against the number of wordings trained on."""
     medians, spreads = numbers(table)
-    fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 5.6, 3.6)
-    interval = lambda values: drawn(over_seeds(values))  # noqa: E731
-    curves = {"median over wordings": [interval(medians[c]) for c in COUNTS], "spread (quartiles)": [interval(spreads[c]) for c in COUNTS]}
-    lines_with_intervals(axes, list(range(len(COUNTS))), curves)
-    axes.set_xticks(range(len(COUNTS)), [f"{count}\n(one seed)" if len(medians[count]) == 1 else str(count) for count in COUNTS])
+    fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 6.6, 3.6)
+    of = lambda found: [drawn(over_seeds(found[count])) for count in COUNTS]  # noqa: E731
+    curves = {"median over wordings": of(medians), "spread (quartiles)": of(spreads)}
+    lines_beside_one_seed(axes, list(range(len(COUNTS))), curves)
+    axes.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
     legend(axes)
     save_png(fig, path)
