@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from minialign.checkpoints import RunFolder, load_model
 from minialign.commands.demo import claim_folder
-from minialign.demo import REWARD, RLHF, Demo
-from minialign.demo_evaluation import blind_accuracy
+from minialign.demo import REWARD, RLHF, SAMPLING, Demo
+from minialign.demo_evaluation import blind_accuracy, evaluate
 from minialign.demo_settings import FAST, DemoConfig
 from minialign.errors import UserError
 from minialign.files import read_jsonl
@@ -60,6 +61,17 @@ def test_ppo_stands_beside_best_of_n_and_every_summary_of_it_beside_its_reward(w
     assert all(isinstance(s["proxy"], float) == (s["stage"] == "rlhf") if "proxy" in s else s["stage"] != "rlhf" for s in samples)
     bins = summary["reward_model"]["calibration"]
     assert sum(bin["count"] for bin in bins) > 0 and all(0.5 <= bin["predicted"] <= 1 for bin in bins)
+
+
+def test_without_best_of_n_everything_else_is_measured_as_before(whole, tmp_path):
+    folder, _, _ = whole
+    job = Demo(folder, DemoConfig(**TINY), lambda text: None)
+    made = job.until_comparisons()
+    models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": load_model(folder / RLHF)[0]}
+    unit = RunFolder(folder / REWARD).facts()["reference_deviation"]
+    measured = made.tokenizer, models, load_model(folder / REWARD)[0], unit, made.comparisons, made.tests, SAMPLING, job.config.seed_of(6)
+    found, kept = evaluate(tmp_path, *measured, rivals=False), json.loads((folder / "evaluation" / "result.json").read_text(encoding="utf-8"))
+    assert kept.pop("best_of_n") and json.loads(json.dumps(found)) == kept
 
 
 @pytest.mark.parametrize("stage", ["pretrained", "compared", "rewarded", "optimised"])
