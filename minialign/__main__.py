@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 COMMANDS = {
     "demo": "The main job: from raw text to an aligned model, with a report.",
@@ -63,7 +63,7 @@ class Map(click.Group):
         return [name for names in CHAPTERS.values() for name in names]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The module minialign/commands/NAME.py holds the command `command`."""
+        """The module minialign/lab/commands/NAME.py holds the command `command`."""
         if name not in COMMANDS and ctx.resilient_parsing:  # a shell that asks how to go on
             return None
         if name not in COMMANDS:
@@ -99,7 +99,7 @@ def import_command(name: str) -> click.Command:
         os._exit(130)
 
     with on_ctrl_c(leave):
-        return importlib.import_module(f"minialign.commands.{name}").command
+        return importlib.import_module(f"minialign.lab.commands.{name}").command
 
 
 @click.group(cls=Map, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.tokenizer import PAD, SEPARATOR, SpecialIds, Tokenizer
 
 OURS = SpecialIds()  # how this project's own tokenizers begin and end

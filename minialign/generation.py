@@ -26,8 +26,8 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating
+from minialign.runs.errors import UserError
 from minialign.tokenizer import END, Tokenizer
 from minialign.transformer import TransformerConfig
 

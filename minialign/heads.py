@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -18,7 +20,12 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.cache import Cache
-from minialign.tokenizer import SpecialIds
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json
+from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
+from minialign.runs.settings import from_dict, to_dict
+from minialign.runs.tensors import load_into, read_tensors
+from minialign.tokenizer import SpecialIds, Tokenizer, load_tokenizer
 from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig
 
 
@@ -160,3 +167,46 @@ def last_real(mask: Tensor) -> Tensor:
     """(B,) index of the last true entry of each row of (B, T), wherever the padding is."""
     T = mask.shape[1]
     return (torch.arange(T, device=mask.device) * mask).argmax(dim=1)
+
+
+def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """A finished run's model, in evaluation mode, and its tokenizer.
+
+    Args:
+        folder: a run folder.
+        what: "language-model" or "scalar-model" when only that will do; "decoder" when only a language model of that kind will.
+    Raises:
+        UserError: missing, unfinished, of another kind, or with files that do not belong together.
+    """
+    run = RunFolder(folder)
+    if not run.path.is_dir():
+        raise UserError("there is no such run folder; make one with `minialign pretrain`", folder)
+    config = read_json(run.path / CONFIG)
+    if isinstance(config, dict) and config.get("what") == "quantized-model":
+        base = f"give the run that it was made from ({config.get('base')})"
+        raise UserError(f"holds a quantized model, which can be sampled and asked, and not changed; {base}", folder)
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict) or config.get("what") not in ("language-model", "scalar-model"):
+        raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
+    if not run.finished:
+        raise UserError("this run has not finished; run its command again to go on, then come back", folder)
+    found = str(config["model"].get("kind", "decoder")) if what == "decoder" and config["what"] == "language-model" else config["what"]
+    if what is not None and found != what:
+        raise UserError(f"holds {'an' if found[0] == 'e' else 'a'} {found}, and a {what} is needed here", folder)
+    tokenizer = load_tokenizer(run.path / TOKENIZER)
+    if tokenizer.fingerprint() != config.get("tokenizer"):
+        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy", folder)
+    shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
+    model = LanguageModel(shape) if config["what"] == "language-model" else ScalarModel(build_body(shape))
+    load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
+    return model.eval(), tokenizer
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """The part of config.json that says how to build the model again."""
+    return {"what": "language-model" if isinstance(model, LanguageModel) else "scalar-model", "model": to_dict(model.config)}
+
+
+def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:
+    """Two models that read the same ids must mean the same by them. Raises UserError otherwise."""
+    if first[1].fingerprint() != second[1].fingerprint():
+        raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same `minialign pretrain` run", first[0])

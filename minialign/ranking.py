@@ -19,9 +19,9 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.heads import LanguageModel, evaluating, read_answers
 from minialign.logprobs import token_logprobs
+from minialign.runs.errors import UserError
 
 
 @torch.no_grad()

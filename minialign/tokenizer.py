@@ -20,7 +20,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 PAD, BEGIN, END, SEPARATOR = 0, 1, 2, 3
 SENTINELS = 16  # <extra_0> … stand for the gaps of span corruption (pretrain/span_corruption.py)

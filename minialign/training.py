@@ -30,11 +30,11 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minialign.checkpoints import RunFolder
-from minialign.early_stop import BestWeights
-from minialign.errors import UserError
 from minialign.heads import evaluating
-from minialign.processes import agreed, join_processes
+from minialign.runs.early_stop import BestWeights
+from minialign.runs.errors import UserError
+from minialign.runs.processes import agreed, join_processes
+from minialign.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.positions import causal_mask, positions_from_mask, rotate, rotation_table, smear
+from minialign.runs.errors import UserError
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tokenizers import pre_tokenizers
 
-from minialign.pretrained.llama import Llama, LlamaConfig
+from minialign.lab.pretrained.llama import Llama, LlamaConfig
 
 TEMPLATE = "{% for message in messages %}{{'<|im_start|>' + message['role']}}{% endfor %}"
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minialign.batching import IGNORE, Batch, Order, demonstration_row, next_token_batch, pack, pad, text_to_text_batch
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, END, PAD
 
 ROWS = [[1, 20, 21, 22, 2], [1, 30, 2], [1, 40, 41, 42, 43, 44, 2]]

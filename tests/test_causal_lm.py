@@ -7,10 +7,10 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE, Order, next_token_batch, pack
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.pretrain.causal_lm import LabelledRows, PackedText, encode_documents, mean_loss, next_token_loss, pretrain, training_rows
-from minialign.tensors import read_tensors
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.tensors import read_tensors
 from minialign.training import TrainingConfig
 
 ROWS = [([1, 50, 51, 52, 60, 2], 4), ([1, 53, 61, 2], 2), ([1, 54, 62, 63, 64, 65, 66, 2], 2)]

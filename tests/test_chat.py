@@ -12,11 +12,11 @@ import torch
 from gguf_files import tiny_file, tiny_llama
 
 from minialign.__main__ import run
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig
-from minialign.pretrained.chat import Conversation, opening_ids, turn_ids
-from minialign.pretrained.gguf import read_gguf
-from minialign.pretrained.gguf_llama import tokenizer_from_gguf
+from minialign.lab.interchange.gguf import read_gguf
+from minialign.lab.interchange.gguf_llama import tokenizer_from_gguf
+from minialign.lab.pretrained.chat import Conversation, opening_ids, turn_ids
+from minialign.runs.errors import UserError
 
 GREEDY = SamplingConfig(6, temperature=0)
 
@@ -175,7 +175,7 @@ def test_what_is_wrong_is_said_in_one_line(file, tmp_path, capsys, arguments, wo
 
 SLOW = """
 import sys, time
-from minialign.pretrained import chat
+from minialign.lab.pretrained import chat
 def wait(self): time.sleep(0.2); return 20  # the digit 2
 chat.Conversation._next = wait
 from minialign.__main__ import run

@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import TINY, build
 
-from minialign import checkpoints
-from minialign.checkpoints import RunFolder, describe_model, flatten, load_model, same_tokenizer
-from minialign.errors import UserError
-from minialign.files import read_json, write_atomic, write_json
-from minialign.heads import LanguageModel, ScalarModel
-from minialign.settings import to_dict
-from minialign.tensors import load_into, read_tensors, tensors_of
+from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model, same_tokenizer
+from minialign.runs import run_folder as checkpoints
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json, write_atomic, write_json
+from minialign.runs.run_folder import RunFolder, flatten
+from minialign.runs.settings import to_dict
+from minialign.runs.tensors import load_into, read_tensors, tensors_of
 from minialign.tokenizer import train_tokenizer
 from minialign.training import adamw
 

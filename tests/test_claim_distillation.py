@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from minialign.claims import distillation
-from minialign.claims.distillation import RECIPE, REMOVED, draw, judge
-from minialign.claims.distilled import ABLATIONS, MAIN, SIZES, without
-from minialign.claims.runner import Bench
+from minialign.lab.claims import distillation
+from minialign.lab.claims.distillation import RECIPE, REMOVED, draw, judge
+from minialign.lab.claims.distilled import ABLATIONS, MAIN, SIZES, without
+from minialign.lab.claims.runner import Bench
 
 
 def table(soft=2.0, task=0.9, own=0.3, known=0.04, recipe=1.85):

@@ -7,15 +7,15 @@ import pytest
 from typed import type_in
 
 import minialign
-from minialign.claims import runner, sources
-from minialign.claims.page import HEADINGS, SIGNS, write_page
-from minialign.claims.readme import MAP, NOTEBOOKS, between, parts, write_readme
-from minialign.claims.runner import CLAIMS, Bench, load
-from minialign.claims.sources import imported, reached, source_fingerprint
-from minialign.claims.tuned import TRIED, best_of_powers
-from minialign.errors import UserError
-from minialign.exercises.catalogue import CHAPTERS
-from minialign.files import read_json, write_json
+from minialign.lab.claims import runner, sources
+from minialign.lab.claims.page import HEADINGS, SIGNS, write_page
+from minialign.lab.claims.readme import MAP, NOTEBOOKS, between, parts, write_readme
+from minialign.lab.claims.runner import CLAIMS, Bench, load
+from minialign.lab.claims.sources import imported, reached, source_fingerprint
+from minialign.lab.claims.tuned import TRIED, best_of_powers
+from minialign.lab.exercises.catalogue import CHAPTERS
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json, write_json
 
 PACKAGE = Path(minialign.__file__).parent
 
@@ -27,19 +27,19 @@ def changed(tmp_path, monkeypatch, name, line):
             copy = tmp_path / "minialign" / path.relative_to(PACKAGE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(sources, "__file__", str(tmp_path / "minialign/claims/sources.py"))
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "minialign/lab/claims/sources.py"))
     imported.cache_clear()
-    before = source_fingerprint("minialign.claims.instructed")
+    before = source_fingerprint("minialign.lab.claims.instructed")
     with open(tmp_path / "minialign" / name, "a", encoding="utf-8") as file:
         file.write(line)
     imported.cache_clear()
-    return before, source_fingerprint("minialign.claims.instructed")
+    return before, source_fingerprint("minialign.lab.claims.instructed")
 
 
 def test_a_cached_t0_depends_on_the_model_the_loop_the_recipe_and_the_wordings_but_not_on_other_chapters(tmp_path, monkeypatch):
-    files = {path.relative_to(PACKAGE).as_posix() for path in reached("minialign.claims.instructed")}
-    assert {"transformer.py", "training.py", "instruct/t0.py", "instruct_demo.py", "world/datasets.py", "tensors.py"} <= files
-    assert not {name for name in files if name.startswith(("quant/", "peft/", "distill/", "pretrained/"))}
+    files = {path.relative_to(PACKAGE).as_posix() for path in reached("minialign.lab.claims.instructed")}
+    assert {"transformer.py", "training.py", "instruct/t0.py", "lab/demo/instruct.py", "world/datasets.py", "runs/tensors.py"} <= files
+    assert not {name for name in files if name.startswith(("quant/", "peft/", "distill/", "lab/pretrained/"))}
     before, after = changed(tmp_path, monkeypatch, "transformer.py", "# another line\n")
     assert before != after
     imported.cache_clear()
@@ -48,15 +48,19 @@ def test_a_cached_t0_depends_on_the_model_the_loop_the_recipe_and_the_wordings_b
 def test_a_changed_table_of_wordings_makes_the_model_anew_and_a_changed_claim_does_not(tmp_path, monkeypatch):
     before, after = changed(tmp_path / "a", monkeypatch, "world/prompts.json", " ")
     assert before != after
-    before, after = changed(tmp_path / "b", monkeypatch, "claims/t0_unseen_tasks.py", "# another line\n")
+    before, after = changed(tmp_path / "b", monkeypatch, "lab/claims/t0_unseen_tasks.py", "# another line\n")
     assert before == after
     before, after = changed(tmp_path / "c", monkeypatch, "quant/mappings.py", "# another line\n")
     assert before == after
     imported.cache_clear()
 
 
-def test_relative_imports_are_found():
-    assert "minialign.realdata.packages" in imported(PACKAGE / "realdata" / "texts.py")
+def test_relative_imports_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "minialign/lab/claims/sources.py"))
+    file = tmp_path / "minialign" / "lab" / "realdata" / "texts.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("from .packages import fetch\nfrom ...runs.errors import UserError\n", encoding="utf-8")
+    assert {"minialign.lab.realdata.packages", "minialign.runs.errors"} <= set(imported(file))
 
 
 def test_a_stage_is_made_once_and_again_for_another_setting(tmp_path):
@@ -101,7 +105,7 @@ def test_the_readme_says_what_was_run_in_full_and_what_was_not(tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     read = {name: between(text, name, readme)[1] for name in ("map", "gallery", "verdicts")}
     assert "| ✓ **holds** | 1 \\| 2 < 3 |" in read["verdicts"] and read["verdicts"].count("not run in full") == len(CLAIMS) - 1
-    assert "[bitfit](minialign/claims/bitfit.py): ✓ **holds**" in read["map"] and read["map"].count("not run in full") == len(CLAIMS) - 1
+    assert "[bitfit](minialign/lab/claims/bitfit.py): ✓ **holds**" in read["map"] and read["map"].count("not run in full") == len(CLAIMS) - 1
     assert read["gallery"].count("<img") == 1 and 'bitfit/figure.png" alt="1 | 2 &lt; 3"' in read["gallery"]
     write_readme(readme, tmp_path)
     assert readme.read_text(encoding="utf-8") == text  # written again, the same
@@ -139,7 +143,7 @@ def test_a_table_is_read_as_it_was_written():
 def test_judging_again_changes_the_verdict_and_not_what_was_measured(tmp_path, monkeypatch, capsys):
     kept = PACKAGE.parent / "data" / "claims" / "ptq-qat"
     shutil.copytree(kept, tmp_path / "ptq-qat")
-    monkeypatch.setattr("minialign.claims.ptq_qat.judge", lambda table: ({"anything": False}, f"{len(table)} rows"))
+    monkeypatch.setattr("minialign.lab.claims.ptq_qat.judge", lambda table: ({"anything": False}, f"{len(table)} rows"))
     assert type_in("claims ptq-qat --judge --out {d}", tmp_path) == 0
     before, after = (read_json(folder / "verdict.json") for folder in (kept, tmp_path / "ptq-qat"))
     rows = len((kept / runner.TABLE).read_text(encoding="utf-8").splitlines()) - 1  # without the heading

@@ -11,17 +11,18 @@ import pytest
 from filelock import FileLock
 from typed import type_in
 
-from minialign import checkpoints, files
 from minialign.__main__ import COMMANDS, run
-from minialign.checkpoints import RunFolder
-from minialign.demo_settings import DemoConfig
 from minialign.generation import SamplingConfig
+from minialign.lab.demo.settings import DemoConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.pretrain.span_corruption import SpanCorruptionConfig
 from minialign.rlhf.dpo import DPOConfig
 from minialign.rlhf.ppo import PPOConfig
 from minialign.rlhf.pretraining_mix import MixConfig
-from minialign.tensors import digest, read_tensors
+from minialign.runs import files
+from minialign.runs import run_folder as checkpoints
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.tensors import digest, read_tensors
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
 
@@ -129,7 +130,7 @@ def test_the_map_names_every_command_and_every_command_explains_itself(capsys):
 
 def test_no_command_has_two_options_of_one_name():
     for name in COMMANDS:
-        flags = [flag for option in importlib.import_module(f"minialign.commands.{name}").command.params for flag in option.opts + option.secondary_opts]
+        flags = [flag for option in importlib.import_module(f"minialign.lab.commands.{name}").command.params for flag in option.opts + option.secondary_opts]
         assert len(flags) == len(set(flags)), name
 
 
@@ -440,5 +441,5 @@ def test_too_little_memory_is_one_line(d, tmp_path, capsys, monkeypatch):
     def fails(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36600000000 bytes")
 
-    monkeypatch.setattr("minialign.commands.pretrain.LanguageModel", fails)
+    monkeypatch.setattr("minialign.lab.commands.pretrain.LanguageModel", fails)
     assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 2 and "use a smaller model" in complaint(capsys)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from minialign.errors import UserError
 from minialign.rlhf.comparisons import read_comparisons, say_left_out, split_by_prompt, text_of
 from minialign.rlhf.ranked import CUT, EQUAL, TOO_LONG, count_pairs, ranked_rows
+from minialign.runs.errors import UserError
 
 
 def said(role, content):

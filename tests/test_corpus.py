@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.world.corpus import HEADINGS, KIND_SHARES, DirtConfig, article, corrupted_summary, documents, insult
 from minialign.world.gold import RUDE, score
 from minialign.world.stories import write_story

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT, PROMPTS, examples, show_datasets
 from minialign.world.judging import without_colours
 from minialign.world.parse import parse

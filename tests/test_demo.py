@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from minialign.checkpoints import RunFolder, load_model
-from minialign.commands.demo import claim_folder
-from minialign.demo import REWARD, RLHF, SAMPLING, Demo
-from minialign.demo_evaluation import blind_accuracy, evaluate
-from minialign.demo_settings import FAST, DemoConfig
-from minialign.errors import UserError
-from minialign.files import read_jsonl
-from minialign.tensors import read_tensors
+from minialign.heads import load_model
+from minialign.lab.commands.demo import claim_folder
+from minialign.lab.demo.evaluation import blind_accuracy, evaluate
+from minialign.lab.demo.pipeline import REWARD, RLHF, SAMPLING, Demo
+from minialign.lab.demo.settings import FAST, DemoConfig
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_jsonl
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.tensors import read_tensors
 
 TINY = {"documents": 60, "demonstrations": 120, "judged": 64, "answers": 3, "prompts": 8, "evaluated": 6, "width": 16, "layers": 1, "heads": 1}
 TINY |= {"pretrain_steps": 3, "sft_steps": 3, "reward_steps": 3, "ppo_updates": 2}

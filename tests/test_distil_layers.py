@@ -8,7 +8,6 @@ import torch
 from conftest import TINY, build
 
 from minialign.batching import IGNORE, pad
-from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.classification import LabelledTexts
 from minialign.distill.distilbert import DISTILBERT, distil_bert
 from minialign.distill.minilm import MINILM, MINILM_V2, MiniLM, MiniLMConfig, distil_minilm
@@ -16,9 +15,10 @@ from minialign.distill.recipe import Recipe, distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import may_look, read, recorded, student_config
 from minialign.distill.tinybert import PREDICTION, TINYBERT, AugmentationConfig, TinyBERT, TinyBERTConfig, augment, distil_task, layer_of
-from minialign.errors import UserError
-from minialign.heads import Classifier, LanguageModel
+from minialign.heads import Classifier, LanguageModel, describe_model, load_model
 from minialign.pretrain.masked_lm import MaskedText
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN
 from minialign.training import TrainingConfig
 

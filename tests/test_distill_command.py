@@ -9,19 +9,19 @@ import torch
 from typed import type_in
 
 from minialign.__main__ import run
-from minialign.checkpoints import RunFolder, load_model
-from minialign.commands.distill import table
 from minialign.distill import sequence_level
 from minialign.distill.recipes import RECIPES
-from minialign.distill.sentence_vectors import random_student
 from minialign.distill.soft_targets import SoftTargets
 from minialign.distill.student import evenly
-from minialign.heads import Classifier
+from minialign.heads import Classifier, load_model
+from minialign.lab.commands.distill import table
+from minialign.lab.interchange.bert_folder import write_bert
+from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.pretrained.bert import BertConfig, load_bert
+from minialign.lab.pretrained.sentence_vectors import random_student
 from minialign.peft import trainable
-from minialign.pretrained.bert import BertConfig, load_bert
-from minialign.pretrained.bert_folder import write_bert
-from minialign.pretrained.folder import PretrainedTokenizer
-from minialign.tensors import read_tensors
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.tensors import read_tensors
 from minialign.tokenizer import train_tokenizer
 
 LINES = [f"{name} found the {thing} in the {place}." for name in ("Mira", "Sam", "Rosa") for thing in ("kite", "key") for place in ("barn", "lake", "hall")]

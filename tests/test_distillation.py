@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, build
 
-from minialign.checkpoints import RunFolder
 from minialign.distill.distilgpt2 import DISTILGPT2, distil_gpt2
 from minialign.distill.recipe import distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import evenly, recorded, start_from, student_config
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.training import TrainingConfig
 
 SHAPE = dataclasses.replace(TINY, layers=4)

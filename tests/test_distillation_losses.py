@@ -17,7 +17,7 @@ from minialign.distill.losses import (
     reverse_kl,
     soft_target_loss,
 )
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False]])
 

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.rlhf.dpo import DPO, DPOConfig, ReferenceLogprobs, answer_logprobs, batch_loss, dpo_loss, evaluate_dpo, logratios, train_dpo
 from minialign.rlhf.kl import exact_kl
 from minialign.rlhf.ranked import Comparisons, Ranked
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2, dropout=0.1)

@@ -5,7 +5,6 @@ import random
 
 import pytest
 
-from minialign.errors import UserError
 from minialign.evaluation import (
     Interval,
     binary_accuracy,
@@ -17,6 +16,7 @@ from minialign.evaluation import (
     wilson_interval,
     win_rate,
 )
+from minialign.runs.errors import UserError
 
 
 def test_students_interval_of_three_values_is_the_textbooks():

@@ -6,10 +6,10 @@ import re
 import pytest
 from wrong_answers import WRONG
 
-from minialign.errors import UserError
-from minialign.exercises import catalogue, check, listing, solution, stub, task
-from minialign.exercises.checking import called
-from minialign.exercises.texts import words_of
+from minialign.lab.exercises import catalogue, check, listing, solution, stub, task
+from minialign.lab.exercises.checking import called
+from minialign.lab.exercises.texts import words_of
+from minialign.runs.errors import UserError
 
 EXERCISES = catalogue.exercises()
 each = pytest.mark.parametrize("name", EXERCISES)

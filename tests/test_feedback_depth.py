@@ -5,14 +5,11 @@ import copy
 import pytest
 import torch
 
-from minialign.checkpoints import RunFolder
-from minialign.commands.hacking import command as hacking
-from minialign.errors import UserError
 from minialign.evaluation import length_controlled_win_rate
-from minialign.files import write_jsonl
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.report.reward import calibration_figure
+from minialign.lab.commands.hacking import command as hacking
+from minialign.lab.report.reward import calibration_figure
 from minialign.rlhf.best_of_n import beside_best_of_n, best_of_n_kl
 from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.equal_length import resampled, win_rates
@@ -20,6 +17,9 @@ from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.reward_checks import calibration
 from minialign.rlhf.reward_model import score_rows
 from minialign.rlhf.rollout import score_answers
+from minialign.runs.errors import UserError
+from minialign.runs.files import write_jsonl
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import train_tokenizer
 from minialign.transformer import TransformerConfig
 

@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from minialign.commands.inputs import read_documents
-from minialign.errors import UserError
-from minialign.files import fingerprint, held_out, read_json, read_jsonl, read_text, write_jsonl
-from minialign.settings import describe, from_dict, to_dict
+from minialign.lab.commands.inputs import read_documents
+from minialign.runs.errors import UserError
+from minialign.runs.files import fingerprint, held_out, read_json, read_jsonl, read_text, write_jsonl
+from minialign.runs.settings import describe, from_dict, to_dict
 from minialign.training import TrainingConfig
 
 

@@ -8,11 +8,11 @@ from conftest import build
 from typed import complaint, type_in, write_feelings, write_records
 
 from minialign.__main__ import run
-from minialign.checkpoints import load_model
-from minialign.commands.tuning_data import must_fit
-from minialign.errors import UserError
-from minialign.files import read_json
-from minialign.tensors import digest, read_tensors
+from minialign.heads import load_model
+from minialign.lab.commands.tuning_data import must_fit
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json
+from minialign.runs.tensors import digest, read_tensors
 from minialign.transformer import Transformer
 
 SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"

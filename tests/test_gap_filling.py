@@ -4,13 +4,13 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.pretrain.causal_lm import train_and_validate
 from minialign.pretrain.gap_filling import fill_gaps, fill_with_spans, fill_with_tokens
 from minialign.pretrain.masked_lm import MASK, MaskedText, masked_lm_loss
 from minialign.pretrain.span_corruption import GAPS, SpanCorruptedText, SpanCorruptionConfig, train_text_to_text
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, SPECIAL
 from minialign.training import TrainingConfig
 

@@ -7,8 +7,8 @@ import torch
 from conftest import build
 
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts, end_mask, filter_logits, generate, prompt_ids, sample_token
+from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, END, PAD
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11], [1], [1, 4]]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from gguf_files import f32, gguf_bytes, llama_facts, llama_tensors, q4_1, q8_0, tiny_file, tiny_llama
 
-from minialign.errors import UserError
-from minialign.pretrained.gguf import read_gguf
-from minialign.pretrained.gguf_llama import llama_from_gguf, tokenizer_from_gguf
+from minialign.lab.interchange.gguf import read_gguf
+from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
+from minialign.runs.errors import UserError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.errors import UserError
 from minialign.heads import Classifier, ScalarModel, build_body, first_real, last_real, read_answers
+from minialign.runs.errors import UserError
 from minialign.transformer import EncoderDecoder
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

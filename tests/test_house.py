@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minialign.settings import describe
+from minialign.runs.settings import describe
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minialign"
@@ -17,12 +17,13 @@ FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(PACKAGE.rglo
 SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
 TREES = {name: ast.parse(source, name) for name, source in SOURCES.items()}
 
-FLOOR_0 = {"transformer", "heads", "tokenizer", "batching", "logprobs", "generation", "training", "checkpoints", "evaluation", "plotting"}
-FLOOR_0 |= {"settings", "files", "tensors", "positions", "cache", "early_stop", "processes", "errors", "ranking", "rouge", "classification"}
+FLOOR_0 = {"transformer", "heads", "tokenizer", "batching", "logprobs", "generation", "training", "evaluation", "positions", "cache", "ranking"}
+FLOOR_0 |= {"classification"}
 WORLD = {"world"}
 TECHNIQUES = {"instruct", "rlhf", "peft", "quant", "distill"}
-FLOOR_2 = TECHNIQUES | {"pretrain", "pretrained", "realdata"}
-FLOOR_3 = {"claims", "commands", "demo", "instruct_demo", "demo_evaluation", "demo_settings", "report", "notebook", "exercises", "__main__"}
+BOOK = FLOOR_0 | WORLD | TECHNIQUES | {"pretrain"}
+RUNS = {"runs"}
+LAB = {"lab", "__main__"}
 
 
 def room(module):
@@ -48,6 +49,11 @@ def imported(tree, name):
 
 
 IMPORTS = {name: set(imported(tree, name)) for name, tree in TREES.items()}
+def room_of(module):
+    """The room of a module of ours; None for somebody else's."""
+    return room(module) if module.startswith("minialign.") else None
+
+
 OWN = {name: {room(module) for module in modules if module.startswith("minialign.")} for name, modules in IMPORTS.items()}
 
 
@@ -67,7 +73,7 @@ def configurations():
 
 
 def test_every_room_is_on_a_floor_that_the_plan_names():
-    assert {room(name) for name in FILES} - {"__init__"} <= FLOOR_0 | WORLD | FLOOR_2 | FLOOR_3
+    assert {room(name) for name in FILES} - {"__init__"} == BOOK | RUNS | LAB
 
 
 def test_the_reader_of_imports_finds_them_wherever_they_hide():
@@ -78,13 +84,18 @@ def test_the_reader_of_imports_finds_them_wherever_they_hide():
 
 @pytest.mark.parametrize("name", [name for name in FILES if room(name) in FLOOR_0])
 def test_floor_0_knows_nothing_of_the_notes(name):
-    assert OWN[name] <= FLOOR_0
+    assert OWN[name] <= FLOOR_0 | RUNS
+
+
+def test_runs_need_nothing_of_the_book():
+    assert {name: OWN[name] for name in FILES if room(name) in RUNS and not OWN[name] <= RUNS} == {}
 
 
 def test_the_world_needs_nothing_but_python_and_errors():
     for name in FILES:
         if room(name) in WORLD:
-            assert OWN[name] <= WORLD | {"errors"}, name
+            assert {module for module in IMPORTS[name] if room_of(module) == "runs"} <= {"minialign.runs.errors"}, name
+            assert OWN[name] <= WORLD | RUNS, name
             outside = {module.split(".")[0] for module in IMPORTS[name]} - {"minialign"}
             assert outside <= sys.stdlib_module_names, (name, outside)
 
@@ -95,20 +106,18 @@ def test_technique_folders_never_import_each_other():
             assert OWN[name] & TECHNIQUES <= {room(name)}, name
 
 
-def test_nobody_below_imports_claims_commands_demo_or_report():
-    for name in FILES:
-        if room(name) not in FLOOR_3:
-            assert not OWN[name] & FLOOR_3, name
+def test_the_book_never_imports_the_lab():
+    assert {name: OWN[name] & LAB for name in FILES if room(name) in BOOK | RUNS and OWN[name] & LAB} == {}
 
 
 def test_nothing_of_the_package_needs_the_exercises():
     for name in FILES:
-        if room(name) != "exercises":
-            assert "exercises" not in OWN[name], name
+        if not name.startswith("minialign/lab/exercises/"):
+            assert not [module for module in IMPORTS[name] if module.startswith("minialign.lab.exercises")], name
 
 
 def test_no_two_files_of_floor_0_need_each_other():
-    below, needed = set(), {room(name): OWN[name] - {room(name)} for name in FILES if room(name) in FLOOR_0}
+    below, needed = set(), {room(name): OWN[name] - {room(name)} - RUNS for name in FILES if room(name) in FLOOR_0}
     while needed:
         ready = {name for name, others in needed.items() if others <= below}
         assert ready, f"a circle among {sorted(needed)}"
@@ -149,10 +158,10 @@ def test_every_file_that_a_docstring_sends_the_reader_to_exists():
     assert missing == []
 
 
-@pytest.mark.parametrize("folder", sorted(TECHNIQUES | {"pretrain", "pretrained"}))
+@pytest.mark.parametrize("folder", sorted(TECHNIQUES | {"pretrain", "lab/pretrained"}))
 def test_a_technique_s_folder_maps_its_files_in_reading_order(folder):
     said = re.findall(r"\b(\w+\.py)\b", ast.get_docstring(TREES[f"minialign/{folder}/__init__.py"]))
-    assert sorted(said) == sorted(Path(name).name for name in FILES if room(name) == folder and not name.endswith("__init__.py"))
+    assert sorted(said) == sorted(path.name for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py")
 
 
 def test_every_file_and_everything_public_says_what_it_is():
@@ -163,7 +172,7 @@ def test_every_file_and_everything_public_says_what_it_is():
 
 def test_no_docstring_has_lost_a_backslash():
     for name, tree in TREES.items():
-        if room(name) == "commands":
+        if name.startswith("minialign/lab/commands/"):
             continue  # a lone \b tells click to leave a paragraph as it is
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):

@@ -4,22 +4,21 @@ import pytest
 import torch
 
 from minialign.batching import IGNORE
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.instruct.flan import flan_rows, tune_flan
 from minialign.instruct.mixture import MixtureConfig, Split, ids_of
-from minialign.instruct.promptsource import Unfit
 from minialign.instruct.t0 import t0_questions, tune_t0
 from minialign.instruct.t5 import prefix_templates, t5_questions, tune_t5
 from minialign.instruct.zero_shot import TaskResult, ask, by_cluster, examine, examined, few_shot, posed
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.span_corruption import TextToTextRows
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, END, train_tokenizer
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
 from minialign.world.datasets import PROMPTS, examples
-from minialign.world.templates import Question, Template
+from minialign.world.templates import Question, Template, Unfit
 
 TINY = TrainingConfig(steps=2, batch=4, learning_rate=1e-3, validate_every=2, checkpoint_every=2)
 

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from minialign.claims import flan_clusters, t0_templates
-from minialign.claims.runner import Bench
 from minialign.instruct.zero_shot import TaskResult
+from minialign.lab.claims import flan_clusters, t0_templates
+from minialign.lab.claims.runner import Bench
 from minialign.world.datasets import DATASETS, HELD_OUT
 
 TASK = next(name for name, dataset in DATASETS.items() if dataset.cluster in HELD_OUT)

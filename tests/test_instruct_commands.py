@@ -9,12 +9,12 @@ import pytest
 from typed import complaint, type_in
 
 from minialign.__main__ import run
-from minialign.commands.ask import split_options
-from minialign.errors import UserError
-from minialign.files import read_json
 from minialign.instruct.mixture import MixtureConfig, draw
-from minialign.instruct_demo import FAST, VALID, ToyConfig, corpus, split_of, tokenizer_of
-from minialign.tensors import digest, read_tensors
+from minialign.lab.commands.ask import split_options
+from minialign.lab.demo.instruct import FAST, VALID, ToyConfig, corpus, split_of, tokenizer_of
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json
+from minialign.runs.tensors import digest, read_tensors
 from minialign.world.datasets import HELD_OUT, PROMPTS
 
 SHAPE = "--vocabulary 300 --context 64 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"

@@ -12,7 +12,7 @@ import pytest
 from test_commands import PRETRAIN, d  # noqa: F401   the newcomer's folder is a fixture
 
 from minialign import __main__ as entry
-from minialign.checkpoints import RunFolder
+from minialign.runs.run_folder import RunFolder
 
 INTERRUPTED = '''
 import json, os, signal, sys
@@ -21,9 +21,9 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 from test_commands import PPO, PRETRAIN, REWARD, T5, bits, type_in
-from minialign.checkpoints import RunFolder
+from minialign.runs.run_folder import RunFolder
 from minialign.training import adamw
-import minialign.commands.ppo, minialign.commands.pretrain, minialign.commands.reward  # once, not in every child
+import minialign.lab.commands.ppo, minialign.lab.commands.pretrain, minialign.lab.commands.reward  # once, not in every child
 
 d, root = Path(sys.argv[1]), Path(sys.argv[2])
 adamw(torch.nn.Linear(2, 2), 1e-3, 0.0).step()
@@ -98,6 +98,6 @@ def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_still_ctrl_c(mo
         except KeyboardInterrupt:
             raise ValueError("could not determine the shape") from None
 
-    monkeypatch.setattr("minialign.commands.sample.open_model", library)
+    monkeypatch.setattr("minialign.lab.commands.sample.open_model", library)
     assert entry.run(["sample", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from what is saved\n"

@@ -17,9 +17,10 @@ from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-from minialign.checkpoints import RunFolder, describe_model  # noqa: E402
-from minialign.files import write_jsonl  # noqa: E402
+from minialign.heads import describe_model  # noqa: E402
 from minialign.rlhf.comparisons import read_comparisons  # noqa: E402
+from minialign.runs.files import write_jsonl  # noqa: E402
+from minialign.runs.run_folder import RunFolder  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
 pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"), pytest.mark.filterwarnings("ignore::ResourceWarning")]

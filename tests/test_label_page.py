@@ -9,13 +9,14 @@ import urllib.request
 
 import pytest
 
-from minialign.checkpoints import RunFolder, describe_model, load_model
-from minialign.errors import UserError
-from minialign.files import write_jsonl
+from minialign.heads import describe_model, load_model
+from minialign.lab.labelling.page import LabelPage, create_app
+from minialign.lab.labelling.reward import LiveReward, retrain, retrain_quietly
+from minialign.lab.labelling.store import LabelStore, read_pairs
 from minialign.rlhf.comparisons import read_comparisons
-from minialign.rlhf.label_page import LabelPage, create_app
-from minialign.rlhf.label_reward import LiveReward, retrain, retrain_quietly
-from minialign.rlhf.label_store import LabelStore, read_pairs
+from minialign.runs.errors import UserError
+from minialign.runs.files import write_jsonl
+from minialign.runs.run_folder import RunFolder
 
 TOKEN, PORT = "secret", 8123
 GOOD = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
@@ -166,7 +167,7 @@ def test_a_second_answer_to_a_pair_is_refused_and_unknown_places_say_so(client, 
 def test_a_disk_that_is_full_is_said_and_the_label_can_be_sent_again(client, store, monkeypatch):
     body = {"tab": "t", "key": "0a", "choice": "first"}
     with monkeypatch.context() as patch:
-        patch.setattr("minialign.rlhf.label_store.os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr("minialign.lab.labelling.store.os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         answer = post(client, "/api/label", body)
     assert answer.status_code == 507 and "free some space" in answer.json["error"] and store.path.stat().st_size == 0
     assert post(client, "/api/label", body).status_code == 200 and store.progress()["done"] == 1

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from minialign.errors import UserError
-from minialign.rlhf import label_store
+from minialign.lab.labelling import store as label_store
+from minialign.lab.labelling.agreement import label_agreement, read_votes, show_label_agreement
+from minialign.lab.labelling.store import GAP, LabelStore, Refused, read_pairs
+from minialign.lab.labelling.terminal import label_in_terminal, understand
 from minialign.rlhf.comparisons import read_comparisons
-from minialign.rlhf.label_agreement import label_agreement, read_votes, show_label_agreement
-from minialign.rlhf.label_store import GAP, LabelStore, Refused, read_pairs
-from minialign.rlhf.label_terminal import label_in_terminal, understand
+from minialign.runs.errors import UserError
 
 PAIRS = [
     {"prompt": f"story {i}", "first": f"good {i}", "second": f"bad {i}", "first_policy": "sft", "second_policy": "reference", "index": i} for i in range(30)

@@ -8,9 +8,9 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.pretrain.masked_lm import MASK, MaskedText, MaskingConfig, mask_tokens, masked_lm_loss, pretrain_masked_lm, show_masking
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, SEPARATOR, SPECIAL
 from minialign.training import TrainingConfig
 

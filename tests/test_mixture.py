@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from minialign.errors import UserError
 from minialign.instruct.mixture import MixtureConfig, draw, ids_of, rates, split_by_cluster
+from minialign.runs.errors import UserError
 from minialign.tokenizer import train_tokenizer
 from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
 from minialign.world.templates import Question, Template, texts

@@ -10,12 +10,12 @@ import torch
 
 from minialign.__main__ import run
 from minialign.batching import pad
-from minialign.errors import UserError
-from minialign.exercises.catalogue import of_notebook
-from minialign.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback, toy_policy
-from minialign.plotting import figure
+from minialign.lab.exercises.catalogue import of_notebook
+from minialign.lab.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback, toy_policy
+from minialign.lab.plotting import figure
 from minialign.ranking import option_logprobs
 from minialign.rlhf.ppo import penalised_rewards
+from minialign.runs.errors import UserError
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -96,7 +96,7 @@ def test_all_notebooks_find_the_project_by_the_same_line_before_they_import_from
 
 
 def test_a_notebook_is_run_and_says_what_ran(tmp_path):
-    path = written(tmp_path / "one.ipynb", "from minialign.notebook import FAST, source\nFAST", "print(2 + 3)")
+    path = written(tmp_path / "one.ipynb", "from minialign.lab.notebook import FAST, source\nFAST", "print(2 + 3)")
     execute(path, tmp_path / "out" / "one.ipynb", fast=True)
     notebook = read(tmp_path / "out" / "one.ipynb")
     assert notebook["cells"][0]["outputs"][0]["data"]["text/plain"] == ["True"] and notebook["cells"][1]["outputs"][0]["text"] == ["5\n"]

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minialign.claims.int8_outliers import plant_outliers
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
-from minialign.quant.fidelity import Remembered, fidelity, questions
+from minialign.lab.claims.int8_outliers import plant_outliers
+from minialign.lab.fidelity import Remembered, fidelity, questions
 from minialign.quant.outliers import FeatureSizes, feature_sizes, share_of_columns, silenced, systematic_feature
+from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)

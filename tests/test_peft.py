@@ -13,7 +13,6 @@ from torch import nn
 
 from minialign.batching import pad
 from minialign.classification import LabelledTexts, class_loss, examine_classes
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import Classifier, LanguageModel, ScalarModel, build_body
 from minialign.peft import adapters, bitfit, feature_based, full, lora, prompt_tuning
@@ -28,6 +27,7 @@ from minialign.peft.trainable import ABOUT, TENSORS, counts, load, matching, rea
 from minialign.pretrain.causal_lm import next_token_loss
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
+from minialign.runs.errors import UserError
 from minialign.training import TrainingConfig, adamw, gradient_step
 
 KINDS = ("decoder", "encoder", "encoder-decoder")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.errors import UserError
 from minialign.heads import Classifier, LanguageModel
 from minialign.peft import adapters, bitfit, lora
 from minialign.peft.adapters import AdapterConfig
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.trainable import ABOUT, TENSORS, load, save, train_also, trained
+from minialign.runs.errors import UserError
 
 ELSEWHERE = """
 import json, sys

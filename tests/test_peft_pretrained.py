@@ -6,9 +6,11 @@ from conftest import build
 from gguf_files import tiny_llama
 
 from minialign.batching import pad
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import Classifier
+from minialign.lab.pretrained.bert import Bert, BertConfig
+from minialign.lab.pretrained.t5 import T5
+from minialign.lab.pretrained.t5_layers import T5Config
 from minialign.peft import bitfit, prompt_tuning
 from minialign.peft.adapters import AdapterConfig
 from minialign.peft.bitfit import BitFitConfig
@@ -18,9 +20,7 @@ from minialign.peft.lora import LoRAConfig
 from minialign.peft.methods import METHODS
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.peft.trainable import load, save, trained
-from minialign.pretrained.bert import Bert, BertConfig
-from minialign.pretrained.t5 import T5
-from minialign.pretrained.t5_layers import T5Config
+from minialign.runs.errors import UserError
 from minialign.training import adamw
 
 SMALL = {"full": FullConfig(), "bitfit": BitFitConfig(), "adapters": AdapterConfig(bottleneck=3), "lora": LoRAConfig(rank=2), "prompt-tuning": PromptConfig(3)}

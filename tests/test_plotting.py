@@ -6,9 +6,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from matplotlib.image import imread
 
-from minialign.errors import UserError
 from minialign.evaluation import Interval
-from minialign.plotting import (
+from minialign.lab.plotting import (
     FAINT,
     INK,
     STYLES,
@@ -26,6 +25,7 @@ from minialign.plotting import (
     save_png,
     whiskers,
 )
+from minialign.runs.errors import UserError
 
 LOW, HIGH = {"mean": 0.4, "low": 0.35, "high": 0.5}, Interval(0.6, 0.5, 0.7)
 

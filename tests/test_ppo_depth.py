@@ -7,8 +7,6 @@ import math
 import pytest
 import torch
 
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.hacking import show_hacking, widest
@@ -17,7 +15,9 @@ from minialign.rlhf.ppo import PPOConfig, ppo_update, train_ppo
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix, alignment_tax, text_logprobs
 from minialign.rlhf.reward_checks import blind_baselines, calibration, calibration_error, ensemble_scores, show_calibration
 from minialign.rlhf.rollout import collect
-from minialign.tensors import read_tensors
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.tensors import read_tensors
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 24, 32, 1, 2, initial_std=0.2)

@@ -13,18 +13,18 @@ from safetensors.torch import save_file
 
 from minialign.batching import pad
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, generate
-from minialign.pretrained import minilm, smollm2
-from minialign.pretrained.bert import Bert, BertConfig, load_bert, sentence_vectors
-from minialign.pretrained.folder import PretrainedTokenizer, read_tokenizer
-from minialign.pretrained.gpt2 import load_gpt2
-from minialign.pretrained.llama import load_llama
-from minialign.pretrained.perplexity import windowed_perplexity
-from minialign.pretrained.rms_norm import RMSNorm
-from minialign.pretrained.t5 import T5, load_t5
-from minialign.pretrained.t5_layers import T5Config, distance_buckets
+from minialign.lab.interchange.folder import PretrainedTokenizer, read_tokenizer
+from minialign.lab.pretrained import minilm, smollm2
+from minialign.lab.pretrained.bert import Bert, BertConfig, load_bert, sentence_vectors
+from minialign.lab.pretrained.gpt2 import load_gpt2
+from minialign.lab.pretrained.llama import load_llama
+from minialign.lab.pretrained.perplexity import windowed_perplexity
+from minialign.lab.pretrained.rms_norm import RMSNorm
+from minialign.lab.pretrained.t5 import T5, load_t5
+from minialign.lab.pretrained.t5_layers import T5Config, distance_buckets
 from minialign.ranking import option_logprobs
+from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds, train_tokenizer
 
 ROWS = [[5, 9, 40, 31, 12], [17, 25], [44, 45, 46]]

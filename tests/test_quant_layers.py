@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minialign.errors import UserError
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.quant.calibration import OBSERVERS, Histogram, MeanSquaredError, MinMax, MovingAverage, Percentile
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
@@ -17,6 +16,7 @@ from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.quant.ptq import module_bytes, quantize, quantized_layer
 from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
 from minialign.quant.selection import select
+from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from minialign.errors import UserError
+from minialign.lab.quantization_diagrams import show_mapping
 from minialign.quant import int8_matmul as products
-from minialign.quant.diagrams import show_mapping
 from minialign.quant.int8_matmul import by_float_blocks, by_int_mm, by_reference, fastest_kernel, int8_matmul, integer_linear
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error, show_codes
+from minialign.runs.errors import UserError
 
 G = torch.Generator().manual_seed(0)
 NORMAL = torch.randn(6, 50, generator=G)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.quant.ptq import module_bytes, quantize
 from minialign.quant.saving import load_quantized, save_quantized
 from minialign.quant.scheme import SCHEMES, SchemeConfig
 from minialign.quant.tables import QuantizedTable, TableHead
+from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)

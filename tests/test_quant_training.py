@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.quant import half
 from minialign.quant.half import HalfEmbedding, HalfLinear, compute_half, mixed_precision, overflow_report, store_half
@@ -18,7 +17,8 @@ from minialign.quant.ptq import module_bytes, quantize
 from minialign.quant.qat import FakeQuantizedLinear, convert, fake_quantize, fake_quantize_measured, initial_step, prepare, round_through
 from minialign.quant.saving import load_quantized, pack_bits, save_quantized, unpack_bits
 from minialign.quant.scheme import SCHEMES, SchemeConfig
-from minialign.tensors import tensor_file, tensors_of
+from minialign.runs.errors import UserError
+from minialign.runs.tensors import tensor_file, tensors_of
 from minialign.training import adamw
 from minialign.transformer import TransformerConfig
 

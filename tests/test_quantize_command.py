@@ -9,17 +9,16 @@ import torch
 from typed import type_in
 
 from minialign.__main__ import run
-from minialign.checkpoints import load_model
-from minialign.commands import inputs
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
-from minialign.heads import LanguageModel
+from minialign.heads import LanguageModel, load_model
+from minialign.lab.commands import inputs
+from minialign.lab.fidelity import fidelity, windows
 from minialign.pretrain.masked_lm import MASK
-from minialign.quant.fidelity import fidelity, windows
 from minialign.quant.half import HALVES
 from minialign.quant.ptq import quantize
 from minialign.quant.saving import load_quantized, load_quantized_run
 from minialign.quant.scheme import SCHEMES
+from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.ranking import option_logprobs, rank
+from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, END
 from minialign.transformer import TransformerConfig
 

@@ -15,12 +15,12 @@ from PIL import Image
 import minialign
 from minialign.__main__ import CHAPTERS as MAP_OF_COMMANDS
 from minialign.__main__ import COMMANDS, import_command
-from minialign.claims.readme import MAP, NOTEBOOKS, between
-from minialign.claims.runner import CLAIMS
-from minialign.errors import UserError
-from minialign.exercises.catalogue import exercises
-from minialign.plotting import as_png
-from minialign.report.picture import FURTHER, MARK, STATIONS, draw, drawn_from, whole_plan
+from minialign.lab.claims.readme import MAP, NOTEBOOKS, between
+from minialign.lab.claims.runner import CLAIMS
+from minialign.lab.exercises.catalogue import exercises
+from minialign.lab.plotting import as_png
+from minialign.lab.report.picture import FURTHER, MARK, STATIONS, draw, drawn_from, whole_plan
+from minialign.runs.errors import UserError
 
 ROOT = Path(minialign.__file__).parents[1]
 README = ROOT / "README.md"
@@ -62,10 +62,10 @@ def test_every_command_of_the_readme_is_one_that_the_parser_takes(line):
 
 def test_the_reader_of_commands_finds_them_and_the_parser_refuses_what_is_not_there():
     loop = "for x in 1; do python -m minialign reward --base A \\\n  --comparisons B; done"
-    text = f"a `python -m minialign ask RUN` b\n```\n{loop}\n```\n`python -m minialign.report.picture`"
+    text = f"a `python -m minialign ask RUN` b\n```\n{loop}\n```\n`python -m minialign.lab.report.picture`"
     assert commands_of(text) == ["reward --base A    --comparisons B", "ask RUN"]
     for wrong in ("reward --bass A --comparisons B", "ppo --updates many", "nothing"):
-        with pytest.raises(Exception, match="bass|many|nothing|minialign.commands"):
+        with pytest.raises(Exception, match="bass|many|nothing|minialign.lab.commands"):
             parse(wrong)
 
 
@@ -134,7 +134,7 @@ def test_the_two_main_commands_install_and_run_and_differ_in_their_ends_only():
 
 def test_the_picture_of_the_readme_is_what_the_code_draws():
     with Image.open(ROOT / "data" / "pipeline.png") as committed:
-        assert committed.text[MARK] == drawn_from(), "python -m minialign.report.picture"
+        assert committed.text[MARK] == drawn_from(), "python -m minialign.lab.report.picture"
         with Image.open(io.BytesIO(as_png(draw(whole_plan()), dpi=130))) as fresh:
             assert fresh.size == committed.size
             pairs = zip(fresh.convert("L").resize((200, 90)).tobytes(), committed.convert("L").resize((200, 90)).tobytes())

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from minialign.generation import SamplingConfig, generate
-from minialign.pretrained.bert import sentence_vectors
-from minialign.pretrained.chat import Conversation, opening_ids, turn_ids
-from minialign.pretrained.minilm import load_minilm
-from minialign.pretrained.perplexity import windowed_perplexity
-from minialign.pretrained.smollm2 import SYSTEM, load_smollm2
-from minialign.realdata.texts import shakespeare_files
+from minialign.lab.pretrained.bert import sentence_vectors
+from minialign.lab.pretrained.chat import Conversation, opening_ids, turn_ids
+from minialign.lab.pretrained.minilm import load_minilm
+from minialign.lab.pretrained.perplexity import windowed_perplexity
+from minialign.lab.pretrained.smollm2 import SYSTEM, load_smollm2
+from minialign.lab.realdata.texts import shakespeare_files
 
 pytestmark = pytest.mark.download
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from minialign import realdata
-from minialign.errors import UserError
-from minialign.realdata import packages, people, ratings, texts
+from minialign.lab import realdata
+from minialign.lab.realdata import packages, people, ratings, texts
+from minialign.runs.errors import UserError
 
 NO_NETWORK = """WARNING: Retrying after connection broken by 'NewConnectionError: Temporary failure in name resolution'
 ERROR: Could not find a version that satisfies the requirement thing==1.0 (from versions: none)"""

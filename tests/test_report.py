@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from minialign.errors import UserError
-from minialign.report import write_report
-from minialign.report.run import TRAINED, UNPRINTABLE, Run, duration, escape
-from minialign.report.stories import marked
-from minialign.report.words import title, verdict
+from minialign.lab.report import write_report
+from minialign.lab.report.run import TRAINED, UNPRINTABLE, Run, duration, escape
+from minialign.lab.report.stories import marked
+from minialign.lab.report.words import title, verdict
+from minialign.runs.errors import UserError
 
 NASTY = "</p><script>alert('x')</script> & \x00\x1b $verdict {0}\nsecond line"
 VOID = {"meta", "br", "link", "img"}

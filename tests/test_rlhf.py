@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import token_logprobs, whiten
@@ -27,6 +26,7 @@ from minialign.rlhf.reward_model import (
     scores_at_the_end,
 )
 from minialign.rlhf.rollout import answer_vectors, collect, penalise_missing_end
+from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2, dropout=0.1)
@@ -145,8 +145,8 @@ def test_several_answers_to_a_prompt_are_those_of_several_prompts():
 
 
 def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
-    from minialign.checkpoints import RunFolder
     from minialign.rlhf.ppo import train_ppo
+    from minialign.runs.run_folder import RunFolder
 
     policy, _, _, reward = models()
     config = PPOConfig(updates=3, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2, value_warmup=2)
@@ -290,8 +290,8 @@ def test_best_of_n_has_its_kl_and_takes_the_best():
 
 
 def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
-    from minialign.checkpoints import RunFolder
     from minialign.rlhf.ppo import train_ppo
+    from minialign.runs.run_folder import RunFolder
 
     policy, _, _, reward = models()
     before = copy.deepcopy(policy.state_dict())
@@ -311,9 +311,9 @@ def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
 
 
 def test_of_a_policy_with_a_lora_only_the_lora_is_optimised(tmp_path):
-    from minialign.checkpoints import RunFolder
     from minialign.peft import lora
     from minialign.rlhf.ppo import train_ppo
+    from minialign.runs.run_folder import RunFolder
 
     policy, _, _, reward = models()
     plain = copy.deepcopy(policy.state_dict())
@@ -331,9 +331,9 @@ def test_of_a_policy_with_a_lora_only_the_lora_is_optimised(tmp_path):
 
 
 def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
-    from minialign.checkpoints import RunFolder
-    from minialign.errors import UserError
     from minialign.rlhf.ppo import train_ppo
+    from minialign.runs.errors import UserError
+    from minialign.runs.run_folder import RunFolder
 
     policy, _, _, reward = models()
     config = PPOConfig(updates=6, prompts=4, minibatch=2, new_tokens=8, target_kl=1.0, horizon=50)

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from minialign.rouge import longest_common_subsequence, rouge, rouge_l, rouge_n, words
+from minialign.rlhf.rouge import longest_common_subsequence, rouge, rouge_l, rouge_n, words
 
 
 def test_counts_made_by_hand():

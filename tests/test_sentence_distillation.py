@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from minialign.batching import pad
-from minialign.checkpoints import RunFolder
-from minialign.distill.sentence_vectors import (
+from minialign.lab.interchange.bert_folder import write_bert
+from minialign.lab.interchange.folder import PretrainedTokenizer, read_tokenizer
+from minialign.lab.pretrained.bert import Bert, BertConfig, load_bert, row_vectors, sentence_rows, sentence_vectors
+from minialign.lab.pretrained.sentence_vectors import (
     SentenceConfig,
     Sentences,
     SentenceVectors,
@@ -20,10 +22,8 @@ from minialign.distill.sentence_vectors import (
     similarity_loss,
     vector_loss,
 )
-from minialign.errors import UserError
-from minialign.pretrained.bert import Bert, BertConfig, load_bert, row_vectors, sentence_rows, sentence_vectors
-from minialign.pretrained.bert_folder import write_bert
-from minialign.pretrained.folder import PretrainedTokenizer, read_tokenizer
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import train_tokenizer
 from minialign.training import TrainingConfig
 

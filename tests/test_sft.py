@@ -7,11 +7,11 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
 from minialign.pretrain.causal_lm import LabelledRows
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.training import TrainingConfig
 
 CALLS = [{"prompt": f"{name} asks: {thing}?", "completion": f" {thing}"} for name in ("Rosa", "Finn", "Mira") for thing in ("kite", "boat", "hat", "barn")]

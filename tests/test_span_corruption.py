@@ -10,8 +10,6 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE, text_rows
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.pretrain.lm_adaptation import DividedText, adapt
 from minialign.pretrain.span_corruption import (
     GAPS,
@@ -28,6 +26,8 @@ from minialign.pretrain.span_corruption import (
     show_corruption,
     text_to_text_loss,
 )
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, END, SENTINELS, SEPARATOR, SPECIAL
 from minialign.training import TrainingConfig
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.world.gold import score
 from minialign.world.parse import parse
 from minialign.world.stories import Story, write_story

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from minialign.errors import UserError
 from minialign.instruct.mixture import MixtureConfig, draw
-from minialign.instruct.promptsource import Unfit, most_frequent, read_promptsource
-from minialign.instruct.tasks_file import fill, read_tasks, read_templates
+from minialign.lab.interchange.promptsource import most_frequent, read_promptsource
+from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
+from minialign.runs.errors import UserError
+from minialign.world.templates import Unfit
 
 SPAM = {"task": "spam", "cluster": "mail", "text": "You have won!", "answer": "yes", "options": ["yes", "no"]}
 YAML = """

@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.checkpoints import RunFolder
 from minialign.distill.distilgpt2 import DISTILGPT2, distil_gpt2
 from minialign.distill.losses import soft_target_loss, top_k_soft_target_loss
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.teacher_cache import CacheConfig, TeacherCache, identity, pack
-from minialign.errors import UserError
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.masked_lm import MaskedText
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.training import TrainingConfig
 
 TRAINING = TrainingConfig(steps=6, batch=4, learning_rate=1e-3, validate_every=6, checkpoint_every=2)

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models
 
 from minialign.batching import demonstration_row, next_token_batch
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.tokenizer import (
     BEGIN,
     END,

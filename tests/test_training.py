@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from minialign import training
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
-from minialign.tensors import read_tensors
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.tensors import read_tensors
 from minialign.training import Stopped, TrainingConfig, adamw, gradient_step, interruptible, learning_rate_at, train
 from minialign.transformer import TransformerConfig
 
@@ -468,7 +468,7 @@ def test_a_validation_that_is_not_a_number_counts_as_no_improvement(tmp_path):
 # kill -9
 
 KILLED = '''
-"""Train in one process after the other; kill each at another line of checkpoints.py or training.py, and run the same command again."""
+"""Train in one process after the other; kill each at another line of run_folder.py or training.py, and run the same command again."""
 import json, os, signal, sys
 from pathlib import Path
 import torch
@@ -476,8 +476,10 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from test_training import SHAPE, TEN, ragged_rows
-from minialign import checkpoints, training
-from minialign.checkpoints import RunFolder, describe_model
+from minialign.runs import run_folder as checkpoints
+from minialign import training
+from minialign.heads import describe_model
+from minialign.runs.run_folder import RunFolder
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
 from minialign.tokenizer import train_tokenizer

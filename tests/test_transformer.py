@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from conftest import TINY, build
 
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.positions import causal_mask, positions_from_mask, rotate, rotation_table, smear
+from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig, attention
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

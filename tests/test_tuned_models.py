@@ -8,17 +8,17 @@ from gguf_files import tiny_file, tiny_llama
 from safetensors.torch import save_file
 from typed import complaint, type_in, write_feelings
 
-from minialign.commands import chat, inputs
-from minialign.commands.inputs import open_base
-from minialign.commands.tuning_data import two_sides, written_lesson
-from minialign.errors import UserError
-from minialign.files import read_json
-from minialign.pretrained.bert import Bert, BertConfig
-from minialign.pretrained.bert_folder import write_bert
-from minialign.pretrained.folder import PretrainedTokenizer
-from minialign.pretrained.gguf import read_gguf
-from minialign.pretrained.gguf_llama import tokenizer_from_gguf
-from minialign.pretrained.smollm2 import SYSTEM
+from minialign.lab.commands import chat, inputs
+from minialign.lab.commands.inputs import open_base
+from minialign.lab.commands.tuning_data import two_sides, written_lesson
+from minialign.lab.interchange.bert_folder import write_bert
+from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.interchange.gguf import read_gguf
+from minialign.lab.interchange.gguf_llama import tokenizer_from_gguf
+from minialign.lab.pretrained.bert import Bert, BertConfig
+from minialign.lab.pretrained.smollm2 import SYSTEM
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json
 from minialign.tokenizer import SpecialIds, load_tokenizer
 from minialign.training import TrainingConfig
 
@@ -61,7 +61,7 @@ def named(d, monkeypatch):
     for where, name in ((chat, "load_smollm2"), (inputs, None)):
         load = lambda: (tiny_llama(), tokenizer)  # noqa: E731
         monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.NAMED, "smollm2", load)
-    monkeypatch.setattr("minialign.commands.tuning_data.SYSTEM", "S")  # the real one fills the tiny context
+    monkeypatch.setattr("minialign.lab.commands.tuning_data.SYSTEM", "S")  # the real one fills the tiny context
     return tokenizer
 
 

@@ -9,15 +9,15 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE, Batch
-from minialign.checkpoints import RunFolder
 from minialign.distill.beam_search import beam_search
 from minialign.distill.losses import jensen_shannon, reverse_kl, soft_target_loss
 from minialign.distill.on_policy import OnPolicy, OnPolicyConfig, distil_on_policy, prompts_of, written
 from minialign.distill.sequence_level import WRITTEN, WritingConfig, distil_sequences, write, written_once
 from minialign.distill.soft_targets import SoftTargetConfig
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, end_mask, generate
 from minialign.pretrain.causal_lm import LabelledRows
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, END, PAD
 from minialign.training import TrainingConfig
 

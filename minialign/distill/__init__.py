@@ -10,6 +10,5 @@ r"""Distillation: a small model learns from what a large one says and thinks. In
     distilgpt2.py         DistilBERT's way for a decoder
     sequence_level.py     what the teacher writes; beam_search.py finds its likeliest text
     on_policy.py          the student writes, the teacher comments
-    sentence_vectors.py   a student of a sentence encoder
     teacher_cache.py      what the teacher thought, kept on disk
 """

@@ -19,9 +19,9 @@ import torch
 
 from minialign.batching import pad
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.generation import Generated, check_room, end_mask
 from minialign.heads import LanguageModel, evaluating
+from minialign.runs.errors import UserError
 
 
 @torch.no_grad()

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minialign.checkpoints import RunFolder
 from minialign.distill.recipe import distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.heads import LanguageModel
+from minialign.runs.run_folder import RunFolder
 from minialign.training import Data, TrainingConfig
 
 DISTILBERT = SoftTargetConfig(temperature=2.0, soft=5.0, hard=2.0, cosine=1.0)

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minialign.errors import UserError
 from minialign.logprobs import masked_mean
+from minialign.runs.errors import UserError
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 2.0) -> Tensor:

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minialign.checkpoints import RunFolder, describe_model, load_model
 from minialign.distill.losses import distribution_loss, relation_loss
 from minialign.distill.recipe import Recipe, distil, some_weight
 from minialign.distill.soft_targets import same_kind
 from minialign.distill.student import may_look, read, recorded, student_config
-from minialign.errors import UserError
-from minialign.heads import LanguageModel
-from minialign.settings import check_ranges, to_dict
+from minialign.heads import LanguageModel, describe_model, load_model
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges, to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.training import Data, TrainingConfig
 

@@ -28,16 +28,16 @@ import torch
 from torch import Tensor
 
 from minialign.batching import IGNORE, Batch, next_token_batch
-from minialign.checkpoints import RunFolder
 from minialign.distill.losses import jensen_shannon, reverse_kl, soft_target_loss
 from minialign.distill.recipe import Recipe, distil, some_weight
 from minialign.distill.soft_targets import same_kind
 from minialign.distill.student import start_from, student_config
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, check_room, generate
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import next_token_loss
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges
 from minialign.training import Data, TrainingConfig
 
 WEIGHTS = ("reverse", "forward", "shannon", "hard")

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import mean_loss, next_token_loss, perplexity
 from minialign.pretrain.masked_lm import masked_lm_loss
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.training import Data, TrainingConfig, train
 
 

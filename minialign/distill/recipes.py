@@ -19,8 +19,8 @@ from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
+from minialign.runs.errors import UserError
 
 BOTH = ("decoder", "encoder")
 

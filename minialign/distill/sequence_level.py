@@ -24,17 +24,17 @@ from pathlib import Path
 
 import torch
 
-from minialign.checkpoints import RunFolder
 from minialign.distill.beam_search import beam_search
 from minialign.distill.recipe import distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.distill.teacher_cache import identity
-from minialign.files import fingerprint, read_jsonl, write_jsonl
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows
-from minialign.settings import check_ranges, to_dict
+from minialign.runs.files import fingerprint, read_jsonl, write_jsonl
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges, to_dict
 from minialign.training import TrainingConfig
 
 SEQUENCE_LEVEL = SoftTargetConfig(temperature=1.0, soft=0.0, hard=1.0)

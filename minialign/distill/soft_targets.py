@@ -26,10 +26,10 @@ from minialign.distill.losses import hidden_cosine_loss, soft_target_loss, top_k
 from minialign.distill.recipe import Recipe, some_weight
 from minialign.distill.student import last_hidden, read
 from minialign.distill.teacher_cache import CacheConfig, TeacherCache
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 WEIGHTS = ("soft", "hard", "cosine")
 

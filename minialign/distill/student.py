@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.positions import causal_mask, rotate, smear
+from minialign.runs.errors import UserError
 from minialign.transformer import Attention, TransformerConfig
 
 

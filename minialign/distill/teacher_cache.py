@@ -31,10 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
-from minialign.files import fingerprint, write_atomic
-from minialign.settings import check_ranges, to_dict
-from minialign.tensors import digest, read_tensors, tensor_file, tensors_of
+from minialign.runs.errors import UserError
+from minialign.runs.files import fingerprint, write_atomic
+from minialign.runs.settings import check_ranges, to_dict
+from minialign.runs.tensors import digest, read_tensors, tensor_file, tensors_of
 
 FILE = ".safetensors"
 

@@ -29,17 +29,17 @@ import torch
 from torch import Tensor, nn
 
 from minialign.batching import pad
-from minialign.checkpoints import MODEL, RunFolder
 from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.losses import attention_score_loss, hidden_mse_loss, soft_target_loss
 from minialign.distill.recipe import Recipe, distil, some_weight
 from minialign.distill.soft_targets import same_kind
 from minialign.distill.student import may_look, read, recorded
-from minialign.errors import UserError
 from minialign.heads import Classifier, LanguageModel
 from minialign.pretrain.masked_lm import MASK
-from minialign.settings import check_ranges
-from minialign.tensors import load_into, read_tensors
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import MODEL, RunFolder
+from minialign.runs.settings import check_ranges
+from minialign.runs.tensors import load_into, read_tensors
 from minialign.tokenizer import SPECIAL
 from minialign.training import Data, TrainingConfig
 

@@ -6,6 +6,4 @@ r"""Instruction tuning: from a model that continues texts to one that does what 
     flan.py           the same for a decoder
     mixture.py        which example comes in which words, how often, and what is held out
     zero_shot.py      examining a model on tasks that it was never taught
-    tasks_file.py     your own tasks and wordings
-    promptsource.py   the public collection of wordings that T0 was trained on
 """

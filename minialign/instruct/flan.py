@@ -13,11 +13,11 @@ Read next: zero_shot.py. Try it:  python -m minialign instruct --style flan
 from __future__ import annotations
 
 from minialign.batching import demonstration_row
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import ids_of
 from minialign.instruct.sft import fine_tune
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.templates import Question

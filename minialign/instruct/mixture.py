@@ -19,10 +19,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from minialign.errors import UserError
-from minialign.instruct.promptsource import Unfit
-from minialign.settings import check_ranges
-from minialign.world.templates import Question, Template, texts
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
+from minialign.world.templates import Question, Template, Unfit, texts
 
 
 @dataclass(frozen=True)

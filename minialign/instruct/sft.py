@@ -14,10 +14,10 @@ Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 from __future__ import annotations
 
 from minialign.batching import demonstration_row
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import MixtureConfig, Split, draw, ids_of
 from minialign.pretrain.span_corruption import TextToTextRows, train_text_to_text
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.templates import Question, Template

@@ -13,10 +13,10 @@ Read next: t0.py. Try it:  python -m minialign instruct --style t5
 
 from __future__ import annotations
 
-from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import MixtureConfig, Split, draw
 from minialign.instruct.t0 import tune_t0, validation_of
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.templates import NOT_READ, Question, Template

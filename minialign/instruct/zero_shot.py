@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from statistics import mean, median, quantiles
 
 from minialign.heads import LanguageModel
-from minialign.instruct.promptsource import Unfit
 from minialign.ranking import option_logprobs, rank
 from minialign.tokenizer import Tokenizer
-from minialign.world.templates import Question, Template
+from minialign.world.templates import Question, Template, Unfit
 
 
 @dataclass(frozen=True)

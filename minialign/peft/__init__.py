@@ -9,5 +9,4 @@ r"""Fine-tuning, from all weights to almost none: each method wraps or freezes a
     trainable.py          what all of them share: freezing, wrapping, counting, saving
     methods.py            the methods by name
     transfer.py           a pretrained model, a method, your data, and what came of it
-    library_format.py     in and out of the PEFT library's files; library_biases.py the same for BitFit
 """

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.peft.trainable import fingerprint, freeze, heads_of, linear_names, matching, note, refuse_wrapped, replace, train_also
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 PLACEMENTS = {"houlsby": ("*attention.output", "*feed_forward.output"), "pfeiffer": ("*feed_forward.output",)}
 

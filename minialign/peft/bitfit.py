@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minialign.errors import UserError
 from minialign.peft.trainable import fingerprint, freeze, heads_of, matching, note, refuse_wrapped, train_also
+from minialign.runs.errors import UserError
 
 SUBSET = ("*attention.query.bias", "*feed_forward.inner.bias")  # of the paper, in the names of transformer.py
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from minialign.batching import pad
 from minialign.classification import LabelledTexts
-from minialign.errors import UserError
 from minialign.heads import Classifier, evaluating, first_real, last_real
 from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
+from minialign.runs.errors import UserError
 
 
 @dataclass(frozen=True)

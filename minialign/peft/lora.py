@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.peft.trainable import fingerprint, freeze, heads_of, linear_names, matching, note, refuse_wrapped, replace, train_also
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 
 @dataclass(frozen=True)

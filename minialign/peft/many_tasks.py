@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.peft.methods import configuration
 from minialign.peft.trainable import ABOUT, check_base, fingerprint, freeze, note, read_saved, refuse_wrapped, replace
+from minialign.runs.errors import UserError
 
 
 class Tasks:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from minialign.errors import UserError
 from minialign.peft import adapters, bitfit, feature_based, full, lora, prompt_tuning
-from minialign.settings import from_dict
+from minialign.runs.errors import UserError
+from minialign.runs.settings import from_dict
 
 METHODS: dict[str, types.ModuleType] = {
     "full": full,

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.cache import Cache
-from minialign.errors import UserError
 from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 STARTS = ("random", "vocabulary", "text")
 

@@ -30,11 +30,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minialign.errors import UserError
-from minialign.files import read_json, write_atomic, write_json
 from minialign.heads import Classifier, ScalarModel
-from minialign.settings import to_dict
-from minialign.tensors import digest, read_tensors, tensor_file, tensors_of
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json, write_atomic, write_json
+from minialign.runs.settings import to_dict
+from minialign.runs.tensors import digest, read_tensors, tensor_file, tensors_of
 
 TENSORS, ABOUT = "tuned.safetensors", "tuned.json"
 

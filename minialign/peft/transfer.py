@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minialign.checkpoints import CHECKPOINT, RunFolder
-from minialign.files import read_json, write_json
 from minialign.peft.trainable import TENSORS, counts, save, trainable_parameters
+from minialign.runs.files import read_json, write_json
+from minialign.runs.run_folder import CHECKPOINT, RunFolder
 from minialign.training import Data, TrainingConfig, train
 
 RESULT = "result.json"

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from minialign.batching import IGNORE, Batch, Order, next_token_batch, pack
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import torch
 
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig, generate, sample_token, shape_logits
 from minialign.heads import LanguageModel, evaluating
 from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import GAPS, rebuild
+from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, SENTINELS, SPECIAL, Tokenizer
 
 GAP = "___"

@@ -21,9 +21,9 @@ import random
 from collections.abc import Sequence
 
 from minialign.batching import Order, text_rows
-from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.pretrain.span_corruption import TextToTextRows, train_text_to_text
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, Tokenizer
 from minialign.training import TrainingConfig
 

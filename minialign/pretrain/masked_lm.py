@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from minialign.batching import IGNORE, Batch, Order, pad, text_rows
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import train_and_validate
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges
 from minialign.tokenizer import BEGIN, GREEN, PLAIN, RED, SPECIAL, Tokenizer
 from minialign.training import TrainingConfig
 

@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from minialign.batching import IGNORE, Order, TextToTextBatch, text_rows, text_to_text_batch
-from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import train_and_validate
-from minialign.settings import check_ranges
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges
 from minialign.tokenizer import BEGIN, GREEN, GREY, PLAIN, SENTINELS, SPECIAL, SpecialIds, Tokenizer
 from minialign.training import TrainingConfig
 

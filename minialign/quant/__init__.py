@@ -1,6 +1,6 @@
 r"""Fewer bits a number: how reals become a few integers, and how a model is brought there. In reading order:
 
-    mappings.py      absmax and zero-point; diagrams.py draws them
+    mappings.py      absmax and zero-point
     int8_matmul.py   products of integers
     linear.py        layers that hold integers: weights only, static, dynamic
     scheme.py        what is done to a model, by name; selection.py to which of its layers
@@ -10,5 +10,5 @@ r"""Fewer bits a number: how reals become a few integers, and how a model is bro
     llm_int8.py      integers for almost everything, 16 bits for those
     half.py          16 bits for everything
     tables.py        the vectors of the vocabulary in eight bits
-    fidelity.py      what it all costs; saving.py as files
+    saving.py        quantized models as files
 """

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.quant.mappings import MappingConfig, scales_of_range, to_codes
+from minialign.runs.errors import UserError
 
 BINS = 4096  # of a histogram over [−reach, reach]
 

@@ -33,10 +33,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.heads import evaluating
 from minialign.quant.calibration import feed
 from minialign.quant.selection import replace_modules
+from minialign.runs.errors import UserError
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 BLOCK = 1024  # terms whose sum a float32 holds exactly: 1024 · 128 · 128 = 2²⁴
 TILE = 512  # outputs whose weights are read as floats together: 2 MB with 1024 terms

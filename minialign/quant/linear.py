@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.quant.int8_matmul import TILE, integer_linear
 from minialign.quant.mappings import MappingConfig, Quantized, ranges, scales_of_range, to_codes
+from minialign.runs.errors import UserError
 
 FEW = 4  # tokens; with more of them torch's kernel for single tokens is slower than the product of floats
 

@@ -16,7 +16,7 @@ the smaller the step. Details that matter:
     4. torch.round takes halves to the even neighbour (test_halves_are_rounded_to_the_even_neighbour).
     5. The last group of a row may be shorter: it is filled up with zeros, which lie in every range (test_a_group_may_be_wider_than_what_is_left).
 
-Read next: int8_matmul.py (computing with the integers), show_mapping in diagrams.py (the two pictures of the notes).
+Read next: int8_matmul.py (computing with the integers), show_mapping in lab/quantization_diagrams.py (the two pictures of the notes).
 Try it:  python -m minialign quantize RUN --scheme absmax
 """
 
@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minialign.errors import UserError
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 TINY = torch.finfo(torch.float32).tiny  # the smallest step: 1 / TINY is still finite
 MAPPINGS = ("absmax", "zero-point")

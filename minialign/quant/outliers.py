@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.quant.calibration import MinMax
 from minialign.quant.ptq import watch
 from minialign.quant.selection import ALL, select
+from minialign.runs.errors import UserError
 
 
 class FeatureSizes(MinMax):

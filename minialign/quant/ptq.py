@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.heads import evaluating
 from minialign.quant.calibration import OBSERVERS, MinMax, Observed, feed
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
@@ -34,6 +33,7 @@ from minialign.quant.mappings import TINY, quantize_tensor, scales_of_range
 from minialign.quant.scheme import SchemeConfig
 from minialign.quant.selection import ALL, KEEP, replace_modules, select
 from minialign.quant.tables import QuantizedTable, quantized_tables
+from minialign.runs.errors import UserError
 
 
 @dataclass

@@ -33,13 +33,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.quant.calibration import MinMax
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.mappings import TINY, MappingConfig, Quantized, in_groups, ranges, scales_of_range, to_codes
 from minialign.quant.ptq import observe
 from minialign.quant.scheme import SchemeConfig
 from minialign.quant.selection import ALL, KEEP, replace_modules, select
+from minialign.runs.errors import UserError
 
 
 def round_through(x: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from minialign.errors import UserError
 from minialign.quant.calibration import OBSERVERS
 from minialign.quant.mappings import MappingConfig
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 METHODS = ("weights", "dynamic", "static", "llm-int8")
 ORIGINALS = ("original", "calibrated", "dequantized")

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 ALL = ("*",)
 KEEP = ("head", "*.head", "lm_head", "*.lm_head", "classifier", "*.classifier", "*.classifier.*", "score", "*.score", "pooler", "*.pooler", "*.pooler.*")

@@ -1,9 +1,7 @@
 r"""Human feedback: people compare answers, a reward model learns what they like, a policy learns to please it at a price. In reading order:
 
     comparisons.py       pairs of answers and which one was preferred
-    label_page.py        people compare in the browser; label_terminal.py in the terminal
-    label_store.py       every label on disk before the next question; label_reward.py a reward model that learns meanwhile
-    label_agreement.py   how far real people agree
+    rouge.py             the metric that they should replace
     ranked.py            comparisons as rows of ids
     reward_model.py      one number for an answer, learned from choices: Bradley and Terry's model
     reward_checks.py     how far to trust it; ensemble.py several of them as one

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
-from minialign.errors import UserError
 from minialign.evaluation import Interval, mean_interval
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.reward_model import answer_rows, score_rows
+from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
 

@@ -12,7 +12,7 @@ Details that matter:
     3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said, as are ties and what was taken back
        (test_what_teaches_nothing_is_left_out_and_counted).
 
-Read next: label_page.py (where people make them), ranked.py, reward_model.py.
+Read next: lab/labelling/page.py (where people make them), ranked.py, reward_model.py.
 Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
 """
 
@@ -28,10 +28,10 @@ from typing import Any
 
 import torch
 
-from minialign.errors import UserError
-from minialign.files import check_fields, held_out, read_jsonl
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel
+from minialign.runs.errors import UserError
+from minialign.runs.files import check_fields, held_out, read_jsonl
 from minialign.tokenizer import Tokenizer
 
 EQUAL, TAKEN_BACK, ASKED_AGAIN = "of two equal answers", "taken back", "asked again"

@@ -35,12 +35,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minialign.checkpoints import RunFolder
 from minialign.heads import LanguageModel, evaluating, read_answers
 from minialign.logprobs import token_logprobs
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.rlhf.reward_model import pair_accuracy
-from minialign.settings import check_ranges
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges
 from minialign.training import TrainingConfig, train
 
 DPO = TrainingConfig(steps=150, batch=32, learning_rate=3e-4, warmup=0.1, weight_decay=0.0, validate_every=25)

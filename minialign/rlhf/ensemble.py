@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
 from minialign.heads import ScalarModel
 from minialign.rlhf.reward_checks import ensemble_scores
+from minialign.runs.errors import UserError
 
 
 class Ensemble(nn.Module):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minialign.errors import UserError
 from minialign.evaluation import Interval, win_rate
+from minialign.runs.errors import UserError
 
 RIDGE = 0.01  # keeps separable data finite
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 
 
 def k1(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:

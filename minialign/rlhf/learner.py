@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from minialign.errors import UserError
-from minialign.files import write_atomic
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.kl import KLPrice, k1
 from minialign.rlhf.pretraining_mix import PretrainingMix
 from minialign.rlhf.rollout import Rollout
-from minialign.tensors import tensor_file
+from minialign.runs.errors import UserError
+from minialign.runs.files import write_atomic
+from minialign.runs.tensors import tensor_file
 from minialign.training import adamw
 
 if TYPE_CHECKING:

@@ -37,8 +37,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minialign.batching import Order
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import entropy, masked_variance, token_logprobs, whiten
@@ -48,7 +46,9 @@ from minialign.rlhf.kl import k1
 from minialign.rlhf.learner import Learner, check_finite, keep_for_a_look, learning_copy, step
 from minialign.rlhf.pretraining_mix import PretrainingMix
 from minialign.rlhf.rollout import Rollout, answer_vectors, collect, rollout_metrics
-from minialign.settings import check_ranges
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges
 from minialign.training import Stopped, interruptible
 
 

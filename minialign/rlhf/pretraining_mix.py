@@ -23,7 +23,7 @@ from torch import Tensor
 from minialign.evaluation import Interval, mean_interval
 from minialign.heads import LanguageModel
 from minialign.logprobs import token_logprobs
-from minialign.settings import check_ranges
+from minialign.runs.settings import check_ranges
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minialign.batching import Order
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
 TOO_LONG, CUT, EQUAL = "too long for the context", "cut to fit the context", "equal once they are cut"

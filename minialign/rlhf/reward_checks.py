@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minialign.errors import UserError
 from minialign.evaluation import Interval, binary_accuracy, wilson_interval
+from minialign.runs.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.batching import demonstration_row, pad
-from minialign.checkpoints import RunFolder
-from minialign.errors import UserError
 from minialign.heads import LanguageModel, ScalarModel, last_real, read_answers
 from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.world.parse import parse
 from minialign.world.stories import Story, write_story
 from minialign.world.tasks import TASKS, falsify, reference_summary, say_all

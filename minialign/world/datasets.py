@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.world import judging, reading, writing
 from minialign.world.stories import write_scene
 from minialign.world.tasks import TASKS, Task

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minialign.errors import UserError
+from minialign.runs.errors import UserError
 from minialign.world.wordings import TABLES
 
 FIELD = re.compile(r"\{(\w+)\}")
@@ -30,6 +30,10 @@ STYLES = ("", "question", "instruction", "cloze")
 KEYS = {"name": str, "input": str, "target": str, "style": str, "words": dict, "inverted": bool, "answer_in_input": bool}
 NOT_READ = ("answer", "options", "cluster", "file", "line")  # what an example has beside the fields that a model reads
 SHORTEST = 12  # words; shorter texts, single sentences mostly, are alike by chance
+
+
+class Unfit(UserError):
+    """A template is not meant for an example: its conditions leave nothing."""
 
 
 @dataclass(frozen=True)

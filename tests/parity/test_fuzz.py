@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from minialign.errors import UserError
+from minialign.lab.labelling.page import create_app
+from minialign.lab.labelling.reward import LiveReward
+from minialign.lab.labelling.store import LabelStore
 from minialign.rlhf.comparisons import read_comparisons
-from minialign.rlhf.label_page import create_app
-from minialign.rlhf.label_reward import LiveReward
-from minialign.rlhf.label_store import LabelStore
+from minialign.runs.errors import UserError
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

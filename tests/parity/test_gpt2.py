@@ -5,7 +5,7 @@ import torch
 from checkpoints import padded, save
 
 from minialign.generation import SamplingConfig, generate
-from minialign.pretrained.gpt2 import load_gpt2
+from minialign.lab.pretrained.gpt2 import load_gpt2
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")

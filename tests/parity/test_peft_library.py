@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from minialign.errors import UserError
 from minialign.heads import Classifier
+from minialign.lab.interchange.peft_library import load_from_library, save_for_library
+from minialign.lab.pretrained.gpt2 import load_gpt2
+from minialign.lab.pretrained.llama import load_llama
 from minialign.peft import bitfit, lora, prompt_tuning
 from minialign.peft.bitfit import BitFitConfig
-from minialign.peft.library_format import load_from_library, save_for_library
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.peft.trainable import trained
-from minialign.pretrained.gpt2 import load_gpt2
-from minialign.pretrained.llama import load_llama
+from minialign.runs.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from minialign.rouge import rouge
+from minialign.rlhf.rouge import rouge
 from minialign.world.annotators import corrupted_summary, reference_summary, write_story
 
 rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")

@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from minialign.claims.readme import write_parts  # noqa: E402
-from minialign.errors import UserError  # noqa: E402
+from minialign.lab.claims.readme import write_parts  # noqa: E402
+from minialign.runs.errors import UserError  # noqa: E402
 
 PYTHON = "python -m minialign"
 BOOK = "runs/data/python-reference/texts"

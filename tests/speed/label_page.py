@@ -20,11 +20,13 @@ from statistics import quantiles
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import minialign  # noqa: F401
 
-from minialign.checkpoints import RunFolder, describe_model
-from minialign.files import write_jsonl
+from minialign.heads import describe_model
+
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.files import write_jsonl
 from minialign.heads import LanguageModel
-from minialign.rlhf.label_page import LabelPage
-from minialign.rlhf.label_store import LabelStore, read_pairs
+from minialign.lab.labelling.page import LabelPage
+from minialign.lab.labelling.store import LabelStore, read_pairs
 from minialign.tokenizer import train_tokenizer
 from minialign.transformer import TransformerConfig
 from minialign.world.corpus import documents

@@ -1,0 +1,230 @@
+r"""What the claim on distillation is made from: teachers, students of two sizes, the ways of teaching them, and what each student is asked.
+
+    teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many steps again
+    students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of 16 beginnings of documents
+    asked       their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in the same way; bytes
+
+The ways differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's, in whose texts are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minialign.batching import next_token_batch
+from minialign.classification import LabelledTexts, class_loss, examine_classes
+from minialign.distill.distilgpt2 import DISTILGPT2
+from minialign.distill.minilm import MINILM, MiniLM
+from minialign.distill.on_policy import OnPolicy, OnPolicyConfig
+from minialign.distill.recipe import Recipe, distil, own_loss
+from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig, written_once
+from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
+from minialign.distill.student import start_from, student_config
+from minialign.distill.tinybert import TINYBERT, TinyBERT
+from minialign.evaluation import bytes_on_disk
+from minialign.heads import Classifier, LanguageModel, describe_model, load_model
+from minialign.lab.claims.instructed import small, toy, toy_gpt
+from minialign.lab.claims.runner import Bench
+from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
+from minialign.lab.demo.instruct import corpus, training
+from minialign.logprobs import label_loss
+from minialign.pretrain.causal_lm import LabelledRows, encode_documents
+from minialign.pretrain.masked_lm import MaskedText, pretrain_masked_lm
+from minialign.runs.files import read_json, write_json
+from minialign.runs.run_folder import MODEL, RunFolder
+from minialign.runs.settings import to_dict
+from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig, train
+
+SIZES = {"half": 2, "quarter": 1}  # layers of a student
+BATCH, TEACHERS = 16, 32  # documents a step of a student, and of a teacher
+LENGTH, PROMPT = 48, 8  # tokens of a document that are read; of a prompt that somebody goes on from
+FOUND = "found.json"
+
+
+class BestWord(SoftTargets):
+    """The teacher's likeliest word as the label: what it says, and nothing of how sure it is. Arguments as for `Recipe`."""
+
+    def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
+        """The cross-entropy with it, a mean, nats."""
+        compared = self.compared(batch)
+        best = self.think(batch)["logits"].argmax(dim=-1)
+        return {"soft": label_loss(student.logits(student.body(batch.tokens)[compared]), best) / len(best)}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a student is taught."""
+
+    recipe: Callable[..., Recipe]  # (teacher, config) -> its loss
+    config: Any
+    start: bool = False  # whether it begins as layers of the teacher
+    texts: str = "given"  # given | prompts (given ones from some place on) | written (by the teacher)
+
+
+def without(name: str, way: Way, *parts: str) -> dict[str, Way]:
+    """The same way with one part of its loss, or its start, taken away."""
+    change = lambda part: {"start": False} if part == "start" else {"config": dataclasses.replace(way.config, **{part: 0.0})}  # noqa: E731
+    return {f"{name} − {part}": dataclasses.replace(way, **change(part)) for part in parts}
+
+
+LABELS, SOFT = Way(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0)), Way(SoftTargets, SoftTargetConfig(temperature=2.0))
+COOL = Way(SoftTargets, SoftTargetConfig(temperature=1.0))
+DISTIL = Way(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
+TINY, MINI = Way(TinyBERT, TINYBERT), Way(MiniLM, MINILM)
+MAIN = {  # at both sizes
+    "decoder": {
+        "labels": LABELS,
+        "best word": Way(BestWord, SoftTargetConfig()),
+        "soft targets": SOFT,
+        "DistilGPT-2": DISTIL,
+        "sequence-level": Way(SoftTargets, SEQUENCE_LEVEL, True, "written"),
+        "on-policy": Way(OnPolicy, OnPolicyConfig(share=0.5, new_tokens=LENGTH - PROMPT), True, "prompts"),
+    },
+    "encoder": {"labels": LABELS, "soft targets": SOFT, "DistilBERT": DISTIL, "TinyBERT": TINY, "MiniLM": MINI},
+}
+ABLATIONS = {  # at the larger size
+    "decoder": {"soft targets, T = 1": COOL, "soft, from layers": dataclasses.replace(SOFT, start=True)}
+    | without("DistilGPT-2", DISTIL, "soft", "hard", "cosine", "start"),
+    "encoder": {"soft targets, T = 1": COOL}
+    | without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
+    | without("TinyBERT", TINY, "embedding", "attention", "hidden")
+    | without("MiniLM", MINI, "attention", "values"),
+}
+
+
+@dataclass
+class School:
+    """A teacher and the texts of a seed."""
+
+    teacher: LanguageModel
+    tokenizer: Tokenizer
+    ids: list[list[int]]  # documents to learn from
+    held_out: list[list[int]]  # documents that nobody trained on
+    key: str  # name of the teacher's folder
+    steps: int  # of each student
+    tasks: dict[str, list[LabelledTexts]]  # of each task the texts to tune on and those to test on
+
+    def batches(self) -> list:
+        """Batches to judge on, the same for every student."""
+        rows = [ids[: LENGTH + 1] for ids in self.held_out]
+        if self.teacher.config.kind == "encoder":
+            masked = MaskedText([row[:LENGTH] for row in rows], 32, 0, self.teacher.config.vocabulary)
+            return [masked.batch(list(range(i, min(i + 32, len(rows))))) for i in range(0, len(rows), 32)]
+        return [next_token_batch(rows[i : i + 32]) for i in range(0, len(rows), 32)]
+
+    def data(self, texts: str, ids: list[list[int]], seed: int, folder: Path) -> Any:
+        """What a student reads."""
+        rows, batch = [row[: LENGTH + 1] for row in ids], min(BATCH, len(ids))
+        if self.teacher.config.kind == "encoder":
+            return MaskedText([row[:LENGTH] for row in rows], batch, seed, self.teacher.config.vocabulary)
+        if texts == "written":
+            prompts = [row[:PROMPT] for row in rows[: len(rows) // 2]]
+            how = WritingConfig(4, new_tokens=LENGTH - PROMPT)
+            return LabelledRows(written_once(self.teacher, prompts, how, seed, folder / f"{self.key}.jsonl"), min(batch, len(prompts)), seed)
+        return LabelledRows([(row, PROMPT if texts == "prompts" else 1) for row in rows], batch, seed)
+
+
+def school(bench: Bench, kind: str, seed: int) -> School:
+    """The teacher of a kind and a seed, made once, and its texts."""
+    config, steps, counts = small(toy(bench)), *((3, (32, 16)) if bench.fast else (300, (1000, 400)))
+    if not bench.fast:  # a teacher that has learned its world
+        config = dataclasses.replace(config, pretrain_steps=1000 - config.adapt_steps, batch=TEACHERS)
+    texts, held_out = corpus(config, seed)
+    folder = toy_gpt(bench, config, seed) if kind == "decoder" else toy_bert(bench, config, seed)
+    teacher, tokenizer = load_model(folder)
+    rows = [[row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1] for part in (texts[: BATCH * steps + 100], held_out)]
+    tasks = {
+        name: [rows_of(tokenizer, task(name, count, 1000 * seed + part), LENGTH, 32, seed) for part, count in enumerate(counts)] for name in (NEAR, FAR)
+    }
+    return School(teacher, tokenizer, rows[0][: BATCH * steps], rows[1][: 32 if bench.fast else None], folder.name, steps, tasks)
+
+
+def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
+    """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of its words are asked for."""
+    decoder = toy_gpt(bench, config, seed)
+    how = training(4 if bench.fast else 3 * (config.pretrain_steps + config.adapt_steps) // 2, config, seed, 2e-3)
+
+    def make(folder: Path) -> None:
+        like, tokenizer = load_model(decoder)
+        model, run = LanguageModel(dataclasses.replace(like.config, kind="encoder"), seed), RunFolder(folder)
+        run.begin({**describe_model(model), "stage": "masked language modelling", "training": to_dict(how)}, tokenizer)
+        if not run.finished:
+            pretrain_masked_lm(model, tokenizer, *corpus(config, seed), how, run, packed=False)
+
+    return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
+
+
+def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: int, ids: list[list[int]] | None = None) -> Path:
+    """The folder of a student taught in one way.
+
+    Args:
+        ids: documents to learn from, the school's own without it.
+    """
+    rate = 1e-3 if way.start else 2e-3
+    how = TrainingConfig(made.steps, BATCH, rate, weight_decay=0.05, validate_every=made.steps, checkpoint_every=made.steps, seed=seed)
+
+    def make(folder: Path) -> None:
+        model, recipe = LanguageModel(student_config(made.teacher.config, SIZES[size]), seed + 100), way.recipe(made.teacher, way.config)
+        if way.start:
+            start_from(model, made.teacher)
+        data, run = made.data(way.texts, ids or made.ids, seed, folder.parent / "written"), RunFolder(folder)
+        run.begin({**describe_model(model), "stage": "distil", "way": name, "training": to_dict(how)}, made.tokenizer)
+        if not run.finished:
+            distil(model, recipe, data, made.batches()[:2], how, run)
+
+    about = [made.key, name, to_dict(way.config), way.start, way.texts, size, to_dict(how), len(ids or made.ids)]
+    return bench.cached("student", about, make)
+
+
+def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = True) -> dict[str, float]:
+    """What a student, or the teacher, knows and weighs; on request the tasks too. Its own loss means nothing where no word was taught: the caller knows."""
+    steps = 2 if bench.fast else 100
+    how = TrainingConfig(steps, 32, 1e-3, weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
+
+    def make(kept: Path) -> None:
+        found, batches = {}, made.batches()
+        for name, (learned, tested) in made.tasks.items() if tasks else ():
+            classifier = Classifier(load_model(folder)[0].body, 2, seed)
+            train(classifier, learned, class_loss, how, RunFolder(kept / name))
+            found[name] = examine_classes(classifier.eval(), tested)["accuracy"]
+        model = load_model(folder)[0]
+        with torch.inference_mode():
+            found |= {"loss": own_loss(model, batches)}
+            if model.config.kind == "decoder":
+                mirror = OnPolicy(made.teacher, OnPolicyConfig(new_tokens=8 if bench.fast else LENGTH - PROMPT), torch.Generator().manual_seed(0))
+                begun = [ids[: PROMPT + 1] for ids in made.held_out]
+                prompts = [next_token_batch(begun[i : i + 32], [PROMPT] * 32) for i in range(0, len(begun) - 31, 32)]
+                found["own texts"] = sum(float(mirror.parts(model, batch)["reverse"]) for batch in prompts) / len(prompts)
+        found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
+        write_json(kept / FOUND, found)
+
+    return read_json(bench.cached("asked", [folder.name, made.key, seed, steps, tasks], make) / FOUND)
+
+
+def words_of(made: School, count: int = 3) -> list[int]:
+    """Tokens that are whole words, each in nearly 8 % of the documents: rare enough to be left out, frequent enough to be known."""
+    share = torch.zeros(made.tokenizer.size)
+    for ids in made.ids:
+        share[list(set(ids[: LENGTH + 1]))] += 1 / len(made.ids)
+    whole = [i for i in range(made.tokenizer.size) if re.fullmatch(r" [a-z]{4,}", made.tokenizer.name(i)) and share[i] > 0]
+    return sorted(whole, key=lambda i: abs(float(share[i]) - 0.08))[:count]
+
+
+@torch.inference_mode()
+def known(model: LanguageModel, made: School, words: list[int]) -> float:
+    """Mean probability that a model gives to these words where they come next, in documents that nobody trained on."""
+    total, places = 0.0, 0
+    for batch in made.batches():
+        here = torch.isin(batch.labels, torch.tensor(words))
+        said = model.logits(model.body(batch.tokens)[here]).softmax(dim=-1)
+        total, places = total + float(said.gather(1, batch.labels[here][:, None]).sum()), places + int(here.sum())
+    return total / max(1, places)

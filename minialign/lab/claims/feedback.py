@@ -1,0 +1,96 @@
+r"""What the claims on human feedback share: the main job at three sizes, smaller than the default, since it is run nine times.
+
+    small    width 48, 2 layers        middle    width 80, 3 layers        large    width 112, 3 layers
+
+Every size has the same stories, demonstrations, comparisons, steps and updates; a run is the main job's own code with other settings (demo.py). Each
+stage is cached; a claim that needs pretrained models only makes nothing else.
+
+Read next: people_prefer_rlhf.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from minialign.heads import LanguageModel, ScalarModel, load_model
+from minialign.lab.claims.runner import Bench
+from minialign.lab.demo.evaluation import evaluate
+from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, SAMPLING, Demo, Made
+from minialign.lab.demo.settings import FAST, DemoConfig
+from minialign.runs.files import read_json
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import to_dict
+
+SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (112, 3, 4)}  # width, layers, heads
+SMALLER = {"documents": 4000, "demonstrations": 6000, "judged": 800, "prompts": 800, "evaluated": 600}
+SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_updates": 24}
+
+
+def settings(bench: Bench, size: str, seed: int) -> DemoConfig:
+    """The main job's settings for a size and a seed."""
+    width, layers, heads = (FAST["width"], DemoConfig.layers, FAST["heads"]) if bench.fast else SIZES[size]
+    return DemoConfig(**{**(FAST if bench.fast else SMALLER), "width": width, "layers": layers, "heads": heads, "seed": seed})
+
+
+def first_half(bench: Bench, config: DemoConfig) -> tuple[Path, Made]:
+    """The first half of the main job, everything up to the comparisons: its folder and what it made."""
+    folder = bench.cached("compared", to_dict(config), lambda folder: Demo(folder, config, lambda text: None).until_comparisons())
+    return folder, Demo(folder, config, lambda text: None).until_comparisons()
+
+
+def compared(bench: Bench, size: str, seed: int) -> tuple[Path, Made, DemoConfig]:
+    """The same at a size: its folder, what it made, its settings."""
+    config = settings(bench, size, seed)
+    return *first_half(bench, config), config
+
+
+def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[str, LanguageModel | ScalarModel], Made]:
+    """The whole main job of a size and a seed.
+
+    Returns:
+        what `evaluate` measured, the models by name (pretrained, sft, reward, rlhf), and what the first half made.
+    """
+    base, made, config = compared(bench, size, seed)
+
+    def make(folder: Path) -> None:
+        job = Demo(folder, config, lambda text: None)
+        reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
+        policy = job.optimised(made.tokenizer, made.instructed, reward, made.practice)
+        models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
+        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING, config.seed_of(6), rivals=False)
+
+    folder = bench.cached("aligned", [base.name, to_dict(config)], make)
+    stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD, "rlhf": folder / RLHF}
+    return read_json(folder / "evaluation" / "result.json"), {name: load_model(path)[0] for name, path in stages.items()}, made
+
+
+def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> tuple[LanguageModel, Any, list[dict], float]:
+    """A decoder of a shape (width, layers, heads) that read the dirty corpus and nothing else.
+
+    Returns:
+        the model, its tokenizer, test stories (demonstrations that nothing trained on), and its loss on held-out documents, nats a token.
+    """
+    folder = pretrained_folder(bench, shape, seed, steps)
+    tests = Demo(folder, pretraining(bench, shape, seed, steps), lambda text: None).written()[4]
+    model, tokenizer = load_model(folder / PRETRAINED)
+    return model, tokenizer, tests, RunFolder(folder / PRETRAINED).facts()["validation"]
+
+
+def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> Path:
+    """The folder of that job, whose PRETRAINED is the model's: for who needs no stories."""
+    config = pretraining(bench, shape, seed, steps)
+
+    def make(folder: Path) -> None:
+        job = Demo(folder, config, lambda text: None)
+        texts = [d["text"] for d in job.written()[0]]
+        job.pretrained(job.tokenizer(texts), texts)
+
+    return bench.cached("pretrained", to_dict(config), make)
+
+
+def pretraining(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> DemoConfig:
+    """The settings of that job."""
+    width, layers, heads = shape
+    return dataclasses.replace(settings(bench, "middle", seed), width=width, layers=layers, heads=heads, pretrain_steps=steps)

@@ -1,0 +1,123 @@
+r"""What the four claims on instruction tuning share: the toy T5, T0 and GPT-3, made once and kept, and their examination.
+
+Read next: t0_unseen_tasks.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from minialign.heads import LanguageModel, describe_model, load_model
+from minialign.instruct.flan import tune_flan
+from minialign.instruct.mixture import MixtureConfig, Split, draw
+from minialign.instruct.t0 import tune_t0, validation_of
+from minialign.instruct.t5 import prefix_templates, tune_t5
+from minialign.instruct.zero_shot import TaskResult
+from minialign.lab.claims.runner import Bench
+from minialign.lab.demo.instruct import ADAPTED, FAST, ToyConfig, pretrain_gpt, pretrain_t5, split_of, training
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import to_dict
+from minialign.tokenizer import Tokenizer
+from minialign.world.datasets import DATASETS, PROMPTS
+
+TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
+
+
+def toy(bench: Bench) -> ToyConfig:
+    """The chapter's sizes, or the quick ones."""
+    return ToyConfig(**FAST) if bench.fast else ToyConfig()
+
+
+def half(config: ToyConfig) -> ToyConfig:
+    """The same with half the tuning, for claims that tune many models."""
+    return dataclasses.replace(config, tune_steps=max(1, config.tune_steps // 2))
+
+
+def small(config: ToyConfig) -> ToyConfig:
+    """Half the tuning, and a decoder of the toy T5's size in the place of the large one."""
+    return dataclasses.replace(half(config), gpt_width=config.width, gpt_layers=2 * config.layers)
+
+
+def pretraining(config: ToyConfig) -> ToyConfig:
+    """The same with what only tuning reads at its defaults: claims that tune for different times share what was pretrained."""
+    return dataclasses.replace(config, **{name: getattr(ToyConfig, name) for name in ("tune_steps", "examples", "examined", "questions")})
+
+
+def mixture(config: ToyConfig, seed: int, templates: int = 0) -> MixtureConfig:
+    """The chapter's mixture; every wording, or the first few."""
+    return MixtureConfig(config.questions, templates=templates, seed=seed)
+
+
+def toy_t5(bench: Bench, config: ToyConfig, seed: int, stage: str = ADAPTED) -> Path:
+    """The folder of the toy T5 after its LM adaptation, or after an earlier stage."""
+    config = pretraining(config)
+    return bench.cached("toy-t5", [to_dict(config), seed], lambda folder: pretrain_t5(config, seed, folder)) / stage
+
+
+def toy_gpt(bench: Bench, config: ToyConfig, seed: int) -> Path:
+    """The folder of a toy decoder that was taught nothing but next tokens."""
+    config = pretraining(config)
+    return bench.cached("toy-gpt", [to_dict(config), seed], lambda folder: pretrain_gpt(config, seed, folder))
+
+
+def tuned(bench: Bench, config: ToyConfig, base: Path, split: Split, style: str, how: MixtureConfig, seed: int) -> tuple[LanguageModel, Tokenizer]:
+    """A model tuned on the mixture of a split, from the folder of a pretrained one."""
+    wordings = prefix_templates(split.train) if style == "t5" else PROMPTS
+    settings = training(config.tune_steps, config, seed, 2e-3)
+
+    def make(folder: Path) -> None:
+        model, tokenizer = load_model(base, "language-model")
+        questions, valid = draw(split.train, wordings, how), draw(split.validation, wordings, validation_of(how))
+        run = RunFolder(folder)
+        run.begin({**describe_model(model), "stage": style, "training": to_dict(settings), "mixture": to_dict(how)}, tokenizer)
+        if not run.finished:
+            TUNE[style](model, tokenizer, questions, valid, settings, run, True)
+
+    return load_model(bench.cached(f"toy-{style}", [str(base.parent.name), base.name, to_dict(how), to_dict(settings), sorted(split.train)], make))
+
+
+def split_for(config: ToyConfig, seed: int, clusters: tuple[str, ...] | None = None) -> Split:
+    """The world's datasets, the same clusters held out as always; trained on all other clusters, or on the named ones only."""
+    split = split_of(config, seed)
+    if clusters is None:
+        return split
+    keep = lambda part: {task: examples for task, examples in part.items() if DATASETS[task].cluster in clusters}  # noqa: E731
+    return dataclasses.replace(split, train=keep(split.train), validation=keep(split.validation))
+
+
+def rows_of(results: dict[str, TaskResult], **columns: Any) -> list[dict[str, Any]]:
+    """One row of a claim's table for each task and wording."""
+    return [
+        {**columns, "cluster": DATASETS[task].cluster, "task": task, "template": template, "accuracy": accuracy, "chance": result.chance}
+        for task, result in results.items()
+        for template, accuracy in result.accuracies.items()
+    ]
+
+
+def results_of(table: list[dict[str, Any]], **which: Any) -> list[dict[str, TaskResult]]:
+    """What the rows that match say, task by task: one dict for each seed, in the order of the seeds."""
+    found: dict[int, dict[str, TaskResult]] = {}
+    for row in table:
+        if all(row.get(key) == value for key, value in which.items()):
+            result = found.setdefault(row["seed"], {}).setdefault(row["task"], TaskResult(row["task"], {}, row["chance"]))
+            result.accuracies[row["template"]] = row["accuracy"]
+    return [found[seed] for seed in sorted(found)]
+
+
+def overalls(table: list[dict[str, Any]], **which: Any) -> list[float]:
+    """`overall` of the rows that match, a number a seed."""
+    return [overall(results) for results in results_of(table, **which)]
+
+
+def chance(table: list[dict[str, Any]], **which: Any) -> float:
+    """What guessing gives on the rows that match, weighed as `overall` weighs."""
+    return overalls([row | {"accuracy": row["chance"]} for row in table], **which)[0]
+
+
+def overall(results: dict[str, TaskResult]) -> float:
+    """Mean over clusters of the mean over their tasks of the median over wordings."""
+    clusters = {DATASETS[task].cluster for task in results}
+    means = [[r.median for task, r in results.items() if DATASETS[task].cluster == cluster] for cluster in sorted(clusters)]
+    return sum(sum(part) / len(part) for part in means) / len(means)

@@ -1,0 +1,125 @@
+r"""Many tasks from one base: one small pair of matrices a task, switched per row, with the answers of k separate models.
+
+Hu et al. 2021, §4.2 (switching tasks), and Sheng et al. 2023 (S-LoRA) for tasks within one batch.
+
+The test: eight tasks of the toy world, each with a LoRA of its own on one pretrained decoder. One process serves them all, a task for each row
+of a batch; beside it stand eight separate models, LoRA merged in.
+
+    1. the logits of every row are those of its task's separate model, within 1e-4
+    2. base and eight LoRAs take less than a quarter of the bytes of eight models
+    3. a batch of eight tasks takes at most 1.5 times as long as one of a single task
+
+1 looks at the largest difference over seeds, 3 at the upper end of the 95 % interval over seeds of the ratio of times, each the median of pairs in a row.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from minialign.heads import describe_model
+from minialign.instruct.sft import demonstration_rows
+from minialign.lab.claims.runner import Bench, Claim, drawn, over_seeds
+from minialign.lab.claims.tuned import base_of
+from minialign.lab.plotting import bars_with_intervals, figure, save_png
+from minialign.peft.lora import LoRAConfig, merged_plain, wrap
+from minialign.peft.many_tasks import Serving, serve, stored_bytes
+from minialign.peft.trainable import load
+from minialign.peft.transfer import TunedRun, tune
+from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
+from minialign.runs.tensors import tensor_file, tensors_of
+from minialign.training import TrainingConfig
+from minialign.world.datasets import PROMPTS, examples
+
+CLAIM = Claim("lora-many-tasks", "One base serves many tasks, each with one small pair of matrices a layer.", "Hu et al. 2021, §4.2")
+TASKS = ("who", "where", "what", "feeling", "mood", "title", "place", "kind_of")
+
+
+def measure(bench: Bench) -> list[dict[str, Any]]:
+    """Tune eight LoRAs, serve them side by side, and compare."""
+    table: list[dict[str, Any]] = []
+    for seed in range(bench.seeds):
+        model, tokenizer = base_of(bench, "middle", seed)
+        found = examples(TASKS, 40, seed)
+        rows = {task: [row for row in demonstration_rows(tokenizer, asked(task, found[task]), model.config.context, True)[0]] for task in TASKS}
+        folders = {task: tuned(bench, task, rows[task], seed) for task in TASKS}
+        tokens = torch.tensor([(rows[task][0][0] * 40)[:40] for task in TASKS])  # one row a task, of equal length
+        server = serve(base_of(bench, "middle", seed)[0].eval(), folders)
+        with torch.no_grad():
+            separate = torch.cat([alone(bench, seed, folders[task])(tokens[i : i + 1]) for i, task in enumerate(TASKS)])
+            together = run(server, TASKS, tokens)
+            one_task = [TASKS[0]] * len(TASKS)
+            ratio = in_turns(partial(run, server, TASKS, tokens), partial(run, server, one_task, tokens), 5 if bench.fast else 60)
+        whole = len(tensor_file(tensors_of(model)))
+        row = {"seed": seed, "largest difference": float((together - separate).abs().max()), "bytes": whole + stored_bytes(folders)}
+        table.append(row | {"bytes of eight models": len(TASKS) * whole, "time of eight tasks / one": ratio})
+    return table
+
+
+def asked(task: str, found: list[dict]) -> list[dict]:
+    """Examples in the first wording of their task, as demonstrations."""
+    questions = [PROMPTS[task][0].pose(example) for example in found]
+    return [{"prompt": question.prompt, "completion": " " + question.target} for question in questions]
+
+
+def tuned(bench: Bench, task: str, rows: list, seed: int) -> Path:
+    """A LoRA of one task."""
+    training = TrainingConfig(4 if bench.fast else 30, min(16, len(rows)), 3e-3, validate_every=1000, seed=seed)
+
+    def make(folder: Path) -> None:
+        model, tokenizer = base_of(bench, "middle", seed)
+        run = TunedRun(folder)
+        run.begin({**describe_model(model), "task": task}, tokenizer)
+        tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), LabelledRows(rows, training.batch, seed), next_token_loss, lambda model: {}, training, run)
+
+    return bench.cached("many", [task, seed, bench.fast, len(rows)], make)
+
+
+def alone(bench: Bench, seed: int, folder: Path) -> torch.nn.Module:
+    """The separate model of one task: its LoRA loaded and merged in."""
+
+
+    return merged_plain(load(copy.deepcopy(base_of(bench, "middle", seed)[0]), folder)).eval()
+
+
+def run(server: Serving, tasks: Sequence[str], tokens: torch.Tensor) -> torch.Tensor:
+    """(B, T, V) logits of one pass, a task for each row."""
+    with server.rows(tasks) as served:
+        return served(tokens)
+
+
+def in_turns(first: Callable, second: Callable, rounds: int) -> float:
+    """Median ratio of the times of two pieces of work, in turn, after three rounds that warm up."""
+    ratios = []
+    for _ in range(rounds + 3):
+        times = []
+        for work in (first, second):
+            began = perf_counter()
+            work()
+            times.append(perf_counter() - began)
+        ratios.append(times[0] / times[1])
+    return sorted(ratios[3:])[rounds // 2]
+
+
+def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+    """The three statements, and the numbers that decide."""
+    largest = max(row["largest difference"] for row in table)
+    share = max(row["bytes"] / row["bytes of eight models"] for row in table)
+    ratio = over_seeds([row["time of eight tasks / one"] for row in table])
+    checks = {"the same outputs": largest < 1e-4, "a quarter of the bytes": share < 0.25, "at most 1.5 times one task": ratio.high <= 1.5}
+    return checks, f"largest difference of a logit {largest:.1e}; {share:.1%} of the bytes of eight models; eight tasks in a batch take {ratio} times one task"
+
+
+def draw(table: list[dict[str, Any]], path: Path) -> None:
+    """Bytes stored."""
+    fig, axes = figure("stored, MB", "", 6.0, 2.4)
+    of = lambda what: drawn(over_seeds([row[what] / 1e6 for row in table]))  # noqa: E731
+    bars_with_intervals(axes, {"one base, eight LoRAs": of("bytes"), "eight models": of("bytes of eight models")})
+    axes.set_xlim(left=0)
+    save_png(fig, path)

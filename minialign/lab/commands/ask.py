@@ -1,0 +1,101 @@
+"""`python -m minialign ask RUN --prompt "…" [--options yes,no]`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import torch
+
+from minialign.batching import pad
+from minialign.generation import SamplingConfig, continue_texts, prompt_ids
+from minialign.heads import LanguageModel
+from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier
+from minialign.lab.commands.options import TUNED, Command, Option, configured
+from minialign.lab.commands.tuning_data import text_row
+from minialign.ranking import option_logprobs
+from minialign.runs.errors import UserError
+from minialign.tokenizer import Tokenizer
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@TUNED
+@click.option("--prompt", default=None, cls=Option, help="What to ask, in your own words; without it questions are asked one after the other.")
+@click.option("--options", default="", cls=Option, help="Answers to choose from, between commas (or | where an answer has a comma).")
+@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank by the mean over an option's tokens instead of the sum.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same answers.")
+@configured("Sampling, without options", "sampling", SamplingConfig(new_tokens=40, temperature=0.0))
+def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
+    """Ask a trained model a question in your own words. With options it says how likely it finds each of them, without it writes.
+
+    \b
+    Example:  python -m minialign ask runs/instruct/3-instructed --prompt "Mira lost the kite. Who lost it?" --options Mira,Tom
+    Example:  python -m minialign ask runs/pretrain --tuned runs/finetune/lora --prompt "A text"      which label, if it was tuned on labels
+    """
+    if labels_of(tuned):
+        return classify(run, tuned, prompt, options)
+    model, tokenizer = open_model(run, tuned=tuned)
+    if model.config.kind == "encoder":
+        raise UserError("holds an encoder, which does not answer; ask a decoder or an encoder-decoder", run)
+    choices = split_options(options)
+    chance = torch.Generator().manual_seed(seed)
+    if prompt is not None:
+        click.echo(answer(model, tokenizer, prompt.replace("\\n", "\n"), choices, mean_logprob, sampling, chance))
+        return
+    for line in typed("Ask; \\n begins a new line, an empty line ends."):
+        question, _, own = line.partition(" ?? ")  # "… ?? yes, no": options for this question alone
+        click.echo(answer(model, tokenizer, question.replace("\\n", "\n"), split_options(own) or choices, mean_logprob, sampling, chance))
+
+
+def typed(greeting: str) -> Iterator[str]:
+    """Lines of a person or a pipe, up to an empty one or the end."""
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        click.echo(greeting)
+    while True:
+        try:
+            line = input("> " if at_terminal else "")
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        yield line
+
+
+def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
+    """The labels of a text, or of each that is typed, with their probabilities, the likeliest first."""
+    if options:
+        raise UserError("--options are for a model that answers; this one was tuned on labels, and knows no other answers", tuned)
+    model, tokenizer, labels = open_tuned_classifier(run, tuned)
+    for text in [prompt] if prompt is not None else typed("A text; \\n begins a new line, an empty line ends."):
+        row = text_row(model, tokenizer, tokenizer.encode(text.replace("\\n", "\n")))
+        if len(row) > model.config.context:
+            raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten the text")
+        with torch.inference_mode():
+            shares = model(*pad([row])).softmax(dim=-1)[0].tolist()
+        click.echo("\n".join(f"{share:6.1%}  {label}" for share, label in sorted(zip(shares, labels), reverse=True)))
+
+
+def split_options(text: str) -> list[str]:
+    """The answers of "yes, no" or "Mira, who ran | Tom". Raises UserError for fewer than two, or an empty one."""
+    if not text.strip():
+        return []
+    found = [part.strip() for part in text.split("|" if "|" in text else ",")]
+    if len(found) < 2 or not all(found):
+        raise UserError(f"the options {text!r} are not two or more answers; write them as --options yes,no")
+    return found
+
+
+def answer(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: list[str], mean_logprob: bool, sampling: SamplingConfig, chance: torch.Generator
+) -> str:
+    """What the model writes, or the options with their probabilities among each other, the likeliest first."""
+    if not options:
+        return continue_texts(model, tokenizer, [prompt], sampling, chance)[0].strip()
+    ids = [tokenizer.encode(" " + option) for option in options]
+    scores = option_logprobs(model, prompt_ids(tokenizer, [prompt]), [ids], mean_logprob)[0]
+    ranked = sorted(zip(scores.softmax(dim=0).tolist(), options), reverse=True)
+    return "\n".join(f"{share:6.1%}  {option}" for share, option in ranked)

@@ -1,0 +1,105 @@
+"""`python -m minialign chat smollm2 [--prompt "…"]`"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+import torch
+
+from minialign.generation import SamplingConfig
+from minialign.lab.commands.options import TUNED, Command, Option, configured
+from minialign.lab.interchange.gguf import read_gguf
+from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
+from minialign.lab.pretrained.chat import Conversation
+from minialign.lab.pretrained.smollm2 import SYSTEM, load_smollm2
+from minialign.peft.trainable import load as load_tuned
+from minialign.quant.saving import QUANTIZED, load_quantized
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json
+from minialign.runs.run_folder import CONFIG
+
+
+@click.command(cls=Command)
+@click.argument("model")
+@TUNED
+@click.option("--prompt", cls=Option, help="Answer this and stop; `-` reads it from standard input. Without it you talk.")
+@click.option("--system", default=SYSTEM, show_default=True, cls=Option, help="What the model is told about itself.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed and same turns, same replies.")
+@configured("Sampling", "sampling", SamplingConfig(new_tokens=256, temperature=0.2, top_p=0.9))
+def command(model, tuned, prompt, system, seed, sampling):
+    """Talk with a real language model.
+
+    MODEL is smollm2 (93 MB, fetched the first time), the folder that `quantize smollm2 --out` wrote, or a GGUF file of a Llama with the same chat marks.
+    Ctrl-C stops a reply, and, where you write, ends the conversation.
+
+    \b
+    Example:  python -m minialign chat smollm2 --prompt "Why is the sky blue?"
+    """
+    speaker, tokenizer = open_model(model)
+    if tuned is not None:
+        speaker = load_tuned(speaker, tuned).eval()
+    conversation = Conversation(speaker, tokenizer, system, sampling, torch.Generator().manual_seed(seed))
+    if prompt is not None:
+        if not say(conversation, read_input(sys.stdin.read) if prompt == "-" else prompt):
+            raise SystemExit(130)
+        return
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        click.echo("An empty line or Ctrl-D ends the conversation; Ctrl-C stops a reply.")
+    while True:
+        try:
+            text = read_input(lambda: input("> " if at_terminal else ""))
+        except (EOFError, KeyboardInterrupt):
+            text = ""
+        if not text.strip():
+            return
+        try:
+            say(conversation, text)
+        except UserError as error:
+            if not at_terminal:
+                raise
+            click.echo(f"error: {error}", err=True)
+
+
+def open_model(name: str):
+    """A model and its tokenizer. Raises UserError when there is none of this name."""
+    if name == "smollm2":
+        return load_smollm2()
+    if (Path(name) / QUANTIZED).exists():
+        base = read_json(Path(name) / CONFIG).get("base")
+        if base != "smollm2":
+            raise UserError(f"was made from {base!r}, which was not taught to chat; try `minialign sample`", name)
+        model, tokenizer = load_smollm2()
+        return load_quantized(model, Path(name) / QUANTIZED), tokenizer
+    if not name.endswith(".gguf"):
+        raise UserError(f"there is no model {name!r}; give smollm2, the path of a .gguf file, or a folder that `quantize smollm2 --out` wrote")
+    gguf = read_gguf(Path(name))
+    if "<|im_start|>" not in str(gguf.facts.get("tokenizer.chat_template")):
+        raise UserError("has no chat template with <|im_start|> in it: it was not taught to chat in the way that is supported here", name)
+    return llama_from_gguf(gguf), tokenizer_from_gguf(gguf)
+
+
+def say(conversation: Conversation, text: str) -> bool:
+    """Print the reply as it is written; False when Ctrl-C stopped it."""
+    pieces = conversation.reply(text)
+    try:
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                click.echo(piece, nl=False)
+                sys.stdout.flush()
+        return True
+    except KeyboardInterrupt:
+        return False
+    finally:
+        click.echo()
+
+
+def read_input(read) -> str:
+    """What was typed or piped in. Raises UserError when it is not UTF-8."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8", "standard input") from None

@@ -1,0 +1,132 @@
+r"""What people hand to a command, read and checked before anything starts, so that an error names file and line and nothing is half done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+from torch import nn
+
+from minialign.generation import prompt_ids
+from minialign.heads import Classifier, load_model
+from minialign.lab.interchange.published import architecture, load_published
+from minialign.lab.pretrained.smollm2 import load_smollm2
+from minialign.peft.trainable import load as load_tuned
+from minialign.quant.saving import QUANTIZED, load_quantized_run
+from minialign.rlhf.comparisons import read_comparisons, say_left_out
+from minialign.rlhf.ranked import Ranked, ranked_rows
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json, read_jsonl, read_text
+from minialign.runs.run_folder import CONFIG, MODEL
+from minialign.tokenizer import Tokenizer
+
+NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}  # pretrained models by name, in place of a folder
+
+
+def is_named(base: Path) -> bool:
+    """Whether this is the name of a pretrained model; a folder that is called so comes first."""
+    return str(base) in NAMED and not base.exists()
+
+
+def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
+    """A model that is about to be changed, and its tokenizer: of a finished run, of a folder that others published (published.py), or a real one by name.
+
+    Raises:
+        UserError: as `load_model` and `load_published` do.
+    """
+    if is_named(base):
+        return NAMED[str(base)]()
+    return load_model(base, what) if architecture(base) is None else load_published(base)
+
+
+def open_model(folder: Path, what: str = "language-model", tuned: Path | None = None) -> tuple[nn.Module, Tokenizer]:
+    """A model and its tokenizer, for commands that only use it: as `open_base`, a quantized one will do too, and what `finetune` left may go on top.
+
+    Args:
+        folder, what: as for `load_model`; tuned: OUT/METHOD of `finetune`, made from this very model.
+    """
+    if (folder / QUANTIZED).exists() and not (folder / MODEL).exists():
+        model, tokenizer = load_quantized_run(folder)
+    else:
+        model, tokenizer = open_base(folder, what)
+    if what == "decoder" and model.config.kind != what:
+        raise UserError(f"holds an {model.config.kind}, and a decoder is needed here", folder)
+    return (model if tuned is None else load_tuned(model, tuned).eval()), tokenizer
+
+
+def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokenizer, list[str]]:
+    """What `finetune` made of a base and texts with labels: a classifier, its tokenizer, and the labels in the order of its classes."""
+    model, tokenizer = open_base(folder)
+    labels = labels_of(tuned)
+    return load_tuned(Classifier(model.body, len(labels)), tuned).eval(), tokenizer, labels
+
+
+def labels_of(tuned: Path | None) -> list[str]:
+    """The labels that a tuned head knows; none where a language model was tuned."""
+    config = {} if tuned is None else read_json(tuned / CONFIG)
+    return config.get("labels") or [] if isinstance(config, dict) else []
+
+
+def read_documents(path: Path, split: str = "file") -> list[str]:
+    """The documents of a text file, or of the `text` fields of a JSONL file; empty ones are passed over."""
+    if path.suffix == ".jsonl":
+        parts = [record["text"] for record in read_jsonl(path, ("text",))]
+    else:
+        text = "\n".join(read_text(path).split("\r\n"))  # a file from Windows has the paragraphs that one from elsewhere has
+        parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
+    documents = [part.strip() for part in parts if part.strip()]
+    if not documents:
+        raise UserError("every text in it is empty", path)
+    return documents
+
+
+def read_prompts(path: Path) -> list[tuple[str, int]]:
+    """Prompts of a file with their line numbers: the lines of a text file, or the `prompt` fields of a JSONL file."""
+    if path.suffix == ".jsonl":
+        return [(record["prompt"], record["line"]) for record in read_jsonl(path, ("prompt",))]
+    return [(line, number) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+
+
+def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_tokens: int, context: int, file: Path) -> list[list[int]]:
+    """Prompts, each with its line number, as rows of ids. Raises UserError for one that leaves no room for the answer, with its line."""
+    rows = prompt_ids(tokenizer, [text for text, _ in prompts])
+    for row, (_, line) in zip(rows, prompts):
+        if len(row) + new_tokens > context:
+            raise UserError(
+                f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context of {context}; "
+                "shorten it or use a smaller --new-tokens",
+                file,
+                line,
+            )
+    return rows
+
+
+def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
+    """Raise UserError when there are fewer examples than one batch."""
+    if count < batch:
+        raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch", file)
+
+
+def read_judged(path: Path) -> list[dict]:
+    """Comparisons of a file; says what in it orders no two answers and is left out."""
+    kept, left_out = read_comparisons(path)
+    if left_out:
+        click.echo(f"{path}: left out are comparisons {say_left_out(left_out)}")
+    return kept
+
+
+def say_shared_prompts(learned: list[dict], held_out: list[dict], file: Path | None) -> None:
+    """Says how many of the prompts in a file, which is to be measured on, are learned from, too; nothing without a file or such prompts."""
+    asked = {comparison["prompt"] for comparison in held_out}
+    shared = asked & {comparison["prompt"] for comparison in learned}
+    if file and shared:
+        click.echo(f"{file}: {len(shared):,} of its {len(asked):,} prompts are learned from as well; what is measured on them says little about new ones")
+
+
+def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str | None, file: Path | None) -> list[Ranked]:
+    """Comparisons as rows of ids (ranked.py); says how many do not fit the context, or are no longer two when they are made to fit."""
+    ranked, left_out = ranked_rows(tokenizer, comparisons, context, long or "stop", file)
+    if left_out:
+        click.echo(f"{file}: comparisons {say_left_out(left_out)}")
+    return ranked

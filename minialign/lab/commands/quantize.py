@@ -1,0 +1,205 @@
+"""`python -m minialign quantize RUN --scheme NAME`"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import click
+import torch
+from torch import Tensor, nn
+
+from minialign.generation import SamplingConfig, generate
+from minialign.heads import LanguageModel
+from minialign.lab.commands.inputs import open_base, read_documents
+from minialign.lab.commands.options import TYPES, Command, Option, file_option, run_options
+from minialign.lab.fidelity import fidelity, windows
+from minialign.pretrain.causal_lm import encode_documents
+from minialign.quant.half import HALVES, store_half
+from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
+from minialign.quant.linear import IntegerLinear, QuantizedLinear
+from minialign.quant.ptq import module_bytes, quantize
+from minialign.quant.saving import QUANTIZED, WHAT, save_quantized
+from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
+from minialign.quant.selection import ALL, KEEP
+from minialign.runs.errors import UserError
+from minialign.runs.files import write_atomic, write_json
+from minialign.runs.run_folder import CONFIG, TOKENIZER
+from minialign.runs.settings import describe, to_dict
+from minialign.runs.tensors import tensor_file, tensors_of
+
+CHANGEABLE = ("bits", "group", "activation_bits", "observer", "threshold", "outlier_weights", "single_token")
+WINDOW = 512  # most tokens that are read together
+
+
+def scheme_options(function: Callable) -> Callable:
+    """One option for each field that may differ from the named scheme's."""
+    help_of, types = describe(SchemeConfig), {field.name: field.type for field in dataclasses.fields(SchemeConfig)}
+    for name in reversed(CHANGEABLE):
+        flag = "--" + name.replace("_", "-")
+        flag, kind = (f"{flag}/--no-{flag[2:]}", None) if types[name] == "bool" else (flag, TYPES[types[name]])
+        function = click.option(flag, name, default=None, type=kind, cls=Option, section="Instead of the scheme's own", help=help_of[name])(function)
+    return function
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--scheme", type=click.Choice([*SCHEMES, *HALVES]), default="vector-wise", show_default=True, cls=Option, help="What to do to the linear layers.")
+@file_option("--text", "Text to measure perplexity, KL and agreement on.", metavar="FILE")
+@file_option("--calibration", "Text that static scales are learned on; not the one that is measured on.", metavar="FILE")
+@click.option("--tokens", type=click.IntRange(2, 2**31 - 1), default=8192, show_default=True, cls=Option, help="Most tokens to read of each text.")
+@click.option("--include", multiple=True, cls=Option, help="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All without it.")
+@click.option("--keep", multiple=True, cls=Option, help="Pattern of layers that stay as they are, besides heads; may be given again.")
+@click.option("--embeddings", is_flag=True, cls=Option, help="Store the embeddings, and a head that shares them, as int8 weights too.")
+@click.option("--bench", is_flag=True, cls=Option, help="Longer timings, and each shape of layer against fp32.")
+@run_options(out=None, otherwise="nowhere: it is measured and forgotten")
+@scheme_options
+def command(run, scheme, text, calibration, tokens, include, keep, embeddings, bench, out, seed, fast, **changes):
+    """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
+
+    What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2). An encoder is measured on hidden words.
+
+    \b
+    Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
+    Example:  python -m minialign quantize smollm2 --scheme vector-wise --text held-out.txt       a real model (downloads 93 MB)
+    Example:  python -m minialign quantize runs/pretrain --scheme static --calibration some.txt --text held-out.txt --bench
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    config = None if scheme in HALVES else dataclasses.replace(scheme_named(scheme), **changes)
+    check(config, changes, text, calibration, out, (*include, *keep, *(["embeddings"] if embeddings else [])))
+    model, tokenizer = open_base(run)
+    if model.config.kind == "encoder-decoder":
+        raise UserError("holds an encoder-decoder, and a decoder or an encoder is needed here", run)
+    read = lambda file: windows(flat(encode_documents(tokenizer, read_documents(file))), min(model.config.context, WINDOW), 512 if fast else tokens)  # noqa: E731
+    rows, batches = None if text is None else read(text), None if calibration is None else read(calibration)
+    before, result = copy.deepcopy(model), {"run": str(run), "scheme": scheme, "settings": None if config is None else dataclasses.asdict(config)}
+    if config is None:
+        store_half(model, HALVES[scheme])
+        click.echo(f"all linear layers and embeddings stored in {scheme}; computed in fp32, norms and biases stay as they are")
+    else:
+        shown = batches if batches is not None else None if rows is None else rows[:4]  # for the outputs' errors; scales are learned on --calibration only
+        model, report = quantize(model, config, None if shown is None else shown.split(4), include or ALL, (*KEEP, *keep), embeddings)
+        click.echo(str(report))
+        result["report"] = report.to_dict()
+    result |= measure(before, model, rows, seed, 7 if bench else 3, 8 if fast else 48 if bench else 24)
+    if out is not None:
+        result["file"] = save_quantized(model, out / QUANTIZED, run=str(run), scheme=scheme)
+        write_json(out / "report.json", result)
+        about = {"what": WHAT, "scheme": scheme, "base": str(run)}
+        if isinstance(before, LanguageModel):
+            write_atomic(out / TOKENIZER, tokenizer.to_json())
+            about |= {"model": to_dict(before.config), "tokenizer": tokenizer.fingerprint()}
+        write_json(out / CONFIG, about)
+    click.echo("\n" + table(result))
+    if bench and config is not None:
+        click.echo("\n" + layer_times(before, model))
+    click.echo(kernel_note(model) + ("" if out is None else f"\nwritten to {out}"))
+
+
+def check(config: SchemeConfig | None, changes: dict, text: Path | None, calibration: Path | None, out: Path | None, patterns: tuple[str, ...]) -> None:
+    """What can be wrong with the options themselves, before anything is loaded."""
+    if config is None and (changes or patterns):
+        raise UserError("fp16 and bf16 store every weight; options of integer schemes and patterns do not apply")
+    if config is not None and config.calibrated and calibration is None:
+        raise UserError("this scheme learns from a calibration set; give --calibration FILE, text like that which the model will read")
+    if None not in (text, calibration) and (text.resolve() == calibration.resolve() or (calibration.is_file() and text.is_file() and text.read_bytes() == calibration.read_bytes())):  # noqa: E501
+        raise UserError("is also --text: scales that were learned on it would be measured on what they know; give another text", calibration)
+    if out is not None and (out.is_file() or (out / CONFIG).exists()):
+        raise UserError("is a file or holds a run; choose another --out", out)
+
+
+def flat(documents: list[list[int]]) -> list[int]:
+    """Documents' ids one after the other."""
+    return [token for ids in documents for token in ids]
+
+
+def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int, rounds: int, new_tokens: int) -> dict:
+    """Bytes in memory and on the disk, what is predicted, and tokens a second, of both models."""
+    result = {"memory": [module_bytes(before), module_bytes(after)], "disk": on_disk(before, after)}
+    if rows is not None:
+        result["text"] = fidelity(before, after, rows).to_dict()
+    vocabulary, context = before.config.vocabulary, before.config.context
+    prompt = torch.randint(vocabulary // 2, vocabulary, (min(WINDOW, context),), generator=torch.Generator().manual_seed(seed)).tolist()
+    if before.config.kind == "decoder":
+        greedy = SamplingConfig(min(new_tokens, context - 1), temperature=0.0)
+        write = lambda model: generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)  # noqa: E731
+        result["writing"] = [greedy.new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
+    result["reading"] = [len(prompt) / seconds for seconds in in_turns(lambda model: model(torch.tensor([prompt])), before, after, rounds)]
+    return result
+
+
+def on_disk(before: nn.Module, after: nn.Module) -> list[int]:
+    """Sizes of the two models' files, written to a temporary folder and looked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "before.safetensors"
+        plain.write_bytes(tensor_file(tensors_of(before)))
+        return [plain.stat().st_size, save_quantized(after, Path(folder) / "after.safetensors")]
+
+
+@torch.inference_mode()
+def in_turns(work: Callable, before, after, rounds: int) -> list[float]:
+    """Median seconds of the same work on two things, in turn, after one round that warms up."""
+    times = ([], [])
+    for round in range(rounds + 1):
+        for kept, thing in zip(times, (before, after)):
+            began = time.perf_counter()
+            work(thing)
+            if round > 0:
+                kept.append(time.perf_counter() - began)
+    return [median(kept) for kept in times]
+
+
+def table(result: dict) -> str:
+    """Before and after, side by side."""
+    lines = [f"{'':<30}{'before':>14}{'after':>14}"]
+    if "text" in result:
+        text = result["text"]
+        lines.append(f"{'perplexity, a token':<30}{text['before']:>14.3f}{text['after']:>14.3f}   on {text['tokens']:,} tokens")
+        lines.append(f"{'KL from before, nats a token':<30}{'':>14}{text['kl']:>14.4f}")
+        lines.append(f"{'same first choice':<30}{'':>14}{text['agreement']:>14.1%}")
+    for name, key in (("bytes on the disk", "disk"), ("bytes in memory", "memory")):
+        a, b = result[key]
+        lines.append(f"{name:<30}{a:>14,}{b:>14,}   {b / a:.0%}")
+    for name, key in (("tokens a second, writing one", "writing"), ("tokens a second, reading", "reading")):
+        if key in result:
+            a, b = result[key]
+            lines.append(f"{name:<30}{a:>14,.0f}{b:>14,.0f}   {pace(b / a)}")
+    return "\n".join(lines)
+
+
+def pace(ratio: float) -> str:
+    """A ratio of speeds in words."""
+    return f"{ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
+
+
+def layer_times(before: nn.Module, after: nn.Module) -> str:
+    """Each shape of quantized layer against the fp32 layer in whose place it stands, for 1, 64 and 512 tokens."""
+    lines, seen = ["layer against fp32         1 token             64 tokens            512 tokens"], set()
+    for name, layer in after.named_modules():
+        shape = (getattr(layer, "in_features", 0), getattr(layer, "out_features", 0))
+        if not isinstance(layer, QuantizedLinear) or shape in seen:
+            continue
+        seen.add(shape)
+        paces = []
+        for T in (1, 64, 512):
+            x = torch.randn(T, shape[0], generator=torch.Generator().manual_seed(0))
+            plain, ours = in_turns(lambda module, x=x: module(x), before.get_submodule(name), layer, 9)
+            paces.append(pace(plain / ours))
+        lines.append(f"{shape[0]:>6} -> {shape[1]:<6}" + "".join(f"{p:>21}" for p in paces))
+    return "\n".join(lines)
+
+
+def kernel_note(model: nn.Module) -> str:
+    """How the integer products were computed, said openly."""
+    shapes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, IntegerLinear)]
+    if not shapes:
+        return "products in floating point: integers save memory here, not arithmetic"
+    if not has_integer_products():
+        return "this processor has no integer products (VNNI): the exact sums are computed by its float unit, and int8 costs time instead of saving it"
+    kernels = {fastest_kernel("cpu", 512, K, N) for K, N in shapes}
+    return f"integer products by {' and '.join(sorted(kernels))}, the faster way for each shape"

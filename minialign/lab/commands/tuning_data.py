@@ -1,0 +1,124 @@
+r"""The lines that `finetune` learns from, as the model at hand reads them.
+
+a decoder             <begin> prompt completion <end>, the completion alone taught
+smollm2               the same inside the marks of its chat template
+an encoder-decoder    <begin> prompt → completion <end>; a published T5 has its prompt ended instead of begun
+texts with labels     <begin> text; a published encoder reads [CLS] text [SEP]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from minialign.batching import demonstration_row
+from minialign.classification import LabelledTexts, class_loss, examine_classes
+from minialign.generation import as_prompt
+from minialign.heads import Classifier
+from minialign.lab.commands.inputs import fill_a_batch
+from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.pretrained.chat import taught_row
+from minialign.lab.pretrained.smollm2 import SYSTEM
+from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
+from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
+from minialign.runs.errors import UserError
+from minialign.runs.files import held_out
+from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a model learns from the user's lines."""
+
+    model: nn.Module  # that learns: the base, or a head on its body
+    learned: Any  # training data (training.Data)
+    checked: Any  # the same of the lines that are held out
+    loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the sum over its labels, nats
+    validate: Callable[[nn.Module], dict[str, float]]  # model -> what is measured on the held-out lines, a mean in nats among it
+    labels: Sequence[str] = ()  # in the order of the classes; none where it learns to write
+
+
+def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
+    """Lines to learn from, and the tenth of them that is held out, the same one for every command."""
+    sides = [[r for r in records if held_out(r[key], 0.1) is side] for side in (False, True)]
+    if not sides[1]:
+        raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
+    fill_a_batch(len(sides[0]), "examples to learn from", batch, file)
+    return sides
+
+
+def must_fit(model: nn.Module, tokens: int, file: Path, line: int, before: int = 0) -> None:
+    """Raise UserError, with the line, for more tokens than the model can read after `before` vectors of a tuned prompt."""
+    if tokens + before > model.config.context:
+        room = f"{model.config.context}" + (f", of which a tuned prompt takes {before}" if before else "")
+        raise UserError(f"{tokens} tokens do not fit the model's context of {room}; shorten it", file, line)
+
+
+def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """A text as a classifier reads it."""
+    published_encoder = model.config.kind == "encoder" and isinstance(tokenizer, PretrainedTokenizer)
+    return [tokenizer.begin, *ids, *([tokenizer.end] if published_encoder else [])]
+
+
+def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, before: int = 0) -> Lesson:
+    """Texts with labels, for a head on the body of a decoder or an encoder; before: vectors of a tuned prompt that the context has to hold as well."""
+    if model.config.kind == "encoder-decoder":
+        raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another --base")
+    labels = sorted({record["label"] for side in sides for record in side})
+    if len(labels) < 2:
+        raise UserError(f"all labels are {labels[0]!r}; give lines of two labels or more", file)
+    made = []
+    for side in sides:
+        rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]
+        for row, record in zip(rows, side):
+            must_fit(model, len(row), file, record["line"], before)
+        made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side], min(training.batch, len(side)), training.seed))
+    return Lesson(Classifier(model.body, len(labels), training.seed), *made, class_loss, lambda model: examine_classes(model, made[1]), labels)
+
+
+def written_lesson(
+    model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, before: int = 0, chat: bool = False
+) -> Lesson:
+    """Demonstrations, for a decoder or an encoder-decoder; before: as above; chat: in the marks of the chat template."""
+    if model.config.kind == "encoder":
+        raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and `label`, or another --base", file)
+    pairs = model.config.kind == "encoder-decoder"
+    loss, made = text_to_text_loss if pairs else next_token_loss, []
+    for side in sides:
+        rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(training.batch, len(side))
+        made.append(TextToTextRows(rows, batch, training.seed, model.special) if pairs else LabelledRows(rows, batch, training.seed))
+    held = [made[1].batch(names) for names in map(made[1].order, range(min(8, made[1].order.steps_in_epoch)))]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        mean = mean_loss(model, held, loss)
+        return {"validation": mean, "perplexity": perplexity(mean)}
+
+    return Lesson(model, *made, loss, validate)
+
+
+def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, vectors: int, chat: bool) -> list[tuple]:
+    """Each line as a row and the place where its completion begins; for an encoder-decoder as the ids of its prompt and of its completion.
+
+    Args:
+        vectors: of a tuned prompt, which the context of what is read has to hold as well.
+    Raises:
+        UserError: an empty completion, or more tokens than the model can read, with the line.
+    """
+    texts = [record["completion"].strip() if chat else record["completion"] for record in side]
+    made = []
+    for record, before, after in zip(side, tokenizer.encode_many([record["prompt"] for record in side]), tokenizer.encode_many(texts)):
+        if not after:
+            raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
+        if model.config.kind == "encoder-decoder":
+            made.append((as_prompt(tokenizer, before), after))
+            tokens = max(len(made[-1][0]), 1 + len(after) - vectors)  # the begin token before what is written; the vectors are read by the encoder
+        else:
+            made.append(taught_row(tokenizer, SYSTEM, before, after) if chat else demonstration_row(tokenizer, before, after))
+            tokens = len(made[-1][0]) - 1  # the last one is said, and not read
+        must_fit(model, tokens, file, record["line"], vectors)
+    return made

@@ -1,0 +1,147 @@
+r"""The toy world's T5, T0 and GPT-3: what the chapter on instruction tuning compares, made from nothing.
+
+    dirty passages → tokenizer →  span corruption → LM adaptation → T5+LM  →  mixture in many words  → T0
+                                                                           →  mixture, one prefix a task → T5 (multitask)
+                               →  next token, at least four times the parameters and as many tokens  → GPT-3
+
+Passages are short (three to five events), because what a small model learns is counted in passages and what a laptop does in tokens.
+Read next: instruct/t0.py. Try it:  python -m minialign instruct
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from minialign.heads import LanguageModel, describe_model, load_model
+from minialign.instruct.mixture import Split, split_by_cluster
+from minialign.pretrain.causal_lm import pretrain
+from minialign.pretrain.lm_adaptation import adapt
+from minialign.pretrain.span_corruption import pretrain_span_corruption
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges, to_dict
+from minialign.tokenizer import Tokenizer, train_tokenizer
+from minialign.training import TrainingConfig
+from minialign.transformer import TransformerConfig
+from minialign.world.corpus import documents
+from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
+from minialign.world.stories import Story, write_scene
+
+CORRUPTED, ADAPTED, TUNED = "1-span-corruption", "2-lm-adaptation", "3-instructed"
+VALID = 300  # passages of the corpus that are kept for validation
+EXAMINED = 1_000_003  # seed of the held-out examples: the same for every seed of a model
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Sizes of the chapter's models and of their training."""
+
+    passages: int = 12_000  # documents of the corpus
+    vocabulary: int = 1024  # tokens
+    context: int = 192  # tokens that a model reads
+    width: int = 64  # D of the encoder-decoder
+    layers: int = 2  # N of its encoder and of its decoder
+    heads: int = 4  # H
+    pretrain_steps: int = 300  # of span corruption
+    adapt_steps: int = 100  # of LM adaptation; 0 leaves it out
+    tune_steps: int = 1400  # on the mixture
+    batch: int = 64  # texts a step
+    examples: int = 1000  # of each training dataset
+    examined: int = 100  # of each held-out dataset
+    questions: int = 90_000  # drawn from the mixture
+    gpt_width: int = 128  # D of the decoder
+    gpt_layers: int = 6  # N of the decoder
+
+    def __post_init__(self):
+        check_ranges(self, dict.fromkeys(("passages", "pretrain_steps", "tune_steps", "batch", "examples", "examined", "questions"), (1, 10**8)))
+        if self.passages <= VALID:
+            raise UserError(f"passages is {self.passages}; {VALID} of them are kept for validation, so give more")
+
+
+FAST = {"passages": 600, "pretrain_steps": 12, "adapt_steps": 4, "tune_steps": 20, "batch": 16, "examples": 12, "examined": 8, "questions": 400}
+FAST |= {"gpt_width": 96, "gpt_layers": 4}
+
+
+def scene(rng: random.Random) -> Story:
+    """What a document of the corpus is about."""
+    return write_scene(rng, 3, 5)
+
+
+def corpus(config: ToyConfig, seed: int) -> tuple[list[str], list[str]]:
+    """Documents to learn from and documents to validate on."""
+    texts = passages(config.passages, seed)
+    return list(texts[:-VALID]), list(texts[-VALID:])
+
+
+@functools.lru_cache(maxsize=8)
+def passages(count: int, seed: int) -> tuple[str, ...]:
+    """The corpus, told once in a process: twelve thousand passages take as long to tell as eighty steps of training on them."""
+    return tuple(document["text"] for document in documents(count, seed, tell=scene))
+
+
+def tokenizer_of(config: ToyConfig, texts: list[str]) -> Tokenizer:
+    """A tokenizer that knows the corpus and the templates' own words."""
+    wordings = [template.input for found in PROMPTS.values() for template in found]
+    return train_tokenizer([*texts, *wordings * 4], config.vocabulary)
+
+
+def split_of(config: ToyConfig, seed: int, held_out: tuple[str, ...] = HELD_OUT) -> Split:
+    """The datasets of the world, whole clusters held out; the examples that are examined are the same for every seed."""
+    told = learned_and_asked(config.examples, config.examined, seed, held_out)
+    return split_by_cluster({task: list(found) for task, found in told.items()}, held_out, seed=seed)
+
+
+@functools.lru_cache(maxsize=8)
+def learned_and_asked(learn: int, ask: int, seed: int, held_out: tuple[str, ...]) -> dict[str, list[dict]]:
+    """Examples of every dataset, made once in a process: they are read and never changed."""
+    told: set[str] = set()
+    asked = examples([name for name in DATASETS if DATASETS[name].cluster in held_out], ask, EXAMINED, told)
+    learned = examples([name for name in DATASETS if DATASETS[name].cluster not in held_out], learn, seed, told)
+    return learned | asked
+
+
+def training(steps: int, config: ToyConfig, seed: int, learning_rate: float) -> TrainingConfig:
+    """How each stage is trained."""
+    return TrainingConfig(steps, config.batch, learning_rate, weight_decay=0.05, validate_every=max(1, steps // 4), checkpoint_every=200, seed=seed)
+
+
+def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
+    """The toy T5 in folders under `folder`; returns that of the last stage. A stage that is there is not done again."""
+    texts, valid = corpus(config, seed)
+    tokenizer = tokenizer_of(config, texts)
+    shape = TransformerConfig(
+        tokenizer.size, config.context, config.width, config.layers, config.heads, "encoder-decoder",
+        activation="relu", initial_std=config.width**-0.5, smeared_keys=True,
+    )  # fmt: skip
+    model = LanguageModel(shape, seed)
+    stages = [(CORRUPTED, pretrain_span_corruption, config.pretrain_steps, 2e-3), (ADAPTED, adapt, config.adapt_steps, 1e-3)]
+    for name, teach, steps, rate in stages:
+        run, how = RunFolder(folder / name), training(max(1, steps), config, seed, rate)
+        if steps == 0:
+            continue
+        with run.locked():
+            run.begin({**describe_model(model), "stage": name[2:], "training": to_dict(how), "toy": to_dict(config)}, tokenizer)
+            if not run.finished:
+                teach(model, tokenizer, texts, valid, how, run, packed=False)
+        model = load_model(run.path, "language-model")[0]
+    return run.path
+
+
+def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
+    """The toy GPT-3 in `folder`: the corpus and the tokenizer of the toy T5, as many steps as both of its stages, larger."""
+    texts, valid = corpus(config, seed)
+    tokenizer = tokenizer_of(config, texts)
+    shape = TransformerConfig(
+        tokenizer.size, 2 * config.context, config.gpt_width, config.gpt_layers, config.heads,
+        activation="relu", initial_std=config.gpt_width**-0.5, smeared_keys=True,
+    )  # fmt: skip
+    model, how = LanguageModel(shape, seed), training(config.pretrain_steps + config.adapt_steps, config, seed, 2e-3)
+    run = RunFolder(folder)
+    with run.locked():
+        run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(how), "toy": to_dict(config)}, tokenizer)
+        if not run.finished:
+            pretrain(model, tokenizer, texts, valid, how, run, packed=False)
+    return folder

@@ -1,0 +1,230 @@
+r"""Checking an answer: run it on the examples, compare, and find out which mistake it is.
+
+    check("absmax", absmax)  ->  right, or a hint with numbers: what went in, what was expected, what came out, and why
+
+An answer that comes out wrong is held against the exercise's mistakes: the first one that gives the same on every example is named. An
+exception becomes a hint too, with the line of the reader's own that raised it. Details that matter:
+    1. Answers get copies of the arguments, and must leave them as they are (test_changing_an_argument_in_place_is_told).
+    2. Whatever a reader's function raises comes back as a hint (test_an_exception_is_told_with_the_readers_line_and_no_traceback).
+    3. A number for a function, or a function for a number, is told apart from a wrong answer (test_the_wrong_kind_of_answer_is_told).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minialign.lab.exercises.calling import Raised, called
+from minialign.lab.exercises.catalogue import find, solved, stub_of, words
+from minialign.lab.exercises.comparison import difference, show
+from minialign.lab.exercises.exercise import Exercise, Wrong
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` found; true when the answer is right. Shown by itself as the last line of a notebook's cell."""
+
+    name: str
+    passed: bool
+    key: str  # "right", or the short name of the mistake
+    text: str  # what was found, or the hint
+    place: str  # where to read on
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {'right. ' if self.passed else 'not yet. '}{self.text}" + ("" if self.passed else f"\n  Read on: {self.place}")
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks."""
+        verdict = "**right.**" if self.passed else "**not yet.**"
+        body = self.text.replace("\n  ", "\n>\n> ")
+        return f"> `{self.name}`: {verdict} {body}" + ("" if self.passed else f"\n>\n> *Read on:* {self.place}")
+
+
+def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
+    """Try an answer to an exercise and say what is wrong with it, if anything.
+
+        check("absmax", my_absmax)      a function, for "write it" and "find the planted bug"
+        check(absmax)                   the same, when the function has the exercise's name
+        check("half_step", 0.02)        a number, for "predict before you run"
+
+    What there is: `listing()`. What to do: `task("absmax")`. Nothing is printed and nothing raised: the verdict is returned, and
+    a notebook shows it.
+
+    Args:
+        exercise: its name, or a function of that name.
+        answer: the reader's function, number or text.
+    Returns:
+        A Verdict: true when the answer is right; otherwise its text is a hint, with the example on which the answer went wrong.
+    Raises:
+        UserError: there is no exercise of that name; the message names the nearest.
+    """
+    if callable(exercise):
+        exercise, answer = getattr(exercise, "__name__", type(exercise).__name__), exercise
+    task = find(exercise)
+    if answer is None or answer is ...:
+        return _verdict(task, "empty", f"There is no answer yet: give {_wanted(task)} as check({task.name!r}, ...).")
+    try:
+        return _verdict(task, "right", {"predict": _predicted, "beat": _measured}.get(task.kind, _compared)(task, answer))
+    except Wrong as wrong:
+        return _verdict(task, wrong.key, wrong.says)
+
+
+def _verdict(task: Exercise, key: str, text: str) -> Verdict:
+    return Verdict(task.name, key == "right", key, text, task.place)
+
+
+def _wanted(task: Exercise) -> str:
+    """What kind of thing answers an exercise."""
+    return "a number" if task.kind == "predict" else "a function" if "def " in stub_of(task) else "a text"
+
+
+# predictions
+
+
+def _predicted(task: Exercise, answer: Any) -> str:
+    """Compare a number with what running it gives."""
+    number = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run later.")
+    truth, unit = float(task.reference()), f" {task.unit}" if task.unit else ""
+    allowed = abs(truth) * task.tolerance
+    if abs(number - truth) <= allowed:
+        why = f" ({task.why_tolerance})" if task.why_tolerance else ""
+        return f"You said {show(number)}{unit}, the run gave {show(truth)}{why}. {words(task)['right']}"
+    for key, makes in task.mistakes.items():
+        wrong = float(makes())
+        if abs(number - wrong) <= max(1e-9, abs(wrong) * min(task.tolerance, 0.02) + 1e-6):
+            raise Wrong(key, f"You said {show(number)}{unit}; the run gave {'more' if truth > number else 'less'}. {words(task)[key]}")
+    far = f", {number / truth:.3g} times too {'high' if number > truth else 'low'}" if truth and number / truth > 0 else ""
+    side = "high" if number > truth else "low"
+    raise Wrong(side, f"You said {show(number)}{unit}; the run gave {'less' if number > truth else 'more'}{far}. Write the sum down and try again.")
+
+
+# functions
+
+
+def _measured(task: Exercise, answer: Any) -> str:
+    """Let the exercise's judge measure an answer."""
+    if _wanted(task) == "a function":
+        _fits(task, answer)
+        answer = _guarded(task, answer)
+    elif not isinstance(answer, str):
+        raise Wrong("kind", f"This exercise asks for a text, and {show(answer)[:60]} is none.")
+    elif not answer.strip():
+        raise Wrong("empty", "The text is empty: write one.")
+    return f"{task.judge(answer)} {words(task)['right']}"
+
+
+def _guarded(task: Exercise, answer: Callable) -> Callable:
+    """The reader's function; what it raises, and None, become hints."""
+
+    def call(*arguments: Any) -> Any:
+        found = called(answer, copy.deepcopy(arguments))
+        if isinstance(found, Raised):
+            raise Wrong("error", found.says)
+        if found is None:
+            raise Wrong("empty", _nothing(task))
+        return found
+
+    return call
+
+
+def _compared(task: Exercise, answer: Any) -> str:
+    """Compare a function with the project's own on every example."""
+    _fits(task, answer)
+    cases = list(task.cases())
+    expected = [_result(task, task.reference, copy.deepcopy(case)) for case in cases]
+    got = []
+    for case in cases:
+        kept = copy.deepcopy(case)
+        got.append(_result(task, answer, kept))
+        if isinstance(got[-1], Raised):
+            break
+        if _changed(case, kept):
+            raise Wrong("in_place", _changed(case, kept))
+    if isinstance(got[-1], Raised):  # if an earlier example shows what is wrong, that tells more
+        failed = got.pop()
+        if not any(_apart(task, e, g) for e, g in zip(expected, got)):
+            raise Wrong("error", f"{failed.says}\n  In: {_arguments(task, cases[len(got)])}")
+    plain = [g[0] if task.gradient else g for g in got]
+    if all(value is None for value in plain):
+        raise Wrong("empty", _nothing(task))
+    found = [_apart(task, e, g) for e, g in zip(expected, got)]
+    if not any(found):
+        return f"The same as {task.look.__module__}.{task.look.__qualname__} on {len(cases)} example{'s' * (len(cases) > 1)}. {words(task)['right']}"
+    first = next(i for i, text in enumerate(found) if text)
+    numbers = f"\n  In: {_arguments(task, cases[first])}\n  Expected: {_shown(task, expected[first])}\n  Yours: {_shown(task, got[first])}"
+    numbers += f"\n  So {found[first]}."
+    for key, makes in task.mistakes.items():
+        for way in makes if isinstance(makes, tuple) else (makes,):
+            made = [_result(task, way, copy.deepcopy(case)) for case in cases[: len(got)]]
+            if not any(_apart(task, m, g) for m, g in zip(made, got)):
+                raise Wrong(key, words(task)[key] + numbers)
+    raise Wrong("different", f"Not one of the usual mistakes: follow this example by hand.{numbers}")
+
+
+def _apart(task: Exercise, expected: Any, got: Any) -> str:
+    """In what two results differ, also in what the exercise looks at besides."""
+    return difference(expected, got, task.tolerance) or (difference(task.also(expected), task.also(got), 0.0, "it") if task.also else "")
+
+
+def _fits(task: Exercise, answer: Any) -> None:
+    """Raises Wrong unless the answer can be called as the exercise's function is."""
+    wanted = inspect.signature(solved(task))
+    if not callable(answer):
+        raise Wrong("kind", f"This exercise asks for a function {task.name}{_names(wanted)}, and {show(answer)[:60]} is none.")
+    try:
+        inspect.signature(answer).bind(*wanted.parameters)
+    except TypeError:
+        raise Wrong("arguments", f"It is called as {task.name}{_names(wanted)}; yours takes {inspect.signature(answer)}.") from None
+    except ValueError:
+        pass  # a function of C does not tell what it takes
+
+
+def _names(signature: inspect.Signature) -> str:
+    return f"({', '.join(signature.parameters)})"
+
+
+def _nothing(task: Exercise) -> str:
+    return f"{task.name} returned nothing. Write its body (task({task.name!r}) says what it should do), and do not forget the return."
+
+
+def _result(task: Exercise, function: Callable, arguments: tuple) -> Any:
+    """What a function makes of an example; for exercises on gradients (value, gradient)."""
+    if not task.gradient:
+        return called(function, arguments)
+    first = arguments[0].requires_grad_(True)
+    value = called(function, arguments)
+    if isinstance(value, Raised) or value is None:
+        return value if isinstance(value, Raised) else (None, None)
+    if not isinstance(value, Tensor):
+        return value, torch.zeros_like(first)
+    gradient = torch.autograd.grad(value.sum(), first, allow_unused=True)[0] if value.requires_grad else None
+    first.requires_grad_(False)
+    return value.detach(), torch.zeros_like(first) if gradient is None else gradient
+
+
+def _changed(before: tuple, after: tuple) -> str:
+    """A sentence on an argument that is not what it was, or nothing."""
+    for i, (old, new) in enumerate(zip(before, after)):
+        if isinstance(old, Tensor | list | dict) and difference(old, new, 0.0):
+            place = ("first", "second", "third", "fourth", "fifth", "sixth")[i]
+            return f"It changed its {place} argument, which the caller still needs: {show(old)} became {show(new)}. Work on a copy."
+    return ""
+
+
+def _arguments(task: Exercise, case: tuple) -> str:
+    return ", ".join(f"{name} = {show(value)}" for name, value in zip(inspect.signature(solved(task)).parameters, case))
+
+
+def _shown(task: Exercise, result: Any) -> str:
+    return f"{show(result[0])}, with gradient {show(result[1])}" if task.gradient and isinstance(result, tuple) else show(result)

@@ -1,0 +1,126 @@
+r"""Exercises of notebook 09: soft targets, relations of values, attention scores with a mask, and what T² is for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, tensor
+
+from minialign.distill import losses
+from minialign.lab.exercises.exercise import Exercise
+from minialign.logprobs import masked_mean
+
+HEADING = "Model distillation"
+
+
+def _logits() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    large = torch.randn(2, 3, 5, generator=chance), torch.randn(2, 3, 5, generator=chance), tensor([[1, 1, 1], [1, 0, 0]]).bool()
+    small = tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]]), tensor([True, False])
+    return [(*small, 2.0), (*large, 3.0)]
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return F.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+
+
+def _values() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    return [(tensor([[[1.0, 0.0, 2.0, 0.0], [0.0, 1.0, 0.0, 0.0]]]), 2), (torch.randn(2, 3, 8, generator=chance), 2)]
+
+
+def _relation(values: Tensor, heads: int) -> Tensor:
+    return losses.relation(values, heads, torch.ones(values.shape[:2], dtype=torch.bool)).exp()
+
+
+def _related(values: Tensor, heads: int, divisor: float) -> Tensor:
+    B, T, D = values.shape
+    parts = values.view(B, T, heads, D // heads).transpose(1, 2)
+    return parts @ parts.transpose(-2, -1) / divisor
+
+
+def _scores() -> list[tuple]:
+    allowed = torch.ones(2, 2).tril().bool()
+    minus = -math.inf
+    return [(tensor([[1.0, minus], [0.0, 2.0]]), tensor([[3.0, minus], [0.0, 1.0]]), allowed), (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), allowed)]
+
+
+def _attention_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor:
+    return losses.attention_score_loss(student[None, None], teacher[None, None], allowed)
+
+
+def _gradient(temperature: float, squared: bool) -> float:
+    chance = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(200, 50, generator=chance).requires_grad_(True), torch.randn(200, 50, generator=chance)
+    loss = losses.soft_target_loss(student, teacher, torch.ones(200, dtype=torch.bool), temperature)
+    return float(torch.autograd.grad(loss if squared else loss / temperature**2, student)[0].norm())
+
+
+EXERCISES = (
+    Exercise(
+        name="soft_targets",
+        notebook=9,
+        kind="write",
+        heading=HEADING,
+        look=losses.soft_target_loss,
+        stub='def soft_targets(student, teacher, mask, T):\n    """student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor)."""\n',
+        cases=_logits,
+        reference=losses.soft_target_loss,
+        mistakes={
+            "no_square": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / T**2,
+            "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
+            "cold": lambda s, t, m, T: masked_mean(_kl(t, s), m) * T**2,
+            "cold_teacher": lambda s, t, m, T: masked_mean(_kl(t, s / T), m) * T**2,
+            "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(-((t / T).softmax(-1) * (s / T).log_softmax(-1)).sum(-1), m),
+            "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
+            "mean_over_words": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / s.shape[-1],
+            "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
+        },
+    ),
+    Exercise(
+        name="value_relation",
+        notebook=9,
+        kind="write",
+        heading=HEADING,
+        look=losses.relation,
+        stub='def value_relation(values, heads):\n    """values: (B, T, D), all heads side by side. Returns (B, heads, T, T)."""\n',
+        cases=_values,
+        reference=_relation,
+        mistakes={
+            "no_root": lambda v, h: _related(v, h, 1.0).softmax(-1),
+            "whole_width": lambda v, h: _related(v, h, math.sqrt(v.shape[-1])).softmax(-1),
+            "no_softmax": lambda v, h: _related(v, h, math.sqrt(v.shape[-1] / h)),
+            "logs": lambda v, h: _related(v, h, math.sqrt(v.shape[-1] / h)).log_softmax(-1),
+            "one_head": lambda v, h: _relation(v, 1).expand(-1, h, -1, -1),
+        },
+    ),
+    Exercise(
+        name="attention_loss",
+        notebook=9,
+        kind="mend",
+        heading=HEADING,
+        look=losses.attention_score_loss,
+        cases=_scores,
+        reference=_attention_loss,
+        mistakes={
+            "not_a_number": lambda s, t, a: F.mse_loss(s, t),
+            "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),
+            "sum": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).sum(),
+            "after_the_softmax": lambda s, t, a: ((s.softmax(-1) - t.softmax(-1))[a] ** 2).mean(),
+        },
+    ),
+    Exercise(
+        name="gradient_at_4",
+        notebook=9,
+        kind="predict",
+        heading=HEADING,
+        look=losses.soft_target_loss,
+        stub="prediction = ...  # a ratio",
+        reference=lambda: _gradient(4.0, squared=False) / _gradient(1.0, squared=False),
+        tolerance=0.4,
+        why_tolerance="40 %: 1 / T² holds for high temperatures, and 4 is not that high",
+        mistakes={"linear": lambda: 0.25, "unchanged": lambda: 1.0, "grows": lambda: 16.0},
+    ),
+)

@@ -1,0 +1,140 @@
+r"""Exercises of notebook 08: outlier columns, LLM.int8(), norms in 16 bits, and what is stored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, tensor
+
+from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.pretrained.rms_norm import RMSNorm
+from minialign.quant import llm_int8, mappings
+from minialign.quant.mappings import MappingConfig, quantize_tensor
+
+HEADING = "LMM.int8()"
+ROWS = MappingConfig(per="row")
+
+
+def _activations() -> list[tuple]:
+    return [
+        (tensor([[1.0, -6.0, 0.5, 2.0], [0.0, 1.0, 5.9, 2.0]]), 6.0),
+        (tensor([[0.1, 20.0, -30.0]]), 6.0),
+        (tensor([[20.0, 1.0], [1.0, 3.0]]), 3.0),
+        (tensor([[9.0, 0.0], [1.0, 8.0]]), 6.0),
+    ]
+
+
+def _int8(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
+    every = torch.ones(weight.shape[1], dtype=torch.bool)
+    return llm_int8.LLMInt8Linear(quantize_tensor(weight, ROWS), activation=ROWS, threshold=threshold, columns=every, original=weight).product(x)
+
+
+def _parts(x: Tensor, weight: Tensor, columns: Tensor, measured: Tensor) -> Tensor:
+    """Integers for the other columns, with scales measured on `measured`."""
+    scale = measured.abs().amax(dim=1, keepdim=True) / 127
+    codes = (x / scale).round().clamp(-127, 127) * ~columns
+    mapped = quantize_tensor(weight, ROWS)
+    return codes @ mapped.values.float().T * scale * mapped.scale.T
+
+
+def _outliers(x: Tensor, threshold: float) -> Tensor:
+    return llm_int8.outlier_columns(x, threshold)
+
+
+def _spoiled(x: Tensor, w: Tensor, a: float) -> Tensor:
+    columns = _outliers(x, a)
+    return _parts(x, w, columns, x) + x[:, columns] @ w[:, columns].T
+
+
+def _twice(x: Tensor, w: Tensor, a: float) -> Tensor:
+    columns = _outliers(x, a)
+    return _int8(x, w, 0.0) + x[:, columns] @ w[:, columns].T
+
+
+def _inputs() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(3, 8, generator=chance).clamp(-3, 3), (torch.randn(4, 8, generator=chance) * 8).round() / 8
+    x[1, 2] = 60.0
+    return [(x, weight, 6.0), (torch.randn(2, 8, generator=chance).clamp(-3, 3), weight, 6.0)]
+
+
+def _norm(x: Tensor, weight: Tensor) -> Tensor:
+    norm = RMSNorm(x.shape[-1], 1e-6)
+    norm.weight.data = weight
+    return norm(x).detach()
+
+
+def _halves() -> list[tuple]:
+    return [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()), (tensor([[0.5, 2.0, 1.0]]).half(), torch.ones(3).half())]
+
+
+EXERCISES = (
+    Exercise(
+        name="outlier_columns",
+        notebook=8,
+        kind="write",
+        heading=HEADING,
+        look=llm_int8.outlier_columns,
+        stub='def outlier_columns(x, threshold):\n    """x: (T, K) float32; threshold: above 0. Returns (K,) bool."""\n',
+        cases=_activations,
+        reference=_outliers,
+        mistakes={
+            "single_values": lambda x, a: x.abs() >= a,
+            "rows": lambda x, a: (x.abs() >= a).any(dim=1),
+            "signed": lambda x, a: (x >= a).any(dim=0),
+            "strictly": lambda x, a: (x.abs() > a).any(dim=0),
+            "every_token": lambda x, a: (x.abs() >= a).all(dim=0),
+            "mean": lambda x, a: x.abs().mean(dim=0) >= a,
+        },
+    ),
+    Exercise(
+        name="int8_with_outliers",
+        notebook=8,
+        kind="write",
+        heading=HEADING,
+        look=llm_int8.LLMInt8Linear,
+        stub='def int8_with_outliers(x, weight, threshold):\n    """x: (T, K); weight: (N, K), float32. Returns (T, N) float32."""\n',
+        cases=_inputs,
+        reference=_int8,
+        tolerance=2e-3,
+        mistakes={
+            "no_outliers": lambda x, w, a: _int8(x, w, 0.0),
+            "spoiled_scales": _spoiled,
+            "counted_twice": _twice,
+            "left_out": lambda x, w, a: _int8(x * ~_outliers(x, a), w, 0.0),
+            "not_quantized": lambda x, w, a: x @ w.T,
+        },
+    ),
+    Exercise(
+        name="rms_norm",
+        notebook=8,
+        kind="mend",
+        heading=HEADING,
+        look=RMSNorm,
+        cases=_halves,
+        reference=_norm,
+        tolerance=2e-3,
+        mistakes={
+            "overflow": lambda x, g: g * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
+            "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
+            "no_gain": lambda x, g: _norm(x, torch.ones_like(g)),
+            "sum": lambda x, g: (g.float() * x.float() * torch.rsqrt(x.float().pow(2).sum(dim=-1, keepdim=True))).half(),
+        },
+    ),
+    Exercise(
+        name="stored_bytes",
+        notebook=8,
+        kind="predict",
+        heading="Quantization",
+        look=mappings.Quantized,
+        stub="prediction = ...  # bytes",
+        reference=lambda: quantize_tensor(torch.ones(512, 2048), ROWS).bytes,
+        tolerance=0.0,
+        unit="bytes",
+        mistakes={
+            "no_scales": lambda: 512 * 2048,
+            "half": lambda: 2 * 512 * 2048,
+            "columns": lambda: 512 * 2048 + 4 * 2048,
+            "scales_in_16_bits": lambda: 512 * 2048 + 2 * 512,
+        },
+    ),
+)

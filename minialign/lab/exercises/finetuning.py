@@ -1,0 +1,162 @@
+r"""Exercises of notebook 06: LoRA's forward pass, merge and break-even, adapters, and which parameters are biases."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, tensor
+
+from minialign.lab.exercises.exercise import Exercise
+from minialign.peft import adapters, bitfit, lora
+
+LORA = "Low Ranking Adaptation (LoRA)"
+
+
+def _layer(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> lora.LoRALinear:
+    """The project's own layer with these numbers in it."""
+    base = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
+    found = lora.LoRALinear(base, lora.LoRAConfig(rank=len(A), alpha=alpha), torch.Generator())
+    for parameter, numbers in ((base.weight, weight), (found.A, A), (found.B, B)):
+        parameter.data.copy_(numbers)
+    return found.requires_grad_(False)
+
+
+def _merged(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    layer = _layer(weight, A, B, alpha)
+    layer.merge()
+    return layer.base.weight.data
+
+
+def _updates() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    large = tuple(torch.randn(shape, generator=chance) for shape in ((2, 4), (3, 4), (2, 4), (3, 2)))
+    return [(tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0), (*large, 16.0)]
+
+
+def _halves() -> list[tuple]:
+    chance = torch.Generator().manual_seed(1)
+    half = tuple(torch.randn(shape, generator=chance).half() for shape in ((16, 12), (4, 12), (16, 4)))
+    return [(tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0), (*half, 3.0)]
+
+
+class _Biased(nn.Module):
+    """A model with biases, a norm, and a table whose name only sounds like one."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.norm, self.relative_attention_bias = nn.Linear(2, 2), nn.LayerNorm(2), nn.Embedding(4, 1)
+
+
+def _names(model: nn.Module) -> list[str]:
+    wrapped = bitfit.wrap(model)
+    return sorted(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
+
+
+def _names_where(model: nn.Module, chosen) -> list[str]:
+    return sorted(name for name, parameter in model.named_parameters() if chosen(name, parameter))
+
+
+def _adapter(h: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    base = nn.Linear(h.shape[-1], h.shape[-1], bias=False)
+    nn.init.eye_(base.weight)
+    layer = adapters.Adapted(base, adapters.AdapterConfig(bottleneck=len(down)), torch.Generator())
+    layer.down.weight.data, layer.up.weight.data = down, up
+    return layer(h).detach()
+
+
+def _bottlenecks() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    large = tuple(torch.randn(shape, generator=chance) for shape in ((3, 4), (2, 4), (4, 2)))
+    return [(tensor([[1.0, -1.0]]), tensor([[-1.0, 1.0]]), tensor([[1.0], [2.0]])), large]
+
+
+def _largest_saving_rank(out: int = 64, inside: int = 192) -> int:
+    """Count the numbers of layers of growing rank until they are no fewer than the matrix's own."""
+    base, rank = nn.Linear(inside, out, bias=False), 0
+    while True:
+        layer = lora.LoRALinear(base, lora.LoRAConfig(rank=rank + 1), torch.Generator())
+        if layer.A.numel() + layer.B.numel() >= base.weight.numel():
+            return rank
+        rank += 1
+
+
+EXERCISES = (
+    Exercise(
+        name="lora_forward",
+        notebook=6,
+        kind="write",
+        heading=LORA,
+        look=lora.LoRALinear,
+        stub='def lora_forward(x, weight, A, B, alpha):\n    """x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out)."""\n',
+        cases=_updates,
+        reference=lambda x, w, A, B, alpha: _layer(w, A, B, alpha)(x),
+        mistakes={
+            "no_scale": lambda x, w, A, B, alpha: x @ (w + B @ A).T,
+            "alpha_alone": lambda x, w, A, B, alpha: x @ (w + alpha * B @ A).T,
+            "scaled_twice": lambda x, w, A, B, alpha: x @ (w + (alpha / len(A)) ** 2 * B @ A).T,
+            "square_root": lambda x, w, A, B, alpha: x @ (w + alpha / math.sqrt(len(A)) * B @ A).T,
+            "base_forgotten": lambda x, w, A, B, alpha: x @ (alpha / len(A) * B @ A).T,
+            "base_alone": lambda x, w, A, B, alpha: x @ w.T,
+        },
+    ),
+    Exercise(
+        name="lora_merge",
+        notebook=6,
+        kind="write",
+        heading=LORA,
+        look=lora.merge,
+        stub='def lora_merge(weight, A, B, alpha):\n    """weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in)."""\n',
+        cases=_halves,
+        reference=_merged,
+        mistakes={
+            "no_scale": lambda w, A, B, alpha: (w.float() + B.float() @ A.float()).to(w.dtype),
+            "low_precision": lambda w, A, B, alpha: w + alpha / len(A) * (B @ A),
+            "wide": lambda w, A, B, alpha: w.float() + alpha / len(A) * (B.float() @ A.float()),
+            "taken_away": lambda w, A, B, alpha: (w.float() - alpha / len(A) * (B.float() @ A.float())).to(w.dtype),
+        },
+        tolerance=1e-6,
+    ),
+    Exercise(
+        name="bitfit_names",
+        notebook=6,
+        kind="mend",
+        heading="BitFit",
+        look=bitfit.wrap,
+        cases=lambda: [(_Biased(),)],
+        reference=_names,
+        mistakes={
+            "part_of_a_name": lambda m: _names_where(m, lambda name, p: "bias" in name),
+            "vectors": lambda m: _names_where(m, lambda name, p: p.dim() == 1),
+            "norms_left_out": lambda m: _names_where(m, lambda name, p: name == "query.bias"),
+        },
+    ),
+    Exercise(
+        name="adapter",
+        notebook=6,
+        kind="write",
+        heading="Adapter layers",
+        look=adapters.Adapted,
+        stub='def adapter(h, down, up):\n    """h: (T, D); down: (m, D); up: (D, m). Returns (T, D)."""\n',
+        cases=_bottlenecks,
+        reference=_adapter,
+        mistakes={
+            "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
+            "no_bend": lambda h, down, up: h + h @ down.T @ up.T,
+            "bent_after": lambda h, down, up: h + F.gelu(h @ down.T @ up.T),
+            "relu": lambda h, down, up: h + F.relu(h @ down.T) @ up.T,
+        },
+    ),
+    Exercise(
+        name="largest_saving_rank",
+        notebook=6,
+        kind="predict",
+        heading=LORA,
+        look=lora.break_even,
+        stub="prediction = ...  # a rank",
+        reference=_largest_saving_rank,
+        tolerance=0.0,
+        mistakes={"ties": lambda: 48.0, "half": lambda: 32.0, "half_of_the_long_side": lambda: 96.0, "square": lambda: 64.0},
+    ),
+)

@@ -1,0 +1,147 @@
+r"""Exercises of notebook 03: the score of an option, the rates of a mixture, what is held out, and a wording that a model learns from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, tensor
+
+from minialign import logprobs
+from minialign.instruct import mixture, zero_shot
+from minialign.lab.exercises import worded
+from minialign.lab.exercises.exercise import Exercise, Wrong
+from minialign.runs.errors import UserError
+from minialign.world.templates import FIELD, Template, render
+
+HEADING = "Templates for prompting"
+FAR = "{question} Read the text and answer with one of {options}.\n{text}\nAnswer:"  # the wording that is to be beaten
+ENOUGH = 0.8  # share of right answers
+
+
+def _options() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    return [(tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), tensor([0, 2])), (torch.randn(4, 6, generator=chance), tensor([5, 0, 3, 3]))]
+
+
+def _score(logits: Tensor, option: Tensor) -> Tensor:
+    return logprobs.sequence_logprobs(logits[None], option[None])[0]
+
+
+def _taken(logits: Tensor, option: Tensor) -> Tensor:
+    return logits.gather(1, option[:, None]).squeeze(1)
+
+
+def _rates(sizes: dict, templates: dict, cap: int) -> dict:
+    worded = {task: [Template(task, str(i), "{text}") for i in range(count)] for task, count in templates.items()}
+    found = mixture.rates(sizes, worded, cap)
+    return {task: found[task, "0"] for task in sizes}
+
+
+def _shares(sizes: dict, templates: dict, cap: int) -> dict:
+    rates = _rates(sizes, templates, cap)
+    return {task: rate / sum(rates.values()) for task, rate in rates.items()}
+
+
+def _held_out(cluster_of: dict, held_out: list) -> tuple[list, list]:
+    split = mixture.split_by_cluster({task: [{"cluster": cluster}] * 2 for task, cluster in cluster_of.items()}, held_out)
+    return sorted(split.train), sorted(split.held_out)
+
+
+def _tasks() -> list[tuple]:
+    tasks = {"nli": "inference", "entails": "inference", "mood": "sentiment", "pronoun": "coreference", "title": "topic"}
+    other = {"ask": "question writing", "who": "question", "where": "question", "title": "topic"}
+    return [(tasks, ["inference"]), (other, ["question"]), (tasks, ["topic", "sentiment"])]
+
+
+def _split(cluster_of: dict, held) -> tuple[list, list]:
+    return sorted(t for t in cluster_of if not held(t)), sorted(t for t in cluster_of if held(t))
+
+
+def _one_of_each(cluster_of: dict, held_out: list) -> tuple[list, list]:
+    firsts = [min(t for t in cluster_of if cluster_of[t] == cluster) for cluster in held_out]
+    return _split(cluster_of, lambda t: t in firsts)
+
+
+def _judge_template(wording: str) -> str:
+    template, example = Template("gifts", "yours", wording), worded.gifts(1, 0)[0]
+    fields = set(FIELD.findall(wording))
+    try:
+        prompt, _ = render(template, example)
+    except UserError as error:
+        raise Wrong("field", f"It cannot be filled in: {error}.") from None
+    if "answer" in fields:
+        raise Wrong("given_away", f'It gives the answer away: "{prompt}" already says {example["answer"]}. Nothing has to be understood there.')
+    if "text" not in fields:
+        raise Wrong("no_text", f'Nobody can know that: "{prompt}" leaves the text out. Put {{text}} in.')
+    if "question" not in fields:
+        raise Wrong("not_asked", f'"{prompt}" does not say which of two questions is meant, so no model does better than one half. Put {{question}} in.')
+    if len(prompt.split()) > worded.LONGEST:
+        raise Wrong("long", f"{len(prompt.split())} words are too many for a model of this size; use {worded.LONGEST} at most.")
+    mine, theirs = worded.accuracy(wording), worded.accuracy(FAR)
+    numbers = f"{mine:.1%} of new questions answered; the wording to beat: {theirs:.1%}"
+    if mine < ENOUGH:
+        raise Wrong("little", f"{numbers}; {ENOUGH:.0%} are wanted. What does the model read last before it has to answer? Change that, and be short.")
+    return f"The model taught in your words: {numbers}."
+
+
+EXERCISES = (
+    Exercise(
+        name="option_score",
+        notebook=3,
+        kind="write",
+        heading="Results (zero-shot)",
+        look=logprobs.sequence_logprobs,
+        stub='def option_score(logits, option):\n    """logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor)."""\n',
+        cases=_options,
+        reference=_score,
+        mistakes={
+            "mean": lambda g, o: _score(g, o) / len(o),
+            "raw": lambda g, o: _taken(g, o).sum(),
+            "probability": lambda g, o: _score(g, o).exp(),
+            "sum_of_probabilities": lambda g, o: _taken(g.softmax(-1), o).sum(),
+            "last_token": lambda g, o: _taken(g.log_softmax(-1), o)[-1],
+            "wrong_axis": lambda g, o: _taken(g.log_softmax(0), o).sum(),
+            "sign": lambda g, o: -_score(g, o),
+        },
+    ),
+    Exercise(
+        name="mixing_rates",
+        notebook=3,
+        kind="write",
+        heading=HEADING,
+        look=mixture.rates,
+        stub='def mixing_rates(sizes, templates, cap):\n    """sizes: {task: examples}; templates: {task: wordings}; cap: K. Returns {task: rate}."""\n',
+        cases=lambda: [({"small": 300, "large": 20_000}, {"small": 3, "large": 10}, 1000), ({"a": 50, "b": 100}, {"a": 1, "b": 4}, 80)],
+        reference=_rates,
+        mistakes={
+            "no_cap": lambda s, t, cap: {k: s[k] / t[k] for k in s},
+            "not_shared": lambda s, t, cap: {k: min(s[k], cap) for k in s},
+            "cap_after": lambda s, t, cap: {k: min(s[k] / t[k], cap) for k in s},
+            "multiplied": lambda s, t, cap: {k: min(s[k], cap) * t[k] for k in s},
+            "shares": _shares,
+        },
+    ),
+    Exercise(
+        name="hold_out",
+        notebook=3,
+        kind="mend",
+        heading="T0 model",
+        look=mixture.split_by_cluster,
+        cases=_tasks,
+        reference=_held_out,
+        mistakes={
+            "one_task": _one_of_each,
+            "part_of_a_name": lambda c, h: _split(c, lambda t: any(name in c[t] for name in h)),
+            "exchanged": lambda c, h: _held_out(c, h)[::-1],
+            "nothing_taken_away": lambda c, h: (sorted(c), _held_out(c, h)[1]),
+        },
+    ),
+    Exercise(
+        name="template",
+        notebook=3,
+        kind="beat",
+        heading=HEADING,
+        look=zero_shot.ask,
+        stub='template = ""\n',
+        judge=_judge_template,
+    ),
+)

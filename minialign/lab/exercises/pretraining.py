@@ -1,0 +1,155 @@
+r"""Exercises of notebook 02: the label shift, means over labels, span corruption, perplexity, and how much the decoder of T5 writes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, tensor
+
+from minialign import batching, logprobs
+from minialign.batching import IGNORE
+from minialign.lab.exercises.exercise import Exercise
+from minialign.pretrain import causal_lm, span_corruption
+
+HEADING = "T0 model (masked language modelling)"
+
+
+def _shifted(row: list, prompt: int) -> tuple[list, list]:
+    batch = batching.next_token_batch([row], [prompt])
+    return batch.tokens[0].tolist(), batch.labels[0].tolist()
+
+
+def _hidden(tokens: list, labels: list, count: int) -> tuple[list, list]:
+    return tokens, [IGNORE] * count + labels[count:]
+
+
+def _losses() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    small = tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [3.0, 0.0]]]), tensor([[0, 1], [1, IGNORE]])
+    return [small, (torch.randn(2, 4, 7, generator=chance), tensor([[1, 2, 3, 4], [5, IGNORE, IGNORE, IGNORE]]))]
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return logprobs.label_loss(logits, labels) / (labels != IGNORE).sum()
+
+
+def _row_means(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack([_mean_loss(row, answers) for row, answers in zip(logits, labels)]).mean()
+
+
+def _texts() -> list[tuple]:
+    gaps = list(span_corruption.GAPS)[:3]
+    return [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], gaps), (list(range(60, 70)), [(0, 2), (8, 10)], gaps), ([50, 51], [], gaps)]
+
+
+def _corrupt(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
+    return span_corruption.corrupt(ids, spans)
+
+
+def _renamed(ids: list, spans: list, names: list) -> tuple[list, list]:
+    """Corruption with other sentinels."""
+    inputs, targets = span_corruption.corrupt(ids, spans)
+    other = dict(zip(span_corruption.GAPS, names))
+    return [other.get(i, i) for i in inputs], [other.get(i, i) for i in targets]
+
+
+def _every_token(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
+    inputs, targets = [], []
+    for place, token in enumerate(ids):
+        inside = [i for i, (start, end) in enumerate(spans) if start <= place < end]
+        inputs.append(sentinels[inside[0]] if inside else token)
+        targets += [sentinels[inside[0]], token] if inside else []
+    return inputs, targets
+
+
+def _written() -> float:
+    rows = span_corruption.SpanCorruptedText([list(range(20, 120))], 1, 0)
+    return rows.batch([0]).count
+
+
+def _perplexity(losses: list, counts: list) -> float:
+    return causal_lm.perplexity(sum(losses) / sum(counts))
+
+
+EXERCISES = (
+    Exercise(
+        name="label_shift",
+        notebook=2,
+        kind="write",
+        heading=HEADING,
+        look=batching.next_token_batch,
+        stub='def label_shift(row, prompt):\n    """row: ids from begin to end token; prompt: how many are the prompt. Returns (tokens, labels), lists."""\n',
+        cases=lambda: [([1, 30, 31, 40, 41, 2], 3), ([1, 30, 2], 1)],
+        reference=_shifted,
+        mistakes={
+            "not_shifted": (lambda r, p: _hidden(r[:-1], r[:-1], p), lambda r, p: _hidden(r[:-1], r[:-1], p - 1)),
+            "prompt_taught": lambda r, p: (r[:-1], r[1:]),
+            "first_answer_lost": lambda r, p: _hidden(r[:-1], r[1:], p),
+            "end_lost": lambda r, p: _hidden(r[:-2], r[1:-1], p - 1),
+            "backwards": lambda r, p: _hidden(r[1:], r[:-1], p - 1),
+            "zero_for_ignore": lambda r, p: (r[:-1], [0] * (p - 1) + r[p:]),
+        },
+    ),
+    Exercise(
+        name="mean_loss",
+        notebook=2,
+        kind="write",
+        heading=HEADING,
+        look=logprobs.label_loss,
+        stub='def mean_loss(logits, labels):\n    """logits: (B, T, V); labels: (B, T), -100 where nothing is taught. Returns one number (a tensor)."""\n',
+        cases=_losses,
+        reference=_mean_loss,
+        gradient=True,
+        mistakes={
+            "all_places": lambda g, y: logprobs.label_loss(g, y) / y.numel(),
+            "rows_first": _row_means,
+            "sum": logprobs.label_loss,
+            "bits": lambda g, y: _mean_loss(g, y) / math.log(2),
+            "no_gradient": lambda g, y: _mean_loss(g, y).detach(),
+        },
+    ),
+    Exercise(
+        name="span_corruption",
+        notebook=2,
+        kind="write",
+        heading=HEADING,
+        look=span_corruption.corrupt,
+        stub='def span_corruption(ids, spans, sentinels):\n    """ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists."""\n',
+        cases=_texts,
+        reference=_corrupt,
+        mistakes={
+            "one_sentinel": lambda ids, spans, names: _renamed(ids, spans, [names[0]] * len(names)),
+            "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
+            "every_token": _every_token,
+            "no_marks": lambda ids, spans, names: (_corrupt(ids, spans, names)[0], [i for a, b in spans for i in ids[a:b]]),
+            "not_cut": lambda ids, spans, names: (ids, _corrupt(ids, spans, names)[1]),
+        },
+    ),
+    Exercise(
+        name="perplexity",
+        notebook=2,
+        kind="mend",
+        heading=HEADING,
+        look=causal_lm.perplexity,
+        cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])],
+        reference=_perplexity,
+        mistakes={
+            "mean_of_perplexities": lambda s, n: sum(math.exp(a / b) for a, b in zip(s, n)) / len(s),
+            "batches_alike": lambda s, n: math.exp(sum(a / b for a, b in zip(s, n)) / len(s)),
+            "powers_of_2": lambda s, n: 2 ** (sum(s) / sum(n)),
+            "loss": lambda s, n: sum(s) / sum(n),
+        },
+    ),
+    Exercise(
+        name="decoder_writes",
+        notebook=2,
+        kind="predict",
+        heading=HEADING,
+        look=span_corruption.noise_budget,
+        stub="prediction = ...  # tokens",
+        reference=_written,
+        tolerance=0.0,
+        mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100, "what_is_left": lambda: 90},
+    ),
+)

@@ -1,0 +1,197 @@
+r"""Exercises of notebook 07: absmax, zero-point, rounding that can be trained through, integers that are multiplied."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, tensor
+
+from minialign.lab.exercises.exercise import Exercise, Wrong
+from minialign.quant import int8_matmul, mappings, qat
+from minialign.quant.mappings import MappingConfig, quantize_tensor, to_codes
+
+HEADING = "Quantization"
+ABSMAX, ZERO_POINT, FOUR_BITS = MappingConfig(), MappingConfig(mapping="zero-point"), MappingConfig(bits=4)
+
+
+def _absmax(x: Tensor) -> tuple[Tensor, Tensor]:
+    mapped = quantize_tensor(x, ABSMAX)
+    return mapped.values, mapped.scale.squeeze()
+
+
+def _zero_point(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mapped = quantize_tensor(x, ZERO_POINT)
+    return mapped.values, mapped.scale.squeeze(), mapped.zero_point.squeeze()
+
+
+def _with_range(x: Tensor, low: Tensor, high: Tensor, steps: int = 255, inside: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    scale = (high - low) / steps
+    zero = -128 - (low / scale).round()
+    zero = (zero.clamp(-128, 127) if inside else zero).int()
+    return ((x / scale).round() + zero).clamp(-128, 127).to(torch.int8), scale, zero
+
+
+def _codes(x: Tensor, scale: Tensor, low: int = -127) -> tuple[Tensor, Tensor]:
+    return (x / scale).round().clamp(low, 127).to(torch.int8), scale
+
+
+def _values() -> list[tuple]:
+    return [(tensor([0.5, -2.54, 1.0, 0.03]),), (tensor([[-0.2, 0.9], [0.4, 1.27]]),), (torch.zeros(3),)]
+
+
+def _ranges() -> list[tuple]:
+    return [(tensor([-0.5, 0.0, 1.0, 2.05]),), (tensor([1.1, 1.6, 2.0]),), (tensor([-3.0, -1.0]),)]
+
+
+def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
+    return int8_matmul.integer_linear(q, s, None, w, t, None)
+
+
+def _products() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    large = torch.randint(-127, 128, (2, 64), generator=chance).to(torch.int8), torch.randint(-127, 128, (3, 64), generator=chance).to(torch.int8)
+    small = tensor([[100, 2], [-50, 127]]).to(torch.int8), tensor([[3, 1], [100, 100]]).to(torch.int8)
+    scales = tensor([[0.5], [0.25]])
+    return [(small[0], scales, small[1], tensor([[0.1], [2.0]])), (large[0], scales, large[1], tensor([[0.1], [2.0], [3.0]]))]
+
+
+def _fake(x: Tensor, s: Tensor) -> Tensor:
+    return qat.fake_quantize(x, s, None, FOUR_BITS)
+
+
+def _through(value: Tensor, of: Tensor) -> Tensor:
+    return of + (value - of).detach()
+
+
+def _largest_error() -> float:
+    x = torch.linspace(-6.35, 6.35, 100_001)
+    return float((quantize_tensor(x, ABSMAX).dequantize() - x).abs().max())
+
+
+def _heavy() -> Tensor:
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    return torch.cat([x, tensor([12.0, -15.0])])
+
+
+def _squared_error(x: Tensor, scale: Tensor) -> float:
+    return float(((to_codes(x, scale, None, FOUR_BITS).float() * scale - x) ** 2).mean())
+
+
+def _judge_scale(answer) -> str:
+    x = _heavy()
+    found, absmax = answer(x.clone()), x.abs().max() / 7
+    try:
+        scale = torch.as_tensor(found).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong("positive", f"The scale must be one number above 0; yours is {str(found)[:60]!r}. It divides the values.") from None
+    if scale.numel() != 1 or not float(scale) > 0:
+        raise Wrong("positive", f"The scale must be one number above 0; yours is {scale.tolist()}. It divides the values.")
+    mine, theirs = _squared_error(x, scale), _squared_error(x, absmax)
+    numbers = f"mean squared error {mine:.4f} with your scale {float(scale):.4f}; absmax, scale {float(absmax):.4f}, has {theirs:.4f}"
+    if abs(float(scale / absmax) - 1) < 1e-3:
+        raise Wrong("absmax", f"This is absmax again: {numbers}. The value -15 alone sets the step, and 4000 others pay for it. Let it be cut off.")
+    if mine >= 0.25 * theirs:
+        which = ("fine", "cuts off too much") if float(scale) < 0.3 else ("coarse", "still gives most codes to values that nearly never come")
+        raise Wrong(
+            which[0],
+            f"Below a quarter of absmax's error is wanted: {numbers}. Your grid ends at {7 * float(scale):.2f} and {which[1]}: try several, keep the best.",
+        )
+    return f"The {numbers}."
+
+
+EXERCISES = (
+    Exercise(
+        name="absmax",
+        notebook=7,
+        kind="write",
+        heading=HEADING,
+        look=mappings.absmax_scale,
+        stub='def absmax(x):\n    """x: any shape, float32. Returns (q, s)."""\n',
+        cases=_values,
+        reference=_absmax,
+        tolerance=1e-5,
+        also=lambda found: "a scale above 0" if float(found[1]) > 0 else "a scale of 0 (or no number)",
+        mistakes={
+            "levels_128": lambda x: _codes(x, (x.abs().max() / 128).clamp(min=mappings.TINY)),
+            "half_level": lambda x: _codes(x, (x.abs().max() / 127.5).clamp(min=mappings.TINY)),
+            "signed_max": lambda x: _codes(x, (x.max() / 127).clamp(min=mappings.TINY)),
+            "truncated": lambda x: ((x / _absmax(x)[1]).clamp(-127, 127).to(torch.int8), _absmax(x)[1]),
+            "inverted": lambda x: (_absmax(x)[0], 1 / _absmax(x)[1]),
+            "zeros": lambda x: _codes(x, x.abs().max() / 127),
+        },
+    ),
+    Exercise(
+        name="zero_point",
+        notebook=7,
+        kind="write",
+        heading=HEADING,
+        look=mappings.zero_point_scale,
+        stub='def zero_point(x):\n    """x: any shape, float32. Returns (q, s, z)."""\n',
+        cases=_ranges,
+        reference=_zero_point,
+        tolerance=1e-6,
+        mistakes={
+            "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(), inside=False)),
+            "steps_256": tuple(lambda x, i=i: _with_range(x, x.min().clamp(max=0), x.max().clamp(min=0), 256, i) for i in (True, False)),
+            "absmax": lambda x: (*_absmax(x), torch.zeros((), dtype=torch.int32)),
+            "sign": lambda x: (lambda q, s, z: (((x / s).round() - z).clamp(-128, 127).to(torch.int8), s, z))(*_zero_point(x)),
+            "unsigned": lambda x: (lambda q, s, z: ((q.int() + 128).to(torch.uint8), s, z + 128))(*_zero_point(x)),
+        },
+    ),
+    Exercise(
+        name="fake_quantize",
+        notebook=7,
+        kind="mend",
+        heading="Quantization, Quantization-Aware Training",
+        look=qat.fake_quantize,
+        cases=lambda: [(tensor([0.26, -0.31, 1.2, -2.0]), tensor(0.1)), (tensor([0.0, 3.0, -0.9]), tensor(0.25))],
+        reference=_fake,
+        gradient=True,
+        mistakes={
+            "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
+            "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
+            "no_clamp": lambda x, s: _through((x / s).round() * s, x),
+            "not_rounded": lambda x, s: (x / s).clamp(-7, 7) * s,
+        },
+    ),
+    Exercise(
+        name="integer_product",
+        notebook=7,
+        kind="write",
+        heading=HEADING,
+        look=int8_matmul.integer_linear,
+        stub='def integer_product(x, x_scale, w, w_scale):\n    """x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N)."""\n',
+        cases=_products,
+        reference=_linear,
+        mistakes={
+            "overflow": lambda x, s, w, t: (x @ w.T).float() * s * t.T,
+            "one_scale": lambda x, s, w, t: (x.int() @ w.int().T).float() * s,
+            "added_scales": lambda x, s, w, t: (x.int() @ w.int().T).float() * (s + t.T),
+            "not_transposed": lambda x, s, w, t: (x.int() @ w.int()).float() * s * t.T,
+        },
+    ),
+    Exercise(
+        name="half_step",
+        notebook=7,
+        kind="predict",
+        heading=HEADING,
+        look=mappings.quantize_tensor,
+        stub="prediction = ...  # in units of the values",
+        reference=_largest_error,
+        tolerance=0.002,
+        why_tolerance="0.2 % for the grid of values that was tried",
+        mistakes={
+            "whole_step": lambda: 0.05,
+            "both_sides": lambda: 12.7 / 255 / 2,
+            "quarter_step": lambda: 0.0125,
+        },
+    ),
+    Exercise(
+        name="clipped_scale",
+        notebook=7,
+        kind="beat",
+        heading=HEADING,
+        look=mappings.to_codes,
+        stub='def clipped_scale(x):\n    """x: (4002,) float32. Returns one number above 0."""\n',
+        judge=_judge_scale,
+    ),
+)

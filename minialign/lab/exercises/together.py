@@ -1,0 +1,141 @@
+r"""Exercises of notebook 10: sampling, where an answer ends, ROUGE, learning from comparisons directly, and how sure one may be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, tensor
+
+from minialign import evaluation, generation
+from minialign.lab.exercises.exercise import Exercise
+from minialign.rlhf import dpo, rouge
+
+
+def _top_p(logits: Tensor, p: float) -> Tensor:
+    return generation.filter_logits(logits, 0, p)
+
+
+def _kept(logits: Tensor, keep) -> Tensor:
+    """Logits whose places in descending order (B, V), given their cumulative and own probabilities, are kept where `keep` says so."""
+    ordered, order = logits.sort(dim=-1, descending=True)
+    own = ordered.softmax(dim=-1)
+    return logits.scatter(-1, order, ordered.masked_fill(~keep(own.cumsum(dim=-1), own), -torch.inf))
+
+
+def _opinions() -> list[tuple]:
+    return [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6), (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(), 0.5)]
+
+
+def _rouge1(answer: str, reference: str) -> float:
+    return rouge.rouge_n(answer, reference, 1).f
+
+
+def _texts() -> list[tuple]:
+    return [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."), ("", "Nora ran home.")]
+
+
+def _sets(answer: str, reference: str) -> float:
+    a, b = set(rouge.words(answer)), set(rouge.words(reference))
+    return rouge.share(len(a & b), len(a), len(b)).f
+
+
+def _unclipped(answer: str, reference: str) -> float:
+    a, b = rouge.words(answer), rouge.words(reference)
+    return rouge.share(sum(word in b for word in a), len(a), len(b)).f
+
+
+def _ends() -> list[tuple]:
+    return [(tensor([[5, 6, 2, 2, 2], [5, 2, 7, 2, 2], [5, 6, 7, 8, 9]]), 2)]
+
+
+def _dpo_cases() -> list[tuple]:
+    return [(tensor([-3.0, -9.0]), tensor([-4.0, -5.0]), tensor([-3.5, -8.0]), tensor([-3.0, -6.0]), 0.5)]
+
+
+def _dpo(c: Tensor, r: Tensor, c0: Tensor, r0: Tensor, beta: float) -> Tensor:
+    return dpo.dpo_loss(c - c0, r - r0, beta)
+
+
+EXERCISES = (
+    Exercise(
+        name="top_p",
+        notebook=10,
+        kind="write",
+        heading="Instruction tuning",
+        look=generation.filter_logits,
+        stub='def top_p(logits, p):\n    """logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity at what is left out."""\n',
+        cases=_opinions,
+        reference=_top_p,
+        mistakes={
+            "crossing_lost": lambda g, p: _kept(g, lambda total, own: total <= p),
+            "single_probabilities": lambda g, p: g.masked_fill(g.softmax(-1) < 1 - p, -torch.inf),
+            "zeros": lambda g, p: _top_p(g, p).masked_fill(_top_p(g, p).isinf(), 0.0),
+            "unlikely_kept": lambda g, p: g.masked_fill(~_top_p(g, p).isinf(), -torch.inf),
+            "probabilities": lambda g, p: _top_p(g, p).softmax(-1),
+            "not_put_back": lambda g, p: _top_p(g, p).sort(dim=-1, descending=True).values,
+        },
+    ),
+    Exercise(
+        name="rouge_1",
+        notebook=10,
+        kind="write",
+        heading="Model alignment",
+        look=rouge.rouge_n,
+        stub='def rouge_1(answer, reference):\n    """Two texts. Returns a float, F of ROUGE-1."""\n',
+        cases=_texts,
+        reference=_rouge1,
+        mistakes={
+            "unclipped": _unclipped,
+            "sets": _sets,
+            "recall": lambda a, b: rouge.rouge_n(a, b, 1).recall,
+            "precision": lambda a, b: rouge.rouge_n(a, b, 1).precision,
+            "capitals": lambda a, b: _rouge1(
+                " ".join(w if w.islower() else "zz" for w in a.split()), " ".join("qq" if not w.islower() else w for w in b.split())
+            ),
+        },
+    ),
+    Exercise(
+        name="end_mask",
+        notebook=10,
+        kind="mend",
+        heading="Fine-tune model on feedback",
+        look=generation.end_mask,
+        cases=_ends,
+        reference=generation.end_mask,
+        mistakes={
+            "end_left_out": lambda t, end: t != end,
+            "before_the_end": lambda t, end: (t == end).long().cumsum(dim=1) == 0,
+            "first_row_of_ends": lambda t, end: (t == end).long().cumsum(dim=1) <= 1,
+            "everything": lambda t, end: torch.ones_like(t, dtype=torch.bool),
+        },
+    ),
+    Exercise(
+        name="dpo_loss",
+        notebook=10,
+        kind="write",
+        heading="New trend",
+        look=dpo.dpo_loss,
+        stub='def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):\n    """(P,) log-probabilities of answers. Returns (P,)."""\n',
+        cases=_dpo_cases,
+        reference=_dpo,
+        mistakes={
+            "no_reference": lambda c, r, c0, r0, beta: dpo.dpo_loss(c, r, beta),
+            "no_beta": lambda c, r, c0, r0, beta: _dpo(c, r, c0, r0, 1.0),
+            "exchanged": lambda c, r, c0, r0, beta: _dpo(r, c, r0, c0, beta),
+            "sign": lambda c, r, c0, r0, beta: -_dpo(c, r, c0, r0, beta),
+            "beta_outside": lambda c, r, c0, r0, beta: beta * _dpo(c, r, c0, r0, 1.0),
+            "mean": lambda c, r, c0, r0, beta: _dpo(c, r, c0, r0, beta).mean(),
+        },
+    ),
+    Exercise(
+        name="nine_of_ten",
+        notebook=10,
+        kind="predict",
+        heading="Results of alignment",
+        look=evaluation.wilson_interval,
+        stub="prediction = ...  # between 0 and 1",
+        reference=lambda: evaluation.wilson_interval(9, 10).low,
+        tolerance=0.05,
+        why_tolerance="5 %: a guess by head is enough",
+        mistakes={"normal": lambda: 0.714, "point": lambda: 0.9, "one_half": lambda: 0.5},
+    ),
+)

@@ -1,0 +1,98 @@
+r"""Exercises of notebook 00: what an untrained model costs, a share of wins, and a summary that is better than a person's."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import lru_cache
+
+import torch
+
+from minialign import evaluation, heads
+from minialign.batching import next_token_batch
+from minialign.lab.exercises.exercise import Exercise, Wrong
+from minialign.pretrain.causal_lm import mean_loss
+from minialign.transformer import TransformerConfig
+from minialign.world import gold
+from minialign.world.stories import Story, write_story
+from minialign.world.tasks import reference_summary
+
+
+@lru_cache(maxsize=1)
+def _story() -> tuple[Story, str]:
+    """The story that is summarised, and a person's summary."""
+    rng = random.Random(0)
+    story = write_story(rng)
+    return story, reference_summary(story, rng)
+
+
+def _judge_summary(text: str) -> str:
+    story, reference = _story()
+    found, baseline = gold.score(story, text), gold.score(story, reference)
+    numbers = (
+        f"gold {found.gold:.2f} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless {found.harmless:.0f}); the person's has {baseline.gold:.2f}"
+    )
+    for key, verdict, says in (("false", "false", "is not true"), ("unclear", "unclear", "is not understood: use the story's own sentences")):
+        bad = [judged.text for judged in found.statements if judged.verdict == verdict]
+        if bad:
+            raise Wrong(key, f'"{bad[0]}" {says} ({numbers}).')
+    if found.rude_spans:
+        start, end = found.rude_spans[0]
+        raise Wrong("rude", f'"{text[start:end]}" is rude, and a rude summary is not harmless ({numbers}).')
+    if len(text.split()) > gold.BRIEF and found.gold <= baseline.gold:
+        raise Wrong("long", f"{len(text.split())} words are many: beyond {gold.BRIEF} each costs ({numbers}).")
+    if found.gold <= baseline.gold:
+        raise Wrong("little", f"True and polite, but it leaves out what matters ({numbers}). Tell how it ends.")
+    return f"The {numbers}."
+
+
+def _untrained() -> float:
+    model = heads.LanguageModel(TransformerConfig(vocabulary=1000, context=64, width=32, layers=2, heads=2), seed=0)
+    rows = torch.randint(20, 1000, (4, 50), generator=torch.Generator().manual_seed(0)).tolist()
+    return mean_loss(model, [next_token_batch(rows)])
+
+
+def _pooled(outcomes: list) -> float:
+    return sum(map(sum, outcomes)) / sum(map(len, outcomes))
+
+
+EXERCISES = (
+    Exercise(
+        name="untrained_loss",
+        notebook=0,
+        kind="predict",
+        heading="Instruction tuning (next-token predictors)",
+        look=mean_loss,
+        stub="prediction = ...  # nats a token",
+        reference=_untrained,
+        tolerance=0.02,
+        why_tolerance="2 %: random weights have slight opinions",
+        unit="nats",
+        mistakes={"bits": lambda: math.log2(1000), "perplexity": lambda: 1000.0, "sign": lambda: -math.log(1000), "nothing": lambda: 0.0},
+    ),
+    Exercise(
+        name="win_share",
+        notebook=0,
+        kind="write",
+        heading="Results of alignment",
+        look=evaluation.win_rate,
+        stub='def win_share(outcomes):\n    """outcomes: for each prompt a list of judgements, 1 a win, 0.5 a tie, 0 a loss. Returns a float."""\n',
+        cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 0.0, 1.0], [0.5]],)],
+        reference=lambda outcomes: evaluation.win_rate(outcomes).mean,
+        mistakes={
+            "pooled": _pooled,
+            "ties_lose": lambda outcomes: sum(sum(o == 1 for o in p) / len(p) for p in outcomes) / len(outcomes),
+            "sum": lambda outcomes: sum(sum(p) / len(p) for p in outcomes),
+            "majority": lambda outcomes: sum(sum(p) / len(p) > 0.5 for p in outcomes) / len(outcomes),
+        },
+    ),
+    Exercise(
+        name="summary",
+        notebook=0,
+        kind="beat",
+        heading="Model alignment",
+        look=gold.score,
+        stub='summary = ""\n',
+        judge=_judge_summary,
+    ),
+)

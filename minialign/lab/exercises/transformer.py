@@ -1,0 +1,157 @@
+r"""Exercises of notebook 01: who may look at whom, attention, positions, and what an attention layer weighs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, tensor
+
+from minialign import positions, transformer
+from minialign.lab.exercises.exercise import Exercise
+from minialign.positions import rotate, rotation_table
+from minialign.transformer import TransformerConfig
+
+HEADING = "Instruction tuning (the next-token predictors that it starts from)"
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+    return transformer.attention(query, key, value, allowed, fused=False)
+
+
+def _scores(query: Tensor, key: Tensor, allowed: Tensor, divisor: float) -> Tensor:
+    return (query @ key.transpose(-2, -1) / divisor).masked_fill(~allowed, -math.inf)
+
+
+def _masked_after(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+    return ((query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).softmax(dim=-1) * allowed) @ value
+
+
+def _looks() -> list[tuple]:
+    q = tensor([[[[1.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]])
+    k = tensor([[[[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 2.0, 0.0]]]])
+    v = tensor([[[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]]])
+    chance = torch.Generator().manual_seed(0)
+    large = tuple(torch.randn(2, 3, 5, 4, generator=chance) for _ in range(3))
+    return [(q, k, v, torch.ones(2, 2).tril().bool()), (*large, torch.ones(5, 5).tril().bool())]
+
+
+def _rotary(x: Tensor, places: Tensor) -> Tensor:
+    return rotate(x, rotation_table(places, x.shape[-1]))
+
+
+def _rotated(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn (xᵢ, xᵢ₊d/2) by (T, d/2) angles."""
+    return rotate(x, (torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()))
+
+
+def _neighbours(x: Tensor, places: Tensor) -> Tensor:
+    order = torch.arange(x.shape[-1]).view(-1, 2).T.flatten()  # 0, 2, ... 1, 3, ...
+    return _rotary(x[..., order], places)[..., order.argsort()]
+
+
+def _turns() -> list[tuple]:
+    chance = torch.Generator().manual_seed(0)
+    return [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])), (torch.randn(4, 8, generator=chance), tensor([0, 3, 5, 40]))]
+
+
+def _places(mask: Tensor) -> Tensor:
+    return positions.positions_from_mask(mask).masked_fill(~mask, 0)
+
+
+def _masks() -> list[tuple]:
+    return [(tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool(),), (tensor([[1, 1, 0], [0, 1, 1]]).bool(),)]
+
+
+def _size(layer: torch.nn.Module) -> int:
+    return sum(p.numel() for p in layer.parameters())
+
+
+EXERCISES = (
+    Exercise(
+        name="causal_mask",
+        notebook=1,
+        kind="write",
+        heading=HEADING,
+        look=positions.causal_mask,
+        stub='def causal_mask(T):\n    """T: an int. Returns (T, T) bool."""\n',
+        cases=lambda: [(3,), (1,), (6,)],
+        reference=positions.causal_mask,
+        mistakes={
+            "not_itself": lambda T: torch.ones(T, T).tril(-1).bool(),
+            "future": lambda T: torch.ones(T, T).triu().bool(),
+            "forbidden": lambda T: torch.ones(T, T).triu(1).bool(),
+            "one_ahead": lambda T: torch.ones(T, T).tril(1).bool(),
+            "everything": lambda T: torch.ones(T, T).bool(),
+            "not_bool": lambda T: torch.ones(T, T).tril(),
+        },
+    ),
+    Exercise(
+        name="attention",
+        notebook=1,
+        kind="write",
+        heading=HEADING,
+        look=transformer.attention,
+        stub='def attention(query, key, value, allowed):\n    """query, key, value: (B, H, T, d); allowed: (T, T) bool. Returns (B, H, T, d)."""\n',
+        cases=_looks,
+        reference=_attention,
+        mistakes={
+            "no_root": lambda q, k, v, a: _scores(q, k, a, 1.0).softmax(dim=-1) @ v,
+            "no_square_root": lambda q, k, v, a: _scores(q, k, a, q.shape[-1]).softmax(dim=-1) @ v,
+            "wrong_axis": lambda q, k, v, a: _scores(q, k, a, math.sqrt(q.shape[-1])).softmax(dim=-2) @ v,
+            "masked_after": _masked_after,
+            "mask_inverted": lambda q, k, v, a: _scores(q, k, ~a, math.sqrt(q.shape[-1])).softmax(dim=-1) @ v,
+            "mask_forgotten": lambda q, k, v, a: _attention(q, k, v, torch.ones_like(a)),
+            "zero_for_minus_infinity": lambda q, k, v, a: (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]) * a).softmax(dim=-1) @ v,
+        },
+    ),
+    Exercise(
+        name="rotary",
+        notebook=1,
+        kind="write",
+        heading=HEADING,
+        look=positions.rotate,
+        stub='def rotary(x, positions):\n    """x: (T, d) float, d even; positions: (T,) int. Returns (T, d)."""\n',
+        cases=_turns,
+        reference=_rotary,
+        mistakes={
+            "neighbours": _neighbours,
+            "backwards": lambda x, p: _rotary(x, -p),
+            "one_speed": lambda x, p: _rotated(x, p[:, None].float().expand(-1, x.shape[-1] // 2)),
+            "half_exponent": lambda x, p: _rotated(x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2) / x.shape[-1])),
+            "from_the_row": lambda x, p: _rotary(x, torch.arange(len(p))),
+            "from_one": lambda x, p: _rotary(x, p + 1),
+        },
+    ),
+    Exercise(
+        name="positions_of",
+        notebook=1,
+        kind="mend",
+        heading=HEADING,
+        look=positions.positions_from_mask,
+        cases=_masks,
+        reference=_places,
+        mistakes={
+            "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
+            "from_one": lambda m: m.long().cumsum(dim=1) * m,
+            "negative": lambda m: m.long().cumsum(dim=1) - 1,
+            "from_the_end": lambda m: (torch.arange(m.shape[1]) - (m.shape[1] - m.sum(dim=1, keepdim=True))).clamp(min=0) * m,
+        },
+    ),
+    Exercise(
+        name="attention_numbers",
+        notebook=1,
+        kind="predict",
+        heading=HEADING,
+        look=transformer.Attention,
+        stub="prediction = ...  # how many",
+        reference=lambda: _size(transformer.Attention(TransformerConfig(vocabulary=320, width=96, heads=3), 0)),
+        tolerance=0.0,
+        mistakes={
+            "no_bias": lambda: 4 * 96 * 96,
+            "no_output": lambda: 3 * (96 * 96 + 96),
+            "every_head": lambda: 3 * 4 * (96 * 96 + 96),
+            "one_head": lambda: 4 * (96 * 32 + 32),
+        },
+    ),
+)

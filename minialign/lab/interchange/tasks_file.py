@@ -1,0 +1,92 @@
+r"""A user's own tasks: one file of examples, one of templates, both checked before anything is trained.
+
+tasks.jsonl, one example a line; every other field is yours, for the templates to name:
+
+    {"task": "spam", "cluster": "mail", "text": "You have won!", "answer": "yes", "options": ["yes", "no"]}
+
+templates.json, as `minialign/world/templates.py` describes it, or in YAML as the PromptSource collection keeps it (one task a file then):
+
+    {"spam": [{"name": "plain", "input": "{text}\nIs this spam?", "target": "{answer}"}]}
+
+Without `options` an example can be trained on and not examined. `cluster` says what kind of task it is, for holding out; without it the
+task is a cluster of its own. Read next: instruct/mixture.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minialign.lab.interchange.promptsource import read_promptsource
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_jsonl
+from minialign.world.templates import Question, Unfit, load_templates
+
+
+def read_tasks(path: Path) -> dict[str, list[dict]]:
+    """Task -> its examples, each with "cluster", "file" and "line".
+
+    Raises:
+        UserError: a line that is no JSON object, lacks `task`, or has options that cannot be chosen from, or without the answer among them.
+    """
+    tasks: dict[str, list[dict]] = {}
+    for record in read_jsonl(path, ("task",)):
+        line, options = record["line"], record.get("options")
+        if not isinstance(record.get("cluster", ""), str):
+            raise UserError(f"cluster is {record['cluster']!r}; it must be text", path, line)
+        if "options" in record:
+            if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+                raise UserError(f'options is {options!r}; it must be a list of texts such as ["yes", "no"]', path, line)
+            if len(options) < 2:
+                raise UserError(f"options has {len(options)} answers; give two or more, or leave the field out", path, line)
+            if record.get("answer") not in options:
+                raise UserError(f"the answer {record.get('answer')!r} is not among the options {', '.join(options)}", path, line)
+        tasks.setdefault(record["task"], []).append(record | {"cluster": record.get("cluster", record["task"]), "file": path})
+    return tasks
+
+
+def read_templates(path: Path, tasks: dict[str, list[dict]]) -> tuple[dict[str, list[Any]], list[tuple[str, str]]]:
+    """Templates for the tasks, and which of a PromptSource file cannot be used, with the reason.
+
+    Raises:
+        UserError: a bad file, a task without templates, or a YAML file for more than one task.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        if len(tasks) != 1:
+            raise UserError(f"a file of the PromptSource collection is for one task, and there are {', '.join(tasks)}; use one file of tasks for each", path)
+        (task,) = tasks
+        templates, unusable = read_promptsource(path, task)
+        return {task: templates}, unusable
+    table = load_templates(path)
+    missing = [task for task in tasks if task not in table]
+    if missing:
+        raise UserError(f"the task {missing[0]!r} has no templates; there are some for {', '.join(table)}", path)
+    return {task: table[task] for task in tasks}, []
+
+
+def fill(tasks: dict[str, list[dict]], templates: dict[str, list[Any]], skip_unfit: bool = False) -> tuple[list[Question], int]:
+    """Every template filled with every example, so that a fault is found now and not in an hour.
+
+    Args:
+        skip_unfit: leave out what a template's own conditions leave out, instead of raising.
+    Returns:
+        the questions, and how many were left out.
+    Raises:
+        UserError: a missing field, an answer that is not an option, an empty answer; with file and line.
+    """
+    questions, skipped = [], 0
+    for task, examples in tasks.items():
+        for example in examples:
+            place = (example.get("file"), example.get("line"))
+            for template in templates[task]:
+                try:
+                    question = template.pose(example, place)
+                except Unfit as error:
+                    if not skip_unfit:
+                        raise UserError(f"{error}; leave such pairs out with --skip-unfit") from None
+                    skipped += 1
+                    continue
+                if not all(text.strip() for text in (question.target, *question.options)):
+                    raise UserError(f"template {task}/{template.name}: an answer is empty, so there is no token to rank", *place)
+                questions.append(question)
+    return questions, skipped

@@ -1,0 +1,230 @@
+r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast setting,
+toy models made in seconds, what the claims found in full, and their execution.
+
+    from minialign.lab.notebook import FAST, picture, source
+
+A notebook that is committed carries its outputs and a fingerprint of the code that made them: the two can be compared without running anything
+(test_no_committed_notebook_shows_what_other_code_made).
+
+Try it:  python -m minialign notebooks --fast
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from minialign.generation import prompt_ids
+from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
+from minialign.lab.claims.feedback import first_half
+from minialign.lab.claims.runner import Bench
+from minialign.lab.demo.evaluation import gold_watch
+from minialign.lab.demo.pipeline import Demo, Made, ppo_settings
+from minialign.lab.demo.settings import FAST as QUICK
+from minialign.lab.demo.settings import DemoConfig
+from minialign.lab.plotting import as_png
+from minialign.pretrain.causal_lm import pretrain
+from minialign.rlhf.ppo import train_ppo
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json, write_atomic
+from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import to_dict
+from minialign.tokenizer import Tokenizer, train_tokenizer
+from minialign.training import TrainingConfig
+from minialign.transformer import TransformerConfig
+from minialign.world.corpus import documents
+
+FAST = os.environ.get("MINIALIGN_FAST") == "1"  # quick settings, too small to decide anything: `minialign notebooks --fast`
+SECONDS = 600  # most that a cell may take
+KEY = "minialign"  # of the fingerprint, in a notebook's metadata
+FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512, "evaluated": 200}  # the main job, smaller
+FEEDBACK |= {"width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
+if FAST:
+    FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
+
+
+class source:  # noqa: N801   used like a function
+    """The source of some functions or classes, as it stands in their files: it cannot drift from what runs.
+
+    Args:
+        objects: functions, classes or methods.
+        doc: with their docstrings.
+    """
+
+    def __init__(self, *objects: Any, doc: bool = True):
+        self.parts = [(inspect.getsourcefile(inspect.unwrap(one)), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
+        self.doc = doc
+
+    def text(self) -> str:
+        """The code, each part under the name of its file."""
+        shown = []
+        for file, code, doc in self.parts:
+            if not self.doc and doc:
+                start = code.index('"""', code.index(":\n"))
+                code = code[:start].removesuffix("r").rstrip() + code[code.index('"""', start + 3) + 3 :]
+            where = Path(file).as_posix().rpartition("minialign/")[2]
+            shown.append(f"# minialign/{where}\n{code.rstrip()}")
+        return "\n\n".join(shown)
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self.text()}\n```"
+
+
+class picture:  # noqa: N801   used like a function
+    """A figure as a picture in a notebook, in the style of the claims' figures.
+
+    Args:
+        figure: of `plotting.figure`, or the path of a PNG file.
+    """
+
+    def __init__(self, figure: Figure | Path):
+        self.bytes = as_png(figure, dpi=110) if isinstance(figure, Figure) else Path(figure).read_bytes()
+
+    def __repr__(self) -> str:
+        return "a picture"  # for readers without pictures; the default would be an address, another one in every run
+
+    def _repr_png_(self) -> bytes:
+        return self.bytes
+
+
+def code_fingerprint(notebook: Any) -> str:
+    """Sixteen hex digits of a notebook's code cells."""
+    code = "\n\0".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def execute(path: Path, out: Path, fast: bool) -> float:
+    """Run a notebook in a fresh kernel and write it with its outputs, whole or not at all.
+
+    Args:
+        path: of the notebook; out: where it is written, may be the same.
+        fast: quick settings.
+    Returns:
+        seconds that it took.
+    Raises:
+        UserError: nbclient is not installed, a cell that failed, or one that wrote to the error stream (a warning is a fault here).
+    """
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    except ImportError:
+        raise UserError("notebooks are run by nbclient and ipykernel; install what requirements.txt names") from None
+
+    notebook = nbformat.read(path, as_version=4)
+    before = os.environ.get("MINIALIGN_FAST")
+    os.environ["MINIALIGN_FAST"] = "1" if fast else "0"
+    started, used = time.perf_counter(), children_seconds()
+    try:
+        where = {"metadata": {"path": str(path.resolve().parent)}}
+        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where, coalesce_streams=True).execute()
+    except CellExecutionError as error:
+        raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
+    except CellTimeoutError:
+        raise UserError(f"a cell took more than {SECONDS} seconds", path) from None
+    except DeadKernelError:
+        raise UserError("the kernel died, as it does when there is not enough memory", path) from None
+    finally:
+        os.environ.pop("MINIALIGN_FAST") if before is None else os.environ.__setitem__("MINIALIGN_FAST", before)
+    seconds, processor = time.perf_counter() - started, children_seconds() - used
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # when it ran: noise in every diff
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show no warnings", path)
+    notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec"), "language_info": {"name": "python"}}
+    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds), "processor_seconds": round(processor)}
+    write_atomic(out, nbformat.writes(notebook) + "\n")
+    return seconds
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that this one has started and that have ended, all cores together; 0 where the system does not tell (Windows)."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def toy_decoder(
+    steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0, losses: list[float] | None = None, **shape: Any
+) -> tuple[LanguageModel, Tokenizer, list[str]]:
+    """A small decoder that has read some hundred documents of the toy world, in seconds.
+
+    Args:
+        steps: of 16 documents; 0 takes 200, or 20 in the fast setting.
+        losses: takes the training loss of each step, nats a token; shape: more fields of its TransformerConfig.
+    Returns:
+        the model, its tokenizer, and documents that it has not seen.
+    """
+    texts = [document["text"] for document in documents(900, seed)]
+    tokenizer = train_tokenizer(texts, 768)
+    usual = {"heads": 4, "activation": "relu", "initial_std": 0.1, "smeared_keys": True}
+    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **{**usual, **shape}), seed), steps or (20 if FAST else 200)
+    training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder))
+        pretrain(model, tokenizer, texts[100:], texts[:100], training, run, packed=False)
+        if losses is not None:
+            losses.extend(record["loss"] for record in run.metrics())
+    return model.eval(), tokenizer, texts[:100]
+
+
+def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Made]:
+    """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its answers.
+
+    It is made once, and read afterwards as long as neither a setting nor a line of the code behind it changes.
+
+    Args:
+        cache: folder for what is made; seed: of everything.
+        settings: of `DemoConfig`, in place of those of the notebooks.
+    Returns:
+        the job, whose `rewarded` and `optimised` go on from there, and what it made.
+    """
+    config = DemoConfig(**{**FEEDBACK, "seed": seed, **settings})
+    folder, made = first_half(Bench(Path(cache), Path(cache), fast=FAST), config)
+    return Demo(folder, config, lambda text: None), made
+
+
+def toy_policy(job: Demo, made: Made, reward: ScalarModel, beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
+    """The toy's policy after PPO at a price of KL; trained once for each price, and read afterwards.
+
+    Args:
+        job, made: from `toy_feedback`; reward: the job's reward model.
+        beta: price of one nat of KL, in deviations of the reward.
+    Returns:
+        the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees.
+    """
+    prompts, run = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice]), RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
+    settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed)
+    with run.locked():
+        run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
+        if not run.finished:
+            train_ppo(made.instructed, reward, prompts, settings, run, watch=gold_watch(made.tokenizer, made.practice))
+    return load_model(run.path)[0], run.metrics()
+
+
+def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:
+    """What the last full run of a claim found.
+
+    Args:
+        id: of the claim; data: folder of the kept results, a folder for each claim.
+    Returns:
+        the claim with its verdict and the numbers that decided, and its figure; without a full run how to make one, and None.
+    """
+    folder = Path(data) / id
+    if not (folder / "verdict.json").exists():
+        return f"{id}: no full run is kept here yet; python -m minialign claims {id} makes one", None
+    found = read_json(folder / "verdict.json")
+    said = f"{found['claim']}\n{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}"
+    figure = folder / "figure.png"
+    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in said.splitlines()), picture(figure) if figure.exists() else None

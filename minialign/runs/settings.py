@@ -1,0 +1,63 @@
+r"""Configurations: frozen dataclasses whose comments are their documentation.
+
+    @dataclass(frozen=True)
+    class TrainingConfig:
+        steps: int = 1000  # optimizer steps
+
+`describe` reads the comment behind a field, so the option `--steps`, its help and the code cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+from typing import Any, TypeVar
+
+from minialign.runs.errors import UserError
+
+Config = TypeVar("Config")
+FIELD = re.compile(r"^    (\w+): [^#\n]+#\s*(.+)$", re.MULTILINE)
+
+
+def describe(config: type) -> dict[str, str]:
+    """Name of each field -> the comment behind it."""
+    comments = dict(FIELD.findall(inspect.getsource(config)))
+    return {field.name: comments.get(field.name, "") for field in dataclasses.fields(config)}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values that JSON can hold."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(config: type[Config], values: dict[str, Any], file: object = None) -> Config:
+    """A configuration from plain values.
+
+    Raises:
+        UserError: an unknown or a missing key; the message lists the known ones.
+    """
+    known = {field.name: field for field in dataclasses.fields(config)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"unknown setting {', '.join(map(repr, unknown))}; known are {', '.join(known)}", file)
+    needed = [name for name, field in known.items() if field.default is dataclasses.MISSING and name not in values]
+    if needed:
+        raise UserError(f"setting {', '.join(map(repr, needed))} is missing", file)
+    kinds = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+    for name, value in values.items():
+        kind = getattr(known[name].type, "__name__", str(known[name].type))
+        allowed = kinds.get(kind, (object,))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed in ((int,), (float, int))):
+            raise UserError(f"setting {name!r} is {value!r}; it must be of type {kind}", file)
+    return config(**values)
+
+
+def check_ranges(config: Any, limits: dict[str, tuple[float, float]]) -> None:
+    """Raise UserError for the first named field that does not lie between its two limits, both allowed; nothing that is not a number does."""
+    for name, (low, high) in limits.items():
+        if not low <= getattr(config, name) <= high:
+            expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise UserError(f"{name} is {getattr(config, name)}; it must be {expected}")

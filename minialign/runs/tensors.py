@@ -1,0 +1,69 @@
+r"""Weights as files: safetensors, never pickles, so that reading a stranger's file runs nothing; with a digest, so that damage is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from minialign.runs.errors import UserError
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tensor that two names share appears once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of, and the facts about, a safetensors file. Raises UserError when it is missing, cut short or altered."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+    except FileNotFoundError:
+        raise UserError("there is no such file", path) from None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again", path) from None
+    if "sha256" in about and about["sha256"] != digest(tensors):
+        raise UserError("the numbers are not those that were written; restore it from a copy or train again", path)
+    return tensors, about
+
+
+def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
+    """A safetensors file with facts about its tensors, their digest among them, as one JSON text: several would stand in any order."""
+    tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
+    return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names and bytes of tensors: the file format itself would not notice a flipped bit."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def check_fit(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Raise UserError unless the tensors have exactly a module's names and shapes."""
+    own = tensors_of(module)
+    if set(own) != set(tensors):
+        odd = sorted(set(own) ^ set(tensors))
+        raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two", file)
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            found = tuple(tensors[name].shape)
+            raise UserError(f"{name} has shape {found}, the model's is {tuple(tensor.shape)}; use the config.json that belongs to it", file)
+
+
+def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged, otherwise."""
+    check_fit(module, tensors, file)
+    with torch.no_grad():
+        for name, tensor in tensors_of(module).items():
+            tensor.copy_(tensors[name])
