@@ -1,6 +1,7 @@
 r"""`python -m minialign [command]`: the map of commands, nothing else.
 
-Without a command it runs the main job, `demo`. A command's module is imported only when the command is run, so that help is quick.
+Without a command it runs the main job, `demo`. A command's module is imported only when the command is run, so that
+help is quick.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ CHAPTERS = {  # heading of the map -> its commands, in the order in which they a
     "Real models": ("chat",),
     "Measuring, and the notes": ("evaluate", "claims", "notebooks"),
 }
-COMPLETE = "_MINIALIGN_COMPLETE"  # bash_source, zsh_source or fish_source prints what a shell needs to complete commands and options
+# bash_source, zsh_source or fish_source prints what a shell needs to complete commands and options
+COMPLETE = "_MINIALIGN_COMPLETE"
 PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
 
 
@@ -92,7 +94,8 @@ def on_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
 
 
 def import_command(name: str) -> click.Command:
-    """A command. Ctrl-C ends the process here and now: a library whose import is broken off may swallow it or fail in its own words."""
+    """A command. Ctrl-C ends the process here and now: a library whose import is broken off may swallow it or fail in
+    its own words."""
 
     def leave() -> None:
         os.write(2, b"stopped before anything began\n")
@@ -106,7 +109,8 @@ def import_command(name: str) -> click.Command:
 def main() -> None:
     """minialign: the course notes on aligning, fine-tuning, quantizing and distilling language models, made runnable.
 
-    Without a command it runs the main job. `python -m minialign COMMAND --help` explains a command. README.md has a table of commands to copy.
+    Without a command it runs the main job. `python -m minialign COMMAND --help` explains a command. README.md has a
+    table of commands to copy.
     """
 
 
@@ -141,19 +145,22 @@ def run(arguments: list[str]) -> int:
 
 
 def answer(error: Exception) -> int:
-    """Say on one line what went wrong, if a person can put it right, and return the exit status; a fault of ours is raised again."""
+    """Say on one line what went wrong, if a person can put it right, and return the exit status; a fault of ours is
+    raised again."""
     if isinstance(error, click.UsageError):
         help_of = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
         return complain(error.format_message().rstrip(".") + help_of)
     if isinstance(error, UserError | click.ClickException):
         return complain(str(error))
     if isinstance(error, OSError):
-        return complain(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the same command again")
+        return complain(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the same command "
+                        f"again")
     if type(error).__name__ == "Stopped":  # training.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
     if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):
-        return complain("there is not enough memory for this; use a smaller model (--width, --context) or batch (--batch)")
+        return complain("there is not enough memory for this; use a smaller model (--width, --context) or batch "
+                        "(--batch)")
     raise error
 
 

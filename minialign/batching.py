@@ -3,10 +3,12 @@ r"""Padding, masks and the label shift: the only file that aligns tokens with la
     tokens   <begin>  The  kite  was   red            what the model reads at place t
     labels     The   kite  was   red  <end>           what it should say there: label_t = token_{t+1}
 
-A label of IGNORE carries no loss: padding, and the prompt when only the answer is taught (test_no_loss_falls_on_the_prompt).
-The end token is always a label, or the model never learns to stop (test_the_last_label_is_the_end_token).
+A label of IGNORE carries no loss: padding, and the prompt when only the answer is taught
+(test_no_loss_falls_on_the_prompt). The end token is always a label, or the model never learns to stop
+(test_the_last_label_is_the_end_token).
 
-An encoder-decoder reads its inputs as they are and its targets as above, a begin token before them and an end token behind:
+An encoder-decoder reads its inputs as they are and its targets as above, a begin token before them and an end token
+behind:
 
     inputs     <begin>  The  kite  was   <extra_0>  all of it at once
     tokens     <begin>  <extra_0>  red              labels    <extra_0>  red  <end>
@@ -70,12 +72,14 @@ class TextToTextBatch:
         return self.inputs.numel() + self.tokens.numel()
 
 
-def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None, value: int = PAD) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None,
+        value: int = PAD) -> tuple[Tensor, Tensor]:
     """Ragged rows as one rectangle.
 
     Args:
         rows: B lists of ids.
-        side: where the padding goes: "right" for training, "left" for generation, where the last token must be a real one.
+        side: where the padding goes: "right" for training, "left" for generation, where the last token must be a real
+            one.
         length: T; the longest row's when None.
     Returns:
         tokens (B, T), mask (B, T) true at what was not added.
@@ -83,16 +87,19 @@ def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None =
     length = max(map(len, rows)) if length is None else length
     lengths, place = torch.tensor([len(row) for row in rows])[:, None], torch.arange(length)
     mask = place < lengths if side == "right" else place >= length - lengths  # (B, T)
-    flat = torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64))  # one copy for all rows: four times faster than row by row
+    # one copy for all rows: four times faster than row by row
+    flat = torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64))
     return torch.full(mask.shape, value).masked_scatter_(mask, flat), mask
 
 
-def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | None = None, names: Sequence[int] | None = None) -> Batch:
+def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | None = None,
+                     names: Sequence[int] | None = None) -> Batch:
     """Rows of ids, begin and end token included, as a batch for next-token prediction.
 
     Args:
         rows: B lists of at least two ids.
-        loss_from: for each row, the place of the first token that is taught (the length of the prompt); None teaches all but the first.
+        loss_from: for each row, the place of the first token that is taught (the length of the prompt); None teaches
+            all but the first.
         names: which examples these rows are.
     """
     tokens, mask = pad([row[:-1] for row in rows])
@@ -104,19 +111,22 @@ def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | N
 
 
 def text_to_text_batch(
-    inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], names: Sequence[int] | None = None, special: SpecialIds = OURS
+    inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], names: Sequence[int] | None = None,
+    special: SpecialIds = OURS
 ) -> TextToTextBatch:
     """Pairs of ragged rows as a batch for an encoder-decoder.
 
     Args:
-        inputs: B lists of at least one id, as the encoder shall read them (this project begins them with the begin token).
+        inputs: B lists of at least one id, as the encoder shall read them (this project begins them with the begin
+            token).
         targets: B lists of ids, without begin and end token, which are added here; an empty one teaches to say nothing.
         names: which examples these rows are; special: what begins and ends a target.
     """
     inputs, input_mask = pad(inputs)
     tokens, _ = pad([[special.begin, *row] for row in targets])
     labels, _ = pad([[*row, special.end] for row in targets], value=IGNORE)
-    return TextToTextBatch(inputs, input_mask, tokens, labels, list(range(len(targets))) if names is None else list(names))
+    return TextToTextBatch(inputs, input_mask, tokens, labels, list(range(len(targets))) if names is None
+                           else list(names))
 
 
 def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
@@ -133,7 +143,8 @@ def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
     stream = torch.tensor([token for document in documents for token in document])
     count = (len(stream) - 1) // context
     if count < 1:
-        raise UserError(f"the text has {len(stream)} tokens, fewer than one context of {context}; give more text or a shorter --context")
+        raise UserError(f"the text has {len(stream)} tokens, fewer than one context of {context}; give more text or a "
+                        f"shorter --context")
     return torch.stack([stream[i * context : (i + 1) * context + 1] for i in range(count)])
 
 
@@ -142,8 +153,8 @@ def text_rows(documents: Sequence[list[int]], length: int, packed: bool, place: 
 
     Args:
         documents: ids, without begin and end token.
-        packed: one after the other, a separator between them, cut every `length` tokens (long texts; what is left over at the end is
-            dropped); otherwise one document a row, and what is longer goes on in another row.
+        packed: one after the other, a separator between them, cut every `length` tokens (long texts; what is left over
+            at the end is dropped); otherwise one document a row, and what is longer goes on in another row.
         place: where they come from, for errors.
     """
     if length < 1:
@@ -151,7 +162,8 @@ def text_rows(documents: Sequence[list[int]], length: int, packed: bool, place: 
     if packed:
         documents = [[token for ids in documents for token in (*ids, SEPARATOR)][:-1]]
         if len(documents[0]) < length:
-            raise UserError(f"the text has {len(documents[0])} tokens, fewer than one row of {length}; give more text or a shorter --context", place)
+            raise UserError(f"the text has {len(documents[0])} tokens, fewer than one row of {length}; give more text "
+                            f"or a shorter --context", place)
         documents = [documents[0][: len(documents[0]) // length * length]]
     rows = [ids[i : i + length] for ids in documents for i in range(0, len(ids), length)]
     if not rows:
@@ -165,10 +177,11 @@ def demonstration_row(tokenizer: Tokenizer, prompt: list[int], completion: list[
 
 
 class Order:
-    """Which examples make which batch: a pure function of the seed and the step, so that a resumed run reads on where it stopped.
+    """Which examples make which batch: a pure function of the seed and the step, so that a resumed run reads on where
+    it stopped.
 
-    Each epoch is a fresh shuffle. Examples of similar length stand together (shuffled, sorted within pools of `pool` batches, batches
-    shuffled again), which saves most of the padding.
+    Each epoch is a fresh shuffle. Examples of similar length stand together (shuffled, sorted within pools of `pool`
+    batches, batches shuffled again), which saves most of the padding.
 
     Args:
         lengths: of the examples, in tokens; or just their number when all are equally long.
@@ -180,7 +193,8 @@ class Order:
     def __init__(self, lengths: Sequence[int] | int, batch: int, seed: int, pool: int = 16):
         self.lengths = torch.zeros(lengths, dtype=torch.long) if isinstance(lengths, int) else torch.as_tensor(lengths)
         if not 1 <= batch <= len(self.lengths):
-            raise UserError(f"there are {len(self.lengths)} examples, fewer than one batch of {batch}; give more, or a smaller --batch")
+            raise UserError(f"there are {len(self.lengths)} examples, fewer than one batch of {batch}; give more, or a "
+                            f"smaller --batch")
         self.batch, self.seed, self.pool = batch, seed, pool
         self.steps_in_epoch = len(self.lengths) // batch
         self._epoch, self._batches = -1, None

@@ -1,7 +1,8 @@
 r"""The key-value cache: what a decoder has read is not computed again; generation.py reads a token at a time into it.
 
-The letters of the shapes are those of transformer.py; `config` is its TransformerConfig, or that of a pretrained model, which may keep fewer
-heads of keys than it has of queries (`key_value_heads`) and choose their size freely (`head_size`).
+The letters of the shapes are those of transformer.py; `config` is its TransformerConfig, or that of a pretrained model,
+which may keep fewer heads of keys than it has of queries (`key_value_heads`) and choose their size freely
+(`head_size`).
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ class Cache:
     """
 
     def __init__(self, config, batch: int, length: int):
-        heads, size = getattr(config, "key_value_heads", config.heads), getattr(config, "head_size", config.width // config.heads)
+        heads, size = getattr(config, "key_value_heads", config.heads), getattr(config, "head_size",
+            config.width // config.heads)
         self.shape = (config.layers, 2, batch, heads, length, size)
-        self.store: Tensor | None = None  # (N, 2, B, H, S, d), laid out when the first keys tell their number format and device
+        # (N, 2, B, H, S, d), laid out when the first keys tell their number format and device
+        self.store: Tensor | None = None
         self.grown: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # the same, for training
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
-        self.last: list[Tensor | None] = [None] * config.layers  # the last key of each layer before smearing, (B, H, 1, d)
+        # the last key of each layer before smearing, (B, H, 1, d)
+        self.last: list[Tensor | None] = [None] * config.layers
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
     def make_room(self, count: int) -> None:
@@ -40,7 +44,8 @@ class Cache:
         """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
         if key.requires_grad:  # what autograd has seen must not be overwritten: here the memory grows
             before = self.grown[layer]
-            self.grown[layer] = (key, value) if before is None else (torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2))
+            self.grown[layer] = (key, value) if before is None else (torch.cat([before[0], key], dim=2),
+                torch.cat([before[1], value], dim=2))
             return self.grown[layer]
         if self.store is None:
             self.store = key.new_empty(self.shape)
@@ -50,12 +55,16 @@ class Cache:
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
     def repeat(self, rows: Tensor) -> None:
-        """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to B − 1.
+        """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to
+        B − 1.
 
-        index_select sums its gradient in a fixed order; for that of t[rows] torch promises none, and two trainings must be equal to the last bit.
+        index_select sums its gradient in a fixed order; for that of t[rows] torch promises none, and two trainings must
+        be equal to the last bit.
         """
-        of = lambda kept: None if kept is None else tuple(t.index_select(0, rows) for t in kept)  # noqa: E731
-        self.shape = (*self.shape[:2], len(rows), *self.shape[3:])  # of what is laid out later, when nothing was read yet
+        def of(kept):
+            return None if kept is None else tuple(t.index_select(0, rows) for t in kept)
+        # of what is laid out later, when nothing was read yet
+        self.shape = (*self.shape[:2], len(rows), *self.shape[3:])
         self.store = None if self.store is None else self.store[:, :, rows]
         self.grown, self.memory = [of(kept) for kept in self.grown], [of(kept) for kept in self.memory]
         self.last = [None if key is None else key.index_select(0, rows) for key in self.last]

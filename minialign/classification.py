@@ -46,7 +46,8 @@ class LabelledTexts:
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], classes: Sequence[int], batch: int, seed: int):
-        self.rows, self.classes, self.order = rows, torch.tensor(classes), Order([len(row) for row in rows], batch, seed)
+        self.rows, self.classes, self.order = rows, torch.tensor(classes), Order([len(row) for row in rows], batch,
+            seed)
 
     def microbatches(self, step: int, parts: int) -> list[LabelBatch]:
         """The step's texts, in `parts` pieces."""

@@ -1,7 +1,8 @@
-r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, memory. Rank classification is in ranking.py, ROUGE in rouge.py.
+r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, memory. Rank classification is in
+ranking.py, ROUGE in rouge.py.
 
-Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim. What the interval
-is over must be said: answers to one prompt are not independent, so a prompt counts once.
+Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim.
+What the interval is over must be said: answers to one prompt are not independent, so a prompt counts once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from minialign.runs.errors import UserError
 
 # 97.5 % points of Student's t for 1, 2, … degrees of freedom: three seeds have two
-STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086]
+STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+           2.120, 2.110, 2.101, 2.093, 2.086]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
-    """Mean of independent values (one a prompt, or one a seed) with Student's 95 % interval: x̄ ± t s / √n, cut at what values can be.
+    """Mean of independent values (one a prompt, or one a seed) with Student's 95 % interval: x̄ ± t s / √n, cut at what
+    values can be.
 
     Raises:
         UserError: fewer than two values, from which no interval can be had.
@@ -59,7 +62,8 @@ def mean_interval(values: Sequence[float], lowest: float = -math.inf, highest: f
 
 
 def wilson_interval(successes: float, n: int) -> Interval:
-    """Share of successes among n independent trials with Wilson's 95 % interval, which stays inside [0, 1] (Wilson 1927).
+    """Share of successes among n independent trials with Wilson's 95 % interval, which stays inside [0, 1] (Wilson
+    1927).
 
     Args:
         successes: how many; a tie may count one half.
@@ -70,15 +74,16 @@ def wilson_interval(successes: float, n: int) -> Interval:
     z2, p = 1.96**2, successes / n
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = 1.96 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))  # rounding must not leave p outside
+    # rounding must not leave p outside
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 def win_rate(outcomes: Sequence[Sequence[float]]) -> Interval:
     """How often one side wins, with an interval over prompts.
 
     Args:
-        outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss. The judges of one prompt look at the same two
-            answers, so they are averaged first and the prompt counts once.
+        outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss. The judges of one prompt look at
+            the same two answers, so they are averaged first and the prompt counts once.
     """
     interval = mean_interval([math.fsum(judges) / len(judges) for judges in outcomes])
     return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
@@ -97,21 +102,25 @@ def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequenc
     a = b = 0.0
     for _ in range(steps):
         p = [1 / (1 + math.exp(-(a + b * v))) for v in x]
-        ga, gb = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a, math.fsum((y - q) * v for y, q, v in zip(outcomes, p, x)) - 0.01 * b
+        ga, gb = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a, math.fsum((y - q) * v for y, q,
+            v in zip(outcomes, p, x)) - 0.01 * b
         w = [q * (1 - q) for q in p]
-        haa, hab, hbb = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x)), math.fsum(u * v * v for u, v in zip(w, x)) + 0.01
+        haa, hab, hbb = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x)), math.fsum(u * v * v for u,
+            v in zip(w, x)) + 0.01
         determinant = haa * hbb - hab * hab
         a, b = a + (hbb * ga - hab * gb) / determinant, b + (haa * gb - hab * ga) / determinant
     return 1 / (1 + math.exp(-a))
 
 
 def binary_accuracy(predicted: Sequence[float]) -> Interval:
-    """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half), Wilson's interval."""
+    """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half), Wilson's
+    interval."""
     return wilson_interval(sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in predicted), len(predicted))
 
 
 def latency(work: Callable[[], object], rounds: int = 5) -> float:
-    """Seconds that a piece of work takes: the median of `rounds` after one that warms up. For ratios in one run; no test depends on it."""
+    """Seconds that a piece of work takes: the median of `rounds` after one that warms up. For ratios in one run; no
+    test depends on it."""
     samples = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
@@ -121,7 +130,8 @@ def latency(work: Callable[[], object], rounds: int = 5) -> float:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder: measured, not computed from shapes. Raises UserError when it is not there."""
+    """Bytes of a file, or of all files below a folder: measured, not computed from shapes. Raises UserError when it is
+    not there."""
     path = Path(path)
     if not path.exists():
         raise UserError("there is no such file or folder", path)

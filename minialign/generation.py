@@ -1,17 +1,21 @@
 r"""Writing text: batched, with the key-value cache, from an explicit generator.
 
     π_T(y) = softmax(logits / T)                 temperature; T → 0 is greedy
-    top-k: the k likeliest tokens; top-p: the fewest tokens that hold a share p of the probability (Holtzman et al. 2020, §3.1)
+    top-k: the k likeliest tokens; top-p: the fewest tokens that hold a share p of the probability (Holtzman et al.
+    2020, §3.1)
 
 Details that matter:
-    1. Prompts are padded on the left, so that every row's last token is a real one (test_left_padding_changes_no_logit).
-    2. A token is drawn by inverting the cumulative distribution with one uniform number a row, about fifteen times faster on a CPU
-       than torch.multinomial. The numbers are drawn for all places at once, so a row's text does not depend on when others stop.
-    3. Rollouts for PPO have exactly N tokens: sampling does not stop at the end token; what follows it is cut off afterwards
-       (test_what_stands_after_the_end_token_has_no_influence). The end token itself belongs to the response.
-    4. The log-probability that is returned is the one of the distribution that was sampled from: temperature, top-k and top-p included.
-    5. An encoder-decoder's prompt goes to the encoder, once, padded on the right; the decoder begins with the begin token and keeps the
-       encoder's keys and values in the cache (test_an_encoder_decoder_reads_each_prompt_once).
+    1. Prompts are padded on the left, so that every row's last token is a real one
+       (test_left_padding_changes_no_logit).
+    2. A token is drawn by inverting the cumulative distribution with one uniform number a row, about fifteen times
+       faster on a CPU than torch.multinomial. The numbers are drawn for all places at once, so a row's text does not
+       depend on when others stop.
+    3. Rollouts for PPO have exactly N tokens: sampling does not stop at the end token; what follows it is cut off
+       afterwards (test_what_stands_after_the_end_token_has_no_influence). The end token itself belongs to the response.
+    4. The log-probability that is returned is the one of the distribution that was sampled from: temperature, top-k and
+       top-p included.
+    5. An encoder-decoder's prompt goes to the encoder, once, padded on the right; the decoder begins with the begin
+       token and keeps the encoder's keys and values in the cache (test_an_encoder_decoder_reads_each_prompt_once).
 
 Try it:  python -m minialign sample RUN --prompt "Once"
 """
@@ -46,7 +50,8 @@ class SamplingConfig:
             raise UserError(f"new tokens is {self.new_tokens}; it must be at least 1")
         if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
-                f"temperature {self.temperature} (at least 0), top-k {self.top_k} (at least 0) or top-p {self.top_p} (above 0, at most 1) is out of range"
+                f"temperature {self.temperature} (at least 0), top-k {self.top_k} (at least 0) or top-p {self.top_p} "
+                f"(above 0, at most 1) is out of range"
             )
 
 
@@ -115,7 +120,8 @@ def generate(
 
     Args:
         model: a decoder or an encoder-decoder.
-        prompts: B lists of ids, at least one id each (start with the begin token): what the decoder goes on from, or the encoder reads.
+        prompts: B lists of ids, at least one id each (start with the begin token): what the decoder goes on from, or
+            the encoder reads.
         config: how tokens are chosen.
         generator: where chance comes from; same state, same text.
         stop_early: stop when every row has ended (False: always compute all tokens, for exact rollouts and timings).
@@ -132,18 +138,21 @@ def generate(
     begin, end, filler = model.special
     prompt, prompt_mask = pad(prompts, side="right" if two_sided else "left", value=filler)  # (B, P)
     N = len(prompts) * answers
-    start, start_mask = (torch.full((len(prompts), 1), begin), None) if two_sided else (prompt, prompt_mask)  # what the decoder reads first
+    # what the decoder reads first
+    start, start_mask = (torch.full((len(prompts), 1), begin), None) if two_sided else (prompt, prompt_mask)
     cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
     uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
     response = torch.full((N, config.new_tokens), filler)
     logprobs = torch.zeros(N, config.new_tokens)
     finished = torch.zeros(N, dtype=torch.bool)
     with evaluating(model):
-        decoder, memory = (model.body.decoder, (model.body.encoder(prompt, prompt_mask), prompt_mask)) if two_sided else (model.body, ())
+        decoder, memory = (model.body.decoder, (model.body.encoder(prompt, prompt_mask),
+                                                prompt_mask)) if two_sided else (model.body, ())
         hidden = decoder(start, start_mask, cache, *memory)[:, -1]  # (B, D)
         if answers > 1:
             cache.repeat(torch.arange(len(prompts)).repeat_interleave(answers))
-            hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))  # (N, D), (N, P, D), (N, P)
+            # (N, D), (N, P, D), (N, P)
+            hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))
         for t in range(config.new_tokens):
             logits = shape_logits(model.logits(hidden), config)  # (N, V)
             probabilities = logits.softmax(dim=-1)
@@ -165,7 +174,8 @@ def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
     needed, each = (max(prompt, new_tokens), " each") if shape.kind == "encoder-decoder" else (prompt + new_tokens, "")
     if needed > shape.context:
         raise UserError(
-            f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context of {shape.context}; "
+            f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context of "
+            f"{shape.context}; "
             "shorten the prompt or ask for fewer new tokens"
         )
 
@@ -173,7 +183,8 @@ def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
 def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, then top-p: the order in which the common libraries apply them."""
     if config.temperature not in (0, 1.0):
-        logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature  # ≤ 0, so a tiny temperature cannot overflow
+        # ≤ 0, so a tiny temperature cannot overflow
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature
     return filter_logits(logits, config.top_k, config.top_p)
 
 
@@ -188,7 +199,8 @@ def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def continue_texts(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig, generator: torch.Generator, batch: int = 64
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig,
+    generator: torch.Generator, batch: int = 64
 ) -> list[str]:
     """The model's continuation of each prompt, in their order; rows of similar length are computed together."""
     ids = prompt_ids(tokenizer, prompts)

@@ -37,7 +37,8 @@ def build_body(config: TransformerConfig) -> nn.Module:
 
 
 def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Generator) -> None:
-    """GPT-2's start: N(0, std²), zero biases, and what writes into the stream (`.output`) smaller by √(2N); Radford et al. 2019, §2.3."""
+    """GPT-2's start: N(0, std²), zero biases, and what writes into the stream (`.output`) smaller by √(2N); Radford et
+    al. 2019, §2.3."""
     for name, parameter in module.named_parameters():
         if parameter.dim() < 2:
             parameter.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -67,7 +68,8 @@ class LanguageModel(nn.Module):
         return self.logits(self.body(tokens, *arguments, **keywords))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V). Call it on just those positions whose prediction is needed: it is a third of a small model's work."""
+        """(..., D) -> (..., V). Call it on just those positions whose prediction is needed: it is a third of a small
+        model's work."""
         body = self.body.decoder if self.config.kind == "encoder-decoder" else self.body
         return F.linear(hidden, body.token_embedding.weight)
 
@@ -120,12 +122,15 @@ class Classifier(nn.Module):
         return self.head(hidden[torch.arange(len(tokens)), place])
 
 
-def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], of: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A decoder's vectors of several answers to each prompt, the prompts read once (test_a_prompt_is_read_once_for_all_its_answers).
+def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+                 of: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A decoder's vectors of several answers to each prompt, the prompts read once
+    (test_a_prompt_is_read_once_for_all_its_answers).
 
     Args:
         body: a decoder's stack.
-        prompts: B lists of ids, which may be empty; answers: N lists of ids; of: for each answer which prompt it goes on from.
+        prompts: B lists of ids, which may be empty; answers: N lists of ids; of: for each answer which prompt it goes
+            on from.
     Returns:
         (N, T, D) vectors of the answers' tokens, and mask (N, T), true at real ones.
     Raises:
@@ -133,9 +138,11 @@ def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: S
     """
     tokens, mask = pad(answers)  # (N, T)
     of = torch.as_tensor(of)
-    if len(prompts) == len(answers) and torch.equal(of, torch.arange(len(of))):  # one answer each: nothing to share, one pass is faster
+    # one answer each: nothing to share, one pass is faster
+    if len(prompts) == len(answers) and torch.equal(of, torch.arange(len(of))):
         whole, _ = pad([[*prompt, *answer] for prompt, answer in zip(prompts, answers)])
-        place = torch.tensor([len(prompt) for prompt in prompts])[:, None] + torch.arange(tokens.shape[1])  # (N, T) where in the row
+        # (N, T) where in the row
+        place = torch.tensor([len(prompt) for prompt in prompts])[:, None] + torch.arange(tokens.shape[1])
         place = place.clamp(max=whole.shape[1] - 1)[..., None].expand(-1, -1, body.config.width)
         return body(whole).gather(1, place), mask
     read, real = pad(prompts, side="left")  # (B, P)
@@ -148,7 +155,8 @@ def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: S
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; afterwards every part is in the mode that it was in, a frozen one too (test_generation_gives_every_part_its_mode_back)."""
+    """No dropout inside; afterwards every part is in the mode that it was in, a frozen one too
+    (test_generation_gives_every_part_its_mode_back)."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -174,7 +182,8 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
 
     Args:
         folder: a run folder.
-        what: "language-model" or "scalar-model" when only that will do; "decoder" when only a language model of that kind will.
+        what: "language-model" or "scalar-model" when only that will do; "decoder" when only a language model of that
+            kind will.
     Raises:
         UserError: missing, unfinished, of another kind, or with files that do not belong together.
     """
@@ -185,16 +194,19 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     if isinstance(config, dict) and config.get("what") == "quantized-model":
         base = f"give the run that it was made from ({config.get('base')})"
         raise UserError(f"holds a quantized model, which can be sampled and asked, and not changed; {base}", folder)
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict) or config.get("what") not in ("language-model", "scalar-model"):
+    if not isinstance(config, dict) or not isinstance(config.get("model"),
+            dict) or config.get("what") not in ("language-model", "scalar-model"):
         raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
     if not run.finished:
         raise UserError("this run has not finished; run its command again to go on, then come back", folder)
-    found = str(config["model"].get("kind", "decoder")) if what == "decoder" and config["what"] == "language-model" else config["what"]
+    found = str(config["model"].get("kind",
+        "decoder")) if what == "decoder" and config["what"] == "language-model" else config["what"]
     if what is not None and found != what:
         raise UserError(f"holds {'an' if found[0] == 'e' else 'a'} {found}, and a {what} is needed here", folder)
     tokenizer = load_tokenizer(run.path / TOKENIZER)
     if tokenizer.fingerprint() != config.get("tokenizer"):
-        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy", folder)
+        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy",
+                        folder)
     shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
     model = LanguageModel(shape) if config["what"] == "language-model" else ScalarModel(build_body(shape))
     load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
@@ -203,10 +215,12 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """The part of config.json that says how to build the model again."""
-    return {"what": "language-model" if isinstance(model, LanguageModel) else "scalar-model", "model": to_dict(model.config)}
+    return {"what": "language-model" if isinstance(model, LanguageModel) else "scalar-model",
+            "model": to_dict(model.config)}
 
 
 def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:
     """Two models that read the same ids must mean the same by them. Raises UserError otherwise."""
     if first[1].fingerprint() != second[1].fingerprint():
-        raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same `minialign pretrain` run", first[0])
+        raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same `minialign "
+                        f"pretrain` run", first[0])

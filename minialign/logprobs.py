@@ -2,7 +2,8 @@ r"""Log-probabilities of what was said, and averages that look at real tokens on
 
     log π(y|x) = Σₜ log π(yₜ | x, y₍<t₎)                   the chain rule; every method from SFT to PPO stands on it
 
-All of these take logits that are already aligned with the tokens they predict (batching.py); nothing here shifts anything.
+All of these take logits that are already aligned with the tokens they predict (batching.py); nothing here shifts
+anything.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_variance(x: Tensor, mask: Tensor) -> Tensor:
-    """Population variance (divided by n, as in OpenAI's released code; TRL divides by n − 1) of x where mask is true."""
+    """Population variance (divided by n, as in OpenAI's released code; TRL divides by n − 1) of x where mask is
+    true."""
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 

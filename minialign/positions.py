@@ -1,4 +1,5 @@
-r"""Where a token stands and whom it may look at: masks, positions, rotary angles, smeared keys. Used by transformer.py, whose letters hold here."""
+r"""Where a token stands and whom it may look at: masks, positions, rotary angles, smeared keys. Used by transformer.py,
+whose letters hold here."""
 
 from __future__ import annotations
 
@@ -42,10 +43,12 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def smear(key: Tensor, weight: Tensor, first: Tensor, before: Tensor | None = None) -> Tensor:
-    r"""Mix each key with the key of the token before it: k_t ← (1 − a) k_t + a k_{t−1}, a = σ(weight), one for each head.
+    r"""Mix each key with the key of the token before it: k_t ← (1 − a) k_t + a k_{t−1}, a = σ(weight), one for each
+    head.
 
-    To copy "Ida found the …" a head must find the token that came *after* an earlier "found". With smeared keys one layer can; otherwise an
-    earlier layer has to bring the previous token along first.                Olsson et al. 2022, "smeared key" architecture
+    To copy "Ida found the …" a head must find the token that came *after* an earlier "found". With smeared keys one
+    layer can; otherwise an
+    earlier layer has to bring the previous token along first.            Olsson et al. 2022, "smeared key" architecture
 
     Args:
         key: (B, H, T, d); weight: (H,).

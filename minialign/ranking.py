@@ -1,9 +1,10 @@
 r"""Rank classification: instead of letting a model write, ask how likely it finds each option, and take the likeliest.
 
-    answer = argmaxₒ Σₜ log π(oₜ | prompt, o₍<t₎)                Brown et al. 2020 (GPT-3), §2.4; Sanh et al. 2022 (T0), §4
+    answer = argmaxₒ Σₜ log π(oₜ | prompt, o₍<t₎)             Brown et al. 2020 (GPT-3), §2.4; Sanh et al. 2022 (T0), §4
 
-The sum runs over the option's tokens and the end token, so that "no" and "no one" are told apart. A mean over tokens (the log-probability a
-token) is the usual alternative: the sum prefers short options, the mean long ones that are easy to go on with. Details that matter:
+The sum runs over the option's tokens and the end token, so that "no" and "no one" are told apart. A mean over tokens
+(the log-probability a token) is the usual alternative: the sum prefers short options, the mean long ones that are easy
+to go on with. Details that matter:
     1. A prompt is read once for all its options, and all options of a batch go through the model together
        (test_ranking_in_one_pass_equals_the_one_by_one_loop).
     2. The end token counts (test_the_end_token_tells_an_option_from_its_own_beginning).
@@ -26,7 +27,8 @@ from minialign.runs.errors import UserError
 
 @torch.no_grad()
 def option_logprobs(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], mean: bool = False, batch: int = 32
+    model: LanguageModel, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]],
+    mean: bool = False, batch: int = 32
 ) -> list[Tensor]:
     """How likely each option is after its prompt.
 
@@ -43,7 +45,8 @@ def option_logprobs(
     """
     for i, choices in enumerate(options):
         if not choices or not all(choices):
-            raise UserError(f"prompt {i} has {'an option of no token' if choices else 'no options'}; there is nothing to rank")
+            raise UserError(f"prompt {i} has {'an option of no token' if choices else 'no options'}; there is nothing "
+                            f"to rank")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
     with evaluating(model):
@@ -52,28 +55,33 @@ def option_logprobs(
             of = torch.tensor([place for place, i in enumerate(chosen) for _ in options[i]])  # (N,) whose option it is
             said = [[*option, model.special.end] for i in chosen for option in options[i]]  # N lists
             read = _encoder_decoder if model.config.kind == "encoder-decoder" else _decoder
-            hidden, tokens, mask = read(model, [list(prompts[i]) for i in chosen], said, of)  # (N, T, D), (N, T), (N, T)
-            logprobs = torch.zeros(mask.shape).masked_scatter_(mask, token_logprobs(model.logits(hidden[mask]), tokens[mask]))
+            # (N, T, D), (N, T), (N, T)
+            hidden, tokens, mask = read(model, [list(prompts[i]) for i in chosen], said, of)
+            logprobs = torch.zeros(mask.shape).masked_scatter_(mask, token_logprobs(model.logits(hidden[mask]),
+                tokens[mask]))
             total = logprobs.sum(dim=1) / (mask.sum(dim=1) if mean else 1)  # (N,)
             for i, part in zip(chosen, total.split([len(options[i]) for i in chosen])):
                 found[i] = part
     return found
 
 
-def _decoder(model: LanguageModel, prompts: list[list[int]], said: list[list[int]], of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _decoder(model: LanguageModel, prompts: list[list[int]], said: list[list[int]], of: Tensor) -> tuple[Tensor, Tensor,
+        Tensor]:
     """Vectors that predict each token of N options, the tokens, and which are real."""
     read = [[prompts[p][-1], *option[:-1]] for p, option in zip(of.tolist(), said)]
     hidden, _ = read_answers(model.body, [prompt[:-1] for prompt in prompts], read, of)
     return hidden, *pad(said)
 
 
-def _encoder_decoder(model: LanguageModel, prompts: list[list[int]], said: list[list[int]], of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _encoder_decoder(model: LanguageModel, prompts: list[list[int]], said: list[list[int]], of: Tensor) -> tuple[Tensor,
+        Tensor, Tensor]:
     """The same: the encoder reads each prompt once, the decoder its begin token once, and then every option."""
     tokens, mask = pad(said)  # (N, T)
     inputs, input_mask = pad(prompts)  # (B, S)
     cache = Cache(model.config, len(prompts), tokens.shape[1])
     memory = model.body.encoder(inputs, input_mask)
-    first = model.body.decoder(torch.full((len(prompts), 1), model.special.begin), None, cache, memory, input_mask)  # (B, 1, D)
+    first = model.body.decoder(torch.full((len(prompts), 1), model.special.begin), None, cache, memory,
+                               input_mask)  # (B, 1, D)
     cache.repeat(of)
     rest = model.body.decoder(tokens[:, :-1], mask[:, :-1], cache, memory, input_mask[of])  # (N, T − 1, D)
     return torch.cat([first[of], rest], dim=1), tokens, mask

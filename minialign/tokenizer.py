@@ -1,11 +1,11 @@
 r"""Text to numbers and back: byte-level byte-pair encoding, learned from any text by the `tokenizers` library.
 
-Start with the 256 bytes; again and again join the pair that stands side by side most often (Sennrich et al. 2016, §3.2; on bytes:
-Radford et al. 2019, §2.2). Any text in any language comes back exactly, since bytes are the last resort.
+Start with the 256 bytes; again and again join the pair that stands side by side most often (Sennrich et al. 2016, §3.2;
+on bytes: Radford et al. 2019, §2.2). Any text in any language comes back exactly, since bytes are the last resort.
 
-Special tokens have the lowest ids and stand for nothing that can be typed: `<end>` written in a text is four letters and two signs
-(test_special_tokens_cannot_be_typed). Padding is a token of its own and never the end token, or the model could not learn to stop
-(test_pad_is_never_end).
+Special tokens have the lowest ids and stand for nothing that can be typed: `<end>` written in a text is four letters
+and two signs (test_special_tokens_cannot_be_typed). Padding is a token of its own and never the end token, or the model
+could not learn to stop (test_pad_is_never_end).
 
 Try it:  python -m minialign sample RUN --prompt "…" --show tokens
 """
@@ -29,7 +29,8 @@ GREEN, RED, GREY, PLAIN = "\033[32m", "\033[31m", "\033[90m", "\033[0m"
 
 
 class SpecialIds(NamedTuple):
-    """Which ids begin a text, end it and fill up a row: this project's, or those of the tokenizer that real weights were trained with."""
+    """Which ids begin a text, end it and fill up a row: this project's, or those of the tokenizer that real weights
+    were trained with."""
 
     begin: int = BEGIN  # what an encoder-decoder's decoder reads first
     end: int = END
@@ -82,7 +83,8 @@ class Tokenizer:
         return self.library.to_str()
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that differ when any token differs; models carry it, so that they are not fed another's ids."""
+        """Sixteen hex digits that differ when any token differs; models carry it, so that they are not fed another's
+        ids."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
@@ -91,12 +93,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
 
     Args:
         texts: any strings.
-        vocabulary: tokens in all: 20 special ones, 256 bytes, the rest merges. The result has fewer where the text gives no more.
+        vocabulary: tokens in all: 20 special ones, 256 bytes, the rest merges. The result has fewer where the text
+            gives no more.
     Raises:
         UserError: no room for the bytes.
     """
     if vocabulary < len(SPECIAL) + 256:
-        raise UserError(f"vocabulary is {vocabulary}; it must be at least {len(SPECIAL) + 256}: {len(SPECIAL)} special tokens and 256 bytes")
+        raise UserError(f"vocabulary is {vocabulary}; it must be at least {len(SPECIAL) + 256}: {len(SPECIAL)} special "
+                        f"tokens and 256 bytes")
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()

@@ -1,18 +1,21 @@
 r"""The one supervised loop: pretraining, instruction tuning and reward models all run through it.
 
-    for each step:  loss = Σ loss of its micro-batches / Σ their labels;  clip the gradient;  AdamW;  write one line of metrics
+    for each step:  loss = Σ loss of its micro-batches / Σ their labels;  clip the gradient;  AdamW;  write one line of
+    metrics
 
 Details that matter:
-    1. The sum of losses is divided by the labels of the whole step, so accumulating over micro-batches of ragged lengths gives the
-       gradient of the full batch (test_accumulation_equals_the_full_batch); a mean of means would not.
-    2. Weight decay on matrices only: not on biases and norms (test_only_matrices_decay).                  Loshchilov & Hutter 2019
+    1. The sum of losses is divided by the labels of the whole step, so accumulating over micro-batches of ragged
+       lengths gives the gradient of the full batch (test_accumulation_equals_the_full_batch); a mean of means would
+       not.
+    2. Weight decay on matrices only: not on biases and norms (test_only_matrices_decay).       Loshchilov & Hutter 2019
     3. The learning rate rises linearly, then falls along a cosine, and is a pure function of the step.     Radford et al. 2018, §4.1
-    4. Ctrl-C ends the step it falls in, saves and says so; `kill -9` costs the steps since the last checkpoint, no more; both go on
-       to the same bits (test_a_resumed_run_ends_with_the_same_bits).
+    4. Ctrl-C ends the step it falls in, saves and says so; `kill -9` costs the steps since the last checkpoint, no
+       more; both go on to the same bits (test_a_resumed_run_ends_with_the_same_bits).
     5. A loss that is not finite stops the run before it touches the weights.
 
-Metrics, one line a step: `loss` mean over labels, nats · `learning_rate` · `gradient_norm` before clipping (normal: 0.2 to 2; steadily
-rising: the learning rate is too high) · `tokens_per_second` · `validation` (when it was measured) mean loss on held-out examples, nats.
+Metrics, one line a step: `loss` mean over labels, nats · `learning_rate` · `gradient_norm` before clipping (normal: 0.2
+to 2; steadily rising: the learning rate is too high) · `tokens_per_second` · `validation` (when it was measured) mean
+loss on held-out examples, nats.
 """
 
 from __future__ import annotations
@@ -51,9 +54,11 @@ class TrainingConfig:
     clip: float = 1.0  # longest gradient; 0 leaves it as it is
     accumulation: int = 1  # micro-batches that a batch is computed in; more need less memory, the result is the same
     validate_every: int = 250  # steps between two looks at held-out examples
-    patience: int = 0  # early stop after this many looks without a better loss, with the best weights; 0 never stops early
+    # early stop after this many looks without a better loss, with the best weights; 0 never stops early
+    patience: int = 0
     checkpoint_every: int = 250  # steps between two checkpoints
-    bf16: bool = False  # compute in bfloat16 where that is safe; pays only on CPUs with bfloat16 instructions and wide models
+    # compute in bfloat16 where that is safe; pays only on CPUs with bfloat16 instructions and wide models
+    bf16: bool = False
     seed: int = 0  # of the weights and the order of the examples
 
     def __post_init__(self):
@@ -61,27 +66,32 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.learning_rate < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.final <= 1:
-            raise UserError(f"learning rate {self.learning_rate} (above 0, below 1), warmup {self.warmup} or final {self.final} (0 to 1) is out of range")
+            raise UserError(f"learning rate {self.learning_rate} (above 0, below 1), warmup {self.warmup} or final "
+                            f"{self.final} (0 to 1) is out of range")
         if not 0 <= self.beta2 < 1 or not self.weight_decay >= 0 or not self.clip >= 0 or self.patience < 0:
             others = f"weight decay {self.weight_decay}, clip {self.clip} or patience {self.patience} (at least 0)"
             raise UserError(f"beta2 {self.beta2} (at least 0, below 1), {others} is out of range")
         if self.batch < self.accumulation:
-            raise UserError(f"a batch of {self.batch} cannot be computed in {self.accumulation} parts; use a smaller --accumulation")
+            raise UserError(f"a batch of {self.batch} cannot be computed in {self.accumulation} parts; use a smaller "
+                            f"--accumulation")
 
 
 class Data(Protocol):
     """What the loop needs to know of the examples."""
 
     def microbatches(self, step: int, parts: int) -> list[Any]:
-        """The batch of a step in `parts` pieces; each has `count` (labels), `size` (tokens) and `rows` (which examples)."""
+        """The batch of a step in `parts` pieces; each has `count` (labels), `size` (tokens) and `rows` (which
+        examples)."""
 
 
 class Stopped(Exception):
     """The user pressed Ctrl-C; everything is saved."""
 
 
-def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.98, eps: float = 1e-8) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019, Alg. 2) with decay on matrices only, for the parameters that train; torch's fused kernel."""
+def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.98,
+          eps: float = 1e-8) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, Alg. 2) with decay on matrices only, for the parameters that train; torch's
+    fused kernel."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
@@ -91,7 +101,8 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: f
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Learning rate of a step (0 first): linear to its peak in the warm-up, then half a cosine down to `final` of it."""
+    """Learning rate of a step (0 first): linear to its peak in the warm-up, then half a cosine down to `final` of
+    it."""
     warmup = max(1, round(config.warmup * config.steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -120,7 +131,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig, count: int) -> tuple[float, float]:
+def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig,
+                  count: int) -> tuple[float, float]:
     """One optimizer step on the mean loss of all labels of the micro-batches.
 
     Args:
@@ -145,13 +157,15 @@ def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, An
     norm = nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf)
     if not (math.isfinite(total) and math.isfinite(norm)):
         rows = [row for batch in batches for row in batch.rows]
-        raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples {rows[:8]}{' …' * (len(rows) > 8)}")
+        raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples "
+                        f"{rows[:8]}{' …' * (len(rows) > 8)}")
     optimizer.step()
     return float(total), float(norm)
 
 
 def one_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, loss: Callable, config: TrainingConfig, run: RunFolder, step: int, place: tuple[int, int]
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, loss: Callable, config: TrainingConfig,
+    run: RunFolder, step: int, place: tuple[int, int]
 ) -> dict[str, Any]:
     """One optimizer step, and what metrics.jsonl says of it.
 
@@ -168,13 +182,16 @@ def one_step(
         group["lr"] = rate
     batches = data.microbatches(step, max(config.accumulation, processes))
     if len(batches) < processes:
-        raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a larger --batch")
+        raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a "
+                        f"larger --batch")
     if processes > 1:  # chance of its own for each process, and the same after a restart
         torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
     try:
-        mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, sum(b.count for b in batches))
+        mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config,
+                                   sum(b.count for b in batches))
     except UserError as error:
-        raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate", run.path) from None
+        raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate",
+                        run.path) from None
     speed = round(sum(b.size for b in batches) / (time.perf_counter() - started))
     return {"step": step + 1, "loss": mean, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
 
@@ -197,9 +214,11 @@ def train(
         loss: (model, batch) -> sum of the losses of the batch's labels.
         config: how.
         run: where metrics and checkpoints go; the finished model is written there.
-        validate: model -> {"validation": mean held-out loss, ...}, measured every `validate_every` steps and at the end.
+        validate: model -> {"validation": mean held-out loss, ...}, measured every `validate_every` steps and at the
+            end.
         label: name of the progress bar.
-        complete: the last change to the trained model before it is written (a reward model is normalised); returns facts about it.
+        complete: the last change to the trained model before it is written (a reward model is normalised); returns
+            facts about it.
     Returns:
         The last validation, the step it stands at, and the facts of `complete`.
     Raises:
@@ -211,13 +230,15 @@ def train(
     optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
     chance = {"dropout": torch.default_generator}
     torch.manual_seed(config.seed)
-    state = run.load_checkpoint({"model": model}, {"adamw": optimizer}, chance) or {"step": 0, "best": math.inf, "stale": 0, "last": {}}
+    state = run.load_checkpoint({"model": model}, {"adamw": optimizer}, chance) or {"step": 0, "best": math.inf,
+        "stale": 0, "last": {}}
     best = BestWeights(run, config.patience, state)
     if rank == 0:
         run.forget_after(state["step"])
     model.train()
     stop = False
-    bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True, leave=True)
+    bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True,
+               leave=True)
     with interruptible() as interrupted, bar:
         while state["step"] < config.steps and not best.gave_up:
             record = one_step(model, optimizer, data, loss, config, run, state["step"], (rank, processes))
@@ -232,10 +253,12 @@ def train(
                 run.log(record)
                 if stop or (step % config.checkpoint_every == 0 and step < config.steps):
                     run.save_checkpoint({"model": model}, {"adamw": optimizer}, chance, state)
-            bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second'] / 1000:.1f}k tokens/s", refresh=False)
+            bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second'] / 1000:.1f}k tokens/s",
+                                refresh=False)
             bar.update()
             if stop and step < config.steps:
-                raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes on from there")
+                raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes "
+                              f"on from there")
     wait()
     best.restore(model)
     model.eval()

@@ -16,7 +16,8 @@ Read next: heads.py (what the vectors are turned into), generation.py (how the c
     1. A pad may look at itself, so no row of the softmax is empty; nothing real ever looks at a pad.
     2. Positions count real tokens, so padding on the left changes nothing (test_left_padding_changes_no_logit).
     3. The cache gives the same numbers as the full pass (test_cached_steps_equal_the_full_pass).
-    4. Projections into the residual stream start smaller by √(2N), as in GPT-2 (test_residual_projections_start_smaller).
+    4. Projections into the residual stream start smaller by √(2N), as in GPT-2
+       (test_residual_projections_start_smaller).
 """
 
 from __future__ import annotations
@@ -50,12 +51,16 @@ class TransformerConfig:
     feed_forward: int = 4  # inner width of the feed-forward layer, in units of D
     activation: str = "gelu"  # gelu | gelu_tanh (GPT-2's) | relu
     dropout: float = 0.0  # share of activations dropped while training
-    initial_std: float = 0.02  # deviation of the initial weights; GPT-2's value, made for widths near 1000: narrow models learn faster from 1/√D
-    smeared_keys: bool = False  # mix each key with the one before it, so that small models learn to copy early (Olsson et al. 2022)
-    fused_attention: bool = True  # torch's fused kernel; without it the formula itself, which is slower and equal within 1e-5
+    # deviation of the initial weights; GPT-2's value, made for widths near 1000: narrow models learn faster from 1/√D
+    initial_std: float = 0.02
+    # mix each key with the one before it, so that small models learn to copy early (Olsson et al. 2022)
+    smeared_keys: bool = False
+    # torch's fused kernel; without it the formula itself, which is slower and equal within 1e-5
+    fused_attention: bool = True
 
     def __post_init__(self):
-        choices = {"kind": ("decoder", "encoder", "encoder-decoder"), "positions": ("rotary", "learned"), "activation": tuple(ACTIVATIONS)}
+        choices = {"kind": ("decoder", "encoder", "encoder-decoder"), "positions": ("rotary", "learned"),
+                   "activation": tuple(ACTIVATIONS)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
@@ -66,10 +71,12 @@ class TransformerConfig:
             even = " into an even number, which rotary positions need" if self.positions == "rotary" else ""
             raise UserError(f"width {self.width} does not divide by {self.heads} heads{even}; change one of them")
         if not 0 <= self.dropout < 1 or not 0 < self.initial_std < 1:
-            raise UserError(f"dropout {self.dropout} (at least 0, below 1) or initial std {self.initial_std} (above 0, below 1) is out of range")
+            raise UserError(f"dropout {self.dropout} (at least 0, below 1) or initial std {self.initial_std} (above 0, "
+                            f"below 1) is out of range")
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, causal: bool = False, fused: bool = True) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, causal: bool = False,
+              fused: bool = True) -> Tensor:
     r"""softmax(Q Kᵀ / √d) V, Vaswani et al. 2017, Eq. 1.
 
     Args:
@@ -183,10 +190,11 @@ class Transformer(nn.Module):
 
         Args:
             tokens: (B, T) integers.
-            mask: (B, T) bool, true at real tokens; None says that all are real, or that a causal reader's pads are all on the right,
-                where nothing real ever looks at them.
+            mask: (B, T) bool, true at real tokens; None says that all are real, or that a causal reader's pads are all
+                on the right, where nothing real ever looks at them.
             cache: what was read before; these T tokens are added to it.
-            memory: (B, S, D) the encoder's output, for blocks with cross-attention; memory_mask: (B, S) bool, its real tokens.
+            memory: (B, S, D) the encoder's output, for blocks with cross-attention; memory_mask: (B, S) bool, its real
+                tokens.
         Returns:
             (B, T, D) after the last norm. What stands at pads has no meaning.
         Raises:
@@ -196,7 +204,8 @@ class Transformer(nn.Module):
         positions, allowed = self._who_sees_whom(tokens, mask, cache)
         longest = int(positions.max()) + 1  # real tokens: padding needs no room
         if longest > self.config.context:
-            raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the text or train a longer context")
+            raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the "
+                            f"text or train a longer context")
         x = self.token_embedding(tokens)  # (B, T, D)
         rotation = None
         if self.position_embedding is not None:
@@ -206,7 +215,8 @@ class Transformer(nn.Module):
         x = self.dropout(x)
         causal = self.causal and allowed is None and T > 1
         memory_allowed = None if memory_mask is None else memory_mask[:, None, None, :]  # (B, 1, 1, S)
-        first = (positions == 0)[..., None] if positions.dim() == 1 else (positions == 0)[:, None, :, None]  # where a text begins
+        first = (positions == 0)[..., None] if positions.dim() == 1 else (positions == 0)[:, None, :,
+            None]  # where a text begins
         for block in self.blocks:
             x = block(x, allowed, causal, rotation, cache, memory, memory_allowed, first)
         if cache is not None:
@@ -214,7 +224,8 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def _who_sees_whom(self, tokens: Tensor, mask: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
-        """Positions, (T,) or (B, T), and the mask (B, 1, T, S) for the attention; None where plain causal or full attention is right."""
+        """Positions, (T,) or (B, T), and the mask (B, 1, T, S) for the attention; None where plain causal or full
+        attention is right."""
         B, T = tokens.shape
         past = 0 if cache is None else cache.length
         if cache is not None and mask is not None:
@@ -228,12 +239,14 @@ class Transformer(nn.Module):
         keys = mask[:, None, None, :]  # (B, 1, 1, S)
         if self.causal:
             keys = keys & causal_mask(past + T, tokens.device)[past:]  # (B, 1, T, S)
-        itself = torch.eye(past + T, dtype=torch.bool, device=tokens.device)[past:]  # (T, S)   a pad sees itself: no empty row
+        # (T, S)   a pad sees itself: no empty row
+        itself = torch.eye(past + T, dtype=torch.bool, device=tokens.device)[past:]
         return positions_from_mask(mask)[:, past:], keys | itself
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder that reads the input and a decoder that looks at it while it writes; one table of token vectors for both."""
+    """An encoder that reads the input and a decoder that looks at it while it writes; one table of token vectors for
+    both."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -242,8 +255,10 @@ class EncoderDecoder(nn.Module):
         self.decoder = Transformer(config, causal=True, cross=True)
         self.decoder.token_embedding = self.encoder.token_embedding
 
-    def forward(self, tokens, inputs=None, input_mask=None, mask=None, cache: Cache | None = None, memory=None) -> Tensor:
-        """(B, T, D) of the decoder's tokens (B, T), given the encoder's `inputs` (B, S) or its finished output `memory` (B, S, D)."""
+    def forward(self, tokens, inputs=None, input_mask=None, mask=None, cache: Cache | None = None,
+                memory=None) -> Tensor:
+        """(B, T, D) of the decoder's tokens (B, T), given the encoder's `inputs` (B, S) or its finished output `memory`
+        (B, S, D)."""
         if memory is None:
             memory = self.encoder(inputs, input_mask)
         return self.decoder(tokens, mask, cache, memory, input_mask)

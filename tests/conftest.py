@@ -1,10 +1,13 @@
-"""What many tests share: a few documents of the world, a tokenizer that has read them, and models small enough to run in milliseconds."""
+"""What many tests share: a few documents of the world, a tokenizer that has read them, and models small enough to run
+in milliseconds."""
 
 import dataclasses
 import os
 
-os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")])  # for the processes that tests start
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: threads that spin while they wait are 60 times slower on busy cores
+os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)),
+                                            os.environ.get("PYTHONPATH", "")])  # for the processes that tests start
+# before torch is imported: threads that spin while they wait are 60 times slower on busy cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
@@ -40,7 +43,8 @@ def tokenizer(texts):
 
 @pytest.fixture
 def decoder():
-    """A fresh decoder: 2 layers, width 32, vocabulary 320, context 48; its weights are large enough for its opinions to differ."""
+    """A fresh decoder: 2 layers, width 32, vocabulary 320, context 48; its weights are large enough for its opinions to
+    differ."""
     return build()
 
 
@@ -50,7 +54,8 @@ def tokens():
     return torch.randint(20, 320, (3, 12), generator=torch.Generator().manual_seed(0))
 
 
-# Defects that a test shows and the code still has: each is to be mended, then its line removed. A test that passes again is an error.
+# Defects that a test shows and the code still has: each is to be mended, then its line removed. A test that passes
+# again is an error.
 KNOWN_DEFECTS: tuple[str, ...] = ()
 
 

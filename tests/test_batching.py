@@ -1,4 +1,5 @@
-"""Batching: each label is the next token, no padding and no prompt is taught, and the order of examples is a pure function of the step."""
+"""Batching: each label is the next token, no padding and no prompt is taught, and the order of examples is a pure
+function of the step."""
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ def test_labels_are_the_next_tokens_of_a_brute_force_loop():
 
 
 def test_no_loss_falls_on_the_prompt(tokenizer):
-    rows = [demonstration_row(tokenizer, prompt, completion) for prompt, completion in ([[50, 51, 52], [60]], [[53], [61, 62, 63]], [[], [64]])]
+    rows = [demonstration_row(tokenizer, prompt, completion) for prompt, completion in ([[50, 51, 52], [60]],
+        [[53], [61, 62, 63]], [[], [64]])]
     batch = next_token_batch([row for row, _ in rows], [start for _, start in rows])
     taught = [[int(label) for label in row if label != IGNORE] for row in batch.labels]
     assert taught == [[60, END], [61, 62, 63, END], [64, END]]
@@ -66,7 +68,8 @@ def test_the_mask_says_what_was_added_not_what_equals_the_pad_token():
 def test_padding_equals_a_loop_over_the_places():
     generator = torch.Generator().manual_seed(0)
     for side in ("right", "left"):
-        rows = [torch.randint(5, 99, (int(n),), generator=generator).tolist() for n in torch.randint(0, 9, (20,), generator=generator)]
+        rows = [torch.randint(5, 99, (int(n),), generator=generator).tolist()
+                for n in torch.randint(0, 9, (20,), generator=generator)]
         tokens, mask = pad(rows, side, length=10, value=IGNORE)
         for i, row in enumerate(rows):
             added = [IGNORE] * (10 - len(row))
@@ -114,7 +117,8 @@ def test_text_shorter_than_one_context_is_an_error_that_says_how_short():
 # order
 
 
-@pytest.mark.parametrize("lengths, batch, pool", [(20, 4, 16), (23, 4, 2), (5, 5, 1), ([9, 1, 5, 5, 2, 8, 1, 3, 3, 7, 4], 3, 2)])
+@pytest.mark.parametrize("lengths, batch, pool", [(20, 4, 16), (23, 4, 2), (5, 5, 1),
+                                                  ([9, 1, 5, 5, 2, 8, 1, 3, 3, 7, 4], 3, 2)])
 def test_each_epoch_shows_each_example_at_most_once_and_leaves_out_less_than_a_batch(lengths, batch, pool):
     order = Order(lengths, batch, seed=0, pool=pool)
     examples = lengths if isinstance(lengths, int) else len(lengths)
@@ -146,7 +150,9 @@ def test_every_epoch_is_another_shuffle():
 
 def test_similar_lengths_stand_together():
     lengths = torch.randint(5, 100, (640,), generator=torch.Generator().manual_seed(0))
-    padding = lambda batches: sum(int((lengths[b].max() - lengths[b]).sum()) for b in batches) / int(lengths.sum())  # noqa: E731
+    def padding(batches):
+        return sum(int((lengths[b].max() - lengths[b]).sum())
+                                      for b in batches) / int(lengths.sum())
     order = Order(lengths.tolist(), 8, seed=0)
     sorted_in_pools = padding([order(step) for step in range(80)])
     shuffled = padding(torch.randperm(640, generator=torch.Generator().manual_seed(0)).split(8))

@@ -44,7 +44,8 @@ def test_the_mean_loss_weighs_every_label_the_same(decoder):
     together, apart = [data.batch([0, 1, 2])], [data.batch([i]) for i in (2, 0, 1)]
     assert mean_loss(decoder, together) == pytest.approx(mean_loss(decoder, apart), rel=1e-5)
     labels = sum(len(ids) - start for ids, start in ROWS)
-    assert mean_loss(decoder, apart) == pytest.approx(sum(float(next_token_loss(decoder, b).detach()) for b in apart) / labels, rel=1e-5)
+    assert mean_loss(decoder, apart) == pytest.approx(sum(float(next_token_loss(decoder, b).detach()) for b in apart)
+                                                      / labels, rel=1e-5)
     assert mean_loss(decoder, []) == 0
 
 
@@ -61,9 +62,11 @@ def test_the_pieces_of_a_step_are_the_step(parts):
         pieces = packed.microbatches(step, parts)
         assert len(pieces) == parts and sorted(i for piece in pieces for i in piece.rows) == sorted(packed.order(step))
         for piece in pieces:
-            assert torch.equal(piece.tokens, rows[piece.rows][:, :-1]) and torch.equal(piece.labels, rows[piece.rows][:, 1:])
+            assert torch.equal(piece.tokens, rows[piece.rows][:, :-1]) and torch.equal(piece.labels,
+                rows[piece.rows][:, 1:])
             assert piece.mask.all() and piece.count == piece.size == 5 * len(piece.rows)
-        assert sorted(i for piece in labelled.microbatches(step, parts) for i in piece.rows) == sorted(labelled.order(step))
+        assert sorted(i for piece in labelled.microbatches(step, parts)
+                      for i in piece.rows) == sorted(labelled.order(step))
 
 
 def test_labelled_rows_are_taught_from_their_place_on():
@@ -82,9 +85,11 @@ def test_pretraining_teaches_a_tiny_model_something_about_text_it_has_not_seen(t
     assert result["validation"] < 4.5 < math.log(320)
     held_out = pack(encode_documents(tokenizer, texts[50:]), 48)
     order = Order(len(held_out), 8, seed=0)
-    by_hand = mean_loss(model, [next_token_batch(held_out[order(step)].tolist()) for step in range(order.steps_in_epoch)])
+    by_hand = mean_loss(model, [next_token_batch(held_out[order(step)].tolist())
+                                for step in range(order.steps_in_epoch)])
     assert result["validation"] == pytest.approx(by_hand, rel=1e-5)
-    assert RunFolder(tmp_path).finished and read_tensors(tmp_path / "model.safetensors")[0].keys() == dict(model.named_parameters()).keys()
+    assert RunFolder(tmp_path).finished and read_tensors(tmp_path
+        / "model.safetensors")[0].keys() == dict(model.named_parameters()).keys()
 
 
 def test_the_same_seed_pretrains_the_same_model(tmp_path, tokenizer, texts):
@@ -111,7 +116,8 @@ def test_too_little_text_to_learn_from_or_to_validate_on_is_an_error(tmp_path, t
 def test_no_documents_at_all_are_an_error_without_packing_too(tmp_path, tokenizer, texts):
     for learned, held_out in (([], texts), (texts, [])):
         with pytest.raises(UserError):
-            pretrain(build(), tokenizer, learned, held_out, TrainingConfig(steps=1, batch=8), RunFolder(tmp_path), packed=False)
+            pretrain(build(), tokenizer, learned, held_out, TrainingConfig(steps=1, batch=8), RunFolder(tmp_path),
+                     packed=False)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -144,5 +150,6 @@ def test_every_seed_is_validated_on_the_same_text(tmp_path, tokenizer, texts):
     for seed in (0, 1, 2):
         (tmp_path / str(seed)).mkdir()
         config = TrainingConfig(steps=1, batch=8, learning_rate=1e-12, seed=seed)
-        found.append(pretrain(build(), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path / str(seed)))["validation"])
+        found.append(pretrain(build(), tokenizer, texts[:50], texts[50:], config,
+                              RunFolder(tmp_path / str(seed)))["validation"])
     assert found == pytest.approx([found[0]] * 3, abs=1e-6)

@@ -52,7 +52,8 @@ def tokenizer(file):
 
 def told(tokenizer, *replies, sampling=GREEDY):
     """A conversation with a model that gives these replies, each a text or ids; a text is followed by the end token."""
-    say = [token for reply in replies for token in ([*tokenizer.encode(reply), tokenizer.end] if isinstance(reply, str) else reply)]
+    say = [token for reply in replies for token in ([*tokenizer.encode(reply), tokenizer.end] if isinstance(reply, str)
+                                                    else reply)]
     model = Told(say, tokenizer.size)
     return Conversation(model, tokenizer, "S", sampling, torch.Generator().manual_seed(0)), model
 
@@ -96,7 +97,8 @@ def test_a_reply_that_is_broken_off_leaves_the_conversation_in_order(tokenizer, 
     model.say = [*tokenizer.encode("no"), tokenizer.end]
     assert "".join(conversation.reply("Why?")) == "no"
     read = [token for piece in model.read for token in piece]
-    assert f"assistant\n{said}<|im_end|>\n<|im_start|>user\nWhy?" in rendered(tokenizer, read) and said == ("12" if how == "closed" else "123456")
+    assert f"assistant\n{said}<|im_end|>\n<|im_start|>user\nWhy?" in rendered(tokenizer,
+        read) and said == ("12" if how == "closed" else "123456")
 
 
 def test_ctrl_c_within_a_step_reads_no_token_twice(tokenizer):
@@ -127,7 +129,8 @@ def test_a_full_context_and_an_empty_prompt_are_said_and_change_nothing(tokenize
 
 def test_a_reply_never_outgrows_the_context(file, tokenizer):
     model = tiny_llama()
-    conversation = Conversation(model, tokenizer, "S", SamplingConfig(500, temperature=1.0), torch.Generator().manual_seed(0))
+    conversation = Conversation(model, tokenizer, "S", SamplingConfig(500, temperature=1.0),
+                                torch.Generator().manual_seed(0))
     with contextlib.suppress(UserError):
         for _ in range(20):
             "".join(conversation.reply("Hi"))
@@ -140,7 +143,8 @@ def test_a_reply_never_outgrows_the_context(file, tokenizer):
 def test_the_same_seed_gives_the_same_reply(file, capsys):
     said = []
     for seed in ("1", "1", "2"):
-        arguments = ["chat", str(file), "--prompt", "Hi", "--system", "S", "--seed", seed, "--new-tokens", "12", "--temperature", "1", "--top-k", "50"]
+        arguments = ["chat", str(file), "--prompt", "Hi", "--system", "S", "--seed", seed, "--new-tokens", "12",
+                     "--temperature", "1", "--top-k", "50"]
         assert run(arguments) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2] and said[0].endswith("\n")
@@ -203,8 +207,10 @@ def test_at_a_terminal_ctrl_c_stops_a_reply_and_the_conversation_goes_on(file):
         while not said.endswith(b"22"):  # what token 20 says
             said += process.stdout.read(1) or pytest.fail(f"it ended: {said}")
         process.send_signal(signal.SIGINT)
-        os.write(keyboard, b"word word word word word word word word word word word word word word word word word word word word\n\n")
+        os.write(keyboard, b"word word word word word word word word word word word word word word word word word word "
+                           b"word word\n\n")
         rest, error = process.communicate(timeout=60)
     os.close(keyboard), os.close(terminal)
     assert process.returncode == 0 and b"> " in rest
-    assert error.startswith(b"error: the conversation of 0 tokens") and error.count(b"\n") == 1  # said, and the conversation went on to the empty line
+    # said, and the conversation went on to the empty line
+    assert error.startswith(b"error: the conversation of 0 tokens") and error.count(b"\n") == 1

@@ -1,4 +1,5 @@
-"""Run folders: a fault leaves the old file or the new one, what does not belong together is refused, and nobody's work is overwritten."""
+"""Run folders: a fault leaves the old file or the new one, what does not belong together is refused, and nobody's work
+is overwritten."""
 
 import dataclasses
 import errno
@@ -39,7 +40,8 @@ def finished(tmp_path, tokenizer):
     """A finished run of the tiny decoder, and its model."""
     model, run = build(seed=5), RunFolder(tmp_path / "run")
     with run.locked():
-        run.begin({**describe_model(model), "stage": "pretrain", "training": {"steps": 3, "learning_rate": 0.1}}, tokenizer)
+        run.begin({**describe_model(model), "stage": "pretrain", "training": {"steps": 3, "learning_rate": 0.1}},
+                  tokenizer)
         run.finish(model, perplexity=7.5)
     return tmp_path / "run", model
 
@@ -56,8 +58,10 @@ def test_a_file_is_written_whole_and_replaces_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["fsync", "replace"])
-@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"), (errno.EACCES, "choose another --out")])
-def test_a_write_that_fails_is_one_line_and_leaves_the_old_file_and_nothing_else(place, number, remedy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"),
+                                            (errno.EACCES, "choose another --out")])
+def test_a_write_that_fails_is_one_line_and_leaves_the_old_file_and_nothing_else(place, number, remedy, tmp_path,
+        monkeypatch):
     path = tmp_path / "file.txt"
     write_atomic(path, "old")
     monkeypatch.setattr(checkpoints.os, place, fails(number))
@@ -119,10 +123,12 @@ def test_metrics_that_find_the_disk_full_are_one_line_too(tmp_path):
 def test_json_is_written_for_people_and_read_back(tmp_path):
     value = {"name": "naïve", "shape": [1, 2], "deep": {"rate": 0.1}}
     write_json(tmp_path / "file.json", value)
-    assert read_json(tmp_path / "file.json") == value and "naïve" in (tmp_path / "file.json").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "file.json") == value and "naïve" in (tmp_path
+        / "file.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("content, message", [(b'{"a": 1,\n"b": }', "line 2: not JSON"), (b"", "line 1: not JSON"), (b"\xff\xfe{", ""), (None, "no such file")])
+@pytest.mark.parametrize("content, message", [(b'{"a": 1,\n"b": }', "line 2: not JSON"), (b"", "line 1: not JSON"),
+                                              (b"\xff\xfe{", ""), (None, "no such file")])
 def test_broken_json_is_an_error_that_names_the_place(content, message, tmp_path):
     if content is not None:
         (tmp_path / "file.json").write_bytes(content)
@@ -132,11 +138,13 @@ def test_broken_json_is_an_error_that_names_the_place(content, message, tmp_path
 
 # the lock
 
-HOLD = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
+HOLD = ("import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print('held', "
+        "flush=True); sys.stdin.read()")
 
 
 def test_a_folder_that_another_process_holds_is_refused_until_that_process_dies(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / ".lock"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="in use by another process"), RunFolder(tmp_path).locked():
@@ -172,7 +180,8 @@ def test_a_folder_cannot_be_held_twice_and_is_free_again_after_an_error(tmp_path
 def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
     (tmp_path / "run").write_text("mine")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(UserError, match="not a folder that can be written; choose another --out"), RunFolder(path).locked():
+        with pytest.raises(UserError,
+                           match="not a folder that can be written; choose another --out"), RunFolder(path).locked():
             pass
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -181,7 +190,8 @@ def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
 
 
 def test_the_same_command_finds_its_run_again_and_writes_nothing(tmp_path, tokenizer):
-    run, config = RunFolder(tmp_path), {"what": "language-model", "training": {"learning_rate": 1e-3, "betas": (0.9, 0.98)}, "note": None}
+    run, config = RunFolder(tmp_path), {"what": "language-model", "training":
+                                        {"learning_rate": 1e-3, "betas": (0.9, 0.98)}, "note": None}
     run.begin(config, tokenizer)
     before = contents(tmp_path)
     run.begin(config, tokenizer)
@@ -197,7 +207,8 @@ def test_the_same_command_finds_its_run_again_and_writes_nothing(tmp_path, token
         ({"more": 1}, "more is None there and 1 now"),
     ],
 )
-def test_another_setting_in_the_same_folder_is_refused_by_name_and_nothing_is_overwritten(change, named, tmp_path, tokenizer):
+def test_another_setting_in_the_same_folder_is_refused_by_name_and_nothing_is_overwritten(change, named, tmp_path,
+        tokenizer):
     run, config = RunFolder(tmp_path), {"stage": "pretrain", "training": {"steps": 10, "learning_rate": 0.1}}
     run.begin(config, tokenizer)
     before = contents(tmp_path)
@@ -281,7 +292,8 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused_and_the_model_stays_as_it_was(tmp_path):
     run = RunFolder(tmp_path)
-    for other, message in ((build(width=64), "has shape"), (build(layers=3), "another kind of model"), (build(positions="learned"), "another kind")):
+    for other, message in ((build(width=64), "has shape"), (build(layers=3), "another kind of model"),
+                           (build(positions="learned"), "another kind")):
         run.save_checkpoint({"model": other}, {}, {}, {"step": 1})
         model = build()
         with pytest.raises(UserError, match=message):
@@ -299,7 +311,8 @@ def test_loading_a_part_or_too_much_is_refused(tmp_path):
 
 
 def test_a_tensor_with_two_names_is_stored_once():
-    assert [name for name in tensors_of(build(kind="encoder-decoder")) if "token_embedding" in name] == ["body.encoder.token_embedding.weight"]
+    assert [name for name in tensors_of(build(kind="encoder-decoder"))
+            if "token_embedding" in name] == ["body.encoder.token_embedding.weight"]
 
 
 # models
@@ -396,7 +409,8 @@ def test_a_missing_or_wrong_file_among_the_weights_is_refused(finished, tmp_path
 def test_another_shape_than_the_weights_have_is_refused(finished):
     folder, _ = finished
     config = read_json(folder / "config.json")
-    for change, message in (({"width": 64}, "has shape"), ({"layers": 1}, "another kind of model"), ({"positions": "learned"}, "another kind")):
+    for change, message in (({"width": 64}, "has shape"), ({"layers": 1}, "another kind of model"),
+                            ({"positions": "learned"}, "another kind")):
         write_json(folder / "config.json", {**config, "model": {**config["model"], **change}})
         with pytest.raises(UserError, match=message):
             load_model(folder)

@@ -36,9 +36,11 @@ def changed(tmp_path, monkeypatch, name, line):
     return before, source_fingerprint("minialign.lab.claims.instructed")
 
 
-def test_a_cached_t0_depends_on_the_model_the_loop_the_recipe_and_the_wordings_but_not_on_other_chapters(tmp_path, monkeypatch):
+def test_a_cached_t0_depends_on_the_model_the_loop_the_recipe_and_the_wordings_but_not_on_other_chapters(tmp_path,
+        monkeypatch):
     files = {path.relative_to(PACKAGE).as_posix() for path in reached("minialign.lab.claims.instructed")}
-    assert {"transformer.py", "training.py", "instruct/t0.py", "lab/demo/instruct.py", "world/datasets.py", "runs/tensors.py"} <= files
+    assert {"transformer.py", "training.py", "instruct/t0.py", "lab/demo/instruct.py", "world/datasets.py",
+            "runs/tensors.py"} <= files
     assert not {name for name in files if name.startswith(("quant/", "peft/", "distill/", "lab/pretrained/"))}
     before, after = changed(tmp_path, monkeypatch, "transformer.py", "# another line\n")
     assert before != after
@@ -65,13 +67,15 @@ def test_relative_imports_are_found(tmp_path, monkeypatch):
 
 def test_a_stage_is_made_once_and_again_for_another_setting(tmp_path):
     bench, made = Bench(tmp_path / "own", tmp_path / "cache"), []
-    make = lambda folder: (folder.mkdir(parents=True, exist_ok=True), made.append(folder))  # noqa: E731
+    def make(folder):
+        return (folder.mkdir(parents=True, exist_ok=True), made.append(folder))
     assert bench.cached("stage", [1], make) == bench.cached("stage", [1], make) != bench.cached("stage", [2], make)
     assert len(made) == 2
 
 
 def verdict(id, **changes):
-    facts = {"id": id, "claim": "x < y & z", "source": "Somebody 2020", "verdict": "holds", "why": "1 | 2 < 3", "checks": {"a": True, "b": False}}
+    facts = {"id": id, "claim": "x < y & z", "source": "Somebody 2020", "verdict": "holds", "why": "1 | 2 < 3",
+             "checks": {"a": True, "b": False}}
     return facts | {"seconds": 1.0, "seeds": 3, "fast": False} | changes
 
 
@@ -136,7 +140,8 @@ def test_a_kept_verdict_is_what_the_judge_says_of_the_kept_table(id, tmp_path):
 
 
 def test_a_table_is_read_as_it_was_written():
-    rows = [{"way": "a, b", "bits": 8, "loss": 0.123457, "none": None}, {"way": "c", "bits": 4, "loss": 1e-09, "more": "x"}]
+    rows = [{"way": "a, b", "bits": 8, "loss": 0.123457, "none": None}, {"way": "c", "bits": 4, "loss": 1e-09,
+        "more": "x"}]
     assert runner.from_csv(runner.as_csv(rows)) == [{"way": "a, b", "bits": 8, "loss": 0.123457}, rows[1]]
 
 
@@ -178,7 +183,8 @@ def test_two_workers_give_the_verdicts_of_all_claims_in_order_and_make_a_shared_
     assert all((tmp_path / id / "figure.png").exists() for id in ids)
 
 
-@pytest.mark.parametrize("best, tried", [(0, [-1, 0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2, 3]), (-2, [-3, -2, -1, 0, 1]), (9, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize("best, tried", [(0, [-1, 0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2, 3]), (-2, [-3, -2, -1, 0, 1]),
+                                         (9, [0, 1, 2, 3, 4])])
 def test_the_search_for_a_rate_goes_on_while_the_best_is_at_an_end(best, tried):
     found = best_of_powers(lambda power: {"validation": abs(power - best)}, TRIED)
     assert sorted(found) == tried and all(found[power] == {"validation": abs(power - best)} for power in tried)

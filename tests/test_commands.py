@@ -1,4 +1,5 @@
-"""Every command as a newcomer types it: what it leaves, what its help promises, and one clear line for whatever is wrong with its input."""
+"""Every command as a newcomer types it: what it leaves, what its help promises, and one clear line for whatever is
+wrong with its input."""
 
 import dataclasses
 import errno
@@ -34,7 +35,8 @@ REWARD = f"reward --base {{d}}/sft --comparisons {{d}}/pairs.jsonl --references 
 T5 = PRETRAIN + " --objective span-corruption --lm-adaptation-steps 4"
 BERT = PRETRAIN + " --objective masked-lm"
 DPO = f"dpo --policy {{d}}/sft --comparisons {{d}}/pairs.jsonl {QUICK}"
-PPO = "ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --updates 3 --batch 4 --minibatch 2 --new-tokens 6"
+PPO = ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt --updates 3 --batch 4 --minibatch 2 "
+       "--new-tokens 6")
 
 
 def lines(path, *records):
@@ -44,7 +46,8 @@ def lines(path, *records):
 
 def contents(folder):
     """Every file below a folder with its bytes, locks left out."""
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+            and path.name != ".lock"}
 
 
 def bits(folder):
@@ -54,7 +57,8 @@ def bits(folder):
 
 def complaint(capsys):
     """The one line on standard error, without its "error: "."""
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "%|" not in line]  # what is left are no progress bars
+    # what is left are no progress bars
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "%|" not in line]
     assert line.startswith("error: ")
     return line.removeprefix("error: ")
 
@@ -64,8 +68,10 @@ def d(tmp_path_factory):
     """A newcomer's folder: files that are right, files that are wrong, and a finished run of every stage."""
     d = tmp_path_factory.mktemp("newcomer")
     names = ["Mira", "Nora", "Sam", "Ben", "Rosa", "Leo"]
-    demos = [{"prompt": f"Where is {name} at {hour}?", "completion": f" {name} is at home."} for name in names for hour in range(10)]
-    pairs = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": " Go away, " + r["prompt"][9:13]} for r in demos]
+    demos = [{"prompt": f"Where is {name} at {hour}?", "completion": f" {name} is at home."} for name in names
+             for hour in range(10)]
+    pairs = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": " Go away, " + r["prompt"][9:13]}
+             for r in demos]
     (d / "text.txt").write_text("\n\n".join(r["prompt"] + r["completion"] for r in demos * 2), encoding="utf-8")
     (d / "prompts.txt").write_text("\n".join(r["prompt"] for r in demos), encoding="utf-8")
     long = {"prompt": "Where? " * 60, "completion": " Here.", "chosen": "a", "rejected": "b"}
@@ -79,7 +85,8 @@ def d(tmp_path_factory):
     lines(d / "few.jsonl", *({**demo, **pair} for demo, pair in zip(demos[:30], pairs[:30])))
     lines(d / "one.jsonl", demos[0])
     lines(d / "equal.jsonl", *({**p, "rejected": p["chosen"]} for p in pairs))
-    lines(d / "broken.jsonl", {"text": "a", "prompt": "a", "completion": "b", "chosen": "c", "rejected": "d"}, "{broken")
+    lines(d / "broken.jsonl", {"text": "a", "prompt": "a", "completion": "b", "chosen": "c", "rejected": "d"},
+          "{broken")
     lines(d / "fields.jsonl", {"title": "a"})
     lines(d / "types.jsonl", {"text": 1, "prompt": 1, "completion": 1, "chosen": 1, "rejected": 1})
     lines(d / "no-text.jsonl", {"text": ""}, {"text": "  "})
@@ -89,33 +96,42 @@ def d(tmp_path_factory):
     (d / "latin.txt").write_bytes("gut\nfür\n".encode("latin-1"))
     (d / "long.txt").write_text("Where?\n" * 8 + long["prompt"] + "\n")
     (d / "folder").mkdir()
-    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward", PPO + " --out {d}/ppo", DPO + " --out {d}/dpo")
-    for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger", T5 + " --out {d}/t5", BERT + " --out {d}/bert"):
+    stages = (PRETRAIN + " --out {d}/base", SFT + " --out {d}/sft", REWARD + " --out {d}/reward",
+              PPO + " --out {d}/ppo", DPO + " --out {d}/dpo")
+    for stage in (*stages, f"pretrain {d}/prompts.txt {SHAPE} {QUICK} --out {d}/stranger", T5 + " --out {d}/t5",
+                  BERT + " --out {d}/bert"):
         assert type_in(stage, d=d) == 0
-    for name, file in (("damaged", "model.safetensors"), ("mixed", "tokenizer.json"), ("reshaped", "config.json"), ("unfinished", "")):
+    for name, file in (("damaged", "model.safetensors"), ("mixed", "tokenizer.json"), ("reshaped", "config.json"),
+                       ("unfinished", "")):
         (d / name).mkdir()
         for path in (d / "sft").iterdir():
-            (d / name / path.name).write_bytes(path.read_bytes()[: 999 if (name, path.name) == ("damaged", file) else None])
+            (d / name / path.name).write_bytes(path.read_bytes()[: 999 if (name, path.name) == ("damaged", file)
+                else None])
     (d / "mixed" / "tokenizer.json").write_bytes((d / "stranger" / "tokenizer.json").read_bytes())
-    (d / "reshaped" / "config.json").write_text((d / "sft" / "config.json").read_text().replace('"width": 16', '"width": 32'))
+    (d / "reshaped" / "config.json").write_text((d / "sft" / "config.json").read_text().replace('"width": 16',
+        '"width": 32'))
     (d / "unfinished" / "model.safetensors").unlink()
     return d
 
 
 # help
 
-CONFIGURATIONS = [("demo", DemoConfig), ("pretrain", TrainingConfig), ("pretrain", TransformerConfig), ("sft", TrainingConfig), ("reward", TrainingConfig)]
+CONFIGURATIONS = [("demo", DemoConfig), ("pretrain", TrainingConfig), ("pretrain", TransformerConfig),
+                  ("sft", TrainingConfig), ("reward", TrainingConfig)]
 CONFIGURATIONS += [("dpo", DPOConfig), ("dpo", TrainingConfig)]
-CONFIGURATIONS += [("ppo", PPOConfig), ("ppo", MixConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig), ("sample", SamplingConfig)]
+CONFIGURATIONS += [("ppo", PPOConfig), ("ppo", MixConfig), ("compare", SamplingConfig), ("evaluate", SamplingConfig),
+                   ("sample", SamplingConfig)]
 CONFIGURATIONS += [("pretrain", SpanCorruptionConfig), ("pretrain", MaskingConfig)]
-ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "objective"}  # --prompts is the file there; the objective says what is built
+# --prompts is the file there; the objective says what is built
+ELSEWHERE = {("ppo", "prompts"): "batch", ("pretrain", "kind"): "objective"}
 
 
 @pytest.mark.parametrize("name, config", CONFIGURATIONS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_field_of_a_stage_s_configuration_is_an_option_in_its_help(name, config, capsys):
     assert run([name, "--help"]) == 0
     text = capsys.readouterr().out
-    missing = [f.name for f in dataclasses.fields(config) if f"--{ELSEWHERE.get((name, f.name), f.name).replace('_', '-')} " not in text]
+    missing = [f.name for f in dataclasses.fields(config)
+               if f"--{ELSEWHERE.get((name, f.name), f.name).replace('_', '-')} " not in text]
     assert missing == []
 
 
@@ -130,25 +146,29 @@ def test_the_map_names_every_command_and_every_command_explains_itself(capsys):
 
 def test_no_command_has_two_options_of_one_name():
     for name in COMMANDS:
-        flags = [flag for option in importlib.import_module(f"minialign.lab.commands.{name}").command.params for flag in option.opts + option.secondary_opts]
+        flags = [flag for option in importlib.import_module(f"minialign.lab.commands.{name}").command.params
+                 for flag in option.opts + option.secondary_opts]
         assert len(flags) == len(set(flags)), name
 
 
 # what each command leaves
 
 
-SOURCES = ["--text {d}/text.txt --split paragraphs", "{d}/text.txt --split lines --no-packed", "{d}/texts.jsonl --fast", "--text {d}/text.txt {d}/texts.jsonl"]
+SOURCES = ["--text {d}/text.txt --split paragraphs", "{d}/text.txt --split lines --no-packed", "{d}/texts.jsonl --fast",
+           "--text {d}/text.txt {d}/texts.jsonl"]
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_pretrain_reads_texts_lines_paragraphs_jsonl_and_several_files(source, d, tmp_path, capsys):
     assert type_in(f"pretrain {source} {SHAPE} {QUICK} --out {tmp_path}/run", d=d) == 0
-    assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6  # what is typed wins over --fast
+    # what is typed wins over --fast
+    assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6
 
 
 @pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo", "dpo", "t5", "bert"])
 def test_every_stage_leaves_a_run_that_the_same_command_finds_finished(stage, d, capsys):
-    line = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO, "dpo": DPO, "t5": T5, "bert": BERT}[stage] + f" --out {d}/{stage}"
+    line = {"base": PRETRAIN, "sft": SFT, "reward": REWARD, "ppo": PPO, "dpo": DPO, "t5": T5,
+            "bert": BERT}[stage] + f" --out {d}/{stage}"
     before = contents(d)
     assert type_in(line, d=d) == 0 and contents(d) == before
     assert f"{d}/{stage}: " in capsys.readouterr().out
@@ -164,12 +184,15 @@ def test_each_objective_builds_its_kind_of_model_and_says_which_settings_it_had(
     }
     assert (config["t5"]["lm_adaptation_steps"], config["t5/span-corruption"]["lm_adaptation_steps"]) == (4, 0)
     assert config["t5"]["noise"] == {"noise": 0.15, "mean_span": 3.0} and config["bert"]["masking"]["chosen"] == 0.15
-    assert not {"objective", "noise", "masking"} & set(config["base"])  # as before there was a choice: runs from then go on
+    # as before there was a choice: runs from then go on
+    assert not {"objective", "noise", "masking"} & set(config["base"])
     steps = {name: RunFolder(d / name).facts()["steps"] for name in config}
-    assert steps == {"base": 6, "t5": 4, "t5/span-corruption": 6, "bert": 6} and bits(d / "t5") != bits(d / "t5" / "span-corruption")
+    assert steps == {"base": 6, "t5": 4, "t5/span-corruption": 6, "bert": 6} and bits(d / "t5") != bits(d / "t5"
+        / "span-corruption")
 
 
-@pytest.mark.parametrize("options", ["--objective span-corruption --noise 0.3 --mean-span 2", "--objective masked-lm --chosen 0.3 --masked 0.5 --replaced 0.2"])
+@pytest.mark.parametrize("options", ["--objective span-corruption --noise 0.3 --mean-span 2",
+                                     "--objective masked-lm --chosen 0.3 --masked 0.5 --replaced 0.2"])
 def test_how_much_is_hidden_can_be_set_and_makes_another_model(options, d, tmp_path):
     plain = options[: options.index(" --", 3)]
     for name, line in (("plain", plain), ("set", options), ("rows", f"{plain} --no-packed --split paragraphs")):
@@ -179,7 +202,8 @@ def test_how_much_is_hidden_can_be_set_and_makes_another_model(options, d, tmp_p
 
 def test_sample_goes_on_from_a_prompt_or_fills_its_gaps(d, capsys):
     said = []
-    for line in (f"{d}/t5 --prompt Where", f"{d}/t5/span-corruption --prompt Where___at___home", f"{d}/bert --prompt Where___at___home"):
+    for line in (f"{d}/t5 --prompt Where", f"{d}/t5/span-corruption --prompt Where___at___home",
+                 f"{d}/bert --prompt Where___at___home"):
         assert type_in(f"sample {line} --count 2 --new-tokens 9") == 0
         said.append(capsys.readouterr().out.split("---\n")[:2])
     assert all(text.startswith("Where") for texts in said for text in texts)
@@ -200,16 +224,19 @@ def test_fast_is_less_of_everything(d, tmp_path):
 
 
 def test_compare_writes_pairs_to_be_judged_and_never_over_a_file(d, tmp_path, capsys):
-    line = f"compare --policies {d}/sft {d}/base --prompts {d}/demos.jsonl --references --answers 3 --fast --new-tokens 4 --out {tmp_path}/pairs.jsonl"
+    line = (f"compare --policies {d}/sft {d}/base --prompts {d}/demos.jsonl --references --answers 3 --fast "
+            f"--new-tokens 4 --out {tmp_path}/pairs.jsonl")
     assert type_in(line) == 0
     pairs = files.read_jsonl(tmp_path / "pairs.jsonl", ("prompt", "first", "second", "first_policy", "second_policy"))
-    assert {pair["first_policy"] for pair in pairs} == {f"{d}/sft", f"{d}/base", "reference"} and "pairs" in capsys.readouterr().out
+    assert {pair["first_policy"] for pair in pairs} == {f"{d}/sft", f"{d}/base",
+                                                        "reference"} and "pairs" in capsys.readouterr().out
     before = contents(tmp_path)
     assert type_in(line) == 2 and "may hold somebody's work; choose another --out" in complaint(capsys) and contents(tmp_path) == before
 
 
 def test_reward_measures_other_people_s_comparisons_and_has_room_for_answers_to_long_prompts(d, tmp_path, capsys):
-    line = f"{REWARD} --test {d}/pairs.jsonl --out {tmp_path}/run".replace("/pairs.jsonl --references", "/wordy.jsonl --references")
+    line = f"{REWARD} --test {d}/pairs.jsonl --out {tmp_path}/run".replace("/pairs.jsonl --references",
+        "/wordy.jsonl --references")
     assert type_in(line, d=d) == 0
     said = capsys.readouterr().out
     assert f"{d}/pairs.jsonl: " in said and "always takes the longer one: " in said and "observed" in said and "mean distance" in said
@@ -225,7 +252,8 @@ def test_prompts_that_are_measured_on_and_learned_from_are_counted(line, d, tmp_
     shared = len({json.loads(pair)["prompt"] for pair in pairs[:5]})
     assert type_in(f"{line} --valid {tmp_path}/some.jsonl --out {tmp_path}/one", d=d) == 0
     assert f"some.jsonl: {shared} of its {shared + 3} prompts are learned from as well" in capsys.readouterr().out
-    assert type_in(f"{line} --valid {tmp_path}/none.jsonl --out {tmp_path}/two", d=d) == type_in(f"{line} --out {tmp_path}/three", d=d) == 0
+    assert type_in(f"{line} --valid {tmp_path}/none.jsonl --out {tmp_path}/two",
+                   d=d) == type_in(f"{line} --out {tmp_path}/three", d=d) == 0
     assert "learned from as well" not in capsys.readouterr().out
 
 
@@ -235,11 +263,13 @@ def test_ppo_climbs_several_reward_models_at_once_and_says_what_best_of_n_reache
     said = capsys.readouterr().out
     assert "best of 3 without training: " in said and "at 0.4 nats at most" in said
     assert type_in(line.replace("0.5", "0.4"), d=d) == 2 and "caution is 0.5 there and 0.4 now" in complaint(capsys)
-    assert type_in(f"{PPO} --caution 0.5 --out {tmp_path}/other", d=d) == 2 and "give --reward several times" in complaint(capsys)
+    assert type_in(f"{PPO} --caution 0.5 --out {tmp_path}/other",
+                   d=d) == 2 and "give --reward several times" in complaint(capsys)
 
 
 def test_evaluate_shows_what_the_reward_model_and_the_judge_see_most_differently(d, tmp_path, capsys):
-    line = f"evaluate {d}/ppo --prompts {d}/demos.jsonl --judge {d}/reward --proxy {d}/reward --fast --out {tmp_path}/e.json"
+    line = (f"evaluate {d}/ppo --prompts {d}/demos.jsonl --judge {d}/reward --proxy {d}/reward --fast --out "
+            f"{tmp_path}/e.json")
     assert type_in(line) == 0
     found = files.read_json(tmp_path / "e.json")["win_rate"]
     assert found["length_controlled_low"] <= found["length_controlled"] <= found["length_controlled_high"]
@@ -248,7 +278,8 @@ def test_evaluate_shows_what_the_reward_model_and_the_judge_see_most_differently
 
 
 def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_else(d, tmp_path, capsys):
-    duel = f"evaluate {d}/ppo --text {d}/text.txt --prompts {d}/demos.jsonl --judge {d}/reward --fast --out {tmp_path}/ppo.json"
+    duel = (f"evaluate {d}/ppo --text {d}/text.txt --prompts {d}/demos.jsonl --judge {d}/reward --fast --out "
+            f"{tmp_path}/ppo.json")
     assert type_in(duel) == 0 and type_in(duel) == 0
     found = files.read_json(tmp_path / "ppo.json")
     assert found["text"]["perplexity"] > 1 and found["win_rate"]["prompts"] == 32 and "preferred to the references" in capsys.readouterr().out
@@ -261,8 +292,10 @@ def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_e
 
 def test_a_judge_reads_what_it_can_of_an_answer_that_fills_the_context(d, tmp_path):
     (tmp_path / "a.txt").write_text("a\nb\nc\n")
-    assert type_in(f"evaluate {d}/stranger --against {d}/stranger --judge {d}/reward --prompts {tmp_path}/a.txt --new-tokens 62 --out {tmp_path}/e.json") == 2
-    assert type_in(f"evaluate {d}/base --against {d}/sft --judge {d}/reward --prompts {tmp_path}/a.txt --new-tokens 62 --out {tmp_path}/e.json") == 0
+    assert type_in(f"evaluate {d}/stranger --against {d}/stranger --judge {d}/reward --prompts {tmp_path}/a.txt "
+                   f"--new-tokens 62 --out {tmp_path}/e.json") == 2
+    assert type_in(f"evaluate {d}/base --against {d}/sft --judge {d}/reward --prompts {tmp_path}/a.txt --new-tokens 62 "
+                   f"--out {tmp_path}/e.json") == 0
 
 
 def test_sample_says_the_same_for_the_same_seed_and_shows_tokens(d, capsys):
@@ -275,18 +308,22 @@ def test_sample_says_the_same_for_the_same_seed_and_shows_tokens(d, capsys):
 
 def test_ppo_with_pretraining_text_says_what_the_text_costs_afterwards(d, tmp_path, capsys):
     assert type_in(f"{PPO} --pretraining {{d}}/text.txt --mix-rows 2 --out {tmp_path}/run", d=d) == 0
-    assert "alignment tax: held-out text costs" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["text_loss"] > 0
+    assert "alignment tax: held-out text costs" in capsys.readouterr().out and RunFolder(tmp_path
+        / "run").facts()["text_loss"] > 0
 
 
 def test_people_label_in_the_terminal_and_a_reward_model_learns_from_it(d, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("1 7\n" * 70))
-    line = f"label {d}/sft --prompts {d}/demos.jsonl --count 60 --new-tokens 6 --terminal --annotator Ada --out {tmp_path}/labels"
+    line = (f"label {d}/sft --prompts {d}/demos.jsonl --count 60 --new-tokens 6 --terminal --annotator Ada --out "
+            f"{tmp_path}/labels")
     assert type_in(line) == 0 and "That was the last pair" in capsys.readouterr().out
     assert type_in(line + f" --pairs {tmp_path}/labels/pairs.jsonl") == 0  # the same pairs: nothing is left to do
     assert type_in(line + f" --pairs {d}/pairs.jsonl") == 2 and "field 'first' is missing" in capsys.readouterr().err
-    assert type_in(REWARD.replace("pairs.jsonl", "labels.jsonl") + f" --out {tmp_path}/run", d=tmp_path) == 2  # of another folder: named
+    # of another folder: named
+    assert type_in(REWARD.replace("pairs.jsonl", "labels.jsonl") + f" --out {tmp_path}/run", d=tmp_path) == 2
     capsys.readouterr()
-    reward = f"reward --base {d}/sft --comparisons {tmp_path}/labels/labels.jsonl --references 8 {QUICK} --out {tmp_path}/run"
+    reward = (f"reward --base {d}/sft --comparisons {tmp_path}/labels/labels.jsonl --references 8 {QUICK} --out "
+              f"{tmp_path}/run")
     assert type_in(reward) == 0 and "asked again" in capsys.readouterr().out
     assert type_in(f"annotators {tmp_path}/labels/labels.jsonl") == 0 and "Ada" in capsys.readouterr().out
 
@@ -311,25 +348,39 @@ BAD = {
     "not UTF-8": ("pretrain --text {d}/latin.txt", "latin.txt, line 2: not UTF-8: byte 0xfc"),
     "folder": ("pretrain --text {d}/folder", "folder: cannot be read (Is a directory)"),
     "broken JSON": ("pretrain --text {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
-    "no field": ("pretrain --text {d}/fields.jsonl", "fields.jsonl, line 1: field 'text' is missing; the line has 'title'"),
+    "no field": ("pretrain --text {d}/fields.jsonl", "fields.jsonl, line 1: field 'text' is missing; the line has "
+                                                     "'title'"),
     "type": ("pretrain --text {d}/types.jsonl", "types.jsonl, line 1: field 'text' is int, not text"),
     "empty texts": ("pretrain --text {d}/no-text.jsonl", "no-text.jsonl: every text in it is empty"),
-    "short text": ("pretrain --text {d}/short.txt", "tokens, fewer than one context of 160; give more text or a shorter --context"),
-    "short text for gaps": ("pretrain --objective span-corruption --text {d}/short.txt", "tokens, fewer than one row of 177; give more text or a shorter"),
-    "short text to mask": ("pretrain --objective masked-lm --text {d}/short.txt", "tokens, fewer than one row of 159; give more text or a shorter"),
+    "short text": ("pretrain --text {d}/short.txt", "tokens, fewer than one context of 160; give more text or a "
+                                                    "shorter --context"),
+    "short text for gaps": ("pretrain --objective span-corruption --text {d}/short.txt",
+                            "tokens, fewer than one row of 177; give more text or a shorter"),
+    "short text to mask": ("pretrain --objective masked-lm --text {d}/short.txt",
+                           "tokens, fewer than one row of 159; give more text or a shorter"),
     "short validation for gaps": (T5 + " --valid {d}/short.txt", "short.txt: the text has"),
-    "unknown objective": ("pretrain --text {d}/text.txt --objective gpt", "'gpt' is not one of 'next-token', 'span-corruption', 'masked-lm'"),
-    "adaptation": (BERT + " --lm-adaptation-steps 3", "--lm-adaptation-steps can only be used with --objective span-corruption, and this is masked-lm"),
-    "gaps elsewhere": (PRETRAIN + " --noise 0.3", "--noise or --mean-span can only be used with --objective span-corruption"),
-    "masks elsewhere": (PRETRAIN + " --replaced 0.2", "--chosen, --masked or --replaced can only be used with --objective masked-lm"),
+    "unknown objective": ("pretrain --text {d}/text.txt --objective gpt", "'gpt' is not one of 'next-token', "
+                          "'span-corruption', 'masked-lm'"),
+    "adaptation": (BERT + " --lm-adaptation-steps 3", "--lm-adaptation-steps can only be used with --objective "
+                                                      "span-corruption, and this is masked-lm"),
+    "gaps elsewhere": (PRETRAIN + " --noise 0.3", "--noise or --mean-span can only be used with --objective "
+                                                  "span-corruption"),
+    "masks elsewhere": (PRETRAIN + " --replaced 0.2", "--chosen, --masked or --replaced can only be used with "
+                                                      "--objective masked-lm"),
     "all noise": (T5 + " --noise 1", "noise is 1.0; it must be from 0.01 to 0.9"),
-    "too many shares": (BERT + " --masked 0.8 --replaced 0.3", "masked 0.8 and replaced 0.3 are shares of the same tokens"),
-    "encoder-decoder as decoder": ("sft --base {d}/t5 --demonstrations {d}/demos.jsonl", "t5: holds an encoder-decoder, and a decoder is needed here"),
+    "too many shares": (BERT + " --masked 0.8 --replaced 0.3", "masked 0.8 and replaced 0.3 are shares of the same "
+                        "tokens"),
+    "encoder-decoder as decoder": ("sft --base {d}/t5 --demonstrations {d}/demos.jsonl",
+                                   "t5: holds an encoder-decoder, and a decoder is needed here"),
     "encoder as policy": (PPO.replace("{d}/sft", "{d}/bert"), "bert: holds an encoder, and a decoder is needed here"),
-    "encoder as base": ("reward --base {d}/bert --comparisons {d}/pairs.jsonl", "bert: holds an encoder, and a decoder is needed here"),
-    "perplexity of an encoder": ("evaluate {d}/bert --text {d}/text.txt", "bert: holds an encoder, and a decoder is needed here"),
-    "an encoder that writes": ("compare --policies {d}/bert --prompts {d}/demos.jsonl --new-tokens 4", "an encoder reads and does not write"),
-    "an encoder without a gap": ("sample {d}/bert --prompt Where", "the text has 0 gaps; mark 1 to 16 of them with ___"),
+    "encoder as base": ("reward --base {d}/bert --comparisons {d}/pairs.jsonl",
+                        "bert: holds an encoder, and a decoder is needed here"),
+    "perplexity of an encoder": ("evaluate {d}/bert --text {d}/text.txt", "bert: holds an encoder, and a decoder is "
+                                 "needed here"),
+    "an encoder that writes": ("compare --policies {d}/bert --prompts {d}/demos.jsonl --new-tokens 4",
+                               "an encoder reads and does not write"),
+    "an encoder without a gap":
+    ("sample {d}/bert --prompt Where", "the text has 0 gaps; mark 1 to 16 of them with ___"),
     "many gaps": ("sample {d}/t5 --prompt " + "a___" * 17, "the text has 17 gaps; mark 1 to 16 of them with ___"),
     "short validation": (PRETRAIN + " --valid {d}/short.txt", "short.txt: the text has"),
     "unknown option": (PRETRAIN + " --stpes 3", "--stpes"),
@@ -345,48 +396,68 @@ BAD = {
     "seed": (PRETRAIN + " --seed -1", "-1 is not in the range"),
     "heads": (PRETRAIN + " --heads 3", "width 16 does not divide by 3 heads"),
     "vocabulary": (PRETRAIN + " --vocabulary 9", "vocabulary is 9; it must be at least 276"),
-    "file as folder": (PRETRAIN + " --out {d}/text.txt", "text.txt: not a folder that can be written; choose another --out"),
+    "file as folder": (PRETRAIN + " --out {d}/text.txt", "text.txt: not a folder that can be written; choose another "
+                                                         "--out"),
     "long name": (PRETRAIN + " --out {d}/" + "a" * 300, "choose another --out"),
     "no base": ("sft --base {d}/nothing --demonstrations {d}/demos.jsonl", "nothing: there is no such run folder"),
     "no run": ("sft --base {d}/folder --demonstrations {d}/demos.jsonl", "config.json: there is no such file"),
     "missing option": ("sft --base {d}/base", "Missing option '--demonstrations'"),
-    "unfinished": ("sft --base {d}/unfinished --demonstrations {d}/demos.jsonl", "unfinished: this run has not finished; run its command again"),
-    "damaged": ("sft --base {d}/damaged --demonstrations {d}/demos.jsonl", "model.safetensors: not a whole safetensors file"),
-    "another shape": ("sft --base {d}/reshaped --demonstrations {d}/demos.jsonl", "has shape (300, 16), the model's is (300, 32)"),
-    "another tokenizer": ("sft --base {d}/mixed --demonstrations {d}/demos.jsonl", "tokenizer.json is not the one that this model was trained with"),
-    "wrong kind": ("sft --base {d}/reward --demonstrations {d}/demos.jsonl", "holds a scalar-model, and a decoder is needed here"),
+    "unfinished": ("sft --base {d}/unfinished --demonstrations {d}/demos.jsonl",
+                   "unfinished: this run has not finished; run its command again"),
+    "damaged": ("sft --base {d}/damaged --demonstrations {d}/demos.jsonl", "model.safetensors: not a whole safetensors "
+                "file"),
+    "another shape": ("sft --base {d}/reshaped --demonstrations {d}/demos.jsonl",
+                      "has shape (300, 16), the model's is (300, 32)"),
+    "another tokenizer": ("sft --base {d}/mixed --demonstrations {d}/demos.jsonl",
+                          "tokenizer.json is not the one that this model was trained with"),
+    "wrong kind": ("sft --base {d}/reward --demonstrations {d}/demos.jsonl",
+                   "holds a scalar-model, and a decoder is needed here"),
     "long demonstration": ("sft --base {d}/base --demonstrations {d}/long.jsonl", "long.jsonl, line 61: "),
-    "only long ones": ("sft --base {d}/base --skip-long --demonstrations {d}/all-long.jsonl", "all-long.jsonl: 0 demonstrations are too few"),
-    "few demonstrations": ("sft --base {d}/base --demonstrations {d}/few.jsonl", "demonstrations to learn from, fewer than one batch of 32; give more, or"),
+    "only long ones": ("sft --base {d}/base --skip-long --demonstrations {d}/all-long.jsonl",
+                       "all-long.jsonl: 0 demonstrations are too few"),
+    "few demonstrations": ("sft --base {d}/base --demonstrations {d}/few.jsonl",
+                           "demonstrations to learn from, fewer than one batch of 32; give more, or"),
     "few comparisons": ("reward --base {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
     "equal answers": ("reward --base {d}/sft --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
     "long comparison": ("reward --base {d}/sft --comparisons {d}/long-pairs.jsonl", "long-pairs.jsonl, line 61: "),
-    "only long comparisons": ("reward --base {d}/sft --skip-long --comparisons {d}/pairs.jsonl --valid {d}/all-long.jsonl", "all-long.jsonl: 0 comparisons"),
+    "only long comparisons": ("reward --base {d}/sft --skip-long --comparisons {d}/pairs.jsonl --valid "
+                              "{d}/all-long.jsonl", "all-long.jsonl: 0 comparisons"),
     "no pairs to label": ("label {d}/sft --pairs {d}/pairs.jsonl", "pairs.jsonl, line 1: field 'first' is missing"),
     "nobody": ("label {d}/sft --annotator \t", "annotator"),
     "no world in it": ("label {d}/sft", "no story fits its context of 64; give --prompts"),
     "no labels": ("annotators {d}/fields.jsonl", "fields.jsonl, line 1: no label"),
-    "encoder for DPO": ("dpo --policy {d}/bert --comparisons {d}/pairs.jsonl", "bert: holds an encoder, and a decoder is needed here"),
-    "encoder-decoder for DPO": ("dpo --policy {d}/t5 --comparisons {d}/pairs.jsonl", "t5: holds an encoder-decoder, and a decoder is needed here"),
+    "encoder for DPO": ("dpo --policy {d}/bert --comparisons {d}/pairs.jsonl",
+                        "bert: holds an encoder, and a decoder is needed here"),
+    "encoder-decoder for DPO": ("dpo --policy {d}/t5 --comparisons {d}/pairs.jsonl",
+                                "t5: holds an encoder-decoder, and a decoder is needed here"),
     "few for DPO": ("dpo --policy {d}/sft --comparisons {d}/few.jsonl", "few.jsonl: there are "),
-    "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl", "equal.jsonl: 0 comparisons are too few"),
+    "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl",
+                      "equal.jsonl: 0 comparisons are too few"),
     "smoothing": (DPO + " --label-smoothing 0.5", "label_smoothing is 0.5; it must be from 0 to 0.499"),
     "little text": (PPO + " --pretraining {d}/short.txt", "the text has 5 tokens, fewer than one context of 64"),
     "broken test": (REWARD + " --test {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
     "one reference": (REWARD + " --references 1", "1 is not in the range"),
-    "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1", "long.txt, line 9: a prompt of"),
-    "fewer than a batch": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt", "there are 60 prompts, fewer than one batch of 64"),
+    "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1",
+                    "long.txt, line 9: a prompt of"),
+    "fewer than a batch": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/prompts.txt",
+                           "there are 60 prompts, fewer than one batch of 64"),
     "no room": (PPO + " --new-tokens 60", "prompts.txt, line 1: a prompt of"),
-    "two vocabularies": (PPO.replace("/sft", "/stranger"), "both models must come from the same `minialign pretrain` run"),
+    "two vocabularies": (PPO.replace("/sft", "/stranger"), "both models must come from the same `minialign pretrain` "
+                                                           "run"),
     "no reward model": (PPO.replace("/reward", "/sft"), "holds a language-model, and a scalar-model is needed here"),
     "no judge": ("evaluate {d}/ppo --prompts {d}/demos.jsonl", "give --judge, the run of a reward model"),
     "nothing to do": ("evaluate {d}/ppo", "nothing to evaluate on; give --text, or --prompts with --judge"),
-    "no references": ("evaluate {d}/ppo --judge {d}/reward --prompts {d}/prompts.txt", "prompts.txt: has no references to compare with"),
-    "long reference": ("evaluate {d}/ppo --judge {d}/reward --prompts {d}/long-answer.jsonl", "long-answer.jsonl, line 4: prompt and completion of"),
-    "long prompt": ("compare --policies {d}/sft {d}/base --new-tokens 4 --prompts {d}/long.jsonl", "long.jsonl, line 61: a prompt of"),
-    "one prompt": ("evaluate {d}/ppo --judge {d}/reward --fast --prompts {d}/one.jsonl", "one.jsonl: one prompt gives no interval"),
+    "no references": ("evaluate {d}/ppo --judge {d}/reward --prompts {d}/prompts.txt",
+                      "prompts.txt: has no references to compare with"),
+    "long reference": ("evaluate {d}/ppo --judge {d}/reward --prompts {d}/long-answer.jsonl",
+                       "long-answer.jsonl, line 4: prompt and completion of"),
+    "long prompt": ("compare --policies {d}/sft {d}/base --new-tokens 4 --prompts {d}/long.jsonl",
+                    "long.jsonl, line 61: a prompt of"),
+    "one prompt": ("evaluate {d}/ppo --judge {d}/reward --fast --prompts {d}/one.jsonl",
+                   "one.jsonl: one prompt gives no interval"),
     "no models": ("compare --prompts {d}/demos.jsonl", "no model to sample from; name runs with --policies"),
-    "full prompt": ("sample {d}/sft --prompt " + "why?" * 60, "do not fit the model's context of 64; shorten the prompt"),
+    "full prompt": ("sample {d}/sft --prompt " + "why?" * 60,
+                    "do not fit the model's context of 64; shorten the prompt"),
     "half a character": ("sample {d}/sft --prompt \udcff", "half a character"),
     "no data set": ("realdata shakespear", "there is no data set 'shakespear'; known are shakespeare"),
     "no claim": ("claims nothing", "there is no claim 'nothing'; known are"),
@@ -395,7 +466,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("line, expected", BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_that_says_what_and_where_and_leaves_everything_as_it_was(line, expected, d, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_line_that_says_what_and_where_and_leaves_everything_as_it_was(line, expected, d, tmp_path,
+        capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for the default of --out
     before = contents(d)
     assert type_in(line, d=d) == 2
@@ -423,9 +495,11 @@ def test_a_run_folder_in_use_is_refused(d, tmp_path, capsys):
     assert "in use by another process; wait for it or choose another --out" in complaint(capsys) and contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize("line", [PRETRAIN, "compare --policies {d}/sft {d}/base --fast --new-tokens 2 --prompts {d}/demos.jsonl"])
+@pytest.mark.parametrize("line", [PRETRAIN, "compare --policies {d}/sft {d}/base --fast --new-tokens 2 --prompts "
+                                            "{d}/demos.jsonl"])
 @pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose another --out")])
-def test_a_full_disk_and_a_place_that_cannot_be_written_are_one_line(line, number, remedy, d, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_and_a_place_that_cannot_be_written_are_one_line(line, number, remedy, d, tmp_path, capsys,
+        monkeypatch):
     def fails(*_, **__):
         raise OSError(number, os.strerror(number))
 

@@ -1,4 +1,5 @@
-"""Comparisons as data: every form that people keep them in is read; what orders no two answers is left out, counted and said."""
+"""Comparisons as data: every form that people keep them in is read; what orders no two answers is left out, counted and
+said."""
 
 import json
 
@@ -14,7 +15,8 @@ def said(role, content):
 
 
 USER, GOOD, BAD = said("user", "Where is Mira?"), said("assistant", "At home."), said("assistant", "Go away.")
-FACTS = {"annotator": "Priya", "chosen_policy": "sft", "rejected_policy": "reference", "confidence": 7, "shown_first": "rejected"}
+FACTS = {"annotator": "Priya", "chosen_policy": "sft", "rejected_policy": "reference", "confidence": 7,
+         "shown_first": "rejected"}
 FACTS["time"] = "2026-01-01T10:00:00Z"
 
 
@@ -63,7 +65,8 @@ def test_what_is_known_about_a_comparison_is_kept(write):
 def test_one_person_s_undo_takes_back_nobody_else_s_label(write, tmp_path):
     """Ids count from 0 for each person, so two people's files in one would otherwise take back each other's."""
     pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
-    kept, left_out = read_comparisons(write({**pair, "id": 3, "annotator": "Ada"}, {"undo": 3, "annotator": "Ada"}, {**pair, "id": 3, "annotator": "Ben"}))
+    kept, left_out = read_comparisons(write({**pair, "id": 3, "annotator": "Ada"}, {"undo": 3, "annotator": "Ada"},
+                                            {**pair, "id": 3, "annotator": "Ben"}))
     assert [record["annotator"] for record in kept] == ["Ben"] and left_out == {"taken back": 1}
 
 
@@ -99,20 +102,25 @@ def test_what_teaches_nothing_is_left_out_and_counted(write):
 )
 def test_a_line_that_cannot_be_meant_so_is_named(write, wrong, complaint):
     with pytest.raises(UserError, match=f"pairs.jsonl, line 2: .*{complaint}"):
-        read_comparisons(write({"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "b", **wrong}))
+        read_comparisons(write({"prompt": "p", "chosen": "a", "rejected": "b"},
+                               {"prompt": "p", "chosen": "a", "rejected": "b", **wrong}))
 
 
 def test_splits_look_at_the_prompt_whatever_form_it_was_in(write):
     records = [{"prompt": f"story {i}", "chosen": "a", "rejected": "b"} for i in range(60)]
-    records += [{"chosen": [said("user", f"story {i}"), GOOD], "rejected": [said("user", f"story {i}"), BAD]} for i in range(60)]
+    records += [{"chosen": [said("user", f"story {i}"), GOOD], "rejected": [said("user", f"story {i}"), BAD]}
+                for i in range(60)]
     learned, held_out = split_by_prompt(read_comparisons(write(*records))[0], 0.3)
-    assert len(learned) + len(held_out) == 120 and held_out and not {r["prompt"] for r in learned} & {r["prompt"] for r in held_out}
+    assert len(learned) + len(held_out) == 120 and held_out and not {r["prompt"] for r in learned} & {r["prompt"]
+        for r in held_out}
 
 
 def test_pairs_that_become_equal_when_cut_are_dropped_and_counted(tokenizer):
     long = "kite " * 60
     pairs = [("p", long + "a", long + "b"), ("p", "a", long), ("p", "a", "b"), ("kite " * 200, "a", "b")]
-    ranked, left_out = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), pair)) for pair in pairs], 48, "cut")
+    ranked, left_out = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), pair)) for pair in pairs], 48,
+                                   "cut")
     assert left_out == {CUT: 2, EQUAL: 1, TOO_LONG: 1} and count_pairs(ranked) == 2
     (group,) = ranked
-    assert max(len(group.prompt) + len(answer) for answer in group.answers) == 48 and {answer[-1] for answer in group.answers} == {tokenizer.end}
+    assert max(len(group.prompt) + len(answer) for answer in group.answers) == 48 and {answer[-1]
+        for answer in group.answers} == {tokenizer.end}

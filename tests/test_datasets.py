@@ -30,7 +30,8 @@ def test_there_are_enough_datasets_clusters_and_templates():
 
 def test_clusters_whose_tasks_can_be_inverted_have_an_inverted_template():
     inverted = {DATASETS[name].cluster for name in DATASETS for t in PROMPTS[name] if t.inverted}
-    assert inverted >= {"questions", "yes-no", "order", "finding", "sentiment", "topic", "paraphrase", "summaries", "asking", "rewriting"}
+    assert inverted >= {"questions", "yes-no", "order", "finding", "sentiment", "topic", "paraphrase", "summaries",
+                        "asking", "rewriting"}
     assert not inverted & set(HELD_OUT)
 
 
@@ -48,12 +49,14 @@ def test_the_answer_is_one_of_different_options_and_no_option_always_wins(name, 
         answers = [e["answer"] for e in chosen]
         places = [e["options"].index(e["answer"]) for e in chosen]
         same_options = all(set(e["options"]) == set(chosen[0]["options"]) for e in chosen)
-        often = max(map(answers.count, answers)) if same_options else max(map(places.count, places)) if name not in ("find_sentence", "last_sentence") else 0
+        often = max(map(answers.count, answers)) if same_options else max(map(places.count,
+            places)) if name not in ("find_sentence", "last_sentence") else 0
         assert often <= 0.72 * len(chosen), "guessing one answer, or one place, would do"
 
 
 def said_in(story, statement):
-    """Whether a passage's text, read back, says what a statement says; colours aside, which the passage names once only."""
+    """Whether a passage's text, read back, says what a statement says; colours aside, which the passage names once
+    only."""
     facts = [s.event for s in parse(story) if s.event]
     return any(matches(without_colours(parse(statement)[0].event), fact) for fact in facts)
 
@@ -96,12 +99,14 @@ def test_counting_and_order_agree_with_the_text(made):
     for example in made["named_person"]:
         assert (example["person"] in example["story"]) == (example["answer"] == "yes")
     for example in made["find_sentence"]:
-        assert example["word"] in example["answer"] and sum(example["word"] in option.lower() for option in example["options"]) >= 1
+        assert example["word"] in example["answer"] and sum(example["word"] in option.lower()
+                                                            for option in example["options"]) >= 1
 
 
 def test_polite_answers_have_no_rude_word(made):
     for example in made["polite"]:
-        assert not any(word in example["answer"].lower().split() for word in RUDE_WORDS) and any(word in example["sentence"].lower() for word in RUDE_WORDS)
+        assert not any(word in example["answer"].lower().split()
+                       for word in RUDE_WORDS) and any(word in example["sentence"].lower() for word in RUDE_WORDS)
 
 
 def test_two_sentences_that_say_the_same_are_read_as_one_event(made):
@@ -127,7 +132,8 @@ def test_an_unknown_dataset_is_an_error_that_lists_the_known():
 def test_a_scene_has_as_many_events_as_asked_for():
     rng = random.Random(0)
     scenes = [write_scene(rng, 2, 3) for _ in range(50)]
-    assert {len(scene.events) for scene in scenes} == {2, 3} and all(scene.people and scene.text.endswith(".") for scene in scenes)
+    assert {len(scene.events) for scene in scenes} == {2, 3} and all(scene.people and scene.text.endswith(".")
+        for scene in scenes)
 
 
 def test_the_tour_shows_every_dataset():
@@ -140,17 +146,20 @@ def test_options_are_listed_for_people():
     example = {"options": ["A came.", "B came."], "answer": "A came."}
     for text in ("{options}\nWhich?", "Which? {options}", "Which?\n{options}"):
         prompt = Template("t", "n", text).pose(example).prompt
-        assert prompt.replace("Which?", "").strip() == "- A came.\n- B came." and " \n" not in prompt and "\n\n" not in prompt
+        assert prompt.replace("Which?",
+                              "").strip() == "- A came.\n- B came." and " \n" not in prompt and "\n\n" not in prompt
 
 
 @pytest.mark.parametrize(
     "template, example, problem",
     [
         (Template("t", "n", "{story} {person}?"), {"story": "x", "answer": "y"}, "have no field person"),
-        (Template("t", "n", "Hypothesis: {story}n\nTrue?"), {"story": "It rained.", "answer": "yes"}, "a lost line break"),
+        (Template("t", "n", "Hypothesis: {story}n\nTrue?"), {"story": "It rained.", "answer": "yes"},
+         "a lost line break"),
         (Template("t", "n", "{story} "), {"story": "It rained.", "answer": "yes"}, "a blank at the end"),
         (Template("t", "n", "{story}?"), {"story": "It was Mira.", "answer": "Mira"}, "the target stands in the input"),
-        (Template("t", "n", "{story}?", answer_in_input=True), {"story": "It rained.", "answer": "yes"}, "never stands there"),
+        (Template("t", "n", "{story}?", answer_in_input=True), {"story": "It rained.", "answer": "yes"},
+         "never stands there"),
         (Template("t", "n", "{answer}?", "{story}"), {"story": "It rained.", "answer": "yes"}, "inverted is False"),
         (Template("t", "n", "{story}?"), {"story": "It {rained}.", "answer": "yes"}, "a brace is left"),
         (Template("t", "n", "{story}?"), {"story": "It rained.", "answer": ""}, "is empty"),
@@ -189,7 +198,8 @@ def test_a_line_added_to_the_file_is_a_template_more(tmp_path):
     assert [t.task for t in loaded["b"]] == ["b"] and loaded["a"][0].input == loaded["b"][0].input
 
 
-@pytest.mark.parametrize("options, message", [(["no"], "not among its options"), (["yes", "yes"], "name one answer twice"), ([], "none")])
+@pytest.mark.parametrize("options, message", [(["no"], "not among its options"),
+                                              (["yes", "yes"], "name one answer twice"), ([], "none")])
 def test_options_that_do_not_fit_the_answer_are_an_error(options, message):
     with pytest.raises(UserError, match=message):
         Template("t", "n", "{q}?").pose({"q": "x", "answer": "yes", "options": options})

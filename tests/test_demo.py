@@ -1,4 +1,5 @@
-"""The main job at a size of seconds: every stage leaves its files, a fault costs nothing, and nobody is judged on what they learned from."""
+"""The main job at a size of seconds: every stage leaves its files, a fault costs nothing, and nobody is judged on what
+they learned from."""
 
 import json
 
@@ -14,7 +15,8 @@ from minialign.runs.files import read_jsonl
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
 
-TINY = {"documents": 60, "demonstrations": 120, "judged": 64, "answers": 3, "prompts": 8, "evaluated": 6, "width": 16, "layers": 1, "heads": 1}
+TINY = {"documents": 60, "demonstrations": 120, "judged": 64, "answers": 3, "prompts": 8, "evaluated": 6, "width": 16,
+        "layers": 1, "heads": 1}
 TINY |= {"pretrain_steps": 3, "sft_steps": 3, "reward_steps": 3, "ppo_updates": 2}
 
 
@@ -34,10 +36,12 @@ def test_every_stage_leaves_files_to_read(whole):
     for name in ("documents", "demonstrations", "judged", "prompts", "tests"):
         assert read_jsonl(folder / "data" / f"{name}.jsonl")
     for name in ("1-pretrained", "2-instructed", "4-reward", "5-rlhf"):
-        assert {path.name for path in (folder / name).iterdir()} >= {"config.json", "tokenizer.json", "metrics.jsonl", "model.safetensors"}
+        assert {path.name for path in (folder / name).iterdir()} >= {"config.json", "tokenizer.json", "metrics.jsonl",
+            "model.safetensors"}
     assert read_jsonl(folder / "3-comparisons" / "comparisons.jsonl", ("prompt", "chosen", "rejected", "annotator"))
     assert len(read_jsonl(folder / "evaluation" / "samples.jsonl")) == 4 * TINY["evaluated"]
-    assert len(said) == 8 and set(json.loads((folder / "seconds.json").read_text())) >= {"world", "pretrain", "sft", "compare", "reward", "ppo", "evaluate"}
+    assert len(said) == 8 and set(json.loads((folder / "seconds.json").read_text())) >= {"world", "pretrain", "sft",
+        "compare", "reward", "ppo", "evaluate"}
 
 
 def test_the_summary_says_how_good_every_stage_is(whole):
@@ -53,13 +57,15 @@ def test_the_summary_says_how_good_every_stage_is(whole):
 def test_ppo_stands_beside_best_of_n_and_every_summary_of_it_beside_its_reward(whole):
     folder, summary, _ = whole
     rows = summary["best_of_n"]
-    assert [row["name"] for row in rows] == ["RLHF", "best of 4", "best of 16"] and {row["stories"] for row in rows} == {TINY["evaluated"]}
+    assert [row["name"] for row in rows] == ["RLHF", "best of 4", "best of 16"] and {row["stories"]
+        for row in rows} == {TINY["evaluated"]}
     assert rows[1]["kl"] == pytest.approx(0.6363, abs=1e-4) and rows[1]["score"]["mean"] <= rows[2]["score"]["mean"]
     for row in rows:
         for what in ("gold", "win_rate", "win_rate_at_equal_length"):
             assert 0 <= row[what]["low"] <= row[what]["mean"] <= row[what]["high"] <= 1
     samples = read_jsonl(folder / "evaluation" / "samples.jsonl")
-    assert all(isinstance(s["proxy"], float) == (s["stage"] == "rlhf") if "proxy" in s else s["stage"] != "rlhf" for s in samples)
+    assert all(isinstance(s["proxy"], float) == (s["stage"] == "rlhf") if "proxy" in s else s["stage"] != "rlhf"
+               for s in samples)
     bins = summary["reward_model"]["calibration"]
     assert sum(bin["count"] for bin in bins) > 0 and all(0.5 <= bin["predicted"] <= 1 for bin in bins)
 
@@ -70,8 +76,10 @@ def test_without_best_of_n_everything_else_is_measured_as_before(whole, tmp_path
     made = job.until_comparisons()
     models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": load_model(folder / RLHF)[0]}
     unit = RunFolder(folder / REWARD).facts()["reference_deviation"]
-    measured = made.tokenizer, models, load_model(folder / REWARD)[0], unit, made.comparisons, made.tests, SAMPLING, job.config.seed_of(6)
-    found, kept = evaluate(tmp_path, *measured, rivals=False), json.loads((folder / "evaluation" / "result.json").read_text(encoding="utf-8"))
+    measured = made.tokenizer, models, load_model(folder
+        / REWARD)[0], unit, made.comparisons, made.tests, SAMPLING, job.config.seed_of(6)
+    found, kept = evaluate(tmp_path, *measured, rivals=False), json.loads((folder / "evaluation"
+        / "result.json").read_text(encoding="utf-8"))
     assert kept.pop("best_of_n") and json.loads(json.dumps(found)) == kept
 
 
@@ -99,7 +107,8 @@ def test_a_finished_run_is_not_done_again(whole):
 
 def test_no_story_stands_in_two_stages(whole):
     folder, _, _ = whole
-    stories = {name: {r["story"]["text"] for r in read_jsonl(folder / "data" / f"{name}.jsonl")} for name in ("demonstrations", "judged", "prompts", "tests")}
+    stories = {name: {r["story"]["text"] for r in read_jsonl(folder / "data" / f"{name}.jsonl")}
+               for name in ("demonstrations", "judged", "prompts", "tests")}
     for name, texts in stories.items():
         assert all(not texts & others for other, others in stories.items() if other != name)
 
@@ -113,7 +122,8 @@ def test_another_run_in_the_folder_is_left_alone(tmp_path):
 
 def test_a_judge_that_does_not_read_learns_which_sign_is_better():
     long_is_better = [{"chosen": "a b c", "rejected": "a"}] * 3
-    length = lambda c: len(c["chosen"].split()) - len(c["rejected"].split())  # noqa: E731
+    def length(c):
+        return len(c["chosen"].split()) - len(c["rejected"].split())
     assert blind_accuracy(long_is_better, [{"chosen": "a b", "rejected": "a"}], length) == 1.0
     assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "a b"}], length) == 0.0
     assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "b"}], length) == 0.5
@@ -121,7 +131,8 @@ def test_a_judge_that_does_not_read_learns_which_sign_is_better():
 
 def test_settings_are_counts_and_the_fast_ones_are_settings():
     assert DemoConfig(**FAST).layers == DemoConfig().layers
-    bad = [{"judged": 0}, {"documents": 3}, {"evaluated": 1}, {"answers": 1}, {"answers": 99}, {"beta": -1.0}, {"summaries": 2.0}, {"false": 2.0}, {"width": 7}]
+    bad = [{"judged": 0}, {"documents": 3}, {"evaluated": 1}, {"answers": 1}, {"answers": 99}, {"beta": -1.0},
+           {"summaries": 2.0}, {"false": 2.0}, {"width": 7}]
     for change in bad:
         with pytest.raises(UserError, match=next(iter(change))):
             DemoConfig(**change)

@@ -23,7 +23,8 @@ from minialign.tokenizer import BEGIN
 from minialign.training import TrainingConfig
 
 TRAINING = TrainingConfig(steps=4, batch=4, learning_rate=1e-3, validate_every=2, checkpoint_every=2)
-SHAPES = [dict(kind="encoder"), dict(kind="encoder", smeared_keys=True), dict(kind="decoder"), dict(kind="encoder", positions="learned")]
+SHAPES = [dict(kind="encoder"), dict(kind="encoder", smeared_keys=True), dict(kind="decoder"),
+          dict(kind="encoder", positions="learned")]
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def student_of(teacher, layers=2, width=0, heads=0, seed=5):
 def test_recorded_scores_are_those_that_the_model_used(shape, data):
     model, batch = build(layers=2, **shape), data.batch([0, 1, 2])
     mixed = []
-    hooks = [block.attention.output.register_forward_pre_hook(lambda module, inputs: mixed.append(inputs[0])) for block in model.body.blocks]
+    hooks = [block.attention.output.register_forward_pre_hook(lambda module, inputs: mixed.append(inputs[0]))
+             for block in model.body.blocks]
     with recorded(model.body) as thoughts:
         read(model, batch)
     for hook in hooks:
@@ -61,7 +63,8 @@ def test_an_encoder_is_compared_at_every_real_token(teacher, data):
     student, batch = student_of(teacher), data.batch([0, 1, 2])
     parts = SoftTargets(teacher, DISTILBERT).parts(student, batch)
     ours, theirs = (model(batch.tokens, batch.mask)[batch.mask].detach() / 2 for model in (student, teacher))
-    kl = sum(float((t.softmax(-1) * (t.log_softmax(-1) - s.log_softmax(-1))).sum()) for s, t in zip(ours, theirs)) / len(ours)
+    kl = sum(float((t.softmax(-1) * (t.log_softmax(-1) - s.log_softmax(-1))).sum()) for s,
+             t in zip(ours, theirs)) / len(ours)
     assert float(parts["soft"].detach()) == pytest.approx(4 * kl, rel=1e-4)
     asked = batch.labels != IGNORE
     hard = torch.nn.functional.cross_entropy(student(batch.tokens, batch.mask)[asked], batch.labels[asked])
@@ -70,15 +73,18 @@ def test_an_encoder_is_compared_at_every_real_token(teacher, data):
 
 def test_distilbert_takes_any_list_of_layers(teacher, data, tmp_path):
     once = dataclasses.replace(TRAINING, steps=1, learning_rate=1e-12)
-    student, result = distil_bert(teacher, data, [data.batch([9, 10])], once, RunFolder(tmp_path), layers=2, layers_from=[1, 3])
+    student, result = distil_bert(teacher, data, [data.batch([9, 10])], once, RunFolder(tmp_path), layers=2,
+                                  layers_from=[1, 3])
     assert result["steps"] == 1
     for ours, theirs in zip(student.body.blocks, (1, 3)):
-        torch.testing.assert_close(ours.feed_forward.inner.weight, teacher.body.blocks[theirs].feed_forward.inner.weight)
+        torch.testing.assert_close(ours.feed_forward.inner.weight,
+                                   teacher.body.blocks[theirs].feed_forward.inner.weight)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 @pytest.mark.parametrize(
-    "recipe, config", [(SoftTargets, DISTILBERT), (TinyBERT, dataclasses.replace(TINYBERT, prediction=1.0)), (MiniLM, MINILM), (MiniLM, MINILM_V2)]
+    "recipe, config", [(SoftTargets, DISTILBERT), (TinyBERT, dataclasses.replace(TINYBERT, prediction=1.0)),
+                       (MiniLM, MINILM), (MiniLM, MINILM_V2)]
 )
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, recipe, config, data):
     teacher, student = build(layers=3, kind=kind), build(layers=3, kind=kind)
@@ -91,13 +97,15 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, recipe, config
 
 @pytest.mark.parametrize(
     "recipe, config, width",
-    [(SoftTargets, SoftTargetConfig(hard=1.0), 48), (TinyBERT, TINYBERT, 16), (MiniLM, MINILM, 64), (MiniLM, MINILM_V2, 48)],
+    [(SoftTargets, SoftTargetConfig(hard=1.0), 48), (TinyBERT, TINYBERT, 16), (MiniLM, MINILM, 64),
+     (MiniLM, MINILM_V2, 48)],
 )
 def test_padding_changes_no_part(recipe, config, width, teacher, data):
     student, batch = student_of(teacher, 2, width), data.batch([0])
     loss = recipe(teacher, config)
     loss.begin(student)
-    wider = dataclasses.replace(batch, tokens=pad([batch.tokens[0].tolist()], length=20)[0], mask=pad([[1] * batch.tokens.shape[1]], length=20)[0].bool())
+    wider = dataclasses.replace(batch, tokens=pad([batch.tokens[0].tolist()], length=20)[0],
+                                mask=pad([[1] * batch.tokens.shape[1]], length=20)[0].bool())
     wider.labels = pad([batch.labels[0].tolist()], length=20, value=IGNORE)[0]
     other = dataclasses.replace(wider, tokens=wider.tokens.masked_fill(~wider.mask, 33))
     plain, padded, filled = (loss.parts(student, b) for b in (batch, wider, other))
@@ -120,7 +128,8 @@ def test_a_part_with_weight_0_is_left_out(teacher, data):
 
 def test_what_each_part_pulls_at_can_be_seen(teacher, data):
     loss, student, batch = SoftTargets(teacher, DISTILBERT), student_of(teacher), data.batch([0, 1])
-    assert sum(loss.weighed(student, batch).values()) * batch.count == pytest.approx(float(loss(student, batch).detach()), rel=1e-5)
+    assert sum(loss.weighed(student, batch).values()) * batch.count == pytest.approx(float(loss(student,
+        batch).detach()), rel=1e-5)
 
 
 def test_minilm_equals_its_definition(teacher, data):
@@ -165,27 +174,33 @@ def test_minilm_moves_everything_below_the_last_attention_and_nothing_above(teac
     MiniLM(teacher, MINILM)(student, data.batch([0, 1])).backward()
     moved = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert "body.blocks.0.feed_forward.inner.weight" in moved and "body.blocks.1.attention.value.weight" in moved
-    assert not {name for name in moved if name.startswith(("body.blocks.1.feed_forward", "body.blocks.1.attention.output", "body.norm"))}
+    assert not {name for name in moved if name.startswith(("body.blocks.1.feed_forward",
+                                                           "body.blocks.1.attention.output", "body.norm"))}
 
 
 def test_an_assistant_stands_between_teacher_and_student(teacher, tokenizer, data, tmp_path):
     run = RunFolder(tmp_path / "student")
     student, _ = distil_minilm(teacher, tokenizer, data, [data.batch([9])], TRAINING, run, 1, 16, assistant=True)
     assistant = load_model(run.path / "assistant")[0]
-    assert (assistant.config.layers, assistant.config.width) == (4, 16) and (student.config.layers, student.config.width) == (1, 16)
-    again, _ = distil_minilm(teacher, tokenizer, data, [data.batch([9])], TRAINING, RunFolder(run.path), 1, 16, assistant=True)
-    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters())), "a finished assistant is not taught again"
+    assert (assistant.config.layers, assistant.config.width) == (4, 16) and (student.config.layers,
+        student.config.width) == (1, 16)
+    again, _ = distil_minilm(teacher, tokenizer, data, [data.batch([9])], TRAINING, RunFolder(run.path), 1, 16,
+                             assistant=True)
+    assert all(torch.equal(a, b) for a,
+               b in zip(student.parameters(), again.parameters())), "a finished assistant is not taught again"
 
 
 def test_the_layer_map_counts_from_one(teacher, data):
-    assert [layer_of(m, 2, 4) for m in range(3)] == [0, 2, 4] and [layer_of(m, 4, 12) for m in range(1, 5)] == [3, 6, 9, 12]
+    assert [layer_of(m, 2, 4) for m in range(3)] == [0, 2, 4] and [layer_of(m, 4, 12) for m in range(1, 5)] == [3, 6, 9,
+        12]
     student, batch = student_of(teacher, 2), data.batch([0, 1])
     loss = TinyBERT(teacher, TINYBERT)
     loss.begin(student)
     parts = loss.parts(student, batch)
     with recorded(student.body) as ours, recorded(teacher.body) as theirs, torch.no_grad():
         read(student, batch), read(teacher, batch)
-    square = lambda a, b: float(((a - b) ** 2)[batch.mask].mean())  # noqa: E731   the projections begin as identities
+    def square(a, b):
+        return float(((a - b) ** 2)[batch.mask].mean())  # the projections begin as identities
     assert float(parts["embedding"].detach()) == pytest.approx(square(ours.hidden[0], theirs.hidden[0]), rel=1e-4)
     hidden = (square(ours.hidden[1], theirs.hidden[2]) + square(ours.hidden[2], theirs.hidden[4])) / 2
     assert float(parts["hidden"].detach()) == pytest.approx(hidden, rel=1e-4)
@@ -206,7 +221,8 @@ def test_projections_train_and_are_not_in_the_file(teacher, tokenizer, data, tmp
     distil(student, Watched(teacher, TINYBERT), data, [data.batch([9])], TRAINING, run)
     assert seen[0].shape == (32, 16) and not torch.equal(seen[0], torch.eye(32, 16)), "the optimizer did not have it"
     loaded = load_model(run.path, "language-model")[0]
-    assert not hasattr(student, "projections") and torch.equal(loaded(data.batch([0]).tokens), student(data.batch([0]).tokens))
+    assert not hasattr(student, "projections") and torch.equal(loaded(data.batch([0]).tokens),
+        student(data.batch([0]).tokens))
 
 
 def test_a_stopped_tinybert_goes_on_to_the_same_bits(teacher, data, tmp_path, monkeypatch):
@@ -229,7 +245,8 @@ def test_a_stopped_tinybert_goes_on_to_the_same_bits(teacher, data, tmp_path, mo
 
 
 def test_a_classifier_learns_a_task_from_a_classifier(tmp_path):
-    """Class 1 holds the token 40. The labels that the student's texts carry are all wrong: it can have learned from its teacher alone."""
+    """Class 1 holds the token 40. The labels that the student's texts carry are all wrong: it can have learned from its
+    teacher alone."""
     chance = torch.Generator().manual_seed(0)
     rows = [[BEGIN, *torch.randint(50, 60, (4,), generator=chance).tolist(), 40 if i % 2 else 41] for i in range(40)]
     right = [i % 2 for i in range(40)]
@@ -247,16 +264,19 @@ def test_a_classifier_learns_a_task_from_a_classifier(tmp_path):
     assert result["accuracy"] > 0.9 and not hasattr(student, "projections")
     assert (tmp_path / "layers").is_dir() and PREDICTION.prediction == 1.0
     again = Classifier(build(seed=8, layers=1, kind="encoder", width=16, heads=2).body, 2, 8)
-    assert distil_task(again, teacher, data, LabelledTexts(rows, right, 8, 0), training, RunFolder(tmp_path)) == result, "done already: nothing is trained"
+    assert distil_task(again, teacher, data, LabelledTexts(rows, right, 8, 0), training,
+                       RunFolder(tmp_path)) == result, "done already: nothing is trained"
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), student.parameters()))
 
 
 def test_augmented_texts_differ_in_some_words_and_keep_special_tokens(teacher, data):
     rows = data.rows[:3]
     made = augment(rows, teacher, AugmentationConfig(copies=40, chance=0.4, candidates=3), 0)
-    assert len(made) == 120 and made == augment(rows, teacher, AugmentationConfig(copies=40, chance=0.4, candidates=3), 0)
+    assert len(made) == 120 and made == augment(rows, teacher, AugmentationConfig(copies=40, chance=0.4, candidates=3),
+                                                0)
     changed = [a != b for i, text in enumerate(made) for a, b in zip(text[1:], rows[i // 40][1:])]
-    assert all(text[0] == BEGIN and len(text) == len(rows[i // 40]) for i, text in enumerate(made)) and 0.3 < sum(changed) / len(changed) < 0.45
+    assert all(text[0] == BEGIN and len(text) == len(rows[i // 40]) for i,
+               text in enumerate(made)) and 0.3 < sum(changed) / len(changed) < 0.45
     assert min(min(text[1:]) for text in made) >= 20, "no special token is put in"
     for place in range(1, len(rows[0])):
         assert len({text[place] for text in made[:40]}) <= 4, "its own word, or one of three"
@@ -266,11 +286,15 @@ def test_augmented_texts_differ_in_some_words_and_keep_special_tokens(teacher, d
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda t: SoftTargets(t, DISTILBERT).begin(student_of(t, 2, 16)), "the student's width is 16, the teacher's 32; .* use tinybert or minilm"),
-        (lambda t: TinyBERT(t, TINYBERT).begin(student_of(t, 2, 48, 3)), "the student has 3 heads, the teacher 2; give it 2"),
-        (lambda t: MiniLM(t, MINILM).begin(LanguageModel(dataclasses.replace(TINY, kind="encoder", vocabulary=400))), "vocabulary is 400, the teacher's 320"),
+        (lambda t: SoftTargets(t, DISTILBERT).begin(student_of(t, 2, 16)), "the student's width is 16, the teacher's "
+         "32; .* use tinybert or minilm"),
+        (lambda t: TinyBERT(t, TINYBERT).begin(student_of(t, 2, 48, 3)), "the student has 3 heads, the teacher 2; give "
+         "it 2"),
+        (lambda t: MiniLM(t, MINILM).begin(LanguageModel(dataclasses.replace(TINY, kind="encoder", vocabulary=400))),
+         "vocabulary is 400, the teacher's 320"),
         (lambda t: MiniLM(t, MINILM).begin(build()), "kind is decoder, the teacher's encoder"),
-        (lambda t: TinyBERT(t, TINYBERT).begin(build(layers=5, kind="encoder")), "5 layers cannot learn from a teacher of 4; give it 1 to 4"),
+        (lambda t: TinyBERT(t, TINYBERT).begin(build(layers=5, kind="encoder")),
+         "5 layers cannot learn from a teacher of 4; give it 1 to 4"),
         (lambda t: student_of(t, 5), "5 layers cannot learn from a teacher of 4; give it 1 to 4"),
         (lambda t: TinyBERTConfig(0, 0, 0, 0), "all weights are 0"),
         (lambda t: MiniLMConfig(0, 0, 0, 0), "all weights are 0"),

@@ -33,14 +33,17 @@ def slow_kl(p, q):
 @pytest.mark.parametrize("T", [1.0, 2.0, 5.0])
 def test_soft_targets_are_t_squared_times_the_kl_of_softened_distributions(T):
     student, teacher = numbers(2, 4, 7), numbers(2, 4, 7, seed=1)
-    terms = [slow_kl((teacher[b, t] / T).softmax(0), (student[b, t] / T).softmax(0)) for b, t in MASK.nonzero().tolist()]
+    terms = [slow_kl((teacher[b, t] / T).softmax(0), (student[b, t] / T).softmax(0)) for b,
+             t in MASK.nonzero().tolist()]
     assert float(soft_target_loss(student, teacher, MASK, T)) == pytest.approx(T * T * sum(terms) / 5, rel=1e-5)
-    torch_says = F.kl_div((student[MASK] / T).log_softmax(-1), (teacher[MASK] / T).softmax(-1), reduction="batchmean") * T * T
+    torch_says = F.kl_div((student[MASK] / T).log_softmax(-1), (teacher[MASK] / T).softmax(-1),
+                          reduction="batchmean") * T * T
     assert float(soft_target_loss(student, teacher, MASK, T)) == pytest.approx(float(torch_says), rel=1e-5)
 
 
 def test_soft_targets_by_rows_are_the_plain_formula():
-    """More rows than are computed at a time: value and gradient are those of autograd's way through the formula, and a second loss adds to it."""
+    """More rows than are computed at a time: value and gradient are those of autograd's way through the formula, and a
+    second loss adds to it."""
     student, teacher = numbers(700, 1000).requires_grad_(), numbers(700, 1000, seed=1)
     every = torch.ones(700, dtype=torch.bool)
     log_p, log_q = (teacher / 3).log_softmax(-1), (student / 3).log_softmax(-1)
@@ -50,7 +53,8 @@ def test_soft_targets_by_rows_are_the_plain_formula():
     loss.backward()
     torch.testing.assert_close(loss.detach(), plain.detach())
     torch.testing.assert_close(student.grad, expected, atol=1e-7, rtol=1e-4)
-    exact, goal, some = numbers(4, 6).double().requires_grad_(), numbers(4, 6, seed=1).double(), torch.tensor([True, True, False, True])
+    exact, goal, some = numbers(4, 6).double().requires_grad_(), numbers(4, 6,
+        seed=1).double(), torch.tensor([True, True, False, True])
     log_p, log_q = (goal / 2).log_softmax(-1), (exact / 2).log_softmax(-1)
     (expected,) = torch.autograd.grad(4 * (log_p.exp() * (log_p - log_q)).sum(-1)[some].mean(), exact)
     loss = soft_target_loss(exact, goal, some, 2.0)
@@ -77,7 +81,8 @@ def test_the_gradient_of_soft_targets_keeps_its_size():
 
 
 def test_the_two_directions_of_kl_want_different_students():
-    """A teacher with two peaks, a student that can only choose between one of them and both: each direction prefers another."""
+    """A teacher with two peaks, a student that can only choose between one of them and both: each direction prefers
+    another."""
     teacher = torch.tensor([[[0.495, 0.01, 0.495]]]).log()
     both, one = torch.tensor([[[0.34, 0.32, 0.34]]]).log(), torch.tensor([[[0.98, 0.01, 0.01]]]).log()
     mask = torch.ones(1, 1, dtype=torch.bool)
@@ -100,7 +105,8 @@ def test_padding_has_no_influence(loss):
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     x, scores = numbers(2, 4, 6), numbers(2, 3, 4, 4)
     allowed = torch.ones(4, 4, dtype=torch.bool).tril()
-    for value in (soft_target_loss(x, x, MASK), reverse_kl(x, x, MASK), hidden_cosine_loss(x, x, MASK), hidden_mse_loss(x, x, MASK),
+    for value in (soft_target_loss(x, x, MASK), reverse_kl(x, x, MASK), hidden_cosine_loss(x, x, MASK),
+                  hidden_mse_loss(x, x, MASK),
                   attention_score_loss(scores, scores, allowed), relation_loss(x, x, 3, MASK)):  # fmt: skip
         assert abs(float(value)) < 1e-6
 
@@ -110,7 +116,8 @@ def test_hidden_losses_are_their_definitions():
     squares = [float(((student[b, t] @ W - teacher[b, t]) ** 2).sum() / 6) for b, t in MASK.nonzero().tolist()]
     assert float(hidden_mse_loss(student, teacher, MASK, W)) == pytest.approx(sum(squares) / 5, rel=1e-5)
     other = numbers(2, 4, 6, seed=3)
-    cosines = [1 - float(other[b, t] @ teacher[b, t] / other[b, t].norm() / teacher[b, t].norm()) for b, t in MASK.nonzero().tolist()]
+    cosines = [1 - float(other[b, t] @ teacher[b, t] / other[b, t].norm() / teacher[b, t].norm()) for b,
+               t in MASK.nonzero().tolist()]
     assert float(hidden_cosine_loss(other, teacher, MASK)) == pytest.approx(sum(cosines) / 5, rel=1e-5)
     reference = F.cosine_embedding_loss(other[MASK], teacher[MASK], torch.ones(5))
     assert float(hidden_cosine_loss(other, teacher, MASK)) == pytest.approx(float(reference), rel=1e-5)
@@ -121,7 +128,8 @@ def test_masked_scores_count_as_equal():
     allowed = torch.ones(4, 4, dtype=torch.bool).tril()
     expected = (student - teacher)[:, :, allowed].square().mean()
     for hidden in (-10_000.0, -math.inf):
-        found = attention_score_loss(student.masked_fill(~allowed, hidden), teacher.masked_fill(~allowed, hidden), allowed)
+        found = attention_score_loss(student.masked_fill(~allowed, hidden), teacher.masked_fill(~allowed, hidden),
+                                     allowed)
         torch.testing.assert_close(found, expected)
 
 
@@ -138,7 +146,8 @@ def test_relations_are_softmax_of_the_products_of_vectors():
 def test_relation_loss_compares_models_of_different_width():
     student, teacher = numbers(2, 4, 4), numbers(2, 4, 12, seed=1)
     s, t = relation(student, 2, MASK), relation(teacher, 2, MASK)
-    terms = [slow_kl(t[b, h, i][MASK[b]].exp(), s[b, h, i][MASK[b]].exp()) for h in range(2) for b, i in MASK.nonzero().tolist()]
+    terms = [slow_kl(t[b, h, i][MASK[b]].exp(), s[b, h, i][MASK[b]].exp()) for h in range(2) for b,
+             i in MASK.nonzero().tolist()]
     assert float(relation_loss(student, teacher, 2, MASK)) == pytest.approx(sum(terms) / 10, rel=1e-4)
     student.requires_grad_()
     relation_loss(student, teacher, 2, MASK).backward()
@@ -148,7 +157,8 @@ def test_relation_loss_compares_models_of_different_width():
 def test_a_gradient_through_forbidden_places_is_finite():
     causal = torch.ones(4, 4, dtype=torch.bool).tril()
     student = numbers(2, 3, 4, 4).requires_grad_()
-    log = lambda scores: scores.masked_fill(~causal, -math.inf).log_softmax(-1)  # noqa: E731
+    def log(scores):
+        return scores.masked_fill(~causal, -math.inf).log_softmax(-1)
     loss = distribution_loss(log(student), log(numbers(2, 3, 4, 4, seed=1)), torch.ones(2, 4, dtype=torch.bool))
     loss.backward()
     assert loss > 0 and student.grad.isfinite().all()
@@ -157,10 +167,14 @@ def test_a_gradient_through_forbidden_places_is_finite():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: soft_target_loss(numbers(1, 1, 5), numbers(1, 1, 6), torch.ones(1, 1, dtype=torch.bool)), "vocabulary has 5 tokens, the teacher's 6"),
-        (lambda: soft_target_loss(numbers(1, 1, 5), numbers(1, 1, 5), torch.ones(1, 1, dtype=torch.bool), 0.0), "must be above 0"),
-        (lambda: hidden_cosine_loss(numbers(1, 1, 5), numbers(1, 1, 6), torch.ones(1, 1, dtype=torch.bool)), "use tinybert or minilm"),
-        (lambda: attention_score_loss(numbers(1, 2, 3, 3), numbers(1, 4, 3, 3), torch.ones(3, 3, dtype=torch.bool)), "student has 2 heads, the teacher 4"),
+        (lambda: soft_target_loss(numbers(1, 1, 5), numbers(1, 1, 6), torch.ones(1, 1, dtype=torch.bool)),
+         "vocabulary has 5 tokens, the teacher's 6"),
+        (lambda: soft_target_loss(numbers(1, 1, 5), numbers(1, 1, 5), torch.ones(1, 1, dtype=torch.bool), 0.0),
+         "must be above 0"),
+        (lambda: hidden_cosine_loss(numbers(1, 1, 5), numbers(1, 1, 6), torch.ones(1, 1, dtype=torch.bool)),
+         "use tinybert or minilm"),
+        (lambda: attention_score_loss(numbers(1, 2, 3, 3), numbers(1, 4, 3, 3), torch.ones(3, 3, dtype=torch.bool)),
+         "student has 2 heads, the teacher 4"),
         (lambda: relation(numbers(1, 2, 5), 2, torch.ones(1, 2, dtype=torch.bool)), "does not divide into 2"),
     ],
 )

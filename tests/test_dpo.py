@@ -46,13 +46,15 @@ def test_before_the_first_step_the_loss_is_log_2(policy):
     loss = batch_loss(policy.train(), data.batch([0, 1, 2, 3]), reference, DPOConfig())
     assert float(loss.detach()) == pytest.approx(4 * math.log(2), abs=1e-5)  # four prompts; dropout would have moved it
     found = evaluate_dpo(policy.eval(), data, reference, DPOConfig())
-    assert found["validation"] == pytest.approx(math.log(2), abs=1e-6) and abs(found["gap"]) < 1e-5 and abs(found["chosen"]) < 1e-4
+    assert found["validation"] == pytest.approx(math.log(2),
+                                                abs=1e-6) and abs(found["gap"]) < 1e-5 and abs(found["chosen"]) < 1e-4
 
 
 def test_the_gradient_weighs_a_pair_by_how_wrong_it_is():
     chosen, rejected = torch.tensor([0.0, 30.0, -30.0], requires_grad=True), torch.tensor([0.0, 0.0, 0.0])
     dpo_loss(chosen, rejected, 0.2).sum().backward()
-    expected = -0.2 * torch.sigmoid(torch.tensor([0.0, -6.0, 6.0]))  # Rafailov et al. 2023, §4: β σ(r̂_rejected − r̂_chosen)
+    # Rafailov et al. 2023, §4: β σ(r̂_rejected − r̂_chosen)
+    expected = -0.2 * torch.sigmoid(torch.tensor([0.0, -6.0, 6.0]))
     torch.testing.assert_close(chosen.grad, expected)
 
 
@@ -62,11 +64,13 @@ def test_the_loss_is_finite_for_hopeless_pairs_and_smoothing_charges_certainty()
     assert dpo_loss(far, torch.zeros(2), 0.1, 0.25).tolist() == pytest.approx([100.0, 300.0])
     gaps = torch.linspace(-8, 8, 321)
     losses = dpo_loss(gaps, torch.zeros(321), 1.0, 0.25)
-    assert float(gaps[losses.argmin()]) == pytest.approx(math.log(3), abs=0.05)  # the best gap is the log-odds of being right
+    # the best gap is the log-odds of being right
+    assert float(gaps[losses.argmin()]) == pytest.approx(math.log(3), abs=0.05)
 
 
 def test_its_optimum_is_that_of_the_reward_with_a_price_on_kl():
-    r"""With choices by σ(r₁ − r₂) and every pair seen, the minimum is π_ref exp(r/β)/Z: checked by descent on six answers."""
+    r"""With choices by σ(r₁ − r₂) and every pair seen, the minimum is π_ref exp(r/β)/Z: checked by descent on six
+    answers."""
     g = torch.Generator().manual_seed(0)
     reference, reward, beta = torch.randn(6, generator=g), torch.randn(6, generator=g), 0.5
     logits = reference.clone().requires_grad_(True)
@@ -82,7 +86,8 @@ def test_its_optimum_is_that_of_the_reward_with_a_price_on_kl():
         return loss
 
     optimizer.step(closure)
-    torch.testing.assert_close(logits.detach().softmax(-1), (reference + reward / beta).softmax(-1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(logits.detach().softmax(-1), (reference + reward / beta).softmax(-1), atol=1e-3,
+                               rtol=1e-3)
 
 
 def test_the_chosen_rise_by_half_the_gap_less_the_kl():
@@ -91,7 +96,8 @@ def test_the_chosen_rise_by_half_the_gap_less_the_kl():
     fell = []
     for policy in (reference + reward / 3, reference + 4 * torch.randn(8, generator=g)):
         ratio, weight = policy.log_softmax(-1) - reference.log_softmax(-1), reference.softmax(-1)
-        pairs = weight[:, None] * weight[None] * torch.sigmoid(reward[:, None] - reward[None]) * 2  # (8, 8) P(pair, the first is chosen)
+        # (8, 8) P(pair, the first is chosen)
+        pairs = weight[:, None] * weight[None] * torch.sigmoid(reward[:, None] - reward[None]) * 2
         chosen, rejected = (pairs * ratio[:, None]).sum(), (pairs * ratio[None]).sum()
         kl = exact_kl(reference, policy)
         torch.testing.assert_close(pairs.sum(), torch.tensor(1.0))
@@ -115,10 +121,12 @@ def test_the_reference_is_read_once_and_never_moves(policy, tmp_path):
 
 
 def test_imitation_holds_the_chosen_answers_up(policy, tmp_path):
-    fallen = [Ranked(r.prompt, [[70, 71, 72, 73, 74, 75, 76, 2], [70, 71, 72, 73, 74, 75, 77, 2]], [(0, 1)]) for r in RANKED]  # alike but for a word
+    fallen = [Ranked(r.prompt, [[70, 71, 72, 73, 74, 75, 76, 2], [70, 71, 72, 73, 74, 75, 77, 2]], [(0, 1)])
+              for r in RANKED]  # alike but for a word
     settings = dataclasses.replace(QUICK, steps=20)
     alone = train_dpo(policy, fallen, fallen, DPOConfig(beta=0.05), settings, RunFolder(tmp_path / "alone"))[1]
-    held = train_dpo(policy, fallen, fallen, DPOConfig(beta=0.05, imitation=1.0), settings, RunFolder(tmp_path / "held"))[1]
+    held = train_dpo(policy, fallen, fallen, DPOConfig(beta=0.05, imitation=1.0), settings,
+                     RunFolder(tmp_path / "held"))[1]
     assert held["chosen"] > alone["chosen"] + 1 and held["accuracy"] == alone["accuracy"] == 1.0
 
 

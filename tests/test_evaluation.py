@@ -22,7 +22,8 @@ from minialign.runs.errors import UserError
 def test_students_interval_of_three_values_is_the_textbooks():
     """x̄ = 2, s = 1, n = 3: 2 ± 4.303 / √3."""
     found = mean_interval([1.0, 2.0, 3.0])
-    assert found.mean == 2 and found.high == pytest.approx(2 + 4.303 / math.sqrt(3)) and found.low == pytest.approx(2 - 4.303 / math.sqrt(3))
+    assert found.mean == 2 and found.high == pytest.approx(2 + 4.303 / math.sqrt(3)) and found.low == pytest.approx(2
+        - 4.303 / math.sqrt(3))
     assert mean_interval([0.9, 0.95, 1.0], 0.0, 1.0).high == 1.0
     with pytest.raises(UserError, match="at least two values"):
         mean_interval([1.0])
@@ -43,7 +44,8 @@ def test_wilsons_interval_stays_inside_and_covers():
     assert wilson_interval(0, 10).low == 0 and wilson_interval(10, 10).high == 1
     for n in range(1, 400):  # for n = 6 and 21, rounding once put the mean of n successes above the upper end
         assert all(found.low <= found.mean <= found.high for found in (wilson_interval(k, n) for k in (0, n)))
-    centre, half = (0.5 + 1.96**2 / 200) / (1 + 1.96**2 / 100), 1.96 / (1 + 1.96**2 / 100) * math.sqrt(0.25 / 100 + 1.96**2 / 40000)
+    centre, half = (0.5 + 1.96**2 / 200) / (1 + 1.96**2 / 100), 1.96 / (1 + 1.96**2 / 100) * math.sqrt(0.25 / 100
+        + 1.96**2 / 40000)
     found = wilson_interval(50, 100)
     assert (found.low, found.high) == (pytest.approx(centre - half), pytest.approx(centre + half))
     with pytest.raises(UserError, match="at least one trial"):
@@ -56,7 +58,8 @@ def test_the_judges_of_a_prompt_count_once():
 
 
 def test_intervals_are_apart_or_not():
-    assert Interval(0.6, 0.55, 0.65).above(Interval(0.5, 0.45, 0.54)) and not Interval(0.6, 0.5, 0.7).above(Interval(0.5, 0.45, 0.54))
+    assert Interval(0.6, 0.55, 0.65).above(Interval(0.5, 0.45, 0.54)) and not Interval(0.6, 0.5,
+        0.7).above(Interval(0.5, 0.45, 0.54))
 
 
 def test_an_interval_of_one_seed_says_so():
@@ -69,7 +72,8 @@ def test_a_win_that_length_explains_is_no_win_at_equal_length():
     by_length = [1.0 if r > 1 else 0.0 for r in ratios]
     assert length_controlled_win_rate(by_length, ratios) == pytest.approx(0.5, abs=0.02)
     chance = random.Random(1)
-    assert length_controlled_win_rate([float(chance.random() < 0.8) for _ in ratios], ratios) == pytest.approx(0.8, abs=0.06)
+    assert length_controlled_win_rate([float(chance.random() < 0.8) for _ in ratios], ratios) == pytest.approx(0.8,
+        abs=0.06)
 
 
 def test_ties_count_one_half():

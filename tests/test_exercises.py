@@ -58,7 +58,8 @@ def test_typical_wrong_answers_get_the_right_hint(name):
     for key, answer in WRONG[name]:
         verdict = check(name, edited(name, *answer) if isinstance(answer, tuple) else answer)
         assert not verdict and verdict.key == key, (key, verdict)
-        assert verdict.place in repr(verdict) and (EXERCISES[name].kind != "write" or "In: " in verdict.text or key == "in_place"), verdict
+        assert verdict.place in repr(verdict) and (EXERCISES[name].kind != "write" or "In: " in verdict.text
+                                                   or key == "in_place"), verdict
 
 
 def test_there_are_wrong_answers_for_known_exercises_only():
@@ -99,7 +100,8 @@ def test_every_notebook_ends_with_three_exercises_at_least():
     assert len(EXERCISES) >= 36
     assert len(listing().splitlines()) == len(EXERCISES) + len(catalogue.CHAPTERS)
     table = listing()._repr_markdown_().splitlines()
-    assert len(table) == len(EXERCISES) + 2 and all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in table), "four columns, whatever a task says"
+    assert len(table) == len(EXERCISES) + 2 and all(len(re.findall(r"(?<!\\)\|", line)) == 5
+                                                    for line in table), "four columns, whatever a task says"
 
 
 # the checker itself
@@ -115,7 +117,8 @@ def test_an_exception_is_told_with_the_readers_line_and_no_traceback():
 
 
 def test_the_line_told_is_the_readers_even_when_the_project_raised():
-    source = "def absmax(x):\n    from minialign.quant.mappings import MappingConfig\n    return MappingConfig(bits=99)\n"
+    source = ("def absmax(x):\n    from minialign.quant.mappings import MappingConfig\n    return "
+              "MappingConfig(bits=99)\n")
     found = {}
     exec(compile(source, "<cell>", "exec"), found)
     assert "UserError in line 3" in check("absmax", found["absmax"]).text

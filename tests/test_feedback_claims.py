@@ -1,4 +1,5 @@
-"""The claims on human feedback: their verdicts follow from a table, in both directions, and what they measure by is right."""
+"""The claims on human feedback: their verdicts follow from a table, in both directions, and what they measure by is
+right."""
 
 import math
 import random
@@ -27,7 +28,8 @@ def shifted(table, which, change):
 
 
 PEOPLE = [
-    {"who": who, "seed": seed, "people": size, "agreement": 0.7 + 0.03 * size + seed / 1000, "with oneself": 0.85 + seed / 1000, "with another": 0.7}
+    {"who": who, "seed": seed, "people": size, "agreement": 0.7 + 0.03 * size + seed / 1000,
+     "with oneself": 0.85 + seed / 1000, "with another": 0.7}
     for who in ("simulated", "tweets", "movies", "nyt")
     for seed in (SEEDS if who == "simulated" else (0,))
     for size in humans_disagree.SIZES
@@ -38,7 +40,8 @@ def test_people_disagree_and_five_are_better_than_one():
     assert all(judged(humans_disagree, PEOPLE).values()) and len(judged(humans_disagree, PEOPLE)) == 4
     equal = judged(humans_disagree, shifted(PEOPLE, lambda row: row["people"] == 5, lambda row: {"agreement": 0.73}))
     assert not equal["five are better than one, simulated"] and not equal["five are better than one, real"]
-    assert not judged(humans_disagree, shifted(PEOPLE, lambda row: True, lambda row: {"with oneself": 0.97}))["simulated people are inconsistent"]
+    assert not judged(humans_disagree, shifted(PEOPLE, lambda row: True, lambda row: {"with oneself":
+        0.97}))["simulated people are inconsistent"]
     assert len(judged(humans_disagree, [row for row in PEOPLE if row["who"] == "simulated"])) == 2
 
 
@@ -47,7 +50,8 @@ def test_the_rest_of_a_panel_never_contains_those_who_are_measured():
     opposite = Annotator("Opposite", -0.5, -0.3, -0.2, noise=1e-6, lapse=0.0, tie_width=0.0)
     pairs = [pair for pair in typical_pairs(200, 0) if pair[0][0] != pair[1][0]]
     assert humans_disagree.panel_agreement(pairs, [twin] * 4, 1, 0) > 0.9
-    assert humans_disagree.panel_agreement(pairs, [twin, opposite], 1, 0) < 0.1  # with oneself among the rest it would be a tie
+    # with oneself among the rest it would be a tie
+    assert humans_disagree.panel_agreement(pairs, [twin, opposite], 1, 0) < 0.1
 
 
 ROUGE = [
@@ -60,9 +64,12 @@ ROUGE = [
 
 def test_rouge_is_poor_only_if_the_reward_model_is_ahead_of_every_kind_on_both_sorts_of_pairs():
     assert all(judged(rouge_is_poor, ROUGE).values())
-    better = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == ("one policy", "rouge2"), lambda row: {"agreement": 0.7})
-    assert [name for name, holds in judged(rouge_is_poor, better).items() if not holds] == ["also between samples of one model"]
-    finds = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == (rouge_is_poor.LIES, "rouge1"), lambda row: {"agreement": 0.9})
+    better = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == ("one policy", "rouge2"),
+                     lambda row: {"agreement": 0.7})
+    assert [name for name, holds in judged(rouge_is_poor, better).items()
+            if not holds] == ["also between samples of one model"]
+    finds = shifted(ROUGE, lambda row: (row["pairs"], row["judge"]) == (rouge_is_poor.LIES, "rouge1"),
+                    lambda row: {"agreement": 0.9})
     assert [name for name, holds in judged(rouge_is_poor, finds).items() if not holds] == ["ROUGE misses lies"]
 
 
@@ -81,7 +88,8 @@ def test_a_lie_differs_from_the_truth_in_one_detail_and_in_nothing_else():
 
 
 SIZES = [
-    {"parameters": 10**width, "width": width, "seed": seed, "loss": 3 - width / 10 + seed / 100, "helpful": helpful, "truthful": helpful, "harmless": helpful}
+    {"parameters": 10**width, "width": width, "seed": seed, "loss": 3 - width / 10 + seed / 100, "helpful": helpful,
+     "truthful": helpful, "harmless": helpful}
     for width, helpful in ((0, 0.9), (32, 0.3), (64, 0.35), (160, 0.4))
     for seed in SEEDS
 ]
@@ -89,7 +97,8 @@ SIZES = [
 
 def test_size_is_not_alignment_unless_growing_closes_the_gap():
     assert all(judged(size_is_not_alignment, SIZES).values())
-    grown = judged(size_is_not_alignment, shifted(SIZES, lambda row: row["width"] == 160, lambda row: {"truthful": 0.8, "loss": 9.0}))
+    grown = judged(size_is_not_alignment, shifted(SIZES, lambda row: row["width"] == 160,
+                                                  lambda row: {"truthful": 0.8, "loss": 9.0}))
     assert [name for name, holds in grown.items() if not holds] == ["the largest predicts best", "still untruthful"]
 
 
@@ -101,14 +110,18 @@ def test_what_cannot_be_understood_is_neither_true_nor_a_lie():
 
 
 def scaling(best=0.68, five=0.8, real=0.8):
-    rows = [{"judge": name, "seed": seed, "accuracy": value} for name, value in (("one person", 0.70), ("five people", five)) for seed in SEEDS]
+    rows = [{"judge": name, "seed": seed, "accuracy": value} for name, value in (("one person", 0.70),
+        ("five people", five)) for seed in SEEDS]
     for size, at in (("small", -0.06), ("middle", -0.03), ("large", 0.0)):
         for share, less in ((0.125, -0.04), (0.5, -0.02), (1.0, 0.0)):
             row = {"size": size, "share": share, "parameters": 10}
-            rows += [{"judge": "reward model", "seed": seed, "accuracy": best + at + less + seed / 1000} | row for seed in SEEDS]
+            rows += [{"judge": "reward model", "seed": seed, "accuracy": best + at + less + seed / 1000} | row
+                     for seed in SEEDS]
             if (size, share) == ("middle", 1.0):
-                rows += [{"judge": "three reward models", "seed": seed, "accuracy": best - 0.02} | row for seed in SEEDS]
-    rows += [{"judge": name, "seed": 0, "accuracy": value} for name, value in (("1 real", 0.82), ("5 real", 0.91), ("two real raters", 0.75))]
+                rows += [{"judge": "three reward models", "seed": seed, "accuracy": best - 0.02} | row
+                         for seed in SEEDS]
+    rows += [{"judge": name, "seed": 0, "accuracy": value} for name, value in (("1 real", 0.82), ("5 real", 0.91),
+        ("two real raters", 0.75))]
     for amount, less in ((512, -0.1), (2048, -0.05), (8192, 0.0)):
         for size, behind in (("small", 0.03), ("middle", 0.0)):
             row = {"judge": "reward model, real", "size": size, "amount": amount, "parameters": 10, "one rater": 0.7}
@@ -118,7 +131,8 @@ def scaling(best=0.68, five=0.8, real=0.8):
 
 def test_reward_models_come_close_to_one_person_and_not_to_five():
     assert all(judged(reward_scaling, scaling()).values()) and len(judged(reward_scaling, scaling())) == 6
-    failed = lambda table: [name for name, holds in judged(reward_scaling, table).items() if not holds]  # noqa: E731
+    def failed(table):
+        return [name for name, holds in judged(reward_scaling, table).items() if not holds]
     assert failed(scaling(five=0.7)) == failed(scaling(best=0.6)) == ["close to one person and not to five"]
     assert failed(scaling(real=0.9)) == failed(scaling(real=0.6)) == ["real people: close to one and not to five"]
     good = shifted(scaling(), lambda row: row.get("size") == "small", lambda row: {"accuracy": 0.9})
@@ -128,24 +142,30 @@ def test_reward_models_come_close_to_one_person_and_not_to_five():
 def test_raters_are_measured_by_the_others_and_never_by_themselves():
     rated = {"a": (3, 3, 3, 3, -4), "b": (0, 0, 0, 0, 0)}
     pair = [{"chosen_id": "a", "rejected_id": "b"}]
-    assert raters_on(pair, rated, 1, random.Random(0), 500) == pytest.approx(0.8, abs=0.05)  # one of five is against the others
+    # one of five is against the others
+    assert raters_on(pair, rated, 1, random.Random(0), 500) == pytest.approx(0.8, abs=0.05)
     assert raters_on(pair, {"a": (1, 1, 1, 1, 1), "b": (0, 0, 0, 0, 0)}, 3, random.Random(0)) == 1.0
-    assert raters_on(pair, {"a": (2, -2), "b": (0, 0)}, 1, random.Random(0)) == 0.0  # with themselves in the mean it would be one half
+    # with themselves in the mean it would be one half
+    assert raters_on(pair, {"a": (2, -2), "b": (0, 0)}, 1, random.Random(0)) == 0.0
 
 
 def test_two_raters_who_always_agree_agree():
-    rng, items = random.Random(0), [Rated(str(i), f"text {i}", (rating, rating, rating)) for i, rating in enumerate((-3, 0, 2))]
+    rng, items = random.Random(0), [Rated(str(i), f"text {i}", (rating, rating, rating)) for i,
+                                    rating in enumerate((-3, 0, 2))]
     assert two_raters(items, 60, rng) == 1.0
-    mixed = [Rated(str(i), f"text {i}", (-1, 1)) for i in range(2)]  # whoever is drawn first, the second says the opposite or draws
+    # whoever is drawn first, the second says the opposite or draws
+    mixed = [Rated(str(i), f"text {i}", (-1, 1)) for i in range(2)]
     assert two_raters(mixed, 400, rng) == 0.0
 
 
 PROXIES = [
-    {"method": "ppo", "beta": beta, "seed": seed, "update": update, "kl": update * (2.0 - beta), "proxy": update / 10 + seed / 100,
+    {"method": "ppo", "beta": beta, "seed": seed, "update": update, "kl": update * (2.0 - beta),
+     "proxy": update / 10 + seed / 100,
      "gold": 0.6 + update * (-0.01 if beta == 0 else 0.004) + seed / 500, "proxy_accuracy": 0.65}
     for beta in (0.0, 0.1) for seed in SEEDS for update in range(1, 13)
 ] + [
-    {"method": "best-of-n", "n": n, "seed": seed, "kl": math.log(n) - (n - 1) / n, "proxy": math.log(n), "gold": 0.6 + math.log(n) / 50, "proxy_accuracy": 0.65}
+    {"method": "best-of-n", "n": n, "seed": seed, "kl": math.log(n) - (n - 1) / n, "proxy": math.log(n),
+     "gold": 0.6 + math.log(n) / 50, "proxy_accuracy": 0.65}
     for n in (1, 2, 4, 8) for seed in SEEDS
 ]  # fmt: skip
 
@@ -162,26 +182,31 @@ def test_a_price_that_one_seed_ran_at_stands_beside_the_others_and_says_so():
     table = PROXIES + alone
     assert over_optimisation.seeds_of(table, 0.3) == [1] and len(over_optimisation.ends(table, 0.3, "gold")) == 1
     assert over_optimisation.ends(table, 0.1, "gold") == over_optimisation.ends(PROXIES, 0.1, "gold")
-    one, many = (over_optimisation.beside_best_of_n(found).split("by beta ")[1].split("; ")[0] for found in (alone + PROXIES[-12:], table))
+    one, many = (over_optimisation.beside_best_of_n(found).split("by beta ")[1].split("; ")[0]
+                 for found in (alone + PROXIES[-12:], table))
     assert one.startswith("0.3: ") and "(one seed)" in one and one in many and many.count("(one seed)") == 1
     assert all(judged(over_optimisation, table, 0.1).values())
 
 
 def test_best_of_n_is_read_off_between_two_n_and_its_law_is_found_again():
-    at = lambda kl: over_optimisation.best_of_n_at(PROXIES, 0, kl)  # noqa: E731
+    def at(kl):
+        return over_optimisation.best_of_n_at(PROXIES, 0, kl)
     assert at(0.0) == pytest.approx(0.6) and at(math.log(4) - 0.75) == pytest.approx(0.6 + math.log(4) / 50)
     assert at(99.0) == pytest.approx(0.6 + math.log(8) / 50)
     middle = (math.sqrt(math.log(2) - 0.5) + math.sqrt(math.log(4) - 0.75)) / 2
     assert at(middle**2) == pytest.approx(0.6 + (math.log(2) + math.log(4)) / 100)
     d = [0.2, 0.5, 1.0, 1.5, 2.5]
-    assert over_optimisation.fit_law(d, [x * (0.3 - 0.07 * x) for x in d], logarithm=False) == pytest.approx((0.3, 0.07), abs=1e-4)
-    assert over_optimisation.fit_law(d, [x * (0.3 - 0.07 * math.log(x)) for x in d], logarithm=True) == pytest.approx((0.3, 0.07), abs=1e-4)
+    assert over_optimisation.fit_law(d, [x * (0.3 - 0.07 * x) for x in d], logarithm=False) == pytest.approx((0.3,
+        0.07), abs=1e-4)
+    assert over_optimisation.fit_law(d, [x * (0.3 - 0.07 * math.log(x)) for x in d],
+                                     logarithm=True) == pytest.approx((0.3, 0.07), abs=1e-4)
 
 
 def preferred(**won):
     rates = {"pretrained": 0.05, "sft": 0.3, "rlhf": 0.55} | won
     return [
-        {"size": size, "parameters": 1, "model": model, "seed": seed, "won": rate + seed / 1000, "at equal length": rate + seed / 1000}
+        {"size": size, "parameters": 1, "model": model, "seed": seed, "won": rate + seed / 1000,
+         "at equal length": rate + seed / 1000}
         for size in ("small", "large")
         for model, rate in rates.items()
         for seed in SEEDS
@@ -190,23 +215,30 @@ def preferred(**won):
 
 def test_feedback_must_win_more_at_every_size_and_beat_the_references_at_the_largest():
     assert all(judged(people_prefer_rlhf, preferred()).values())
-    assert [name for name, holds in judged(people_prefer_rlhf, preferred(rlhf=0.4)).items() if not holds] == ["feedback beats the references"]
-    longer = shifted(preferred(), lambda row: (row["size"], row["model"]) == ("small", "rlhf"), lambda row: {"at equal length": 0.3})
+    assert [name for name, holds in judged(people_prefer_rlhf, preferred(rlhf=0.4)).items()
+            if not holds] == ["feedback beats the references"]
+    longer = shifted(preferred(), lambda row: (row["size"], row["model"]) == ("small", "rlhf"),
+                     lambda row: {"at equal length": 0.3})
     assert [name for name, holds in judged(people_prefer_rlhf, longer).items() if not holds] == ["also at equal length"]
 
 
 def before_and_after(**changes):
-    row = {"honest, sft": 0.5, "honest, rlhf": 0.6, "harmless, sft": 0.9, "harmless, rlhf": 0.95, "won, held out": 0.6, "won, training": 0.62}
-    row |= {"won, held out, at equal length": 0.57, "won against the large one": 0.9, "won against the large one, before": 0.8}
+    row = {"honest, sft": 0.5, "honest, rlhf": 0.6, "harmless, sft": 0.9, "harmless, rlhf": 0.95, "won, held out": 0.6,
+           "won, training": 0.62}
+    row |= {"won, held out, at equal length": 0.57, "won against the large one": 0.9,
+            "won against the large one, before": 0.8}
     row |= {"questions, sft": 0.5, "questions, rlhf": 0.495}
     return [{name: value + seed / 1000 for name, value in (row | changes).items()} | {"seed": seed} for seed in SEEDS]
 
 
 def test_instructgpt_s_statements_fail_one_by_one():
-    failed = lambda **changes: [name for name, holds in judged(instructgpt, before_and_after(**changes)).items() if not holds]  # noqa: E731
+    def failed(**changes):
+        return [name for name, holds in judged(instructgpt, before_and_after(**changes)).items()
+                                    if not holds]
     assert failed() == []
     assert failed(**{"honest, rlhf": 0.5}) == ["more truthful"] and failed(**{"harmless, rlhf": 0.8}) == ["less toxic"]
-    assert failed(**{"won, training": 0.7}) == failed(**{"won, held out, at equal length": 0.48}) == ["held-out annotators prefer it"]
+    assert failed(**{"won, training": 0.7}) == failed(**{"won, held out, at equal length":
+                                                         0.48}) == ["held-out annotators prefer it"]
     assert failed(**{"questions, rlhf": 0.4}) == ["at most 0.03 of the answers to other tasks are lost"]
     large = ["beats a large model that only predicts, and more than before"]
     assert failed(**{"won against the large one": 0.4}) == failed(**{"won against the large one, before": 0.9}) == large

@@ -1,4 +1,5 @@
-"""Feedback at depth: several reward models as one, win rates at equal length, best of n beside PPO, hacking and calibration where people look."""
+"""Feedback at depth: several reward models as one, win rates at equal length, best of n beside PPO, hacking and
+calibration where people look."""
 
 import copy
 
@@ -41,12 +42,14 @@ def judged(prompts=60, seed=0):
 
 def test_an_ensemble_scores_like_its_members_together():
     members = three()
-    rows, response, mask = [[*p, 70, 2] for p in PROMPTS], torch.tensor([[70, 2]] * 4), torch.ones(4, 2, dtype=torch.bool)
+    rows, response, mask = [[*p, 70, 2] for p in PROMPTS], torch.tensor([[70, 2]] * 4), torch.ones(4, 2,
+        dtype=torch.bool)
     each = torch.stack([score_rows(member, rows) for member in members])
     torch.testing.assert_close(score_rows(Ensemble(members), rows), each.mean(0))
     cautious = each.mean(0) - 0.5 * each.std(0, correction=0)
     torch.testing.assert_close(score_rows(Ensemble(members, 0.5), rows), cautious)
-    torch.testing.assert_close(score_answers(Ensemble(members, 0.5), PROMPTS, response, mask), cautious, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(score_answers(Ensemble(members, 0.5), PROMPTS, response, mask), cautious, atol=1e-5,
+                               rtol=1e-5)
     for bad in (([], 0.0), (members, -1.0), (members, float("nan"))):
         with pytest.raises(UserError, match="no ensemble"):
             Ensemble(*bad)
@@ -58,7 +61,8 @@ def test_ppo_climbs_an_ensemble_as_it_climbs_one_model(tmp_path):
     policy, members = LanguageModel(SHAPE, 0).eval(), three()
     config = PPOConfig(updates=2, prompts=4, minibatch=4, epochs=1, new_tokens=5, missing_end="subtract")
     same = Ensemble([members[0], copy.deepcopy(members[0])], 1.0)  # they never disagree: no different from one
-    vectors = [torch.nn.utils.parameters_to_vector(train_ppo(policy, reward, PROMPTS, config, RunFolder(tmp_path / name))[0].parameters())
+    vectors = [torch.nn.utils.parameters_to_vector(train_ppo(policy, reward, PROMPTS, config,
+        RunFolder(tmp_path / name))[0].parameters())
                for name, reward in (("one", members[0]), ("two", same), ("three", Ensemble(members)))]  # fmt: skip
     assert torch.equal(vectors[0], vectors[1]) and not torch.equal(vectors[0], vectors[2])
 
@@ -84,7 +88,8 @@ def test_a_side_that_wins_by_length_alone_is_no_better_at_equal_length():
     assert found.won.mean > 0.9 > 0.5 > found.at_equal_length.low  # everything it wins it wins by length
     fair = win_rates(outcomes, answers, rivals, 200)
     assert fair.at_equal_length.low < 1 / (1 + 2.718281828**-0.3) < fair.at_equal_length.high
-    assert win_rates([[1.0], [1.0]], ["a", "b"], ["a", ""], 50).at_equal_length.high <= 1  # separable, and an empty text
+    # separable, and an empty text
+    assert win_rates([[1.0], [1.0]], ["a", "b"], ["a", ""], 50).at_equal_length.high <= 1
     with pytest.raises(UserError, match="equally many"):
         win_rates(outcomes, answers[:3], rivals)
 
@@ -92,14 +97,16 @@ def test_a_side_that_wins_by_length_alone_is_no_better_at_equal_length():
 def test_best_of_n_stands_beside_the_policy_on_the_same_prompts():
     tokenizer = train_tokenizer(["a tale of a cat and a dog"] * 3, 320)
     policy, reward = LanguageModel(SHAPE, 0).eval(), three()[1]
-    found = beside_best_of_n(policy, policy, reward, tokenizer, ["a cat", "a dog", "a tale", "cat"], 8, SamplingConfig(4), 0)
+    found = beside_best_of_n(policy, policy, reward, tokenizer, ["a cat", "a dog", "a tale", "cat"], 8,
+                             SamplingConfig(4), 0)
     assert found.rival.mean > found.policy.mean and found.kl == best_of_n_kl(8)
     alone = beside_best_of_n(policy, policy, reward, tokenizer, ["a cat", "a dog"], 1, SamplingConfig(4), 0)
     assert alone.kl == 0.0
 
 
 def test_the_calibration_has_the_diagonal_and_the_judges_that_do_not_read_in_its_figure():
-    fig = calibration_figure(calibration([0.3, -0.2, 1.5, 0.9, -0.1, 2.0]), {"only the length": 0.61, "only the position": 0.53})
+    fig = calibration_figure(calibration([0.3, -0.2, 1.5, 0.9, -0.1, 2.0]),
+                             {"only the length": 0.61, "only the position": 0.53})
     labels = fig.axes[0].get_legend_handles_labels()[1]
     assert {"as sure as it may be", "reward model", "only the length 0.61", "only the position 0.53"} == set(labels)
     low, high = fig.axes[0].get_ylim()
@@ -107,8 +114,10 @@ def test_the_calibration_has_the_diagonal_and_the_judges_that_do_not_read_in_its
 
 
 def test_hacking_shows_a_run_s_widest_gaps_and_names_a_line_that_it_cannot_read(tmp_path, capsys):
-    samples = [{"prompt": f"p{i}", "text": f"text {i}", "proxy": float(i), "gold": 1.0 if i == 0 else 0.0} for i in range(5)]
-    write_jsonl(tmp_path / "evaluation" / "samples.jsonl", [*samples, {"prompt": "p", "text": "a reference", "gold": 0.9}])
+    samples = [{"prompt": f"p{i}", "text": f"text {i}", "proxy": float(i), "gold": 1.0 if i == 0 else 0.0}
+               for i in range(5)]
+    write_jsonl(tmp_path / "evaluation" / "samples.jsonl", [*samples, {"prompt": "p", "text": "a reference",
+        "gold": 0.9}])
     hacking.main([str(tmp_path), "--count", "2"], standalone_mode=False)
     said = capsys.readouterr().out
     assert said.splitlines()[0].endswith("better than the model thinks") and "'text 0'" in said and "liked beyond its worth" in said and "'text 4'" in said

@@ -109,7 +109,8 @@ def test_json_that_python_cannot_hold_is_an_error_in_words(text, tmp_path):
 def test_lines_that_were_written_are_read_back(tmp_path):
     records = [{"prompt": "naïve\n猫\u2028", "n": 1.5}, {"prompt": 'quote " and \\ slash', "n": None}]
     write_jsonl(tmp_path / "file.jsonl", records)
-    assert [{k: v for k, v in r.items() if k != "line"} for r in read_jsonl(tmp_path / "file.jsonl", ("prompt",))] == records
+    assert [{k: v for k, v in r.items() if k != "line"} for r in read_jsonl(tmp_path / "file.jsonl",
+        ("prompt",))] == records
     assert len((tmp_path / "file.jsonl").read_bytes().split(b"\n")) == 3
 
 
@@ -136,7 +137,8 @@ def test_equal_prompts_never_stand_on_both_sides_of_a_split():
 
 
 def test_the_comment_behind_a_field_is_its_help():
-    assert describe(Recipe) == {"flour": "grams", "sugar": "share of the flour; more is #sweeter", "name": "what it is called"}
+    assert describe(Recipe) == {"flour": "grams", "sugar": "share of the flour; more is #sweeter",
+                                "name": "what it is called"}
     assert describe(TrainingConfig)["clip"] == "longest gradient; 0 leaves it as it is"
 
 
@@ -154,7 +156,8 @@ def test_an_unknown_or_missing_setting_is_an_error_that_lists_the_known_ones():
         from_dict(Recipe, {"sugar": 1.0})
 
 
-@pytest.mark.parametrize("values", [{"flour": "1"}, {"flour": 1, "sugar": "much"}, {"flour": 1.5}, {"flour": 1, "name": 3}, {"flour": None}, {"flour": True}])
+@pytest.mark.parametrize("values", [{"flour": "1"}, {"flour": 1, "sugar": "much"}, {"flour": 1.5},
+                                    {"flour": 1, "name": 3}, {"flour": None}, {"flour": True}])
 def test_a_setting_of_another_type_is_an_error_that_names_it(values):
     with pytest.raises(UserError, match=list(values)[-1]):
         from_dict(Recipe, values)

@@ -1,4 +1,5 @@
-"""`finetune` as a newcomer types it: every method, on demonstrations and on labelled texts, and what is wrong with the input."""
+"""`finetune` as a newcomer types it: every method, on demonstrations and on labelled texts, and what is wrong with the
+input."""
 
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def d(tmp_path_factory):
 @pytest.mark.parametrize("base, data, methods", [("gpt", "demos", 5), ("gpt", "labels", 6), ("bert", "labels", 6)])
 def test_all_methods_side_by_side_leave_a_table_and_a_plot(d, capsys, base, data, methods):
     out = d / f"all-{base}-{data}"
-    line = f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 --bottleneck 2 --out {out}"
+    line = (f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 "
+            f"--bottleneck 2 --out {out}")
     assert type_in(line, d=d) == 0
     shown = capsys.readouterr().out
     results = read_json(out / "comparison.json")
@@ -52,8 +54,10 @@ def test_all_methods_side_by_side_leave_a_table_and_a_plot(d, capsys, base, data
 @pytest.mark.parametrize("base", ["gpt", "bert"])
 def test_the_body_reads_each_text_once(d, capsys, monkeypatch, base):
     read, forward = [], Transformer.forward
-    monkeypatch.setattr(Transformer, "forward", lambda body, tokens, *rest: (read.append(len(tokens)), forward(body, tokens, *rest))[1])
-    line = f"finetune --method feature-based --base {{d}}/{base} --data {{d}}/labels.jsonl {QUICK} --out {{d}}/read-once-{base}"
+    monkeypatch.setattr(Transformer, "forward", lambda body, tokens, *rest: (read.append(len(tokens)),
+        forward(body, tokens, *rest))[1])
+    line = (f"finetune --method feature-based --base {{d}}/{base} --data {{d}}/labels.jsonl {QUICK} --out "
+            f"{{d}}/read-once-{base}")
     assert type_in(line, d=d) == 0 and sum(read) == 60
     shown = capsys.readouterr().out
     assert "the body read 60 texts once" in shown and "4 steps without them would read" in shown
@@ -62,7 +66,8 @@ def test_the_body_reads_each_text_once(d, capsys, monkeypatch, base):
 
 def test_a_prompt_may_start_as_the_words_of_a_text(d, capsys):
     out = d / "words"
-    line = f"finetune --method prompt-tuning --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --length 3 --learning-rate 1e-9 --out {out}"
+    line = (f"finetune --method prompt-tuning --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --length 3 "
+            f"--learning-rate 1e-9 --out {out}")
     assert run([*(word.format(d=d) for word in line.split()), "--prompt-text", "happy sad"]) == 0
     model, tokenizer = load_model(d / "gpt")
     ids = tokenizer.encode_many(["happy sad"])[0]
@@ -71,7 +76,8 @@ def test_a_prompt_may_start_as_the_words_of_a_text(d, capsys):
 
 
 def test_a_rank_above_the_break_even_is_said_on_one_line(d, capsys):
-    assert type_in(f"finetune --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --targets query --rank 9 --dropout 0.1 --out {{d}}/wide", d=d) == 0
+    assert type_in(f"finetune --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --targets query --rank 9 --dropout 0.1 "
+                   f"--out {{d}}/wide", d=d) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "break-even" in line]
     assert line == "note: body.blocks.0.attention.query: rank 9 is above the break-even 8.0: the update has 288 numbers, the matrix 256"
     assert read_json(d / "wide" / "lora" / "tuned.json")["config"]["dropout"] == 0.1
@@ -84,7 +90,8 @@ def test_a_merged_lora_is_a_plain_run_for_every_other_command(d, capsys):
     tensors, _ = read_tensors(d / "lora" / "lora-merged" / "model.safetensors")
     base, _ = read_tensors(d / "gpt" / "model.safetensors")
     assert set(tensors) == set(base) and digest(tensors) != digest(base)
-    assert {name for name in tensors if not tensors[name].equal(base[name])} <= {name for name in base if "query" in name or "inner" in name}
+    assert {name for name in tensors if not tensors[name].equal(base[name])} <= {name for name in base
+        if "query" in name or "inner" in name}
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,16 @@ def test_an_encoder_fills_each_gap_with_one_ordinary_token():
     filled = fill_with_tokens(model, PARTS, 200, SamplingConfig(8, temperature=3.0), seeded())
     assert len(filled) == 200 and len({(row[3], row[5]) for row in filled}) > 100
     for row in filled:
-        assert [row[0], *row[1:3], row[4], *row[6:]] == [BEGIN, 50, 51, 52, 53, 54] and min(row[3], row[5]) >= len(SPECIAL)
+        assert [row[0], *row[1:3], row[4], *row[6:]] == [BEGIN, 50, 51, 52, 53, 54] and min(row[3],
+            row[5]) >= len(SPECIAL)
 
 
 def test_at_temperature_0_an_encoder_takes_the_likeliest_token():
     model = build(kind="encoder", initial_std=0.3)
     logits = model(torch.tensor([[BEGIN, 50, 51, MASK, 52, MASK, 53, 54]]))[0]
     likeliest = [len(SPECIAL) + int(logits[place, len(SPECIAL) :].argmax()) for place in (3, 5)]
-    assert fill_with_tokens(model, PARTS, 2, GREEDY, seeded()) == [[BEGIN, 50, 51, likeliest[0], 52, likeliest[1], 53, 54]] * 2
+    assert fill_with_tokens(model, PARTS, 2, GREEDY, seeded()) == [[BEGIN, 50, 51, likeliest[0], 52, likeliest[1], 53,
+        54]] * 2
 
 
 def test_an_encoder_decoder_is_given_sentinels_and_its_spans_come_into_the_gaps(monkeypatch):
@@ -43,19 +45,22 @@ def test_an_encoder_decoder_is_given_sentinels_and_its_spans_come_into_the_gaps(
 
     def generate(model, prompts, config, generator, answers):
         asked.extend(prompts)
-        return type("Written", (), {"response": torch.tensor([written] * answers), "mask": torch.ones(answers, 6, dtype=torch.bool)})
+        return type("Written", (), {"response": torch.tensor([written] * answers),
+                                    "mask": torch.ones(answers, 6, dtype=torch.bool)})
 
     monkeypatch.setattr("minialign.pretrain.gap_filling.generate", generate)
     filled = fill_with_spans(model, PARTS, 2, GREEDY, seeded())
     assert asked == [[BEGIN, 50, 51, GAPS[0], 52, GAPS[1], 53, 54]]
-    assert [[token for token in row if token >= len(SPECIAL)] for row in filled] == [[50, 51, 60, 61, 52, 62, 53, 54]] * 2
+    assert [[token for token in row if token >= len(SPECIAL)] for row in filled] == [[50, 51, 60, 61, 52, 62, 53,
+        54]] * 2
 
 
 @pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
 def test_the_space_before_a_gap_belongs_to_what_fills_it(kind, tokenizer, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        f"minialign.pretrain.gap_filling.fill_with_{'tokens' if kind == 'encoder' else 'spans'}", lambda model, parts, *_: seen.extend(parts) or []
+        f"minialign.pretrain.gap_filling.fill_with_{'tokens' if kind == 'encoder' else 'spans'}", lambda model, parts,
+        *_: seen.extend(parts) or []
     )
     fill_gaps(build(kind=kind), tokenizer, "Rosa lost ___ in the ___ .", 1, GREEDY, seeded())
     assert [tokenizer.decode(part) for part in seen] == ["Rosa lost", " in the", " ."]
@@ -65,7 +70,8 @@ def test_the_space_before_a_gap_belongs_to_what_fills_it(kind, tokenizer, monkey
 def test_a_pretrained_model_fills_a_gap_with_what_always_stood_there(kind, tmp_path):
     steps = {"encoder": 150, "encoder-decoder": 80}[kind]
     model, config = build(kind=kind, vocabulary=90), TrainingConfig(steps=steps, batch=16, learning_rate=5e-3)
-    rows = [[start + i for i in range(8)] for start in (50, 60, 70, 80)] * 8  # four texts that nobody could take for one another
+    # four texts that nobody could take for one another
+    rows = [[start + i for i in range(8)] for start in (50, 60, 70, 80)] * 8
     if kind == "encoder":
         data = MaskedText([[BEGIN, *row] for row in rows], 16, 0, 90)
         train_and_validate(model, data, data, masked_lm_loss, config, RunFolder(tmp_path), "test")

@@ -1,4 +1,5 @@
-"""Writing: the cache, the batch, the padding and the moment of stopping change nothing; chance is what the softmax says it is."""
+"""Writing: the cache, the batch, the padding and the moment of stopping change nothing; chance is what the softmax says
+it is."""
 
 import math
 
@@ -70,11 +71,13 @@ def test_batched_cached_writing_equals_the_naive_loop(config, positions):
         torch.testing.assert_close(written.logprobs[i][written.mask[i]], torch.tensor(logprobs), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 4, 1.0), (1.0, 0, 0.7), (1.8, 5, 0.8)])
+@pytest.mark.parametrize("temperature, top_k, top_p", [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 4, 1.0), (1.0, 0, 0.7),
+                                                       (1.8, 5, 0.8)])
 def test_the_logprob_is_that_of_the_distribution_sampled_from(chatty, temperature, top_k, top_p):
     written = generate(chatty, PROMPTS * 8, SamplingConfig(8, temperature, top_k, top_p), seeded())
     whole = torch.cat([written.prompt, written.response], dim=1)
-    logits = chatty(whole, torch.cat([written.prompt_mask, torch.ones_like(written.mask)], dim=1))[:, written.prompt.shape[1] - 1 : -1]
+    logits = chatty(whole, torch.cat([written.prompt_mask, torch.ones_like(written.mask)], dim=1))[:,
+        written.prompt.shape[1] - 1 : -1]
     for i, t in written.mask.nonzero().tolist():
         probabilities = (logits[i, t].detach() / temperature).softmax(dim=-1)
         ranked = probabilities.sort(descending=True).indices.tolist()
@@ -85,7 +88,8 @@ def test_the_logprob_is_that_of_the_distribution_sampled_from(chatty, temperatur
             kept.append(ranked[len(kept)])
         token = int(written.response[i, t])
         assert token in kept
-        assert float(written.logprobs[i, t]) == pytest.approx(math.log(probabilities[token] / probabilities[kept].sum()), abs=1e-4)
+        assert float(written.logprobs[i, t]) == pytest.approx(math.log(probabilities[token]
+            / probabilities[kept].sum()), abs=1e-4)
 
 
 # one token
@@ -203,7 +207,8 @@ def test_greedy_takes_the_likeliest_whatever_the_generator(chatty):
 
 def test_stopping_early_gives_the_same_answers(chatty):
     for seed in range(5):
-        early, full = (generate(chatty, [[1], [1, 5]], SamplingConfig(40), seeded(seed), stop_early=choice) for choice in (True, False))
+        early, full = (generate(chatty, [[1], [1, 5]], SamplingConfig(40), seeded(seed), stop_early=choice)
+                       for choice in (True, False))
         R = early.response.shape[1]
         assert full.response.shape[1] == 40 and R <= 40
         assert torch.equal(full.response[:, :R], early.response) and torch.equal(full.logprobs[:, :R], early.logprobs)
@@ -299,7 +304,8 @@ def naive_answer(model, prompt, config, uniforms):
     return naive(lambda tokens: model(tokens, torch.tensor([prompt])), [BEGIN], config, uniforms)
 
 
-@pytest.mark.parametrize("config", [SamplingConfig(10, temperature=0), SamplingConfig(10), SamplingConfig(10, temperature=1.5, top_k=6, top_p=0.9)])
+@pytest.mark.parametrize("config", [SamplingConfig(10, temperature=0), SamplingConfig(10),
+                                    SamplingConfig(10, temperature=1.5, top_k=6, top_p=0.9)])
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_an_encoder_decoder_writes_what_the_naive_loop_writes(config, positions):
     model = build(kind="encoder-decoder", vocabulary=12, initial_std=0.3, positions=positions)
@@ -324,7 +330,8 @@ def test_several_answers_of_an_encoder_decoder_are_those_to_the_repeated_prompt(
 def test_an_encoder_decoder_reads_each_prompt_once(writer):
     read = {"encoder": [], "decoder": []}
     for part, seen in read.items():
-        getattr(writer.body, part).register_forward_pre_hook(lambda _, arguments, seen=seen: seen.append(tuple(arguments[0].shape)))
+        getattr(writer.body, part).register_forward_pre_hook(lambda _, arguments,
+            seen=seen: seen.append(tuple(arguments[0].shape)))
     keys = []
     for block in writer.body.decoder.blocks:
         block.cross_attention.key.register_forward_hook(lambda _, arguments, result: keys.append(tuple(result.shape)))
@@ -346,7 +353,8 @@ def test_padding_and_other_prompts_change_no_answer_of_an_encoder_decoder(writer
 def test_prompt_and_answer_of_an_encoder_decoder_each_have_the_whole_context(writer):
     assert generate(writer, [[1] * 48], SamplingConfig(48), seeded(), stop_early=False).response.shape == (1, 48)
     for prompt, new_tokens in ((49, 8), (8, 49)):
-        with pytest.raises(UserError, match=f"a prompt of {prompt} tokens and {new_tokens} new ones do not each fit the model's context of 48"):
+        with pytest.raises(UserError, match=f"a prompt of {prompt} tokens and {new_tokens} new ones do not each fit "
+                                            f"the model's context of 48"):
             generate(writer, [[1] * prompt], SamplingConfig(new_tokens), seeded())
 
 
@@ -370,7 +378,8 @@ def test_a_prompt_that_leaves_no_room_is_an_error_that_counts(decoder):
 
 
 @pytest.mark.parametrize(
-    "change", [{"new_tokens": 0}, {"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": math.nan}, {"top_p": math.nan}]
+    "change", [{"new_tokens": 0}, {"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
+               {"temperature": math.nan}, {"top_p": math.nan}]
 )
 def test_settings_that_make_no_sense_are_errors(change):
     with pytest.raises(UserError):

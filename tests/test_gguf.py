@@ -25,7 +25,8 @@ def write(tmp_path):
 
 
 def test_blocks_are_read_as_counted_by_hand(write):
-    low, high = [(7 * i + i // 16) % 16 for i in range(32)], [(5 * i + 3 + i // 16) % 16 for i in range(32)]  # the halves differ
+    low, high = [(7 * i + i // 16) % 16 for i in range(32)], [(5 * i + 3 + i // 16) % 16
+        for i in range(32)]  # the halves differ
     signed = [4 * i - 64 for i in range(32)]
     tensors = {
         "four": ((2, 32), 3, q4_1(0.5, -3.0, low) + q4_1(0.25, 1.5, high)),
@@ -84,8 +85,10 @@ def test_a_gguf_that_is_cut_anywhere_is_refused_in_words(tmp_path, write):
 
 def test_a_gguf_whose_header_is_altered_anywhere_is_read_or_refused_in_words(tmp_path, write):
     """Never another exception, never a request for memory that the file cannot fill."""
-    facts = {**llama_facts(), "tokenizer.ggml.tokens": ["a", "aa"], "tokenizer.ggml.token_type": [1, 1], "tokenizer.ggml.merges": ["a a"]}
-    whole = gguf_bytes(facts, {"token_embd.weight": f32(torch.zeros(1, 32)), "x": ((2, 32), 3, q4_1(1, 1, [3] * 32) * 2)})
+    facts = {**llama_facts(), "tokenizer.ggml.tokens": ["a", "aa"], "tokenizer.ggml.token_type": [1, 1],
+             "tokenizer.ggml.merges": ["a a"]}
+    whole = gguf_bytes(facts, {"token_embd.weight": f32(torch.zeros(1, 32)),
+                               "x": ((2, 32), 3, q4_1(1, 1, [3] * 32) * 2)})
     refused = 0
     for place in range(len(whole) - 200):
         altered = bytes([(whole[place] + (1, 64, 128, 255)[place % 4]) % 256])

@@ -93,7 +93,8 @@ def test_the_best_summary_of_a_story_is_nearly_perfect():
     for _ in range(200):
         story = write_story(rng)
         order = sorted(range(len(story.events)), key=lambda i: -story.weights[i])
-        tries = [" ".join(say(story.events[i], rng, "summary") for i in sorted(order[:n])) for n in (3, 4, 5) for _ in range(4)]
+        tries = [" ".join(say(story.events[i], rng, "summary") for i in sorted(order[:n])) for n in (3, 4, 5)
+                 for _ in range(4)]
         best.append(max(score(story, text).helpful for text in tries))
     assert statistics.mean(best) > 0.9 and min(best) > 0.7
 

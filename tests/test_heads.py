@@ -1,4 +1,5 @@
-"""Heads: the vocabulary's is the table of token vectors itself, a score stands at every token, a class at the one that saw everything."""
+"""Heads: the vocabulary's is the table of token vectors itself, a score stands at every token, a class at the one that
+saw everything."""
 
 import copy
 import math
@@ -95,7 +96,8 @@ def test_the_class_does_not_depend_on_padding(kind, side, tokens):
 def test_the_class_is_read_where_the_whole_text_was_seen(kind, place, tokens):
     model = Classifier(build(kind=kind).body, classes=3)
     hidden = model.body(tokens)[:, place]
-    torch.testing.assert_close(model(tokens, torch.ones_like(tokens, dtype=torch.bool)), hidden @ model.head.weight.T + model.head.bias, **CLOSE)
+    torch.testing.assert_close(model(tokens, torch.ones_like(tokens, dtype=torch.bool)),
+                               hidden @ model.head.weight.T + model.head.bias, **CLOSE)
 
 
 @pytest.mark.parametrize("kind, causal", [("decoder", True), ("encoder", False)])
@@ -106,7 +108,8 @@ def test_a_body_is_of_the_kind_that_is_asked_for(kind, causal):
 @pytest.mark.parametrize("changes", [{}, {"smeared_keys": True}, {"positions": "learned"}])
 def test_a_prompt_is_read_once_for_all_its_answers(changes):
     body = build(**changes).body
-    prompts, answers, of = [[1, 30, 31, 32, 33], [1, 40]], [[50, 51, 2], [60, 2], [70, 71, 72, 2], [80, 2]], [0, 1, 0, 1]
+    prompts, answers, of = [[1, 30, 31, 32, 33], [1, 40]], [[50, 51, 2], [60, 2], [70, 71, 72, 2], [80, 2]], [0, 1, 0,
+        1]
     seen, grads = [], []
     for shared in (True, False):
         body.zero_grad()
@@ -131,7 +134,8 @@ def test_a_prompt_is_read_once_for_all_its_answers(changes):
 def test_padding_needs_no_room_in_the_context():
     body = build(context=8).body
     prompts, answers = [[1, 30, 31, 32, 33, 34], [1]], [[40, 2], [50, 51, 52, 53, 54, 2]]
-    hidden, mask = read_answers(body, prompts, answers, [0, 1])  # 6 + 2 and 1 + 6 tokens fit; the longest of each together would not
+    # 6 + 2 and 1 + 6 tokens fit; the longest of each together would not
+    hidden, mask = read_answers(body, prompts, answers, [0, 1])
     for row, keep, prompt, answer in zip(hidden, mask, prompts, answers):
         torch.testing.assert_close(row[keep], body(torch.tensor([prompt + answer]))[0, len(prompt) :], **CLOSE)
     with pytest.raises(UserError, match="9 tokens do not fit the model's context of 8"):

@@ -31,7 +31,8 @@ def made():
 
 @pytest.fixture(scope="module")
 def tokenizer(made):
-    return train_tokenizer([t.pose(e).prompt for name, found in made.train.items() for t in PROMPTS[name] for e in found], 400)
+    return train_tokenizer([t.pose(e).prompt for name, found in made.train.items() for t in PROMPTS[name]
+                            for e in found], 400)
 
 
 def model(kind, tokenizer, context=260):
@@ -47,7 +48,8 @@ def test_t5_asks_each_task_in_one_way(made):
 
 
 def test_a_task_that_has_only_options_reads_those():
-    prompt = prefix_templates({"odd": [{"answer": "a", "options": ["a", "b"], "cluster": "c"}]})["odd"][0].pose({"answer": "a", "options": ["a", "b"]}).prompt
+    prompt = prefix_templates({"odd": [{"answer": "a", "options": ["a", "b"],
+                                        "cluster": "c"}]})["odd"][0].pose({"answer": "a", "options": ["a", "b"]}).prompt
     assert prompt == "odd options: a or b"
 
 
@@ -110,25 +112,29 @@ def test_a_model_that_was_taught_a_task_answers_it(kind, tokenizer, tmp_path):
     questions = [templates["kind"][0].pose(e) for e in words] * 8
     taught = model(kind, tokenizer, 40)
     tune = tune_t0 if kind == "encoder-decoder" else tune_flan
-    tune(taught, tokenizer, questions, questions, TrainingConfig(steps=60, batch=16, learning_rate=1e-2), RunFolder(tmp_path / kind))
+    tune(taught, tokenizer, questions, questions, TrainingConfig(steps=60, batch=16, learning_rate=1e-2),
+         RunFolder(tmp_path / kind))
     result = examine(taught, tokenizer, {"kind": words}, templates)["kind"]
     assert result.accuracies == {"plain": 1.0} and result.chance == 0.5 and result.spread == 0
 
 
 def test_inverted_templates_and_tasks_without_options_are_not_ranked(made, tokenizer):
-    assert all(t.asks_for_the_answer for t in examined(PROMPTS["who"])) and len(examined(PROMPTS["who"])) == len(PROMPTS["who"]) - 1
+    assert all(t.asks_for_the_answer
+               for t in examined(PROMPTS["who"])) and len(examined(PROMPTS["who"])) == len(PROMPTS["who"]) - 1
     plain = model("encoder-decoder", tokenizer)
     assert examine(plain, tokenizer, {"ask_for": [{"story": "x", "reply": "y", "answer": "z"}]}, PROMPTS) == {}
 
 
 def test_a_few_shot_prompt_shows_solved_questions_first(made, tokenizer):
-    shown, asked = [Question("Is hen an animal?", "yes"), Question("Is pie an animal?", "no")], Question("Is duck an animal?", "yes", ("yes", "no"))
+    shown, asked = [Question("Is hen an animal?", "yes"), Question("Is pie an animal?",
+        "no")], Question("Is duck an animal?", "yes", ("yes", "no"))
     assert few_shot(asked, shown) == "Is hen an animal? yes\n\nIs pie an animal? no\n\nIs duck an animal?"
     plain = model("decoder", tokenizer)
     assert len(ask(plain, tokenizer, [asked, asked], [shown, shown])) == 2
     results = examine(plain, tokenizer, {"kind_of": made.train["kind_of"][:6]}, PROMPTS, shots=2)
     assert results["kind_of"].chance == 0.2 and len(results["kind_of"].accuracies) == len(PROMPTS["kind_of"])
-    assert examine(plain, tokenizer, {"kind_of": made.train["kind_of"][:6]}, PROMPTS, mean_logprob=True)["kind_of"].accuracies
+    assert examine(plain, tokenizer, {"kind_of": made.train["kind_of"][:6]}, PROMPTS,
+                   mean_logprob=True)["kind_of"].accuracies
 
 
 def test_median_spread_and_quartiles_over_templates():

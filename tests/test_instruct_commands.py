@@ -1,4 +1,5 @@
-"""`instruct` and `ask` as a newcomer types them: the toy world's T0 from nothing, people's own tasks, and what is wrong with their input."""
+"""`instruct` and `ask` as a newcomer types them: the toy world's T0 from nothing, people's own tasks, and what is wrong
+with their input."""
 
 import copy
 import dataclasses
@@ -24,16 +25,19 @@ TUNE = "--steps 3 --batch 4 --questions 40 --validate-every 3"
 @pytest.fixture(scope="module")
 def d(tmp_path_factory):
     d = tmp_path_factory.mktemp("own")
-    (d / "text.txt").write_text("\n\n".join(f"Mail {i}: you have won {i} kites. Is it spam? yes or no?" for i in range(60)), encoding="utf-8")
+    (d / "text.txt").write_text("\n\n".join(f"Mail {i}: you have won {i} kites. Is it spam? yes or no?"
+                                            for i in range(60)), encoding="utf-8")
     tasks = [
         {"task": t, "cluster": c, "text": f"Mail {i}", "answer": "yes", "options": ["yes", "no"]}
         for t, c in (("spam", "mail"), ("odd", "number"))
         for i in range(12)
     ]
     (d / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)), encoding="utf-8")
-    (d / "long.jsonl").write_text("\n".join(map(json.dumps, [*tasks, {**tasks[0], "text": "kite " * 90}])), encoding="utf-8")
+    (d / "long.jsonl").write_text("\n".join(map(json.dumps, [*tasks, {**tasks[0], "text": "kite " * 90}])),
+                                  encoding="utf-8")
     (d / "templates.json").write_text(
-        '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], "odd": [{"name": "plain", "input": "{text} odd?"}]}', encoding="utf-8"
+        '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], "odd": [{"name": "plain", "input": "{text} odd?"}]}',
+        encoding="utf-8"
     )
     assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --objective span-corruption --out {{d}}/t5", d=d) == 0
     assert type_in(f"pretrain --text {{d}}/text.txt {SHAPE} --out {{d}}/gpt", d=d) == 0
@@ -54,7 +58,8 @@ def test_people_tune_and_examine_a_model_on_tasks_of_their_own_and_then_ask_it(d
     capsys.readouterr()
     assert run(["ask", str(d / "own" / "3-instructed"), "--prompt", "Mail 3\\nSpam?", "--options", "yes, no"]) == 0
     ranked = capsys.readouterr().out.split("\n")
-    assert {line.split()[1] for line in ranked[:2]} == {"yes", "no"} and sum(float(line.split("%")[0]) for line in ranked[:2]) == pytest.approx(100, abs=0.2)
+    assert {line.split()[1] for line in ranked[:2]} == {"yes", "no"} and sum(float(line.split("%")[0])
+        for line in ranked[:2]) == pytest.approx(100, abs=0.2)
 
 
 @pytest.mark.parametrize("style, base", [("t5", "t5"), ("flan", "gpt")])
@@ -76,11 +81,14 @@ def test_questions_are_asked_one_after_the_other_until_an_empty_line(d, capsys, 
         ("instruct --tasks {d}/tasks.jsonl", "--tasks and --templates belong together"),
         ("instruct --hold-out magic --fast", "no cluster 'magic' to hold out; known are questions"),
         (OWN + " --base {d}/gpt --out {d}/x1", "holds a decoder, and --style t0 needs an encoder-decoder"),
-        (OWN + " --base {d}/t5 --style flan --out {d}/x2", "holds an encoder-decoder, and --style flan needs a decoder"),
+        (OWN + " --base {d}/t5 --style flan --out {d}/x2",
+         "holds an encoder-decoder, and --style flan needs a decoder"),
         (OWN + " --base {d}/t5 --hold-out spam --out {d}/x3", "no cluster 'spam' to hold out; known are mail, number"),
-        (OWN + " --base {d}/t5 --batch 400 --out {d}/x4", "there are 40 questions to learn from, fewer than one batch of 400"),
+        (OWN + " --base {d}/t5 --batch 400 --out {d}/x4", "there are 40 questions to learn from, fewer than one batch "
+                                                          "of 400"),
         (OWN + " --base {d}/nowhere --out {d}/x5", "no such run folder"),
-        (OWN.replace("tasks.jsonl", "long.jsonl") + " --questions 2000 --base {d}/t5 --out {d}/x6", "context is 64; shorten it, or leave such questions out"),
+        (OWN.replace("tasks.jsonl", "long.jsonl") + " --questions 2000 --base {d}/t5 --out {d}/x6",
+         "context is 64; shorten it, or leave such questions out"),
         ("ask {d}/t5 --prompt x --options yes", "are not two or more answers"),
         ("ask {d}/nowhere --prompt x", "no such run folder"),
     ],
@@ -119,7 +127,8 @@ def test_passages_and_examples_are_told_once_and_stay_as_they_were_told():
     split.train["mood"].append({}), split.held_out["check"].append({}), texts.clear()
     other = dataclasses.replace(config, tune_steps=7, gpt_width=24)  # what is not told by these
     assert split_of(other, 3) == kept and len(corpus(other, 3)[0]) == config.passages - VALID
-    assert split_of(config, 4).train != kept.train and split_of(dataclasses.replace(config, examples=13), 3).train != kept.train
+    assert split_of(config, 4).train != kept.train and split_of(dataclasses.replace(config, examples=13),
+        3).train != kept.train
 
 
 def test_the_toy_tokenizer_has_the_worlds_names_whole():
@@ -128,7 +137,8 @@ def test_the_toy_tokenizer_has_the_worlds_names_whole():
     assert all(len(tokenizer.encode(f" {name}")) == 1 for name in ("Mira", "Tom", "Grandma", "kite", "yes"))
 
 
-@pytest.mark.parametrize("text, found", [("", []), ("yes, no", ["yes", "no"]), ("Mira, who ran | Tom", ["Mira, who ran", "Tom"])])
+@pytest.mark.parametrize("text, found", [("", []), ("yes, no", ["yes", "no"]),
+                                         ("Mira, who ran | Tom", ["Mira, who ran", "Tom"])])
 def test_options_are_parted_at_commas_or_bars(text, found):
     assert split_options(text) == found
 

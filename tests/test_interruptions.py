@@ -1,4 +1,5 @@
-"""Ctrl-C and kill -9 while a command works: nothing is lost, and the same command ends with the bits of an undisturbed run."""
+"""Ctrl-C and kill -9 while a command works: nothing is lost, and the same command ends with the bits of an undisturbed
+run."""
 
 import json
 import os
@@ -62,7 +63,8 @@ for stage, line, (files, step) in (("pretrain", PRETRAIN, once), ("reward", REWA
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork")
 def test_after_ctrl_c_or_kill_9_the_same_command_ends_with_the_same_bits(d, tmp_path):  # noqa: F811
     (tmp_path / "interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "interrupted.py", d, tmp_path, Path(__file__).parent], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, tmp_path / "interrupted.py", d, tmp_path, Path(__file__).parent],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(reports) == 20 and [report for report in reports if not report[-1]] == []
@@ -72,13 +74,15 @@ def test_after_ctrl_c_or_kill_9_the_same_command_ends_with_the_same_bits(d, tmp_
 
 def test_ctrl_c_at_the_keyboard_saves_says_how_to_go_on_and_ends_with_130(d, tmp_path):  # noqa: F811
     arguments = f"{PRETRAIN} --steps 100000 --out {tmp_path}/run".format(d=d).split()
-    process = subprocess.Popen([sys.executable, "-m", "minialign", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "minialign", *arguments], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not RunFolder(tmp_path / "run").metrics():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said
-    assert said.splitlines()[-1].startswith("stopped at step ") and (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert said.splitlines()[-1].startswith("stopped at step ") and (tmp_path / "run"
+        / "checkpoint.safetensors").exists()
 
 
 def test_ctrl_c_while_libraries_are_read_leaves_at_once(monkeypatch):

@@ -1,4 +1,5 @@
-"""The labelling page in a real browser without a window: by keyboard alone, through a reload, a kill and a restart, on a phone and in the dark.
+"""The labelling page in a real browser without a window: by keyboard alone, through a reload, a kill and a restart, on
+a phone and in the dark.
 
 Needs selenium, chromium and chromedriver; left out where they are not.
 """
@@ -23,17 +24,20 @@ from minialign.runs.files import write_jsonl  # noqa: E402
 from minialign.runs.run_folder import RunFolder  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+              pytest.mark.filterwarnings("ignore::ResourceWarning")]
 SCRIPT = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 POLICIES = {"first_policy": "sft", "second_policy": "reference"}
-PAIRS = [{"prompt": f"Where is Mira at {i}?\nAnswer briefly.", "first": f" At home, {i}.", "second": f" Go away {SCRIPT}", **POLICIES} for i in range(20)]
+PAIRS = [{"prompt": f"Where is Mira at {i}?\nAnswer briefly.", "first": f" At home, {i}.",
+          "second": f" Go away {SCRIPT}", **POLICIES} for i in range(20)]
 
 
 @pytest.fixture(scope="module")
 def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--window-size=1200,900"):
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server",
+                 "--window-size=1200,900"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver
@@ -54,7 +58,8 @@ def start(folder):
     processes = []
 
     def start(port=0):
-        line = [sys.executable, "-m", "minialign", "label", str(folder / "base"), "--out", str(folder), "--no-open", "--annotator", "Ada", "--port", str(port)]
+        line = [sys.executable, "-m", "minialign", "label", str(folder / "base"), "--out", str(folder), "--no-open",
+                "--annotator", "Ada", "--port", str(port)]
         processes.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True))
         return processes[-1], processes[-1].stdout.readline().strip()
 
@@ -91,7 +96,8 @@ def label(browser, *keys):
     """Press keys and wait until the label is saved and the next pair shows."""
     before = text(browser, "message"), text(browser, "prompt"), text(browser, "first-text")
     press(browser, *keys)
-    until(lambda: (text(browser, "message"), text(browser, "prompt"), text(browser, "first-text")) != before and browser.execute_script("return !busy"))
+    until(lambda: (text(browser, "message"), text(browser, "prompt"), text(browser, "first-text")) != before
+          and browser.execute_script("return !busy"))
 
 
 def test_twenty_pairs_are_labelled_by_keyboard_through_undo_reload_kill_and_restart(browser, folder, start):
@@ -121,12 +127,14 @@ def test_twenty_pairs_are_labelled_by_keyboard_through_undo_reload_kill_and_rest
             label(browser, place, "9")
     while browser.find_element(By.ID, "task").is_displayed():
         label(browser, "2" if "Go away" in text(browser, "first-text") else "1", Keys.ENTER)
-    assert "That was the last pair" in text(browser, "done") and done(browser) == 20 and browser.title.startswith("Which answer")
+    assert "That was the last pair" in text(browser,
+                                            "done") and done(browser) == 20 and browser.title.startswith("Which answer")
     kept, left_out = read_comparisons(folder / "labels.jsonl")
     records = [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(kept) == 20 and left_out == {"taken back": 1, "asked again": 2} and len(records) == 24
     for record in kept:
-        assert record["chosen"].startswith(" At home") and record["shown_first"] == ("chosen" if chosen[record["prompt"].split("\n")[0]] == "1" else "rejected")
+        assert record["chosen"].startswith(" At home") and record["shown_first"] == ("chosen"
+            if chosen[record["prompt"].split("\n")[0]] == "1" else "rejected")
     assert [record["confidence"] for record in kept] == [9 if i == 3 else 1 + i % 9 for i in range(20)]
     assert "100 %" in text(browser, "agreement") and "2 of 2" in text(browser, "agreement")
 
@@ -142,7 +150,8 @@ def test_two_tabs_show_two_pairs_and_mouse_ties_and_skips_work(browser, folder, 
     browser.find_element(By.ID, "tie").click()
     until(lambda: done(browser) == 1)
     browser.find_element(By.ID, "first").click()
-    assert browser.find_element(By.ID, "first").get_attribute("aria-pressed") == "true" and not browser.find_element(By.ID, "tie").is_displayed()
+    assert browser.find_element(By.ID,
+        "first").get_attribute("aria-pressed") == "true" and not browser.find_element(By.ID, "tie").is_displayed()
     press(browser, Keys.ESCAPE)
     assert browser.find_element(By.ID, "first").get_attribute("aria-pressed") == "false"
     browser.find_element(By.ID, "skip").click()
@@ -162,7 +171,8 @@ def test_an_answer_that_is_a_script_is_shown_and_does_not_run(browser, start):
     _, url = start()
     browser.get(url)
     until(lambda: done(browser) == 0)
-    assert SCRIPT in text(browser, "first-text") + text(browser, "second-text") and browser.title.startswith("Which answer")
+    assert SCRIPT in text(browser, "first-text") + text(browser,
+                                                        "second-text") and browser.title.startswith("Which answer")
 
 
 def test_it_has_a_name_for_every_control_and_fits_a_phone_in_light_and_dark(browser, folder, start):
@@ -172,23 +182,29 @@ def test_it_has_a_name_for_every_control_and_fits_a_phone_in_light_and_dark(brow
     shots = os.environ.get("MINIALIGN_SCREENSHOTS")  # a folder: leave pictures there to look at
     for width, height in ((1200, 860), (360, 740)):
         for scheme in ("light", "dark"):
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height,
+                "deviceScaleFactor": 1, "mobile": width < 500})
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features":
+                [{"name": "prefers-color-scheme", "value": scheme}]})
             for state in ("choose", "sure"):
                 if state == "sure":
                     press(browser, "1")
-                assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), (width, scheme, state)
+                assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), (width,
+                    scheme, state)
                 small = browser.execute_script(
-                    "return [...document.querySelectorAll('button')].filter(b => b.offsetParent && (b.offsetHeight < 44 || b.offsetWidth < 30)).map(b => b.id)"
+                    "return [...document.querySelectorAll('button')].filter(b => b.offsetParent && (b.offsetHeight < "
+                    "44 || b.offsetWidth < 30)).map(b => b.id)"
                 )
                 assert small == []
                 if shots:
                     browser.save_screenshot(f"{shots}/{width}-{scheme}-{state}.png")
             press(browser, Keys.ESCAPE)
-            luminance = browser.execute_script("return getComputedStyle(document.body).backgroundColor").removeprefix("rgb(").split(",")[0]
+            luminance = (browser.execute_script("return getComputedStyle(document.body).backgroundColor").removeprefix("rgb(").split(",")[0])
             assert (int(luminance) < 80) == (scheme == "dark")
     tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    named = [node for node in tree if node.get("role", {}).get("value") in ("button", "progressbar", "group") and not node.get("ignored")]
+    named = [node for node in tree if node.get("role", {}).get("value") in ("button", "progressbar", "group")
+             and not node.get("ignored")]
     assert len(named) >= 7 and all(node.get("name", {}).get("value") for node in named)
-    assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en" and text(browser, "message") is not None
+    assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en" and text(browser,
+        "message") is not None
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

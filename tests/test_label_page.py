@@ -1,4 +1,5 @@
-"""The labelling page's endpoints: what they take, what they refuse and why, and that nothing is lost whatever they are sent."""
+"""The labelling page's endpoints: what they take, what they refuse and why, and that nothing is lost whatever they are
+sent."""
 
 import json
 import os
@@ -21,7 +22,8 @@ from minialign.runs.run_folder import RunFolder
 TOKEN, PORT = "secret", 8123
 GOOD = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
 POLICIES = {"first_policy": "sft", "second_policy": "hot"}
-PAIRS = [{"prompt": f"Where is Mira at {i}?", "first": f" At home, {i}.", "second": " Go away.", **POLICIES} for i in range(24)]
+PAIRS = [{"prompt": f"Where is Mira at {i}?", "first": f" At home, {i}.", "second": " Go away.", **POLICIES}
+         for i in range(24)]
 
 
 @pytest.fixture
@@ -62,10 +64,12 @@ def ask(client, tab="t"):
 
 def test_a_label_is_taken_and_the_next_pair_comes_back(client, store):
     state = ask(client)
-    assert state["question"]["key"] == "0a" and state["progress"] == {"done": 0, "pairs": 24, "ties": 0, "skipped": 0, "again": 0, "agreed": 0}
+    assert state["question"]["key"] == "0a" and state["progress"] == {"done": 0, "pairs": 24, "ties": 0, "skipped": 0,
+        "again": 0, "agreed": 0}
     assert {state["question"]["first"], state["question"]["second"]} == {" At home, 0.", " Go away."}
     assert set(state["question"]) == {"key", "prompt", "first", "second"}  # nothing that would give the authors away
-    following = post(client, "/api/label", {"tab": "t", "key": "0a", "choice": "first", "confidence": 8, "seconds": 2.5}).json
+    following = post(client, "/api/label", {"tab": "t", "key": "0a", "choice": "first", "confidence": 8,
+                                            "seconds": 2.5}).json
     assert following["question"]["key"] == "1a" and following["progress"]["done"] == 1
     (record,) = (json.loads(line) for line in store.path.read_text().splitlines())
     assert record["confidence"] == 8 and record["chosen"] == state["question"]["first"] and record["shown_first"] == "chosen"
@@ -77,7 +81,8 @@ def test_the_last_label_ends_it(client):
     state = ask(client)
     while state["question"]:
         state = post(client, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "tie"}).json
-    assert state["progress"] == {"done": 24, "pairs": 24, "ties": 24, "skipped": 0, "again": 2, "agreed": 2} and ask(client)["question"] is None
+    assert state["progress"] == {"done": 24, "pairs": 24, "ties": 24, "skipped": 0, "again": 2,
+                                 "agreed": 2} and ask(client)["question"] is None
 
 
 STRANGERS = {
@@ -149,7 +154,8 @@ def test_a_label_that_makes_no_sense_is_refused_with_its_reason(client, store, c
     assert answer.status_code == status and reason in answer.json["error"] and store.path.stat().st_size == 0
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 9000, b"9" * 9000, b'{"tab": "' + b"a" * 20000 + b'"}'])
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 9000, b"9" * 9000,
+                                  b'{"tab": "' + b"a" * 20000 + b'"}'])
 def test_what_is_no_json_object_is_refused(client, store, data):
     answer = client.post(f"/api/label?token={TOKEN}", data=data, headers=GOOD | {"Content-Type": "application/json"})
     assert answer.status_code in (400, 413) and answer.json["error"] and store.path.stat().st_size == 0
@@ -160,14 +166,17 @@ def test_a_second_answer_to_a_pair_is_refused_and_unknown_places_say_so(client, 
     assert post(client, "/api/label", body).status_code == 200
     assert post(client, "/api/label", body).json == {"error": "this pair is labelled already"}
     assert store.progress()["done"] == 1
-    assert client.get(f"/nothing?token={TOKEN}", headers=GOOD).status_code == 404 and client.get(f"/api/label?token={TOKEN}", headers=GOOD).status_code == 405
-    assert post(client, "/api/undo", {"tab": "t"}).status_code == 200 and post(client, "/api/undo", {"tab": "t"}).status_code == 409
+    assert client.get(f"/nothing?token={TOKEN}",
+        headers=GOOD).status_code == 404 and client.get(f"/api/label?token={TOKEN}", headers=GOOD).status_code == 405
+    assert post(client, "/api/undo", {"tab": "t"}).status_code == 200 and post(client, "/api/undo",
+        {"tab": "t"}).status_code == 409
 
 
 def test_a_disk_that_is_full_is_said_and_the_label_can_be_sent_again(client, store, monkeypatch):
     body = {"tab": "t", "key": "0a", "choice": "first"}
     with monkeypatch.context() as patch:
-        patch.setattr("minialign.lab.labelling.store.os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr("minialign.lab.labelling.store.os.fsync", lambda file: (_
+            for _ in ()).throw(OSError(28, "No space left on device")))
         answer = post(client, "/api/label", body)
     assert answer.status_code == 507 and "free some space" in answer.json["error"] and store.path.stat().st_size == 0
     assert post(client, "/api/label", body).status_code == 200 and store.progress()["done"] == 1
@@ -195,22 +204,26 @@ def test_the_live_accuracy_is_of_labels_that_were_not_learned(folder, store, bas
     assert status["accuracy"]["mean"] > 0.9 and not status["training"]
     model, _ = load_model(folder / "reward", "scalar-model")  # a run that PPO can use
     assert model.config.context == 48 and not (folder / "reward.new").exists()
-    label_again = [{**label, "chosen": label["rejected"], "rejected": label["chosen"]} if "chosen" in label else label for label in store.labels]
+    label_again = [{**label, "chosen": label["rejected"], "rejected": label["chosen"]} if "chosen" in label else label
+                   for label in store.labels]
     assert live.status(label_again)["accuracy"]["mean"] == pytest.approx(1 - status["accuracy"]["mean"])
     assert "accuracy" not in LiveReward(folder, base, "Bob", store.pairs).status([])
 
 
 def test_texts_without_a_prompt_are_learned_from_too(tmp_path, base):
-    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "", "first": f" At home {i}.", "second": f" Go away {i}."} for i in range(24)])
+    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "", "first": f" At home {i}.", "second": f" Go away {i}."}
+                                           for i in range(24)])
     store = LabelStore(tmp_path / "labels.jsonl", read_pairs(tmp_path / "pairs.jsonl"), "Ada", 0)
     label_all(store)
     store.close()
     retrain(tmp_path, base, "Ada")
     status = LiveReward(tmp_path, base, "Ada", store.pairs).status(store.labels)
-    assert status["learned"] > 0 and status["judged"] > 0 and sorted(path.name for path in tmp_path.glob("reward*")) == ["reward", "reward-scores.json"]
+    assert status["learned"] > 0 and status["judged"] > 0 and sorted(path.name
+        for path in tmp_path.glob("reward*")) == ["reward", "reward-scores.json"]
 
 
-@pytest.mark.parametrize("port, address, status", [(80, "127.0.0.1", 200), (80, "localhost", 200), (81, "127.0.0.1", 403), (80, "evil.example", 403)])
+@pytest.mark.parametrize("port, address, status", [(80, "127.0.0.1", 200), (80, "localhost", 200),
+                                                   (81, "127.0.0.1", 403), (80, "evil.example", 403)])
 def test_browsers_leave_the_usual_port_out_of_the_address(folder, store, port, address, status):
     client = create_app(store, LiveReward(folder, folder / "no-run", "Ada", store.pairs), TOKEN, port).test_client()
     assert client.get(f"/api/question?token={TOKEN}&tab=t", headers={"Host": address}).status_code == status
@@ -232,7 +245,8 @@ def fetch(page, path, body=None):
     """Ask a page that is really served; returns what it says."""
     origin, token = page.url.split("/?token=")
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{origin}{path}{'&' if '?' in path else '?'}token={token}", data, {"Content-Type": "application/json", "Origin": origin})
+    request = urllib.request.Request(f"{origin}{path}{'&' if '?' in path else '?'}token={token}", data,
+                                     {"Content-Type": "application/json", "Origin": origin})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
         return json.load(answer)
 
@@ -241,12 +255,14 @@ def test_the_page_answers_while_a_reward_model_learns(folder, store, base):
     label_all(store)
     page = LabelPage(store, LiveReward(folder, base, "Ada", store.pairs))
     try:
-        assert fetch(page, "/api/retrain", {})["started"] is True and fetch(page, "/api/retrain", {})["started"] is False
+        assert fetch(page, "/api/retrain", {})["started"] is True and fetch(page, "/api/retrain",
+            {})["started"] is False
         answered = 0
         while (state := fetch(page, "/api/question?tab=t"))["reward"]["training"]:
             answered += 1
             time.sleep(0.05)
-        assert state["reward"]["judged"] > 0 and "error" not in state["reward"] and answered > 3  # in how many milliseconds: tests/speed/label_page.py
+        # in how many milliseconds: tests/speed/label_page.py
+        assert state["reward"]["judged"] > 0 and "error" not in state["reward"] and answered > 3
     finally:
         page.stop()
 
@@ -255,7 +271,8 @@ def test_a_notebook_opens_the_page_with_one_call(folder, base):
     page = LabelPage.open(folder, base, "Ada")
     try:
         state = fetch(page, "/api/question?tab=t")
-        assert fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"], "choice": "skip"})["progress"]["skipped"] == 1
+        assert fetch(page, "/api/label", {"tab": "t", "key": state["question"]["key"],
+                                          "choice": "skip"})["progress"]["skipped"] == 1
         assert page.url in page._repr_html_() and 'target="_blank"' in page._repr_html_()
     finally:
         page.stop()
@@ -272,7 +289,8 @@ def test_a_port_in_use_is_an_error_that_says_so(folder, store, base):
 
 
 def test_killing_the_process_loses_nothing(folder, base):
-    line = [sys.executable, "-m", "minialign", "label", str(base), "--out", str(folder), "--no-open", "--annotator", "Ada"]
+    line = [sys.executable, "-m", "minialign", "label", str(base), "--out", str(folder), "--no-open", "--annotator",
+            "Ada"]
     confirmed = 0
     for _ in range(2):
         process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)

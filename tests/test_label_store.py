@@ -1,4 +1,5 @@
-"""What the labelling page remembers: every confirmed label is on disk, in order, once; a fault costs nothing that was confirmed."""
+"""What the labelling page remembers: every confirmed label is on disk, in order, once; a fault costs nothing that was
+confirmed."""
 
 import json
 import os
@@ -15,7 +16,8 @@ from minialign.rlhf.comparisons import read_comparisons
 from minialign.runs.errors import UserError
 
 PAIRS = [
-    {"prompt": f"story {i}", "first": f"good {i}", "second": f"bad {i}", "first_policy": "sft", "second_policy": "reference", "index": i} for i in range(30)
+    {"prompt": f"story {i}", "first": f"good {i}", "second": f"bad {i}", "first_policy": "sft",
+     "second_policy": "reference", "index": i} for i in range(30)
 ]
 
 
@@ -36,7 +38,8 @@ def prefer_good(store, tab="t", count=None):
     """Choose the good answer wherever it stands; returns the questions that were asked."""
     asked = []
     while (count is None or len(asked) < count) and (question := store.question(tab)) is not None:
-        store.answer(tab, question.key, "first" if store.show(question)["first"].startswith("good") else "second", 7, 1.5)
+        store.answer(tab, question.key, "first" if store.show(question)["first"].startswith("good") else "second", 7,
+                     1.5)
         asked.append(question)
     return asked
 
@@ -99,7 +102,8 @@ def test_starting_again_goes_on_where_it_stopped(opened):
     prefer_good(before, count=13)
     before.undo("t")
     again = opened()
-    assert again.labels == [{k: v for k, v in label.items()} | {"line": again.labels[i]["line"]} for i, label in enumerate(before.labels)]
+    assert again.labels == [{k: v for k, v in label.items()} | {"line": again.labels[i]["line"]} for i,
+                            label in enumerate(before.labels)]
     assert again.question("new") == before.question("t") and again.next_id == before.next_id and again.progress() == before.progress()
     prefer_good(again, "new")
     assert len({(r["pair"], r["again"]) for r in again.labels}) == len(again.labels) == 33
@@ -142,7 +146,8 @@ def test_what_another_program_wrote_is_never_cut_off(opened):
 
 def test_every_label_is_synced_before_it_is_confirmed(opened, monkeypatch):
     store, synced, sync = opened(), [], os.fsync
-    monkeypatch.setattr(label_store.os, "fsync", lambda file: (synced.append(store.path.read_bytes().count(b"\n")), sync(file)))
+    monkeypatch.setattr(label_store.os, "fsync", lambda file: (synced.append(store.path.read_bytes().count(b"\n")),
+        sync(file)))
     prefer_good(store, count=3)
     store.undo("t")
     assert synced == [1, 2, 3, 4]
@@ -156,7 +161,8 @@ def test_two_tabs_never_label_the_same_pair_twice(opened):
         rng = random.Random(tab)
         barrier.wait()
         while (question := store.question(tab)) is not None:
-            for key in (question.key, question.key if rng.random() < 0.5 else "3a"):  # twice, or one that somebody else has
+            # twice, or one that somebody else has
+            for key in (question.key, question.key if rng.random() < 0.5 else "3a"):
                 try:
                     asked.append(store.answer(tab, key, "first")["pair"])
                 except Refused:
@@ -168,7 +174,8 @@ def test_two_tabs_never_label_the_same_pair_twice(opened):
     for thread in tabs:
         thread.join()
     written = [(record["pair"], record["again"]) for record in lines(store)]
-    assert len(written) == len(set(written)) == len(asked) and {pair for pair, again in written if not again} == set(range(30)) and refused
+    assert len(written) == len(set(written)) == len(asked) and {pair for pair,
+        again in written if not again} == set(range(30)) and refused
     assert [record["id"] for record in lines(store)] == list(range(len(written)))
 
 
@@ -227,10 +234,12 @@ def test_agreement_is_counted_from_the_files_alone(opened):
         while (question := store.question("t")) is not None:
             first = store.show(question)["first"].startswith("good") == (question.pair < good)
             store.size = os.path.getsize(store.path)  # in earnest a folder is locked, and one person writes at a time
-            store.answer("t", question.key, "tie" if store is eve and question.pair < 5 else "first" if first else "second")
+            store.answer("t", question.key, "tie" if store is eve and question.pair < 5 else "first" if first
+                         else "second")
     rows = {row["name"]: row for row in label_agreement(read_votes([ada.path]))}
     assert rows["Ada"]["oneself"] == (3, 3) and rows["Ada"]["others"] == (20 + 25, 30 + 25) and rows["Eve"]["ties"] == 5
-    assert rows["Bob"]["majority"] == (20, 30) and rows["Ada"]["majority"] == (20, 20)  # where Bob and Eve are even there is none
+    # where Bob and Eve are even there is none
+    assert rows["Bob"]["majority"] == (20, 30) and rows["Ada"]["majority"] == (20, 20)
     assert rows["Eve"]["oneself"] == (0, 0)  # the first pairs came back, and she called them ties
     shown = show_label_agreement(list(rows.values()))
     assert "67% (49%-81%)" in shown and len(shown.splitlines()) == 4
@@ -264,7 +273,8 @@ def test_the_terminal_ends_with_its_input_and_after_the_last_pair(opened):
 
 
 def test_what_somebody_types_is_understood_or_asked_again():
-    assert understand(" 2 9 ") == ("second", 9) and understand("S") == ("skip", None) and understand("0") == ("tie", None)
+    assert understand(" 2 9 ") == ("second", 9) and understand("S") == ("skip", None) and understand("0") == ("tie",
+        None)
     assert [understand(line) for line in ("", "3", "1 0", "1 x", "0 4", "1 2 3", "١")] == [None] * 7
 
 

@@ -42,7 +42,8 @@ def test_token_logprobs_survive_huge_logits(chosen, logits):
 def test_the_label_loss_is_the_sum_over_labels_and_ignores_the_ignored(logits, chosen):
     labels = chosen.clone()
     labels[0, :3] = labels[1, 4] = IGNORE
-    by_hand = sum(-float(logits[b, t].log_softmax(0)[labels[b, t]]) for b in range(2) for t in range(5) if labels[b, t] != IGNORE)
+    by_hand = sum(-float(logits[b, t].log_softmax(0)[labels[b, t]]) for b in range(2) for t in range(5)
+                  if labels[b, t] != IGNORE)
     assert float(label_loss(logits, labels)) == pytest.approx(by_hand, abs=1e-4)
     assert float(label_loss(logits, torch.full_like(labels, IGNORE))) == 0
 
@@ -59,7 +60,8 @@ def test_sequence_logprobs_equal_the_chain_rule():
     batch = next_token_batch(rows, starts)
     found = sequence_logprobs(model(batch.tokens), batch.labels).detach()
     for row, start, value in zip(rows, starts, found):
-        chain = sum(float(model(torch.tensor([row[:t]]))[0, -1].log_softmax(0)[row[t]].detach()) for t in range(start, len(row)))
+        chain = sum(float(model(torch.tensor([row[:t]]))[0, -1].log_softmax(0)[row[t]].detach())
+                    for t in range(start, len(row)))
         assert float(value) == pytest.approx(chain, abs=1e-4)
 
 
@@ -86,7 +88,8 @@ def test_logits_where_nothing_counts_have_no_influence_on_a_sequence(logits, cho
 
 def test_the_entropy_is_that_of_torch(logits):
     torch.testing.assert_close(entropy(logits), torch.distributions.Categorical(logits=logits).entropy(), **CLOSE)
-    torch.testing.assert_close(entropy(logits, 2.0), torch.distributions.Categorical(logits=logits / 2).entropy(), **CLOSE)
+    torch.testing.assert_close(entropy(logits, 2.0), torch.distributions.Categorical(logits=logits / 2).entropy(),
+                               **CLOSE)
 
 
 def test_the_entropy_does_not_change_when_all_logits_move_together_or_trade_places(logits):
@@ -165,7 +168,8 @@ def test_whitened_rewards_keep_their_mean(ragged):
 def test_whitening_a_fixed_vector_by_hand():
     mask = torch.tensor([True, True, True, False])
     root = math.sqrt(1.5)
-    torch.testing.assert_close(whiten(torch.tensor([1.0, 2.0, 3.0, 9.0]), mask), torch.tensor([-root, 0.0, root, 0.0]), **CLOSE)
+    torch.testing.assert_close(whiten(torch.tensor([1.0, 2.0, 3.0, 9.0]), mask), torch.tensor([-root, 0.0, root, 0.0]),
+                               **CLOSE)
 
 
 def test_equal_values_whiten_to_0_not_to_nan():

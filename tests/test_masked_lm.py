@@ -1,4 +1,5 @@
-"""Masked language modelling: as many tokens are asked for as was said, each is hidden in the way that chance chose, and nothing else carries loss."""
+"""Masked language modelling: as many tokens are asked for as was said, each is hidden in the way that chance chose, and
+nothing else carries loss."""
 
 import math
 import random
@@ -60,7 +61,8 @@ def test_of_the_chosen_80_10_and_10_of_a_hundred_are_masked_replaced_and_kept(ma
                 n += 1
     hit = replaced / (VOCABULARY - len(SPECIAL))  # a random token may be the very one that stood there
     for name, share in (("masked", masked), ("other", replaced - hit), ("same", 1 - masked - replaced + hit)):
-        assert abs(counts[name] - n * share) <= 4 * math.sqrt(n * share * (1 - share)) + 1e-6, (name, counts)  # four deviations of a binomial
+        # four deviations of a binomial
+        assert abs(counts[name] - n * share) <= 4 * math.sqrt(n * share * (1 - share)) + 1e-6, (name, counts)
 
 
 def test_every_place_is_chosen_equally_often_and_every_word_comes_in_its_place():
@@ -74,7 +76,8 @@ def test_every_place_is_chosen_equally_often_and_every_word_comes_in_its_place()
                 drawn[tokens[place]] += 1
     assert ((chosen - n * 3 / 20).abs() < 4 * math.sqrt(n * 0.15 * 0.85)).all()
     expected = 3 * n / (VOCABULARY - len(SPECIAL))
-    assert (drawn[: len(SPECIAL)] == 0).all() and ((drawn[len(SPECIAL) :] - expected).abs() < 4.5 * math.sqrt(expected)).all()
+    assert (drawn[: len(SPECIAL)] == 0).all() and ((drawn[len(SPECIAL) :] - expected).abs() < 4.5
+                                                   * math.sqrt(expected)).all()
 
 
 def test_special_tokens_are_never_hidden_and_never_made_up():
@@ -87,12 +90,14 @@ def test_special_tokens_are_never_hidden_and_never_made_up():
                 assert after == before and label == IGNORE
             else:
                 assert after == MASK or after >= len(SPECIAL)
-    assert mask_tokens([BEGIN, SEPARATOR], MaskingConfig(), VOCABULARY, chance) == ([BEGIN, SEPARATOR], [IGNORE, IGNORE])
+    assert mask_tokens([BEGIN, SEPARATOR], MaskingConfig(), VOCABULARY, chance) == ([BEGIN, SEPARATOR],
+        [IGNORE, IGNORE])
     assert mask_tokens([], MaskingConfig(), VOCABULARY, chance) == ([], [])
 
 
 @pytest.mark.parametrize(
-    "change", [{"chosen": 0}, {"chosen": 1.0}, {"masked": 1.1}, {"replaced": -0.1}, {"masked": 0.8, "replaced": 0.3}, {"masked": math.nan}]
+    "change", [{"chosen": 0}, {"chosen": 1.0}, {"masked": 1.1}, {"replaced": -0.1}, {"masked": 0.8, "replaced": 0.3},
+               {"masked": math.nan}]
 )
 def test_settings_out_of_range_are_errors(change):
     with pytest.raises(UserError, match="must be"):
@@ -110,7 +115,8 @@ def test_people_see_what_is_read_and_what_stood_there(tokenizer):
 
 
 def same(first, second):
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("tokens", "labels", "mask")) and first.rows == second.rows
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("tokens", "labels",
+        "mask")) and first.rows == second.rows
 
 
 def test_a_resumed_run_hides_the_same_tokens():
@@ -125,7 +131,8 @@ def test_a_resumed_run_hides_the_same_tokens():
 def test_every_epoch_hides_others_and_so_do_two_rows_of_the_same_text():
     text = words(60, random.Random(0))
     data = MaskedText([text, text], 2, 0, VOCABULARY)
-    hidden = [tuple((row != IGNORE).nonzero().flatten().tolist()) for step in range(10) for row in data.microbatches(step, 1)[0].labels]
+    hidden = [tuple((row != IGNORE).nonzero().flatten().tolist()) for step in range(10)
+              for row in data.microbatches(step, 1)[0].labels]
     assert len(set(hidden)) == 20
 
 
@@ -135,7 +142,8 @@ def test_the_pieces_of_a_step_are_the_step_with_the_same_tokens_hidden(parts):
     for step in range(4):
         whole, pieces = data.microbatches(step, 1)[0], data.microbatches(step, parts)
         assert len(pieces) == parts and sum(piece.count for piece in pieces) == whole.count
-        read = {row: tokens[mask].tolist() for piece in pieces for row, tokens, mask in zip(piece.rows, piece.tokens, piece.mask)}
+        read = {row: tokens[mask].tolist() for piece in pieces for row, tokens,
+                mask in zip(piece.rows, piece.tokens, piece.mask)}
         assert read == {row: tokens[mask].tolist() for row, tokens, mask in zip(whole.rows, whole.tokens, whole.mask)}
 
 
@@ -145,7 +153,8 @@ def test_a_label_stands_where_its_token_stood():
     for i, name in enumerate(batch.rows):
         row, n = data.rows[name], len(data.rows[name])
         restored = torch.where(batch.labels[i] == IGNORE, batch.tokens[i], batch.labels[i])
-        assert restored[:n].tolist() == row and batch.mask[i].tolist() == [True] * n + [False] * (batch.mask.shape[1] - n)
+        assert restored[:n].tolist() == row and batch.mask[i].tolist() == [True] * n + [False] * (batch.mask.shape[1]
+            - n)
         assert (batch.labels[i][n:] == IGNORE).all()
     assert batch.count == sum(round(0.15 * (len(data.rows[name]) - 2)) or 1 for name in batch.rows)
 
@@ -157,7 +166,8 @@ def test_the_loss_falls_on_the_chosen_places_only(encoder):
     batch, expected = rows_of().microbatches(0, 1)[0], 0.0
     for tokens, labels, mask in zip(batch.tokens, batch.labels, batch.mask):
         logprobs = encoder(tokens[mask][None])[0].log_softmax(dim=-1).detach()
-        expected -= sum(float(logprobs[place, label]) for place, label in enumerate(labels[mask].tolist()) if label != IGNORE)
+        expected -= sum(float(logprobs[place, label]) for place, label in enumerate(labels[mask].tolist())
+                        if label != IGNORE)
     assert float(masked_lm_loss(encoder, batch).detach()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -182,7 +192,8 @@ def test_an_encoder_sees_both_sides_of_a_hidden_token(encoder):
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_tiny_encoder_learns_something_about_text_it_has_not_seen(packed, tmp_path, tokenizer, texts):
     config = TrainingConfig(steps=40, batch=8, learning_rate=5e-3, validate_every=10)
-    result = pretrain_masked_lm(build(kind="encoder"), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path), packed)
+    result = pretrain_masked_lm(build(kind="encoder"), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path),
+                                packed)
     measured = [record["validation"] for record in RunFolder(tmp_path).metrics() if "validation" in record]
     assert result["steps"] == 40 and measured[-1] == result["validation"] < measured[0] and result["validation"] < 4.9 < math.log(VOCABULARY)
     assert result["perplexity"] == pytest.approx(math.exp(result["validation"])) and RunFolder(tmp_path).finished
@@ -192,5 +203,6 @@ def test_every_seed_is_validated_on_the_same_hidden_tokens(tmp_path, tokenizer, 
     found = []
     for seed in (0, 1):
         config = TrainingConfig(steps=1, batch=8, learning_rate=1e-12, seed=seed)
-        found.append(pretrain_masked_lm(build(kind="encoder"), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path / str(seed)))["validation"])
+        found.append(pretrain_masked_lm(build(kind="encoder"), tokenizer, texts[:50], texts[50:], config,
+                                        RunFolder(tmp_path / str(seed)))["validation"])
     assert found[0] == pytest.approx(found[1], abs=1e-6)

@@ -22,7 +22,8 @@ def dataset(task, size, cluster):
 
 
 def test_the_rate_of_a_template_is_the_capped_size_over_their_number():
-    found = rates({"large": 5000, "small": 30}, {"large": templates("large", 8), "small": templates("small", 3)}, cap=1000)
+    found = rates({"large": 5000, "small": 30}, {"large": templates("large", 8), "small": templates("small", 3)},
+                  cap=1000)
     assert found["large", "t0"] == 1000 / 8 and found["small", "t2"] == 10
     assert sum(rate for (task, _), rate in found.items() if task == "large") == pytest.approx(1000)
 
@@ -30,7 +31,8 @@ def test_the_rate_of_a_template_is_the_capped_size_over_their_number():
 def test_questions_come_up_at_their_rates():
     """10,000 draws: the share of the small task, 100/600, has a standard deviation of .0037; five of them are .019."""
     datasets = {"large": dataset("large", 900, "a"), "small": dataset("small", 100, "b")}
-    drawn = draw(datasets, {"large": templates("large", 8), "small": templates("small", 2)}, MixtureConfig(10_000, cap=500))
+    drawn = draw(datasets, {"large": templates("large", 8), "small": templates("small", 2)},
+                 MixtureConfig(10_000, cap=500))
     share = Counter(question.task for question in drawn)["small"] / len(drawn)
     assert share == pytest.approx(100 / 600, abs=0.019)
     by_template = Counter(q.template for q in drawn if q.task == "large")
@@ -45,8 +47,11 @@ def test_the_same_seed_draws_the_same_mixture():
 
 def test_fewer_templates_and_no_inverted_ones_on_request():
     found = {"a": [*templates("a", 3), Template("a", "inverted", "{answer}", "{text}", inverted=True)]}
-    of = lambda **settings: {q.template for q in draw({"a": dataset("a", 9, "a")}, found, MixtureConfig(300, **settings))}  # noqa: E731
-    assert of() == {"t0", "t1", "t2", "inverted"} and of(inverted=False) == {"t0", "t1", "t2"} and of(templates=1) == {"t0"}
+    def of(**settings):
+        return {q.template for q in draw({"a": dataset("a", 9, "a")}, found,
+                                                          MixtureConfig(300, **settings))}
+    assert of() == {"t0", "t1", "t2", "inverted"} and of(inverted=False) == {"t0", "t1",
+        "t2"} and of(templates=1) == {"t0"}
 
 
 def test_no_cluster_stands_on_both_sides():
@@ -54,15 +59,18 @@ def test_no_cluster_stands_on_both_sides():
     held_out = examples([n for n in DATASETS if DATASETS[n].cluster in HELD_OUT], 12, 1, told)
     train = examples([n for n in DATASETS if DATASETS[n].cluster not in HELD_OUT], 12, 2, told)
     split = split_by_cluster(train | held_out, HELD_OUT)
-    clusters = lambda part: {example["cluster"] for found in part.values() for example in found}  # noqa: E731
+    def clusters(part):
+        return {example["cluster"] for found in part.values() for example in found}
     assert clusters(split.held_out) == set(HELD_OUT) and not clusters(split.train) & set(HELD_OUT)
     assert clusters(split.validation) == clusters(split.train), "a model is chosen on training clusters only"
     for task, kept in split.validation.items():
-        assert kept and not {text for e in kept for text in texts(e)} & {text for e in split.train[task] for text in texts(e)}
+        assert kept and not {text for e in kept for text in texts(e)} & {text for e in split.train[task]
+            for text in texts(e)}
 
 
 def test_a_text_on_both_sides_of_the_split_is_an_error():
-    datasets = {"a": [{"text": LONG, "answer": "x", "cluster": "one", "file": "tasks.jsonl", "line": 3}, *dataset("a", 3, "one")]}
+    datasets = {"a": [{"text": LONG, "answer": "x", "cluster": "one", "file": "tasks.jsonl", "line": 3},
+                      *dataset("a", 3, "one")]}
     changed = LONG.upper().replace(",", " ;")
     datasets["b"] = [{"passage": changed, "answer": "y", "cluster": "two", "file": "tasks.jsonl", "line": 9}]
     with pytest.raises(UserError, match="stands in the training task 'a' and in the held-out task 'b'.*") as error:
@@ -75,7 +83,8 @@ def test_a_text_on_both_sides_of_the_split_is_an_error():
     [
         ({"a": dataset("a", 3, "one")}, ["two"], "there is no cluster 'two' to hold out; known are one"),
         ({"a": dataset("a", 3, "one")}, ["one"], "every cluster is held out"),
-        ({"a": dataset("a", 3, "one") + dataset("a", 3, "two"), "b": dataset("b", 3, "one")}, ["two"], "'a' stands in a training and in a held-out"),
+        ({"a": dataset("a", 3, "one") + dataset("a", 3, "two"), "b": dataset("b", 3, "one")}, ["two"],
+         "'a' stands in a training and in a held-out"),
         ({"a": dataset("a", 1, "one")}, [], "has 1 example, and one is kept for validation"),
     ],
 )

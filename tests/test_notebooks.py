@@ -28,9 +28,11 @@ def read(path):
 
 
 def written(path, *cells):
-    made = [{"cell_type": "code", "execution_count": None, "id": f"c{i}", "metadata": {}, "outputs": [], "source": code} for i, code in enumerate(cells)]
+    made = [{"cell_type": "code", "execution_count": None, "id": f"c{i}", "metadata": {}, "outputs": [], "source": code}
+            for i, code in enumerate(cells)]
     spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
+    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}),
+                    encoding="utf-8")
     return path
 
 
@@ -47,7 +49,8 @@ def test_a_committed_notebook_is_short_whole_and_quiet(path):
     notebook = read(path)
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert len(notebook["cells"]) <= 40 and notebook["cells"][0]["cell_type"] == "markdown"
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run from the first cell to the last"
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code)
+        + 1)), "run from the first cell to the last"
     for cell in code:
         assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in cell["outputs"])
     text = path.read_text(encoding="utf-8")
@@ -107,7 +110,8 @@ def test_a_notebook_is_run_and_says_what_ran(tmp_path):
     assert code_fingerprint(changed) != notebook["metadata"][KEY]["executed"]
 
 
-@pytest.mark.parametrize("code, words", [("1 / 0", "a cell failed: ZeroDivisionError"), ("import warnings; warnings.warn('old')", "wrote to the error stream")])
+@pytest.mark.parametrize("code, words", [("1 / 0", "a cell failed: ZeroDivisionError"),
+                                         ("import warnings; warnings.warn('old')", "wrote to the error stream")])
 def test_a_cell_that_fails_or_warns_is_an_error_and_leaves_the_file(code, words, tmp_path):
     path = written(tmp_path / "bad.ipynb", code)
     before = path.read_bytes()
@@ -147,10 +151,12 @@ def test_a_figure_becomes_a_picture(tmp_path):
 
 
 def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path):
-    tiny = {"documents": 50, "demonstrations": 96, "judged": 64, "prompts": 4, "evaluated": 2, "width": 16, "heads": 2, "pretrain_steps": 1, "sft_steps": 1}
+    tiny = {"documents": 50, "demonstrations": 96, "judged": 64, "prompts": 4, "evaluated": 2, "width": 16, "heads": 2,
+            "pretrain_steps": 1, "sft_steps": 1}
     tiny |= {"reward_steps": 1, "ppo_updates": 1}
     job, made = toy_feedback(tmp_path, **tiny)
-    kept = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*") if path.is_file() and path.name != "seconds.json"}
+    kept = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*") if path.is_file()
+            and path.name != "seconds.json"}
     assert kept and made.comparisons and len(made.practice) == 4 and made.instructed.config.width == 16
     again, read = toy_feedback(tmp_path, **tiny)
     assert again.folder == job.folder and read.comparisons == made.comparisons and read.tests == made.tests

@@ -1,4 +1,5 @@
-"""Fine-tuning in all its ways: what trains, what stays, what a file holds, and that each method is what its paper says."""
+"""Fine-tuning in all its ways: what trains, what stays, what a file holds, and that each method is what its paper
+says."""
 
 import copy
 import json
@@ -76,7 +77,9 @@ def test_what_is_frozen_does_not_move(method, kind, tokens):
     model = METHODS[method].wrap(build(kind=kind, dropout=0.1), SMALL[method])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     moving = set(trained(model))
-    loss = lambda: float(F.cross_entropy(run(model.eval(), tokens).flatten(0, -2), tokens.roll(-1, 1).flatten()).detach())  # noqa: E731
+    def loss():
+        return float(F.cross_entropy(run(model.eval(), tokens).flatten(0, -2),
+                                             tokens.roll(-1, 1).flatten()).detach())
     at_first = loss()
     train(model, tokens, rate=3e-2)
     assert loss() < at_first
@@ -122,11 +125,13 @@ def test_a_file_for_another_base_is_refused_and_the_model_untouched(tmp_path, to
     before = {name: t.clone() for name, t in other.state_dict().items()}
     with pytest.raises(UserError, match="was made for another base"):
         load(other, tmp_path)
-    assert set(other.state_dict()) == set(before) and all(torch.equal(t, before[n]) for n, t in other.state_dict().items())
+    assert set(other.state_dict()) == set(before) and all(torch.equal(t, before[n]) for n,
+                                                          t in other.state_dict().items())
     assert all(p.requires_grad for p in other.parameters())
 
 
-@pytest.mark.parametrize("damage, message", [("cut", "not a whole safetensors file"), ("flip", "not those that were written"), ("mixed", "not of one save")])
+@pytest.mark.parametrize("damage, message", [("cut", "not a whole safetensors file"),
+                                             ("flip", "not those that were written"), ("mixed", "not of one save")])
 def test_a_damaged_file_is_refused_and_the_model_untouched(tmp_path, damage, message):
     save(lora.wrap(build(), LoRAConfig(rank=2)), tmp_path / "a")
     save(lora.wrap(build(), LoRAConfig(rank=2, seed=5)), tmp_path / "b")
@@ -165,7 +170,8 @@ def test_a_model_is_wrapped_once(method):
 
 
 def test_names_are_matched_whole():
-    names = ["body.blocks.0.attention.query", "body.blocks.0.attention.query_norm", "body.relative_attention_bias", "body.bias"]
+    names = ["body.blocks.0.attention.query", "body.blocks.0.attention.query_norm", "body.relative_attention_bias",
+             "body.bias"]
     assert matching(names, ["query"], "layer") == names[:1]
     assert matching(names, ["bias"], "layer") == names[3:]
     assert matching(names, ["*query*"], "layer") == names[:2]
@@ -272,10 +278,12 @@ def test_a_merged_plain_model_has_the_base_names_and_can_be_wrapped_again(tokens
 
 
 def test_a_half_precision_base_is_merged_in_fp32():
-    """In bf16 an update of a thousandth of a weight is lost in the product as well as in the sum; formed in fp32 it is rounded once."""
+    """In bf16 an update of a thousandth of a weight is lost in the product as well as in the sum; formed in fp32 it is
+    rounded once."""
     wrapped = layer(rank=4)
     nn.init.normal_(wrapped.B, std=0.05)
-    exact = (wrapped.base.weight.bfloat16().float() + wrapped.scale * wrapped.B.bfloat16().float() @ wrapped.A.bfloat16().float()).bfloat16()
+    exact = (wrapped.base.weight.bfloat16().float() + wrapped.scale
+             * wrapped.B.bfloat16().float() @ wrapped.A.bfloat16().float()).bfloat16()
     half = wrapped.to(torch.bfloat16)
     half.merge()
     assert half.base.weight.dtype == torch.bfloat16 and torch.equal(half.base.weight, exact)
@@ -292,8 +300,10 @@ def test_dropout_touches_the_update_alone():
 
 
 def test_a_task_s_head_trains_whole_and_gets_no_update(tmp_path):
-    make = lambda: Classifier(copy.deepcopy(build().body), 2, 0)  # noqa: E731
-    for method, config in ((lora, LoRAConfig(rank=2, targets=("*",))), (adapters, AdapterConfig(bottleneck=2, targets=("*",)))):
+    def make():
+        return Classifier(copy.deepcopy(build().body), 2, 0)
+    for method, config in ((lora, LoRAConfig(rank=2, targets=("*",))), (adapters,
+            AdapterConfig(bottleneck=2, targets=("*",)))):
         model = method.wrap(make(), config)
         assert type(model.head) is nn.Linear and {"head.weight", "head.bias"} <= set(trained(model))
         save(model, tmp_path / method.__name__)
@@ -315,7 +325,8 @@ def test_other_layers_get_no_update_by_accident():
 
 def test_a_rank_above_the_break_even_warns_with_both_counts():
     """Erratum E1: for a 32 × 32 matrix A and B together are smaller only below r = 16."""
-    with pytest.warns(UserWarning, match="rank 17 is above the break-even 16.0: the update has 1,088 numbers, the matrix 1,024"):
+    with pytest.warns(UserWarning, match="rank 17 is above the break-even 16.0: the update has 1,088 numbers, the "
+                                         "matrix 1,024"):
         lora.wrap(build(), LoRAConfig(rank=17, targets=("blocks.0.attention.query",)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -348,7 +359,9 @@ def kept_bytes(model, tokens):
 
 def test_no_activation_is_kept_below_the_lowest_trained_layer(tokens):
     """A model twice as deep below it keeps not one byte more; a trained layer below would."""
-    wrapped = lambda layers, lowest: lora.wrap(build(layers=layers), LoRAConfig(targets=(f"blocks.{lowest}.attention.query",)))  # noqa: E731
+    def wrapped(layers, lowest):
+        return lora.wrap(build(layers=layers),
+                                                   LoRAConfig(targets=(f"blocks.{lowest}.attention.query",)))
     alone = kept_bytes(wrapped(1, 0), tokens)
     assert alone == kept_bytes(wrapped(4, 3), tokens) < kept_bytes(wrapped(4, 2), tokens)
 
@@ -384,7 +397,8 @@ def test_lora_wraps_any_module():
 @pytest.fixture
 def three_tasks(tokens, tmp_path):
     folders, models = {}, {}
-    configs = {"a": LoRAConfig(rank=2), "b": LoRAConfig(rank=3, targets=("query", "inner")), "c": LoRAConfig(rank=1, alpha=4)}
+    configs = {"a": LoRAConfig(rank=2), "b": LoRAConfig(rank=3, targets=("query", "inner")),
+               "c": LoRAConfig(rank=1, alpha=4)}
     for i, (name, config) in enumerate(configs.items()):
         models[name] = lora.wrap(build(), config)
         train(models[name], tokens.roll(i, 1), steps=3, rate=5e-2)
@@ -427,7 +441,8 @@ def test_what_cannot_be_served_says_why(three_tasks, tokens, tmp_path):
     folders, _ = three_tasks
     with pytest.raises(UserError, match="no task 'z'; known are a, b, c"), serve(build(), folders).rows("z"):
         pass
-    with pytest.raises(UserError, match="3 rows is no multiple of the 2 tasks"), serve(build(), folders).rows(["a", "b"]) as model:
+    with pytest.raises(UserError, match="3 rows is no multiple of the 2 tasks"), serve(build(),
+            folders).rows(["a", "b"]) as model:
         run(model, tokens)
     with pytest.raises(UserError, match="another base"):
         serve(build(seed=3), folders)
@@ -458,7 +473,8 @@ def test_bitfit_trains_exactly_the_biases():
 def test_a_keys_bias_has_a_gradient_only_where_it_turns(positions, tokens):
     model = bitfit.wrap(build(positions=positions))
     F.cross_entropy(run(model, tokens).flatten(0, 1), tokens.flatten()).backward()
-    sizes = {part: max(float(p.grad.abs().max()) for name, p in trained(model).items() if f"{part}.bias" in name) for part in ("query", "key", "value")}
+    sizes = {part: max(float(p.grad.abs().max()) for name, p in trained(model).items() if f"{part}.bias" in name)
+             for part in ("query", "key", "value")}
     assert sizes["query"] > 1e-3 * sizes["value"] and (sizes["key"] < 1e-4 * sizes["value"]) is (positions == "learned")
 
 
@@ -489,15 +505,18 @@ def test_an_adapter_is_what_the_paper_draws(tokens):
 
 def test_a_fresh_adapter_changes_next_to_nothing(tokens):
     base = run(build(), tokens)
-    near, far = (run(adapters.wrap(build(), AdapterConfig(bottleneck=8, initial_std=std)), tokens) for std in (1e-2, 1.0))
+    near, far = (run(adapters.wrap(build(), AdapterConfig(bottleneck=8, initial_std=std)), tokens)
+                 for std in (1e-2, 1.0))
     assert (near - base).abs().max() < 0.02 * base.abs().max() < (far - base).abs().max()
     assert torch.equal(run(adapters.wrap(build(), AdapterConfig(initial_std=0.0)), tokens), base)
 
 
 def test_adapters_stand_after_both_sublayers_or_after_the_feed_forward_alone():
-    of = lambda model: {".".join(name.split(".")[-2:]) for name in model.tuning.targets}  # noqa: E731
+    def of(model):
+        return {".".join(name.split(".")[-2:]) for name in model.tuning.targets}
     assert of(adapters.wrap(build())) == {"attention.output", "feed_forward.output"}
-    assert of(adapters.wrap(build(kind="encoder-decoder"))) == {"attention.output", "cross_attention.output", "feed_forward.output"}
+    assert of(adapters.wrap(build(kind="encoder-decoder"))) == {"attention.output", "cross_attention.output",
+        "feed_forward.output"}
     pfeiffer = adapters.wrap(build(), AdapterConfig(placement="pfeiffer", norms=False))
     assert of(pfeiffer) == {"feed_forward.output"} and not any("norm" in name for name in trained(pfeiffer))
     assert any("norm" in name for name in trained(adapters.wrap(build())))
@@ -519,7 +538,8 @@ def test_a_tuned_prompt_of_token_vectors_is_that_text_before_the_text(kind, toke
 
 @pytest.mark.parametrize("smeared", [False, True])
 def test_the_prompt_shifts_positions_and_no_label(smeared, tokens):
-    """Padded on the left or on the right, each row's logits are those of the row alone, and as many as it has tokens."""
+    """Padded on the left or on the right, each row's logits are those of the row alone, and as many as it has
+    tokens."""
     model = prompt_tuning.wrap(build(smeared_keys=smeared), PromptConfig(4, seed=1))
     rows = [tokens[0].tolist(), tokens[1, :7].tolist()]
     alone = [model(torch.tensor([row]))[0] for row in rows]
@@ -543,7 +563,8 @@ def test_generation_with_a_tuned_prompt(kind, smeared, tokens):
             if kind == "decoder":
                 logits = model(torch.tensor([[*prompt, *said]]))
             else:
-                logits = model(torch.tensor([[1, *said]]), torch.tensor([prompt]), torch.ones(1, len(prompt), dtype=torch.bool))
+                logits = model(torch.tensor([[1, *said]]), torch.tensor([prompt]),
+                               torch.ones(1, len(prompt), dtype=torch.bool))
             said.append(int(logits[0, -1].argmax()))
         assert row[: said.index(2) + 1 if 2 in said else 5].tolist() == said[: said.index(2) + 1 if 2 in said else 5]
 
@@ -559,7 +580,9 @@ def test_a_prompt_takes_room_in_the_context():
 
 def test_the_three_starts_of_a_prompt():
     table = build().body.token_embedding.weight
-    prompt = lambda **settings: prompt_tuning.wrap(build(), PromptConfig(5, **settings)).body.token_embedding.prompt  # noqa: E731
+    def prompt(**settings):
+        return prompt_tuning.wrap(build(), PromptConfig(5,
+            **settings)).body.token_embedding.prompt
     assert all(any(torch.equal(vector, row) for row in table) for vector in prompt(start="vocabulary"))
     assert torch.equal(prompt(start="text", text_ids=(30, 31)), table[[30, 31, 30, 31, 30]])
     assert not any(torch.equal(vector, row) for vector in prompt(start="random") for row in table)
@@ -591,7 +614,8 @@ def test_the_head_on_features_is_the_head_on_the_body(kind):
     texts = LabelledTexts(ROWS, LABELS, 4, 0)
     cached = CachedFeatures(model, texts)
     optimizer = adamw(model, 3e-2, 0.0)
-    losses = [gradient_step(model, optimizer, cached.microbatches(step, 1), feature_loss, TrainingConfig(), 4)[0] for step in range(100)]
+    losses = [gradient_step(model, optimizer, cached.microbatches(step, 1), feature_loss, TrainingConfig(), 4)[0]
+              for step in range(100)]
     assert losses[-1] < 0.2 * losses[0]
     padded, mask = pad(ROWS)
     torch.testing.assert_close(model(padded, mask), model.head(cached.features), atol=1e-5, rtol=1e-4)

@@ -1,4 +1,5 @@
-"""The small files of fine-tuning: what is sealed in them, whose base and whose head they need, and that they mean the same in another process."""
+"""The small files of fine-tuning: what is sealed in them, whose base and whose head they need, and that they mean the
+same in another process."""
 
 import json
 import subprocess
@@ -41,17 +42,21 @@ def stir(model):
 
 def refused(model, folder, message):
     """Loading raises the message, and the model is as it was."""
-    before, parts = {name: t.clone() for name, t in model.state_dict().items()}, [type(part) for part in model.modules()]
+    before, parts = {name: t.clone() for name, t in model.state_dict().items()}, [type(part)
+        for part in model.modules()]
     free = {name: p.requires_grad for name, p in model.named_parameters()}
     with pytest.raises(UserError, match=message):
         load(model, folder)
-    assert [type(part) for part in model.modules()] == parts and {name: p.requires_grad for name, p in model.named_parameters()} == free
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items()) and getattr(model, "tuning", None) is None
+    assert [type(part) for part in model.modules()] == parts and {name: p.requires_grad for name,
+        p in model.named_parameters()} == free
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items()) and getattr(model, "tuning",
+        None) is None
 
 
 @pytest.mark.parametrize("change", [{"rank": 3}, {"alpha": 99.0}, {"targets": ["query", "key"]}])
 def test_an_edited_setting_is_refused_and_the_model_untouched(tmp_path, change):
-    """A rank of 1 edited to 3 would be filled up by broadcasting, and an α would scale what was trained with another, both without a word."""
+    """A rank of 1 edited to 3 would be filled up by broadcasting, and an α would scale what was trained with another,
+    both without a word."""
     save(stir(lora.wrap(build(), LoRAConfig(rank=1))), tmp_path)
     about = json.loads((tmp_path / ABOUT).read_text())
     about["config"] |= change
@@ -78,7 +83,8 @@ def test_a_head_s_start_does_not_matter_and_its_absence_does(wrap, tmp_path, tok
     model, mask = stir(wrap(classifier(seed=0))), torch.ones_like(tokens, dtype=torch.bool)
     save(model, tmp_path / "head")
     assert torch.equal(load(classifier(seed=7), tmp_path / "head")(tokens, mask), model(tokens, mask))
-    refused(build(kind="encoder"), tmp_path / "head", "holds a head for a task, and this model has none; load it onto a Classifier")
+    refused(build(kind="encoder"), tmp_path / "head", "holds a head for a task, and this model has none; load it onto "
+                                                      "a Classifier")
     refused(classifier(classes=5), tmp_path / "head", r"head.weight has shape \(3, 32\), the model's is \(5, 32\)")
     save(stir(wrap(build(kind="encoder"))), tmp_path / "plain")
     refused(classifier(), tmp_path / "plain", "holds no head for a task, and this model has one")

@@ -23,7 +23,8 @@ from minialign.peft.trainable import load, save, trained
 from minialign.runs.errors import UserError
 from minialign.training import adamw
 
-SMALL = {"full": FullConfig(), "bitfit": BitFitConfig(), "adapters": AdapterConfig(bottleneck=3), "lora": LoRAConfig(rank=2), "prompt-tuning": PromptConfig(3)}
+SMALL = {"full": FullConfig(), "bitfit": BitFitConfig(), "adapters": AdapterConfig(bottleneck=3),
+         "lora": LoRAConfig(rank=2), "prompt-tuning": PromptConfig(3)}
 ROWS = [[5, 9, 40, 31, 12], [17, 25, 8]]
 
 
@@ -33,12 +34,14 @@ def gpt2():
 
 def bert():
     torch.manual_seed(0)
-    return Bert(BertConfig(64, context=32, width=24, layers=2, heads=3, inner=20, dropout=0.0), masked_words=True).eval()
+    return Bert(BertConfig(64, context=32, width=24, layers=2, heads=3, inner=20, dropout=0.0),
+                masked_words=True).eval()
 
 
 def t5():
     torch.manual_seed(0)
-    config = T5Config(64, 32, width=24, head_size=8, heads=2, inner=20, encoder_layers=2, layers=2, buckets=8, furthest=12, gated=True, dropout=0.0)
+    config = T5Config(64, 32, width=24, head_size=8, heads=2, inner=20, encoder_layers=2, layers=2, buckets=8,
+                      furthest=12, gated=True, dropout=0.0)
     return T5(config, own_head=True).eval()
 
 
@@ -65,7 +68,8 @@ def test_every_method_trains_every_model_and_its_file_loads(name, method, tmp_pa
     assert all(p.grad is not None for p in trained(model).values())
     assert all(torch.equal(p, frozen[key]) for key, p in model.named_parameters() if key in frozen)
     save(model, tmp_path)
-    torch.testing.assert_close(run(load(MODELS[name](), tmp_path), tokens, mask), run(model, tokens, mask), atol=0, rtol=0)
+    torch.testing.assert_close(run(load(MODELS[name](), tmp_path), tokens, mask), run(model, tokens, mask), atol=0,
+                               rtol=0)
 
 
 @pytest.mark.parametrize("name", WITHOUT_BIASES)
@@ -78,9 +82,11 @@ def test_the_table_of_distances_is_no_bias():
     """T5's `position_bias.weight` holds the word, and BERT's own head has real ones."""
     assert any("position_bias.weight" in name for name, _ in t5().named_parameters())
     names = set(trained(bitfit.wrap(bert())))
-    assert names == {name for name, _ in bert().named_parameters() if name.split(".")[-1] == "bias"} and {"head.bias", "head.norm.bias"} <= names
+    assert names == {name for name, _ in bert().named_parameters() if name.split(".")[-1] == "bias"} and {"head.bias",
+        "head.norm.bias"} <= names
     subset = set(trained(bitfit.wrap(bert(), BitFitConfig(subset=True))))
-    assert {"body.blocks.1.attention.query.bias", "body.blocks.1.feed_forward.inner.bias"} <= subset and not any("key" in name for name in subset)
+    assert {"body.blocks.1.attention.query.bias",
+            "body.blocks.1.feed_forward.inner.bias"} <= subset and not any("key" in name for name in subset)
 
 
 @pytest.mark.parametrize("make", [bert, tiny_llama])
@@ -115,4 +121,5 @@ def test_a_prompt_before_bert_is_of_the_first_segment():
 
 def test_the_subset_of_biases_takes_none_of_the_masked_word_head():
     chosen = trained(bitfit.wrap(bert(), BitFitConfig(subset=True)))
-    assert {name.split(".", 3)[-1] for name in chosen} == {"attention.query.bias", "feed_forward.inner.bias"} and len(chosen) == 2 * 2
+    assert {name.split(".", 3)[-1] for name in chosen} == {"attention.query.bias",
+                                                           "feed_forward.inner.bias"} and len(chosen) == 2 * 2

@@ -69,7 +69,8 @@ def test_two_figures_of_one_page_share_no_id_and_point_only_at_their_own():
 def test_ink_grid_and_styles_follow_the_page():
     svg = as_svg(drawn(), "x")
     assert INK not in svg and "currentColor" in svg and f"var(--grid, {FAINT})" in svg
-    assert {"var(--series-0, #0072b2)", "var(--series-1, #c24f00)"} <= set(re.findall(r"var\(--series-\d, #[0-9a-f]{6}\)", svg))
+    assert {"var(--series-0, #0072b2)", "var(--series-1, #c24f00)"} <= set(re.findall(r"var\(--series-\d, "
+        r"#[0-9a-f]{6}\)", svg))
     bare = re.sub(r"var\([^)]*\)", "", svg)
     assert re.findall(r"#(?:[0-9a-f]{6})\b", bare) == [] and "#000000" not in svg
 
@@ -81,7 +82,8 @@ def test_text_stays_text_and_what_people_wrote_is_escaped():
 
 
 def test_no_two_styles_differ_by_colour_alone():
-    assert len({str(style) for _, style, _ in STYLES}) == len({marker for _, _, marker in STYLES}) == len({colour for colour, _, _ in STYLES}) == len(STYLES)
+    assert len({str(style) for _, style, _ in STYLES}) == len({marker for _, _,
+        marker in STYLES}) == len({colour for colour, _, _ in STYLES}) == len(STYLES)
 
 
 @pytest.mark.parametrize("colour", [INK, *(colour for colour, _, _ in STYLES)])
@@ -127,7 +129,8 @@ def test_whiskers_reach_from_low_to_high():
     _, axes = figure("x", "y")
     whiskers(axes, 2, [1, 2], [LOW, HIGH], "both")
     (bars,) = axes.collections
-    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [pytest.approx([0.35, 0.5]), pytest.approx([0.5, 0.7])]
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [pytest.approx([0.35, 0.5]),
+        pytest.approx([0.5, 0.7])]
 
 
 def test_a_picture_is_written_whole_on_white_and_again_with_the_same_bytes(tmp_path):
@@ -183,7 +186,8 @@ def test_what_one_seed_has_shown_stands_beside_the_curve_and_its_interval_does_n
     lines_beside_one_seed(axes, [1, 2, 3], {"a": [LOW, 0.5, HIGH], "b": [LOW, 0.7, HIGH]})
     curves = {line.get_label(): line for line in axes.get_lines()}
     assert [list(curves[name].get_xdata()) for name in ("a", "b")] == [[1, 3], [1, 3]]
-    assert list(zip(*curves["one seed"].get_data())) == [(2, 0.5), (2, 0.7)] and curves["one seed"].get_linestyle() == "None"
+    assert list(zip(*curves["one seed"].get_data())) == [(2, 0.5),
+                                                         (2, 0.7)] and curves["one seed"].get_linestyle() == "None"
     _, axes = figure("x", "y")
     lines_beside_one_seed(axes, [1, 2], {"a": [0.1, 0.2]})  # a quick look: one seed everywhere
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 2]]

@@ -1,4 +1,5 @@
-"""PPO at depth: pretraining text beside the reward, the tax on what is not optimised, batches that cannot be learned from, hacking, calibration."""
+"""PPO at depth: pretraining text beside the reward, the tax on what is not optimised, batches that cannot be learned
+from, hacking, calibration."""
 
 import copy
 import dataclasses
@@ -38,12 +39,15 @@ def vector(model):
 def test_the_mix_adds_its_gradient_to_that_of_ppo():
     policy, reward = models()
     value = ScalarModel(copy.deepcopy(policy.body), head_std=0.0)
-    rollout = collect(policy, copy.deepcopy(policy), value, reward, PROMPTS, SamplingConfig(6), torch.Generator().manual_seed(0))
-    rollout.scores, rollout.values = torch.zeros(4), torch.zeros(rollout.values.shape)  # no reward: nothing but the text pulls
+    rollout = collect(policy, copy.deepcopy(policy), value, reward, PROMPTS, SamplingConfig(6),
+                      torch.Generator().manual_seed(0))
+    # no reward: nothing but the text pulls
+    rollout.scores, rollout.values = torch.zeros(4), torch.zeros(rollout.values.shape)
     config = PPOConfig(updates=1, prompts=4, minibatch=4, epochs=1, new_tokens=6, learning_rate=1e-3, beta=0.0)
     learner = Learner.start(policy, value, config, PretrainingMix(ROWS, MixConfig(mix_weight=2.0, mix_rows=4)))
     before, seen = copy.deepcopy(policy), []
-    learner.policy_optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten() for p in policy.parameters()]).clone()))
+    learner.policy_optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten()
+        for p in policy.parameters()]).clone()))
     metrics = ppo_update(learner, rollout, config, torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     torch.randperm(4, generator=generator)  # the order of the minibatches is drawn first
@@ -57,7 +61,8 @@ def test_the_mix_adds_its_gradient_to_that_of_ppo():
 def test_text_that_is_mixed_in_is_forgotten_less(tmp_path):
     policy, reward = models()
     plain, last = train_ppo(policy, reward, PROMPTS, CONFIG, RunFolder(tmp_path / "plain"))
-    mixed, other = train_ppo(policy, reward, PROMPTS, CONFIG, RunFolder(tmp_path / "mixed"), mix=PretrainingMix(ROWS, MixConfig(5.0, 9)))
+    mixed, other = train_ppo(policy, reward, PROMPTS, CONFIG, RunFolder(tmp_path / "mixed"),
+                             mix=PretrainingMix(ROWS, MixConfig(5.0, 9)))
     assert "text_loss" not in last and other["text_loss"] > 0
     assert alignment_tax(mixed, policy, ROWS).mean < alignment_tax(plain, policy, ROWS).mean
 
@@ -99,7 +104,8 @@ def test_a_score_that_is_no_number_stops_the_run_with_the_batch_saved_and_the_ch
             reward.head.bias.data.fill_(bad)
         return {}
 
-    with pytest.raises(UserError, match=r"update 3: the score of answer 0 is (nan|inf) \(4 of 4 answers\); the batch is in .*" + FAILED):
+    with pytest.raises(UserError, match=r"update 3: the score of answer 0 is (nan|inf) \(4 of 4 answers\); the batch "
+                                        r"is in .*" + FAILED):
         train_ppo(policy, reward, PROMPTS, config, run, watch=spoil)
     tensors, about = read_tensors(tmp_path / FAILED)
     assert tensors["response"].shape[0] == 4 and not tensors["scores"].isfinite().any() and sorted(about["prompts"]) == sorted(PROMPTS)
@@ -122,7 +128,8 @@ def test_the_widest_gaps_between_proxy_and_gold_come_first_whatever_their_scales
     found = widest(list("pqrst"), list("abcde"), proxy, gold, 2)
     assert [sample.answer for sample in found] == ["e", "d"] and found[0].excess > 2 > 0 > found[1].excess
     moved = widest(list("pqrst"), list("abcde"), [100 * x - 7 for x in proxy], [x / 9 + 3 for x in gold], 2)
-    assert [(s.prompt, s.answer) for s in moved] == [(s.prompt, s.answer) for s in found] and moved[0].excess == pytest.approx(found[0].excess)
+    assert [(s.prompt, s.answer) for s in moved] == [(s.prompt, s.answer)
+        for s in found] and moved[0].excess == pytest.approx(found[0].excess)
     shown = show_hacking(found)
     assert "liked beyond its worth" in shown.splitlines()[0] and "better than the model thinks" in shown and "-> 'e'" in shown
 
@@ -132,7 +139,8 @@ def test_hacking_shows_equal_answers_once_and_refuses_lists_that_do_not_match():
     assert all(sample.excess == 0 for sample in widest(["p", "q"], ["a", "b"], [1, 1], [2, 2]))
     with pytest.raises(UserError, match="equally many"):
         widest(["p"], ["a", "b"], [1, 2], [1, 2])
-    assert show_hacking(widest(["x" * 500], ["a"], [1], [1]), letters=10).count("x") == 11  # ten, and the one of "proxy"
+    # ten, and the one of "proxy"
+    assert show_hacking(widest(["x" * 500], ["a"], [1], [1]), letters=10).count("x") == 11
 
 
 def test_a_judge_that_is_as_sure_as_it_may_be_lies_on_the_diagonal():
@@ -142,7 +150,8 @@ def test_a_judge_that_is_as_sure_as_it_may_be_lies_on_the_diagonal():
     margins = torch.where(right, gaps, -gaps)
     bins = calibration(margins.tolist(), 8)
     assert len(bins) == 8 and sum(b.count for b in bins) == 20_000 and calibration_error(bins) < 0.02
-    assert [b.predicted for b in bins] == sorted(b.predicted for b in bins) and bins[0].predicted < 0.6 < 0.9 < bins[-1].predicted
+    assert [b.predicted for b in bins] == sorted(b.predicted
+                                                 for b in bins) and bins[0].predicted < 0.6 < 0.9 < bins[-1].predicted
     assert calibration_error(calibration((3 * margins).tolist(), 8)) > 0.08  # three times as sure as it may be
     assert "95 %" in show_calibration(bins) and len(show_calibration(bins).splitlines()) == 10
     assert calibration([0.0, 800.0], 9)[0].observed.mean == 0.5
@@ -159,7 +168,8 @@ def test_judges_that_do_not_read_have_their_accuracy_beside_it():
 
 def test_a_cautious_ensemble_distrusts_what_its_models_disagree_on():
     scores = torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
-    assert ensemble_scores(scores).tolist() == [1.0, 1.0, 0.5] and ensemble_scores(scores, 1.0).tolist() == [1.0, 0.0, 0.0]
+    assert ensemble_scores(scores).tolist() == [1.0, 1.0, 0.5] and ensemble_scores(scores, 1.0).tolist() == [1.0, 0.0,
+        0.0]
     assert torch.equal(ensemble_scores(scores[:1], 2.0), scores[0])
     with pytest.raises(UserError, match="cannot be used"):
         ensemble_scores(scores[0])

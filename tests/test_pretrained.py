@@ -1,4 +1,5 @@
-"""Pretrained models without the libraries that made them: folders and what may be wrong with them, padding, caches, buckets.
+"""Pretrained models without the libraries that made them: folders and what may be wrong with them, padding, caches,
+buckets.
 
 That the numbers are those of the library is tested in tests/parity.
 """
@@ -43,7 +44,8 @@ def loud(model):
 def t5():
     """Gated, with a head of its own."""
     torch.manual_seed(0)
-    config = T5Config(64, 32, width=24, head_size=8, heads=2, inner=20, encoder_layers=2, layers=3, buckets=8, furthest=12, gated=True, activation="gelu_tanh")
+    config = T5Config(64, 32, width=24, head_size=8, heads=2, inner=20, encoder_layers=2, layers=3, buckets=8,
+                      furthest=12, gated=True, activation="gelu_tanh")
     return loud(T5(config, own_head=True))
 
 
@@ -68,7 +70,8 @@ def test_distances_fall_into_buckets_as_counted_by_hand():
     backwards = distance_buckets(-torch.arange(12), False, 8, 8).tolist()
     assert backwards == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7]
     assert distance_buckets(torch.arange(1, 4), False, 8, 8).tolist() == [0, 0, 0]
-    both = distance_buckets(torch.tensor([-9, -2, -1, 0, 1, 2, 9]), True, 8, 8).tolist()  # four each way: 0, 1, then two ranges
+    # four each way: 0, 1, then two ranges
+    both = distance_buckets(torch.tensor([-9, -2, -1, 0, 1, 2, 9]), True, 8, 8).tolist()
     assert both == [3, 2, 1, 0, 5, 6, 7]
 
 
@@ -92,7 +95,8 @@ def test_cached_steps_of_llama_equal_the_full_pass(padded):
     cache = Cache(model.config, len(tokens), tokens.shape[1])
     pieces = [slice(0, 5), slice(5, 9), *(slice(i, i + 1) for i in range(9, tokens.shape[1]))]
     with torch.no_grad():
-        steps = torch.cat([model(tokens[:, piece], None if mask is None else mask[:, piece], cache) for piece in pieces], dim=1)
+        steps = torch.cat([model(tokens[:, piece], None if mask is None else mask[:, piece], cache)
+                           for piece in pieces], dim=1)
         whole = model(tokens, mask)
     real = torch.ones(tokens.shape, dtype=torch.bool) if mask is None else mask
     torch.testing.assert_close(steps[real], whole[real], atol=1e-4, rtol=1e-5)
@@ -112,7 +116,8 @@ def test_a_batch_of_llama_writes_what_each_row_writes_alone_and_ends_at_its_own_
         kept = together.response[row][together.mask[row]]
         assert torch.equal(kept, alone[row].response[0, : len(kept)])
     assert not together.mask[0, length:].any() and (together.response[0, length:] == 7).all()
-    assert generate(model, ROWS[:1], sampling, torch.Generator()).response.shape == (1, length)  # nothing is computed after the last row's end
+    # nothing is computed after the last row's end
+    assert generate(model, ROWS[:1], sampling, torch.Generator()).response.shape == (1, length)
 
 
 def test_more_tokens_than_the_context_are_refused(bert):
@@ -167,7 +172,8 @@ def test_options_are_ranked_with_the_model_s_own_begin_and_end(t5):
         for option, logprob in zip(choices, logprobs):
             said = [*option, end]
             logits = t5(torch.tensor([[begin, *option]]), torch.tensor([prompt]))[0].log_softmax(-1)
-            torch.testing.assert_close(logprob, sum(logits[t, token] for t, token in enumerate(said)).detach(), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(logprob, sum(logits[t, token] for t, token in enumerate(said)).detach(),
+                                       atol=1e-4, rtol=1e-4)
 
 
 # BERT
@@ -178,7 +184,8 @@ def test_padding_on_the_right_changes_no_vector_of_bert(bert):
     with torch.no_grad():
         together = bert.body(tokens, mask)
         for row, ids in enumerate(ROWS):
-            torch.testing.assert_close(together[row, : len(ids)], bert.body(torch.tensor([ids]))[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(together[row, : len(ids)], bert.body(torch.tensor([ids]))[0], atol=1e-5,
+                                       rtol=1e-5)
 
 
 def test_a_sentence_s_vector_does_not_depend_on_the_others(bert):
@@ -186,7 +193,8 @@ def test_a_sentence_s_vector_does_not_depend_on_the_others(bert):
     texts = ["the kite was red", "a", "", "the longest of them all by far: it is cut, since nothing has so much room"]
     vectors = sentence_vectors(bert, tokenizer, texts, batch=3, longest=20)
     for vector, text in zip(vectors, texts):
-        torch.testing.assert_close(vector, sentence_vectors(bert, tokenizer, [text], longest=20)[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(vector, sentence_vectors(bert, tokenizer, [text], longest=20)[0], atol=1e-5,
+                                   rtol=1e-5)
         assert float(vector.norm()) == pytest.approx(1, abs=1e-5)
     assert sentence_vectors(bert, tokenizer, []).shape == (0, 24)
 
@@ -206,8 +214,10 @@ GPT2 = {"model_type": "gpt2", "vocab_size": 20, "n_positions": 16, "n_embd": 8, 
 def gpt2_tensors(seed=0):
     """A GPT-2 of one layer in its published layout."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"wte.weight": (20, 8), "wpe.weight": (16, 8), "h.0.attn.c_attn.weight": (8, 24), "h.0.attn.c_attn.bias": (24,), "h.0.attn.bias": (1, 1, 16, 16)}
-    shapes |= {"h.0.attn.c_proj.weight": (8, 8), "h.0.mlp.c_fc.weight": (8, 32), "h.0.mlp.c_fc.bias": (32,), "h.0.mlp.c_proj.weight": (32, 8)}
+    shapes = {"wte.weight": (20, 8), "wpe.weight": (16, 8), "h.0.attn.c_attn.weight": (8, 24),
+              "h.0.attn.c_attn.bias": (24,), "h.0.attn.bias": (1, 1, 16, 16)}
+    shapes |= {"h.0.attn.c_proj.weight": (8, 8), "h.0.mlp.c_fc.weight": (8, 32), "h.0.mlp.c_fc.bias": (32,),
+               "h.0.mlp.c_proj.weight": (32, 8)}
     shapes |= {f"{name}.{part}": (8,) for name in ("ln_f", "h.0.ln_1", "h.0.ln_2") for part in ("weight", "bias")}
     shapes |= {"h.0.attn.c_proj.bias": (8,), "h.0.mlp.c_proj.bias": (8,)}
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -216,7 +226,8 @@ def gpt2_tensors(seed=0):
 def write(folder, tensors, settings=GPT2, **changes):
     """A checkpoint folder; a change to None takes a setting out."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({name: value for name, value in {**settings, **changes}.items() if value is not None}))
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in {**settings, **changes}.items()
+                                                    if value is not None}))
     if tensors:
         save_file(tensors, folder / "model.safetensors")
     return folder
@@ -275,13 +286,16 @@ def test_settings_of_the_other_models_that_are_not_understood_are_refused(tmp_pa
     with pytest.raises(UserError, match="feed_forward_proj is 'gated-silu'"):
         load_t5(write(tmp_path / "t5", one, {"model_type": "t5", "feed_forward_proj": "gated-silu"}))
     with pytest.raises(UserError, match="'relative_attention_max_distance' is 16; it must be a whole number from 17"):
-        sizes = {"num_layers": 1, "vocab_size": 9, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "relative_attention_max_distance": 16}
+        sizes = {"num_layers": 1, "vocab_size": 9, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8,
+                 "relative_attention_max_distance": 16}
         load_t5(write(tmp_path / "t5", one, {"model_type": "t5", **sizes}))
     with pytest.raises(UserError, match="position_embedding_type is 'relative_key'"):
         load_bert(write(tmp_path / "bert", one, {"model_type": "bert", "position_embedding_type": "relative_key"}))
-    llama = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9, "max_position_embeddings": 9, "num_hidden_layers": 1}
+    llama = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9,
+             "max_position_embeddings": 9, "num_hidden_layers": 1}
     with pytest.raises(UserError, match="rope_type is 'llama3'"):
-        load_llama(write(tmp_path / "llama", one, {**llama, "intermediate_size": 8, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}))
+        load_llama(write(tmp_path / "llama", one, {**llama, "intermediate_size": 8,
+                                                   "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}))
     with pytest.raises(UserError, match="cannot share 3 heads"):
         load_llama(write(tmp_path / "llama", one, {**llama, "intermediate_size": 8, "num_key_value_heads": 3}))
 
@@ -320,7 +334,8 @@ def test_a_fetched_file_that_was_altered_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(smollm2, "fetch", lambda *arguments: [file])
     with pytest.raises(UserError, match="was altered after it was fetched"):
         smollm2.load_smollm2()
-    monkeypatch.setattr(minilm, "fetch", lambda *arguments: [write(tmp_path / "f", gpt2_tensors()) / "model.safetensors"])
+    monkeypatch.setattr(minilm, "fetch", lambda *arguments: [write(tmp_path / "f", gpt2_tensors())
+        / "model.safetensors"])
     with pytest.raises(UserError, match="was altered after it was fetched"):
         minilm.load_minilm()
 

@@ -1,4 +1,5 @@
-"""Quantized layers, calibration, post-training quantization and LLM.int8(): against definitions, with every pitfall a test."""
+"""Quantized layers, calibration, post-training quantization and LLM.int8(): against definitions, with every pitfall a
+test."""
 
 import copy
 import math
@@ -55,13 +56,15 @@ def test_every_scheme_stays_close_to_the_layer_that_it_replaces(name):
     layer, x = linear(), inputs()
     observer = observed(SCHEMES[name], x) if name in STATIC else None
     with torch.no_grad():
-        assert 0 < off(quantized_layer(layer, SCHEMES[name], observer=observer)(x), layer(x)) < (0.1 if name == "4-bit-weights" else 0.03)
+        assert 0 < off(quantized_layer(layer, SCHEMES[name], observer=observer)(x),
+                       layer(x)) < (0.1 if name == "4-bit-weights" else 0.03)
 
 
 @pytest.mark.parametrize("name", [n for n in SCHEMES if n not in ("weights", "4-bit-weights", *STATIC)])
 def test_an_integer_layer_equals_the_product_of_what_was_mapped(name):
     scheme, layer, x = SCHEMES[name], linear(), inputs()
-    expected = F.linear(quantize_tensor(x, scheme.activation_config).dequantize(), quantize_tensor(layer.weight, scheme.weight_config).dequantize(), layer.bias)
+    expected = F.linear(quantize_tensor(x, scheme.activation_config).dequantize(),
+                        quantize_tensor(layer.weight, scheme.weight_config).dequantize(), layer.bias)
     torch.testing.assert_close(quantized_layer(layer, scheme)(x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -122,7 +125,8 @@ def test_activations_that_are_not_finite_are_an_error_that_names_the_layer(wrong
     x = inputs()
     x[3, 5] = wrong
     for name in ("absmax", "zero-point", "vector-wise", "llm-int8", "static"):
-        layer = quantized_layer(linear(), SCHEMES[name], "blocks.1.key", observer=observed(SCHEMES[name], inputs()) if name == "static" else None)
+        layer = quantized_layer(linear(), SCHEMES[name], "blocks.1.key", observer=observed(SCHEMES[name], inputs())
+                                if name == "static" else None)
         with pytest.raises(UserError, match="blocks.1.key.*NaN or infinite"):
             layer(x)
 
@@ -159,12 +163,14 @@ def test_static_equals_dynamic_on_the_batch_that_it_was_calibrated_on():
     for mapping in ("absmax", "zero-point"):
         static = SchemeConfig("static", activation_per="tensor", activation_mapping=mapping)
         dynamic = SchemeConfig("dynamic", activation_per="tensor", activation_mapping=mapping)
-        assert torch.equal(quantized_layer(layer, static, observer=observed(static, x))(x), quantized_layer(layer, dynamic)(x))
+        assert torch.equal(quantized_layer(layer, static, observer=observed(static, x))(x),
+                           quantized_layer(layer, dynamic)(x))
 
 
 def test_no_observer_is_left_in_the_model():
     model = quantize(LanguageModel(SHAPE), SCHEMES["static"], BATCHES)[0]
-    assert {type(m).__name__ for m in model.modules()} <= {type(m).__name__ for m in LanguageModel(SHAPE).modules()} | {"StaticLinear"}
+    assert {type(m).__name__ for m in model.modules()} <= {type(m).__name__
+                                                           for m in LanguageModel(SHAPE).modules()} | {"StaticLinear"}
 
 
 def test_calibration_that_fails_leaves_the_model_as_it_was():
@@ -259,7 +265,8 @@ def test_an_observer_with_an_impossible_setting_is_an_error(make):
 def test_every_observer_can_be_chosen():
     errors = {}
     for name in OBSERVERS:
-        report = quantize(LanguageModel(SHAPE), SchemeConfig("static", activation_per="tensor", observer=name), BATCHES)[1]
+        report = quantize(LanguageModel(SHAPE), SchemeConfig("static", activation_per="tensor", observer=name),
+                          BATCHES)[1]
         errors[name] = max(row.output_error for row in report.rows)
     assert max(errors.values()) < 0.1 and len(set(errors.values())) > 2
 
@@ -272,7 +279,8 @@ def test_embeddings_norms_and_the_head_stay_as_they_are():
     before = copy.deepcopy(model)
     quantize(model, SCHEMES["vector-wise"])
     quantized = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-    expected = {f"body.blocks.{i}.{part}" for i in range(2) for part in ("attention.query", "attention.key", "attention.value", "attention.output", "feed_forward.inner", "feed_forward.output")}  # fmt: skip  # noqa: E501
+    expected = {f"body.blocks.{i}.{part}" for i in range(2) for part in ("attention.query", "attention.key",
+        "attention.value", "attention.output", "feed_forward.inner", "feed_forward.output")}  # fmt: skip  # noqa: E501
     assert quantized == expected
     left = {name: p for name, p in model.named_parameters()}
     assert left and all("norm" in name or "embedding" in name for name in left)
@@ -282,7 +290,8 @@ def test_embeddings_norms_and_the_head_stay_as_they_are():
 def test_the_scalar_head_stays():
     model = ScalarModel(LanguageModel(SHAPE).body)
     report = quantize(model, SCHEMES["weights"])[1]
-    assert type(model.head) is nn.Linear and {row.name: row.kept for row in report.rows}["head"] == "in the list of what stays"
+    assert type(model.head) is nn.Linear and {row.name: row.kept
+                                              for row in report.rows}["head"] == "in the list of what stays"
 
 
 def test_a_layer_with_a_shared_weight_stays():
@@ -350,7 +359,8 @@ def test_a_layer_s_output_error_is_its_own():
 
 
 def test_bytes_count_scales_and_zero_points():
-    for name, each in (("weights", 4), ("zero-point", None), ("vector-wise", 4 + 4)):  # bytes an output beside its integers: scale, sum
+    # bytes an output beside its integers: scale, sum
+    for name, each in (("weights", 4), ("zero-point", None), ("vector-wise", 4 + 4)):
         layer = linear(64, 16)
         report = quantize(nn.Sequential(layer), SCHEMES[name])[1]
         expected = 64 * 16 + 16 * 4 + (16 * each if each else 4 + 4 + 16 * 4)
@@ -378,7 +388,8 @@ def test_a_quantized_language_model_says_nearly_the_same(name):
     assert not model.training and report.bytes_after < report.bytes_before
 
 
-@pytest.mark.parametrize("wrong", [{"method": "magic"}, {"observer": "me"}, {"threshold": -1.0}, {"outlier_weights": "no"}, {"per": "column"}, {"bits": 1}])
+@pytest.mark.parametrize("wrong", [{"method": "magic"}, {"observer": "me"}, {"threshold": -1.0},
+                                   {"outlier_weights": "no"}, {"per": "column"}, {"bits": 1}])
 def test_a_scheme_that_does_not_exist_is_an_error(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         SchemeConfig(**wrong)
@@ -417,7 +428,8 @@ def test_outlier_columns_go_through_the_original_weights_and_the_rest_through_in
     rest = x.clone()
     rest[:, columns] = 0
     config = MappingConfig(per="row")
-    expected = quantize_tensor(rest, config).dequantize() @ quantize_tensor(layer.weight, config).dequantize().T + layer.bias
+    expected = quantize_tensor(rest, config).dequantize() @ quantize_tensor(layer.weight,
+        config).dequantize().T + layer.bias
     expected = expected + x[:, columns] @ layer.weight[:, columns].half().float().T
     torch.testing.assert_close(int8(layer)(x), expected, atol=1e-4, rtol=1e-5)
 
@@ -457,7 +469,8 @@ def test_the_outlier_part_uses_the_original_weights():
     layer, x = linear(), inputs(outliers=(3,))
     torch.testing.assert_close(int8(layer).outlier_weights(torch.tensor([3])), layer.weight[:, [3]].T.half().float())
     plain = int8(layer, outlier_weights="dequantized")
-    torch.testing.assert_close(plain.outlier_weights(torch.tensor([3])), plain.quantized_weight().dequantize()[:, [3]].T)
+    torch.testing.assert_close(plain.outlier_weights(torch.tensor([3])), plain.quantized_weight().dequantize()[:,
+        [3]].T)
     with torch.no_grad():
         assert off(int8(layer)(x), layer(x)) < off(plain(x), layer(x))
 
@@ -485,12 +498,15 @@ def test_planted_outliers_break_int8_and_the_16_bit_part_repairs_it():
     model = LanguageModel(SHAPE).eval()
     with torch.no_grad():
         before = model(TOKENS)
-        for block in model.body.blocks:  # larger by 60 after the norm, smaller by 60 in the next weight: the same function
-            for norm, layers in ((block.attention_norm, (block.attention.query, block.attention.key, block.attention.value)), (block.feed_forward_norm, (block.feed_forward.inner,))):  # fmt: skip  # noqa: E501
+        # larger by 60 after the norm, smaller by 60 in the next weight: the same function
+        for block in model.body.blocks:
+            for norm, layers in ((block.attention_norm, (block.attention.query, block.attention.key,
+                    block.attention.value)), (block.feed_forward_norm, (block.feed_forward.inner,))):  # fmt: skip  # noqa: E501
                 norm.weight[7] *= 60
                 norm.bias[7] *= 60
                 for layer in layers:
                     layer.weight[:, 7] /= 60
         torch.testing.assert_close(model(TOKENS), before, atol=1e-4, rtol=1e-4)
-        errors = {name: off(quantize(copy.deepcopy(model), SCHEMES[name])[0](TOKENS), before) for name in ("absmax", "vector-wise", "llm-int8")}
+        errors = {name: off(quantize(copy.deepcopy(model), SCHEMES[name])[0](TOKENS), before)
+                  for name in ("absmax", "vector-wise", "llm-int8")}
     assert errors["llm-int8"] < 0.2 * errors["vector-wise"] < 0.2 * errors["absmax"] * 1.05

@@ -72,9 +72,11 @@ def test_halves_are_rounded_to_the_even_neighbour():
 
 def test_zero_point_moves_the_grid_onto_one_sided_data_and_absmax_does_not():
     positive = torch.rand(1000, generator=G)
-    assert round_trip_error(positive, MappingConfig("zero-point", 4)) < 0.6 * round_trip_error(positive, MappingConfig("absmax", 4))
+    assert round_trip_error(positive, MappingConfig("zero-point", 4)) < 0.6 * round_trip_error(positive,
+        MappingConfig("absmax", 4))
     both = torch.rand(1000, generator=G) * 2 - 1
-    assert round_trip_error(both, MappingConfig("zero-point", 8)) == pytest.approx(round_trip_error(both, MappingConfig("absmax", 8)), rel=0.1)
+    assert round_trip_error(both, MappingConfig("zero-point", 8)) == pytest.approx(round_trip_error(both,
+        MappingConfig("absmax", 8)), rel=0.1)
 
 
 def test_a_group_may_be_wider_than_what_is_left():
@@ -91,14 +93,17 @@ def test_scales_of_rows_and_columns_are_those_of_each_by_itself():
     rows = quantize_tensor(x, MappingConfig(per="row")).dequantize()
     columns = quantize_tensor(x, MappingConfig(per="column")).dequantize()
     torch.testing.assert_close(rows, torch.stack([quantize_tensor(r, MappingConfig()).dequantize() for r in x]))
-    torch.testing.assert_close(columns, torch.stack([quantize_tensor(c, MappingConfig()).dequantize() for c in x.T], dim=1))
+    torch.testing.assert_close(columns, torch.stack([quantize_tensor(c, MappingConfig()).dequantize() for c in x.T],
+                                                    dim=1))
 
 
 def test_more_bits_and_smaller_shares_lose_less():
     x = torch.randn(32, 64, generator=G) * torch.logspace(-1, 1, 32)[:, None]
     errors = [round_trip_error(x, MappingConfig(bits=b)) for b in range(2, 9)]
     assert errors == sorted(errors, reverse=True)
-    absolute = [float((x - quantize_tensor(x, MappingConfig(bits=4, per=p, group=16)).dequantize()).norm(dim=1).div(x.norm(dim=1)).mean()) for p in ("tensor", "row", "group")]  # fmt: skip  # noqa: E501
+    absolute = [float((x - quantize_tensor(x,
+        MappingConfig(bits=4, per=p, group=16)).dequantize()).norm(dim=1).div(x.norm(dim=1)).mean())
+        for p in ("tensor", "row", "group")]  # fmt: skip  # noqa: E501
     assert absolute == sorted(absolute, reverse=True)
 
 
@@ -126,7 +131,8 @@ def test_bytes_count_integers_scales_and_zero_points():
 
 def test_the_table_of_codes_shows_scale_and_zero_point():
     text = show_codes(torch.tensor([0.0, 2.55]), MappingConfig("zero-point"))
-    assert "scale 0.01, zero-point -128" in text and text.splitlines()[-1].split() == ["2.55000", "->", "127", "->", "2.55000"]
+    assert "scale 0.01, zero-point -128" in text and text.splitlines()[-1].split() == ["2.55000", "->", "127", "->",
+        "2.55000"]
 
 
 def test_the_diagrams_draw_both_mappings_of_any_tensor():
@@ -194,7 +200,8 @@ def test_scales_are_an_outer_product():
     config = MappingConfig(per="row")
     a, b = quantize_tensor(x, config), quantize_tensor(w, config)
     found = integer_linear(a.values, a.scale, None, b.values, b.scale, None)
-    slow = torch.tensor([[sum(int(a.values[t, k]) * int(b.values[n, k]) for k in range(2)) * float(a.scale[t]) * float(b.scale[n]) for n in range(3)] for t in range(2)])  # fmt: skip  # noqa: E501
+    slow = torch.tensor([[sum(int(a.values[t, k]) * int(b.values[n, k]) for k in range(2)) * float(a.scale[t])
+                          * float(b.scale[n]) for n in range(3)] for t in range(2)])  # fmt: skip  # noqa: E501
     torch.testing.assert_close(found, slow)
     torch.testing.assert_close(found, x @ w.T, atol=0.1, rtol=0.02)
     c = 127 * 127  # the constant 1 / 127² that the absmax of both leave
@@ -206,6 +213,8 @@ def test_scales_are_an_outer_product():
 @pytest.mark.parametrize("x_per, w_per", [("row", "row"), ("tensor", "tensor"), ("row", "tensor"), ("tensor", "row")])
 def test_the_terms_of_the_zero_points_give_the_product_of_what_was_mapped(x_mapping, w_mapping, x_per, w_per):
     x, w = torch.rand(5, 40, generator=G) + 1, torch.randn(7, 40, generator=G) - 0.5
-    a, b = quantize_tensor(x, MappingConfig(x_mapping, per=x_per)), quantize_tensor(w, MappingConfig(w_mapping, per=w_per))
+    a, b = quantize_tensor(x, MappingConfig(x_mapping, per=x_per)), quantize_tensor(w,
+        MappingConfig(w_mapping, per=w_per))
     found = integer_linear(a.values, a.scale, a.zero_point, b.values, b.scale, b.zero_point)
-    torch.testing.assert_close(found.double(), a.dequantize().double() @ b.dequantize().double().T, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.double(), a.dequantize().double() @ b.dequantize().double().T, atol=1e-4,
+                               rtol=1e-5)

@@ -41,11 +41,13 @@ def test_a_shared_table_is_stored_once_and_serves_both(place, tmp_path):
     weight = quantize_tensor(model.table.weight, MappingConfig(per="row")).dequantize()
     bias = 0 if place else model.head.bias.detach()
     _, report = quantize(model, SCHEMES["weights"], [tokens], embeddings=True)
-    assert isinstance(model.table, QuantizedTable) and isinstance(model.head, TableHead) and model.head.table is model.table
+    assert isinstance(model.table, QuantizedTable) and isinstance(model.head,
+        TableHead) and model.head.table is model.table
     torch.testing.assert_close(model.table(tokens), weight[tokens])
     hidden = torch.randn(2, 3, 16)
     torch.testing.assert_close(model.head(hidden), hidden @ weight.T + bias)
-    assert report.bytes_after == module_bytes(model) == (40 * 16 + 40 * 4) + (16 * 16 + 16 * 4 + 16 * 4) + (0 if place else 40 * 4)
+    assert report.bytes_after == module_bytes(model) == (40 * 16 + 40 * 4) + (16 * 16 + 16 * 4 + 16 * 4) + (0 if place
+        else 40 * 4)
     assert [row.name for row in report.rows if not row.kept] == ["table", "inner"] + ([] if place else ["head"])
     save_quantized(model, tmp_path / "model.safetensors")
     loaded = load_quantized(Tied(place, seed=5), tmp_path / "model.safetensors")
@@ -66,7 +68,8 @@ def test_a_model_that_multiplies_by_the_table_finds_it(tmp_path):
 
 
 def test_a_head_may_take_the_fast_way_for_single_tokens():
-    slow, fast = (quantize(Tied(place=True), SchemeConfig("weights", single_token=flag), embeddings=True)[0] for flag in (False, True))
+    slow, fast = (quantize(Tied(place=True), SchemeConfig("weights", single_token=flag), embeddings=True)[0]
+                  for flag in (False, True))
     x = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     assert 0 < (fast.head(x) - slow.head(x)).norm() / slow.head(x).norm() < 0.02
 
@@ -82,7 +85,8 @@ def test_embeddings_that_are_not_finite_are_an_error():
 def test_a_table_with_two_seats_is_replaced_in_both():
     model = LanguageModel(TransformerConfig(320, 48, 32, 1, 2, kind="encoder-decoder")).eval()
     quantize(model, SCHEMES["weights"], embeddings=True)
-    assert isinstance(model.body.encoder.token_embedding, QuantizedTable) and model.body.encoder.token_embedding is model.body.decoder.token_embedding
+    assert isinstance(model.body.encoder.token_embedding,
+                      QuantizedTable) and model.body.encoder.token_embedding is model.body.decoder.token_embedding
 
 
 def test_without_asking_embeddings_stay():

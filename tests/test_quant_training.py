@@ -25,8 +25,10 @@ from minialign.transformer import TransformerConfig
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 TOKENS = torch.randint(20, 320, (4, 24), generator=torch.Generator().manual_seed(0))
 BATCHES = [TOKENS[:2], TOKENS[2:]]
-TRAINABLE = ["weights", "4-bit-weights", "absmax", "zero-point", "row-wise", "vector-wise", "static", "static-zero-point"]
-LEARNED = [SchemeConfig("weights", bits=3, per="tensor"), SchemeConfig("dynamic", bits=4), SchemeConfig("static", bits=4, activation_per="tensor")]
+TRAINABLE = ["weights", "4-bit-weights", "absmax", "zero-point", "row-wise", "vector-wise", "static",
+             "static-zero-point"]
+LEARNED = [SchemeConfig("weights", bits=3, per="tensor"), SchemeConfig("dynamic", bits=4),
+           SchemeConfig("static", bits=4, activation_per="tensor")]
 
 
 def linear(K=64, N=16, seed=0):
@@ -66,7 +68,8 @@ def test_plain_rounding_would_never_learn_anything():
 @pytest.mark.parametrize("per", ["tensor", "row", "group"])
 def test_fake_numbers_are_those_of_the_mapping(mapping, per):
     x, config = inputs().exp(), MappingConfig(mapping, 4, per, group=10)
-    torch.testing.assert_close(fake_quantize_measured(x, config), quantize_tensor(x, config).dequantize(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(fake_quantize_measured(x, config), quantize_tensor(x, config).dequantize(), atol=1e-6,
+                               rtol=1e-6)
 
 
 def test_the_gradient_of_a_learned_step_is_that_of_the_paper():
@@ -81,7 +84,8 @@ def test_the_gradient_of_a_learned_step_is_that_of_the_paper():
 
 def test_a_learned_step_s_gradient_is_scaled_by_the_number_of_weights():
     layer = FakeQuantizedLinear(linear(), SchemeConfig("weights", bits=4, per="tensor"), learned_step=True)
-    assert float(layer.weight_step.detach()) == pytest.approx(2 * float(layer.linear.weight.detach().abs().mean()) / math.sqrt(7))
+    assert float(layer.weight_step.detach()) == pytest.approx(2 * float(layer.linear.weight.detach().abs().mean())
+        / math.sqrt(7))
     layer.fake_weight().sum().backward()
     step = layer.weight_step.detach().clone().requires_grad_()
     fake_quantize(layer.linear.weight.detach(), step, None, MappingConfig(bits=4)).sum().backward()
@@ -219,7 +223,8 @@ def test_stored_in_16_bits_a_model_takes_half_the_bytes_and_says_nearly_the_same
         after = store_half(model, dtype)(TOKENS)
     assert 0 < (after - before).norm() / before.norm() < (0.002 if dtype == torch.float16 else 0.02)
     assert module_bytes(model) < 0.53 * size and after.dtype == torch.float32
-    assert isinstance(model.body.token_embedding, HalfEmbedding) and isinstance(model.body.blocks[0].attention.key, HalfLinear)
+    assert isinstance(model.body.token_embedding, HalfEmbedding) and isinstance(model.body.blocks[0].attention.key,
+        HalfLinear)
 
 
 def test_a_shared_weight_is_stored_once():
@@ -238,7 +243,8 @@ def test_norms_are_computed_in_float32(dtype):
         exact[0].weight.fill_(1.001)
         exact[0].bias.fill_(1e-3)
     kept = compute_half(exact, dtype)[0].norm
-    assert torch.equal(kept.weight, torch.full((64,), 1.001)) and torch.equal(kept.bias, torch.full((64,), 1e-3))  # not rounded on the way
+    assert torch.equal(kept.weight, torch.full((64,), 1.001)) and torch.equal(kept.bias,
+        torch.full((64,), 1e-3))  # not rounded on the way
     norm = compute_half(nn.Sequential(nn.LayerNorm(64), nn.RMSNorm(64), nn.Linear(64, 64)), dtype)
     assert norm[0].norm.weight.dtype == norm[1].norm.weight.dtype == torch.float32 and norm[2].weight.dtype == dtype
     x = (inputs() * 300).to(dtype)
@@ -318,10 +324,12 @@ def test_a_saved_model_comes_back_with_the_same_bits(name, tmp_path):
 
 def test_trained_and_16_bit_models_come_back_too(tmp_path):
     file = tmp_path / "model.safetensors"
-    trained = convert(prepare(LanguageModel(SHAPE), SchemeConfig("static", bits=3, activation_per="tensor"), BATCHES, learned_step=True))
+    trained = convert(prepare(LanguageModel(SHAPE), SchemeConfig("static", bits=3, activation_per="tensor"), BATCHES,
+                              learned_step=True))
     save_quantized(trained, file)
     loaded = load_quantized(LanguageModel(SHAPE, seed=9), file)
-    assert torch.equal(loaded(TOKENS), trained(TOKENS)) and isinstance(loaded.body.blocks[0].attention.key, StaticLinear)
+    assert torch.equal(loaded(TOKENS), trained(TOKENS)) and isinstance(loaded.body.blocks[0].attention.key,
+        StaticLinear)
     stored = store_half(LanguageModel(SHAPE), torch.float16)
     save_quantized(stored, file)
     assert torch.equal(load_quantized(LanguageModel(SHAPE, seed=9), file)(TOKENS), stored(TOKENS))
@@ -335,13 +343,15 @@ def test_trained_and_16_bit_models_come_back_too(tmp_path):
 
 def test_sizes_are_those_of_the_file(tmp_path):
     sizes = {}
-    for name, scheme in {**SCHEMES, "3-bit": SchemeConfig("weights", bits=3), "2-bit": SchemeConfig("weights", bits=2)}.items():
+    for name, scheme in {**SCHEMES, "3-bit": SchemeConfig("weights", bits=3),
+                         "2-bit": SchemeConfig("weights", bits=2)}.items():
         model, _ = quantize(nn.Sequential(linear(256, 256)), scheme, [torch.randn(4, 256)])
         sizes[name] = save_quantized(model, tmp_path / name)
         assert sizes[name] == (tmp_path / name).stat().st_size
     n = 256 * 256
     head = 2500  # names, shapes and facts, and the bias
-    expected = {"weights": n + 1024, "4-bit-weights": n // 2 + n // 32 * 4, "3-bit": n * 3 // 8 + 1024, "2-bit": n // 4 + 1024, "llm-int8": 3 * n + 2048}
+    expected = {"weights": n + 1024, "4-bit-weights": n // 2 + n // 32 * 4, "3-bit": n * 3 // 8 + 1024,
+                "2-bit": n // 4 + 1024, "llm-int8": 3 * n + 2048}
     for name, least in expected.items():
         assert least < sizes[name] < least + head + 4 * 256, name
 
@@ -353,7 +363,8 @@ def test_a_file_that_was_cut_or_altered_is_an_error(tmp_path):
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[-7] ^= 1
-    for wrong, message in ((whole[:-100], "not a whole safetensors file"), (whole[:5], "not a whole"), (bytes(flipped), "the numbers are not those")):
+    for wrong, message in ((whole[:-100], "not a whole safetensors file"), (whole[:5], "not a whole"),
+                           (bytes(flipped), "the numbers are not those")):
         file.write_bytes(wrong)
         fresh = LanguageModel(SHAPE)
         with pytest.raises(UserError, match=message):
@@ -371,6 +382,7 @@ def test_a_file_of_another_model_is_an_error(tmp_path):
     for scheme, patterns in (("vector-wise", ("*.query",)), ("4-bit-weights", ("*",))):
         model, _ = quantize(LanguageModel(SHAPE), SCHEMES[scheme], include=patterns)
         save_quantized(model, file)
-        for other in (TransformerConfig(320, 48, 64, 2, 2), TransformerConfig(320, 48, 32, 1, 2), TransformerConfig(320, 48, 32, 3, 2)):
+        for other in (TransformerConfig(320, 48, 64, 2, 2), TransformerConfig(320, 48, 32, 1, 2),
+                      TransformerConfig(320, 48, 32, 3, 2)):
             with pytest.raises(UserError, match="cannot be read|holds another model"):
                 load_quantized(LanguageModel(other), file)

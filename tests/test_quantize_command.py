@@ -28,11 +28,13 @@ SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 def d(tmp_path_factory):
     """A folder with a finished run, two texts and a few things that are wrong."""
     d = tmp_path_factory.mktemp("quantize")
-    lines = [f"{name} found the {thing} in the {place}." for name in ("Mira", "Sam", "Rosa") for thing in ("kite", "key") for place in ("barn", "lake", "hall")]
+    lines = [f"{name} found the {thing} in the {place}." for name in ("Mira", "Sam", "Rosa")
+             for thing in ("kite", "key") for place in ("barn", "lake", "hall")]
     (d / "text.txt").write_text("\n\n".join(lines[::2] * 6), encoding="utf-8")
     (d / "calibration.txt").write_text("\n\n".join(lines[1::2] * 6), encoding="utf-8")
     (d / "copy.txt").write_bytes((d / "text.txt").read_bytes())
-    shape = "--vocabulary 300 --context 32 --width 16 --heads 2 --layers 1 --steps 4 --batch 2 --checkpoint-every 4 --validate-every 4"
+    shape = ("--vocabulary 300 --context 32 --width 16 --heads 2 --layers 1 --steps 4 --batch 2 --checkpoint-every 4 "
+             "--validate-every 4")
     assert run(["pretrain", "--text", str(d / "text.txt"), *shape.split(), "--out", str(d / "run")]) == 0
     return d
 
@@ -40,13 +42,16 @@ def d(tmp_path_factory):
 @pytest.mark.parametrize("scheme", [*SCHEMES, *HALVES])
 def test_every_scheme_is_measured_on_disk_in_memory_in_what_it_predicts_and_in_time(scheme, d, capsys):
     calibration = "--calibration {d}/calibration.txt" if scheme in SCHEMES and SCHEMES[scheme].calibrated else ""
-    assert type_in(f"quantize {{d}}/run --scheme {scheme} --text {{d}}/text.txt {calibration} --fast --out {{d}}/{scheme}", d) == 0
+    assert type_in(f"quantize {{d}}/run --scheme {scheme} --text {{d}}/text.txt {calibration} --fast --out "
+                   f"{{d}}/{scheme}", d) == 0
     out = capsys.readouterr().out
-    for words in ("perplexity, a token", "KL from before", "same first choice", "bytes on the disk", "tokens a second, writing one"):
+    for words in ("perplexity, a token", "KL from before", "same first choice", "bytes on the disk",
+                  "tokens a second, writing one"):
         assert words in out
     result = json.loads((d / scheme / "report.json").read_text())
     assert result["file"] == (d / scheme / "quantized.safetensors").stat().st_size
-    assert scheme == "llm-int8" or result["disk"][1] < result["disk"][0]  # that one keeps the original weights, too: 3 bytes of 4, and a header
+    # that one keeps the original weights, too: 3 bytes of 4, and a header
+    assert scheme == "llm-int8" or result["disk"][1] < result["disk"][0]
     assert result["text"]["kl"] >= 0 and min(result["writing"] + result["reading"]) > 0
     assert scheme in HALVES or "body.blocks.0.attention.query" in out
 
@@ -68,14 +73,17 @@ def test_a_quantized_run_writes_and_is_evaluated_as_its_model_would_be(scheme, d
     said = capsys.readouterr().out
     model, tokenizer = load_quantized_run(tmp_path / "small")
     sampling = SamplingConfig(new_tokens=6, temperature=0.8)
-    assert said.rstrip("\n") == ("Ida" + continue_texts(model, tokenizer, ["Ida"], sampling, torch.Generator().manual_seed(1))[0]).rstrip("\n")
-    assert type_in(f"evaluate {tmp_path}/small --text {{d}}/text.txt", d) == 0 and "perplexity" in capsys.readouterr().out
+    assert said.rstrip("\n") == ("Ida" + continue_texts(model, tokenizer, ["Ida"], sampling,
+                                                        torch.Generator().manual_seed(1))[0]).rstrip("\n")
+    assert type_in(f"evaluate {tmp_path}/small --text {{d}}/text.txt",
+                   d) == 0 and "perplexity" in capsys.readouterr().out
     assert type_in(f"ask {tmp_path}/small --prompt Ida --options yes,no", d) == 0 and "yes" in capsys.readouterr().out
 
 
 def test_a_quantized_run_is_not_trained_and_not_quantized_again(d, tmp_path, capsys):
     assert type_in(f"quantize {{d}}/run --scheme weights --fast --out {tmp_path}/small", d) == 0
-    for line in (f"quantize {tmp_path}/small --fast", f"sft --base {tmp_path}/small --demonstrations {{d}}/none.jsonl --out {tmp_path}/more"):
+    for line in (f"quantize {tmp_path}/small --fast", f"sft --base {tmp_path}/small --demonstrations {{d}}/none.jsonl "
+                                                      f"--out {tmp_path}/more"):
         assert type_in(line, d) == 2
         assert "holds a quantized model" in (said := capsys.readouterr().err) or "none.jsonl" in said
     (tmp_path / "small" / "tokenizer.json").write_bytes((d / "run" / "tokenizer.json").read_bytes().replace(b"a", b"b"))
@@ -87,7 +95,8 @@ def test_settings_of_the_scheme_and_patterns_may_be_changed(d, capsys):
     assert type_in("quantize {d}/run --scheme weights --bits 3 --include *.attention.* --keep *.query --fast", d) == 0
     out = capsys.readouterr().out
     assert "query" in out and "stays: in the list of what stays" in out and "stays: not included" in out
-    assert type_in("quantize {d}/run --scheme llm-int8 --threshold 0.5 --outlier-weights dequantized --text {d}/text.txt --fast", d) == 0
+    assert type_in("quantize {d}/run --scheme llm-int8 --threshold 0.5 --outlier-weights dequantized --text "
+                   "{d}/text.txt --fast", d) == 0
     assert "100.0%" in capsys.readouterr().out  # of the columns
     assert type_in("quantize {d}/run --scheme weights --single-token --embeddings --text {d}/text.txt --fast", d) == 0
     assert "body.token_embedding" in capsys.readouterr().out
@@ -160,7 +169,8 @@ def test_an_encoder_is_compared_at_hidden_places():
             for t in (3, 10):
                 nats -= float(p[t, row[t]])
                 kl += float((p[t].exp() * (p[t] - q[t])).sum())
-    assert found.tokens == 4 and found.before == pytest.approx(math.exp(nats / 4), rel=1e-5) and found.kl == pytest.approx(kl / 4, rel=1e-4)
+    assert found.tokens == 4 and found.before == pytest.approx(math.exp(nats / 4),
+        rel=1e-5) and found.kl == pytest.approx(kl / 4, rel=1e-4)
     assert fidelity(before, before, rows[:, :2]).tokens == 2, "even the shortest text has a place to hide"
 
 

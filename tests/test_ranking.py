@@ -14,13 +14,16 @@ KINDS = ("decoder", "encoder-decoder")
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request):
-    config = TransformerConfig(40, context=24, width=16, layers=2, heads=2, kind=request.param, smeared_keys=True, initial_std=0.3)
+    config = TransformerConfig(40, context=24, width=16, layers=2, heads=2, kind=request.param, smeared_keys=True,
+                               initial_std=0.3)
     return LanguageModel(config, seed=1).eval()
 
 
 def random_questions(count, seed=0):
     chance = torch.Generator().manual_seed(seed)
-    row = lambda low, high: torch.randint(4, 40, (int(torch.randint(low, high, (), generator=chance)),), generator=chance).tolist()  # noqa: E731
+    def row(low, high):
+        return torch.randint(4, 40, (int(torch.randint(low, high, (), generator=chance)),),
+                                              generator=chance).tolist()
     return [[BEGIN, *row(1, 10)] for _ in range(count)], [[row(1, 5) for _ in range(2 + i % 3)] for i in range(count)]
 
 
@@ -40,7 +43,8 @@ def slow(model, prompt, option):
 def test_ranking_in_one_pass_equals_the_one_by_one_loop(model):
     prompts, options = random_questions(7)
     with torch.no_grad():
-        expected = [torch.tensor([slow(model, prompt, option) for option in choices]) for prompt, choices in zip(prompts, options)]
+        expected = [torch.tensor([slow(model, prompt, option) for option in choices]) for prompt,
+                    choices in zip(prompts, options)]
     for batch in (1, 3, 32):
         for ours, theirs in zip(option_logprobs(model, prompts, options, batch=batch), expected):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -48,7 +52,8 @@ def test_ranking_in_one_pass_equals_the_one_by_one_loop(model):
 
 def test_the_mean_is_the_sum_over_the_tokens_with_the_end(model):
     prompts, options = random_questions(5, seed=3)
-    for total, mean, choices in zip(option_logprobs(model, prompts, options), option_logprobs(model, prompts, options, mean=True), options):
+    for total, mean, choices in zip(option_logprobs(model, prompts, options),
+                                    option_logprobs(model, prompts, options, mean=True), options):
         torch.testing.assert_close(mean, total / torch.tensor([len(option) + 1.0 for option in choices]))
 
 
@@ -60,7 +65,8 @@ def test_the_end_token_tells_an_option_from_its_own_beginning(model):
 
 
 def test_all_options_of_one_step_are_a_distribution(model):
-    """P(end at once | x) + Σ P(token …): all first tokens together have probability 1, so no sum of options exceeds it."""
+    """P(end at once | x) + Σ P(token …): all first tokens together have probability 1, so no sum of options exceeds
+    it."""
     every = [[token] for token in range(40) if token != END]
     assert float(option_logprobs(model, [[BEGIN, 9]], [every])[0].exp().sum()) < 1
 

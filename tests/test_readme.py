@@ -1,4 +1,5 @@
-"""The README: every command in it parses, every file, test and notebook that it names is there, and what scripts write is what they would write."""
+"""The README: every command in it parses, every file, test and notebook that it names is there, and what scripts write
+is what they would write."""
 
 import importlib.util
 import io
@@ -31,16 +32,19 @@ SPEED = importlib.util.spec_from_file_location("speed_commands", ROOT / "tests" 
 
 
 def commands_of(text):
-    """Every `python -m minialign …` of a text: in blocks, with continued lines joined, and between backticks. Loops of the shell are taken apart."""
+    """Every `python -m minialign …` of a text: in blocks, with continued lines joined, and between backticks. Loops of
+    the shell are taken apart."""
     blocks = re.findall(r"^```\n(.*?)^```$", text, re.M | re.S)
-    lines = [part for block in blocks for line in block.replace("\\\n", " ").splitlines() for part in re.split(r"&&|;|\bdo\b", line)]
+    lines = [part for block in blocks for line in block.replace("\\\n", " ").splitlines()
+             for part in re.split(r"&&|;|\bdo\b", line)]
     lines += re.findall(r"`([^`\n]+)`", text)
     found = (re.search(r"python -m minialign(?![.\w])(.*)", line) for line in lines)
     return [match.group(1).strip() for match in found if match]
 
 
 def parse(line):
-    """Let the command's own parser read a line, without running anything; raises click's error for what it does not know."""
+    """Let the command's own parser read a line, without running anything; raises click's error for what it does not
+    know."""
     words = shlex.split(line)
     if not words or words[0].startswith("-"):
         words = ["demo", *words] if words != ["--help"] else ["demo"]
@@ -70,7 +74,8 @@ def test_the_reader_of_commands_finds_them_and_the_parser_refuses_what_is_not_th
 
 
 def test_the_readme_shows_every_command():
-    assert set(COMMANDS) - {line.split()[0] for line in spoken_commands() if line} - {"demo"} == set()  # demo is what runs without a name
+    # demo is what runs without a name
+    assert set(COMMANDS) - {line.split()[0] for line in spoken_commands() if line} - {"demo"} == set()
 
 
 def test_every_link_of_the_readme_leads_somewhere():
@@ -137,8 +142,10 @@ def test_the_picture_of_the_readme_is_what_the_code_draws():
         assert committed.text[MARK] == drawn_from(), "python -m minialign.lab.report.picture"
         with Image.open(io.BytesIO(as_png(draw(whole_plan()), dpi=130))) as fresh:
             assert fresh.size == committed.size
-            pairs = zip(fresh.convert("L").resize((200, 90)).tobytes(), committed.convert("L").resize((200, 90)).tobytes())
-            assert sum(abs(a - b) for a, b in pairs) / (200 * 90) < 2  # of 255; another machine may draw a letter a little differently
+            pairs = zip(fresh.convert("L").resize((200, 90)).tobytes(), committed.convert("L").resize((200,
+                90)).tobytes())
+            # of 255; another machine may draw a letter a little differently
+            assert sum(abs(a - b) for a, b in pairs) / (200 * 90) < 2
 
 
 def test_every_box_of_the_picture_names_a_file_that_there_is_and_its_text_fits():
@@ -167,21 +174,24 @@ def speed():
 
 
 def test_the_table_of_commands_is_made_of_those_that_the_script_runs(speed):
-    rows = re.findall(r"^\| `(python -m minialign[^`]*)` \| ([\d.]+) \| (.+) \|$", between(TEXT, "commands", README)[1], re.M)
+    rows = re.findall(r"^\| `(python -m minialign[^`]*)` \| ([\d.]+) \| (.+) \|$", between(TEXT, "commands", README)[1],
+                      re.M)
     assert [command for command, _, _ in rows] == [line.command for line in speed.LINES]
     for command in speed.LINES:
         parse(command.command.removeprefix("python -m minialign"))
 
 
 def test_the_script_writes_what_it_measured_between_the_markers(speed, tmp_path, monkeypatch, capsys):
-    tiny = speed.Line("python -m minialign realdata python-reference", r"texts\.train\.txt: (\d+) (texts)", "{0} of the {1} | found")
+    tiny = speed.Line("python -m minialign realdata python-reference", r"texts\.train\.txt: (\d+) (texts)",
+                      "{0} of the {1} | found")
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- commands -->\nold\n<!-- end of commands -->\nb\n", encoding="utf-8")
     monkeypatch.setattr(speed, "LINES", (tiny,))
     monkeypatch.setattr(sys, "argv", ["commands.py", "--readme", str(readme)])
     assert speed.main() == 0
     text = readme.read_text(encoding="utf-8")
-    row = re.search(r"^\| `python -m minialign realdata python-reference` \| ([\d.]+) \| (\d+) of the texts \\\| found \|$", text, re.M)
+    row = re.search(r"^\| `python -m minialign realdata python-reference` \| ([\d.]+) \| (\d+) of the texts \\\| found "
+                    r"\|$", text, re.M)
     assert row and float(row[1]) > 0 and int(row[2]) > 5 and "old" not in text and "s in all, on" in text and text.endswith("-->\nb\n")
 
 
@@ -197,8 +207,10 @@ def test_a_command_that_fails_or_says_something_else_writes_no_table(speed, tmp_
 
 def test_the_map_of_commands_has_every_command_once_under_a_heading(capsys):
     assert sorted(name for names in MAP_OF_COMMANDS.values() for name in names) == sorted(COMMANDS)
-    said = subprocess.run([sys.executable, "-m", "minialign", "--help"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8").stdout
-    assert all(f"{heading}:" in said for heading in MAP_OF_COMMANDS) and all(re.search(rf"^  {name} +\w", said, re.M) for name in COMMANDS)
+    said = subprocess.run([sys.executable, "-m", "minialign", "--help"], cwd=ROOT, capture_output=True, text=True,
+                          encoding="utf-8").stdout
+    assert all(f"{heading}:" in said for heading in MAP_OF_COMMANDS) and all(re.search(rf"^  {name} +\w", said, re.M)
+        for name in COMMANDS)
 
 
 def shell(monkeypatch, capsys, **variables):
@@ -210,7 +222,8 @@ def shell(monkeypatch, capsys, **variables):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "part"), [("zsh", "#compdef minialign"), ("fish", "complete --no-files --command minialign")])
+@pytest.mark.parametrize(("name", "part"), [("zsh", "#compdef minialign"), ("fish",
+    "complete --no-files --command minialign")])
 def test_the_source_for_a_shell_s_completion_is_printed(monkeypatch, capsys, name, part):
     assert part in shell(monkeypatch, capsys, _MINIALIGN_COMPLETE=f"{name}_source")
 

@@ -33,7 +33,8 @@ def minilm():
 def test_smollm2_has_the_published_shape(smollm2):
     model, tokenizer = smollm2
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
-    assert (model.config.layers, model.config.heads, model.config.key_value_heads, model.config.base) == (30, 9, 3, 100_000.0)
+    assert (model.config.layers, model.config.heads, model.config.key_value_heads, model.config.base) == (30, 9, 3,
+        100_000.0)
     assert tokenizer.size == model.config.vocabulary == 49_152 and tokenizer.special == (1, 2, 2)
 
 
@@ -48,7 +49,8 @@ def test_smollm2_predicts_macbeth_as_the_documentation_says(smollm2):
 def test_smollm2_answers_alone_and_in_a_batch_padded_on_the_left(smollm2):
     model, tokenizer = smollm2
     questions = ["What is the capital of France?", "Say hello.", "How many days does a week have?"]
-    prompts = [[*turn_ids(tokenizer, "system", SYSTEM), *turn_ids(tokenizer, "user", q), *opening_ids(tokenizer, "assistant")] for q in questions]
+    prompts = [[*turn_ids(tokenizer, "system", SYSTEM), *turn_ids(tokenizer, "user", q),
+                *opening_ids(tokenizer, "assistant")] for q in questions]
     answers = generate(model, prompts, SamplingConfig(10, temperature=0), torch.Generator()).texts(tokenizer)
     conversation = Conversation(model, tokenizer, SYSTEM, SamplingConfig(10, temperature=0), torch.Generator())
     assert "".join(conversation.reply(questions[0])) == answers[0] and "Paris" in answers[0]
@@ -56,7 +58,8 @@ def test_smollm2_answers_alone_and_in_a_batch_padded_on_the_left(smollm2):
 
 def test_minilm_finds_the_sentence_that_means_the_same(minilm):
     model, tokenizer = minilm
-    texts = ["A man is eating a meal.", "Someone has their dinner.", "The stock market fell sharply today.", "Share prices dropped a lot."]
+    texts = ["A man is eating a meal.", "Someone has their dinner.", "The stock market fell sharply today.",
+             "Share prices dropped a lot."]
     alike = sentence_vectors(model, tokenizer, texts) @ sentence_vectors(model, tokenizer, texts).T - 2 * torch.eye(4)
     assert alike.argmax(dim=1).tolist() == [1, 0, 3, 2] and float(alike[0, 2]) < 0.2
 

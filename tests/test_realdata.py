@@ -102,14 +102,16 @@ def test_a_missing_pip_and_another_failure_are_told_apart(registry):
         packages.fetch("thing==1.0", "0" * 64, "*")
 
 
-@pytest.mark.parametrize("requirement, digest", [("a", "0" * 64), ("a>=1", "0" * 64), ("a==1 --x", "0" * 64), ("a==1", "abc")])
+@pytest.mark.parametrize("requirement, digest", [("a", "0" * 64), ("a>=1", "0" * 64), ("a==1 --x", "0" * 64),
+                                                 ("a==1", "abc")])
 def test_what_is_not_pinned_is_not_fetched(registry, requirement, digest):
     with pytest.raises(UserError, match="does not pin a version|is not 64 hexadecimal digits"):
         packages.fetch(requirement, digest, "*")
     assert not registry.calls
 
 
-@pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt", "/outside.txt", "..\\outside.txt", "C:\\outside.txt"])
+@pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt", "/outside.txt", "..\\outside.txt",
+                                  "C:\\outside.txt"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_a_member_that_would_leave_the_folder_is_refused(tmp_path, name, kind):
     archive = tmp_path / "bad"
@@ -249,7 +251,8 @@ def slow_agreement(items, k, clear):
 
 @pytest.mark.parametrize("k, clear", [(1, None), (1, 1.0), (2, None), (3, 0.5)])
 def test_agreement_is_the_one_of_the_definition(k, clear):
-    # All lists are of the same length: then every (pair, draw) is equally likely in both. Standard error .35/√100,000 = .0011.
+    # All lists are of the same length: then every (pair, draw) is equally likely in both. Standard error .35/√100,000 =
+    # .0011.
     items = [ratings.Rated(key, text, tuple(row)) for key, text, row in made_up(5, raters=5, seed=3)]
     drawn = ratings.ensemble_agreement(items, k, clear, pairs=100_000)
     assert drawn == pytest.approx(slow_agreement(items, k, clear), abs=0.006)
@@ -263,7 +266,8 @@ def test_agreement_is_one_for_people_who_are_unanimous_and_half_for_people_who_s
         ratings.one_person_against_others(blind, pairs=2000)
     noise = random.Random(0)
     guessing = [ratings.Rated(str(n), str(n), tuple(noise.randint(-4, 4) for _ in range(20))) for n in range(400)]
-    assert ratings.one_person_against_others(guessing, pairs=50_000) == pytest.approx(0.5, abs=0.02)   # nobody is in "the others"
+    # nobody is in "the others"
+    assert ratings.one_person_against_others(guessing, pairs=50_000) == pytest.approx(0.5, abs=0.02)
 
 
 def test_agreement_needs_more_people_than_the_ensemble_and_depends_only_on_the_seed():
@@ -275,7 +279,8 @@ def test_agreement_needs_more_people_than_the_ensemble_and_depends_only_on_the_s
 
 
 def test_a_comparison_is_ordered_by_one_position_and_says_by_how_much():
-    items = [ratings.Rated("a", "A", (1, -4, 0)), ratings.Rated("b", "B", (3, 4, 0)), ratings.Rated("c", "A", (4, 4, 4))]
+    items = [ratings.Rated("a", "A", (1, -4, 0)), ratings.Rated("b", "B", (3, 4, 0)),
+             ratings.Rated("c", "A", (4, 4, 4))]
     rows = ratings.comparisons_from_ratings(items[:2], 10, seed=0, source="toy")
     assert sorted((row["annotator"], row["chosen"], row["rejected"], row["confidence"]) for row in rows) == [
         ("toy-rater00", "B", "A", 2), ("toy-rater01", "B", "A", 8)]       # the tie at position 2 gives nothing
@@ -299,7 +304,8 @@ def test_people_of_a_known_batch_only_compare_texts_of_their_batch():
 @pytest.mark.parametrize("name", ["tweets", "movies"])
 def test_the_parts_share_no_text_and_no_rater(tmp_path, name):
     rows = made_up(600)
-    rows[7] = (rows[7][0], rows[450][1], rows[7][2])                                              # a text that stands there twice
+    # a text that stands there twice
+    rows[7] = (rows[7][0], rows[450][1], rows[7][2])
     out = tmp_path / "out"
     written = people.write_people_data(out, name, seed=1, folder=write_source(tmp_path / "src", name, rows))
     parts = {part: json_lines(out / f"comparisons.{part}.jsonl") for part in people.COUNTS}
@@ -309,23 +315,27 @@ def test_the_parts_share_no_text_and_no_rater(tmp_path, name):
         assert texts_of[one] and not texts_of[one] & texts_of[other]
         assert raters_of[one] and not raters_of[one] & raters_of[other]
     train, valid = (set((out / f"texts.{part}.txt").read_text().strip().split("\n\n")) for part in ("train", "valid"))
-    assert texts_of["train"] <= train and texts_of["valid"] <= valid and not train & (valid | texts_of["test"] | texts_of["judge"])
+    assert texts_of["train"] <= train and texts_of["valid"] <= valid and not train & (valid | texts_of["test"]
+        | texts_of["judge"])
     prompts = [row["prompt"] for row in json_lines(out / "prompts.jsonl")]
     assert prompts and all(not any(text.startswith(prompt + " ") for text in train) for prompt in prompts)
     assert written["comparisons.train.jsonl"] == len(parts["train"]) and written["prompts.jsonl"] == len(prompts)
     readme = (out / "README.txt").read_text()
-    assert all(file in readme for file in written) and "Hutto" in readme and ("pair of draws" in readme) == (name == "tweets")
+    assert all(file in readme for file in written) and "Hutto" in readme and ("pair of draws" in readme) == (name
+        == "tweets")
 
 
 def test_the_majority_orders_the_same_pairs_once_by_the_mean_of_all_ratings(tmp_path):
     out = tmp_path / "out"
     people.write_people_data(out, "tweets", seed=1, folder=write_source(tmp_path / "src", "tweets", made_up(600)))
     items = {item.id: item for item in ratings.read_ratings("tweets", tmp_path / "src")}
-    mean = lambda key: sum(items[key].ratings) / len(items[key].ratings)  # noqa: E731
+    def mean(key):
+        return sum(items[key].ratings) / len(items[key].ratings)
     pairs = [frozenset((row["chosen_id"], row["rejected_id"])) for row in json_lines(out / "comparisons.test.jsonl")]
     rows = json_lines(out / "comparisons.majority.jsonl")
     asked = [frozenset((row["chosen_id"], row["rejected_id"])) for row in rows]
-    assert len(set(asked)) == len(asked) and set(asked) == {pair for pair in pairs if len({mean(key) for key in pair}) == 2}
+    assert len(set(asked)) == len(asked) and set(asked) == {pair for pair in pairs
+                                                            if len({mean(key) for key in pair}) == 2}
     for row in rows:
         assert mean(row["chosen_id"]) > mean(row["rejected_id"])
         assert (row["chosen"], row["rejected"]) == (items[row["chosen_id"]].text, items[row["rejected_id"]].text)
@@ -336,7 +346,8 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(tmp_path)
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         people.write_people_data(tmp_path / out, "nyt", seed, source)
     for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() != (tmp_path / "c" / path.name).read_bytes()
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() != (tmp_path / "c"
+            / path.name).read_bytes()
 
 
 def test_texts_to_pretrain_on_contain_nothing_that_prompts_come_from(tmp_path):
@@ -346,7 +357,8 @@ def test_texts_to_pretrain_on_contain_nothing_that_prompts_come_from(tmp_path):
     people.write_people_data(tmp_path / "tweets", "tweets", 0, tmp_path / "src")
     written = people.write_people_texts(tmp_path / "all", 0, tmp_path / "src")
     train, valid = ((tmp_path / "all" / f"texts.{part}.txt").read_text() for part in ("train", "valid"))
-    assert written["texts.train.txt"] == train.count("\n\n") + 1 == 80 * 3 + 100     # movies has 4 batches here, too few to divide
+    # movies has 4 batches here, too few to divide
+    assert written["texts.train.txt"] == train.count("\n\n") + 1 == 80 * 3 + 100
     test = json_lines(tmp_path / "tweets" / "comparisons.test.jsonl")
     held_out = {row[side] for row in test for side in ("chosen", "rejected")}
     assert held_out and all(text not in train and text not in valid for text in held_out)
@@ -357,7 +369,8 @@ def test_texts_to_pretrain_on_contain_nothing_that_prompts_come_from(tmp_path):
 
 def test_a_play_loses_its_by_line_and_end_and_keeps_its_words(tmp_path):
     path = tmp_path / "macbeth_gut.txt"
-    path.write_bytes(b"MACBETH\r\n\r\nby William Shakespeare\r\n\r\n\r\n\r\n\r\nACT I.  \r\n\r\nWITCH.\r\nWhen?\r\n\r\n\r\nTHE END")
+    path.write_bytes(b"MACBETH\r\n\r\nby William Shakespeare\r\n\r\n\r\n\r\n\r\nACT I.  "
+                     b"\r\n\r\nWITCH.\r\nWhen?\r\n\r\n\r\nTHE END")
     (tmp_path / "sonnets_gut.txt").write_text("THE SONNETS\n\nFrom fairest creatures")
     plays = texts.read_plays(sorted(tmp_path.iterdir()))
     assert plays == [texts.Text("MACBETH", "MACBETH\n\nACT I.\n\nWITCH.\nWhen?\n")]
@@ -393,7 +406,8 @@ def test_get_refuses_a_wrong_name_and_a_file_in_place_of_a_folder(tmp_path):
         realdata.get("people", tmp_path / "file")
 
 
-# --- the real thing: MINIALIGN_DOWNLOAD=1, or a cache that has it -------------------------------------------------------
+# --- the real thing: MINIALIGN_DOWNLOAD=1, or a cache that has it
+# -------------------------------------------------------
 
 
 @pytest.fixture
@@ -413,7 +427,8 @@ def test_real_people_agree_with_each_other_as_often_as_the_documentation_says(
     items = ratings.read_ratings(name)
     lengths = [len(item.ratings) for item in items]
     assert (len(items), min(lengths), max(lengths)) == (count, fewest, most)
-    assert ratings.one_person_against_others(items) == pytest.approx(any_difference, abs=0.005)       # four standard errors
+    assert ratings.one_person_against_others(items) == pytest.approx(any_difference,
+        abs=0.005)       # four standard errors
     assert ratings.one_person_against_others(items, clear=1.0) == pytest.approx(clear, abs=0.005)
 
 
@@ -445,10 +460,12 @@ def test_shakespeare_wrote_37_plays_and_macbeth_is_held_out(downloads, tmp_path)
     files = texts.shakespeare_files()
     plays = texts.read_plays(files)
     assert (len(files), len(plays)) == (42, 37)
-    assert not any("gutenberg" in play.text.lower() or "william shakespeare" in play.text[:200].lower() for play in plays)
+    assert not any("gutenberg" in play.text.lower() or "william shakespeare" in play.text[:200].lower()
+                   for play in plays)
     realdata.get("shakespeare", tmp_path)
     assert (tmp_path / "texts.valid.txt").read_text().startswith("MACBETH\n")
-    assert "Birnam" in (tmp_path / "texts.valid.txt").read_text() and "Birnam" not in (tmp_path / "texts.train.txt").read_text()
+    assert "Birnam" in (tmp_path / "texts.valid.txt").read_text() and "Birnam" not in (tmp_path
+        / "texts.train.txt").read_text()
 
 
 @pytest.mark.download

@@ -1,4 +1,5 @@
-"""The report: its numbers are those of the files, its sentences follow the numbers, and nothing that a model wrote can break the page."""
+"""The report: its numbers are those of the files, its sentences follow the numbers, and nothing that a model wrote can
+break the page."""
 
 import copy
 import json
@@ -22,20 +23,26 @@ def interval(mean, half=0.01):
 
 
 def stage(gold, win_rate=None):
-    parts = {name: interval(gold + shift) for name, shift in (("helpful", -0.0511), ("honest", 0.0123), ("harmless", 0.0377), ("gold", 0))}
-    return {**parts, "length": interval(16.4, 0.5), **({"win_rate": interval(win_rate), "win_rate_at_equal_length": win_rate - 0.0222} if win_rate else {})}
+    parts = {name: interval(gold + shift) for name, shift in (("helpful", -0.0511), ("honest", 0.0123),
+        ("harmless", 0.0377), ("gold", 0))}
+    return {**parts, "length": interval(16.4, 0.5), **({"win_rate": interval(win_rate),
+        "win_rate_at_equal_length": win_rate - 0.0222} if win_rate else {})}
 
 
 SUMMARY = {
-    "stages": {"pretrained": stage(0.4251, 0.0934), "sft": stage(0.5762, 0.2093), "rlhf": stage(0.6127, 0.5731), "reference": stage(0.8203)},
-    "reward_model": {"accuracy": 0.7321, "low": 0.702, "high": 0.761, "length_only": 0.5264, "position_only": 0.5343, "annotator_agreement": 0.7711,
+    "stages": {"pretrained": stage(0.4251, 0.0934), "sft": stage(0.5762, 0.2093), "rlhf": stage(0.6127, 0.5731),
+               "reference": stage(0.8203)},
+    "reward_model": {"accuracy": 0.7321, "low": 0.702, "high": 0.761, "length_only": 0.5264, "position_only": 0.5343,
+                     "annotator_agreement": 0.7711,
                      "comparisons": 3440, "held_out": 378},
     "kl": 1.8392,
-    "seconds": {"world": 23.9, "tokenizer": 0.2, "pretrain": 176.1, "sft": 98.8, "compare": 16.9, "reward": 30.7, "ppo": 44.8, "evaluate": 5.4, "total": 396.8},
+    "seconds": {"world": 23.9, "tokenizer": 0.2, "pretrain": 176.1, "sft": 98.8, "compare": 16.9, "reward": 30.7,
+                "ppo": 44.8, "evaluate": 5.4, "total": 396.8},
     "peak_memory_mib": 702,
     "seed": 6,
     "parameters": 558592,
-    "settings": {"documents": 16000, "false": 0.3, "rude": 0.2, "demonstrations": 12000, "judged": 2500, "vocabulary": 1024, "beta": 0.1},
+    "settings": {"documents": 16000, "false": 0.3, "rude": 0.2, "demonstrations": 12000, "judged": 2500,
+                 "vocabulary": 1024, "beta": 0.1},
 }  # fmt: skip
 
 
@@ -49,14 +56,19 @@ def make(folder, summary=SUMMARY, text="Nora baked a pie. An ugly duck ate it.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     for name in ("1-pretrained", "2-instructed", "4-reward"):
-        held_out = lambda i: {"validation": 2 / i, "accuracy": 0.5 + i / 1000} if i % 100 == 0 else {}  # noqa: E731
-        write_lines(folder / name / "metrics.jsonl", [{"step": i, "loss": 3 / i + 0.5, **held_out(i)} for i in range(1, 401)])
-    write_lines(folder / "5-rlhf/metrics.jsonl", [{"step": i, "score": i / 40, "kl": i / 20, "kl_k3": i / 19, "gold": 0.5} for i in range(1, 41)])
-    write_lines(folder / "evaluation/stories.jsonl", [{"story": i, "text": f"Tale {i}. {text}", "plot": text} for i in range(12)])
+        def held_out(i):
+            return {"validation": 2 / i, "accuracy": 0.5 + i / 1000} if i % 100 == 0 else {}
+        write_lines(folder / name / "metrics.jsonl", [{"step": i, "loss": 3 / i + 0.5, **held_out(i)}
+                                                      for i in range(1, 401)])
+    write_lines(folder / "5-rlhf/metrics.jsonl", [{"step": i, "score": i / 40, "kl": i / 20, "kl_k3": i / 19,
+                                                   "gold": 0.5} for i in range(1, 41)])
+    write_lines(folder / "evaluation/stories.jsonl", [{"story": i, "text": f"Tale {i}. {text}", "plot": text}
+                                                      for i in range(12)])
     statements = [{"start": 0, "end": 17, "verdict": "true"}, {"start": 18, "end": 38, "verdict": "false"}]
     judged = {"prompt": f"Sum up.\n{text}", "text": text, "helpful": 0.3, "honest": 0.5, "harmless": 0.0, "gold": 0.3}
     judged |= {"statements": statements, "rude": [[21, 25]]}
-    write_lines(folder / "evaluation/samples.jsonl", [{"story": i, "stage": name, **judged} for name in summary["stages"] for i in range(12)])
+    write_lines(folder / "evaluation/samples.jsonl", [{"story": i, "stage": name, **judged}
+                                                      for name in summary["stages"] for i in range(12)])
     return folder
 
 
@@ -141,13 +153,15 @@ def test_every_number_of_the_table_of_scores_is_that_of_the_summary(page):
     assert len(rows) >= len(SUMMARY["stages"])
     for row, scores in zip(rows, SUMMARY["stages"].values()):
         found = [float(number) for number in re.findall(r"-?\d+\.\d+", words(row))]
-        expected = [round(scores[name][end], 3) for name in ("helpful", "honest", "harmless", "gold") for end in ("mean", "low", "high")]
+        expected = [round(scores[name][end], 3) for name in ("helpful", "honest", "harmless", "gold")
+                    for end in ("mean", "low", "high")]
         assert found == pytest.approx(expected + [16.4, 15.9, 16.9], abs=1e-9)
 
 
 def test_win_rates_and_the_judges_stand_as_they_were_measured(page):
     text = words(page)
-    for part in ("0.093 [0.083, 0.103]", "0.573 [0.563, 0.583]", "0.071", "0.551", "0.732 [0.702, 0.761]", "0.526", "0.534", "0.771"):
+    for part in ("0.093 [0.083, 0.103]", "0.573 [0.563, 0.583]", "0.071", "0.551", "0.732 [0.702, 0.761]", "0.526",
+                 "0.534", "0.771"):
         assert part in text, part
 
 
@@ -194,7 +208,8 @@ def test_intervals_that_overlap_settle_nothing_even_if_the_mean_is_higher(tmp_pa
 
 
 def test_the_words_about_people_follow_the_win_rate(tmp_path):
-    expected = {0.3: "still prefer the references", 0.505: "do not clearly prefer either", 0.7: "prefer them to the references"}
+    expected = {0.3: "still prefer the references", 0.505: "do not clearly prefer either",
+                0.7: "prefer them to the references"}
     for number, (rate, said) in enumerate(expected.items()):
         summary = copy.deepcopy(SUMMARY)
         summary["stages"]["rlhf"]["win_rate"] = interval(rate)
@@ -205,7 +220,8 @@ def test_a_reward_model_that_guesses_is_told_on(tmp_path):
     guess = {"accuracy": 0.53, "low": 0.48, "high": 0.58, "length_only": 0.52}
     blind = {"accuracy": 0.60, "low": 0.55, "high": 0.65, "length_only": 0.61}
     assert "cannot be told from guessing" in lead(make(tmp_path / "a", changed(reward_model=guess)))
-    assert "cannot be told from a judge that does not read (61.0 %)" in lead(make(tmp_path / "b", changed(reward_model=blind)))
+    assert "cannot be told from a judge that does not read (61.0 %)" in lead(make(tmp_path / "b",
+        changed(reward_model=blind)))
 
 
 def test_ten_stories_are_shown_each_as_every_stage_told_it(page):
@@ -218,7 +234,8 @@ def test_a_verdict_has_a_word_and_a_shape_besides_its_colour(page):
     assert '<span class="v true">Nora baked a pie.</span><span class="hear"> (true)</span>' in page
     assert 'An <mark class="rude">ugly</mark> duck ate it.</span><span class="hear"> (not true)</span>' in page
     style = re.search(r"<style>.*?</style>", page, re.DOTALL).group()
-    for rule in (r"\.true::after \{ content", r"\.false::after \{ content", r"\.unclear::after \{ content", r"\.false \{[^}]*wavy", r"\.unclear \{[^}]*dotted"):
+    for rule in (r"\.true::after \{ content", r"\.false::after \{ content", r"\.unclear::after \{ content",
+                 r"\.false \{[^}]*wavy", r"\.unclear \{[^}]*dotted"):
         assert re.search(rule, style)
 
 
@@ -241,7 +258,8 @@ def test_nothing_that_a_model_wrote_can_break_the_page(tmp_path):
 )
 def test_marking_never_loses_or_adds_a_character(statements, rude):
     text = "a < b & 'c' d"
-    sample = {"text": text, "statements": [dict(zip(("start", "end", "verdict"), s)) for s in statements], "rude": [list(span) for span in rude]}
+    sample = {"text": text, "statements": [dict(zip(("start", "end", "verdict"), s)) for s in statements],
+              "rude": [list(span) for span in rude]}
     html = marked(sample)
     Tags(html)
     assert re.sub(r"<span class=\"hear\">.*?</span>|<[^>]+>", "", html) == escape(text)
@@ -250,16 +268,20 @@ def test_marking_never_loses_or_adds_a_character(statements, rude):
 def test_the_reward_model_s_worth_is_shown_where_it_was_measured(tmp_path, page):
     assert "It was not measured in this run." in words(page)
     bins = [{"predicted": 0.55 + i / 10, "observed": interval(0.5 + i / 11), "count": 40} for i in range(4)]
-    row = {"kl": 1.8351, "stories": 200, "score": interval(0.71), "gold": interval(0.6432), "win_rate": interval(0.3131)}
+    row = {"kl": 1.8351, "stories": 200, "score": interval(0.71), "gold": interval(0.6432),
+           "win_rate": interval(0.3131)}
     rivals = [{"name": name, **row, "win_rate_at_equal_length": interval(0.2929)} for name in ("RLHF", "best of 16")]
-    folder = make(tmp_path, changed(reward_model={**SUMMARY["reward_model"], "calibration": bins}, best_of_n=rivals), NASTY)
+    folder = make(tmp_path, changed(reward_model={**SUMMARY["reward_model"], "calibration": bins}, best_of_n=rivals),
+                  NASTY)
     lines = [json.loads(line) for line in (folder / "evaluation/samples.jsonl").read_text().splitlines()]
-    write_lines(folder / "evaluation/samples.jsonl", [r | {"proxy": r["story"] / 3, "text": f"{r['text']} {r['story']}"} for r in lines])
+    write_lines(folder / "evaluation/samples.jsonl", [r | {"proxy": r["story"] / 3, "text": f"{r['text']} {r['story']}"}
+                                                      for r in lines])
     page = report(folder)
     tags, text = Tags(page), words(page)
     assert tags.open == [] and "script" not in tags.names and not UNPRINTABLE.search(page)
     assert "predicted 0.55, observed 0.50; predicted 0.65" in page and "only the length 0.53" in text and "only the position 0.53" in text
-    for part in ("best of 16 1.84 0.71 [0.70, 0.72] 0.643 [0.633, 0.653] 0.313 [0.303, 0.323] 0.293 [0.283, 0.303]", "The same 200 test stories"):
+    for part in ("best of 16 1.84 0.71 [0.70, 0.72] 0.643 [0.633, 0.653] 0.313 [0.303, 0.323] 0.293 [0.283, 0.303]",
+                 "The same 200 test stories"):
         assert part in text, part
     section = re.search(r'<section id="reward".*?</section>', page, re.DOTALL).group()
     assert section.count("<details>") == 10 and "liked beyond its worth" in section and "better than it thinks" in section
@@ -310,6 +332,7 @@ def test_a_summary_of_nothing_is_refused(tmp_path):
         write_report(make(tmp_path, {"stages": {}}))
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.24, "0.2 s"), (9.96, "10.0 s"), (44.4, "44 s"), (119.6, "2 min 0 s"), (396.8, "6 min 37 s")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.24, "0.2 s"), (9.96, "10.0 s"), (44.4, "44 s"), (119.6, "2 min 0 s"),
+                                               (396.8, "6 min 37 s")])
 def test_times_are_written_as_people_say_them(seconds, text):
     assert duration(seconds) == text

@@ -35,14 +35,16 @@ PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
 
 def models():
     policy = LanguageModel(SHAPE, 0)
-    return policy, copy.deepcopy(policy), ScalarModel(copy.deepcopy(policy.body), seed=1), ScalarModel(copy.deepcopy(policy.body), seed=1)
+    return policy, copy.deepcopy(policy), ScalarModel(copy.deepcopy(policy.body),
+                                                      seed=1), ScalarModel(copy.deepcopy(policy.body), seed=1)
 
 
 def rolled(seed=0, new_tokens=10):
     policy, reference, value, reward = models()
     policy.train()
     sampling = SamplingConfig(new_tokens, temperature=0.7)
-    return policy, reward, collect(policy, reference, value, reward, PROMPTS, sampling, torch.Generator().manual_seed(seed)), value
+    return policy, reward, collect(policy, reference, value, reward, PROMPTS, sampling,
+                                   torch.Generator().manual_seed(seed)), value
 
 
 def test_k1_and_k3_average_to_the_exact_kl():
@@ -51,7 +53,8 @@ def test_k1_and_k3_average_to_the_exact_kl():
     assert exact > 0.1
     for estimator in (k1, k3):
         torch.testing.assert_close((policy.exp() * estimator(policy, reference)).sum(), exact)
-    assert (k3(policy, reference) >= 0).all() and (k2(policy, reference) >= 0).all() and (k1(policy, reference) < 0).any()
+    assert (k3(policy, reference) >= 0).all() and (k2(policy, reference) >= 0).all() and (k1(policy,
+        reference) < 0).any()
     assert abs(float((policy.exp() * k2(policy, reference)).sum() - exact)) > 1e-3
 
 
@@ -117,7 +120,8 @@ def test_kl_is_0_before_the_first_update():
 def test_rollout_logprobs_equal_a_full_pass():
     policy, _, rollout, _ = rolled()
     policy.eval()
-    shared = token_logprobs(policy.logits(answer_vectors(policy.body, PROMPTS, rollout.response, rollout.mask)), rollout.response, 0.7)
+    shared = token_logprobs(policy.logits(answer_vectors(policy.body, PROMPTS, rollout.response, rollout.mask)),
+                            rollout.response, 0.7)
     assert float(((shared - rollout.logprobs) * rollout.mask).detach().abs().max()) < 1e-5
     for prompt, row, keep, logprobs in zip(PROMPTS, rollout.response, rollout.mask, rollout.logprobs):
         logits = policy(torch.tensor([prompt + row[keep].tolist()]))[0, len(prompt) - 1 : -1]
@@ -128,7 +132,8 @@ def test_several_answers_to_a_prompt_are_those_of_several_prompts():
     policy, reference, value, reward = models()
     sampling, prompts = SamplingConfig(10, temperature=0.7), [*PROMPTS, [1]]
     once = collect(policy, reference, value, reward, prompts, sampling, torch.Generator().manual_seed(0), answers=3)
-    again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], sampling, torch.Generator().manual_seed(0))
+    again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], sampling,
+                    torch.Generator().manual_seed(0))
     assert once.answers == 3 and again.answers == 1
     for name in ("response", "mask", "logprobs", "reference_logprobs", "values", "scores"):
         torch.testing.assert_close(getattr(once, name), getattr(again, name), atol=1e-5, rtol=1e-5)
@@ -136,7 +141,8 @@ def test_several_answers_to_a_prompt_are_those_of_several_prompts():
     assert part.prompts == [prompts[4], prompts[1]] and part.response.shape[1] == int(part.mask.sum(dim=1).max())
     torch.testing.assert_close(part.scores, once.scores[[12, 13, 14, 3, 4, 5]])
     trained = []
-    for rollout, shape in ((once, {"prompts": 5, "answers": 3}), (again, {"prompts": 15})):  # and PPO makes the same of both
+    # and PPO makes the same of both
+    for rollout, shape in ((once, {"prompts": 5, "answers": 3}), (again, {"prompts": 15})):
         config = PPOConfig(minibatch=15, epochs=1, temperature=0.7, **shape)
         learner = Learner.start(copy.deepcopy(policy), copy.deepcopy(value), config)
         ppo_update(learner, rollout, config, torch.Generator().manual_seed(0))
@@ -158,10 +164,12 @@ def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
 def test_ratios_are_1_before_the_first_step():
     policy, _, rollout, value = rolled()
     policy.train()
-    learner = Learner.start(policy, value, PPOConfig(prompts=4, minibatch=4, learning_rate=0.0, value_learning_rate=0.0))
+    learner = Learner.start(policy, value, PPOConfig(prompts=4, minibatch=4, learning_rate=0.0,
+                                                     value_learning_rate=0.0))
     before = copy.deepcopy(policy.state_dict())
     policy.eval()
-    metrics = ppo_update(learner, rollout, PPOConfig(prompts=4, minibatch=4, epochs=1, temperature=0.7), torch.Generator().manual_seed(0))
+    metrics = ppo_update(learner, rollout, PPOConfig(prompts=4, minibatch=4, epochs=1, temperature=0.7),
+                         torch.Generator().manual_seed(0))
     assert metrics["clip_fraction"] == 0.0 and abs(metrics["policy_loss"]) < 1e-5
     assert all(torch.equal(a, b) for a, b in zip(before.values(), policy.state_dict().values()))
 
@@ -249,7 +257,8 @@ def test_k_answers_are_one_element():
 def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apart(tokenizer):
     said = [("p", "a", "b"), ("q", "c", "d"), ("p", "c", "a"), ("", "a", "b"), ("", "c", "b"), ("p", "b", "c")]
     ranked, skipped = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), s)) for s in said], 48)
-    assert not skipped and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.answers) for r in ranked] == [3, 2, 2, 2]
+    assert not skipped and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.answers) for r in ranked] == [3, 2,
+        2, 2]
     back = {tuple(tokenizer.decode(r.prompt + r.answers[k]) for k in pair) for r in ranked for pair in r.pairs}
     assert back == {(p + c, p + r) for p, c, r in said}
 
@@ -270,7 +279,8 @@ def test_k_answers_make_every_pair_and_texts_answer_once(tokenizer, decoder):
     for k in range(3):
         own = [pair for pair in pairs if pair["index"] == k]
         by_people = {p[side] for p in own for side in ("first", "second") if p[f"{side}_policy"] == "people"}
-        assert by_people <= {("one", "two", "three")[k]} and all(p["first_policy"] != "people" or p["second_policy"] != "people" for p in own)
+        assert by_people <= {("one", "two", "three")[k]} and all(p["first_policy"] != "people"
+            or p["second_policy"] != "people" for p in own)
     assert pairs == sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, answers=3)[0]
     with pytest.raises(UserError, match="1 sources for 2 answers"):
         sample_pairs(candidates[1:], tokenizer, ["x", "y", "z"], SamplingConfig(8))
@@ -298,7 +308,8 @@ def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
     seen = []
 
     def watch(rollout, names):
-        seen.append((rollout.values.abs().max().item(), k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean().item()))
+        seen.append((rollout.values.abs().max().item(), k1(rollout.logprobs,
+                                                           rollout.reference_logprobs).sum(dim=1).mean().item()))
         return {}
 
     config = PPOConfig(updates=4, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2)
@@ -322,12 +333,15 @@ def test_of_a_policy_with_a_lora_only_the_lora_is_optimised(tmp_path):
     trained, last = train_ppo(wrapped, reward, PROMPTS, config, RunFolder(tmp_path))
     free = {name for name, p in trained.named_parameters() if p.requires_grad}
     assert free and all(name.endswith((".A", ".B")) for name in free)
-    assert any(float(layer.B.detach().abs().max()) > 0 for layer in lora.lora_layers(trained).values()) and last["kl"] != 0.0
+    assert any(float(layer.B.detach().abs().max()) > 0
+               for layer in lora.lora_layers(trained).values()) and last["kl"] != 0.0
     with torch.no_grad():
         tokens = torch.tensor([PROMPTS[2]])
         before = trained(tokens)
-        assert all(value.equal(plain[name.replace(".base", "")]) for name, value in trained.state_dict().items() if not name.endswith((".A", ".B")))
-        torch.testing.assert_close(lora.merged_plain(trained)(tokens), before, msg="merged, it is a plain model that says the same")
+        assert all(value.equal(plain[name.replace(".base", "")]) for name, value in trained.state_dict().items()
+                   if not name.endswith((".A", ".B")))
+        torch.testing.assert_close(lora.merged_plain(trained)(tokens), before,
+                                   msg="merged, it is a plain model that says the same")
 
 
 def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
@@ -355,8 +369,10 @@ def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{name: 0} for name in ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch", "temperature", "clip", "horizon")]
-    + [{"learning_rate": -1.0}, {"value_learning_rate": 2.0}, {"beta": -0.1}, {"gamma": 1.1}, {"lam": math.nan}, {"value_warmup": -1}]
+    [{name: 0} for name in ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch", "temperature", "clip",
+                            "horizon")]
+    + [{"learning_rate": -1.0}, {"value_learning_rate": 2.0}, {"beta": -0.1}, {"gamma": 1.1}, {"lam": math.nan},
+       {"value_warmup": -1}]
     + [{"missing_end": "maybe"}, {"minibatch": 65}, {"answers": 3}],
 )
 def test_settings_that_make_no_sense_are_errors_that_name_them(change):

@@ -1,4 +1,5 @@
-"""Students of a sentence encoder: what they keep of the teacher's similarities, and the folder that they are written to."""
+"""Students of a sentence encoder: what they keep of the teacher's similarities, and the folder that they are written
+to."""
 
 import dataclasses
 
@@ -44,7 +45,8 @@ def teacher():
     model = random_student(SHAPE, 0)
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):  # opinions that differ; no bias is 0, no norm is 1
-            parameter.copy_(4.0 * parameter if parameter.dim() > 1 else parameter + 0.1 * numbers(*parameter.shape, seed=i))
+            parameter.copy_(4.0 * parameter if parameter.dim() > 1 else parameter + 0.1
+                            * numbers(*parameter.shape, seed=i))
     return model.eval()
 
 
@@ -62,13 +64,15 @@ def test_both_losses_are_their_definitions():
     pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
     slow = sum(float((student[i] @ student[j] - teacher[i] @ teacher[j]) ** 2) for i, j in pairs) / len(pairs)
     assert float(similarity_loss(student, teacher)) == pytest.approx(slow, rel=1e-5)
-    assert float(vector_loss(student, teacher)) == pytest.approx(float(((student - teacher) ** 2).sum(dim=-1).mean()) / 2, rel=1e-5)
+    assert float(vector_loss(student, teacher)) == pytest.approx(float(((student - teacher) ** 2).sum(dim=-1).mean())
+        / 2, rel=1e-5)
     assert float(similarity_loss(student[:1], teacher[:1])) == 0.0
 
 
 def test_similarities_do_not_change_when_all_vectors_are_turned():
     student, turn = unit(5, 6), torch.linalg.qr(numbers(6, 6, seed=2))[0]
-    assert float(similarity_loss(student @ turn, student)) == pytest.approx(0.0, abs=1e-10) and float(vector_loss(student @ turn, student)) > 0.1
+    assert float(similarity_loss(student @ turn, student)) == pytest.approx(0.0,
+        abs=1e-10) and float(vector_loss(student @ turn, student)) > 0.1
 
 
 def test_ranks_share_their_mean_where_numbers_are_equal():
@@ -85,10 +89,13 @@ def test_what_is_kept_equals_the_slow_definitions():
         cross = sum((p - mean_x) * (q - mean_y) for p, q in zip(x, y))
         return cross / (sum((p - mean_x) ** 2 for p in x) * sum((q - mean_y) ** 2 for q in y)) ** 0.5
 
-    rank = lambda x: [sum(other < value for other in x) for value in x]  # noqa: E731
+    def rank(x):
+        return [sum(other < value for other in x) for value in x]
     found = kept(student, teacher)
-    assert found["pearson"] == pytest.approx(pearson(a, b), abs=1e-5) and found["spearman"] == pytest.approx(pearson(rank(a), rank(b)), abs=1e-5)
-    nearest = [[max((j for j in range(6) if j != i), key=lambda j: float(v[i] @ v[j])) for i in range(6)] for v in (student, teacher)]
+    assert found["pearson"] == pytest.approx(pearson(a, b),
+        abs=1e-5) and found["spearman"] == pytest.approx(pearson(rank(a), rank(b)), abs=1e-5)
+    nearest = [[max((j for j in range(6) if j != i), key=lambda j: float(v[i] @ v[j])) for i in range(6)]
+               for v in (student, teacher)]
     assert found["nearest"] == pytest.approx(sum(p == q for p, q in zip(*nearest)) / 6)
     itself = kept(teacher, teacher)
     assert itself["pearson"] == pytest.approx(1) and itself["spearman"] == pytest.approx(1) and itself["nearest"] == 1 and itself["validation"] == 0
@@ -97,11 +104,13 @@ def test_what_is_kept_equals_the_slow_definitions():
 # students
 
 
-@pytest.mark.parametrize("layers, layers_from, taken", [(2, None, [0, 2]), (3, [0, 1, 3], [0, 1, 3]), (4, None, [0, 1, 2, 3])])
+@pytest.mark.parametrize("layers, layers_from, taken", [(2, None, [0, 2]), (3, [0, 1, 3], [0, 1, 3]),
+                                                        (4, None, [0, 1, 2, 3])])
 def test_a_student_begins_as_layers_of_its_teacher(layers, layers_from, taken, teacher, rows):
     student = sentence_student(teacher, layers, layers_from=layers_from)
     for block, layer in zip(student.body.blocks, taken):
-        assert all(torch.equal(a, b) for a, b in zip(block.state_dict().values(), teacher.body.blocks[layer].state_dict().values()))
+        assert all(torch.equal(a, b) for a, b in zip(block.state_dict().values(),
+                                                     teacher.body.blocks[layer].state_dict().values()))
     for part in ("norm", "token_embedding", "position_embedding", "segment_embedding"):
         assert torch.equal(getattr(student.body, part).weight, getattr(teacher.body, part).weight), part
     assert torch.equal(student.body.norm.bias, teacher.body.norm.bias) and student.config.dropout == 0.0
@@ -109,7 +118,8 @@ def test_a_student_begins_as_layers_of_its_teacher(layers, layers_from, taken, t
 
 
 def test_padding_and_the_other_texts_of_a_batch_change_no_vector(teacher, rows):
-    data, loss = Sentences(rows, row_vectors(teacher, rows), 8, 0), SentenceVectors(teacher, SentenceConfig(similarities=0.0))
+    data, loss = Sentences(rows, row_vectors(teacher, rows), 8, 0), SentenceVectors(teacher,
+        SentenceConfig(similarities=0.0))
     student = sentence_student(teacher, 2)
     one = [float(loss.parts(student, data.batch([i]))["vectors"].detach()) for i in (0, 6)]
     both = float(loss.parts(student, data.batch([0, 6]))["vectors"].detach())  # of different lengths
@@ -117,8 +127,10 @@ def test_padding_and_the_other_texts_of_a_batch_change_no_vector(teacher, rows):
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_sentences(teacher, rows):
-    parts = SentenceVectors(teacher, SentenceConfig()).parts(sentence_student(teacher, 4), Sentences(rows, row_vectors(teacher, rows), 8, 0).batch([0, 3, 6]))
-    assert all(abs(float(part.detach())) < 1e-6 for part in parts.values()) and set(parts) == {"vectors", "similarities"}
+    parts = SentenceVectors(teacher, SentenceConfig()).parts(sentence_student(teacher, 4),
+        Sentences(rows, row_vectors(teacher, rows), 8, 0).batch([0, 3, 6]))
+    assert all(abs(float(part.detach())) < 1e-6 for part in parts.values()) and set(parts) == {"vectors",
+        "similarities"}
 
 
 @pytest.mark.parametrize("weights, names", [({"vectors": 0.0}, {"similarities"}), ({"similarities": 0.0}, {"vectors"})])
@@ -142,21 +154,24 @@ def test_a_narrow_student_learns_similarities_and_is_told_that_it_cannot_learn_v
         distil_sentences(student, teacher, rows, rows[:4], TRAINING, RunFolder(tmp_path / "a"), SentenceConfig())
     config = SentenceConfig(vectors=0.0, frozen_words=False)
     before = kept(row_vectors(student, rows[:8]), row_vectors(teacher, rows[:8]))["validation"]
-    after = distil_sentences(student, teacher, rows[8:], rows[:8], dataclasses.replace(TRAINING, steps=40), RunFolder(tmp_path / "b"), config)
+    after = distil_sentences(student, teacher, rows[8:], rows[:8], dataclasses.replace(TRAINING, steps=40),
+                             RunFolder(tmp_path / "b"), config)
     assert after["validation"] < 0.7 * before
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_words_are_the_teacher_s_at_the_end(frozen, teacher, rows, tmp_path):
     student = sentence_student(teacher, 2)
-    distil_sentences(student, teacher, rows, rows[:4], TRAINING, RunFolder(tmp_path), SentenceConfig(frozen_words=frozen))
+    distil_sentences(student, teacher, rows, rows[:4], TRAINING, RunFolder(tmp_path),
+                     SentenceConfig(frozen_words=frozen))
     assert torch.equal(student.body.token_embedding.weight, teacher.body.token_embedding.weight) is frozen
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
 @pytest.mark.parametrize("steps, texts_read", [(12, 32 + 8), (2, 16 + 8)])
 def test_the_teacher_reads_each_text_once(steps, texts_read, teacher, rows, tmp_path):
-    """And in evaluation mode, without gradients, though it was handed over in training mode; texts that no step shows are not read."""
+    """And in evaluation mode, without gradients, though it was handed over in training mode; texts that no step shows
+    are not read."""
     read, modes = [], set()
     teacher.train()
 
@@ -166,7 +181,8 @@ def test_the_teacher_reads_each_text_once(steps, texts_read, teacher, rows, tmp_
 
     hook = teacher.body.register_forward_hook(note)
     training = dataclasses.replace(TRAINING, steps=steps)
-    distil_sentences(sentence_student(teacher, 2), teacher, rows[8:], rows[:8], training, RunFolder(tmp_path), SentenceConfig())
+    distil_sentences(sentence_student(teacher, 2), teacher, rows[8:], rows[:8], training, RunFolder(tmp_path),
+                     SentenceConfig())
     hook.remove()
     assert sum(read) == texts_read and modes == {(False, False)}
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -201,7 +217,8 @@ def test_a_resumed_run_of_sentences_ends_with_the_same_bits(teacher, rows, tmp_p
         (lambda t: sentence_student(t, 2, layers_from=[0, 4]), "are not 2 of 0 to 3"),
         (lambda t: sentence_config(t.config, 2, width=25), "does not divide by 3 heads"),
         (lambda t: SentenceConfig(vectors=0.0, similarities=0.0), "all weights are 0"),
-        (lambda t: SentenceVectors(t, SentenceConfig()).begin(Bert(dataclasses.replace(SHAPE, vocabulary=300))), "300 tokens, the teacher's 320"),
+        (lambda t: SentenceVectors(t, SentenceConfig()).begin(Bert(dataclasses.replace(SHAPE, vocabulary=300))),
+         "300 tokens, the teacher's 320"),
     ],
 )
 def test_impossible_students_of_sentences_are_refused(call, message, teacher):
@@ -222,6 +239,7 @@ def test_a_bert_that_was_written_reads_back_to_the_same_bits(tmp_path, texts):
         again, words = load_bert(tmp_path / name), read_tokenizer(tmp_path / name, model.special)
         assert again.config == SHAPE and (again.head is not None) is head
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
-        assert torch.equal(sentence_vectors(model, tokenizer, texts[:3], longest=20), sentence_vectors(again, words, texts[:3], longest=20))
+        assert torch.equal(sentence_vectors(model, tokenizer, texts[:3], longest=20),
+                           sentence_vectors(again, words, texts[:3], longest=20))
         tokens, mask = pad(sentence_rows(words, texts[:2], 20))
         assert mask.shape[1] == 20 and torch.equal(model.body(tokens, mask), again.body(tokens, mask))

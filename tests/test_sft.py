@@ -14,7 +14,8 @@ from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.training import TrainingConfig
 
-CALLS = [{"prompt": f"{name} asks: {thing}?", "completion": f" {thing}"} for name in ("Rosa", "Finn", "Mira") for thing in ("kite", "boat", "hat", "barn")]
+CALLS = [{"prompt": f"{name} asks: {thing}?", "completion": f" {thing}"} for name in ("Rosa", "Finn", "Mira")
+         for thing in ("kite", "boat", "hat", "barn")]
 
 
 def test_a_row_is_begin_prompt_completion_end_and_teaches_from_the_completion_on(tokenizer):
@@ -43,7 +44,8 @@ def test_a_demonstration_that_just_fits_is_kept_and_a_longer_one_is_an_error_wit
     rows, skipped = demonstration_rows(tokenizer, [demonstration], longest - 1)
     assert len(rows) == 1 and skipped == 0
     build(context=longest - 1)(LabelledRows(rows, 1, 0).batch([0]).tokens)
-    with pytest.raises(UserError, match=f"a.jsonl, line 7: {longest} tokens do not fit the model's context of {longest - 2}.*--skip-long"):
+    with pytest.raises(UserError, match=f"a.jsonl, line 7: {longest} tokens do not fit the model's context of "
+                                        f"{longest - 2}.*--skip-long"):
         demonstration_rows(tokenizer, [demonstration], longest - 2, file="a.jsonl")
 
 
@@ -55,7 +57,8 @@ def test_on_request_what_is_too_long_is_left_out_and_counted_never_cut(tokenizer
 
 def test_an_empty_completion_is_an_error_with_its_line_and_an_empty_prompt_is_none(tokenizer):
     with pytest.raises(UserError, match="a.jsonl, line 3: the completion is empty"):
-        demonstration_rows(tokenizer, [{"prompt": "Who?", "completion": "", "line": 3}], 48, skip_long=True, file="a.jsonl")
+        demonstration_rows(tokenizer, [{"prompt": "Who?", "completion": "", "line": 3}], 48, skip_long=True,
+                           file="a.jsonl")
     (row, start), *_ = demonstration_rows(tokenizer, [{"prompt": "", "completion": "Rosa"}], 48)[0]
     assert start == 1 and row == [tokenizer.begin, *tokenizer.encode("Rosa"), tokenizer.end]
 
@@ -66,7 +69,8 @@ def test_a_tiny_model_learns_to_answer_and_to_stop(tmp_path, tokenizer):
     config = TrainingConfig(steps=120, batch=6, learning_rate=1e-2, validate_every=60)
     result = fine_tune(model, rows, rows, config, RunFolder(tmp_path))
     assert result["steps"] == 120 and result["validation"] < 0.1 and result["perplexity"] == pytest.approx(math.exp(result["validation"]))
-    answers = continue_texts(model, tokenizer, [c["prompt"] for c in CALLS], SamplingConfig(12, temperature=0), torch.Generator())
+    answers = continue_texts(model, tokenizer, [c["prompt"] for c in CALLS], SamplingConfig(12, temperature=0),
+                             torch.Generator())
     assert answers == [c["completion"] for c in CALLS]
     assert RunFolder(tmp_path).finished
 

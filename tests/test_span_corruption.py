@@ -1,4 +1,5 @@
-"""Span corruption and LM adaptation: nothing is lost, as much is cut out as was asked for, and chance is a function of seed, step and row."""
+"""Span corruption and LM adaptation: nothing is lost, as much is cut out as was asked for, and chance is a function of
+seed, step and row."""
 
 import itertools
 import math
@@ -31,7 +32,8 @@ from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, END, SENTINELS, SEPARATOR, SPECIAL
 from minialign.training import TrainingConfig
 
-SETTINGS = [SpanCorruptionConfig(), SpanCorruptionConfig(0.5, 3), SpanCorruptionConfig(0.3, 1), SpanCorruptionConfig(0.9, 1), SpanCorruptionConfig(0.15, 8)]
+SETTINGS = [SpanCorruptionConfig(), SpanCorruptionConfig(0.5, 3), SpanCorruptionConfig(0.3, 1),
+            SpanCorruptionConfig(0.9, 1), SpanCorruptionConfig(0.15, 8)]
 PAIRS = [([1, 50, 51, 52], [60, 61]), ([1, 53], [62]), ([1, 54, 55, 56, 57, 58], [63, 64, 65])]
 
 
@@ -55,7 +57,8 @@ def test_targets_and_inputs_rebuild_the_text_exactly(config):
         text = words(length, chance)
         inputs, targets = corrupt(text, noise_spans(length, config, chance))
         assert rebuild(inputs, targets) == text
-        assert [i for i in inputs if i in GAPS] == [i for i in targets if i in GAPS] == list(GAPS[: noise_budget(length, config)[1]])
+        assert [i for i in inputs if i in GAPS] == [i for i in targets if i in GAPS] == list(GAPS[: noise_budget(length,
+            config)[1]])
 
 
 @pytest.mark.parametrize("config", SETTINGS)
@@ -94,11 +97,13 @@ def test_every_placing_of_the_spans_is_equally_likely():
         if len(starts) == spans:
             possible.add(chosen)
     chance, n = random.Random(0), 20_000
-    found = Counter(tuple(i for start, end in noise_spans(length, config, chance) for i in range(start, end)) for _ in range(n))
+    found = Counter(tuple(i for start, end in noise_spans(length, config, chance) for i in range(start, end))
+                    for _ in range(n))
     assert set(found) == possible
     expected, free = n / len(possible), len(possible) - 1
     chi_square = sum((count - expected) ** 2 / expected for count in found.values())
-    assert chi_square < free + 4 * math.sqrt(2 * free)  # mean and deviation of χ²: beyond four deviations once in ten thousand
+    # mean and deviation of χ²: beyond four deviations once in ten thousand
+    assert chi_square < free + 4 * math.sqrt(2 * free)
 
 
 def test_all_ways_to_cut_come_up_equally_often():
@@ -134,7 +139,9 @@ def test_people_see_what_is_read_and_what_is_written(tokenizer):
 @pytest.mark.parametrize("config", SETTINGS)
 def test_the_longest_text_fits_the_context_and_a_longer_one_does_not(context, config):
     longest = longest_text(context, config)
-    room = lambda length: 1 + max(length - noise_budget(length, config)[0], noise_budget(length, config)[0]) + noise_budget(length, config)[1]  # noqa: E731
+    def room(length):
+        return 1 + max(length - noise_budget(length, config)[0],
+                                      noise_budget(length, config)[0]) + noise_budget(length, config)[1]
     assert room(longest) <= context < room(longest + 1)
     rows = SpanCorruptedText([words(length, random.Random(0)) for length in range(1, longest + 1)], 1, 0, config)
     for name in range(longest):
@@ -159,12 +166,14 @@ def test_too_little_text_is_an_error_that_says_so(tmp_path, tokenizer, texts):
     with pytest.raises(UserError, match="the-file: the text has 2 tokens, fewer than one row of 5"):
         text_rows([[50, 51]], 5, True, "the-file")
     with pytest.raises(UserError, match="the context is too short"):
-        pretrain_span_corruption(build(kind="encoder-decoder", context=1), tokenizer, texts, texts, TrainingConfig(steps=1, batch=4), RunFolder(tmp_path))
+        pretrain_span_corruption(build(kind="encoder-decoder", context=1), tokenizer, texts, texts,
+                                 TrainingConfig(steps=1, batch=4), RunFolder(tmp_path))
     for packed, message in ((True, "fewer than one row"), (False, "no documents")):
         for learned, held_out in (([], texts), (texts, [])):
             for stage in (pretrain_span_corruption, adapt):
                 with pytest.raises(UserError, match=message):
-                    stage(build(kind="encoder-decoder"), tokenizer, learned, held_out, TrainingConfig(steps=1, batch=4), RunFolder(tmp_path), packed)
+                    stage(build(kind="encoder-decoder"), tokenizer, learned, held_out, TrainingConfig(steps=1, batch=4),
+                          RunFolder(tmp_path), packed)
 
 
 # training data
@@ -177,7 +186,8 @@ def rows_of(kind, seed=0, batch=4):
 
 
 def same(first, second):
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("inputs", "input_mask", "tokens", "labels")) and first.rows == second.rows
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("inputs", "input_mask", "tokens",
+        "labels")) and first.rows == second.rows
 
 
 @pytest.mark.parametrize("kind", ["noise", "divided"])
@@ -199,7 +209,8 @@ def test_the_pieces_of_a_step_are_the_step_with_the_same_noise(kind, parts):
         whole, pieces = data.microbatches(step, 1)[0], data.microbatches(step, parts)
         assert len(pieces) == parts and sorted(i for piece in pieces for i in piece.rows) == sorted(whole.rows)
         assert sum(piece.count for piece in pieces) == whole.count
-        labels = {row: labels[labels != IGNORE].tolist() for piece in pieces for row, labels in zip(piece.rows, piece.labels)}
+        labels = {row: labels[labels != IGNORE].tolist() for piece in pieces for row,
+                  labels in zip(piece.rows, piece.labels)}
         assert labels == {row: labels[labels != IGNORE].tolist() for row, labels in zip(whole.rows, whole.labels)}
 
 
@@ -235,7 +246,8 @@ def test_the_beginning_and_the_rest_are_the_text():
 def test_every_place_to_cut_comes_up():
     data, n = DividedText([words(10, random.Random(0))], 1, seed=0), 2000
     found = Counter(len(data.pair(0, step)[0]) - 1 for step in range(n))
-    assert set(found) == set(range(10)) and max(abs(count - n / 10) for count in found.values()) < 4 * math.sqrt(n * 0.1 * 0.9)
+    assert set(found) == set(range(10)) and max(abs(count - n / 10) for count in found.values()) < 4 * math.sqrt(n * 0.1
+        * 0.9)
 
 
 def test_texts_cut_at_the_same_share_need_little_padding():
@@ -264,7 +276,8 @@ def test_the_loss_is_minus_the_logprob_of_each_target_by_a_loop(model):
     for inputs, targets in PAIRS:
         logprobs = model(torch.tensor([[BEGIN, *targets]]), torch.tensor([inputs]))[0].log_softmax(dim=-1).detach()
         expected -= sum(float(logprobs[t, label]) for t, label in enumerate([*targets, END]))
-    assert float(text_to_text_loss(model, TextToTextRows(PAIRS, 3, 0).batch([2, 0, 1])).detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(text_to_text_loss(model, TextToTextRows(PAIRS, 3, 0).batch([2, 0,
+        1])).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_and_its_gradient_do_not_depend_on_padding(model):
@@ -295,7 +308,8 @@ def test_a_pair_that_does_not_fit_is_an_error_and_never_cut(model):
 @pytest.mark.parametrize("stage", [pretrain_span_corruption, adapt])
 def test_a_tiny_encoder_decoder_learns_something_about_text_it_has_not_seen(stage, packed, tmp_path, tokenizer, texts):
     config = TrainingConfig(steps=30, batch=8, learning_rate=5e-3, validate_every=10)
-    result = stage(build(kind="encoder-decoder", initial_std=0.1), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path), packed)
+    result = stage(build(kind="encoder-decoder", initial_std=0.1), tokenizer, texts[:50], texts[50:], config,
+                   RunFolder(tmp_path), packed)
     measured = [record["validation"] for record in RunFolder(tmp_path).metrics() if "validation" in record]
     assert result["steps"] == 30 and measured[-1] == result["validation"] < measured[0] and result["validation"] < 4.8 < math.log(320)
     assert result["perplexity"] == pytest.approx(math.exp(result["validation"])) and RunFolder(tmp_path).finished
@@ -306,5 +320,6 @@ def test_every_seed_is_validated_on_the_same_gaps(stage, tmp_path, tokenizer, te
     found = []
     for seed in (0, 1):
         config = TrainingConfig(steps=1, batch=8, learning_rate=1e-12, seed=seed)
-        found.append(stage(build(kind="encoder-decoder"), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path / str(seed)))["validation"])
+        found.append(stage(build(kind="encoder-decoder"), tokenizer, texts[:50], texts[50:], config,
+                           RunFolder(tmp_path / str(seed)))["validation"])
     assert found[0] == pytest.approx(found[1], abs=1e-6)

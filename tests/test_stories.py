@@ -74,7 +74,8 @@ def test_a_thousand_stories_differ_in_plot_length_and_text(stories):
 
 def test_stories_are_spelled_as_english_is(stories):
     for story in stories:
-        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]|[{}\[\]|_]|  |\n|\b(\w+) \1\b(?<!again)", story.text), story.text
+        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]|[{}\[\]|_]|  |\n|\b(\w+) \1\b(?<!again)",
+                             story.text), story.text
         for sentence in story.text.split(". "):
             assert sentence[0].isupper(), story.text
 
@@ -95,7 +96,8 @@ def test_the_vocabulary_is_small():
     from minialign.world.corpus import documents
     from minialign.world.tasks import demonstrations
 
-    texts = [d["text"] for d in documents(1500, seed=1)] + [d["prompt"] + d["completion"] for d in demonstrations(800, seed=1)]
+    texts = [d["text"] for d in documents(1500, seed=1)] + [d["prompt"] + d["completion"]
+                                                            for d in demonstrations(800, seed=1)]
     words = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
     assert 200 < len(words) <= 320, len(words)
 
@@ -158,7 +160,8 @@ def test_who_traded_with_whom_may_be_told_from_either_side():
 def test_saying_an_event_ends_in_one_full_stop():
     rng = random.Random(0)
     for _ in range(50):
-        assert re.fullmatch(r"[A-Z][^.]*\.", say(Event("lose", who="Mira", what="red kite", where="mill"), rng, "story"))
+        assert re.fullmatch(r"[A-Z][^.]*\.", say(Event("lose", who="Mira", what="red kite", where="mill"), rng,
+                                                 "story"))
 
 
 def test_no_two_kinds_share_a_shape_so_that_reading_is_never_a_guess():

@@ -18,7 +18,8 @@ from minialign.world.wordings import matches, say
 def examples():
     rng = random.Random(0)
     stories = [write_story(rng) for _ in range(200)]
-    return {name: [example for story in stories for example in task.examples(story, rng)] for name, task in TASKS.items()}
+    return {name: [example for story in stories for example in task.examples(story, rng)] for name,
+            task in TASKS.items()}
 
 
 def test_every_task_has_examples_and_at_least_four_templates(examples):
@@ -86,7 +87,8 @@ def test_a_swapped_event_is_false_and_differs_in_one_field():
             for field in event.to_dict():
                 swapped = swap(event, field, story, rng) if field != "kind" and event.kind != "weather" else None
                 if swapped:
-                    changed = [f for f in set(event.to_dict()) | set(swapped.to_dict()) if getattr(event, f) != getattr(swapped, f)]
+                    changed = [f for f in set(event.to_dict()) | set(swapped.to_dict())
+                               if getattr(event, f) != getattr(swapped, f)]
                     assert changed == [field] and not any(matches(swapped, fact) for fact in story.events)
                     tried += 1
     assert tried > 2000

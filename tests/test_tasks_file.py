@@ -46,7 +46,8 @@ EXAMPLE = {"premise": "Ida found the kite.", "hypothesis": "the kite was found",
 def files(tmp_path):
     def write(name, content):
         path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n", encoding="utf-8")
+        path.write_text(content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n",
+                        encoding="utf-8")
         return path
 
     return write
@@ -61,7 +62,8 @@ def test_tasks_are_read_with_file_line_and_cluster(files):
     path = files("tasks.jsonl", [SPAM, {"task": "echo", "text": "x", "answer": "x"}])
     tasks = read_tasks(path)
     assert tasks["spam"][0]["line"] == 1 and tasks["spam"][0]["cluster"] == "mail" and tasks["echo"][0]["cluster"] == "echo"
-    templates, unusable = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], "echo": "spam"}'), tasks)
+    templates, unusable = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], '
+                                                         '"echo": "spam"}'), tasks)
     questions, skipped = fill(tasks, templates)
     assert [q.prompt for q in questions] == ["You have won!\nSpam?", "x\nSpam?"] and unusable == [] and skipped == 0
     assert questions[0].options == ("yes", "no") and questions[1].options == ()
@@ -108,11 +110,13 @@ def test_a_task_without_templates_is_an_error(files):
 def test_a_promptsource_file_poses_questions_and_says_what_it_cannot_use(files):
     templates, unusable = read_promptsource(files("templates.yaml", YAML), "nli")
     assert [t.name for t in templates] == ["follows", "write"]
-    assert [name for name, _ in unusable] == ["broken", "unreadable"] and "no |||" in unusable[0][1] and "Jinja cannot read it" in unusable[1][1]
+    assert [name for name, _ in unusable] == ["broken",
+        "unreadable"] and "no |||" in unusable[0][1] and "Jinja cannot read it" in unusable[1][1]
     first, second = (t.pose(EXAMPLE) for t in templates)
     assert first.prompt == "Ida found the kite. Does it follow that the kite was found?" and first.target == "Yes" and first.options == ("Yes", "No")
     assert second.target == "the kite was found" and second.options == ()
-    assert [t.asks_for_the_answer for t in templates] == [True, False] and [t.inverted for t in templates] == [False, True]
+    assert [t.asks_for_the_answer for t in templates] == [True, False] and [t.inverted for t in templates] == [False,
+        True]
 
 
 def test_what_a_template_leaves_out_is_an_error_or_counted(files):
@@ -154,14 +158,16 @@ def test_a_bad_yaml_file_is_named_with_its_fault(files, text, message):
     ],
 )
 def test_a_template_that_cannot_be_filled_says_why_and_reaches_nothing(files, jinja, example, message):
-    text = json.dumps({"templates": {"a": {"name": "n", "jinja": jinja, "answer_choices": "x ||| z", "metadata": {"original_task": True}}}})
+    text = json.dumps({"templates": {"a": {"name": "n", "jinja": jinja, "answer_choices": "x ||| z",
+                                           "metadata": {"original_task": True}}}})
     templates, _ = read_promptsource(files("templates.yaml", text), "t")
     with pytest.raises(UserError, match=message):
         templates[0].pose(example)
 
 
 def test_the_helpers_of_the_collection_are_there(files):
-    text = json.dumps({"templates": {"a": {"name": "n", "jinja": "{% for a, b in zip(p, q) %}{{a}}{{b}} {% endfor %} ||| {{ p | most_frequent | choice }}"}}})
+    text = json.dumps({"templates": {"a": {"name": "n", "jinja": "{% for a, b in zip(p, q) %}{{a}}{{b}} {% endfor %} "
+                                           "||| {{ p | most_frequent | choice }}"}}})
     templates, _ = read_promptsource(files("templates.yaml", text), "t")
     question = templates[0].pose({"p": ["x", "y", "y"], "q": [1, 2, 3]})
     assert question.prompt == "x1 y2 y3" and question.target == "y" and most_frequent([3, 1, 3, 1]) == [3, 1]

@@ -28,7 +28,8 @@ def teacher():
 @pytest.fixture
 def data():
     chance = torch.Generator().manual_seed(0)
-    return LabelledRows([([1, *torch.randint(20, 320, (5 + i % 6,), generator=chance).tolist(), 2], 1 + i % 2) for i in range(12)], 4, 0)
+    return LabelledRows([([1, *torch.randint(20, 320, (5 + i % 6,), generator=chance).tolist(), 2], 1 + i % 2)
+                         for i in range(12)], 4, 0)
 
 
 class Interrupted(Exception):
@@ -57,7 +58,8 @@ def test_rows_are_found_in_other_batches(teacher, data, tmp_path):
         assert recipe.rows == thought
     again = Counted(teacher, DISTILGPT2, CacheConfig(str(tmp_path)))
     assert loss_of(again, data, [8, 2, 0]) == loss_of(recipe, data, [8, 2, 0]) and again.rows == 0
-    assert (again.cache.asked, again.cache.found) == (3, 3) and again.cache.bytes == sum(f.stat().st_size for f in tmp_path.rglob("*.safetensors"))
+    assert (again.cache.asked, again.cache.found) == (3, 3) and again.cache.bytes == sum(f.stat().st_size
+        for f in tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("top_k", [0, 7])
@@ -67,7 +69,8 @@ def test_a_changed_teacher_never_meets_a_stale_cache(top_k, teacher, data, tmp_p
     with torch.no_grad():
         teacher.body.blocks[3].feed_forward.output.bias[0] += 0.5  # one number of many
     changed = Counted(teacher, ONLY_SOFT, cache)
-    assert loss_of(changed, data, names) == loss_of(SoftTargets(teacher, ONLY_SOFT, CacheConfig(str(tmp_path / "new"), top_k)), data, names)
+    assert loss_of(changed, data, names) == loss_of(SoftTargets(teacher, ONLY_SOFT,
+        CacheConfig(str(tmp_path / "new"), top_k)), data, names)
     assert changed.rows == 3
     smeared = build(layers=4)
     smeared.config = dataclasses.replace(smeared.config, activation="relu")  # the same numbers, another meaning
@@ -77,7 +80,8 @@ def test_a_changed_teacher_never_meets_a_stale_cache(top_k, teacher, data, tmp_p
 def test_what_is_kept_belongs_to_its_settings_too(teacher, data, tmp_path):
     """The top k are of a softened distribution, and without a cosine no hidden vectors are kept."""
     seen = set()
-    for config, top_k in ((ONLY_SOFT, 0), (DISTILGPT2, 0), (ONLY_SOFT, 3), (ONLY_SOFT, 4), (SoftTargetConfig(temperature=3.0), 3)):
+    for config, top_k in ((ONLY_SOFT, 0), (DISTILGPT2, 0), (ONLY_SOFT, 3), (ONLY_SOFT, 4),
+                          (SoftTargetConfig(temperature=3.0), 3)):
         recipe = Counted(teacher, config, CacheConfig(str(tmp_path), top_k))
         loss_of(recipe, data, [0, 1])
         assert recipe.rows == 2
@@ -92,9 +96,11 @@ def test_a_row_is_its_tokens_and_what_is_compared(teacher, data, tmp_path):
     recipe = Counted(teacher, ONLY_SOFT, CacheConfig(str(tmp_path)))
     loss_of(recipe, data, [0])
     ids, start = data.rows[0]
-    for other, thought in (([(ids, start)], 1), ([(ids, start + 2)], 2), ([([*ids[:-1], 77], start)], 2), ([([*ids[:2], 78, *ids[3:]], start)], 3)):
+    for other, thought in (([(ids, start)], 1), ([(ids, start + 2)], 2), ([([*ids[:-1], 77], start)], 2),
+                           ([([*ids[:2], 78, *ids[3:]], start)], 3)):
         rows = LabelledRows(other, 1, 0)
-        assert loss_of(recipe, rows, [0]) == pytest.approx(loss_of(SoftTargets(teacher, ONLY_SOFT), rows, [0]), rel=2e-3)
+        assert loss_of(recipe, rows, [0]) == pytest.approx(loss_of(SoftTargets(teacher, ONLY_SOFT), rows, [0]),
+                                                           rel=2e-3)
         assert recipe.rows == thought  # the last token of a row is a label, which the teacher does not read
 
 
@@ -104,7 +110,8 @@ def test_an_encoders_rows_are_found_when_the_same_words_are_hidden(tmp_path):
     recipe, student = Counted(teacher, DISTILGPT2, CacheConfig(str(tmp_path))), build(seed=5, layers=2, kind="encoder")
     for step, thought in ((0, 3), (0, 3), (1, 6)):
         batch = data.batch([0, 1, 2], step)
-        assert float(recipe(student, batch).detach()) == pytest.approx(float(SoftTargets(teacher, DISTILGPT2)(student, batch).detach()), rel=2e-3)
+        assert float(recipe(student, batch).detach()) == pytest.approx(float(SoftTargets(teacher, DISTILGPT2)(student,
+            batch).detach()), rel=2e-3)
         assert recipe.rows == thought
 
 
@@ -129,7 +136,8 @@ def test_a_run_that_goes_on_from_a_cache_ends_with_the_same_bits(top_k, teacher,
 
 
 def test_sixteen_bits_are_enough():
-    """Logits around 300 would be off by an eighth in 16 bits; shifted, the probabilities that matter are exact to a thousandth."""
+    """Logits around 300 would be off by an eighth in 16 bits; shifted, the probabilities that matter are exact to a
+    thousandth."""
     logits = 4 * torch.randn(200, 320, generator=torch.Generator().manual_seed(0)) + 300
     kept = pack(logits, 0, 1.0)["logits"].float()
     p, q = logits.softmax(-1), kept.softmax(-1)
@@ -139,7 +147,8 @@ def test_sixteen_bits_are_enough():
 
 def test_top_k_and_the_rest_are_a_coarser_kl():
     generator = torch.Generator().manual_seed(0)
-    student, teacher, every = torch.randn(6, 30, generator=generator), 2 * torch.randn(6, 30, generator=generator), torch.ones(6, dtype=torch.bool)
+    student, teacher, every = torch.randn(6, 30, generator=generator), 2 * torch.randn(6, 30,
+        generator=generator), torch.ones(6, dtype=torch.bool)
     full, before = float(soft_target_loss(student, teacher, every, 2.0)), 0.0
     for k in (1, 5, 20, 29):
         kept = pack(teacher, k, 2.0)

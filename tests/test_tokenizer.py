@@ -27,12 +27,14 @@ from minialign.tokenizer import (
     train_tokenizer,
 )
 
-CURIOUS = ["", " ", "\n\n", "\r\n\t", "  two  spaces ", "naïve café", "Das Mädchen verlor 3,5 €.", "猫が赤い凧を失くした。", "👩‍👩‍👧 🏳️‍🌈", "\x00\x07", "\ufeffbom", "a\u0301"]  # noqa: E501
+CURIOUS = ["", " ", "\n\n", "\r\n\t", "  two  spaces ", "naïve café", "Das Mädchen verlor 3,5 €.", "猫が赤い凧を失くした。",
+           "👩‍👩‍👧 🏳️‍🌈", "\x00\x07", "\ufeffbom", "a\u0301"]  # noqa: E501
 
 
 def random_texts(count, seed=0):
     rng = random.Random(seed)
-    ranges = [(0, 0x7F), (0x80, 0x24F), (0x370, 0x52F), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF)]
+    ranges = [(0, 0x7F), (0x80, 0x24F), (0x370, 0x52F), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF), (0xE000, 0xFFFF),
+              (0x10000, 0x10FFFF)]
     return ["".join(chr(rng.randint(*rng.choice(ranges))) for _ in range(rng.randrange(60))) for _ in range(count)]
 
 
@@ -80,21 +82,25 @@ def test_decoding_leaves_special_tokens_out(tokenizer):
 
 
 def test_every_sentinel_has_an_id_of_its_own(tokenizer):
-    assert [tokenizer.name(tokenizer.sentinel(i)) for i in range(SENTINELS)] == [f"<extra_{i}>" for i in range(SENTINELS)]
+    assert [tokenizer.name(tokenizer.sentinel(i)) for i in range(SENTINELS)] == [f"<extra_{i}>"
+        for i in range(SENTINELS)]
     for i in (-1, SENTINELS):
         with pytest.raises(UserError, match=f"sentinel {i} does not exist; there are 16"):
             tokenizer.sentinel(i)
 
 
 def test_training_is_the_same_every_time_and_in_every_process(texts):
-    code = "import sys, json; from minialign.tokenizer import train_tokenizer; print(train_tokenizer(json.load(sys.stdin), 320).fingerprint())"
+    code = ("import sys, json; from minialign.tokenizer import train_tokenizer; "
+            "print(train_tokenizer(json.load(sys.stdin), 320).fingerprint())")
     here = {train_tokenizer(texts, 320).fingerprint() for _ in range(3)}
-    there = subprocess.run([sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True, check=True).stdout.strip()
+    there = subprocess.run([sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True,
+                           check=True).stdout.strip()
     assert here == {there}
 
 
 def test_fingerprints_differ_when_any_token_differs(texts):
-    fingerprints = {train_tokenizer(texts, 320).fingerprint(), train_tokenizer(texts, 321).fingerprint(), train_tokenizer(texts[1:], 300).fingerprint()}
+    fingerprints = {train_tokenizer(texts, 320).fingerprint(), train_tokenizer(texts, 321).fingerprint(),
+                    train_tokenizer(texts[1:], 300).fingerprint()}
     assert len(fingerprints) == 3 and all(len(f) == 16 for f in fingerprints)
 
 
@@ -158,6 +164,7 @@ def test_the_loss_mask_is_green_where_the_loss_looks_and_red_elsewhere():
 
 
 def test_half_a_character_is_an_error_not_a_crash(tokenizer):
-    for text in ("a\ud800", "\udcff"):  # what "\ud800" in JSON, or a byte that is not UTF-8 on the command line, turns into
+    # what "\ud800" in JSON, or a byte that is not UTF-8 on the command line, turns into
+    for text in ("a\ud800", "\udcff"):
         with pytest.raises(UserError):
             tokenizer.encode(text)

@@ -1,4 +1,5 @@
-"""The training loop: its gradient is that of the whole batch, and no fault, wherever it falls, changes a bit of the result."""
+"""The training loop: its gradient is that of the whole batch, and no fault, wherever it falls, changes a bit of the
+result."""
 
 import json
 import math
@@ -32,15 +33,18 @@ def ragged_rows(count=25, seed=0):
     """(ids, first taught place) of examples of 3 to 15 tokens."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 16, (count,), generator=generator).tolist()
-    return [([1, *torch.randint(3, 24, (n - 2,), generator=generator).tolist(), 2], 1 + i % 2) for i, n in enumerate(lengths)]
+    return [([1, *torch.randint(3, 24, (n - 2,), generator=generator).tolist(), 2], 1 + i % 2) for i,
+            n in enumerate(lengths)]
 
 
 def run_stage(folder, loss=next_token_loss, validate=None, dropout=0.0, complete=None, **changes):
-    """What a command does: build the model, go on from the folder's checkpoint or begin, train. Returns the model and the result."""
+    """What a command does: build the model, go on from the folder's checkpoint or begin, train. Returns the model and
+    the result."""
     config = TrainingConfig(**TEN | changes)
     model = LanguageModel(TransformerConfig(**vars(SHAPE) | {"dropout": dropout}), config.seed)
     folder.mkdir(exist_ok=True)
-    return model, train(model, LabelledRows(ragged_rows(), config.batch, config.seed), loss, config, RunFolder(folder), validate, complete=complete)
+    return model, train(model, LabelledRows(ragged_rows(), config.batch, config.seed), loss, config, RunFolder(folder),
+                        validate, complete=complete)
 
 
 def once_at(step, action):
@@ -84,7 +88,8 @@ def gradients(parts, clip=0.0, bf16=False):
     data = LabelledRows(ragged_rows(), 12, seed=0)
     batches = data.microbatches(0, parts)
     config = TrainingConfig(batch=12, accumulation=parts, clip=clip, bf16=bf16)
-    mean, norm = gradient_step(model, torch.optim.SGD(model.parameters(), lr=0.0), batches, next_token_loss, config, sum(b.count for b in batches))
+    mean, norm = gradient_step(model, torch.optim.SGD(model.parameters(), lr=0.0), batches, next_token_loss, config,
+                               sum(b.count for b in batches))
     return mean, norm, [p.grad.clone() for p in model.parameters()]
 
 
@@ -123,7 +128,8 @@ def test_bf16_computes_nearly_the_same_gradient_and_leaves_the_weights_in_float3
     _, rounded_norm, rounded = gradients(1, bf16=True)
     assert any(not torch.equal(a, b) for a, b in zip(exact, rounded))
     assert all(g.dtype == torch.float32 for g in rounded) and rounded_norm == pytest.approx(norm, rel=0.05)
-    cosine = torch.cosine_similarity(torch.cat([g.flatten() for g in exact]), torch.cat([g.flatten() for g in rounded]), dim=0)
+    cosine = torch.cosine_similarity(torch.cat([g.flatten() for g in exact]), torch.cat([g.flatten() for g in rounded]),
+                                     dim=0)
     assert float(cosine) > 0.99
 
 
@@ -157,7 +163,8 @@ def test_only_matrices_decay():
         parameter.grad = torch.zeros_like(parameter)
     adamw(model, learning_rate=0.1, weight_decay=0.5).step()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.data, torch.full_like(parameter, 0.95 if parameter.dim() >= 2 else 1.0)), name
+        torch.testing.assert_close(parameter.data, torch.full_like(parameter,
+            0.95 if parameter.dim() >= 2 else 1.0)), name
 
 
 def test_what_is_frozen_is_not_in_the_optimizer_and_does_not_change(tmp_path):
@@ -179,14 +186,16 @@ def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
     assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     for step in range(4, 20):
         assert rates[step] == pytest.approx(0.04 + 0.36 * (1 + math.cos(math.pi * (step - 4) / 16)) / 2)
-    assert learning_rate_at(12, config) == pytest.approx((0.4 + 0.04) / 2) and learning_rate_at(20, config) == pytest.approx(0.04)
+    assert learning_rate_at(12, config) == pytest.approx((0.4 + 0.04) / 2) and learning_rate_at(20,
+        config) == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("final", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_no_schedule_exceeds_the_peak_or_stands_still_at_first(warmup, final, steps):
-    rates = [learning_rate_at(step, TrainingConfig(steps=steps, learning_rate=0.1, warmup=warmup, final=final)) for step in range(steps)]
+    rates = [learning_rate_at(step, TrainingConfig(steps=steps, learning_rate=0.1, warmup=warmup, final=final))
+             for step in range(steps)]
     assert rates[0] > 0 and max(rates) <= 0.1 + 1e-12 and min(rates) >= 0
     assert max(rates) == pytest.approx(0.1) or steps == 1
 
@@ -389,7 +398,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
         value = next_token_loss(model, batch)
         if len(seen) < 8:
             return value
-        spoil = {"loss": math.nan, "infinite loss": math.inf, "gradient": (model.body.norm.weight.sum() * 0).sqrt()}[poison]
+        spoil = {"loss": math.nan, "infinite loss": math.inf, "gradient": (model.body.norm.weight.sum()
+            * 0).sqrt()}[poison]
         return value + spoil
 
     model = LanguageModel(SHAPE)
@@ -440,7 +450,8 @@ def test_early_stopping_gives_up_after_its_patience_and_restores_the_best_weight
 def test_the_best_weights_are_restored_at_the_end_too_and_without_patience_the_last_are_kept(tmp_path):
     for patience, best in ((9, 1), (0, 4)):
         seen = []
-        model, _ = run_stage(tmp_path / str(patience), validate=looks([3.0, 1.0, 2.0, 2.0, 2.0], seen), validate_every=2, patience=patience)
+        model, _ = run_stage(tmp_path / str(patience), validate=looks([3.0, 1.0, 2.0, 2.0, 2.0], seen),
+                             validate_every=2, patience=patience)
         assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), seen[best])
 
 
@@ -558,7 +569,8 @@ def killed(tmp_path_factory):
         pytest.skip("needs a system with fork")
     folder = tmp_path_factory.mktemp("killed")
     (folder / "killed.py").write_text(KILLED, encoding="utf-8")
-    done = subprocess.run([sys.executable, folder / "killed.py", folder, Path(__file__).parent], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, folder / "killed.py", folder, Path(__file__).parent], capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -590,9 +602,11 @@ run_stage(Path(sys.argv[1]))
 def start_two(folder, port, program=TOGETHER, **changes):
     """Two processes as torchrun starts them; their exit codes and what they wrote to stderr."""
     (folder / "together.py").write_text(program, encoding="utf-8")
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"} | changes
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+               "OMP_NUM_THREADS": "1"} | changes
     arguments = [sys.executable, folder / "together.py", folder / "two", Path(__file__).parent]
-    processes = [subprocess.Popen(arguments, env=os.environ | address | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    processes = [subprocess.Popen(arguments, env=os.environ | address | {"RANK": str(rank)}, stderr=subprocess.PIPE,
+                                  text=True) for rank in range(2)]
     try:
         errors = [process.communicate(timeout=60)[1] for process in processes]
     finally:
@@ -634,7 +648,8 @@ except Stopped:
 
 
 def test_fewer_rows_than_processes_are_an_error_in_each_of_them(tmp_path, port):
-    codes, errors = start_two(tmp_path, port, TOGETHER.replace("run_stage(Path(sys.argv[1]))", "run_stage(Path(sys.argv[1]), batch=1)"))
+    codes, errors = start_two(tmp_path, port, TOGETHER.replace("run_stage(Path(sys.argv[1]))",
+        "run_stage(Path(sys.argv[1]), batch=1)"))
     assert codes == [1, 1] and all("cannot be shared by 2 processes" in error for error in errors)
 
 
@@ -656,7 +671,8 @@ def test_two_processes_train_the_same_model_as_one(tmp_path, port):
 @pytest.mark.parametrize(
     "change",
     [{name: 0} for name in ("steps", "batch", "accumulation", "validate_every", "checkpoint_every")]
-    + [{"learning_rate": 0.0}, {"learning_rate": 1.0}, {"learning_rate": math.nan}, {"warmup": 1.1}, {"final": -0.1}, {"batch": 4, "accumulation": 5}]
+    + [{"learning_rate": 0.0}, {"learning_rate": 1.0}, {"learning_rate": math.nan}, {"warmup": 1.1}, {"final": -0.1},
+       {"batch": 4, "accumulation": 5}]
     + [{"beta2": 1.0}, {"weight_decay": -0.1}, {"clip": -1.0}, {"patience": -1}, {"clip": math.nan}],
 )
 def test_settings_that_make_no_sense_are_errors_that_name_them(change):
@@ -680,6 +696,8 @@ print(fetched() - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
 def test_memory_of_large_tables_is_kept_unless_the_user_says_otherwise():
     others = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    start = lambda **said: subprocess.run([sys.executable, "-c", FETCHED], env=others | said, capture_output=True, text=True, check=True)  # noqa: E731
+    def start(**said):
+        return subprocess.run([sys.executable, "-c", FETCHED], env=others | said, capture_output=True,
+                                              text=True, check=True)
     assert int(start().stdout) < 100  # of 8192 pages
     assert int(start(MALLOC_ARENA_MAX="8").stdout) > 100

@@ -50,7 +50,8 @@ def test_attention_is_softmax_of_scaled_products_token_by_token(fused):
                 torch.testing.assert_close(mixed[b, h, t], expected, **CLOSE)
 
 
-@pytest.mark.parametrize("T, S, mask", [(6, 6, "none"), (6, 6, "causal"), (6, 6, "padding"), (1, 6, "padding"), (4, 9, "padding"), (1, 9, "none")])
+@pytest.mark.parametrize("T, S, mask", [(6, 6, "none"), (6, 6, "causal"), (6, 6, "padding"), (1, 6, "padding"),
+                                        (4, 9, "padding"), (1, 9, "none")])
 def test_attention_equals_torch_s_own(T, S, mask):
     query, key, value = random(2, 3, T, 8, seed=1), random(2, 3, S, 8, seed=2), random(2, 3, S, 8, seed=3)
     allowed = torch.arange(S) < torch.tensor([S, S - 2])[:, None, None, None] if mask == "padding" else None
@@ -100,13 +101,16 @@ def test_rotation_is_the_pairwise_turn_of_the_paper():
             angle = t * 10_000 ** (-2 * i / d)
             a, b = float(x[0, 0, t, i]), float(x[0, 0, t, i + d // 2])
             assert float(turned[0, 0, t, i]) == pytest.approx(a * math.cos(angle) - b * math.sin(angle), abs=1e-5)
-            assert float(turned[0, 0, t, i + d // 2]) == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-5)
+            assert float(turned[0, 0, t, i + d // 2]) == pytest.approx(a * math.sin(angle) + b * math.cos(angle),
+                abs=1e-5)
 
 
 def test_rotary_scores_depend_only_on_the_distance():
     query, key = random(1, 1, 1, 16, seed=1), random(1, 1, 1, 16, seed=2)
-    at = lambda x, t: rotate(x, rotation_table(torch.tensor([t]), 16))  # noqa: E731
-    score = lambda t, s: float((at(query, t) * at(key, s)).sum())  # noqa: E731
+    def at(x, t):
+        return rotate(x, rotation_table(torch.tensor([t]), 16))
+    def score(t, s):
+        return float((at(query, t) * at(key, s)).sum())
     for distance in (0, 1, 5, 30):
         assert score(distance, 0) == pytest.approx(score(distance + 40, 40), abs=1e-4)
     assert abs(score(5, 0) - score(0, 0)) > 1e-2
@@ -359,7 +363,8 @@ def test_dropout_acts_in_training_only(tokens):
     assert not torch.equal(model(tokens), model(tokens))
 
 
-@pytest.mark.parametrize("activation, function", [("gelu", F.gelu), ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")), ("relu", torch.relu)])
+@pytest.mark.parametrize("activation, function", [("gelu", F.gelu), ("gelu_tanh",
+    lambda x: F.gelu(x, approximate="tanh")), ("relu", torch.relu)])
 def test_the_feed_forward_layer_is_two_maps_with_a_bend(activation, function):
     layer = build(activation=activation, feed_forward=3).body.blocks[0].feed_forward
     x = random(2, 5, 32)
@@ -431,5 +436,6 @@ def test_smeared_keys_give_the_same_numbers_with_the_cache_and_beside_padding(po
     padded = torch.cat([pads, tokens], dim=1)
     torch.testing.assert_close(model(padded, mask)[:, 4:], plain, atol=1e-5, rtol=1e-5)
     cache = Cache(model.config, 3, 16)
-    parts = [model(padded[:, :9], mask[:, :9], cache)[:, 4:], *(model(padded[:, t : t + 1], None, cache) for t in range(9, 16))]
+    parts = [model(padded[:, :9], mask[:, :9], cache)[:, 4:], *(model(padded[:, t : t + 1], None, cache)
+        for t in range(9, 16))]
     torch.testing.assert_close(torch.cat(parts, dim=1), plain, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,5 @@
-"""Models of every kind as the base of `finetune`, and what was tuned on top of them in the hands of the commands that use it."""
+"""Models of every kind as the base of `finetune`, and what was tuned on top of them in the hands of the commands that
+use it."""
 
 import json
 
@@ -29,13 +30,16 @@ QUICK = "--steps 6 --batch 4 --validate-every 3 --checkpoint-every 3"
 def gpt2(d, tokenizer):
     """A GPT-2 of one layer in its published layout."""
     V, generator = tokenizer.size, torch.Generator().manual_seed(0)
-    shapes = {"wte.weight": (V, 8), "wpe.weight": (48, 8), "h.0.attn.c_attn.weight": (8, 24), "h.0.attn.c_attn.bias": (24,), "h.0.attn.c_proj.weight": (8, 8)}
+    shapes = {"wte.weight": (V, 8), "wpe.weight": (48, 8), "h.0.attn.c_attn.weight": (8, 24),
+              "h.0.attn.c_attn.bias": (24,), "h.0.attn.c_proj.weight": (8, 8)}
     shapes |= {"h.0.mlp.c_fc.weight": (8, 32), "h.0.mlp.c_fc.bias": (32,), "h.0.mlp.c_proj.weight": (32, 8)}
     shapes |= {f"{name}.{part}": (8,) for name in ("ln_f", "h.0.ln_1", "h.0.ln_2") for part in ("weight", "bias")}
     shapes |= {"h.0.attn.c_proj.bias": (8,), "h.0.mlp.c_proj.bias": (8,)}
     d.mkdir()
-    save_file({name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}, d / "model.safetensors")
-    settings = {"model_type": "gpt2", "vocab_size": V, "n_positions": 48, "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 2, "eos_token_id": 2}
+    save_file({name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()},
+              d / "model.safetensors")
+    settings = {"model_type": "gpt2", "vocab_size": V, "n_positions": 48, "n_embd": 8, "n_layer": 1, "n_head": 2,
+                "bos_token_id": 2, "eos_token_id": 2}
     (d / "config.json").write_text(json.dumps(settings))
     (d / "tokenizer.json").write_text(tokenizer.to_json())
 
@@ -59,7 +63,8 @@ def named(d, monkeypatch):
     """A tiny Llama under SmolLM2's name."""
     tokenizer = tokenizer_from_gguf(read_gguf(tiny_file(d / "tiny.gguf")))
     for where, name in ((chat, "load_smollm2"), (inputs, None)):
-        load = lambda: (tiny_llama(), tokenizer)  # noqa: E731
+        def load():
+            return (tiny_llama(), tokenizer)
         monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.NAMED, "smollm2", load)
     monkeypatch.setattr("minialign.lab.commands.tuning_data.SYSTEM", "S")  # the real one fills the tiny context
     return tokenizer
@@ -68,12 +73,15 @@ def named(d, monkeypatch):
 @pytest.mark.parametrize("base, data", [("t5", "demos"), ("gpt2", "demos"), ("gpt2", "labels"), ("bert", "labels")])
 def test_every_method_takes_every_base(d, capsys, base, data):
     out = d / f"{base}-{data}"
-    assert type_in(f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 --bottleneck 2 --out {out}", d) == 0
+    assert type_in(f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 "
+                   f"--bottleneck 2 --out {out}", d) == 0
     assert len(read_json(out / "comparison.json")) == (6 if data == "labels" else 5)
     for method in ("lora", "prompt-tuning", "full"):
-        assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt 'sad 3?' " + ("" if data == "labels" else "--options bad,good"), d) == 0
+        assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt 'sad 3?' "
+                       + ("" if data == "labels" else "--options bad,good"), d) == 0
         shares = [line.split("%") for line in capsys.readouterr().out.splitlines() if "%  " in line]
-        assert {name.strip() for _, name in shares[-2:]} == {"bad", "good"} and abs(sum(float(share) for share, _ in shares[-2:]) - 100) < 0.11
+        assert {name.strip() for _, name in shares[-2:]} == {"bad", "good"} and abs(sum(float(share) for share,
+            _ in shares[-2:]) - 100) < 0.11
 
 
 def test_a_real_model_learns_in_the_marks_of_its_chat_and_talks_with_what_it_learned(d, capsys, named):
@@ -91,7 +99,8 @@ def test_the_rows_of_a_chat_are_what_the_conversation_reads(d, named):
     model, tokenizer = open_base(inputs.Path("smollm2"))
     records = [{"prompt": f"he {i}", "completion": " no", "line": i} for i in range(40)]
     sides = two_sides(records, "prompt", 4, d / "x.jsonl")
-    batch = written_lesson(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl", chat=True).learned.batch([0])
+    batch = written_lesson(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl",
+                           chat=True).learned.batch([0])
     read = tokenizer.library.decode([*batch.tokens[0].tolist(), tokenizer.end], skip_special_tokens=False)
     start, end = (tokenizer.name(i) for i in (tokenizer.begin, tokenizer.end))
     asked = sides[0][0]["prompt"]
@@ -111,16 +120,19 @@ def test_a_published_t5_reads_prompts_that_are_ended(d):
 
 def test_what_was_tuned_is_sampled_and_evaluated_on_its_base(d, capsys):
     out = d / "tuned-gpt"
-    line = f"finetune --method lora --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --steps 40 --learning-rate 0.05 --merged --out {out}"
+    line = (f"finetune --method lora --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --steps 40 --learning-rate 0.05 "
+            f"--merged --out {out}")
     assert type_in(line, d) == 0
     capsys.readouterr()
     said = {}
-    for name, arguments in (("plain", "gpt"), ("tuned", f"gpt --tuned {out}/lora"), ("merged", "tuned-gpt/lora-merged")):
+    for name, arguments in (("plain", "gpt"), ("tuned", f"gpt --tuned {out}/lora"),
+                            ("merged", "tuned-gpt/lora-merged")):
         assert type_in(f"sample {{d}}/{arguments} --prompt sad --new-tokens 6 --temperature 0", d) == 0
         said[name] = capsys.readouterr().out
     assert said["tuned"] == said["merged"] != said["plain"]
     assert type_in(f"evaluate {{d}}/gpt --tuned {out}/lora --text {{d}}/text.txt", d) == 0
-    assert read_json(out / "lora" / "evaluation.json")["tuned"] == str(out / "lora") and not (d / "gpt" / "evaluation.json").exists()
+    assert read_json(out / "lora" / "evaluation.json")["tuned"] == str(out / "lora") and not (d / "gpt"
+        / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,14 @@ def teacher():
 @pytest.fixture
 def data():
     chance = torch.Generator().manual_seed(0)
-    rows = [([BEGIN, *torch.randint(20, 320, (5 + i % 6,), generator=chance).tolist(), END], 1 + i % 3) for i in range(12)]
+    rows = [([BEGIN, *torch.randint(20, 320, (5 + i % 6,), generator=chance).tolist(), END], 1 + i % 3)
+            for i in range(12)]
     return LabelledRows(rows, 4, 0)
 
 
 def ending(model):
-    """The same model, which ends its text after one token in eight or so: the last norm's first output is always 1, and the end token's vector 4 there."""
+    """The same model, which ends its text after one token in eight or so: the last norm's first output is always 1, and
+    the end token's vector 4 there."""
     with torch.no_grad():
         model.body.norm.weight[0], model.body.norm.bias[0] = 0.0, 1.0
         model.body.token_embedding.weight[END, 0] = 4.0
@@ -57,7 +59,8 @@ def logprob(model, prompt, answers):
 
 
 def test_beam_search_finds_the_likeliest_text():
-    """Twelve words, three places, room for every hypothesis: all texts, those that end and those that do not, are looked at."""
+    """Twelve words, three places, room for every hypothesis: all texts, those that end and those that do not, are
+    looked at."""
     model = build(vocabulary=12, initial_std=0.6)
     texts = torch.tensor(list(itertools.product(range(12), repeat=3)))
     for prompt in ([BEGIN, 7], [BEGIN], [5, 6, 8]):
@@ -77,7 +80,8 @@ def test_one_beam_is_greedy_decoding(teacher):
 
 @pytest.mark.parametrize("model", [build(layers=4), ending(build(layers=4))])
 def test_the_score_of_a_beam_is_that_of_its_text(model):
-    """Prompts of several lengths in one batch: each score is that of a pass over the text alone. The likeliest text is a short one where it may be."""
+    """Prompts of several lengths in one batch: each score is that of a pass over the text alone. The likeliest text is
+    a short one where it may be."""
     found = beam_search(model, PROMPTS, 6, 4)
     for prompt, row, keep, score in zip(PROMPTS, found.response, found.mask, found.logprobs.sum(1)):
         assert float(score) == pytest.approx(float(logprob(model, prompt, row[keep][None])), abs=1e-3)
@@ -103,19 +107,22 @@ def test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_sett
     lines = path.read_text().splitlines()
     spoiled = json.loads(lines[1]) | {"answer": [99]}
     path.write_text("\n".join([lines[0], json.dumps(spoiled), *lines[2:]]) + "\n")
-    assert written_once(teacher, PROMPTS, config, 0, path)[0] == ([*spoiled["prompt"], 99], len(spoiled["prompt"])), "read, not written again"
+    assert written_once(teacher, PROMPTS, config, 0, path)[0] == ([*spoiled["prompt"], 99],
+        len(spoiled["prompt"])), "read, not written again"
     assert written_once(build(seed=1, layers=4), PROMPTS, config, 0, path) != rows
     assert written_once(teacher, PROMPTS[:3], config, 0, path) == rows[:3]
     assert written_once(teacher, PROMPTS, config, 0, path) == rows
 
 
-@pytest.mark.parametrize("writing", [WritingConfig(beams=2, new_tokens=5), WritingConfig(drawn_at=0.8, new_tokens=5, together=2)])
+@pytest.mark.parametrize("writing", [WritingConfig(beams=2, new_tokens=5), WritingConfig(drawn_at=0.8, new_tokens=5,
+    together=2)])
 @pytest.mark.parametrize("loss", [SoftTargetConfig(1.0, 0.0, 1.0), SoftTargetConfig(2.0, 1.0, 1.0)])
 def test_a_student_learns_what_its_teacher_writes(writing, loss, teacher, tmp_path):
     training = dataclasses.replace(TRAINING, steps=30, learning_rate=5e-3)
     held_out = [LabelledRows(write(teacher, PROMPTS, writing, training.seed), 4, 0).batch(list(range(5)))]
     before, after = (
-        distil_sequences(teacher, PROMPTS, held_out, how, RunFolder(tmp_path / str(how.steps)), 2, loss, writing, from_teacher=how.steps > 1)[1]
+        distil_sequences(teacher, PROMPTS, held_out, how, RunFolder(tmp_path / str(how.steps)), 2, loss, writing,
+                         from_teacher=how.steps > 1)[1]
         for how in (dataclasses.replace(training, steps=1), training)
     )
     assert after["validation"] < before["validation"] - 0.5
@@ -139,7 +146,8 @@ def test_the_divergence_is_exact_over_the_vocabulary(teacher, data):
     counted = seen.labels != IGNORE
     q, p = (model(seen.tokens)[counted].detach().softmax(-1).double() for model in (student, teacher))
     m = 0.3 * p + 0.7 * q
-    kl = lambda a, b: (a * (a / b).log()).sum(-1)  # noqa: E731
+    def kl(a, b):
+        return (a * (a / b).log()).sum(-1)
     for name, slow in (("reverse", kl(q, p)), ("forward", kl(p, q)), ("shannon", 0.3 * kl(p, m) + 0.7 * kl(q, m))):
         assert float(parts[name].detach()) == pytest.approx(float(slow.mean()), rel=1e-4), name
     labels = batch.labels[batch.labels != IGNORE]
@@ -152,8 +160,10 @@ def test_jensen_shannon_lies_between_the_two_directions():
     student, teacher = (torch.randn(5, 9, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     every, small = torch.ones(5, dtype=torch.bool), 1e-3
     student, teacher = student.double(), teacher.double()
-    assert float(jensen_shannon(student, teacher, every, small) / small) == pytest.approx(float(soft_target_loss(student, teacher, every, 1.0)), rel=0.02)
-    assert float(jensen_shannon(student, teacher, every, 1 - small) / small) == pytest.approx(float(reverse_kl(student, teacher, every)), rel=0.02)
+    assert float(jensen_shannon(student, teacher, every, small)
+                 / small) == pytest.approx(float(soft_target_loss(student, teacher, every, 1.0)), rel=0.02)
+    assert float(jensen_shannon(student, teacher, every, 1 - small) / small) == pytest.approx(float(reverse_kl(student,
+        teacher, every)), rel=0.02)
     assert float(jensen_shannon(50 * student, -50 * student, every)) == pytest.approx(0.6931, abs=1e-3)
     assert abs(float(jensen_shannon(teacher, teacher, every))) < 1e-9
 
@@ -182,7 +192,8 @@ def test_neither_prompt_nor_padding_counts(data):
     ended = 0
     for tokens, labels, prompt in zip(seen.tokens, seen.labels, prompts_of(batch)):
         said = labels[labels != IGNORE].tolist()
-        assert tokens[: len(prompt)].tolist() == prompt and labels[: len(prompt) - 1].eq(IGNORE).all() and 1 <= len(said) <= 8
+        assert tokens[: len(prompt)].tolist() == prompt and labels[: len(prompt)
+            - 1].eq(IGNORE).all() and 1 <= len(said) <= 8
         assert END not in said[:-1] and labels[len(prompt) - 1 + len(said) :].eq(IGNORE).all()
         ended += said[-1] == END
     assert 0 < ended < 12
@@ -190,7 +201,8 @@ def test_neither_prompt_nor_padding_counts(data):
 
 def test_a_share_of_the_steps_reads_the_given_texts(teacher, data):
     student, batch = build(seed=5, layers=2), data.batch([0, 1, 2])
-    given = OnPolicy(teacher, OnPolicyConfig(share=0.0), torch.Generator().manual_seed(3)).parts(student, batch)["reverse"]
+    given = OnPolicy(teacher, OnPolicyConfig(share=0.0), torch.Generator().manual_seed(3)).parts(student,
+        batch)["reverse"]
     with torch.no_grad():
         expected = reverse_kl(student(batch.tokens), teacher(batch.tokens), batch.labels != IGNORE)
     torch.testing.assert_close(given.detach(), expected)
@@ -202,7 +214,8 @@ class Interrupted(Exception):
 
 def test_an_interrupted_on_policy_run_ends_with_the_same_bits(teacher, data, tmp_path):
     config = OnPolicyConfig(new_tokens=5, share=0.7, forward=0.5)
-    whole, _ = distil_on_policy(teacher, data, [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "whole"), 2, config)
+    whole, _ = distil_on_policy(teacher, data, [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "whole"), 2,
+                                config)
 
     class Failing(LabelledRows):
         def microbatches(self, step, parts):
@@ -211,9 +224,11 @@ def test_an_interrupted_on_policy_run_ends_with_the_same_bits(teacher, data, tmp
             return super().microbatches(step, parts)
 
     with pytest.raises(Interrupted):
-        distil_on_policy(teacher, Failing(data.rows, 4, 0), [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "parts"), 2, config)
+        distil_on_policy(teacher, Failing(data.rows, 4, 0), [data.batch([9, 10])], TRAINING,
+                         RunFolder(tmp_path / "parts"), 2, config)
     torch.manual_seed(99)
-    again, result = distil_on_policy(teacher, data, [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "parts"), 2, config)
+    again, result = distil_on_policy(teacher, data, [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "parts"), 2,
+                                     config)
     assert result["steps"] == 4 and all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
 
 
@@ -222,10 +237,12 @@ def test_a_student_comes_closer_to_its_teacher_on_its_own_texts(teacher, data, t
     config = OnPolicyConfig(new_tokens=8)
 
     def distance(model):
-        return float(OnPolicy(teacher, config, torch.Generator().manual_seed(0)).parts(model, data.batch([0, 1, 2, 3]))["reverse"].detach())
+        return float(OnPolicy(teacher, config, torch.Generator().manual_seed(0)).parts(model,
+            data.batch([0, 1, 2, 3]))["reverse"].detach())
 
     before = distance(build(seed=5, layers=2))
-    student, _ = distil_on_policy(teacher, data, [data.batch([9, 10])], training, RunFolder(tmp_path), config=config, student=build(seed=5, layers=2))
+    student, _ = distil_on_policy(teacher, data, [data.batch([9, 10])], training, RunFolder(tmp_path), config=config,
+                                  student=build(seed=5, layers=2))
     assert distance(student) < 0.7 * before
 
 
@@ -233,15 +250,18 @@ def test_a_student_comes_closer_to_its_teacher_on_its_own_texts(teacher, data, t
     "call, message",
     [
         (lambda t: beam_search(t, [[BEGIN]], 4, 0), "beams is 0; it must be at least 1"),
-        (lambda t: beam_search(build(kind="encoder"), [[BEGIN]], 4, 2), "writes with a decoder, and this is an encoder"),
+        (lambda t: beam_search(build(kind="encoder"), [[BEGIN]], 4, 2),
+         "writes with a decoder, and this is an encoder"),
         (lambda t: beam_search(t, [[BEGIN] * 40], 20, 2), "do not fit the model's context of 48"),
         (lambda t: OnPolicy(t, OnPolicyConfig()).begin(build(vocabulary=400)), "vocabulary is 400, the teacher's 320"),
         (lambda t: OnPolicy(build(kind="encoder"), OnPolicyConfig()).begin(build(kind="encoder")), "needs decoders"),
-        (lambda t: OnPolicy(t, OnPolicyConfig(new_tokens=48)).begin(build()), "shorten the prompt or ask for fewer new tokens"),
+        (lambda t: OnPolicy(t, OnPolicyConfig(new_tokens=48)).begin(build()),
+         "shorten the prompt or ask for fewer new tokens"),
         (lambda t: OnPolicyConfig(reverse=0.0), "all weights are 0"),
         (lambda t: OnPolicyConfig(share=1.5), "share"),
         (lambda t: WritingConfig(beams=0), "beams"),
-        (lambda t: jensen_shannon(torch.zeros(1, 3), torch.zeros(1, 3), torch.ones(1, dtype=torch.bool), 1.0), "above 0 and below 1"),
+        (lambda t: jensen_shannon(torch.zeros(1, 3), torch.zeros(1, 3), torch.ones(1, dtype=torch.bool), 1.0),
+         "above 0 and below 1"),
     ],
 )
 def test_what_cannot_be_written_is_said(call, message, teacher):

@@ -1,4 +1,5 @@
-"""What tests of commands share: a command line as somebody types it, the one line of complaint, and two small files to learn from."""
+"""What tests of commands share: a command line as somebody types it, the one line of complaint, and two small files to
+learn from."""
 
 import json
 import shlex
@@ -22,8 +23,11 @@ def write_records(path, records):
 
 
 def write_feelings(d):
-    """demos.jsonl (prompt, completion) and labels.jsonl (text, label) of 60 lines each, whose rule is easy, and text.txt of the same words."""
+    """demos.jsonl (prompt, completion) and labels.jsonl (text, label) of 60 lines each, whose rule is easy, and
+    text.txt of the same words."""
     words = ["happy", "sad", "proud", "angry"]
-    write_records(d / "demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": f" {'good' if i % 2 else 'bad'}"} for i in range(60)])
-    write_records(d / "labels.jsonl", [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]} for i in range(60)])
+    write_records(d / "demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": f" {'good' if i % 2 else 'bad'}"}
+                                      for i in range(60)])
+    write_records(d / "labels.jsonl", [{"text": f"{words[i % 4]} {i}", "label": ["bad", "good"][i % 2]}
+                                       for i in range(60)])
     (d / "text.txt").write_text("happy sad proud angry good bad " * 60, encoding="utf-8")

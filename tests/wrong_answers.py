@@ -1,10 +1,12 @@
 """Typical wrong answers to the exercises and the hint that each must get: exercise -> [(hint, answer)].
 
-An answer is a number or a text, or (old, new): the solution's source with `old` replaced by `new`, as somebody might have written it.
+An answer is a number or a text, or (old, new): the solution's source with `old` replaced by `new`, as somebody might
+have written it.
 """
 
 WRONG = {
-    "causal_mask": [("not_itself", (".tril()", ".tril(-1)")), ("future", (".tril()", ".triu()")), ("not_bool", (".bool()", ""))],
+    "causal_mask": [("not_itself", (".tril()", ".tril(-1)")), ("future", (".tril()", ".triu()")),
+                    ("not_bool", (".bool()", ""))],
     "attention": [
         ("no_root", (" / query.shape[-1] ** 0.5", "")),
         ("no_square_root", (" ** 0.5", "")),
@@ -40,7 +42,8 @@ WRONG = {
         ("no_gradient", ("y + (y.round() - y).detach()", "y.round()")),
         ("no_clamp", (".clamp(-7, 7)", "")),
         ("not_rounded", ("y = y + (y.round() - y).detach()", "pass")),
-        ("through_the_clamp", ("y = y + (y.round() - y).detach()", "return x + (s * y.round().clamp(-7, 7) - x).detach()")),
+        ("through_the_clamp", ("y = y + (y.round() - y).detach()", "return x + (s * y.round().clamp(-7, 7) - "
+                               "x).detach()")),
     ],
     "integer_product": [
         ("overflow", ("x.int() @ w.int().T", "x @ w.T")),
@@ -103,7 +106,8 @@ WRONG = {
     "bitfit_names": [
         ("part_of_a_name", ('name.split(".")[-1] == "bias"', '"bias" in name')),
         ("norms_left_out", ('== "bias"', '== "bias" and "norm" not in name')),
-        ("vectors", ('name, _ in model.named_parameters() if name.split(".")[-1] == "bias"', "name, p in model.named_parameters() if p.dim() == 1")),
+        ("vectors", ('name, _ in model.named_parameters() if name.split(".")[-1] == "bias"',
+                     "name, p in model.named_parameters() if p.dim() == 1")),
     ],
     "adapter": [
         ("no_skip", ("h + F", "F")),
@@ -114,7 +118,8 @@ WRONG = {
     "largest_saving_rank": [("ties", 48), ("half", 32), ("square", 64), ("low", 20)],
     "soft_targets": [
         ("no_square", ("T**2 * ", "")),
-        ("other_direction", ("(teacher / T).log_softmax(-1), (student / T)", "(student / T).log_softmax(-1), (teacher / T)")),
+        ("other_direction", ("(teacher / T).log_softmax(-1), (student / T)",
+                             "(student / T).log_softmax(-1), (teacher / T)")),
         ("cold_teacher", ("(teacher / T)", "teacher")),
         ("padding_counts", ("kl[mask]", "kl")),
         ("mean_over_words", (".sum(-1)", ".mean(-1)")),
@@ -128,8 +133,10 @@ WRONG = {
     ],
     "attention_loss": [
         ("sum", (".mean()", ".sum()")),
-        ("all_places", ("difference = student[allowed] - teacher[allowed]", "difference = (student - teacher).masked_fill(~allowed, 0)")),
-        ("after_the_softmax", ("student[allowed] - teacher[allowed]", "(student.softmax(-1) - teacher.softmax(-1))[allowed]")),
+        ("all_places", ("difference = student[allowed] - teacher[allowed]",
+                        "difference = (student - teacher).masked_fill(~allowed, 0)")),
+        ("after_the_softmax", ("student[allowed] - teacher[allowed]", "(student.softmax(-1) - "
+                               "teacher.softmax(-1))[allowed]")),
     ],
     "gradient_at_4": [("linear", 0.25), ("unchanged", 1), ("grows", 16)],
     "bradley_terry": [
@@ -169,7 +176,8 @@ WRONG = {
         ("no_gain", ("weight * ", "")),
         ("sum", (".mean(", ".sum(")),
     ],
-    "stored_bytes": [("no_scales", 2**20), ("half", 2**21), ("columns", 2**20 + 8192), ("scales_in_16_bits", 2**20 + 1024)],
+    "stored_bytes": [("no_scales", 2**20), ("half", 2**21), ("columns", 2**20 + 8192),
+                     ("scales_in_16_bits", 2**20 + 1024)],
     "option_score": [
         ("mean", (".sum()", ".mean()")),
         ("raw", (".log_softmax(dim=-1)", "")),
@@ -197,9 +205,11 @@ WRONG = {
         ("nothing_taken_away", (" if cluster_of[task] not in held_out]", "]")),
         (
             "exchanged",
-            ("sorted(train), sorted(task for task in cluster_of if cluster_of[task] in held_out)", "sorted(set(cluster_of) - set(train)), sorted(train)"),
+            ("sorted(train), sorted(task for task in cluster_of if cluster_of[task] in held_out)",
+             "sorted(set(cluster_of) - set(train)), sorted(train)"),
         ),
-        ("part_of_a_name", ("    train =", "    held_out = [c for c in cluster_of.values() if any(h in c for h in held_out)]\n    train =")),
+        ("part_of_a_name", ("    train =", "    held_out = [c for c in cluster_of.values() if any(h in c for h in "
+                                           "held_out)]\n    train =")),
     ],
     "label_shift": [
         ("not_shifted", ("row[:-1], row[1:]", "row[:-1], row[:-1]")),
@@ -220,7 +230,8 @@ WRONG = {
         ("not_cut", ("inputs + ids[place:]", "ids")),
     ],
     "perplexity": [
-        ("mean_of_perplexities", ("math.exp(sum(losses) / sum(counts))", "sum(math.exp(a / b) for a, b in zip(losses, counts)) / len(losses)")),
+        ("mean_of_perplexities", ("math.exp(sum(losses) / sum(counts))", "sum(math.exp(a / b) for a, b in zip(losses, "
+                                  "counts)) / len(losses)")),
         ("batches_alike", ("sum(losses) / sum(counts)", "sum(a / b for a, b in zip(losses, counts)) / len(losses)")),
         ("powers_of_2", ("math.exp(", "2 ** (")),
         ("loss", ("math.exp", "")),
@@ -233,7 +244,8 @@ WRONG = {
         ("unlikely_kept", ("likelier >= p", "likelier < p")),
     ],
     "rouge_1": [
-        ("sets", ('Counter(re.findall(r"[a-z0-9]+", text.lower()))', 'Counter(set(re.findall(r"[a-z0-9]+", text.lower())))')),
+        ("sets", ('Counter(re.findall(r"[a-z0-9]+", text.lower()))', 'Counter(set(re.findall(r"[a-z0-9]+", '
+                  'text.lower())))')),
         ("recall", ("2 * precision * recall / (precision + recall)", "recall")),
         ("precision", ("2 * precision * recall / (precision + recall)", "precision")),
         ("unclipped", ("sum((own & theirs).values())", "sum(n for word, n in own.items() if word in theirs)")),

@@ -3,8 +3,10 @@ r"""Beam search: the likeliest text that a decoder can write, as far as K hypoth
     keep the K best of all  score(y₁…yₜ) = Σ log π(yᵢ | x, y₍<i₎),  extend each by every token, keep the K best again
 
 Details that matter:
-    1. A hypothesis that has ended keeps its place and its score, and is extended by nothing (test_beam_search_finds_the_likeliest_text).
-    2. Scores only fall, so the search stops when the best hypothesis of every prompt has ended: no other can overtake it.
+    1. A hypothesis that has ended keeps its place and its score, and is extended by nothing
+       (test_beam_search_finds_the_likeliest_text).
+    2. Scores only fall, so the search stops when the best hypothesis of every prompt has ended: no other can overtake
+       it.
     3. One hypothesis is greedy decoding (test_one_beam_is_greedy_decoding).
     DEVIATION: no length penalty, which translation systems add since the likeliest text tends to be a short one.
 
@@ -29,7 +31,8 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
     """The best of `beams` hypotheses after each prompt.
 
     Args:
-        model: a decoder; prompts: B lists of ids, at least one id each; new_tokens: R, most tokens to write, the end token included.
+        model: a decoder; prompts: B lists of ids, at least one id each; new_tokens: R, most tokens to write, the end
+            token included.
         beams: K, hypotheses that are kept.
     Returns:
         Generated, one answer to each prompt; `logprobs` sum up to its score.
@@ -44,7 +47,8 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
     check_room(model.config, max(map(len, prompts)), new_tokens)
     _, end, filler = model.special
     prompt, prompt_mask = pad(prompts, side="left", value=filler)  # (B, P)
-    cache, first = Cache(model.config, B, prompt.shape[1] + new_tokens), torch.arange(B)[:, None] * K  # (B, 1) row of a prompt's first beam
+    # (B, 1) row of a prompt's first beam
+    cache, first = Cache(model.config, B, prompt.shape[1] + new_tokens), torch.arange(B)[:, None] * K
     scores = torch.full((B, K), -torch.inf)
     scores[:, 0] = 0.0  # all begin alike, so only one of them counts
     response, logprobs = torch.full((B, K, new_tokens), filler), torch.zeros(B, K, new_tokens)
@@ -70,4 +74,5 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
             hidden = model.body(token.flatten()[:, None], None, cache)[:, -1]
     response, logprobs = response[:, 0, : t + 1], logprobs[:, 0, : t + 1]
     mask = end_mask(response, end)
-    return Generated(prompt, prompt_mask, response.masked_fill(~mask, filler), mask, logprobs.masked_fill(~mask, 0.0), end)
+    return Generated(prompt, prompt_mask, response.masked_fill(~mask, filler), mask, logprobs.masked_fill(~mask, 0.0),
+                     end)

@@ -5,7 +5,8 @@ r"""DistilGPT-2: a decoder of half the layers, begun as every second layer of it
 It is soft_targets.py with three parts and a start. Details that matter:
     1. Half the layers, all of the width: only so can blocks be copied and hidden vectors compared (student.py).
     2. The weights of the three parts are DistilBERT's, with next-token prediction in place of masked tokens.
-DEVIATION: the released DistilGPT-2 was trained with the loss of the released script, whose weights for it were never published.
+DEVIATION: the released DistilGPT-2 was trained with the loss of the released script, whose weights for it were never
+published.
 
 Read next: distilbert.py, the same for an encoder.
 Try it:  python -m minialign distill --teacher RUN --recipe distilgpt2 --text FILES

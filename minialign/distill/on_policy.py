@@ -1,20 +1,25 @@
 r"""On-policy distillation: the student writes, the teacher says at each word what it would have said.
 
     y ~ p_student(· | x)      L = 1/|y| Σₜ D(p_teacher(· | x, y₍<t₎), p_student(· | x, y₍<t₎))                   Agarwal et al. 2024 (GKD), §3, Alg. 1
-    D = reverse KL(p_student ‖ p_teacher)                                                                       Gu et al. 2024 (MiniLLM), §2.1
+    D = reverse KL(p_student ‖ p_teacher)                                                 Gu et al. 2024 (MiniLLM), §2.1
       | forward KL(p_teacher ‖ p_student)   |   Jensen-Shannon with share β
 
-A student that learns from given texts never sees its own mistakes, and at work it goes on from them. Here it learns where it will be. The reverse
-KL makes it keep to what the teacher does say, and not try to cover all that the teacher may. Details that matter:
-    1. Each D is exact, a sum over the vocabulary: no estimate from the sampled words alone (test_the_divergence_is_exact_over_the_vocabulary).
-    2. The words are taken as given: no gradient flows through the choice of them (test_no_gradient_flows_through_what_was_sampled).
-    3. Only what the student wrote counts, its end token included: neither the prompt, nor what stands after the end, nor padding
-       (test_neither_prompt_nor_padding_counts).
-    4. A share of the steps may read the given texts (`share` below 1), which keeps a weak student from learning on nonsense alone.
-    5. Chance is that of the training loop, whose state stands in the checkpoint: a run that goes on ends with the same bits
-       (test_an_interrupted_on_policy_run_ends_with_the_same_bits).
-    DEVIATION: MiniLLM also follows the gradient of what later words will cost (its Eq. 2, by policy gradient); GKD leaves it out, and so do we.
-    DEVIATION: micro-batches are weighted by the labels of the given texts, since how long the student's own will be is not known beforehand.
+A student that learns from given texts never sees its own mistakes, and at work it goes on from them. Here it learns
+where it will be. The reverse KL makes it keep to what the teacher does say, and not try to cover all that the teacher
+may. Details that matter:
+    1. Each D is exact, a sum over the vocabulary: no estimate from the sampled words alone
+       (test_the_divergence_is_exact_over_the_vocabulary).
+    2. The words are taken as given: no gradient flows through the choice of them
+       (test_no_gradient_flows_through_what_was_sampled).
+    3. Only what the student wrote counts, its end token included: neither the prompt, nor what stands after the end,
+       nor padding (test_neither_prompt_nor_padding_counts).
+    4. A share of the steps may read the given texts (`share` below 1), which keeps a weak student from learning on
+       nonsense alone.
+    5. Chance is that of the training loop, whose state stands in the checkpoint: a run that goes on ends with the same
+       bits (test_an_interrupted_on_policy_run_ends_with_the_same_bits).
+    DEVIATION: MiniLLM also follows the gradient of what later words will cost (its Eq. 2, by policy gradient); GKD
+    leaves it out, and so do we. DEVIATION: micro-batches are weighted by the labels of the given texts, since how long
+    the student's own will be is not known beforehand.
 
 Read next: losses.py (the three divergences).
 Try it:  python -m minialign distill --teacher RUN --recipe on-policy --student RUN --text FILES
@@ -80,7 +85,8 @@ class OnPolicy(Recipe):
         """Raises UserError for models that do not write, or have no room for what is to be written."""
         same_kind(student, self.teacher)
         if student.config.kind != "decoder":
-            raise UserError(f"an {student.config.kind} has no next word to be told about; on-policy distillation needs decoders")
+            raise UserError(f"an {student.config.kind} has no next word to be told about; on-policy distillation needs "
+                            f"decoders")
         for model in (student, self.teacher):
             check_room(model.config, 1, self.config.new_tokens)
 
@@ -133,12 +139,14 @@ def distil_on_policy(
     Args:
         data: texts whose labels begin where their prompts end.
         layers: of the student; half the teacher's without it. config: what is copied.
-        student: one that can write already; otherwise it begins as layers of the teacher, since from nonsense little can be learned.
+        student: one that can write already; otherwise it begins as layers of the teacher, since from nonsense little
+            can be learned.
         The others as for `distil`.
     Returns:
         the student, and what `distil` returns.
     """
     if student is None:
-        student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)), training.seed)
+        student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)),
+                                training.seed)
         start_from(student, teacher)
     return student, distil(student, OnPolicy(teacher, config or OnPolicyConfig()), data, held_out, training, run)

@@ -1,14 +1,16 @@
-r"""What all recipes share: a loss with named parts, each with its weight, on a student and a teacher that read the same batch.
+r"""What all recipes share: a loss with named parts, each with its weight, on a student and a teacher that read the same
+batch.
 
     L = Σ weight · part            weights are the fields of a recipe's configuration, parts what its `parts` gives under the same names
 
 Details that matter:
     1. The teacher is in evaluation mode and computes no gradient (test_the_teacher_is_quiet).
     2. A part whose weight is 0 is not computed: an ablation costs nothing (test_a_part_with_weight_0_is_left_out).
-    3. What a recipe learns beside the student (projections) trains with it and is taken off before the student is written
-       (test_projections_train_and_are_not_in_the_file).
-DEVIATION: each part is a mean over what it is about (tokens, pairs of tokens, hidden words), and a batch counts by its number of labels. So where micro-batches
-are ragged, --accumulation weighs them a little differently than one large batch would.
+    3. What a recipe learns beside the student (projections) trains with it and is taken off before the student is
+       written (test_projections_train_and_are_not_in_the_file).
+DEVIATION: each part is a mean over what it is about (tokens, pairs of tokens, hidden words), and a batch counts by its
+number of labels. So where micro-batches are ragged, --accumulation weighs them a little differently than one large
+batch would.
 
 Read next: soft_targets.py.
 """
@@ -88,7 +90,8 @@ def distil(
     Args:
         student: trained in place and saved in the run folder.
         recipe: holds the teacher, which reads the same tokens.
-        data: training batches, `pretrain/causal_lm.py`'s for a decoder, `pretrain/masked_lm.py`'s for an encoder; held_out: some for validation.
+        data: training batches, `pretrain/causal_lm.py`'s for a decoder, `pretrain/masked_lm.py`'s for an encoder;
+            held_out: some for validation.
         training: how; run: where.
         validate: what to measure instead of the student's own loss on `held_out`.
     Returns:

@@ -1,4 +1,5 @@
-r"""The recipes by name: what each copies by default, of which models, and whether its student begins as layers of its teacher.
+r"""The recipes by name: what each copies by default, of which models, and whether its student begins as layers of its
+teacher.
 
 Read next: recipe.py (what they share), then soft_targets.py, distilgpt2.py, distilbert.py, tinybert.py, minilm.py,
 sequence_level.py, on_policy.py.
@@ -45,24 +46,29 @@ RECIPES = {
     "tinybert": Named(TinyBERT, TINYBERT, speaks=False),
     "minilm": Named(MiniLM, MINILM, speaks=False),
     "minilm-v2": Named(MiniLM, MINILM_V2, speaks=False),
-    "sequence-level": Named(SoftTargets, SEQUENCE_LEVEL, ("decoder",), from_teacher=True, reads="written", writing=WritingConfig()),
+    "sequence-level": Named(SoftTargets, SEQUENCE_LEVEL, ("decoder",), from_teacher=True, reads="written",
+                            writing=WritingConfig()),
     "on-policy": Named(OnPolicy, OnPolicyConfig(), ("decoder",), from_teacher=True, reads="prompts"),
 }
 
 
 def recipe_named(name: str, kind: str) -> Named:
-    """A recipe for a teacher of some kind. Raises UserError when there is none, or it is for other models; the message lists those there are."""
+    """A recipe for a teacher of some kind. Raises UserError when there is none, or it is for other models; the message
+    lists those there are."""
     for_kind = [other for other, recipe in RECIPES.items() if kind in recipe.kinds]
     if not for_kind:
-        raise UserError(f"the teacher is an {kind}, and the recipes are for decoders and encoders; choose another --teacher")
+        raise UserError(f"the teacher is an {kind}, and the recipes are for decoders and encoders; choose another "
+                        f"--teacher")
     if name not in for_kind:
-        what = f"there is no recipe {name!r}" if name not in RECIPES else f"{name} is not for {'an' if kind[0] == 'e' else 'a'} {kind}"
+        what = (f"there is no recipe {name!r}" if name not in RECIPES else f"{name} is not for "
+                f"{'an' if kind[0] == 'e' else 'a'} {kind}")
         raise UserError(f"{what}; choose one of {', '.join(for_kind)}")
     return RECIPES[name]
 
 
 def make_student(
-    teacher: LanguageModel, layers: int, width: int = 0, heads: int = 0, from_teacher: bool = False, layers_from: Sequence[int] | None = None, seed: int = 0
+    teacher: LanguageModel, layers: int, width: int = 0, heads: int = 0, from_teacher: bool = False,
+    layers_from: Sequence[int] | None = None, seed: int = 0
 ) -> LanguageModel:
     """A student, untrained.
 
@@ -72,5 +78,6 @@ def make_student(
     Raises:
         UserError: a shape that cannot be, or that cannot begin as layers of the teacher.
     """
-    student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2), width, heads), seed)
+    student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2), width, heads),
+                            seed)
     return start_from(student, teacher, layers_from) if from_teacher else student

@@ -1,16 +1,20 @@
 r"""Sequence-level distillation: the student learns what the teacher writes, word for word, as if it were the text.
 
-    L = −log p_student(ŷ | x),    ŷ ≈ argmax over y of p_teacher(y | x), by beam search                         Kim & Rush 2016, §3.2
+    L = −log p_student(ŷ | x),    ŷ ≈ argmax over y of p_teacher(y | x), by beam search            Kim & Rush 2016, §3.2
 
-A student that has not room for all that its teacher may say learns its teacher's one best answer instead, which is an easier thing to learn than
-people's texts: one text for each prompt, and always said in the same way. Details that matter:
+A student that has not room for all that its teacher may say learns its teacher's one best answer instead, which is an
+easier thing to learn than people's texts: one text for each prompt, and always said in the same way. Details that
+matter:
     1. The loss falls on what the teacher wrote and not on the prompt, its end token included; nothing stands after it
        (test_the_student_is_taught_what_the_teacher_wrote_and_no_more).
-    2. The teacher writes once, before the first step, in a file that people can read; the same teacher, prompts and settings read it back, any
-       other writes anew (test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_settings).
-    3. The teacher's probabilities may be learned on these texts as well (weight `soft`): the paper's best, Seq-KD + Word-KD (its Table 1).
+    2. The teacher writes once, before the first step, in a file that people can read; the same teacher, prompts and
+       settings read it back, any other writes anew
+       (test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_settings).
+    3. The teacher's probabilities may be learned on these texts as well (weight `soft`): the paper's best, Seq-KD +
+       Word-KD (its Table 1).
     4. A temperature above 0 draws the texts from the teacher instead: what it may say rather than what it finds best.
-    DEVIATION: no interpolation (the hypothesis nearest to the people's text, §3.3): many of our prompts come without one.
+    DEVIATION: no interpolation (the hypothesis nearest to the people's text, §3.3): many of our prompts come without
+    one.
 
 Read next: on_policy.py, where the student writes.
 Try it:  python -m minialign distill --teacher RUN --recipe sequence-level --text FILES
@@ -54,13 +58,15 @@ class WritingConfig:
         check_ranges(self, {"beams": (1, 1000), "drawn_at": (0, 100), "new_tokens": (1, 10**6), "together": (1, 10**5)})
 
 
-def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig, seed: int) -> list[tuple[list[int], int]]:
+def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig,
+          seed: int) -> list[tuple[list[int], int]]:
     """The teacher's answer to each prompt as rows to learn from.
 
     Args:
         teacher: a decoder; prompts: lists of ids that begin with the begin token; config: how; seed: of what is drawn.
     Returns:
-        for each prompt (ids of prompt and answer up to its end token, length of the prompt), as LabelledRows takes them.
+        for each prompt (ids of prompt and answer up to its end token, length of the prompt), as LabelledRows takes
+        them.
     """
     chance, order = torch.Generator().manual_seed(seed), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     rows: list[tuple[list[int], int]] = [([], 0)] * len(prompts)
@@ -76,15 +82,18 @@ def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: Writ
     return rows
 
 
-def written_once(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig, seed: int, path: Path) -> list[tuple[list[int], int]]:
-    """The same as `write`, kept in a file: its first line says for whom, the others hold a prompt and an answer each, in ids."""
+def written_once(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig, seed: int,
+                 path: Path) -> list[tuple[list[int], int]]:
+    """The same as `write`, kept in a file: its first line says for whom, the others hold a prompt and an answer each,
+    in ids."""
     made_for = fingerprint([identity(teacher), list(map(list, prompts)), to_dict(config), seed])
     if path.exists():
         first, *lines = read_jsonl(path)
         if first.get("made for") == made_for:
             return [([*line["prompt"], *line["answer"]], len(line["prompt"])) for line in lines]
     rows = write(teacher, prompts, config, seed)
-    write_jsonl(path, [{"made for": made_for}, *({"prompt": ids[:start], "answer": ids[start:]} for ids, start in rows)])
+    write_jsonl(path, [{"made for": made_for}, *({"prompt": ids[:start], "answer": ids[start:]} for ids,
+                                                 start in rows)])
     return rows
 
 

@@ -4,10 +4,12 @@ r"""Soft targets: the student learns the teacher's probabilities for all words, 
 
 What the teacher finds second and third likely says how it thinks; a label says one word. Details that matter:
     1. T² multiplies the soft part only (losses.py, test_the_parts_of_the_loss_are_weighted_as_said).
-    2. Both read the same batch. A decoder's logits are compared where there is a label; an encoder's at every real token, of which only some were
-       hidden and have a label, as in the released script of DistilBERT (test_an_encoder_is_compared_at_every_real_token).
-    3. The teacher computes in inference mode, once a batch, and only what has a weight (test_a_teacher_whose_opinion_has_no_weight_is_not_asked);
-       with a cache, once a text for all epochs (teacher_cache.py).
+    2. Both read the same batch. A decoder's logits are compared where there is a label; an encoder's at every real
+       token, of which only some were hidden and have a label, as in the released script of DistilBERT
+       (test_an_encoder_is_compared_at_every_real_token).
+    3. The teacher computes in inference mode, once a batch, and only what has a weight
+       (test_a_teacher_whose_opinion_has_no_weight_is_not_asked); with a cache, once a text for all epochs
+       (teacher_cache.py).
 
 Read next: distilgpt2.py and distilbert.py, the same with a start from the teacher's layers.
 Try it:  python -m minialign distill --teacher RUN --recipe soft-targets --layers 2 --text FILES
@@ -67,7 +69,8 @@ class SoftTargets(Recipe):
         same_kind(student, self.teacher)
         if self.config.cosine and student.config.width != self.teacher.config.width:
             widths = f"the student's width is {student.config.width}, the teacher's {self.teacher.config.width}"
-            raise UserError(f"{widths}; the cosine of hidden vectors needs the same: set its weight to 0, or use tinybert or minilm")
+            raise UserError(f"{widths}; the cosine of hidden vectors needs the same: set its weight to 0, or use "
+                            f"tinybert or minilm")
 
     def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
         """Each part, a mean over the places that count, nats (the cosine: without unit)."""
@@ -107,5 +110,7 @@ def same_kind(student: LanguageModel, teacher: LanguageModel) -> None:
     """Raises UserError where the two cannot read the same batch."""
     for name in ("kind", "vocabulary"):
         if getattr(student.config, name) != getattr(teacher.config, name):
-            what = f"the student's {name} is {getattr(student.config, name)}, the teacher's {getattr(teacher.config, name)}"
-            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same tokens")
+            what = (f"the student's {name} is {getattr(student.config, name)}, the teacher's "
+                    f"{getattr(teacher.config, name)}")
+            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same "
+                            f"tokens")

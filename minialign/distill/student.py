@@ -1,14 +1,17 @@
-r"""Students: smaller models of the teacher's kind, which may begin as some of its layers; and what a model thinks on the way.
+r"""Students: smaller models of the teacher's kind, which may begin as some of its layers; and what a model thinks on
+the way.
 
     student block i ← teacher block map[i]         Sanh et al. 2019 (DistilBERT), §3: one layer of two; the released script took 0, 2, 4, 7, 9, 11
 
 Details that matter:
-    1. A start from the teacher copies embeddings, norms and whole blocks, bit by bit (test_a_student_starts_as_some_of_its_teachers_layers).
-    2. The list of hidden states begins with the embeddings: state 0 is what the first block reads, state i what block i − 1 left; a list of
-       attentions does not begin so, and is shorter by one (test_hidden_states_begin_with_the_embeddings).
+    1. A start from the teacher copies embeddings, norms and whole blocks, bit by bit
+       (test_a_student_starts_as_some_of_its_teachers_layers).
+    2. The list of hidden states begins with the embeddings: state 0 is what the first block reads, state i what block i
+       − 1 left; a list of attentions does not begin so, and is shorter by one
+       (test_hidden_states_begin_with_the_embeddings).
     3. States are taken by hooks, and the model's code is unchanged (test_recording_changes_nothing).
-    4. Attention scores are made again from the queries and keys that came by, positions included, and are those that the model used
-       (test_recorded_scores_are_those_that_the_model_used).
+    4. Attention scores are made again from the queries and keys that came by, positions included, and are those that
+       the model used (test_recorded_scores_are_those_that_the_model_used).
 
 Read next: recipe.py.
 """
@@ -33,18 +36,22 @@ from minialign.transformer import Attention, TransformerConfig
 
 
 def student_config(teacher: TransformerConfig, layers: int, width: int = 0, heads: int = 0) -> TransformerConfig:
-    """The teacher's shape with fewer layers, and another width or number of heads where they are given (0 keeps the teacher's).
+    """The teacher's shape with fewer layers, and another width or number of heads where they are given (0 keeps the
+    teacher's).
 
     Raises:
         UserError: more layers than the teacher has.
     """
     if not 1 <= layers <= teacher.layers:
-        raise UserError(f"a student of {layers} layers cannot learn from a teacher of {teacher.layers}; give it 1 to {teacher.layers}")
-    return dataclasses.replace(teacher, layers=layers, width=width or teacher.width, heads=heads or teacher.heads, dropout=0.0)
+        raise UserError(f"a student of {layers} layers cannot learn from a teacher of {teacher.layers}; give it 1 to "
+                        f"{teacher.layers}")
+    return dataclasses.replace(teacher, layers=layers, width=width or teacher.width, heads=heads or teacher.heads,
+                               dropout=0.0)
 
 
 def evenly(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layer each student layer begins as: spread evenly from the first on, every second one for half as many."""
+    """Which teacher layer each student layer begins as: spread evenly from the first on, every second one for half as
+    many."""
     return [i * teacher_layers // student_layers for i in range(student_layers)]
 
 
@@ -60,7 +67,8 @@ def start_from(student: LanguageModel, teacher: LanguageModel, layers: Sequence[
     for name in ("width", "vocabulary", "kind", "heads", "feed_forward", "positions"):
         if getattr(ours, name) != getattr(theirs, name):
             what = f"the student's {name} is {getattr(ours, name)}, the teacher's {getattr(theirs, name)}"
-            raise UserError(f"{what}; a student that begins as layers of its teacher needs the same: start it at random instead")
+            raise UserError(f"{what}; a student that begins as layers of its teacher needs the same: start it at "
+                            f"random instead")
     layers = list(evenly(theirs.layers, ours.layers) if layers is None else layers)
     if len(layers) != ours.layers or not all(0 <= layer < theirs.layers for layer in layers):
         raise UserError(f"the layers {layers} are not {ours.layers} of 0 to {theirs.layers - 1}")
@@ -82,13 +90,15 @@ class Thoughts:
     """What a stack computes on its way, filled anew by each pass. B texts, T tokens, N blocks, H heads of d numbers."""
 
     hidden: list[Tensor] = field(default_factory=list)  # N + 1 of (B, T, D): the embeddings, then what each block left
-    queries: list[Tensor] = field(default_factory=list)  # N of (B, T, D), as projected: all heads side by side, not turned by positions
+    # N of (B, T, D), as projected: all heads side by side, not turned by positions
+    queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
     values: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
     looks: list[tuple[Attention, dict]] = field(default_factory=list)  # N attentions, and how they were called
 
     def scores(self, layer: int) -> Tensor:
-        """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax (a layer counts from 0, or from the end with a minus)."""
+        """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax (a layer counts from 0, or
+        from the end with a minus)."""
         attention, called = self.looks[layer]
         query, key = attention.split(self.queries[layer]), attention.split(self.keys[layer])
         if attention.smear is not None:
@@ -113,7 +123,8 @@ def recorded(stack: nn.Module) -> Iterator[Thoughts]:
         called.apply_defaults()
         thoughts.looks.append((attention, called.arguments))
 
-    keep = lambda kept: lambda module, inputs, output: kept.append(output)  # noqa: E731
+    def keep(kept):
+        return lambda module, inputs, output: kept.append(output)
     hooks = [stack.blocks[0].register_forward_pre_hook(begin)]
     for block in stack.blocks:
         hooks.append(block.register_forward_hook(keep(thoughts.hidden)))
@@ -129,9 +140,11 @@ def recorded(stack: nn.Module) -> Iterator[Thoughts]:
 
 @contextmanager
 def last_hidden(stack: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, the first entry of the list is what the last block left, (B, T, D): the last of `recorded`'s hidden states, and nothing else is kept."""
+    """Inside, the first entry of the list is what the last block left, (B, T, D): the last of `recorded`'s hidden
+    states, and nothing else is kept."""
     kept: list[Tensor] = []
-    hook = stack.blocks[-1].register_forward_hook(lambda module, inputs, output: kept.__setitem__(slice(None), [output]))
+    hook = stack.blocks[-1].register_forward_hook(lambda module, inputs, output: kept.__setitem__(slice(None),
+        [output]))
     try:
         yield kept
     finally:
@@ -139,7 +152,8 @@ def last_hidden(stack: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def read(model: nn.Module, batch: Any) -> Tensor:
-    """(B, T, D) what a model's body makes of a batch, after the last norm; a decoder's pads stand on the right, where nobody looks."""
+    """(B, T, D) what a model's body makes of a batch, after the last norm; a decoder's pads stand on the right, where
+    nobody looks."""
     return model.body(batch.tokens) if model.config.kind == "decoder" else model.body(batch.tokens, batch.mask)
 
 

@@ -6,14 +6,17 @@ r"""What the teacher thinks of a text, kept on disk: texts that come again in la
     top k         log p_T of the k likeliest, log of all the rest     6 k + 2 bytes a token, and  Σₖ p log(p / q) + p_rest log(p_rest / q_rest)
 
 Details that matter:
-    1. The name says for which weights, settings and torch it was made, and each row for which tokens: neither another teacher nor another text
-       ever meets it (test_a_changed_teacher_never_meets_a_stale_cache).
-    2. Rows are kept one by one, so that the next epoch's batches, which are shuffled anew, find theirs (test_rows_are_found_in_other_batches).
+    1. The name says for which weights, settings and torch it was made, and each row for which tokens: neither another
+       teacher nor another text ever meets it (test_a_changed_teacher_never_meets_a_stale_cache).
+    2. Rows are kept one by one, so that the next epoch's batches, which are shuffled anew, find theirs
+       (test_rows_are_found_in_other_batches).
     3. What was just computed is rounded like what is read, so the first run and one that goes on have the same bits
        (test_a_run_that_goes_on_from_a_cache_ends_with_the_same_bits).
-    4. Logits are shifted so that the likeliest word has 0: 16 bits are exact near 0, where the probability is (test_sixteen_bits_are_enough).
-    5. The distribution over k words and "any other" is compared in the student as well: nothing is cut off, the loss is 0 exactly where both agree
-       on these k + 1, and never above the full one (test_top_k_and_the_rest_are_a_coarser_kl).
+    4. Logits are shifted so that the likeliest word has 0: 16 bits are exact near 0, where the probability is
+       (test_sixteen_bits_are_enough).
+    5. The distribution over k words and "any other" is compared in the student as well: nothing is cut off, the loss is
+       0 exactly where both agree on these k + 1, and never above the full one
+       (test_top_k_and_the_rest_are_a_coarser_kl).
     6. A file that was damaged is made anew; a full cache (`most_gib`) lets the teacher compute the rest each time.
 
 An encoder whose words are hidden anew in each epoch never sees a row twice: there the cache is only a cost.
@@ -43,7 +46,8 @@ FILE = ".safetensors"
 class CacheConfig:
     """Where the teacher's opinions are kept, and how many."""
 
-    folder: str  # where what the teacher thinks of a text is kept for later epochs; made where needed, several teachers may share it
+    # where what the teacher thinks of a text is kept for later epochs; made where needed, several teachers may share it
+    folder: str
     top_k: int = 0  # words kept for each token, beside one number for all the rest; 0 keeps all words
     most_gib: float = 4.0  # largest size; what does not fit is computed each time
 
@@ -63,7 +67,8 @@ def pack(logits: Tensor, top_k: int, temperature: float) -> dict[str, Tensor]:
     words = (logits / temperature).log_softmax(dim=-1)
     best = words.topk(top_k)
     rest = words.scatter(-1, best.indices, -torch.inf).logsumexp(dim=-1, keepdim=True)  # (M, 1)
-    return {"words": torch.cat([best.values, rest], dim=-1).clamp(min=-65504).half(), "ids": best.indices.int()}  # (M, k + 1), (M, k)
+    return {"words": torch.cat([best.values, rest], dim=-1).clamp(min=-65504).half(),
+            "ids": best.indices.int()}  # (M, k + 1), (M, k)
 
 
 class TeacherCache:
@@ -90,7 +95,8 @@ class TeacherCache:
 
         Args:
             batch: of B rows; compared: (B, T) bool, at which tokens.
-            think: (batch) -> "logits" (M, V), and whatever else, each (M, ...); called on the rows that are not known yet.
+            think: (batch) -> "logits" (M, V), and whatever else, each (M, ...); called on the rows that are not known
+                yet.
         Returns:
             what `pack` keeps of the logits, and the rest, in 16 bits.
         """
@@ -102,11 +108,14 @@ class TeacherCache:
         parts = [fresh[name] if name in fresh else self._row(name) for name in names]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _think(self, batch: Any, compared: Tensor, missing: dict[str, int], think: Callable) -> dict[str, dict[str, Tensor]]:
+    def _think(self, batch: Any, compared: Tensor, missing: dict[str, int], think: Callable) -> dict[str,
+            dict[str, Tensor]]:
         places = list(missing.values())
-        part = replace(batch, tokens=batch.tokens[places], labels=batch.labels[places], mask=batch.mask[places], rows=[batch.rows[i] for i in places])
+        part = replace(batch, tokens=batch.tokens[places], labels=batch.labels[places], mask=batch.mask[places],
+                       rows=[batch.rows[i] for i in places])
         found = think(part)
-        tensors = pack(found.pop("logits"), self.config.top_k, self.temperature) | {name: tensor.half() for name, tensor in found.items()}
+        tensors = pack(found.pop("logits"), self.config.top_k, self.temperature) | {name: tensor.half() for name,
+            tensor in found.items()}
         lengths = compared[places].sum(dim=1).tolist()
         ends = torch.tensor(lengths).cumsum(0).tolist()
         table = [[name, end - length, end] for name, length, end in zip(missing, lengths, ends)]

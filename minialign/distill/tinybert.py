@@ -1,21 +1,27 @@
-r"""TinyBERT: the student copies the teacher layer by layer, embeddings, attention and hidden vectors, and at last what it predicts.
+r"""TinyBERT: the student copies the teacher layer by layer, embeddings, attention and hidden vectors, and at last what
+it predicts.
 
     L_emb = MSE(E_s Wₑ, E_t)    L_attn = MSE(A_s, A_t)    L_hid = MSE(H_s Wₕ, H_t)    L_pred = KL(p_teacher ‖ p_student)       Jiao et al. 2020, Eq. 7 to 10
 
-Student layer m of M learns from teacher layer g(m) = m N / M of N. Two stages: general (text, no prediction), then the task (its layers first, its
-prediction last), on more texts than there are labels for, made by exchanging words. Details that matter:
-    1. A are the scores *before* the softmax, masked places 0 on both sides (losses.py, test_masked_scores_count_as_equal).
-    2. Hidden state 0 is the embedding, attention 0 that of the first block: the two lists are shifted by one (test_the_layer_map_counts_from_one).
-    3. Wₑ and Wₕ (one for all layers) train with the student and are gone from its file (test_projections_train_and_are_not_in_the_file).
-    4. Exchanged words come from the 15 that a masked language model finds likeliest in their place, each with chance 0.4
-       (test_augmented_texts_differ_in_some_words_and_keep_special_tokens).
-    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T²; ours is T² KL. At T = 1, its own choice, the gradients are the same.
-    DEVIATION: the published code shares one matrix among embeddings and layers; the paper's equations have two, and so have we.
-    DEVIATION: the paper exchanges words by GloVe neighbours where a word is cut into pieces; here tokens are exchanged, whatever they are.
+Student layer m of M learns from teacher layer g(m) = m N / M of N. Two stages: general (text, no prediction), then the
+task (its layers first, its prediction last), on more texts than there are labels for, made by exchanging words. Details
+that matter:
+    1. A are the scores *before* the softmax, masked places 0 on both sides (losses.py,
+       test_masked_scores_count_as_equal).
+    2. Hidden state 0 is the embedding, attention 0 that of the first block: the two lists are shifted by one
+       (test_the_layer_map_counts_from_one).
+    3. Wₑ and Wₕ (one for all layers) train with the student and are gone from its file
+       (test_projections_train_and_are_not_in_the_file).
+    4. Exchanged words come from the 15 that a masked language model finds likeliest in their place, each with chance
+       0.4 (test_augmented_texts_differ_in_some_words_and_keep_special_tokens).
+    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T²; ours is T² KL. At T = 1, its own choice, the
+    gradients are the same. DEVIATION: the published code shares one matrix among embeddings and layers; the paper's
+    equations have two, and so have we. DEVIATION: the paper exchanges words by GloVe neighbours where a word is cut
+    into pieces; here tokens are exchanged, whatever they are.
 
 Read next: minilm.py, which needs neither a map of layers nor projections.
 Try it:  python -m minialign distill --teacher RUN --recipe tinybert --layers 2 --width 64 --text FILES
-Then:    python -m minialign distill --teacher RUN --tuned FOLDER --student runs/distill --task FILE.jsonl --out runs/task
+Then:  python -m minialign distill --teacher RUN --tuned FOLDER --student runs/distill --task FILE.jsonl --out runs/task
 """
 
 from __future__ import annotations
@@ -78,12 +84,14 @@ class AugmentationConfig:
 
 
 def layer_of(m: int, student_layers: int, teacher_layers: int) -> int:
-    """g(m): which of the teacher's layers 1…N student layer m of 1…M learns from; layer 0 are the embeddings of both."""
+    """g(m): which of the teacher's layers 1…N student layer m of 1…M learns from; layer 0 are the embeddings of
+    both."""
     return m * teacher_layers // student_layers
 
 
 class TinyBERT(Recipe):
-    """The teacher's layers, copied one by one. Arguments as for `Recipe`; teacher and student are language models, or classifiers, both."""
+    """The teacher's layers, copied one by one. Arguments as for `Recipe`; teacher and student are language models, or
+    classifiers, both."""
 
     weights = WEIGHTS
 
@@ -95,7 +103,8 @@ class TinyBERT(Recipe):
             how = f"give it {theirs.heads}, set the weight of attention to 0, or use minilm-v2"
             raise UserError(f"the student has {ours.heads} heads, the teacher {theirs.heads}; {how}")
         if ours.layers > theirs.layers:
-            raise UserError(f"a student of {ours.layers} layers cannot learn from a teacher of {theirs.layers}; give it 1 to {theirs.layers}")
+            raise UserError(f"a student of {ours.layers} layers cannot learn from a teacher of {theirs.layers}; give "
+                            f"it 1 to {theirs.layers}")
         names = [name for name in ("embedding", "hidden") if getattr(self.config, name)]
         student.projections = nn.ModuleDict({name: nn.Linear(ours.width, theirs.width, bias=False) for name in names})
         for projection in student.projections.values():
@@ -112,7 +121,9 @@ class TinyBERT(Recipe):
         with recorded(student.body) as ours:
             logits = self.predict(student, batch)
         M, N, found = student.config.layers, self.teacher.config.layers, {}
-        matched = lambda m, name: (ours.hidden[m], theirs.hidden[layer_of(m, M, N)], batch.mask, student.projections[name].weight.T)  # noqa: E731
+        def matched(m, name):
+            return (ours.hidden[m], theirs.hidden[layer_of(m, M, N)], batch.mask,
+                                           student.projections[name].weight.T)
         if self.config.embedding:
             found["embedding"] = hidden_mse_loss(*matched(0, "embedding"))
         if self.config.attention:
@@ -127,7 +138,8 @@ class TinyBERT(Recipe):
         return found
 
     def predict(self, model: nn.Module, batch: Any) -> Tensor | None:
-        """Logits (M, V) of words at real tokens, or (B, C) of classes; None where they are not compared and only the layers are run."""
+        """Logits (M, V) of words at real tokens, or (B, C) of classes; None where they are not compared and only the
+        layers are run."""
         if isinstance(model, Classifier):
             return model(batch.tokens, batch.mask)
         hidden = read(model, batch)
@@ -135,18 +147,21 @@ class TinyBERT(Recipe):
 
 
 def distil_task(
-    student: Classifier, teacher: Classifier, data: Data, held_out: LabelledTexts, training: TrainingConfig, run: RunFolder, config: TinyBERTConfig = TINYBERT
+    student: Classifier, teacher: Classifier, data: Data, held_out: LabelledTexts, training: TrainingConfig,
+    run: RunFolder, config: TinyBERTConfig = TINYBERT
 ) -> dict[str, float]:
     """The second stage: teach a classifier whose body went through the first one by a classifier that knows the task.
 
     Args:
         student: trained in place; teacher: knows the task.
         data: texts, augmented ones too; their labels are not looked at; held_out: texts with labels to examine on.
-        training: how, each half: first the layers (the weights of `config`), then the prediction; run: where, in `layers` and `prediction`.
+        training: how, each half: first the layers (the weights of `config`), then the prediction; run: where, in
+            `layers` and `prediction`.
     Returns:
         {"validation": loss, nats, "accuracy", "steps"}.
     """
-    look = lambda model: examine_classes(model, held_out)  # noqa: E731
+    def look(model):
+        return examine_classes(model, held_out)
     for name, how in (("layers", config), ("prediction", replace(PREDICTION, temperature=config.temperature))):
         part = RunFolder(run.path / name)
         if part.finished:  # a task that was stopped goes on with its second half
@@ -157,7 +172,8 @@ def distil_task(
 
 
 @torch.inference_mode()
-def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: AugmentationConfig, seed: int) -> list[list[int]]:
+def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: AugmentationConfig,
+            seed: int) -> list[list[int]]:
     """Texts in which some words were exchanged for others that fit, `copies` for each, in the order of the rows.
 
     Args:
@@ -174,7 +190,9 @@ def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: Augment
             here = torch.tensor(places[start : start + 256])
             logits = model.logits(model.body(tokens, mask)[torch.arange(len(here)), here])  # (P, V)
             logits[:, : len(SPECIAL)] = -torch.inf
-            likely |= dict(zip(here.tolist(), logits.topk(min(config.candidates, logits.shape[1] - len(SPECIAL))).indices.tolist()))
+            likely |= dict(zip(here.tolist(), logits.topk(min(config.candidates,
+                logits.shape[1] - len(SPECIAL))).indices.tolist()))
         for _ in range(config.copies):
-            made.append([chance.choice(likely[i]) if i in likely and chance.random() < config.chance else token for i, token in enumerate(row)])
+            made.append([chance.choice(likely[i]) if i in likely and chance.random() < config.chance else token for i,
+                         token in enumerate(row)])
     return made

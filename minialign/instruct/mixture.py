@@ -2,12 +2,15 @@ r"""The mixture of instruction tuning: which example comes in which words, how o
 
     rate of one template of a task  =  min(n, K) / templates of the task            Raffel et al. 2020 (T5), §3.5.2; Wei et al. 2021, §2.4
 
-n is the size of the task's dataset and K the cap: a large dataset does not drown the small ones, and a task with many wordings is not asked
-more often than one with few. Details that matter:
-    1. Whole clusters are held out, not datasets; a task or a text on both sides is an error (test_a_text_on_both_sides_of_the_split_is_an_error).
-    2. Models are chosen on validation questions of the *training* clusters, never on the held-out ones, as T0 was (Sanh et al. 2022, §5).
+n is the size of the task's dataset and K the cap: a large dataset does not drown the small ones, and a task with many
+wordings is not asked more often than one with few. Details that matter:
+    1. Whole clusters are held out, not datasets; a task or a text on both sides is an error
+       (test_a_text_on_both_sides_of_the_split_is_an_error).
+    2. Models are chosen on validation questions of the *training* clusters, never on the held-out ones, as T0 was (Sanh
+       et al. 2022, §5).
     3. Same seed, same questions in the same order (test_the_same_seed_draws_the_same_mixture).
-DEVIATION: T0's released code gives every template of a dataset below its cap the whole size as its rate, and divides by their number above it
+DEVIATION: T0's released code gives every template of a dataset below its cap the whole size as its rate, and divides by
+their number above it
     only, so that a dataset just below the cap counts eight times as much as one above; here both are divided.
 
 Read next: t0.py, t5.py and flan.py, which differ in the words and in the model.
@@ -50,16 +53,19 @@ class Split:
 
 def rates(sizes: dict[str, int], templates: dict[str, Sequence[Template]], cap: int) -> dict[tuple[str, str], float]:
     """(task, name of a template) -> how often it is drawn, in examples; the equation above."""
-    return {(task, template.name): min(size, cap) / len(templates[task]) for task, size in sizes.items() for template in templates[task]}
+    return {(task, template.name): min(size, cap) / len(templates[task]) for task,
+            size in sizes.items() for template in templates[task]}
 
 
-def chosen_templates(templates: dict[str, list[Template]], tasks: Iterable[str], config: MixtureConfig) -> dict[str, list[Template]]:
+def chosen_templates(templates: dict[str, list[Template]], tasks: Iterable[str], config: MixtureConfig) -> dict[str,
+        list[Template]]:
     """The templates of each task that a mixture uses."""
     kept = {task: [t for t in templates[task] if config.inverted or not t.inverted] for task in tasks}
     return {task: found[: config.templates or None] for task, found in kept.items()}
 
 
-def draw(datasets: dict[str, list[dict]], templates: dict[str, list[Template]], config: MixtureConfig) -> list[Question]:
+def draw(datasets: dict[str, list[dict]], templates: dict[str, list[Template]],
+         config: MixtureConfig) -> list[Question]:
     """Questions of the mixture, in random order.
 
     Args:
@@ -76,7 +82,8 @@ def draw(datasets: dict[str, list[dict]], templates: dict[str, list[Template]], 
     used = chosen_templates(templates, datasets, config)
     for task in datasets:
         if not used.get(task):
-            raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or leave the task out")
+            raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or "
+                            f"leave the task out")
     rate = rates({task: len(examples) for task, examples in datasets.items()}, used, config.cap)
     by_name = {(task, template.name): template for task, found in used.items() for template in found}
     chance = random.Random(f"mixture {config.seed}")
@@ -94,7 +101,8 @@ def draw(datasets: dict[str, list[dict]], templates: dict[str, list[Template]], 
     return questions
 
 
-def split_by_cluster(datasets: dict[str, list[dict]], held_out: Sequence[str], validation: float = 0.05, seed: int = 0) -> Split:
+def split_by_cluster(datasets: dict[str, list[dict]], held_out: Sequence[str], validation: float = 0.05,
+                     seed: int = 0) -> Split:
     """Datasets as training, validation and held-out ones, whole clusters at a time.
 
     Args:
@@ -112,7 +120,8 @@ def split_by_cluster(datasets: dict[str, list[dict]], held_out: Sequence[str], v
     sides = {task: {example["cluster"] in held_out for example in examples} for task, examples in datasets.items()}
     torn = [task for task, where in sides.items() if len(where) > 1]
     if torn:
-        raise UserError(f"the task {torn[0]!r} stands in a training and in a held-out cluster; give each task one cluster")
+        raise UserError(f"the task {torn[0]!r} stands in a training and in a held-out cluster; give each task one "
+                        f"cluster")
     asked = {task: examples for task, examples in datasets.items() if sides[task] == {True}}
     learned = {task: examples for task, examples in datasets.items() if sides[task] == {False}}
     if not learned:
@@ -136,11 +145,13 @@ def refuse_shared_texts(learned: dict[str, list[dict]], asked: dict[str, list[di
         for example in examples:
             shared = [text for text in texts(example) if text in owner]
             if shared:
-                both = f"this text stands in the training task {owner[shared[0]]!r} and in the held-out task {task!r}: {shared[0][:60]!r}"
+                both = (f"this text stands in the training task {owner[shared[0]]!r} and in the held-out task "
+                        f"{task!r}: {shared[0][:60]!r}")
                 raise UserError(f"{both}; leave it out of one", example.get("file"), example.get("line"))
 
 
-def ids_of(tokenizer, questions: Sequence[Question], context: int, skip_long: bool = False) -> tuple[list[tuple[list[int], list[int]]], int]:
+def ids_of(tokenizer, questions: Sequence[Question], context: int,
+           skip_long: bool = False) -> tuple[list[tuple[list[int], list[int]]], int]:
     """Questions as (prompt ids with the begin token, target ids).
 
     The target begins with a blank, as a word does in running text, where its token was learned.
@@ -153,14 +164,16 @@ def ids_of(tokenizer, questions: Sequence[Question], context: int, skip_long: bo
     Raises:
         UserError: a prompt or a target that does not fit, or a target of no token.
     """
-    prompts, targets = tokenizer.encode_many([q.prompt for q in questions]), tokenizer.encode_many([" " + q.target for q in questions])
+    prompts, targets = tokenizer.encode_many([q.prompt for q in questions]), tokenizer.encode_many([" " + q.target
+        for q in questions])
     pairs, skipped = [], 0
     for question, prompt, target in zip(questions, prompts, targets):
         longest = max(len(prompt), len(target)) + 1
         if longest > context and not skip_long:
             which = "prompt" if len(prompt) >= len(target) else "target"
             fit = f"has {longest} tokens, begin or end token included, and the model's context is {context}"
-            raise UserError(f"a {which} of {question.task}/{question.template} {fit}; shorten it, or leave such questions out with --skip-long")
+            raise UserError(f"a {which} of {question.task}/{question.template} {fit}; shorten it, or leave such "
+                            f"questions out with --skip-long")
         if longest > context:
             skipped += 1
         else:

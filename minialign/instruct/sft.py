@@ -3,10 +3,12 @@ r"""Supervised fine-tuning on demonstrations: show the model what a good answer 
     L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            over the answer y only, the prompt x is read but not taught
                                                   Ouyang et al. 2022 (InstructGPT), §3.5; Stiennon et al. 2020, §3.4
 
-The loss is that of pretraining (pretrain/causal_lm.py); what changes is the text, and where the loss looks. Details that matter:
+The loss is that of pretraining (pretrain/causal_lm.py); what changes is the text, and where the loss looks. Details
+that matter:
     1. No loss on the prompt (test_no_loss_falls_on_the_prompt).
     2. The end token is taught, or the model talks on for ever (test_the_last_label_is_the_end_token).
-    3. Examples that do not fit the context are an error, or, on request, left out and counted: cutting them would cut the answer.
+    3. Examples that do not fit the context are an error, or, on request, left out and counted: cutting them would cut
+       the answer.
 
 Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 """
@@ -43,11 +45,13 @@ def demonstration_rows(
     rows, skipped = [], 0
     for demonstration, prompt, completion in zip(demonstrations, prompts, completions):
         if not completion:
-            raise UserError("the completion is empty; there is nothing to learn from it", file, demonstration.get("line"))
+            raise UserError("the completion is empty; there is nothing to learn from it", file,
+                            demonstration.get("line"))
         row, start = demonstration_row(tokenizer, prompt, completion)
         if len(row) - 1 > context and not skip_long:
             raise UserError(
-                f"{len(row)} tokens do not fit the model's context of {context}; shorten it, or leave such lines out with --skip-long",
+                f"{len(row)} tokens do not fit the model's context of {context}; shorten it, or leave such lines out "
+                f"with --skip-long",
                 file,
                 demonstration.get("line"),
             )
@@ -59,7 +63,8 @@ def demonstration_rows(
 
 
 def fine_tune(
-    model: LanguageModel, rows: list[tuple[list[int], int]], valid: list[tuple[list[int], int]], config: TrainingConfig, run: RunFolder
+    model: LanguageModel, rows: list[tuple[list[int], int]], valid: list[tuple[list[int], int]], config: TrainingConfig,
+    run: RunFolder
 ) -> dict[str, float]:
     """Teach a decoder the completions of demonstrations.
 
@@ -77,4 +82,5 @@ def fine_tune(
         loss = mean_loss(model, batches)
         return {"validation": loss, "perplexity": perplexity(loss)}
 
-    return train(model, LabelledRows(rows, config.batch, config.seed), next_token_loss, config, run, validate, label="instruction tuning")
+    return train(model, LabelledRows(rows, config.batch, config.seed), next_token_loss, config, run, validate,
+                 label="instruction tuning")

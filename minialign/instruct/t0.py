@@ -2,7 +2,8 @@ r"""T0: an encoder-decoder that has been asked many tasks in many wordings, and 
 
     L = −Σₜ log π(yₜ | prompt in the words of a template, y₍<t₎) / T          Sanh et al. 2022 (T0), §3 and §5
 
-It is T5 (t5.py) with one change: each example comes in the words of one of its task's templates, drawn anew, in place of one fixed prefix.
+It is T5 (t5.py) with one change: each example comes in the words of one of its task's templates, drawn anew, in place
+of one fixed prefix.
 Details that matter:
     1. Whole clusters of tasks are never trained on (mixture.py, test_no_cluster_stands_on_both_sides).
     2. The model starts from span corruption with an LM adaptation after it, since T5 alone has only ever filled gaps
@@ -33,7 +34,8 @@ def validation_of(config: MixtureConfig) -> MixtureConfig:
     return replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
 
 
-def t0_questions(split: Split, templates: dict[str, list[Template]], config: MixtureConfig) -> tuple[list[Question], list[Question]]:
+def t0_questions(split: Split, templates: dict[str, list[Template]], config: MixtureConfig) -> tuple[list[Question],
+        list[Question]]:
     """Training and validation questions, both of the training clusters."""
     return draw(split.train, templates, config), draw(split.validation, templates, validation_of(config))
 
@@ -54,8 +56,11 @@ def tune_t0(
         questions, valid: from `t0_questions`; the model is chosen on `valid` where the configuration stops early.
         config: how; run: where; skip_long: leave out what does not fit.
     Returns:
-        {"validation": nats per target token, "perplexity": its exponential, "steps": how many, "skipped": questions left out}.
+        {"validation": nats per target token, "perplexity": its exponential, "steps": how many, "skipped": questions
+        left out}.
     """
-    (pairs, skipped), (held, _) = (ids_of(tokenizer, part, model.config.context, skip_long) for part in (questions, valid))
-    data, checked = TextToTextRows(pairs, config.batch, config.seed), TextToTextRows(held, min(config.batch, len(held)), 0)
+    (pairs, skipped), (held, _) = (ids_of(tokenizer, part, model.config.context, skip_long)
+                                   for part in (questions, valid))
+    data, checked = TextToTextRows(pairs, config.batch, config.seed), TextToTextRows(held, min(config.batch, len(held)),
+        0)
     return train_text_to_text(model, data, checked, config, run, "T0") | {"skipped": skipped}

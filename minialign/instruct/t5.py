@@ -1,10 +1,11 @@
 r"""T5: every task is text in, text out, and each has one fixed prefix that says which task it is.
 
     input    who story: Rosa lost the kite. question: Who lost the kite?        target    Rosa
-                                                                               Raffel et al. 2020 (T5), §2.4 and appendix D
+                                                                               Raffel et al. 2020 (T5), §2.4 and
+                                                                               appendix D
 
-The model learns a task by its prefix, so it knows no other way to ask for it, and there is no way at all to ask for a task that it never
-learned. T0 (t0.py) changes the words and nothing else. Details that matter:
+The model learns a task by its prefix, so it knows no other way to ask for it, and there is no way at all to ask for a
+task that it never learned. T0 (t0.py) changes the words and nothing else. Details that matter:
     1. The prefix is made of names (of the task and its fields), not of sentences (test_t5_asks_each_task_in_one_way).
     2. Mixture, loss, model and training are those of T0 (test_t5_and_t0_differ_in_nothing_but_the_words).
 

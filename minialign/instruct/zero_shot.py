@@ -1,10 +1,12 @@
-r"""Examining a model on tasks that it was never taught: rank classification in every wording, the median and the spread over the wordings.
+r"""Examining a model on tasks that it was never taught: rank classification in every wording, the median and the spread
+over the wordings.
 
-    accuracy of a task = median over templates of its share of right answers          Sanh et al. 2022 (T0), §5 and Fig. 4
+    accuracy of a task = median over templates of its share of right answers        Sanh et al. 2022 (T0), §5 and Fig. 4
 
-A model that understands a task answers it in any words; one that has learned a format answers in one. So every template is tried on the same
-examples, and both the median and the spread (largest minus smallest accuracy, and the quartiles) are reported, beside what guessing gives.
-Inverted templates ask for a question and have no options: they are left out here.
+A model that understands a task answers it in any words; one that has learned a format answers in one. So every template
+is tried on the same examples, and both the median and the spread (largest minus smallest accuracy, and the quartiles)
+are reported, beside what guessing gives. Inverted templates ask for a question and have no options: they are left out
+here.
 
 Try it:  python -m minialign ask RUN --prompt "…" --options yes,no
 """
@@ -56,12 +58,14 @@ def examined(templates: Sequence[Template]) -> list[Template]:
 
 
 def few_shot(question: Question, shown: Sequence[Question]) -> str:
-    """A prompt with solved questions before it, an empty line between them: GPT-3's few-shot prompting (Brown et al. 2020, §2.1)."""
+    """A prompt with solved questions before it, an empty line between them: GPT-3's few-shot prompting (Brown et al.
+    2020, §2.1)."""
     return "\n\n".join([*(f"{q.prompt} {q.target}" for q in shown), question.prompt])
 
 
 def ask(
-    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question], shown: Sequence[Sequence[Question]] | None = None, mean_logprob: bool = False
+    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question],
+    shown: Sequence[Sequence[Question]] | None = None, mean_logprob: bool = False
 ) -> list[bool]:
     """Whether the model ranks the right option of each question first.
 
@@ -75,7 +79,8 @@ def ask(
     different = list(dict.fromkeys(option for q in questions for option in q.options))
     for option, ids in zip(different, tokenizer.encode_many([" " + option for option in different])):
         known[option] = ids
-    scores = option_logprobs(model, prompt_ids, [[known[option] for option in q.options] for q in questions], mean_logprob)
+    scores = option_logprobs(model, prompt_ids, [[known[option] for option in q.options] for q in questions],
+                             mean_logprob)
     return [place == q.right for place, q in zip(rank(scores), questions)]
 
 
@@ -93,9 +98,11 @@ def examine(
 
     Args:
         datasets: task -> examples with "answer" and "options"; tasks without options cannot be ranked and are left out.
-        templates: task -> its templates; those that ask for something else than the answer are left out, and a task that has no other.
+        templates: task -> its templates; those that ask for something else than the answer are left out, and a task
+            that has no other.
         shots: solved examples of the same task and template before each question; seed: of their choice.
-        mean_logprob: see `ask`; skip_unfit: leave out the examples that a template's own conditions leave out, instead of raising Unfit.
+        mean_logprob: see `ask`; skip_unfit: leave out the examples that a template's own conditions leave out, instead
+            of raising Unfit.
     """
     found = {}
     for task, examples in datasets.items():
@@ -108,7 +115,8 @@ def examine(
             if len(questions) <= shots:
                 continue
             count = range(len(questions))
-            shown = [[questions[j] for j in chance.sample([k for k in count if k != i], shots)] for i in count] if shots else None
+            shown = [[questions[j] for j in chance.sample([k for k in count if k != i], shots)]
+                     for i in count] if shots else None
             accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
         if accuracies:
             found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))
@@ -116,7 +124,8 @@ def examine(
 
 
 def posed(template: Template, examples: Sequence[dict], skip_unfit: bool) -> list[Question]:
-    """The template's questions about some examples; with `skip_unfit` without those that its own conditions leave out."""
+    """The template's questions about some examples; with `skip_unfit` without those that its own conditions leave
+    out."""
     questions = []
     for example in examples:
         try:

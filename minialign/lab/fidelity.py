@@ -6,9 +6,11 @@ r"""What quantization costs: how much worse a model predicts, and how far its op
 
 π is the model before, π̂ after. Read next: quant/ptq.py. Details that matter:
     1. Windows do not overlap, and the first token of each is not predicted (test_fidelity_equals_its_definition).
-    2. An encoder says what stands at hidden places, every seventh, and is compared there (test_an_encoder_is_compared_at_hidden_places).
+    2. An encoder says what stands at hidden places, every seventh, and is compared there
+       (test_an_encoder_is_compared_at_hidden_places).
     3. A model compared with itself has KL 0 and agrees everywhere (test_a_model_is_faithful_to_itself).
-    4. A model that is compared with many copies of itself need read the rows once only (test_what_is_remembered_is_what_the_model_says).
+    4. A model that is compared with many copies of itself need read the rows once only
+       (test_what_is_remembered_is_what_the_model_says).
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Fidelity:
 
 
 def windows(ids: list[int], window: int, most: int) -> Tensor:
-    """(rows, window) ids, without overlap: as many whole windows as `most` tokens hold; one shorter window when the text is short.
+    """(rows, window) ids, without overlap: as many whole windows as `most` tokens hold; one shorter window when the
+    text is short.
 
     Raises:
         UserError: fewer than two tokens.
@@ -66,7 +69,8 @@ class Remembered(nn.Module):
     def __init__(self, model: nn.Module, rows: Tensor):
         super().__init__()
         if getattr(getattr(model, "config", None), "kind", "decoder") == "encoder":
-            raise UserError("an encoder is asked with words hidden, which its plain answers do not tell; give fidelity the model itself")
+            raise UserError("an encoder is asked with words hidden, which its plain answers do not tell; give fidelity "
+                            "the model itself")
         with torch.no_grad(), evaluating(model):
             self.said = {tuple(row[:-1].tolist()): model(row[None, :-1])[0] for row in rows}  # (T - 1, V) each
 
@@ -79,7 +83,8 @@ class Remembered(nn.Module):
 
 
 def questions(rows: Tensor, kind: str, hidden_word: int = MASK) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a model of some kind reads of windows (B, T), the M tokens that it shall say, and at which places (B, T); None: at all that it reads.
+    """What a model of some kind reads of windows (B, T), the M tokens that it shall say, and at which places (B, T);
+    None: at all that it reads.
 
     `hidden_word` is the id that stands where an encoder is asked; published ones have another than this project's.
     """

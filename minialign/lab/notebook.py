@@ -1,10 +1,10 @@
-r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast setting,
-toy models made in seconds, what the claims found in full, and their execution.
+r"""What the notebooks need and nothing else does: source shown from the files themselves, figures as pictures, the fast
+setting, toy models made in seconds, what the claims found in full, and their execution.
 
     from minialign.lab.notebook import FAST, picture, source
 
-A notebook that is committed carries its outputs and a fingerprint of the code that made them: the two can be compared without running anything
-(test_no_committed_notebook_shows_what_other_code_made).
+A notebook that is committed carries its outputs and a fingerprint of the code that made them: the two can be compared
+without running anything (test_no_committed_notebook_shows_what_other_code_made).
 
 Try it:  python -m minialign notebooks --fast
 """
@@ -42,11 +42,14 @@ from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
 from minialign.world.corpus import documents
 
-FAST = os.environ.get("MINIALIGN_FAST") == "1"  # quick settings, too small to decide anything: `minialign notebooks --fast`
+# quick settings, too small to decide anything: `minialign notebooks --fast`
+FAST = os.environ.get("MINIALIGN_FAST") == "1"
 SECONDS = 600  # most that a cell may take
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
-FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512, "evaluated": 200}  # the main job, smaller
-FEEDBACK |= {"width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
+FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512,
+            "evaluated": 200}  # the main job, smaller
+FEEDBACK |= {"width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100,
+             "ppo_updates": 25}
 if FAST:
     FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
 
@@ -60,7 +63,8 @@ class source:  # noqa: N801   used like a function
     """
 
     def __init__(self, *objects: Any, doc: bool = True):
-        self.parts = [(inspect.getsourcefile(inspect.unwrap(one)), textwrap.dedent(inspect.getsource(one)), inspect.getdoc(one)) for one in objects]
+        self.parts = [(inspect.getsourcefile(inspect.unwrap(one)), textwrap.dedent(inspect.getsource(one)),
+                       inspect.getdoc(one)) for one in objects]
         self.doc = doc
 
     def text(self) -> str:
@@ -113,7 +117,8 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     Returns:
         seconds that it took.
     Raises:
-        UserError: nbclient is not installed, a cell that failed, or one that wrote to the error stream (a warning is a fault here).
+        UserError: nbclient is not installed, a cell that failed, or one that wrote to the error stream (a warning is a
+            fault here).
     """
     try:
         import nbformat
@@ -128,7 +133,8 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     started, used = time.perf_counter(), children_seconds()
     try:
         where = {"metadata": {"path": str(path.resolve().parent)}}
-        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where, coalesce_streams=True).execute()
+        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where,
+                       coalesce_streams=True).execute()
     except CellExecutionError as error:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
     except CellTimeoutError:
@@ -142,15 +148,18 @@ def execute(path: Path, out: Path, fast: bool) -> float:
         cell.metadata.pop("execution", None)  # when it ran: noise in every diff
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
-                raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show no warnings", path)
+                raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show "
+                                f"no warnings", path)
     notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec"), "language_info": {"name": "python"}}
-    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds), "processor_seconds": round(processor)}
+    notebook.metadata[KEY] = {"executed": code_fingerprint(notebook), "fast": fast, "seconds": round(seconds),
+                              "processor_seconds": round(processor)}
     write_atomic(out, nbformat.writes(notebook) + "\n")
     return seconds
 
 
 def children_seconds() -> float:
-    """Processor time of the processes that this one has started and that have ended, all cores together; 0 where the system does not tell (Windows)."""
+    """Processor time of the processes that this one has started and that have ended, all cores together; 0 where the
+    system does not tell (Windows)."""
     used = os.times()
     return used.children_user + used.children_system
 
@@ -169,7 +178,8 @@ def toy_decoder(
     texts = [document["text"] for document in documents(900, seed)]
     tokenizer = train_tokenizer(texts, 768)
     usual = {"heads": 4, "activation": "relu", "initial_std": 0.1, "smeared_keys": True}
-    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **{**usual, **shape}), seed), steps or (20 if FAST else 200)
+    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **{**usual, **shape}),
+                                 seed), steps or (20 if FAST else 200)
     training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
@@ -180,7 +190,8 @@ def toy_decoder(
 
 
 def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Made]:
-    """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its answers.
+    """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its
+    answers.
 
     It is made once, and read afterwards as long as neither a setting nor a line of the code behind it changes.
 
@@ -204,7 +215,8 @@ def toy_policy(job: Demo, made: Made, reward: ScalarModel, beta: float) -> tuple
     Returns:
         the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees.
     """
-    prompts, run = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice]), RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
+    prompts, run = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice]), RunFolder(job.folder
+        / f"5-ppo-beta-{beta:g}")
     settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed)
     with run.locked():
         run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
@@ -219,7 +231,8 @@ def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:
     Args:
         id: of the claim; data: folder of the kept results, a folder for each claim.
     Returns:
-        the claim with its verdict and the numbers that decided, and its figure; without a full run how to make one, and None.
+        the claim with its verdict and the numbers that decided, and its figure; without a full run how to make one, and
+        None.
     """
     folder = Path(data) / id
     if not (folder / "verdict.json").exists():
@@ -227,4 +240,5 @@ def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:
     found = read_json(folder / "verdict.json")
     said = f"{found['claim']}\n{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}"
     figure = folder / "figure.png"
-    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in said.splitlines()), picture(figure) if figure.exists() else None
+    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ")
+                     for line in said.splitlines()), picture(figure) if figure.exists() else None

@@ -1,15 +1,17 @@
 r"""The few figures everybody shares, in one style.
 
-Every curve or bar has a number; the number decides colour (Okabe & Ito 2008, some darker so that they stand out on paper), line style
-and marker together, so that figures can be read in grey and by colour-blind people. Axes carry units. Intervals are drawn, never left out.
+Every curve or bar has a number; the number decides colour (Okabe & Ito 2008, some darker so that they stand out on
+paper), line style and marker together, so that figures can be read in grey and by colour-blind people. Axes carry
+units. Intervals are drawn, never left out.
 
     fig, axes = figure("step", "loss, nats a token")
     lines_with_intervals(axes, steps, {"train": losses, "held out": intervals})
     save_png(fig, folder / "figure.png")                          # on white, for claims and the README
     page += as_svg(fig, "the loss falls from 7.3 to 0.7 nats")    # in a page, in the page's own colours, light or dark
 
-An interval is a `minialign.evaluation.Interval`, a dictionary with `mean`, `low` and `high`, or a bare number, which has none.
-Figures are made without pyplot: nothing is opened, nothing is kept alive, and a notebook's own backend is left alone.
+An interval is a `minialign.evaluation.Interval`, a dictionary with `mean`, `low` and `high`, or a bare number, which
+has none. Figures are made without pyplot: nothing is opened, nothing is kept alive, and a notebook's own backend is
+left alone.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from matplotlib.ticker import LogLocator
 from minialign.runs.files import write_atomic
 
 INK, FAINT = "#33383e", "#c9cdd2"  # text and axes; grid
-STYLES = [("#0072b2", "-", "o"), ("#c24f00", "--", "s"), ("#00805c", "-.", "^"), ("#a8508a", ":", "D"), ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"),
+STYLES = [("#0072b2", "-", "o"), ("#c24f00", "--", "s"), ("#00805c", "-.", "^"), ("#a8508a", ":", "D"),
+          ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"),
           ("#8a6400", (0, (8, 2)), "X")]  # fmt: skip
-ROOT = "stroke-linejoin: round; font-family: system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"  # inherited by all of an SVG
+# inherited by all of an SVG
+ROOT = "stroke-linejoin: round; font-family: system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3))  # where ticks may stand between two powers of ten
 FEW = 16  # a curve of fewer points shows its markers
 
@@ -56,7 +60,8 @@ matplotlib.rcParams.update(
         "legend.frameon": False,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor"), INK),
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color",
+                         "axes.titlecolor"), INK),
     }
 )
 
@@ -86,7 +91,8 @@ def interval_of(value: Any) -> tuple[float, float, float]:
 def line(axes: Axes, number: int, x: Sequence[float], y: Sequence[float], label: str, low=None, high=None) -> None:
     """A curve in the number-th style, with its interval as a band where there is one."""
     colour, style, marker = STYLES[number % len(STYLES)]
-    axes.plot(x, y, linestyle=style, color=colour, label=label, linewidth=1.8, marker=marker if len(x) < FEW else None, markersize=5)
+    axes.plot(x, y, linestyle=style, color=colour, label=label, linewidth=1.8, marker=marker if len(x) < FEW else None,
+              markersize=5)
     if low is not None and any(a != b for a, b in zip(low, high)):
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
@@ -108,15 +114,20 @@ def lines_with_intervals(axes: Axes, x: Sequence[float], curves: Mapping[str, Se
 
 
 def lines_beside_one_seed(axes: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Any]]) -> None:
-    """`lines_with_intervals`, but a number among intervals is what one seed alone has shown: a hollow point beside the curve, not one of its points.
+    """`lines_with_intervals`, but a number among intervals is what one seed alone has shown: a hollow point beside the
+    curve, not one of its points.
 
-    Otherwise the interval would seem to shrink to nothing where least is known. Where nothing has an interval all are curves.
+    Otherwise the interval would seem to shrink to nothing where least is known. Where nothing has an interval all are
+    curves.
     """
-    several = [i for i in range(len(x)) if not all(isinstance(values[i], int | float) for values in curves.values())] or list(range(len(x)))
-    lines_with_intervals(axes, [x[i] for i in several], {label: [values[i] for i in several] for label, values in curves.items()})
+    several = [i for i in range(len(x)) if not all(isinstance(values[i], int | float)
+                                                   for values in curves.values())] or list(range(len(x)))
+    lines_with_intervals(axes, [x[i] for i in several], {label: [values[i] for i in several] for label,
+                                                         values in curves.items()})
     alone = [(x[i], values[i]) for values in curves.values() for i in range(len(x)) if i not in several]
     if alone:
-        axes.plot(*zip(*alone), "o", markerfacecolor="white", markeredgecolor="0.2", markersize=7, label="one seed", zorder=4)
+        axes.plot(*zip(*alone), "o", markerfacecolor="white", markeredgecolor="0.2", markersize=7, label="one seed",
+                  zorder=4)
 
 
 def moving_mean(values: Sequence[float], window: int = 10) -> list[float]:
@@ -142,7 +153,8 @@ def whiskers(axes: Axes, number: int, x: Sequence[float], intervals: Sequence[An
 
 
 def bars_with_intervals(axes: Axes, values: Mapping[str, Any], first: int = 0, digits: int = 2) -> BarContainer:
-    """Lying bars, one a name, from top to bottom: the bar is pale, the point is the mean, the whisker the interval, the mean stands at the right.
+    """Lying bars, one a name, from top to bottom: the bar is pale, the point is the mean, the whisker the interval, the
+    mean stands at the right.
 
     Args:
         axes: of `figure`; x is the measured quantity, y the names.
@@ -157,7 +169,8 @@ def bars_with_intervals(axes: Axes, values: Mapping[str, Any], first: int = 0, d
         colour, _, marker = STYLES[(first + place) % len(STYLES)]
         bar.set_facecolor((colour, 0.16))
         errors = None if low == high == mean else [[mean - low], [high - mean]]
-        axes.errorbar([mean], [place], xerr=errors, fmt=marker, color=colour, capsize=4, markersize=6, elinewidth=1.8, clip_on=False, zorder=3)
+        axes.errorbar([mean], [place], xerr=errors, fmt=marker, color=colour, capsize=4, markersize=6, elinewidth=1.8,
+                      clip_on=False, zorder=3)
         axes.text(1.06, place, f"{mean:.{digits}f}", transform=axes.get_yaxis_transform(), va="center")
     axes.set_yticks(places, list(values))
     axes.invert_yaxis()
@@ -168,22 +181,28 @@ def bars_with_intervals(axes: Axes, values: Mapping[str, Any], first: int = 0, d
 
 def reference_line(axes: Axes, at: float, label: str = "", vertical: bool = False) -> None:
     """A thin dashed line to compare with: chance, a rival, a budget. Its label joins the legend."""
-    (axes.axvline if vertical else axes.axhline)(at, color=INK, linestyle=(0, (3, 3)), linewidth=1.1, label=label or None, zorder=1)
+    (axes.axvline if vertical else axes.axhline)(at, color=INK, linestyle=(0, (3, 3)), linewidth=1.1,
+                                                 label=label or None, zorder=1)
 
 
 def plain_ticks(fig: Figure) -> None:
-    """On logarithmic axes that span less than two powers of ten, write 0.02 and 0.05 in place of 2 × 10⁻² and unnumbered strokes.
+    """On logarithmic axes that span less than two powers of ten, write 0.02 and 0.05 in place of 2 × 10⁻² and
+    unnumbered strokes.
 
     Ticks that a figure set itself are left alone. Called by whatever writes a figure, when its limits are final.
     """
     for axes in fig.axes:
-        for axis, (low, high), most in ((axes.xaxis, sorted(axes.get_xlim()), 4), (axes.yaxis, sorted(axes.get_ylim()), 6)):
-            if axis.get_scale() != "log" or not isinstance(axis.get_major_locator(), LogLocator) or axis.get_transform().base != 10:
+        for axis, (low, high), most in ((axes.xaxis, sorted(axes.get_xlim()), 4),
+                                        (axes.yaxis, sorted(axes.get_ylim()), 6)):
+            if axis.get_scale() != "log" or not isinstance(axis.get_major_locator(),
+                                                           LogLocator) or axis.get_transform().base != 10:
                 continue
             if high < 100 * low:
                 powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-                choices = [[step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high] for steps in STEPS]
-                ticks = next((ticks for ticks in choices if len(ticks) <= most), choices[-1])  # the finest that leave room for their numbers
+                choices = [[step * 10.0**power for power in powers for step in steps
+                            if low <= step * 10.0**power <= high] for steps in STEPS]
+                # the finest that leave room for their numbers
+                ticks = next((ticks for ticks in choices if len(ticks) <= most), choices[-1])
                 axis.set_ticks(ticks, [f"{tick:,.12g}" for tick in ticks])
                 axis.set_ticks([], minor=True)
 
@@ -191,8 +210,9 @@ def plain_ticks(fig: Figure) -> None:
 def as_svg(fig: Figure, label: str) -> str:
     """The figure as SVG to put into a page.
 
-    Text is the page's own, ink is `currentColor`, the styles' colours are `var(--series-0)` to `var(--series-5)` and the grid is `var(--grid)`,
-    each with the printed colour to fall back on. Ids begin with a fingerprint of the drawing, so that figures of one page do not clash.
+    Text is the page's own, ink is `currentColor`, the styles' colours are `var(--series-0)` to `var(--series-5)` and
+    the grid is `var(--grid)`, each with the printed colour to fall back on. Ids begin with a fingerprint of the
+    drawing, so that figures of one page do not clash.
 
     Args:
         fig: the figure.
@@ -202,7 +222,8 @@ def as_svg(fig: Figure, label: str) -> str:
     file = io.StringIO()
     fig.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = file.getvalue()
-    svg = re.sub(r"\s*<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;\"]*; ?", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"\s*<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;\"]*; ?", "",
+                 svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path.group()).replace(" \n", " "), svg)
     mark = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r' (?:xlink:)?href="#', f' href="#{mark}-', svg.replace("url(#", f"url(#{mark}-"))

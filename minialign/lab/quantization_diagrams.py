@@ -22,7 +22,8 @@ def show_mapping(x: Tensor, bits: int = 4, width: float = 9.2, height: float = 2
     """Draw how absmax and zero-point map a tensor, side by side.
 
     Args:
-        x: any shape, finite, at least one value; drawn are at most 200 of its values, evenly chosen from the sorted ones.
+        x: any shape, finite, at least one value; drawn are at most 200 of its values, evenly chosen from the sorted
+            ones.
         bits: of the integers, 2 to 8; few show the steps.
         width, height: inches.
     Returns:
@@ -43,13 +44,17 @@ def draw_mapping(axes: Axes, x: Tensor, config: MappingConfig) -> None:
     scale, (least, greatest) = float(whole.scale), config.codes
     codes = (values / scale).round().add(zero).clamp(least, greatest).tolist()
     low, high = scale * (least - zero), scale * (greatest - zero)  # what the codes can stand for
-    place = lambda value: (value - low) / (high - low)  # noqa: E731   both lines are as long as the range of the codes
-    at = lambda code: (code - least) / (greatest - least)  # noqa: E731
+    def place(value):
+        return (value - low) / (high - low)  # both lines are as long as the range of the codes
+    def at(code):
+        return (code - least) / (greatest - least)
     colour, _, marker = STYLES[0]
     for value, code in zip(values.tolist(), codes):
         axes.plot([place(value), at(code)], [1, 0], color=colour, linewidth=0.5, alpha=0.35)
-    axes.plot([place(v) for v in values.tolist()], [1] * len(values), linestyle="", marker="|", markersize=9, color=colour)
-    axes.plot([at(c) for c in sorted(set(codes))], [0] * len(set(codes)), linestyle="", marker=marker, markersize=4, color=STYLES[1][0])
+    axes.plot([place(v) for v in values.tolist()], [1] * len(values), linestyle="", marker="|", markersize=9,
+              color=colour)
+    axes.plot([at(c) for c in sorted(set(codes))], [0] * len(set(codes)), linestyle="", marker=marker, markersize=4,
+              color=STYLES[1][0])
     for height in (0, 1):
         axes.plot([0, 1], [height, height], color=INK, linewidth=0.9, zorder=1)
     step = max(1, (greatest - least + 1) // TICKS)

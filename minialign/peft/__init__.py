@@ -1,10 +1,11 @@
-r"""Fine-tuning, from all weights to almost none: each method wraps or freezes a plain module and saves just what it trained. In reading order:
+r"""Fine-tuning, from all weights to almost none: each method wraps or freezes a plain module and saves just what it
+trained. In reading order:
 
     full.py               every weight may move: the measure of all the others
     feature_based.py      the body is frozen, a head learns from what it says
     bitfit.py             the biases alone
     adapters.py           small bottlenecks between the layers, which start as the identity
-    lora.py               the update of a matrix is a product of two thin ones; many_tasks.py several of them on one base
+    lora.py              the update of a matrix is a product of two thin ones; many_tasks.py several of them on one base
     prompt_tuning.py      a few vectors before the text
     trainable.py          what all of them share: freezing, wrapping, counting, saving
     methods.py            the methods by name

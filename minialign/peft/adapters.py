@@ -2,12 +2,15 @@ r"""Adapters: small bottlenecks after each sublayer, which start as the identity
 
     adapter(h) = h + W_up gelu(W_down h + b_down) + b_up        D → m → D          Houlsby et al. 2019, §2 and Fig. 2
 
-After the projection that ends a sublayer and before the residual is added: x ← x + adapter(sublayer(norm(x))). Details that matter:
-    1. Near the identity at first, so that the model begins as it was: W_up and W_down are drawn with a tiny deviation, from a normal
-       distribution cut at two of them (test_a_fresh_adapter_changes_next_to_nothing); a large random start ruins what was learned (claims/adapter_identity.py).
+After the projection that ends a sublayer and before the residual is added: x ← x + adapter(sublayer(norm(x))). Details
+that matter:
+    1. Near the identity at first, so that the model begins as it was: W_up and W_down are drawn with a tiny deviation,
+       from a normal distribution cut at two of them (test_a_fresh_adapter_changes_next_to_nothing); a large random
+       start ruins what was learned (claims/adapter_identity.py).
     2. After both sublayers (Houlsby), or after the feed-forward alone (Pfeiffer et al. 2021, §3.1) with `placement`.
     3. The norms and the head train too (Houlsby et al. 2019, §2.1).
-DEVIATION: the paper's BERT drops out before the adapter; our block drops out after the whole sublayer, so behind it. At dropout 0 it is the same.
+DEVIATION: the paper's BERT drops out before the adapter; our block drops out after the whole sublayer, so behind it. At
+dropout 0 it is the same.
 
 Read next: lora.py. Try it:  python -m minialign finetune --method adapters --base RUN --data FILE.jsonl
 """
@@ -57,7 +60,8 @@ class Adapted(nn.Module):
             nn.init.zeros_(layer.bias)
             start = torch.zeros(layer.weight.shape)
             if config.initial_std:
-                nn.init.trunc_normal_(start, 0.0, config.initial_std, -2 * config.initial_std, 2 * config.initial_std, generator)
+                nn.init.trunc_normal_(start, 0.0, config.initial_std, -2 * config.initial_std, 2 * config.initial_std,
+                                      generator)
             layer.weight.data.copy_(start)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +71,8 @@ class Adapted(nn.Module):
 
 def norm_names(model: nn.Module) -> list[str]:
     """Names of the norms, whatever kind they are: the modules whose name ends in "norm"."""
-    return [name for name, module in model.named_modules() if name.rpartition(".")[2].endswith("norm") and list(module.parameters(recurse=False))]
+    return [name for name, module in model.named_modules() if name.rpartition(".")[2].endswith("norm")
+            and list(module.parameters(recurse=False))]
 
 
 def wrap(model: nn.Module, config: AdapterConfig | None = None) -> nn.Module:

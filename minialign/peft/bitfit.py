@@ -3,10 +3,11 @@ r"""BitFit: only the biases train.
     θ_b ← θ_b − η ∇L           b: the additive term of every linear layer and every norm          Ben Zaken et al. 2022 (BitFit), §3
 
 Less than a thousandth of a large model; a few percent of a toy. Details that matter:
-    1. All biases, those of the norms too; chosen by their exact last name, not by a part of it (test_bitfit_trains_exactly_the_biases).
-    2. A key's bias adds the same number to all scores of a query, which the softmax takes away again: with learned positions its gradient is 0 up to
-       round-off, and it never moves by itself. Rotary positions turn it with its key, so there it has one
-       (test_a_keys_bias_has_a_gradient_only_where_it_turns).
+    1. All biases, those of the norms too; chosen by their exact last name, not by a part of it
+       (test_bitfit_trains_exactly_the_biases).
+    2. A key's bias adds the same number to all scores of a query, which the softmax takes away again: with learned
+       positions its gradient is 0 up to round-off, and it never moves by itself. Rotary positions turn it with its key,
+       so there it has one (test_a_keys_bias_has_a_gradient_only_where_it_turns).
     3. The subset of the paper: the biases of the query and of the feed-forward's first layer (`subset`).
     4. The head of a task trains with them.
     5. Needs a ten times larger learning rate than full fine-tuning: there is little to move.
@@ -35,9 +36,11 @@ class BitFitConfig:
 
 
 def biases_of(model: nn.Module) -> list[str]:
-    """Names of a model's biases, without those of a head that was put on it for a task; a language model's own head is a part of the model."""
+    """Names of a model's biases, without those of a head that was put on it for a task; a language model's own head is
+    a part of the model."""
     heads = tuple(f"{name}." for name in heads_of(model))
-    return [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias" and not name.startswith(heads)]
+    return [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"
+            and not name.startswith(heads)]
 
 
 def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
@@ -50,7 +53,8 @@ def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
     refuse_wrapped(model)
     biases = biases_of(model)
     if not biases:
-        raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use lora or adapters")
+        raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use "
+                        "lora or adapters")
     chosen = biases
     if config.subset or config.names:
         chosen = matching(biases, config.names or SUBSET, "bias")

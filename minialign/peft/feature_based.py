@@ -2,12 +2,14 @@ r"""Feature-based transfer: the body is frozen and read once, and a head learns 
 
     features hᵢ = body(xᵢ), computed once;      head: min_W Σᵢ CE(W hᵢ + b, yᵢ)          Devlin et al. 2019 (BERT), §5.3; Houlsby et al. 2019, §1
 
-The cheapest of all: after one pass over the data, training never touches the body. It works as far as the body already knows what the task
-asks for. Details that matter:
-    1. The body stays in evaluation mode: with dropout the features would be others each time (test_features_are_the_same_every_time).
+The cheapest of all: after one pass over the data, training never touches the body. It works as far as the body already
+knows what the task asks for. Details that matter:
+    1. The body stays in evaluation mode: with dropout the features would be others each time
+       (test_features_are_the_same_every_time).
     2. The body reads each text once, however many steps there are (test_the_body_reads_each_text_once).
-    3. The head that was trained on the features, put on the body, gives the same answers, and is the one that training through the body would have
-       given (test_the_head_on_features_is_the_head_on_the_body, test_training_on_features_is_training_through_the_frozen_body).
+    3. The head that was trained on the features, put on the body, gives the same answers, and is the one that training
+       through the body would have given (test_the_head_on_features_is_the_head_on_the_body,
+       test_training_on_features_is_training_through_the_frozen_body).
 
 Read next: bitfit.py. Try it:  python -m minialign finetune --method feature-based --base RUN --data FILE.jsonl
 """
@@ -64,7 +66,8 @@ def wrap(model: nn.Module, config: FeatureConfig | None = None) -> nn.Module:
 
 @torch.no_grad()
 def extract(body: nn.Module, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
-    """(n, D) what the body says at the place that a Classifier reads, for n rows of ids: computed once, without gradient.
+    """(n, D) what the body says at the place that a Classifier reads, for n rows of ids: computed once, without
+    gradient.
 
     Args:
         body: an encoder's or a decoder's stack, wrapped or not.
@@ -99,14 +102,16 @@ class FeatureBatch:
 
 
 class CachedFeatures:
-    """Texts with labels as training data for a head alone: the body reads them here, once, and the batches are those of the texts.
+    """Texts with labels as training data for a head alone: the body reads them here, once, and the batches are those of
+    the texts.
 
     Args:
         model: a classifier, wrapped or not; texts: what its body reads.
     """
 
     def __init__(self, model: Classifier, texts: LabelledTexts):
-        self.features, self.classes, self.order = extract(model.body, texts.rows), texts.classes, texts.order  # (n, D), (n,)
+        self.features, self.classes, self.order = extract(model.body,
+                                                          texts.rows), texts.classes, texts.order  # (n, D), (n,)
 
     @property
     def bytes(self) -> int:

@@ -5,14 +5,16 @@ r"""LoRA: the update of a weight matrix is a product of two thin ones.
 W₀ is frozen; A starts random, B at 0, so that the model begins as it was. Details that matter:
     1. Only one of the two starts at 0: with both 0 nothing would ever move, with neither the model would begin broken
        (test_lora_starts_as_the_base_and_only_b_has_a_gradient).
-    2. The scale α/r is applied once, in the forward pass and in the merge alike (test_the_merged_model_is_the_unmerged_one); rank-stabilised
-       LoRA uses α/√r (Kalajdzievski 2023, Theorem 3.2).
-    3. A is drawn with the fan-in of the layer: uniform in ±1/√in, as the released code's kaiming_uniform(a=√5) comes out
-       (test_a_is_drawn_with_the_fan_in_of_the_layer).
+    2. The scale α/r is applied once, in the forward pass and in the merge alike
+       (test_the_merged_model_is_the_unmerged_one); rank-stabilised LoRA uses α/√r (Kalajdzievski 2023, Theorem 3.2).
+    3. A is drawn with the fan-in of the layer: uniform in ±1/√in, as the released code's kaiming_uniform(a=√5) comes
+       out (test_a_is_drawn_with_the_fan_in_of_the_layer).
     4. Merging keeps W₀ aside, so unmerging gives it back to the last bit, and merging twice is an error
-       (test_merging_and_unmerging_is_exact_and_cannot_be_done_twice). The sum is formed in fp32 (test_a_half_precision_base_is_merged_in_fp32).
+       (test_merging_and_unmerging_is_exact_and_cannot_be_done_twice). The sum is formed in fp32
+       (test_a_half_precision_base_is_merged_in_fp32).
     5. Dropout acts on the input of A alone (test_dropout_touches_the_update_alone).
-    6. It pays as long as r (in + out) < in · out: beyond r = in · out / (in + out) the two thin matrices are larger than the full one.
+    6. It pays as long as r (in + out) < in · out: beyond r = in · out / (in + out) the two thin matrices are larger
+       than the full one.
 
 Read next: many_tasks.py. Try it:  python -m minialign finetune --method lora --base RUN --data FILE.jsonl
 """
@@ -93,7 +95,8 @@ class LoRALinear(nn.Module):
         if self.merged:
             raise UserError("the update is merged already; merging it twice would add it twice")
         if not isinstance(self.base, nn.Linear) or not self.base.weight.is_floating_point():
-            raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge first and quantize then")
+            raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge "
+                            f"first and quantize then")
         self.original = self.base.weight.detach().clone()
         self.base.weight.copy_((self.original.float() + self.update).to(self.original.dtype))
 
@@ -118,8 +121,10 @@ def wrap(model: nn.Module, config: LoRAConfig | None = None) -> nn.Module:
     for name in targets:
         linear = model.get_submodule(name)
         if config.rank > break_even(linear):
-            sizes = f"{config.rank * (linear.in_features + linear.out_features):,} numbers, the matrix {linear.weight.numel():,}"
-            warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(linear):.1f}: the update has {sizes}", stacklevel=2)
+            sizes = (f"{config.rank * (linear.in_features + linear.out_features):,} numbers, the matrix "
+                     f"{linear.weight.numel():,}")
+            warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(linear):.1f}: the update "
+                          f"has {sizes}", stacklevel=2)
     base = fingerprint(model)
     freeze(model)
     generator = torch.Generator().manual_seed(config.seed)
@@ -155,7 +160,8 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 
 def merged_plain(model: nn.Module) -> nn.Module:
-    """The model with its updates merged and the wrappers gone, as plain as it was before, all of it free to train; it is changed in place."""
+    """The model with its updates merged and the wrappers gone, as plain as it was before, all of it free to train; it
+    is changed in place."""
     layers = lora_layers(model)
     for name, layer in layers.items():
         if not layer.merged:

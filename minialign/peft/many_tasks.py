@@ -1,10 +1,13 @@
 r"""Many tasks from one base: several LoRAs on the same frozen weights, chosen row by row of one batch.
 
-    hᵢ = W₀ xᵢ + s_t B_t A_t xᵢ,    t = the task of row i                                  Hu et al. 2021 (LoRA), §4.2 (switching tasks)
+    hᵢ = W₀ xᵢ + s_t B_t A_t xᵢ,    t = the task of row i                  Hu et al. 2021 (LoRA), §4.2 (switching tasks)
 
-A full copy of the model for each task costs its whole size each time; here a task costs two thin matrices a layer. Details that matter:
-    1. Each row gets its own task's matrices, gathered and multiplied in one batch (test_a_mixed_batch_equals_separate_models).
-    2. The tasks are those of `with serving.rows(…)`; without it the model is the plain base (test_without_tasks_the_base_answers).
+A full copy of the model for each task costs its whole size each time; here a task costs two thin matrices a layer.
+Details that matter:
+    1. Each row gets its own task's matrices, gathered and multiplied in one batch
+       (test_a_mixed_batch_equals_separate_models).
+    2. The tasks are those of `with serving.rows(…)`; without it the model is the plain base
+       (test_without_tasks_the_base_answers).
 
 Read next: prompt_tuning.py.
 """
@@ -53,7 +56,8 @@ class ManyLoRALinear(nn.Module):
         if of is None:
             return h
         if len(x) % len(of):
-            raise UserError(f"a batch of {len(x)} rows is no multiple of the {len(of)} tasks that it is for; give a task for each row")
+            raise UserError(f"a batch of {len(x)} rows is no multiple of the {len(of)} tasks that it is for; give a "
+                            f"task for each row")
         of = of.repeat_interleave(len(x) // len(of))  # several answers to each prompt stand together
         first = int(of[0])
         if bool((of == first).all()):  # one task for all rows: no gathering
@@ -85,7 +89,8 @@ def serve(model: nn.Module, folders: dict[str, Path]) -> Serving:
     Args:
         model: the base, not wrapped; folders: task -> what `trainable.save` wrote.
     Raises:
-        UserError: no folder, a method other than lora, another base, a task with a head of its own, or other layers than the first task's.
+        UserError: no folder, a method other than lora, another base, a task with a head of its own, or other layers
+            than the first task's.
     """
     refuse_wrapped(model)
     if not folders:

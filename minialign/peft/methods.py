@@ -33,4 +33,5 @@ def configuration(method: Any, values: Any, file: object = None) -> Any:
         raise UserError(f"the method {method!r} is not known; known are {', '.join(CONFIGS)}", file)
     if not isinstance(values, dict):
         raise UserError(f"the settings of {method} are {values!r}; they must be an object", file)
-    return from_dict(CONFIGS[method], {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}, file)
+    return from_dict(CONFIGS[method], {key: tuple(value) if isinstance(value, list) else value for key,
+                                       value in values.items()}, file)

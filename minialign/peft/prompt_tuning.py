@@ -1,17 +1,21 @@
 r"""Prompt tuning: k vectors before the text are all that trains; the model itself is untouched.
 
-    input vectors [P; E(x)]        P ∈ ℝ^(k×D) trains, E and everything behind it is frozen          Lester et al. 2021, §2
+    input vectors [P; E(x)]        P ∈ ℝ^(k×D) trains, E and everything behind it is frozen       Lester et al. 2021, §2
 
-The vectors are given ids of their own, behind the vocabulary, and a table that continues the model's: so masks, positions, padding and the
-cache treat them as the tokens that they are, and nothing about the model changes. Details that matter:
-    1. The mask and the positions grow by k, and the k outputs are cut away again: labels and losses stay where they were
-       (test_the_prompt_shifts_positions_and_no_label).
-    2. In generation the prompt is read once, with the text's first tokens, and stays in the cache (test_generation_with_a_tuned_prompt).
+The vectors are given ids of their own, behind the vocabulary, and a table that continues the model's: so masks,
+positions, padding and the cache treat them as the tokens that they are, and nothing about the model changes. Details
+that matter:
+    1. The mask and the positions grow by k, and the k outputs are cut away again: labels and losses stay where they
+       were (test_the_prompt_shifts_positions_and_no_label).
+    2. In generation the prompt is read once, with the text's first tokens, and stays in the cache
+       (test_generation_with_a_tuned_prompt).
     3. They count against the context (test_a_prompt_takes_room_in_the_context).
-    4. They start as random vectors, as those of tokens drawn from the vocabulary, or as those of a given text (Lester et al. 2021, §2.1);
-       random is the worst.
-    5. The learning rate is very high (the paper's 0.3 with Adafactor): there is little to move, and it is far from the output.
-DEVIATION: in an encoder-decoder the prompt stands before the encoder's text, and the decoder looks at the text's outputs, not at the prompt's.
+    4. They start as random vectors, as those of tokens drawn from the vocabulary, or as those of a given text (Lester
+       et al. 2021, §2.1); random is the worst.
+    5. The learning rate is very high (the paper's 0.3 with Adafactor): there is little to move, and it is far from the
+       output.
+DEVIATION: in an encoder-decoder the prompt stands before the encoder's text, and the decoder looks at the text's
+outputs, not at the prompt's.
 
 Read next: feature_based.py. Try it:  python -m minialign finetune --method prompt-tuning --base RUN --data FILE.jsonl
 """
@@ -46,7 +50,8 @@ class PromptConfig:
         if self.start not in STARTS:
             raise UserError(f"start is {self.start!r}; choose one of {', '.join(STARTS)}")
         if (self.start == "text") != bool(self.text_ids):
-            raise UserError("the start 'text' and the ids of a text belong together; give both (as a command: --prompt-text) or neither")
+            raise UserError("the start 'text' and the ids of a text belong together; give both (as a command: "
+                            "--prompt-text) or neither")
 
 
 class PromptEmbedding(nn.Module):
@@ -91,7 +96,8 @@ class PromptedBody(nn.Module):
         return self.base.token_embedding
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache=None, *arguments) -> Tensor:
-        """As the stack's own: (B, T, D) for the T tokens alone. BERT has no cache there, but the segments (B, T): the prompt is of the first."""
+        """As the stack's own: (B, T, D) for the T tokens alone. BERT has no cache there, but the segments (B, T): the
+        prompt is of the first."""
         if isinstance(cache, Cache) and cache.length > 0:  # the prompt was read before the first tokens
             return self.base(tokens, mask, cache, *arguments)
         if isinstance(cache, Cache):
@@ -103,10 +109,12 @@ class PromptedBody(nn.Module):
         tokens = torch.cat([ids, tokens], dim=1)  # (B, k + T)
         if mask is not None:
             mask = F.pad(mask, (self.k, 0), value=True)
-            pads = (mask[:, self.k :].cumsum(dim=1) == 0).sum(dim=1, keepdim=True)  # (B, 1) on the left: they stand before the prompt, not within the text
+            # (B, 1) on the left: they stand before the prompt, not within the text
+            pads = (mask[:, self.k :].cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
             if pads.any():
                 place = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
-                source = torch.where(place < pads, place + self.k, torch.where(place < pads + self.k, place - pads, place))
+                source = torch.where(place < pads, place + self.k, torch.where(place < pads + self.k, place - pads,
+                    place))
                 tokens, mask = tokens.gather(1, source), mask.gather(1, source)
         return self.base(tokens, mask, cache, *arguments)[:, self.k :]
 
@@ -126,7 +134,8 @@ def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:
     if not isinstance(getattr(stack, "token_embedding", None), nn.Embedding):
         raise UserError("prompt tuning needs a model with a `body` that has a `token_embedding`; this one has none")
     if config.length >= stack.config.context:
-        raise UserError(f"a prompt of {config.length} vectors leaves no room in the context of {stack.config.context}; use fewer")
+        raise UserError(f"a prompt of {config.length} vectors leaves no room in the context of {stack.config.context}; "
+                        f"use fewer")
     base = fingerprint(model)
     freeze(model)
     if stack is body:

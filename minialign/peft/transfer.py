@@ -1,10 +1,12 @@
-r"""Transfer: a pretrained model, a method, some data of one's own, and what came of it, in numbers that can be compared.
+r"""Transfer: a pretrained model, a method, some data of one's own, and what came of it, in numbers that can be
+compared.
 
     demonstrations (prompt, completion)     the language model's own loss, on the completion alone
     texts with labels (text, label)         a head on the body; loss = −log p(label | text)          Devlin et al. 2019 (BERT), §4.1
 
-Every method gets the same data, the same number of steps and its own learning rate: BitFit and prompt tuning have little to move and need a large
-one. What is reported: held-out loss and accuracy, how much trained, bytes of the file, bytes of AdamW's state (two numbers for each that trains).
+Every method gets the same data, the same number of steps and its own learning rate: BitFit and prompt tuning have
+little to move and need a large one. What is reported: held-out loss and accuracy, how much trained, bytes of the file,
+bytes of AdamW's state (two numbers for each that trains).
 
 Read next: lora.py. Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
 """
@@ -23,7 +25,8 @@ from minialign.runs.run_folder import CHECKPOINT, RunFolder
 from minialign.training import Data, TrainingConfig, train
 
 RESULT = "result.json"
-RATES = {"full": 1e-3, "feature-based": 1e-2, "bitfit": 1e-2, "adapters": 3e-3, "lora": 3e-3, "prompt-tuning": 3e-2}  # where a toy model does well
+# where a toy model does well
+RATES = {"full": 1e-3, "feature-based": 1e-2, "bitfit": 1e-2, "adapters": 3e-3, "lora": 3e-3, "prompt-tuning": 3e-2}
 
 
 class TunedRun(RunFolder):

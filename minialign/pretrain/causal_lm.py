@@ -2,12 +2,13 @@ r"""Next-token prediction: a decoder reads raw text and learns what comes next.
 
     L = −Σₜ log π(xₜ | x₍<t₎) / T                              Radford et al. 2018 (GPT), §3.1, Eq. 1
 
-It learns the language and, with it, whatever the text is full of: false statements, rude words, repetitions. Nothing in this loss
-knows that some of it is unwanted; the later chapters do.
+It learns the language and, with it, whatever the text is full of: false statements, rude words, repetitions. Nothing in
+this loss knows that some of it is unwanted; the later chapters do.
 
 Read next: instruct/sft.py (the same loss, on chosen text). Details that matter:
-    1. Documents are packed one after the other, an end token between them; every token is taught once (test_packing_loses_no_token).
-       Many short documents learn faster one a row: cut in the middle, a story's summary would speak of people nobody has met.
+    1. Documents are packed one after the other, an end token between them; every token is taught once
+       (test_packing_loses_no_token). Many short documents learn faster one a row: cut in the middle, a story's summary
+       would speak of people nobody has met.
     2. Loss on all tokens, validation on text that training never sees.
 
 Try it:  python -m minialign pretrain --text FILE.txt
@@ -35,7 +36,8 @@ Loss = Callable[[LanguageModel, Any], Tensor]  # (model, batch) -> sum over the 
 
 
 def next_token_loss(model: LanguageModel, batch: Batch) -> Tensor:
-    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere else."""
+    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere
+    else."""
     taught = batch.labels != IGNORE  # (B, T)
     hidden = model.body(batch.tokens)  # (B, T, D)   pads stand on the right, where a causal model never looks
     return label_loss(model.logits(hidden[taught]), batch.labels[taught])
@@ -85,12 +87,14 @@ class LabelledRows:
 
 @torch.no_grad()
 def mean_loss(model: LanguageModel, batches: list, loss: Loss = next_token_loss) -> float:
-    """Mean −log π over all labels of the batches, nats; its exponential is the perplexity. `loss`: their sum over one batch."""
+    """Mean −log π over all labels of the batches, nats; its exponential is the perplexity. `loss`: their sum over one
+    batch."""
     return float(sum(loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss): among how many equally likely tokens the model seems to choose; infinite where a float cannot hold it."""
+    """exp(loss): among how many equally likely tokens the model seems to choose; infinite where a float cannot hold
+    it."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
@@ -99,8 +103,10 @@ def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [[tokenizer.begin, *ids, tokenizer.end] for ids in tokenizer.encode_many(texts)]
 
 
-def training_rows(documents: list[list[int]], context: int, config: TrainingConfig, packed: bool, place: str | None = None) -> PackedText | LabelledRows:
-    """Documents as training data, packed or one a row; what is longer than the context goes on in another row. `place`: for errors."""
+def training_rows(documents: list[list[int]], context: int, config: TrainingConfig, packed: bool,
+                  place: str | None = None) -> PackedText | LabelledRows:
+    """Documents as training data, packed or one a row; what is longer than the context goes on in another row. `place`:
+    for errors."""
     if packed:
         try:
             rows = pack(documents, context)
@@ -129,19 +135,21 @@ def pretrain(
         model: trained in place, saved in the run folder.
         texts: documents to learn from; valid: documents for the validation loss.
         config: how; run: where.
-        packed: documents one after the other, cut at the context (long texts); otherwise one document a row (many short ones, whose end
-            can only be told from their beginning).
+        packed: documents one after the other, cut at the context (long texts); otherwise one document a row (many short
+            ones, whose end can only be told from their beginning).
         places: where texts and valid come from, for errors.
     Returns:
         {"validation": nats per token, "perplexity": its exponential, "steps": how many}.
     """
     learned, checked = (encode_documents(tokenizer, part) for part in (texts, valid))
     data = training_rows(learned, model.config.context, config, packed, places[0])
-    valid_data = training_rows(checked, model.config.context, dataclasses.replace(config, seed=0), packed, places[1])  # for every seed the same text
+    # for every seed the same text
+    valid_data = training_rows(checked, model.config.context, dataclasses.replace(config, seed=0), packed, places[1])
     return train_and_validate(model, data, valid_data, next_token_loss, config, run, "pretraining")
 
 
-def train_and_validate(model: LanguageModel, data: Any, valid: Any, loss: Loss, config: TrainingConfig, run: RunFolder, label: str) -> dict[str, float]:
+def train_and_validate(model: LanguageModel, data: Any, valid: Any, loss: Loss, config: TrainingConfig, run: RunFolder,
+                       label: str) -> dict[str, float]:
     """Train a model of any kind on `data`; validation looks at up to eight batches of `valid`, always the same ones.
 
     Args:

@@ -2,8 +2,8 @@ r"""Gap filling: ask a model that was pretrained on texts with something missing
 
     Rosa lost ___ in the barn.   ->   Rosa lost the red kite in the barn.
 
-An encoder (masked_lm.py) puts exactly one token into each gap, each without knowing of the others; an encoder-decoder (span_corruption.py)
-writes as many as it likes, one gap after the other.
+An encoder (masked_lm.py) puts exactly one token into each gap, each without knowing of the others; an encoder-decoder
+(span_corruption.py) writes as many as it likes, one gap after the other.
 
 Read next: span_corruption.py. Details that matter:
     1. A token of this project's tokenizers begins with its space, so the space before a gap belongs to what fills it
@@ -27,7 +27,8 @@ from minialign.tokenizer import BEGIN, SENTINELS, SPECIAL, Tokenizer
 GAP = "___"
 
 
-def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int, sampling: SamplingConfig, generator: torch.Generator) -> list[str]:
+def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int, sampling: SamplingConfig,
+              generator: torch.Generator) -> list[str]:
     """A text with its gaps filled, in `count` ways.
 
     Args:
@@ -38,7 +39,8 @@ def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int,
         UserError: no gap, more gaps than sentinels, a text that does not fit the context, or a decoder.
     """
     if model.config.kind == "decoder":
-        raise UserError(f"a decoder goes on from a text and cannot fill gaps; leave {GAP} out, or use an encoder or an encoder-decoder")
+        raise UserError(f"a decoder goes on from a text and cannot fill gaps; leave {GAP} out, or use an encoder or an "
+                        f"encoder-decoder")
     parts = tokenizer.encode_many([part.rstrip(" ") for part in text.split(GAP)[:-1]] + [text.split(GAP)[-1]])
     gaps = len(parts) - 1
     if not 1 <= gaps <= SENTINELS:
@@ -47,7 +49,8 @@ def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int,
     return [tokenizer.decode(ids) for ids in fill(model, parts, count, sampling, generator)]
 
 
-def fill_with_spans(model: LanguageModel, parts: list[list[int]], count: int, sampling: SamplingConfig, generator: torch.Generator) -> list[list[int]]:
+def fill_with_spans(model: LanguageModel, parts: list[list[int]], count: int, sampling: SamplingConfig,
+                    generator: torch.Generator) -> list[list[int]]:
     """Ids of texts whose parts an encoder-decoder has joined with spans of its own."""
     inputs = [BEGIN, *parts[0], *(token for gap, part in zip(GAPS, parts[1:]) for token in (gap, *part))]
     written = generate(model, [inputs], sampling, generator, answers=count)
@@ -55,7 +58,8 @@ def fill_with_spans(model: LanguageModel, parts: list[list[int]], count: int, sa
 
 
 @torch.no_grad()
-def fill_with_tokens(model: LanguageModel, parts: list[list[int]], count: int, sampling: SamplingConfig, generator: torch.Generator) -> list[list[int]]:
+def fill_with_tokens(model: LanguageModel, parts: list[list[int]], count: int, sampling: SamplingConfig,
+                     generator: torch.Generator) -> list[list[int]]:
     """Ids of texts whose parts an encoder has joined with one token each."""
     tokens = torch.tensor([BEGIN, *parts[0], *(token for part in parts[1:] for token in (MASK, *part))])  # (T,)
     places = (tokens == MASK).nonzero().flatten()
@@ -64,5 +68,6 @@ def fill_with_tokens(model: LanguageModel, parts: list[list[int]], count: int, s
     logits[:, : len(SPECIAL)] = -torch.inf
     probabilities = shape_logits(logits, sampling).softmax(dim=-1)
     uniforms = torch.rand(count, len(places), generator=generator)
-    drawn = [logits.argmax(dim=-1) if sampling.temperature == 0 else sample_token(probabilities, uniform) for uniform in uniforms]
+    drawn = [logits.argmax(dim=-1) if sampling.temperature == 0 else sample_token(probabilities, uniform)
+             for uniform in uniforms]
     return [tokens.index_copy(0, places, chosen).tolist() for chosen in drawn]

@@ -1,21 +1,25 @@
-r"""Span corruption, T5's pretraining: short stretches of a text are cut out, and an encoder-decoder writes what was cut.
+r"""Span corruption, T5's pretraining: short stretches of a text are cut out, and an encoder-decoder writes what was
+cut.
 
     text      Rosa lost the red kite in the barn .
     inputs    Rosa lost <extra_0> in the <extra_1> .           the encoder reads this
     targets   <extra_0> the red kite <extra_1> barn <end>      the decoder writes this
     L = −Σₜ log π(yₜ | inputs, y₍<t₎) / T                      Raffel et al. 2020 (T5), §3.1.4, §3.3.4, Fig. 2
 
-15 % of the tokens are cut out, in spans of 3 on average; how many of both is a function of the text's length alone, where the spans stand
-is chance. The decoder writes only what is missing, which is short, so a step is cheap.
+15 % of the tokens are cut out, in spans of 3 on average; how many of both is a function of the text's length alone,
+where the spans stand is chance. The decoder writes only what is missing, which is short, so a step is cheap.
 
 Read next: lm_adaptation.py (what T5 lacks before it can be asked in words). Details that matter:
-    1. Inputs and targets together are the whole text, token for token (test_targets_and_inputs_rebuild_the_text_exactly).
+    1. Inputs and targets together are the whole text, token for token
+       (test_targets_and_inputs_rebuild_the_text_exactly).
     2. Every epoch cuts other spans, as a pure function of seed, step and row (test_a_resumed_run_reads_the_same_noise).
     3. The end token is taught, and closes the last span (test_the_decoder_is_taught_every_target_and_the_end).
     4. A text that needs more sentinels than the tokenizer has gets fewer and longer spans, as much noise
        (test_a_long_text_gets_longer_spans_not_less_noise).
-DEVIATION: T5's mask begins with a kept token and ends with a cut one. On text chopped anywhere that means nothing; on whole documents it
-    would cut out every last word, so here all places for the spans are equally likely (test_every_placing_of_the_spans_is_equally_likely).
+DEVIATION: T5's mask begins with a kept token and ends with a cut one. On text chopped anywhere that means nothing; on
+whole documents it
+    would cut out every last word, so here all places for the spans are equally likely
+    (test_every_placing_of_the_spans_is_equally_likely).
 DEVIATION: inputs begin with the begin token, as whatever a model of this project reads; T5's end with the end token.
 
 Try it:  python -m minialign pretrain --text FILE.txt --objective span-corruption
@@ -53,9 +57,11 @@ class SpanCorruptionConfig:
 
 
 def noise_budget(length: int, config: SpanCorruptionConfig) -> tuple[int, int]:
-    """(tokens, spans) that are cut out of a text of `length` tokens: Raffel et al. 2020, released code (random_spans_noise_mask).
+    """(tokens, spans) that are cut out of a text of `length` tokens: Raffel et al. 2020, released code
+    (random_spans_noise_mask).
 
-    At least one token, never all; a text of one token stays whole. No more spans than there are sentinels, or gaps between kept tokens.
+    At least one token, never all; a text of one token stays whole. No more spans than there are sentinels, or gaps
+    between kept tokens.
     """
     if length < 2:
         return 0, 0
@@ -76,7 +82,8 @@ def noise_spans(length: int, config: SpanCorruptionConfig, chance: random.Random
     if spans == 0:
         return []
     noise = cut(tokens, spans, chance)
-    kept = cut(length - tokens + 2, spans + 1, chance)  # two more than there are: before the first span and after the last may be none
+    # two more than there are: before the first span and after the last may be none
+    kept = cut(length - tokens + 2, spans + 1, chance)
     found, place = [], -1
     for before, inside in zip(kept, noise):
         found.append((place + before, place + before + inside))
@@ -95,7 +102,8 @@ def corrupt(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> tuple[list[
 
 
 def rebuild(inputs: Sequence[int], targets: Sequence[int]) -> list[int]:
-    """The text that `corrupt` made these of; of a model's own targets, whatever they make of it (a gap it left out stays empty)."""
+    """The text that `corrupt` made these of; of a model's own targets, whatever they make of it (a gap it left out
+    stays empty)."""
     gaps: dict[int, list[int]] = {}
     inside: list[int] = []
     for token in targets:
@@ -107,15 +115,18 @@ def rebuild(inputs: Sequence[int], targets: Sequence[int]) -> list[int]:
 
 
 def show_corruption(tokenizer: Tokenizer, inputs: Sequence[int], targets: Sequence[int]) -> str:
-    """Two lines for a terminal: what the encoder reads and what the decoder shall write; text in green, special tokens in grey."""
+    """Two lines for a terminal: what the encoder reads and what the decoder shall write; text in green, special tokens
+    in grey."""
     colours = [[(GREY if i < len(SPECIAL) else GREEN) + tokenizer.name(i) for i in ids] for ids in (inputs, targets)]
     return "\n".join(f"{name:9}{''.join(names)}{PLAIN}" for name, names in zip(("inputs", "targets"), colours))
 
 
 def text_to_text_loss(model: LanguageModel, batch: TextToTextBatch) -> Tensor:
-    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere else."""
+    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere
+    else."""
     taught = batch.labels != IGNORE  # (B, T)
-    hidden = model.body(batch.tokens, batch.inputs, batch.input_mask)  # (B, T, D)   the decoder's pads stand on the right: nobody looks there
+    # (B, T, D)   the decoder's pads stand on the right: nobody looks there
+    hidden = model.body(batch.tokens, batch.inputs, batch.input_mask)
     return label_loss(model.logits(hidden[taught]), batch.labels[taught])
 
 
@@ -123,14 +134,16 @@ class TextToTextRows:
     """(inputs, targets) pairs as training data for an encoder-decoder; pairs of similar input length stand together.
 
     Args:
-        pairs: ids of the inputs, begin token included, and of the targets, without begin and end token, of each example.
+        pairs: ids of the inputs, begin token included, and of the targets, without begin and end token, of each
+            example.
         batch: pairs a step; seed: of their order.
         special: what begins and ends a target; real weights have ids of their own.
     """
 
     special = SpecialIds()
 
-    def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int, seed: int, special: SpecialIds = special):
+    def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int, seed: int,
+                 special: SpecialIds = special):
         self.pairs, self.special, self.order = pairs, special, Order([len(inputs) for inputs, _ in pairs], batch, seed)
 
     def microbatches(self, step: int, parts: int) -> list[TextToTextBatch]:
@@ -141,7 +154,8 @@ class TextToTextRows:
     def batch(self, names: list[int], step: int = 0) -> TextToTextBatch:
         """The named pairs as one batch, as a step shows them."""
         pairs = [self.pair(name, step) for name in names]
-        return text_to_text_batch([inputs for inputs, _ in pairs], [targets for _, targets in pairs], names, self.special)
+        return text_to_text_batch([inputs for inputs, _ in pairs], [targets for _, targets in pairs], names,
+                                  self.special)
 
     def pair(self, name: int, step: int) -> tuple[Sequence[int], Sequence[int]]:
         """One pair: the same at every step."""
@@ -149,7 +163,8 @@ class TextToTextRows:
 
 
 class SpanCorruptedText(TextToTextRows):
-    """Rows of text as training data, corrupted anew in every epoch, and for the same seed, step and row always in the same way.
+    """Rows of text as training data, corrupted anew in every epoch, and for the same seed, step and row always in the
+    same way.
 
     Args:
         rows: ids of each text, without begin and end token, at most `longest_text` of them.
@@ -157,7 +172,8 @@ class SpanCorruptedText(TextToTextRows):
         config: how much noise.
     """
 
-    def __init__(self, rows: Sequence[Sequence[int]], batch: int, seed: int, config: SpanCorruptionConfig | None = None):
+    def __init__(self, rows: Sequence[Sequence[int]], batch: int, seed: int,
+                 config: SpanCorruptionConfig | None = None):
         self.rows, self.seed, self.config = rows, seed, config or SpanCorruptionConfig()
         self.order = Order([len(row) for row in rows], batch, seed)
 
@@ -169,7 +185,8 @@ class SpanCorruptedText(TextToTextRows):
 
 
 def longest_text(context: int, config: SpanCorruptionConfig) -> int:
-    """Most tokens of a text whose inputs and targets both fit a context, begin token included: more than the context, since they share it."""
+    """Most tokens of a text whose inputs and targets both fit a context, begin token included: more than the context,
+    since they share it."""
     length = 0
     while True:
         tokens, spans = noise_budget(length + 1, config)
@@ -194,19 +211,23 @@ def pretrain_span_corruption(
     Args:
         model: trained in place, saved in the run folder.
         texts: documents to learn from; valid: documents for the validation loss, always with the same gaps.
-        config: how; run: where; packed: see `text_rows`; noise: how much; places: where texts and valid come from, for errors.
+        config: how; run: where; packed: see `text_rows`; noise: how much; places: where texts and valid come from, for
+            errors.
     Returns:
         {"validation": nats per target token, "perplexity": its exponential, "steps": how many}.
     """
     noise = noise or SpanCorruptionConfig()
     length = longest_text(model.config.context, noise)
-    learned, checked = (text_rows(tokenizer.encode_many(part), length, packed, place) for part, place in zip((texts, valid), places))
+    learned, checked = (text_rows(tokenizer.encode_many(part), length, packed, place) for part,
+                        place in zip((texts, valid), places))
     data = SpanCorruptedText(learned, min(config.batch, len(learned)), config.seed, noise)
-    return train_text_to_text(model, data, SpanCorruptedText(checked, min(config.batch, len(checked)), 0, noise), config, run, "span corruption")
+    return train_text_to_text(model, data, SpanCorruptedText(checked, min(config.batch, len(checked)), 0, noise),
+                              config, run, "span corruption")
 
 
 def train_text_to_text(
-    model: LanguageModel, data: TextToTextRows, valid: TextToTextRows, config: TrainingConfig, run: RunFolder, label: str
+    model: LanguageModel, data: TextToTextRows, valid: TextToTextRows, config: TrainingConfig, run: RunFolder,
+    label: str
 ) -> dict[str, float]:
     """Train an encoder-decoder on pairs of texts; see `train_and_validate`."""
     return train_and_validate(model, data, valid, text_to_text_loss, config, run, label)

@@ -5,12 +5,14 @@ r"""Calibration: which range of its input a layer will meet, learned from a few 
     percentile         cuts off a share of the values at either end          Wu et al. 2020, §3.2
     mse                the range [αl, αh] whose mean squared rounding-and-clipping error is least, α from 0.05 to 1
 
-The calibration set is unlabelled text like that which the model will read, and not the text of the final measurement: a scale that was chosen on that
-has seen the answer (the command refuses it). Details that matter:
-    1. Percentile and mse look at a histogram that doubles its reach when a larger value comes, so memory is constant and no value is lost
-       (test_the_histogram_keeps_every_value_when_it_grows).
-    2. Only `calibrate` shows an observer anything; afterwards it is gone from the model (test_no_observer_is_left_in_the_model).
-    3. With fewer values than a percentile can cut, it is min-max: the range is never narrower than the histogram's bins can tell.
+The calibration set is unlabelled text like that which the model will read, and not the text of the final measurement: a
+scale that was chosen on that has seen the answer (the command refuses it). Details that matter:
+    1. Percentile and mse look at a histogram that doubles its reach when a larger value comes, so memory is constant
+       and no value is lost (test_the_histogram_keeps_every_value_when_it_grows).
+    2. Only `calibrate` shows an observer anything; afterwards it is gone from the model
+       (test_no_observer_is_left_in_the_model).
+    3. With fewer values than a percentile can cut, it is min-max: the range is never narrower than the histogram's bins
+       can tell.
 
 Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme static --calibration FILE
 """
@@ -38,12 +40,14 @@ class MinMax:
     def see(self, x: Tensor) -> None:
         """Take in some values, any shape."""
         low, high = x.float().aminmax()
-        self.low, self.high = (low, high) if self.low is None else (torch.minimum(self.low, low), torch.maximum(self.high, high))
+        self.low, self.high = (low, high) if self.low is None else (torch.minimum(self.low, low),
+            torch.maximum(self.high, high))
 
     def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
         """(low, high), scalars. Raises UserError when nothing was seen."""
         if self.low is None:
-            raise UserError("nothing was calibrated: no values came by; give at least one batch that reaches every layer")
+            raise UserError("nothing was calibrated: no values came by; give at least one batch that reaches every "
+                            "layer")
         return self.low, self.high
 
 
@@ -63,11 +67,13 @@ class MovingAverage(MinMax):
     def see(self, x: Tensor) -> None:
         """Take in one batch's values."""
         low, high = x.float().aminmax()
-        self.low, self.high = (low, high) if self.low is None else (self.low.lerp(low, self.rate), self.high.lerp(high, self.rate))
+        self.low, self.high = (low, high) if self.low is None else (self.low.lerp(low, self.rate),
+            self.high.lerp(high, self.rate))
 
 
 class Histogram(MinMax):
-    """Counts in equal bins over [−reach, reach]; the reach doubles, and bins merge two by two, when a larger value comes."""
+    """Counts in equal bins over [−reach, reach]; the reach doubles, and bins merge two by two, when a larger value
+    comes."""
 
     def __init__(self):
         super().__init__()
@@ -107,13 +113,15 @@ class Percentile(Histogram):
         self.share = share
 
     def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
-        """(low, high): bin edges outside of which lies at most (1 − share) / 2 of the values each, never beyond min and max."""
+        """(low, high): bin edges outside of which lies at most (1 − share) / 2 of the values each, never beyond min and
+        max."""
         low, high = super().range(config)
         cut = (1 - self.share) / 2 * self.counts.sum()
         below = int((self.counts.cumsum(0) <= cut).sum())  # bins that may go at the lower end
         above = int((self.counts.flip(0).cumsum(0) <= cut).sum())
         width = 2 * self.reach / BINS
-        return torch.maximum(low, torch.tensor(below * width - self.reach)), torch.minimum(high, torch.tensor(self.reach - above * width))
+        return torch.maximum(low, torch.tensor(below * width - self.reach)), torch.minimum(high,
+            torch.tensor(self.reach - above * width))
 
 
 class MeanSquaredError(Histogram):
@@ -157,12 +165,14 @@ class Observed(nn.Module):
         if x.numel():
             self.observer.see(x.detach())
             if not bool(torch.isfinite(torch.stack([self.observer.low, self.observer.high])).all()):
-                raise UserError(f"{self.name}: its input holds NaN or infinite values while it is calibrated; look for the layer before it that makes them")
+                raise UserError(f"{self.name}: its input holds NaN or infinite values while it is calibrated; look for "
+                                f"the layer before it that makes them")
         return self.linear(x)
 
 
 def feed(model: nn.Module, batches: Iterable[Any]) -> int:
-    """Run a model on batches without gradients: a tensor is its one argument, a tuple its arguments, a dictionary its keywords.
+    """Run a model on batches without gradients: a tensor is its one argument, a tuple its arguments, a dictionary its
+    keywords.
 
     Returns:
         How many batches there were.
@@ -180,5 +190,6 @@ def feed(model: nn.Module, batches: Iterable[Any]) -> int:
             else:
                 model(batch)
     if count == 0:
-        raise UserError("the calibration set is empty; give at least one batch of text like that which the model will read")
+        raise UserError("the calibration set is empty; give at least one batch of text like that which the model will "
+                        "read")
     return count

@@ -3,21 +3,28 @@ r"""Half precision: sixteen bits a number, half the bytes of float32, and no sca
     float16     1 sign, 5 exponent, 10 fraction bits     largest 65,504    smallest 6 · 10⁻⁸     relative step 2⁻¹¹
     bfloat16    1 sign, 8 exponent,  7 fraction bits     largest 3 · 10³⁸  smallest 9 · 10⁻⁴¹    relative step 2⁻⁸
 
-It is rounding to a smaller set of floats (65,536 of them), not a continuous range; nobody calls it quantization, because nothing is stored beside the
-numbers. float16 is finer, and overflows; bfloat16 has float32's range, and is coarse. Two ways:
+It is rounding to a smaller set of floats (65,536 of them), not a continuous range; nobody calls it quantization,
+because nothing is stored beside the numbers. float16 is finer, and overflows; bfloat16 has float32's range, and is
+coarse. Two ways:
 
     store    weights in 16 bits, read back to the type of x when used: half the bytes, same range as before, on any processor
-    compute  everything in 16 bits, norms in float32: faster only where the processor multiplies 16-bit numbers by itself
+    compute  everything in 16 bits, norms in float32: faster only where the processor multiplies 16-bit numbers by
+    itself
 
 Details that matter:
-    1. 70,000 becomes infinite in float16 and 70,144 in bfloat16; 10⁻⁸ becomes 0 in float16 (test_what_overflows_and_what_vanishes).
-    2. Norms and the softmax are computed in float32: a sum of squares of a few hundreds is beyond float16 (test_norms_are_computed_in_float32).
-    3. A weight that would overflow is an error that names it (test_a_weight_that_does_not_fit_is_an_error_that_names_it).
-    4. Which of a model's layers would overflow can be seen beforehand, on text, in float32 (test_the_overflow_report_names_the_layer).
-    5. bfloat16 products on a processor without instructions for them are many times slower, so mixed precision is on only where a quick
-       measurement says that it pays (test_mixed_precision_is_on_only_where_it_pays).
+    1. 70,000 becomes infinite in float16 and 70,144 in bfloat16; 10⁻⁸ becomes 0 in float16
+       (test_what_overflows_and_what_vanishes).
+    2. Norms and the softmax are computed in float32: a sum of squares of a few hundreds is beyond float16
+       (test_norms_are_computed_in_float32).
+    3. A weight that would overflow is an error that names it
+       (test_a_weight_that_does_not_fit_is_an_error_that_names_it).
+    4. Which of a model's layers would overflow can be seen beforehand, on text, in float32
+       (test_the_overflow_report_names_the_layer).
+    5. bfloat16 products on a processor without instructions for them are many times slower, so mixed precision is on
+       only where a quick measurement says that it pays (test_mixed_precision_is_on_only_where_it_pays).
 
-Source: Micikevicius et al. 2018, §3. Read next: saving.py. Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
+Source: Micikevicius et al. 2018, §3. Read next: saving.py.
+Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
 """
 
 from __future__ import annotations
@@ -42,11 +49,13 @@ HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """A parameter in 16 bits. Raises UserError, with its name, when a finite number in it is beyond the type's range, or one was not finite before."""
+    """A parameter in 16 bits. Raises UserError, with its name, when a finite number in it is beyond the type's range,
+    or one was not finite before."""
     half = tensor.detach().to(dtype)
     if not bool(torch.isfinite(half).all()):
         largest = float(tensor.detach().abs().max())
-        raise UserError(f"{name} holds {largest:.3g}; the largest number of {dtype} is {torch.finfo(dtype).max:.3g}: use bf16, or mend the checkpoint")
+        raise UserError(f"{name} holds {largest:.3g}; the largest number of {dtype} is {torch.finfo(dtype).max:.3g}: "
+                        f"use bf16, or mend the checkpoint")
     return half
 
 
@@ -69,7 +78,8 @@ class HalfLinear(nn.Module):
 
 
 class HalfEmbedding(nn.Module):
-    """A table stored in 16 bits that gives float32 vectors; `weight` is the whole table in float32, for heads that multiply by it.
+    """A table stored in 16 bits that gives float32 vectors; `weight` is the whole table in float32, for heads that
+    multiply by it.
 
     Args:
         stored: (V, D) 16-bit table.
@@ -104,7 +114,8 @@ def store_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             key = id(module.weight)
             if key not in stored:
                 stored[key] = rounded(module.weight, dtype, f"{name}.weight")
-            new[name] = HalfLinear(stored[key], module.bias) if type(module) is nn.Linear else HalfEmbedding(stored[key])
+            new[name] = HalfLinear(stored[key],
+                                   module.bias) if type(module) is nn.Linear else HalfEmbedding(stored[key])
     if not new:
         raise UserError("the model has neither linear layers nor embeddings; there is nothing to store in 16 bits")
     replace_modules(model, new)
@@ -128,7 +139,8 @@ class InFloat32(nn.Module):
 
 
 def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert all parameters to 16 bits, norms (classes whose name ends in Norm) excepted, so that everything else is computed in 16 bits too.
+    """Convert all parameters to 16 bits, norms (classes whose name ends in Norm) excepted, so that everything else is
+    computed in 16 bits too.
 
     Returns:
         The same model, changed.
@@ -187,8 +199,10 @@ def overflow_report(model: nn.Module, batches: Iterable[Any], dtype: torch.dtype
     Returns:
         One entry a layer, the largest output first.
     """
-    kinds = lambda m: isinstance(m, nn.Linear) or type(m).__name__.endswith("Norm")  # noqa: E731
-    watched = {name: Watched(module, Extremes(name), dtype) for name, module in model.named_modules() if kinds(module) and name}
+    def kinds(m):
+        return isinstance(m, nn.Linear) or type(m).__name__.endswith("Norm")
+    watched = {name: Watched(module, Extremes(name), dtype) for name, module in model.named_modules() if kinds(module)
+               and name}
     replace_modules(model, watched)
     try:
         with evaluating(model):
@@ -200,7 +214,8 @@ def overflow_report(model: nn.Module, batches: Iterable[Any], dtype: torch.dtype
 
 @lru_cache(maxsize=64)
 def bf16_speed(rows: int = 256, width: int = 512) -> float:
-    """How many times faster one bfloat16 product is than the same in float32, here and now; below 1 it is slower. Best of three each."""
+    """How many times faster one bfloat16 product is than the same in float32, here and now; below 1 it is slower. Best
+    of three each."""
     x, w = torch.ones(rows, width), torch.ones(width, width)
     times = []
     for a, b in ((x, w), (x.bfloat16(), w.bfloat16())):
@@ -215,5 +230,6 @@ def bf16_speed(rows: int = 256, width: int = 512) -> float:
 
 
 def mixed_precision(rows: int = 256, width: int = 512) -> AbstractContextManager:
-    """Autocast to bfloat16 where a product of this size is faster so, else nothing: weights, norms and losses stay in float32 either way."""
+    """Autocast to bfloat16 where a product of this size is faster so, else nothing: weights, norms and losses stay in
+    float32 either way."""
     return torch.autocast("cpu", torch.bfloat16, enabled=bf16_speed(rows, width) > 1.1)

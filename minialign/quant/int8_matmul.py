@@ -1,23 +1,29 @@
-r"""Matrix products of integers: int8 × int8, summed in int32, without rounding anywhere; real numbers come back at the very end.
+r"""Matrix products of integers: int8 × int8, summed in int32, without rounding anywhere; real numbers come back at the
+very end.
 
     X ≈ s_x (Q_x − z_x)  (T, K)      W ≈ s_w (Q_w − z_w)  (N, K)
-    X Wᵀ ≈ s_x s_wᵀ ⊙ [ Q_x Q_wᵀ − z_x 1 (Q_w 1)ᵀ − (Q_x 1) z_wᵀ + K z_x z_wᵀ ]                  Jacob et al. 2018, §2.3, Eq. 7
+    X Wᵀ ≈ s_x s_wᵀ ⊙ [ Q_x Q_wᵀ − z_x 1 (Q_w 1)ᵀ − (Q_x 1) z_wᵀ + K z_x z_wᵀ ]           Jacob et al. 2018, §2.3, Eq. 7
 
-With a scale for each row of X and each row of W (each *column* of the paper's W, which is our Wᵀ) the scales are an outer product: vector-wise
-quantization, Dettmers et al. 2022, §3.1, Eq. 3. With absmax all z are 0 and the last three terms are gone.
+With a scale for each row of X and each row of W (each *column* of the paper's W, which is our Wᵀ) the scales are an
+outer product: vector-wise quantization, Dettmers et al. 2022, §3.1, Eq. 3. With absmax all z are 0 and the last three
+terms are gone.
 
 Three ways to the same integers; which one runs changes no number, only the time:
     int_mm       torch._int_mm: the processor's own integer products. Fast where it has them (AVX-512 VNNI); elsewhere 40 to 90 times *slower*
                  than a product of floats.
     float        a product of floats of at most 1024 terms a block. No sum of so many int8 products exceeds 1024 · 128² = 2²⁴, up to which a float32
-                 holds every integer, so it is exact; blocks are added as int32. The fast way without integer instructions.
+                 holds every integer, so it is exact; blocks are added as int32. The fast way without integer
+                 instructions.
     reference    int64, slow: what the other two are tested against.
 
 Details that matter:
-    1. A sum in float32 over 4096 terms would lose its last bits: 4096 · 127² > 2²⁴ (test_a_long_sum_of_large_products_is_exact).
+    1. A sum in float32 over 4096 terms would lose its last bits: 4096 · 127² > 2²⁴
+       (test_a_long_sum_of_large_products_is_exact).
     2. Scales multiply the finished integers, one for each row of X and of W (test_scales_are_an_outer_product).
-    3. Shapes that a kernel does not take are filled up with zeros, which add nothing (test_shapes_that_the_kernel_does_not_take_are_padded).
-    4. `int_mm` is tried only where the processor has such instructions; there each shape is timed once, and the faster way is kept.
+    3. Shapes that a kernel does not take are filled up with zeros, which add nothing
+       (test_shapes_that_the_kernel_does_not_take_are_padded).
+    4. `int_mm` is tried only where the processor has such instructions; there each shape is timed once, and the faster
+       way is kept.
 
 Read next: linear.py (the layers). Try it:  python -m minialign quantize RUN --scheme vector-wise --bench
 """
@@ -65,7 +71,8 @@ def by_reference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def by_float_blocks(a: Tensor, b: Tensor) -> Tensor:
-    """(T, N) int32 as sums of float32 products of at most BLOCK terms, each exact; TILE outputs at a time, whose floats stay in the cache."""
+    """(T, N) int32 as sums of float32 products of at most BLOCK terms, each exact; TILE outputs at a time, whose floats
+    stay in the cache."""
     total = torch.zeros(len(a), len(b), dtype=torch.int32)
     for k in range(0, a.shape[1], BLOCK):
         left = a[:, k : k + BLOCK].float()
@@ -91,7 +98,8 @@ def has_integer_products(device: str = "cpu") -> bool:
 
 @lru_cache(maxsize=1024)
 def fastest_kernel(device: str, T: int, K: int, N: int) -> str:
-    """int_mm or float, whichever was faster for this shape in three tries each; never int_mm where the processor lacks the instructions."""
+    """int_mm or float, whichever was faster for this shape in three tries each; never int_mm where the processor lacks
+    the instructions."""
     if not has_integer_products(device):
         return "float"
     if device != "cpu":
@@ -110,7 +118,8 @@ def fastest_kernel(device: str, T: int, K: int, N: int) -> str:
 
 
 def integer_linear(
-    x: Tensor, x_scale: Tensor, x_zero: Tensor | None, w: Tensor, w_scale: Tensor, w_zero: Tensor | None, w_sum: Tensor | None = None
+    x: Tensor, x_scale: Tensor, x_zero: Tensor | None, w: Tensor, w_scale: Tensor, w_zero: Tensor | None,
+    w_sum: Tensor | None = None
 ) -> Tensor:
     r"""X Wᵀ from the integers of both, the zero-points' terms written out.
 

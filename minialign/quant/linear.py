@@ -4,15 +4,18 @@ r"""Linear layers whose weights are integers: three ways to treat what comes in.
     dynamic         y ≈ X̂ Ŵᵀ + b   in integers                 the scale of x is measured at run time, for each token or for the whole call
     static          y ≈ X̂ Ŵᵀ + b   in integers                 the scale of x was calibrated before and never changes
 
-"Dynamic" is about activations alone: weights have fixed scales in all three. Static saves the look at x and gives a token the same integers whatever
-stands beside it; dynamic fits each input and needs no calibration set. Details that matter:
-    1. The bias stays in floating point and is added once, at the very end (test_the_bias_is_added_once_and_never_quantized).
-    2. A static layer without a scale refuses to work, and nothing that it sees changes its scale (test_a_static_layer_before_calibration_says_so,
-       test_static_scales_do_not_move_when_the_model_is_used).
-    3. NaN or infinite activations are an error that names the layer; a cast to int8 would turn them into ordinary numbers
-       (test_activations_that_are_not_finite_are_an_error_that_names_the_layer).
-    4. `single_token`: up to four tokens at a time go through torch's kernel for int8 weights. It reads a quarter of the bytes, which is what one token
-       costs, and computes in bfloat16: the result is off by about 0.3 % (test_the_fast_way_for_single_tokens_is_close). Off unless asked for.
+"Dynamic" is about activations alone: weights have fixed scales in all three. Static saves the look at x and gives a
+token the same integers whatever stands beside it; dynamic fits each input and needs no calibration set. Details that
+matter:
+    1. The bias stays in floating point and is added once, at the very end
+       (test_the_bias_is_added_once_and_never_quantized).
+    2. A static layer without a scale refuses to work, and nothing that it sees changes its scale
+       (test_a_static_layer_before_calibration_says_so, test_static_scales_do_not_move_when_the_model_is_used).
+    3. NaN or infinite activations are an error that names the layer; a cast to int8 would turn them into ordinary
+       numbers (test_activations_that_are_not_finite_are_an_error_that_names_the_layer).
+    4. `single_token`: up to four tokens at a time go through torch's kernel for int8 weights. It reads a quarter of the
+       bytes, which is what one token costs, and computes in bfloat16: the result is off by about 0.3 %
+       (test_the_fast_way_for_single_tokens_is_close). Off unless asked for.
 
 Source: Jacob et al. 2018, §2; Dettmers et al. 2022, §2.1 and §3.1. Read next: llm_int8.py, ptq.py.
 """
@@ -58,7 +61,8 @@ class QuantizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"{self.in_features}, {self.out_features}, bits={self.weight_config.bits}, per={self.weight_config.per}, bias={self.bias is not None}"
+        return (f"{self.in_features}, {self.out_features}, bits={self.weight_config.bits}, "
+                f"per={self.weight_config.per}, bias={self.bias is not None}")
 
 
 class WeightOnlyLinear(QuantizedLinear):
@@ -66,13 +70,16 @@ class WeightOnlyLinear(QuantizedLinear):
 
     Args:
         weight, bias, name: as above.
-        single_token: let up to four tokens take torch's faster, less exact kernel (8 bits, absmax, one scale a row or tensor only).
+        single_token: let up to four tokens take torch's faster, less exact kernel (8 bits, absmax, one scale a row or
+            tensor only).
     """
 
-    def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer", single_token: bool = False):
+    def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer",
+                 single_token: bool = False):
         super().__init__(weight, bias, name)
         if single_token and (weight.config.mapping != "absmax" or weight.config.per not in ("tensor", "row")):
-            raise UserError("the fast way for single tokens needs absmax with one scale a row or tensor; change the scheme or turn it off")
+            raise UserError("the fast way for single tokens needs absmax with one scale a row or tensor; change the "
+                            "scheme or turn it off")
         self.single_token = single_token
 
     def settings(self) -> dict:
@@ -88,7 +95,8 @@ class WeightOnlyLinear(QuantizedLinear):
             y = y.view(*x.shape[:-1], self.out_features)
             return (y if self.bias is None else y.add_(self.bias)).to(x.dtype)
         if self.weight_config.mapping == "absmax" and self.weight_config.per != "group" and x.dtype == torch.float32:
-            tiles = [F.linear(x, self.weight[n : n + TILE].float()) for n in range(0, self.out_features, TILE)]  # floats that stay in the cache
+            # floats that stay in the cache
+            tiles = [F.linear(x, self.weight[n : n + TILE].float()) for n in range(0, self.out_features, TILE)]
             y = (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)) * self.weight_scale.T  # (..., N)
             return y if self.bias is None else y + self.bias
         weight = self.quantized_weight().dequantize().to(x.dtype)
@@ -105,11 +113,13 @@ class IntegerLinear(QuantizedLinear):
         UserError: weights in groups, whose scales cannot be taken out of an integer sum.
     """
 
-    def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer", activation: MappingConfig | None = None):
+    def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer",
+                 activation: MappingConfig | None = None):
         super().__init__(weight, bias, name)
         self.activation = activation or MappingConfig(per="row")
         if weight.config.per in ("group", "column") or self.activation.per in ("group", "column"):
-            raise UserError("an integer product takes one scale a row or tensor, not one a group or column: these would not leave the sum; use weights only")
+            raise UserError("an integer product takes one scale a row or tensor, not one a group or column: these "
+                            "would not leave the sum; use weights only")
         self.register_buffer("weight_sum", weight.values.sum(dim=1, dtype=torch.int32), persistent=False)
 
     def settings(self) -> dict:
@@ -136,7 +146,8 @@ class IntegerLinear(QuantizedLinear):
 
 def not_finite(name: str) -> UserError:
     """What to say of NaN or infinite activations."""
-    return UserError(f"{name}: its input holds NaN or infinite values, which no integer can stand for; look for the layer before it that makes them")
+    return UserError(f"{name}: its input holds NaN or infinite values, which no integer can stand for; look for the "
+                     f"layer before it that makes them")
 
 
 class DynamicLinear(IntegerLinear):
@@ -170,7 +181,8 @@ class StaticLinear(IntegerLinear):
     ):
         activation = activation or MappingConfig()
         if activation.per != "tensor":
-            raise UserError(f"a static scale is one for all tokens; per is {activation.per!r}, choose tensor, or dynamic scales")
+            raise UserError(f"a static scale is one for all tokens; per is {activation.per!r}, choose tensor, or "
+                            f"dynamic scales")
         super().__init__(weight, bias, name, activation)
         self.register_buffer("activation_scale", scale)
         self.register_buffer("activation_zero", zero_point)
@@ -178,7 +190,9 @@ class StaticLinear(IntegerLinear):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Integers of x on the calibrated grid; what lies outside takes its nearest end."""
         if self.activation_scale is None:
-            raise UserError(f"{self.name} has no scale for its input yet: calibrate first, quantize(model, scheme, batches)")
+            raise UserError(f"{self.name} has no scale for its input yet: calibrate first, quantize(model, scheme, "
+                            f"batches)")
         if not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
             raise not_finite(self.name)
-        return to_codes(x, self.activation_scale, self.activation_zero, self.activation), self.activation_scale, self.activation_zero
+        return to_codes(x, self.activation_scale, self.activation_zero,
+                        self.activation), self.activation_scale, self.activation_zero

@@ -1,21 +1,27 @@
 r"""LLM.int8(): integers for almost everything, 16 bits for the few features that are far too large for them.
 
     O = { k : maxₜ |X[t, k]| ≥ α },   α = 6.0
-    X Wᵀ ≈ X[:, O] W[:, O]ᵀ  +  s_x s_wᵀ ⊙ ( Q_x Q_wᵀ )      over the other columns          Dettmers et al. 2022, §3.2, Eq. 8
+    X Wᵀ ≈ X[:, O] W[:, O]ᵀ  +  s_x s_wᵀ ⊙ ( Q_x Q_wᵀ )      over the other columns    Dettmers et al. 2022, §3.2, Eq. 8
 
-Large models have a few feature dimensions (columns of X) whose values are twenty times the others', in all tokens. One of them in a row takes all the
-codes for itself: the scale that holds 60 rounds everything below 0.24 to 0. So these columns, and the same columns of W, go another way.
+Large models have a few feature dimensions (columns of X) whose values are twenty times the others', in all tokens. One
+of them in a row takes all the codes for itself: the scale that holds 60 rounds everything below 0.24 to 0. So these
+columns, and the same columns of W, go another way.
 Details that matter:
-    1. Columns are found in X alone, over all tokens of the call, at run time; one large value makes its column an outlier
-       (test_one_large_value_makes_its_whole_column_an_outlier). |x| = α counts (test_the_threshold_itself_counts).
-    2. They are taken out *before* the scales are measured, or they would still spoil them (test_scales_are_measured_after_the_outliers_are_taken_out).
+    1. Columns are found in X alone, over all tokens of the call, at run time; one large value makes its column an
+       outlier (test_one_large_value_makes_its_whole_column_an_outlier). |x| = α counts
+       (test_the_threshold_itself_counts).
+    2. They are taken out *before* the scales are measured, or they would still spoil them
+       (test_scales_are_measured_after_the_outliers_are_taken_out).
     3. A column that is taken out is 0 in Q_x, so that its integers of W add nothing (test_no_column_is_counted_twice).
-    4. α = 0 and α = ∞ switch it off: plain vector-wise int8 (test_a_threshold_of_0_or_infinity_is_plain_vector_wise_int8).
-    5. The 16-bit part uses the *original* weights, as the paper's does (test_the_outlier_part_uses_the_original_weights). They must be kept
-       for that: `outlier_weights` says for which columns. original: for all, 3 bytes a weight in memory; calibrated: for those that were outliers on a
-       calibration set, 1 byte a weight and a little; dequantized: for none, their integers read back, as the bitsandbytes library does, which is 16 bits in
-       name only. A column that was not kept is read back from its integers.
-    DEVIATION: X[:, O] keeps the precision of x instead of being rounded to float16, which CPUs multiply slowly and which overflows at 65,504.
+    4. α = 0 and α = ∞ switch it off: plain vector-wise int8
+       (test_a_threshold_of_0_or_infinity_is_plain_vector_wise_int8).
+    5. The 16-bit part uses the *original* weights, as the paper's does
+       (test_the_outlier_part_uses_the_original_weights). They must be kept for that: `outlier_weights` says for which
+       columns. original: for all, 3 bytes a weight in memory; calibrated: for those that were outliers on a calibration
+       set, 1 byte a weight and a little; dequantized: for none, their integers read back, as the bitsandbytes library
+       does, which is 16 bits in name only. A column that was not kept is read back from its integers.
+    DEVIATION: X[:, O] keeps the precision of x instead of being rounded to float16, which CPUs multiply slowly and
+    which overflows at 65,504.
 
 Read next: half.py. Try it:  python -m minialign quantize RUN --scheme llm-int8 --text FILE
 """
@@ -32,7 +38,8 @@ from minialign.quant.mappings import MappingConfig, Quantized
 
 
 def outlier_columns(x: Tensor, threshold: float) -> Tensor:
-    """(K,) true for the columns of (T, K) in which some |x| ≥ threshold; none when the threshold is 0, infinite, or there are no rows."""
+    """(K,) true for the columns of (T, K) in which some |x| ≥ threshold; none when the threshold is 0, infinite, or
+    there are no rows."""
     if not 0 < threshold < math.inf or len(x) == 0:
         return torch.zeros(x.shape[-1], dtype=torch.bool)
     return torch.maximum(x.amax(dim=0), -x.amin(dim=0)) >= threshold
@@ -63,7 +70,8 @@ class LLMInt8Linear(DynamicLinear):
         super().__init__(weight, bias, name, activation)
         self.threshold = threshold
         columns = torch.zeros(self.in_features, dtype=torch.bool) if columns is None else columns
-        place = torch.where(columns, columns.cumsum(0) - 1, -1)  # (K,) where a column's original weights stand; −1: nowhere
+        # (K,) where a column's original weights stand; −1: nowhere
+        place = torch.where(columns, columns.cumsum(0) - 1, -1)
         self.register_buffer("place", place.int())
         kept = torch.zeros(0, self.out_features) if original is None else original.detach().T[columns]
         self.register_buffer("original", kept.to(torch.float16).contiguous())  # (kept, N)
@@ -77,7 +85,8 @@ class LLMInt8Linear(DynamicLinear):
         place = self.place[columns].long()
         if bool((place >= 0).all()):
             return self.original[place].float()
-        weight = Quantized(self.weight[:, columns], self.weight_scale, self.weight_zero, self.weight_config).dequantize().T.contiguous()
+        weight = Quantized(self.weight[:, columns], self.weight_scale, self.weight_zero,
+                           self.weight_config).dequantize().T.contiguous()
         weight[place >= 0] = self.original[place[place >= 0]].float()
         return weight
 

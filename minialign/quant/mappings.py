@@ -4,19 +4,24 @@ r"""From real numbers to a few integers and back: absmax and zero-point.
     zero-point    q = clamp(round(x / s) + z, −2ᵇ⁻¹, Q)  s = (max⁺ − min⁻) / (2ᵇ − 1)             x̂ = s (q − z)
                   z = −2ᵇ⁻¹ − round(min⁻ / s),           max⁺ = max(max x, 0), min⁻ = min(min x, 0)
 
-Jacob et al. 2018, §2.1; Dettmers et al. 2022, §2.1. Absmax is symmetric and spends half of its codes on a side that a ReLU never uses; zero-point
-moves the grid so that both ends are used. Neither moves a value inside its range by more than **half a step, |x − x̂| ≤ s / 2**.
+Jacob et al. 2018, §2.1; Dettmers et al. 2022, §2.1. Absmax is symmetric and spends half of its codes on a side that a
+ReLU never uses; zero-point moves the grid so that both ends are used. Neither moves a value inside its range by more
+than **half a step, |x − x̂| ≤ s / 2**.
 
-One scale may serve a whole tensor, a row (of X: a token, of W: an output), a column, or a group of neighbours in a row: the fewer values share it,
-the smaller the step. Details that matter:
-    1. With 8 bits absmax uses −127…127; −128 would have no partner, so −max and max come back equally well (test_both_ends_of_a_symmetric_range_come_back).
-    2. A row of zeros has a tiny scale, not 0: nothing is divided by 0 (test_a_row_of_zeros_stays_zeros_and_its_scale_is_finite).
+One scale may serve a whole tensor, a row (of X: a token, of W: an output), a column, or a group of neighbours in a row:
+the fewer values share it, the smaller the step. Details that matter:
+    1. With 8 bits absmax uses −127…127; −128 would have no partner, so −max and max come back equally well
+       (test_both_ends_of_a_symmetric_range_come_back).
+    2. A row of zeros has a tiny scale, not 0: nothing is divided by 0
+       (test_a_row_of_zeros_stays_zeros_and_its_scale_is_finite).
     3. Zero-point takes 0 into the range, so 0 is one of the codes, exactly: for one-sided and for constant tensors, too
        (test_zero_is_exact_and_no_value_moves_more_than_half_a_step).
     4. torch.round takes halves to the even neighbour (test_halves_are_rounded_to_the_even_neighbour).
-    5. The last group of a row may be shorter: it is filled up with zeros, which lie in every range (test_a_group_may_be_wider_than_what_is_left).
+    5. The last group of a row may be shorter: it is filled up with zeros, which lie in every range
+       (test_a_group_may_be_wider_than_what_is_left).
 
-Read next: int8_matmul.py (computing with the integers), show_mapping in lab/quantization_diagrams.py (the two pictures of the notes).
+Read next: int8_matmul.py (computing with the integers), show_mapping in lab/quantization_diagrams.py (the two pictures
+of the notes).
 Try it:  python -m minialign quantize RUN --scheme absmax
 """
 
@@ -108,9 +113,12 @@ def scales_of_range(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[T
     Raises:
         UserError: the range is not finite, because some value was not.
     """
-    scale, zero_point = (absmax_scale(low, high, config), None) if config.mapping == "absmax" else zero_point_scale(low, high, config)
-    if scale.numel() and not math.isfinite(float(scale.max())):  # NaN and infinity pass through all of it, and the greatest of them shows it
-        raise UserError("there are values that are not finite (NaN or infinite); no scale can hold them: look for the layer that made them")
+    scale, zero_point = (absmax_scale(low, high, config), None) if config.mapping == "absmax" else zero_point_scale(low,
+        high, config)
+    # NaN and infinity pass through all of it, and the greatest of them shows it
+    if scale.numel() and not math.isfinite(float(scale.max())):
+        raise UserError("there are values that are not finite (NaN or infinite); no scale can hold them: look for the "
+                        "layer that made them")
     return scale, zero_point
 
 
@@ -124,7 +132,8 @@ def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
     """Map a tensor with scales of its own.
 
     Args:
-        x: (..., K) any float type, at least one value. A row is what the last dimension runs along, a column what it counts.
+        x: (..., K) any float type, at least one value. A row is what the last dimension runs along, a column what it
+            counts.
         config: the mapping and what shares a scale.
     Returns:
         Its integers, of x's shape.
@@ -140,7 +149,8 @@ def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
 
 
 def ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
-    """Least and greatest value of what shares a scale, kept broadcastable: of all, of each row (..., 1), or of each column (1, ..., K)."""
+    """Least and greatest value of what shares a scale, kept broadcastable: of all, of each row (..., 1), or of each
+    column (1, ..., K)."""
     dims = {"tensor": tuple(range(x.dim())), "row": (-1,), "column": tuple(range(x.dim() - 1))}[per]
     return x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
 
@@ -157,9 +167,12 @@ def round_trip_error(x: Tensor, config: MappingConfig) -> float:
 
 
 def show_codes(x: Tensor, config: MappingConfig, most: int = 12) -> str:
-    """A small table for a terminal: values, their codes and what comes back, with scale and zero-point; of the first `most` values."""
+    """A small table for a terminal: values, their codes and what comes back, with scale and zero-point; of the first
+    `most` values."""
     mapped = quantize_tensor(x.flatten()[None], replace(config, per="tensor"))
     zero = 0 if mapped.zero_point is None else int(mapped.zero_point)
-    lines = [f"{config.mapping}, {config.bits} bits: scale {float(mapped.scale):.6g}, zero-point {zero}, codes {config.codes[0]}…{config.codes[1]}"]
-    lines += [f"{float(v):>12.5f} -> {int(q):>4} -> {float(r):>12.5f}" for v, q, r in zip(x.flatten(), mapped.values[0], mapped.dequantize()[0])][:most]
+    lines = [f"{config.mapping}, {config.bits} bits: scale {float(mapped.scale):.6g}, zero-point {zero}, codes "
+             f"{config.codes[0]}…{config.codes[1]}"]
+    lines += [f"{float(v):>12.5f} -> {int(q):>4} -> {float(r):>12.5f}" for v, q,
+              r in zip(x.flatten(), mapped.values[0], mapped.dequantize()[0])][:most]
     return "\n".join(lines)

@@ -1,14 +1,16 @@
-r"""Outlier features: which features of a layer's input are far larger than the others, in how many tokens, at which place; and what they are worth.
+r"""Outlier features: which features of a layer's input are far larger than the others, in how many tokens, at which
+place; and what they are worth.
 
-    largest(k) = maxₜ |X[t, k]|            feature k is an outlier where it reaches α = 6.0          Dettmers et al. 2022, §4
+    largest(k) = maxₜ |X[t, k]|       feature k is an outlier where it reaches α = 6.0          Dettmers et al. 2022, §4
     worth(k)   = what the model loses when the layers read 0 in the place of feature k              the same, §4.1
 
-They found that from 6.7 billion parameters on the same few features are outliers in nearly all layers and tokens, and that zeroing these hurts far more
-than zeroing as many others. A small model can be asked the same questions. Details that matter:
-    1. A feature that is large in all tokens and one that is large at the first alone are two things: `tokens` and `place` tell them apart
-       (test_sizes_places_and_shares_equal_their_definitions).
-    2. Zeroing a feature is zeroing the columns of the weights that read it; afterwards they are what they were, to the bit
-       (test_silenced_features_are_read_as_zeros_and_come_back).
+They found that from 6.7 billion parameters on the same few features are outliers in nearly all layers and tokens, and
+that zeroing these hurts far more than zeroing as many others. A small model can be asked the same questions. Details
+that matter:
+    1. A feature that is large in all tokens and one that is large at the first alone are two things: `tokens` and
+       `place` tell them apart (test_sizes_places_and_shares_equal_their_definitions).
+    2. Zeroing a feature is zeroing the columns of the weights that read it; afterwards they are what they were, to the
+       bit (test_silenced_features_are_read_as_zeros_and_come_back).
 
 Read next: llm_int8.py (what is done about them). Try it:  notebooks/08_llm_int8.ipynb
 """
@@ -39,7 +41,8 @@ class FeatureSizes(MinMax):
     def __init__(self, threshold: float = 6.0):
         super().__init__()
         self.threshold, self.count = threshold, 0
-        self.largest = self.place = self.large = torch.zeros(0)  # (K,) max |x|; (K,) place in its row where it stood; (K,) how many tokens reach α
+        # (K,) max |x|; (K,) place in its row where it stood; (K,) how many tokens reach α
+        self.largest = self.place = self.large = torch.zeros(0)
 
     def see(self, x: Tensor) -> None:
         """Take in one batch's input, (..., T, K)."""
@@ -66,7 +69,8 @@ class FeatureSizes(MinMax):
         return self.large / max(1, self.count)
 
 
-def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[str] = ALL, threshold: float = 6.0) -> dict[str, FeatureSizes]:
+def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[str] = ALL,
+                  threshold: float = 6.0) -> dict[str, FeatureSizes]:
     """Look at what the linear layers of a model read.
 
     Args:
@@ -81,13 +85,15 @@ def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[st
 
 
 def share_of_columns(found: dict[str, FeatureSizes], threshold: float) -> float:
-    """Share of all columns of all layers that reach a threshold: what LLM.int8() would compute in 16 bits, were these tokens one call."""
+    """Share of all columns of all layers that reach a threshold: what LLM.int8() would compute in 16 bits, were these
+    tokens one call."""
     columns = torch.cat([sizes.largest for sizes in found.values()])
     return float((columns >= threshold).float().mean())
 
 
 def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
-    """The feature that is an outlier in most layers, and their names; of several the one that reaches further. All layers must be equally wide.
+    """The feature that is an outlier in most layers, and their names; of several the one that reaches further. All
+    layers must be equally wide.
 
     Raises:
         UserError: no feature is an outlier anywhere.
@@ -95,8 +101,10 @@ def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
     layers = Counter(feature for sizes in found.values() for feature in sizes.outliers)
     if not layers:
         largest = max(float(sizes.largest.max()) for sizes in found.values())
-        raise UserError(f"no feature reaches the threshold in any of these layers; the largest value is {largest:.3g}: lower the threshold")
-    chosen = max(layers, key=lambda feature: (layers[feature], max(float(sizes.largest[feature]) for sizes in found.values())))
+        raise UserError(f"no feature reaches the threshold in any of these layers; the largest value is {largest:.3g}: "
+                        f"lower the threshold")
+    chosen = max(layers, key=lambda feature: (layers[feature], max(float(sizes.largest[feature])
+        for sizes in found.values())))
     return chosen, [name for name, sizes in found.items() if chosen in sizes.outliers]
 
 

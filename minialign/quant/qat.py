@@ -1,21 +1,24 @@
 r"""Quantization-aware training: the forward pass sees rounded numbers, the backward pass moves the real ones.
 
-    forward     ŵ = s (clamp(round(w / s) + z, q⁻, q⁺) − z)                    "fake" quantization: floats that lie on the grid
-    backward    ∂ŵ/∂w = 1 where q⁻ ≤ round(w / s) + z ≤ q⁺, else 0              straight-through estimator, Bengio et al. 2013
+    forward     ŵ = s (clamp(round(w / s) + z, q⁻, q⁺) − z)             "fake" quantization: floats that lie on the grid
+    backward    ∂ŵ/∂w = 1 where q⁻ ≤ round(w / s) + z ≤ q⁺, else 0        straight-through estimator, Bengio et al. 2013
     learned step (LSQ)    ∂ŵ/∂s = round(w / s) − w / s inside, q⁻ or q⁺ outside, times g = 1 / √(n q⁺)          Esser et al. 2020, §2.1, Eq. 3
-                          s starts at 2 mean|w| / √q⁺                                                            Esser et al. 2020, §2.1
+                          s starts at 2 mean|w| / √q⁺                                            Esser et al. 2020, §2.1
 
-The *latent* weights w stay in full precision and are what the optimizer moves; the integers are derived from them anew in each forward pass. (Rounding
-itself has gradient 0 almost everywhere: nothing would ever be learned through it.) Prepare, train with any loop, convert:
+The *latent* weights w stay in full precision and are what the optimizer moves; the integers are derived from them anew
+in each forward pass. (Rounding itself has gradient 0 almost everywhere: nothing would ever be learned through it.)
+Prepare, train with any loop, convert:
 
     prepare(model, scheme, batches)  ->  train  ->  convert(model)
 
 Details that matter:
     1. The estimator stands around the rounding alone, so the clamp's gradient of 0 outside the range remains
        (test_the_gradient_is_1_inside_the_range_and_0_outside).
-    2. Scales that are measured carry no gradient; learned ones do, and are parameters (test_measured_scales_carry_no_gradient_and_learned_ones_do).
+    2. Scales that are measured carry no gradient; learned ones do, and are parameters
+       (test_measured_scales_carry_no_gradient_and_learned_ones_do).
     3. Steps are vectors, so that the optimizer's weight decay on matrices leaves them alone (test_no_decay_on_steps).
-    4. Converted layers are those of post-training quantization, and compute the same (test_a_converted_layer_gives_what_training_saw).
+    4. Converted layers are those of post-training quantization, and compute the same
+       (test_a_converted_layer_gives_what_training_saw).
     5. Static scales of activations are calibrated once, before training, or learned; a forward pass moves none of them
        (test_looking_at_validation_text_moves_no_scale).
     DEVIATION: LSQ's activations here are signed, with one step a layer; the paper's follow a ReLU and are unsigned.
@@ -51,7 +54,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: M
     """x̂ on the grid, with the gradients above.
 
     Args:
-        x: any shape; scale: broadcastable, above 0, may need a gradient; zero_point: the scale's shape, or None for absmax.
+        x: any shape; scale: broadcastable, above 0, may need a gradient; zero_point: the scale's shape, or None for
+            absmax.
         config: which codes there are.
     """
     z = 0 if zero_point is None else zero_point
@@ -61,7 +65,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: M
 def measured(x: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
     """Scale and zero-point of x as they are now, without gradient."""
     x = x.detach()
-    return scales_of_range(*ranges(in_groups(x, config.group) if config.per == "group" else x, "row" if config.per == "group" else config.per), config)
+    return scales_of_range(*ranges(in_groups(x, config.group) if config.per == "group" else x,
+                                   "row" if config.per == "group" else config.per), config)
 
 
 def fake_quantize_measured(x: Tensor, config: MappingConfig) -> Tensor:
@@ -95,21 +100,26 @@ class FakeQuantizedLinear(nn.Module):
         learned_step: learn the scales of the weights, and of the input in static schemes (absmax, no groups).
     """
 
-    def __init__(self, linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer", observer: MinMax | None = None, learned_step: bool = False):
+    def __init__(self, linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer",
+                 observer: MinMax | None = None, learned_step: bool = False):
         super().__init__()
         if scheme.method == "llm-int8":
             raise UserError("llm-int8 is for trained models; train with the method weights, dynamic or static")
         if learned_step and (scheme.per == "group" or "zero-point" in (scheme.mapping, scheme.activation_mapping)):
-            raise UserError("learned steps need absmax, and one scale a row or tensor; change the scheme or turn them off")
+            raise UserError("learned steps need absmax, and one scale a row or tensor; change the scheme or turn them "
+                            "off")
         self.linear, self.scheme, self.name = linear, scheme, name
         scale, zero_point = None, None
         if scheme.method == "static":
             if observer is None:
                 raise UserError(f"{name} has no scale for its input yet: give `prepare` a calibration set")
-            scale, zero_point = scales_of_range(*(v.view(1, 1) for v in observer.range(scheme.activation_config)), scheme.activation_config)
+            scale, zero_point = scales_of_range(*(v.view(1, 1) for v in observer.range(scheme.activation_config)),
+                                                scheme.activation_config)
         learns_input = learned_step and scale is not None
-        self.weight_step = nn.Parameter(initial_step(linear.weight, scheme.weight_config).flatten()) if learned_step else None  # (N,) or (1,)
-        self.input_step = nn.Parameter(scale.flatten()) if learns_input else None  # (1,)   DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q
+        self.weight_step = nn.Parameter(initial_step(linear.weight,
+            scheme.weight_config).flatten()) if learned_step else None  # (N,) or (1,)
+        # (1,)   DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q
+        self.input_step = nn.Parameter(scale.flatten()) if learns_input else None
         self.register_buffer("activation_scale", None if learns_input else scale)
         self.register_buffer("activation_zero", zero_point)
 
@@ -143,7 +153,8 @@ class FakeQuantizedLinear(nn.Module):
         scheme, bias = self.scheme, self.linear.bias
         weight = self.linear.weight.detach().float()
         config = scheme.weight_config
-        scale, zero_point = measured(weight, config) if self.weight_step is None else (self.weight_step.detach()[:, None].abs().clamp(min=TINY), None)
+        scale, zero_point = measured(weight, config) if self.weight_step is None else (self.weight_step.detach()[:,
+            None].abs().clamp(min=TINY), None)
         grouped = in_groups(weight, config.group) if config.per == "group" else weight
         values = to_codes(grouped, scale, zero_point, config)
         values = values.flatten(-2)[:, : weight.shape[1]].contiguous() if config.per == "group" else values
@@ -152,7 +163,8 @@ class FakeQuantizedLinear(nn.Module):
             return WeightOnlyLinear(mapped, bias, self.name, scheme.single_token)
         if scheme.method == "dynamic":
             return DynamicLinear(mapped, bias, self.name, scheme.activation_config)
-        input_scale = self.activation_scale if self.input_step is None else self.input_step.detach()[:, None].abs().clamp(min=TINY)
+        input_scale = self.activation_scale if self.input_step is None else self.input_step.detach()[:,
+            None].abs().clamp(min=TINY)
         return StaticLinear(mapped, bias, self.name, scheme.activation_config, input_scale, self.activation_zero)
 
 
@@ -177,14 +189,17 @@ def prepare(
     """
     layers = select(model, include, keep).layers
     if scheme.method == "static" and batches is None:
-        raise UserError("the method static needs a calibration set; give batches of text like that which the model will read")
+        raise UserError("the method static needs a calibration set; give batches of text like that which the model "
+                        "will read")
     observers = observe(model, layers, list(batches), scheme) if scheme.method == "static" else {}
-    replace_modules(model, {name: FakeQuantizedLinear(linear, scheme, name, observers.get(name), learned_step) for name, linear in layers.items()})
+    replace_modules(model, {name: FakeQuantizedLinear(linear, scheme, name, observers.get(name), learned_step) for name,
+                            linear in layers.items()})
     return model
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """Replace every fake-quantized layer of a trained model by integers; the same model, in evaluation mode. Raises UserError when there are none."""
+    """Replace every fake-quantized layer of a trained model by integers; the same model, in evaluation mode. Raises
+    UserError when there are none."""
     fake = {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantizedLinear)}
     if not fake:
         raise UserError("the model has no fake-quantized layers; call `prepare` before it is trained")

@@ -1,13 +1,15 @@
 r"""Quantized models as files: integers packed to their bits, scales beside them, and how to build the layers again.
 
-    b-bit integers      q + 2ᵇ⁻¹ as b bits, one after the other           4 bits: two a byte; 3 bits: eight in three bytes
+    b-bit integers      q + 2ᵇ⁻¹ as b bits, one after the other         4 bits: two a byte; 3 bits: eight in three bytes
     everything else     as it is: scales, zero-points, kept columns, biases, embeddings, norms
 
 A file is safetensors, with a digest: one that was cut short or altered is an error, never a wrong model
-(test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those of the file on the disk (test_sizes_are_those_of_the_file). In memory a 4-bit
-integer takes a byte, as torch has nothing smaller to compute with.
+(test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those of the file on the disk
+(test_sizes_are_those_of_the_file). In memory a 4-bit integer takes a byte, as torch has nothing smaller to compute
+with.
 
-Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out SMALL, then  python -m minialign sample SMALL
+Read next: ptq.py.
+Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out SMALL, then  python -m minialign sample SMALL
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def quantized_file(model: nn.Module, **about: Any) -> bytes:
     """A quantized model as the bytes of a safetensors file; `about` are facts that go with it."""
-    tensors = {name: t for name, t in tensors_of(model).items() if not name.endswith("weight_sum")}  # sums are made again
+    tensors = {name: t for name,
+               t in tensors_of(model).items() if not name.endswith("weight_sum")}  # sums are made again
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear) and module.weight_config.bits < 8:
             tensors[f"{name}.weight"] = pack_bits(module.weight, module.weight_config.bits)
@@ -103,28 +106,34 @@ def load_quantized(model: nn.Module, path: Path) -> nn.Module:
         raise UserError("holds no quantized model; make one with `minialign quantize RUN --out FILE`", path)
     present, new, shared = dict(model.named_modules()), {}, {}
     for name, settings in about["layers"].items():
-        empty = isinstance(settings, dict) and settings.get("kind") == "TableHead" and getattr(model, name, model) is None
+        empty = isinstance(settings, dict) and settings.get("kind") == "TableHead" and getattr(model, name,
+            model) is None
         if not empty and not isinstance(present.get(name), nn.Linear | nn.Embedding):
             raise UserError(f"holds another model: it has a layer {name!r}, which the model does not", path)
         part = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
         try:
             if settings["kind"] in HALF_KINDS:
                 stored = shared.setdefault(id(present[name].weight), part.get("stored"))
-                new[name] = HalfLinear(stored, part.get("bias")) if settings["kind"] == "HalfLinear" else HalfEmbedding(stored)
+                new[name] = HalfLinear(stored,
+                                       part.get("bias")) if settings["kind"] == "HalfLinear" else HalfEmbedding(stored)
             elif settings["kind"] == "TableHead":
                 new[name] = TableHead(new[settings["table"]], part.get("bias"))
             elif settings["kind"] == "QuantizedTable":
                 inner = {key.removeprefix("scores."): t for key, t in part.items()}
-                new[name] = QuantizedTable(build_layer({**settings, "kind": "WeightOnlyLinear"}, inner, tuple(present[name].weight.shape), name))
+                new[name] = QuantizedTable(build_layer({**settings, "kind": "WeightOnlyLinear"}, inner,
+                                                       tuple(present[name].weight.shape), name))
             else:
                 new[name] = build_layer(settings, part, tuple(present[name].weight.shape), name)
         except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-            raise UserError(f"{name} cannot be read ({str(error)[:80]}); restore the file from a copy, or quantize again", path) from None
-    outside = lambda name: not any(name.startswith(f"{layer}.") for layer in new)  # noqa: E731
+            raise UserError(f"{name} cannot be read ({str(error)[:80]}); restore the file from a copy, or quantize "
+                            f"again", path) from None
+    def outside(name):
+        return not any(name.startswith(f"{layer}.") for layer in new)
     own, rest = ({name: t for name, t in source.items() if outside(name)} for source in (tensors_of(model), tensors))
     odd = sorted(set(own) ^ set(rest)) or [name for name, t in own.items() if t.shape != rest[name].shape]
     if odd:
-        raise UserError(f"holds another model: {odd[0]!r} ({len(odd)} such names) is only in one of the two, or has another shape", path)
+        raise UserError(f"holds another model: {odd[0]!r} ({len(odd)} such names) is only in one of the two, or has "
+                        f"another shape", path)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(rest[name])
@@ -141,12 +150,14 @@ def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     config = read_json(Path(folder) / CONFIG)
     tokenizer = load_tokenizer(Path(folder) / TOKENIZER)
     if tokenizer.fingerprint() != config.get("tokenizer"):
-        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy, or quantize again", folder)
+        raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy, or "
+                        "quantize again", folder)
     model = LanguageModel(from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG))
     return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
 
 
-def build_layer(settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[int, ...], name: str) -> QuantizedLinear:
+def build_layer(settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[int, ...],
+                name: str) -> QuantizedLinear:
     """One layer from what the file says and holds of it."""
     config = from_dict(MappingConfig, settings["weight"])
     values = part["weight"] if config.bits == 8 else unpack_bits(part["weight"], config.bits, shape)
@@ -159,7 +170,8 @@ def build_layer(settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[
     if kind is DynamicLinear:
         return DynamicLinear(weight, part.get("bias"), name, activation)
     if kind is StaticLinear:
-        return StaticLinear(weight, part.get("bias"), name, activation, part["activation_scale"], part.get("activation_zero"))
+        return StaticLinear(weight, part.get("bias"), name, activation, part["activation_scale"],
+                            part.get("activation_zero"))
     layer = LLMInt8Linear(weight, part.get("bias"), name, activation, settings["threshold"])
     layer.place, layer.original = part["place"], part["original"]
     return layer

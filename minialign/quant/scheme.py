@@ -1,12 +1,13 @@
 r"""Schemes: what is done to a model's linear layers, as one small configuration; the common ones have names.
 
     weights              int8 weights, floating-point products              4-bit-weights        the same with 4 bits in groups of 32
-    absmax               int8 × int8, one absmax scale a matrix             zero-point           the same with zero-points
-    row-wise             a scale for each row of X, one for W               vector-wise          a scale for each row of X and of W
+    absmax             int8 × int8, one absmax scale a matrix             zero-point           the same with zero-points
+    row-wise             a scale for each row of X, one for W    vector-wise          a scale for each row of X and of W
     llm-int8             vector-wise, outlier columns in 16 bits            llm-int8-compact     only calibrated outlier columns keep their weights
-    static               calibrated absmax scale of X                       static-zero-point    calibrated zero-point scale of X
+    static               calibrated absmax scale of X              static-zero-point    calibrated zero-point scale of X
 
-absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can tell them apart. Read next: ptq.py.
+absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
+tell them apart. Read next: ptq.py.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class SchemeConfig:
     activation_per: str = "row"  # what shares an activation's scale: tensor | row (a token); static ones are per tensor
     observer: str = "min-max"  # static: how the range is found: min-max | moving-average | percentile | mse
     threshold: float = 6.0  # llm-int8: columns with |x| at least this are outliers; 0 switches it off
-    outlier_weights: str = "original"  # llm-int8: whose 16-bit weights are kept: original (all) | calibrated | dequantized (none)
+    # llm-int8: whose 16-bit weights are kept: original (all) | calibrated | dequantized (none)
+    outlier_weights: str = "original"
     single_token: bool = False  # weights: up to four tokens take a faster kernel that computes in bfloat16
 
     def __post_init__(self):
-        choices = {"method": METHODS, "observer": tuple(OBSERVERS), "outlier_weights": ORIGINALS, "per": ("tensor", "row", "group")}
+        choices = {"method": METHODS, "observer": tuple(OBSERVERS), "outlier_weights": ORIGINALS,
+                   "per": ("tensor", "row", "group")}
         for name, allowed in {**choices, "activation_per": ("tensor", "row")}.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
@@ -49,7 +52,8 @@ class SchemeConfig:
         if self.method == "static" and self.activation_per != "tensor":
             raise UserError("a static scale is one for all tokens: activation_per must be tensor, or the method dynamic")
         if self.per == "group" and self.method != "weights":
-            raise UserError(f"groups of weights are for the method weights, not {self.method}: their scales would not leave the integer sum")
+            raise UserError(f"groups of weights are for the method weights, not {self.method}: their scales would not "
+                            f"leave the integer sum")
         if self.single_token and (self.method != "weights" or self.mapping != "absmax" or self.per == "group"):
             raise UserError("single_token is for the method weights, with absmax and one scale a row or tensor")
         _ = self.weight_config, self.activation_config  # their own checks
@@ -74,7 +78,8 @@ SCHEMES = {
     "weights": SchemeConfig("weights"),
     "4-bit-weights": SchemeConfig("weights", bits=4, per="group"),
     "absmax": SchemeConfig(per="tensor", activation_per="tensor"),
-    "zero-point": SchemeConfig(mapping="zero-point", per="tensor", activation_mapping="zero-point", activation_per="tensor"),
+    "zero-point": SchemeConfig(mapping="zero-point", per="tensor", activation_mapping="zero-point",
+                               activation_per="tensor"),
     "row-wise": SchemeConfig(per="tensor"),
     "vector-wise": SchemeConfig(),
     "llm-int8": SchemeConfig("llm-int8"),

@@ -1,11 +1,15 @@
-r"""Which linear layers are quantized, and which stay as they are: an explicit list of patterns, and a reason for each that stays.
+r"""Which linear layers are quantized, and which stay as they are: an explicit list of patterns, and a reason for each
+that stays.
 
-A pattern is a shell's (`*`, `?`, `[…]`) for the whole dotted name of a module: `*.attention.*`, `blocks.0.*`. Substrings would hit what they should not.
+A pattern is a shell's (`*`, `?`, `[…]`) for the whole dotted name of a module: `*.attention.*`, `blocks.0.*`.
+Substrings would hit what they should not.
 Details that matter:
     1. Embeddings, norms and the head stay in floating point: the first two are no nn.Linear, the head is in KEEP
        (test_embeddings_norms_and_the_head_stay_as_they_are).
-    2. A layer whose weight also serves elsewhere (a tied embedding) stays, whatever it is called (test_a_layer_with_a_shared_weight_stays).
-    3. A subclass of nn.Linear stays: its owner may use its weight directly, as torch's own multi-head attention does (test_subclasses_of_linear_stay).
+    2. A layer whose weight also serves elsewhere (a tied embedding) stays, whatever it is called
+       (test_a_layer_with_a_shared_weight_stays).
+    3. A subclass of nn.Linear stays: its owner may use its weight directly, as torch's own multi-head attention does
+       (test_subclasses_of_linear_stay).
     4. A pattern that fits nothing is an error, not a silent nothing (test_a_pattern_that_fits_nothing_is_an_error).
 """
 
@@ -20,7 +24,8 @@ from torch import nn
 from minialign.runs.errors import UserError
 
 ALL = ("*",)
-KEEP = ("head", "*.head", "lm_head", "*.lm_head", "classifier", "*.classifier", "*.classifier.*", "score", "*.score", "pooler", "*.pooler", "*.pooler.*")
+KEEP = ("head", "*.head", "lm_head", "*.lm_head", "classifier", "*.classifier", "*.classifier.*", "score", "*.score",
+        "pooler", "*.pooler", "*.pooler.*")
 
 
 @dataclass
@@ -66,12 +71,14 @@ def select(model: nn.Module, include: Sequence[str] = ALL, keep: Sequence[str] =
         else:
             found.layers[name] = layer
     if not found.layers:
-        raise UserError(f"no linear layer is left to quantize; of {shortened(list(found.kept))} the first is {next(iter(found.kept.values()))}")
+        raise UserError(f"no linear layer is left to quantize; of {shortened(list(found.kept))} the first is "
+                        f"{next(iter(found.kept.values()))}")
     return found
 
 
 def replace_modules(model: nn.Module, new: dict[str, nn.Module]) -> None:
-    """Put new modules in the place of those with these names, everywhere that the old ones are used; or in a place that is empty (None)."""
+    """Put new modules in the place of those with these names, everywhere that the old ones are used; or in a place that
+    is empty (None)."""
     for name, module in new.items():
         owner, _, place = name.rpartition(".")
         if getattr(model.get_submodule(owner), place, model) is None:
@@ -79,7 +86,8 @@ def replace_modules(model: nn.Module, new: dict[str, nn.Module]) -> None:
             continue
         old = model.get_submodule(name)
         for parent in list(model.modules()):
-            for child, there in list(parent._modules.items()) if parent is not module else []:  # named_children passes over a second seat
+            # named_children passes over a second seat
+            for child, there in list(parent._modules.items()) if parent is not module else []:
                 if there is old:
                     setattr(parent, child, module)
 

@@ -3,12 +3,14 @@ r"""Token tables in int8: the vectors of the vocabulary, and the head that share
     lookup   e_t = s_t q_t                       one scale a token
     head     logits = (h Qᵀ) ⊙ sᵀ                the same integers, read a second time
 
-By default embeddings and heads stay in floating point. In a small model they are most of it (SmolLM2-135M: a fifth of the parameters, and 113 MB of
-float32 are read for every token that it writes), so they can be included. The logits carry the rounding directly: measure KL before trusting it.
+By default embeddings and heads stay in floating point. In a small model they are most of it (SmolLM2-135M: a fifth of
+the parameters, and 113 MB of float32 are read for every token that it writes), so they can be included. The logits
+carry the rounding directly: measure KL before trusting it.
 Details that matter:
     1. A head that shares its table still does (test_a_shared_table_is_stored_once_and_serves_both).
     2. Models that multiply by `embedding.weight` themselves find a float32 one there, made when it is asked for
-       (test_a_model_that_multiplies_by_the_table_finds_it). Where a model has an empty place called `head`, the int8 head takes it, which is faster.
+       (test_a_model_that_multiplies_by_the_table_finds_it). Where a model has an empty place called `head`, the int8
+       head takes it, which is faster.
 
 Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
 """
@@ -86,6 +88,7 @@ def quantized_tables(model: nn.Module, single_token: bool = False) -> dict[str, 
         if type(module) is nn.Linear and id(module.weight) in tables:
             new[name] = TableHead(tables[id(module.weight)], module.bias)
     by_size = sorted(tables.values(), key=lambda table: -table.num_embeddings)
-    if by_size and getattr(model, "head", model) is None:  # an empty place for a head: it uses the largest table, that of the words
+    # an empty place for a head: it uses the largest table, that of the words
+    if by_size and getattr(model, "head", model) is None:
         new["head"] = TableHead(by_size[0])
     return new

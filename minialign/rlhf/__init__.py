@@ -1,4 +1,5 @@
-r"""Human feedback: people compare answers, a reward model learns what they like, a policy learns to please it at a price. In reading order:
+r"""Human feedback: people compare answers, a reward model learns what they like, a policy learns to please it at a
+price. In reading order:
 
     comparisons.py       pairs of answers and which one was preferred
     rouge.py             the metric that they should replace

@@ -1,4 +1,5 @@
-r"""Best of n: sample n answers, keep the one that the reward model likes best. No training; n times the work for each answer.
+r"""Best of n: sample n answers, keep the one that the reward model likes best. No training; n times the work for each
+answer.
 
     KL(best of n ‖ π_ref) = log n − (n − 1) / n      nats per answer; an upper bound when two answers can tie    Stiennon et al. 2020, App. G
 
@@ -74,10 +75,14 @@ def beside_best_of_n(
     sampling: SamplingConfig,
     seed: int,
 ) -> Beside:
-    """What the reward model says of a policy and of the best of n answers of its reference, with intervals over prompts (two at least).
+    """What the reward model says of a policy and of the best of n answers of its reference, with intervals over prompts
+    (two at least).
 
-    The same model scores both, so this says who found more of what it likes, and nothing about what that is worth (hacking.py).
+    The same model scores both, so this says who found more of what it likes, and nothing about what that is worth
+    (hacking.py).
     """
-    own = sample_and_score(policy, reward, tokenizer, prompts, 1, sampling, torch.Generator().manual_seed(seed))[1][:, 0]
-    best = sample_and_score(reference, reward, tokenizer, prompts, n, sampling, torch.Generator().manual_seed(seed + 1))[1].amax(dim=1)
+    own = sample_and_score(policy, reward, tokenizer, prompts, 1, sampling, torch.Generator().manual_seed(seed))[1][:,
+        0]
+    best = sample_and_score(reference, reward, tokenizer, prompts, n, sampling,
+                            torch.Generator().manual_seed(seed + 1))[1].amax(dim=1)
     return Beside(mean_interval(own.tolist()), mean_interval(best.tolist()), best_of_n_kl(n))

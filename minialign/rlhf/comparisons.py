@@ -1,16 +1,17 @@
 r"""Comparisons: two answers to one prompt, and which of them somebody preferred.
 
-One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annotator`, `chosen_policy`, `rejected_policy`, `confidence` (1 to 9
-here; other people's scales are kept as they are), `shown_first` ("chosen" | "rejected"), `time`, `task`. Other fields are kept. A text may be a
-string or a list of chat messages ({"role", "content"}); where `chosen` and `rejected` are whole conversations, what they begin with in common is
-the prompt. The labelling page writes the same lines, and besides them ties, skipped pairs, pairs that were asked again, and undo marks.
+One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annotator`, `chosen_policy`,
+`rejected_policy`, `confidence` (1 to 9 here; other people's scales are kept as they are), `shown_first` ("chosen" |
+"rejected"), `time`, `task`. Other fields are kept. A text may be a string or a list of chat messages ({"role",
+"content"}); where `chosen` and `rejected` are whole conversations, what they begin with in common is the prompt. The
+labelling page writes the same lines, and besides them ties, skipped pairs, pairs that were asked again, and undo marks.
 
 Details that matter:
-    1. Pairs mix several policies and the references, as in the summarisation data (Stiennon et al. 2020, §3.2): a reward model that
-       has only seen one policy's answers cannot judge another's.
+    1. Pairs mix several policies and the references, as in the summarisation data (Stiennon et al. 2020, §3.2): a
+       reward model that has only seen one policy's answers cannot judge another's.
     2. Splits are by prompt (test_no_prompt_stands_on_both_sides_of_a_split).
-    3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said, as are ties and what was taken back
-       (test_what_teaches_nothing_is_left_out_and_counted).
+    3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said, as are ties and what was
+       taken back (test_what_teaches_nothing_is_left_out_and_counted).
 
 Read next: lab/labelling/page.py (where people make them), ranked.py, reward_model.py.
 Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
@@ -50,13 +51,16 @@ class Candidate:
 
 def is_chat(value: Any) -> bool:
     """Whether it is a list of chat messages."""
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and isinstance(m.get("content"), str)
+                                                           for m in value)
 
 
 def text_of(value: Any, file: object = None, line: int | None = None) -> str:
-    """A string as it is; of one chat message its content; several as `role: content`, one a line, so that it stays known who speaks."""
+    """A string as it is; of one chat message its content; several as `role: content`, one a line, so that it stays
+    known who speaks."""
     if is_chat(value):
-        value = value[0]["content"] if len(value) == 1 else "\n".join(f"{message.get('role', 'somebody')}: {message['content']}" for message in value)
+        value = value[0]["content"] if len(value) == 1 else "\n".join(f"{message.get('role', 'somebody')}: "
+            f"{message['content']}" for message in value)
     if not isinstance(value, str):
         raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]!r}", file, line)
     if not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value):
@@ -65,8 +69,10 @@ def text_of(value: Any, file: object = None, line: int | None = None) -> str:
 
 
 def divide_conversations(record: dict) -> dict:
-    """A line whose `chosen` and `rejected` are whole conversations, as `prompt` (what they begin with in common) and two answers."""
-    if not (is_chat(record.get("chosen")) and is_chat(record.get("rejected"))) or (is_chat(record.get("prompt")) and record["prompt"]):
+    """A line whose `chosen` and `rejected` are whole conversations, as `prompt` (what they begin with in common) and
+    two answers."""
+    if not (is_chat(record.get("chosen")) and is_chat(record.get("rejected"))) or (is_chat(record.get("prompt"))
+            and record["prompt"]):
         return record
     both = list(zip(record["chosen"], record["rejected"]))
     common = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
@@ -109,7 +115,8 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
             continue
         record = divide_conversations(record)
         check_fields(record, ("prompt", "chosen", "rejected"), (str, list), path, line)
-        texts = {field: "" if record[field] == [] else text_of(record[field], path, line) for field in ("prompt", "chosen", "rejected")}
+        texts = {field: "" if record[field] == [] else text_of(record[field], path, line)
+                 for field in ("prompt", "chosen", "rejected")}
         check_facts(record, path)
         if texts["chosen"] == texts["rejected"]:
             left_out[EQUAL] += 1
@@ -120,13 +127,16 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
 
 def check_facts(record: dict, path: Path) -> None:
     """Raise UserError when something that is known about a comparison cannot be meant so; names the line."""
-    known = {name: (str,) for name in ("annotator", "chosen_policy", "rejected_policy", "time")} | {"confidence": (int, float)}
+    known = {name: (str,) for name in ("annotator", "chosen_policy", "rejected_policy", "time")} | {"confidence":
+        (int, float)}
     for name, kinds in known.items():
         value = record.get(name)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
-            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {'text' if kinds == (str,) else 'a number'}", path, record["line"])
+            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {'text' if kinds == (str,) else 'a number'}", path,
+                            record["line"])
     if record.get("shown_first") not in (None, "chosen", "rejected"):
-        raise UserError(f"'shown_first' is {str(record['shown_first'])[:40]!r}; it must be chosen or rejected", path, record["line"])
+        raise UserError(f"'shown_first' is {str(record['shown_first'])[:40]!r}; it must be chosen or rejected", path,
+                        record["line"])
 
 
 def say_left_out(left_out: Counter[str]) -> str:
@@ -148,7 +158,8 @@ def key_of(comparison: dict) -> str:
 
 
 def sample_pairs(
-    candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig, seed: int = 0, answers: int = 2
+    candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig,
+    seed: int = 0, answers: int = 2
 ) -> tuple[list[dict], int]:
     """For each prompt some answers of candidates drawn by chance, and all pairs of them, each in random order.
 
@@ -160,12 +171,14 @@ def sample_pairs(
         seed: of the draw of candidates, the order and the samples.
         answers: K to a prompt, which make C(K, 2) pairs.
     Returns:
-        {"prompt", "first", "second", "first_policy", "second_policy", "index"} for each pair, and how many were dropped as equal.
+        {"prompt", "first", "second", "first_policy", "second_policy", "index"} for each pair, and how many were dropped
+        as equal.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     pool = [i for i, candidate in enumerate(candidates) for _ in range(1 if candidate.model is None else answers)]
     if len(pool) < answers:
-        raise UserError(f"there are {len(pool)} sources for {answers} answers to a prompt; name another run, or give --references")
+        raise UserError(f"there are {len(pool)} sources for {answers} answers to a prompt; name another run, or give "
+                        f"--references")
     drawn = [rng.sample(pool, answers) for _ in prompts]  # for each prompt its candidates, in random order
     texts = [[""] * answers for _ in prompts]
     for number, candidate in enumerate(candidates):
@@ -194,7 +207,8 @@ def sample_pairs(
 
 
 def as_comparison(pair: dict, winner: str, **facts: Any) -> dict:
-    """A judged pair as a comparison. `winner` is "first" or "second"; facts are kept beside it (annotator, confidence, …)."""
+    """A judged pair as a comparison. `winner` is "first" or "second"; facts are kept beside it (annotator, confidence,
+    …)."""
     loser = {"first": "second", "second": "first"}[winner]
     return {
         "prompt": pair["prompt"],

@@ -2,9 +2,10 @@ r"""Several reward models as one: what they all like is liked; what they disagre
 
     r = mean of m models' scores − c · their deviation            Coste et al. 2024, §3.2; c = 0 is the plain mean
 
-A policy that climbs one model finds its errors; the errors of models that differ in seed or data are not all the same, so the mean hides some of
-them and the deviation shows others. Every member must be normalised on the same reference answers (reward_model.py, detail 6).
-DEVIATION: the paper subtracts the variance, here the deviation, so that c is a pure number and r keeps its unit.
+A policy that climbs one model finds its errors; the errors of models that differ in seed or data are not all the same,
+so the mean hides some of them and the deviation shows others. Every member must be normalised on the same reference
+answers (reward_model.py, detail 6). DEVIATION: the paper subtracts the variance, here the deviation, so that c is a
+pure number and r keeps its unit.
 
 Read next: ppo.py. Try it:  python -m minialign ppo --policy RUN --reward RUN --reward RUN --caution 0.5 --prompts FILE
 """
@@ -33,10 +34,12 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[ScalarModel], caution: float = 0.0):
         super().__init__()
         if not members or not 0 <= caution < 1e6:
-            raise UserError(f"{len(members)} reward models (at least 1) with a caution of {caution} (at least 0) make no ensemble")
+            raise UserError(f"{len(members)} reward models (at least 1) with a caution of {caution} (at least 0) make "
+                            f"no ensemble")
         contexts = {member.config.context for member in members}
         if len(contexts) > 1:
-            raise UserError(f"the reward models read contexts of {', '.join(map(str, sorted(contexts)))} tokens; use models of one context")
+            raise UserError(f"the reward models read contexts of {', '.join(map(str, sorted(contexts)))} tokens; use "
+                            f"models of one context")
         self.members, self.caution = nn.ModuleList(members), caution
         self.config = members[0].config
 

@@ -2,9 +2,10 @@ r"""Win rates that length cannot buy: what is left when both sides write as many
 
     P(win) = σ(a + b log(words / words of the rival))        reported is σ(a)         after Dubois et al. 2024, §3, without their model terms
 
-The interval is a bootstrap over prompts (Efron & Tibshirani 1993, §13.3): the prompts are drawn again with replacement, both coefficients are
-fitted again on each draw, and the middle 95 % of the σ(a) are the interval. A prompt is drawn with all that its judges said, since these are not
-independent. The fits of all draws are one Newton iteration on tensors (test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives).
+The interval is a bootstrap over prompts (Efron & Tibshirani 1993, §13.3): the prompts are drawn again with replacement,
+both coefficients are fitted again on each draw, and the middle 95 % of the σ(a) are the interval. A prompt is drawn
+with all that its judges said, since these are not independent. The fits of all draws are one Newton iteration on
+tensors (test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives).
 
 Read next: evaluation.py, whose `length_controlled_win_rate` is the same fit once, in plain Python.
 """
@@ -52,7 +53,8 @@ def rates_at_equal_length(outcomes: Tensor, log_ratios: Tensor, counts: Tensor, 
     return torch.sigmoid(a)
 
 
-def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rivals: Sequence[str], draws: int = 1000, seed: int = 0) -> WinRate:
+def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rivals: Sequence[str], draws: int = 1000,
+              seed: int = 0) -> WinRate:
     """How often the answers win, and what is left of it at equal length.
 
     Args:
@@ -63,10 +65,12 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
         UserError: fewer than two prompts, or lists of different lengths.
     """
     if not len(outcomes) == len(answers) == len(rivals):
-        raise UserError(f"{len(outcomes)} judgements of {len(answers)} answers and {len(rivals)} rivals: there must be equally many")
+        raise UserError(f"{len(outcomes)} judgements of {len(answers)} answers and {len(rivals)} rivals: there must be "
+                        f"equally many")
     won = win_rate(outcomes)
     shares = torch.tensor([sum(judges) / len(judges) for judges in outcomes], dtype=torch.float64)  # (P,)
-    words = torch.tensor([[max(1, len(text.split())) for text in side] for side in (answers, rivals)], dtype=torch.float64)  # (2, P)
+    words = torch.tensor([[max(1, len(text.split())) for text in side] for side in (answers, rivals)],
+                         dtype=torch.float64)  # (2, P)
     log_ratios = words[0].log() - words[1].log()
     mean = float(rates_at_equal_length(shares, log_ratios, torch.ones(1, len(shares), dtype=torch.float64)))
     found = rates_at_equal_length(shares, log_ratios, resampled(len(shares), draws, seed)).sort().values
@@ -77,4 +81,5 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
 def resampled(prompts: int, draws: int, seed: int) -> Tensor:
     """(draws, prompts): how often each prompt comes up when as many are drawn with replacement."""
     drawn = torch.randint(prompts, (draws, prompts), generator=torch.Generator().manual_seed(seed))
-    return torch.zeros(draws, prompts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(draws, prompts, dtype=torch.float64))
+    return torch.zeros(draws, prompts, dtype=torch.float64).scatter_add_(1, drawn,
+        torch.ones(draws, prompts, dtype=torch.float64))

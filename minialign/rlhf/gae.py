@@ -5,8 +5,10 @@ r"""Generalised advantage estimation: by how much was each token better than exp
 
 λ = 1 waits for the end (return minus value: unbiased, noisy); λ = 0 trusts the next value (TD error: calm, biased).
 For language models γ = 1 (a good ending is worth as much as a good beginning) and λ = 0.95. Details that matter:
-    1. After the last real token there is nothing: V = 0 there, whatever the network says about padding (test_gae_never_looks_past_the_end).
-    2. Returns are the *raw* advantages plus the values; whitening comes later, and only for the policy (test_returns_are_raw).
+    1. After the last real token there is nothing: V = 0 there, whatever the network says about padding
+       (test_gae_never_looks_past_the_end).
+    2. Returns are the *raw* advantages plus the values; whitening comes later, and only for the policy
+       (test_returns_are_raw).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor
 
 
-def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
+def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0,
+                           lam: float = 0.95) -> tuple[Tensor, Tensor]:
     """GAE over response tokens.
 
     Args:

@@ -2,17 +2,19 @@ r"""How far the policy has moved from the reference: the KL divergence, three es
 
     KL(π ‖ π_ref) = E_{y∼π} [ log π(y) − log π_ref(y) ]        in nats; never negative, 0 only when both are equal
 
-One sample's log-ratio is an estimate of it, not the divergence itself, and may well be negative: that is noise. A *mean* over many
-samples that stays negative is a bug. With ratio ρ = π_ref(y) / π(y) and y drawn from π (Schulman 2020, "Approximating KL divergence"):
+One sample's log-ratio is an estimate of it, not the divergence itself, and may well be negative: that is noise. A
+*mean* over many samples that stays negative is a bug. With ratio ρ = π_ref(y) / π(y) and y drawn from π (Schulman 2020,
+"Approximating KL divergence"):
 
     k1 = −log ρ                      unbiased, noisy, any sign                    what the reward is penalised with
     k2 = ½ (log ρ)²                  biased, never negative
     k3 = (ρ − 1) − log ρ             unbiased, never negative, less noisy         what is nice to watch
 
-The direction matters: samples come from π, the model that moves; the reference is the frozen SFT model, never the policy of the last
-rollout. Details that matter:
+The direction matters: samples come from π, the model that moves; the reference is the frozen SFT model, never the
+policy of the last rollout. Details that matter:
     1. E[k1] = E[k3] = KL, checked by enumerating a vocabulary (test_k1_and_k3_average_to_the_exact_kl).
-    2. The adaptive price compares the KL summed over a sequence with its target, error clipped to ±0.2 (test_adaptive_beta_follows_its_rule).
+    2. The adaptive price compares the KL summed over a sequence with its target, error clipped to ±0.2
+       (test_adaptive_beta_follows_its_rule).
 
 Read next: ppo.py (where the price is paid).
 """
@@ -43,7 +45,8 @@ def k3(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 
 def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """(...) Σ_v π(v) (log π(v) − log π_ref(v)) of two distributions in logits (..., V), nats: for vocabularies that can be summed over."""
+    """(...) Σ_v π(v) (log π(v) − log π_ref(v)) of two distributions in logits (..., V), nats: for vocabularies that can
+    be summed over."""
     policy, reference = policy_logits.log_softmax(dim=-1), reference_logits.log_softmax(dim=-1)
     return (policy.exp() * (policy - reference)).sum(dim=-1)
 
@@ -66,7 +69,8 @@ class KLPrice:
 
     def __post_init__(self):
         if self.beta < 0 or self.target < 0 or self.horizon < 1:
-            raise UserError(f"beta {self.beta} and target KL {self.target} must be at least 0, horizon {self.horizon} at least 1")
+            raise UserError(f"beta {self.beta} and target KL {self.target} must be at least 0, horizon {self.horizon} "
+                            f"at least 1")
 
     def update(self, sequence_kl: float, episodes: int) -> None:
         """Move beta after `episodes` sequences whose mean summed KL was `sequence_kl` nats."""

@@ -1,14 +1,19 @@
-r"""PPO-ptx: learn a little pretraining text in every step of PPO, so that what the model could do before is not forgotten.
+r"""PPO-ptx: learn a little pretraining text in every step of PPO, so that what the model could do before is not
+forgotten.
 
-    J(φ) = E[ r(x, y) − β log(π/π_ref) ] + γ E_{x ∼ pretraining} [ log π(x) ]                              Ouyang et al. 2022, §3.5, Eq. 2
+    J(φ) = E[ r(x, y) − β log(π/π_ref) ] + γ E_{x ∼ pretraining} [ log π(x) ]            Ouyang et al. 2022, §3.5, Eq. 2
 
-The *alignment tax* is what the text that nobody optimises for costs afterwards: nats per token more than before PPO (Askell et al. 2021, §1.1;
-Ouyang et al. 2022, §4.2: with γ the losses on public data sets shrink or go). The KL penalty alone does not prevent it: it is paid on answers to
-prompts only. Details that matter:
-    1. The gradients of both terms are added, then clipped and stepped as one (test_the_mix_adds_its_gradient_to_that_of_ppo).
-    2. Rows are drawn from the run's generator, so that a resumed run draws the same ones (test_a_resumed_run_with_a_mix_ends_with_the_same_bits).
-    3. The tax is measured on text that was not mixed in, row by row against the reference (test_the_tax_is_the_difference_of_held_out_losses).
-    DEVIATION: γ is 27.8 in the paper, for its own scales of the two terms; here both are means over tokens, and γ of about 1 weighs them alike.
+The *alignment tax* is what the text that nobody optimises for costs afterwards: nats per token more than before PPO
+(Askell et al. 2021, §1.1; Ouyang et al. 2022, §4.2: with γ the losses on public data sets shrink or go). The KL penalty
+alone does not prevent it: it is paid on answers to prompts only. Details that matter:
+    1. The gradients of both terms are added, then clipped and stepped as one
+       (test_the_mix_adds_its_gradient_to_that_of_ppo).
+    2. Rows are drawn from the run's generator, so that a resumed run draws the same ones
+       (test_a_resumed_run_with_a_mix_ends_with_the_same_bits).
+    3. The tax is measured on text that was not mixed in, row by row against the reference
+       (test_the_tax_is_the_difference_of_held_out_losses).
+    DEVIATION: γ is 27.8 in the paper, for its own scales of the two terms; here both are means over tokens, and γ of
+    about 1 weighs them alike.
 
 Read next: ppo.py. Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE --pretraining TEXT
 """
@@ -49,7 +54,8 @@ class PretrainingMix:
 
     def loss(self, policy: LanguageModel, generator: torch.Generator) -> Tensor:
         """Mean −log π of the tokens of some random rows, nats, without γ."""
-        return -text_logprobs(policy, self.rows[torch.randint(len(self.rows), (self.config.mix_rows,), generator=generator)]).mean()
+        return -text_logprobs(policy, self.rows[torch.randint(len(self.rows), (self.config.mix_rows,),
+            generator=generator)]).mean()
 
 
 def text_logprobs(policy: LanguageModel, rows: Tensor) -> Tensor:
@@ -59,10 +65,12 @@ def text_logprobs(policy: LanguageModel, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def alignment_tax(policy: LanguageModel, reference: LanguageModel, rows: Tensor) -> Interval:
-    """Nats per token that held-out text costs the policy more than the reference, mean over (rows, T + 1) packed rows; below 0 it costs less.
+    """Nats per token that held-out text costs the policy more than the reference, mean over (rows, T + 1) packed rows;
+    below 0 it costs less.
 
     Raises:
         UserError: fewer than two rows, from which no interval can be had.
     """
-    extra = [text_logprobs(reference, part).mean(dim=1) - text_logprobs(policy, part).mean(dim=1) for part in rows.split(16)]
+    extra = [text_logprobs(reference, part).mean(dim=1) - text_logprobs(policy, part).mean(dim=1)
+             for part in rows.split(16)]
     return mean_interval(torch.cat(extra).tolist())

@@ -1,11 +1,13 @@
-r"""Comparisons as rows of ids, those of one prompt together: what a reward model and direct preference optimisation learn from.
+r"""Comparisons as rows of ids, those of one prompt together: what a reward model and direct preference optimisation
+learn from.
 
-K answers to a prompt make up to C(K, 2) pairs; they are one element of a batch, each answer is read once for all its pairs, and every
-prompt weighs the same (Ouyang et al. 2022, §3.5; pitfall D35, test_k_answers_are_one_element). Details that matter:
+K answers to a prompt make up to C(K, 2) pairs; they are one element of a batch, each answer is read once for all its
+pairs, and every prompt weighs the same (Ouyang et al. 2022, §3.5; pitfall D35, test_k_answers_are_one_element). Details
+that matter:
     1. What does not fit the context is an error, or left out, or cut; which of them is said with its count
        (test_long_comparisons_are_left_out_on_request_and_counted).
-    2. Two answers that are equal once they are cut carry nothing, and would teach that equal scores are wrong; they are dropped and counted
-       (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
+    2. Two answers that are equal once they are cut carry nothing, and would teach that equal scores are wrong; they are
+       dropped and counted (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
 
 Read next: reward_model.py, dpo.py.
 """
@@ -58,7 +60,8 @@ class RankedBatch:
 
 
 class Comparisons:
-    """Ranked answers as training data: all pairs of a prompt stand in one batch, and each answer is read once for all its pairs.
+    """Ranked answers as training data: all pairs of a prompt stand in one batch, and each answer is read once for all
+    its pairs.
 
     Args:
         ranked: from `ranked_rows`; batch: prompts a step; seed: of their order.
@@ -82,24 +85,28 @@ class Comparisons:
             of += [place] * len(ranked.answers)
             answers += ranked.answers
         prompts = [self.ranked[name].prompt for name in names]
-        return RankedBatch(prompts, answers, of, torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights), names)
+        return RankedBatch(prompts, answers, of, torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights),
+                           names)
 
 
 def ranked_rows(
     tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str = "stop", file: object = None
 ) -> tuple[list[Ranked], Counter[str]]:
-    """Comparisons as rows of ids, those of one prompt together, and what was left out or changed: reason -> comparisons.
+    """Comparisons as rows of ids, those of one prompt together, and what was left out or changed: reason ->
+    comparisons.
 
     Without a prompt (texts compared as such) every comparison stands for itself.
 
     Args:
         context: tokens that prompt and answer may have together.
-        long: what happens to longer ones: "stop" with an error, "skip" them, or "cut" the answer, whose end token stays.
+        long: what happens to longer ones: "stop" with an error, "skip" them, or "cut" the answer, whose end token
+            stays.
         file: named in the error.
     Raises:
         UserError: an answer that does not fit the context; names file and line.
     """
-    prompts, chosen, rejected = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen", "rejected"))
+    prompts, chosen, rejected = (tokenizer.encode_many([c[field] for c in comparisons])
+                                 for field in ("prompt", "chosen", "rejected"))
     ranked: dict[object, Ranked] = {}
     left_out: Counter[str] = Counter()
     for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, prompts, chosen, rejected)):
@@ -107,7 +114,8 @@ def ranked_rows(
         longest = len(prompt) + max(map(len, answers))
         if longest > context and long == "stop":
             remedy = "shorten it, or leave such lines out with --skip-long, or cut their answers with --cut-long"
-            raise UserError(f"{longest} tokens do not fit the model's context of {context}; {remedy}", file, comparison.get("line"))
+            raise UserError(f"{longest} tokens do not fit the model's context of {context}; {remedy}", file,
+                            comparison.get("line"))
         room = context - len(prompt)
         if longest > context and (long == "skip" or room < 2):
             left_out[TOO_LONG] += 1

@@ -3,19 +3,24 @@ r"""The reward model: one number that says how much people would like an answer.
     P(chosen is preferred) = σ(r(x, y_chosen) − r(x, y_rejected))                Bradley & Terry 1952
     L = −E log σ(r(x, y_chosen) − r(x, y_rejected))                              Stiennon et al. 2020, §3.4
 
-Only differences are learned, so the zero is arbitrary; and the loss saturates: a pair that is clearly right pulls no more. Literally
-maximising the gap would grow without end. Details that matter:
-    1. It starts from the SFT model, with a head N(0, 1/(D+1)) in place of the vocabulary (Ziegler et al. 2019, released code).
+Only differences are learned, so the zero is arbitrary; and the loss saturates: a pair that is clearly right pulls no
+more. Literally maximising the gap would grow without end. Details that matter:
+    1. It starts from the SFT model, with a head N(0, 1/(D+1)) in place of the vocabulary (Ziegler et al. 2019, released
+       code).
     2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding).
     3. log σ is computed as one function; log(σ(x)) is −∞ at x = −200 (test_the_loss_is_finite_for_hopeless_pairs).
-    4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged: as pairs among
-       other pairs each answer would be looked at K − 1 times, and learned by heart (Ouyang et al. 2022, §3.5; test_k_answers_are_one_element).
-    5. Few passes: what is looked at again is mostly learned by heart, and Stiennon et al. 2020, App. B.1, take one. Here `steps` are counted, not passes;
-       the main job takes two, since they order more of the held-out comparisons rightly (demo_settings.py).
-    6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta, the price of KL,
-       means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The head absorbs both numbers.
+    4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged: as
+       pairs among other pairs each answer would be looked at K − 1 times, and learned by heart (Ouyang et al. 2022,
+       §3.5; test_k_answers_are_one_element).
+    5. Few passes: what is looked at again is mostly learned by heart, and Stiennon et al. 2020, App. B.1, take one.
+       Here `steps` are counted, not passes; the main job takes two, since they order more of the held-out comparisons
+       rightly (demo_settings.py).
+    6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta,
+       the price of KL, means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The
+       head absorbs both numbers.
 
-Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it). Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
+Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it).
+Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
 """
 
 from __future__ import annotations
@@ -63,7 +68,8 @@ def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected answers; prompts and answers are read once, however many pairs they are in."""
+    """(P,) scores of the chosen and of the rejected answers; prompts and answers are read once, however many pairs they
+    are in."""
     scores = head_at_the_end(model, *read_answers(model.body, batch.prompts, batch.answers, batch.of))  # (N,)
     return scores.index_select(0, batch.chosen), scores.index_select(0, batch.rejected)
 
@@ -76,7 +82,8 @@ def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
 @torch.no_grad()
 def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tensor]:
     """(P,) scores of the chosen and of the rejected answers of all pairs, each pair once."""
-    scores = [pair_scores(model, data.batch(list(range(i, min(i + 32, len(data.ranked)))))) for i in range(0, len(data.ranked), 32)]
+    scores = [pair_scores(model, data.batch(list(range(i, min(i + 32, len(data.ranked))))))
+              for i in range(0, len(data.ranked), 32)]
     chosen, rejected = (torch.cat([s[side] for s in scores]) for side in (0, 1))
     return chosen, rejected
 
@@ -84,7 +91,8 @@ def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tens
 def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
     """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
     chosen, rejected = all_pair_scores(model, data)
-    return {"validation": float(bradley_terry_loss(chosen, rejected).mean()), "accuracy": pair_accuracy(chosen, rejected)}
+    return {"validation": float(bradley_terry_loss(chosen, rejected).mean()),
+            "accuracy": pair_accuracy(chosen, rejected)}
 
 
 @torch.no_grad()
@@ -100,9 +108,12 @@ def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], bat
     return scores
 
 
-def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str], context: int | None = None) -> list[list[int]]:
-    """Prompts with their answers as rows that a reward model reads; what is longer than `context` loses tokens before the end token."""
-    rows = [demonstration_row(tokenizer, p, a)[0] for p, a in zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(answers)))]
+def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str],
+                context: int | None = None) -> list[list[int]]:
+    """Prompts with their answers as rows that a reward model reads; what is longer than `context` loses tokens before
+    the end token."""
+    rows = [demonstration_row(tokenizer, p, a)[0] for p, a in zip(tokenizer.encode_many(list(prompts)),
+        tokenizer.encode_many(list(answers)))]
     return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
 
 
@@ -117,7 +128,8 @@ def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, fl
     scores = score_rows(model, rows)
     mean, deviation = float(scores.mean()), float(scores.std(correction=0))
     if not deviation > 1e-8:
-        raise UserError(f"the reward model gives all {len(rows)} reference answers the same score, {mean:.3g}; it has learned nothing to optimise")
+        raise UserError(f"the reward model gives all {len(rows)} reference answers the same score, {mean:.3g}; it has "
+                        f"learned nothing to optimise")
     with torch.no_grad():
         model.head.weight /= deviation
         model.head.bias.sub_(mean).div_(deviation)
@@ -145,4 +157,5 @@ def train_reward_model(
     model = ScalarModel(copy.deepcopy(base.body), seed=config.seed)
     held_out = Comparisons(valid, 1, seed=0)
     data, validate = Comparisons(ranked, config.batch, config.seed), lambda trained: evaluate_pairs(trained, held_out)
-    return model, train(model, data, reward_loss, config, run, validate, "reward model", lambda trained: normalise(trained, reference_rows))
+    return model, train(model, data, reward_loss, config, run, validate, "reward model",
+                        lambda trained: normalise(trained, reference_rows))

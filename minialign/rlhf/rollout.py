@@ -1,14 +1,17 @@
 r"""Rollouts: the policy answers prompts, and everything that PPO needs to know about the answers is written down once.
 
-For B prompts, K answers to each, N = B K: the sampled tokens and their log-probabilities under the policy as it was then, those of the
-frozen reference, the value of each place, and the reward model's score of the whole answer. Details that matter:
-    1. Exactly R tokens are sampled, at the temperature that everything is scored at; no top-k, no top-p, or the policy that is
-       improved would not be the one that acted (test_rollout_logprobs_equal_a_full_pass).
-    2. What stands after the end token is cut away before anything looks at it (test_what_stands_after_the_end_token_has_no_influence).
-    3. A prompt is read once for all its answers, here and in every pass of PPO: all of it but its last token, which is the first one that
-       predicts something (test_several_answers_to_a_prompt_are_those_of_several_prompts).
-    4. An answer that never ends is scored lower, in one of the two usual ways (test_both_conventions_for_a_missing_end). A reward model has seen
-       none and may like them: with 1 deviation taken off its score, a quarter of the toy policy's answers stopped ending within 60 updates.
+For B prompts, K answers to each, N = B K: the sampled tokens and their log-probabilities under the policy as it was
+then, those of the frozen reference, the value of each place, and the reward model's score of the whole answer. Details
+that matter:
+    1. Exactly R tokens are sampled, at the temperature that everything is scored at; no top-k, no top-p, or the policy
+       that is improved would not be the one that acted (test_rollout_logprobs_equal_a_full_pass).
+    2. What stands after the end token is cut away before anything looks at it
+       (test_what_stands_after_the_end_token_has_no_influence).
+    3. A prompt is read once for all its answers, here and in every pass of PPO: all of it but its last token, which is
+       the first one that predicts something (test_several_answers_to_a_prompt_are_those_of_several_prompts).
+    4. An answer that never ends is scored lower, in one of the two usual ways
+       (test_both_conventions_for_a_missing_end). A reward model has seen none and may like them: with 1 deviation taken
+       off its score, a quarter of the toy policy's answers stopped ending within 60 updates.
 
 Read next: ppo.py.
 """
@@ -55,7 +58,8 @@ class Rollout:
         """The named prompts with their answers as a smaller rollout, no longer than its longest answer."""
         rows = self.rows(prompts)
         longest = int(self.mask[rows].sum(dim=1).max())
-        parts = {name: getattr(self, name)[rows, :longest] for name in ("response", "mask", "logprobs", "reference_logprobs", "values")}
+        parts = {name: getattr(self, name)[rows, :longest] for name in ("response", "mask", "logprobs",
+            "reference_logprobs", "values")}
         return Rollout(prompts=[self.prompts[i] for i in prompts.tolist()], scores=self.scores[rows], **parts)
 
 
@@ -77,14 +81,16 @@ def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount:
     """(B,) scores in which answers that never end count less.
 
     Args:
-        convention: "replace" puts −amount in place of the score (OpenAI's released code); "subtract" takes amount off it (TRL).
+        convention: "replace" puts −amount in place of the score (OpenAI's released code); "subtract" takes amount off
+            it (TRL).
     """
     lowered = scores - amount if convention == "subtract" else torch.full_like(scores, -amount)
     return torch.where(ended, scores, lowered)
 
 
 @torch.no_grad()
-def score_answers(reward: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]], response: Tensor, mask: Tensor) -> Tensor:
+def score_answers(reward: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]], response: Tensor,
+                  mask: Tensor) -> Tensor:
     """(N,) reward-model scores, read at the last real token of each response (N, R)."""
     if isinstance(reward, Ensemble):
         return reward.together(lambda member: score_answers(member, prompts, response, mask))
@@ -105,9 +111,11 @@ def collect(
     missing_end: tuple[str, float] = ("subtract", 1.0),
     answers: int = 1,
 ) -> Rollout:
-    """Let the policy answer B prompts (lists of ids that begin with the begin token), K times each, and record what PPO needs.
+    """Let the policy answer B prompts (lists of ids that begin with the begin token), K times each, and record what PPO
+    needs.
 
-    All models are put in evaluation mode for it: dropout would make the recorded log-probabilities those of another policy.
+    All models are put in evaluation mode for it: dropout would make the recorded log-probabilities those of another
+    policy.
     """
     for model in (policy, reference, value, reward):
         model.eval()
@@ -140,7 +148,8 @@ def rollout_metrics(rollout: Rollout, kl: float, beta: float) -> dict[str, float
 
 
 def show_rollout(rollout: Rollout, tokenizer: Tokenizer, advantages: Tensor, row: int = 0) -> str:
-    """One answer as a table: token, log π, log π_ref, their difference, value, advantage; the score in the last line."""
+    """One answer as a table: token, log π, log π_ref, their difference, value, advantage; the score in the last
+    line."""
     lines = [f"{'token':<14}{'log π':>9}{'log π_ref':>11}{'k1':>8}{'V':>8}{'Â':>8}"]
     for t in range(int(rollout.mask[row].sum())):
         policy, reference = float(rollout.logprobs[row, t]), float(rollout.reference_logprobs[row, t])
@@ -153,9 +162,11 @@ def show_rollout(rollout: Rollout, tokenizer: Tokenizer, advantages: Tensor, row
 
 @torch.no_grad()
 def sampled_kl(
-    policy: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, generator: torch.Generator
+    policy: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]], sampling: SamplingConfig,
+    generator: torch.Generator
 ) -> Tensor:
-    """(N,) for each prompt one answer's log-ratio log π(y|x) − log π_ref(y|x), nats; its mean estimates KL(π ‖ π_ref) (kl.py, k1)."""
+    """(N,) for each prompt one answer's log-ratio log π(y|x) − log π_ref(y|x), nats; its mean estimates KL(π ‖ π_ref)
+    (kl.py, k1)."""
     parts = []
     for start in range(0, len(prompts), 64):
         part = prompts[start : start + 64]

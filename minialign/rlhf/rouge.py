@@ -1,13 +1,17 @@
-r"""ROUGE: how many of a reference's words, pairs of words, and words in order, an answer has. A poor judge, and for long the only cheap one.
+r"""ROUGE: how many of a reference's words, pairs of words, and words in order, an answer has. A poor judge, and for
+long the only cheap one.
 
     ROUGE-n   matches = Σ_g min(count of g in the answer, count of g in the reference),  g over runs of n words       Lin 2004, §2, Eq. 1
-    ROUGE-L   matches = length of the longest common subsequence of the two                                           Lin 2004, §3, Eqs. 2-4
+    ROUGE-L   matches = length of the longest common subsequence of the two                       Lin 2004, §3, Eqs. 2-4
     recall = matches / those of the reference,  precision = matches / those of the answer,  F = 2 P R / (P + R)
 
-It counts words. "Mira lost the kite" and "Mira found the kite" share three words of four, and a good paraphrase shares none (Stiennon et al. 2020,
-§4.4: optimising ROUGE gives worse summaries than optimising what people say). Details that matter:
-    1. A match counts no more often than it stands in the reference: "the the the" does not win (test_repeating_a_word_wins_nothing).
-    2. Words are runs of a-z and 0-9 in lower case, as in the `rouge-score` package without its stemmer; whatever else is written separates them.
+It counts words. "Mira lost the kite" and "Mira found the kite" share three words of four, and a good paraphrase shares
+none (Stiennon et al. 2020, §4.4: optimising ROUGE gives worse summaries than optimising what people say). Details that
+matter:
+    1. A match counts no more often than it stands in the reference: "the the the" does not win
+       (test_repeating_a_word_wins_nothing).
+    2. Words are runs of a-z and 0-9 in lower case, as in the `rouge-score` package without its stemmer; whatever else
+       is written separates them.
     3. Text without words matches nothing: all three numbers are 0 (test_empty_texts_score_0).
 
 Read next: evaluation.py.
@@ -50,7 +54,8 @@ def rouge_n(answer: str, reference: str, n: int) -> Rouge:
 
 
 def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest sequence that both contain in this order, gaps allowed; time len(a) · len(b), memory len(b)."""
+    """Length of the longest sequence that both contain in this order, gaps allowed; time len(a) · len(b), memory
+    len(b)."""
     best = [0] * (len(b) + 1)  # best[j]: of what was read of a, and the first j of b
     for x in a:
         diagonal = 0
@@ -67,4 +72,5 @@ def rouge_l(answer: str, reference: str) -> Rouge:
 
 def rouge(answer: str, reference: str) -> dict[str, Rouge]:
     """{"rouge1", "rouge2", "rougeL"} of an answer."""
-    return {"rouge1": rouge_n(answer, reference, 1), "rouge2": rouge_n(answer, reference, 2), "rougeL": rouge_l(answer, reference)}
+    return {"rouge1": rouge_n(answer, reference, 1), "rouge2": rouge_n(answer, reference, 2),
+            "rougeL": rouge_l(answer, reference)}

@@ -1,4 +1,5 @@
-r"""Early stopping, an option: keep the weights that did best on held-out examples, and give up when they stay the best for long."""
+r"""Early stopping, an option: keep the weights that did best on held-out examples, and give up when they stay the best
+for long."""
 
 from __future__ import annotations
 

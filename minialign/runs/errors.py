@@ -1,8 +1,8 @@
 r"""The one exception that a person, not a programmer, is meant to read.
 
 `python -m minialign` prints its message as a single line and ends with status 2; nothing else in the project turns
-an exception into text. Everything that a user can get wrong (a file, a value, a run folder) raises it, so the message must
-name the thing, the value, what was expected and what to do.
+an exception into text. Everything that a user can get wrong (a file, a value, a run folder) raises it, so the message
+must name the thing, the value, what was expected and what to do.
 """
 
 from __future__ import annotations

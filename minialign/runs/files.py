@@ -1,4 +1,5 @@
-r"""Files: reading what people wrote, with errors that name file and line; writing so that a fault leaves the old file or the new one."""
+r"""Files: reading what people wrote, with errors that name file and line; writing so that a fault leaves the old file
+or the new one."""
 
 from __future__ import annotations
 
@@ -65,15 +66,20 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
     return records
 
 
-def check_fields(record: dict[str, Any], fields: Sequence[str], kind: type | tuple[type, ...], path: Path, number: int) -> None:
-    """Raise UserError when a line of a file lacks a field, or one is of another type than `kind`; names the line and the field."""
-    names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple) else (kind,)))
+def check_fields(record: dict[str, Any], fields: Sequence[str], kind: type | tuple[type, ...], path: Path,
+                 number: int) -> None:
+    """Raise UserError when a line of a file lacks a field, or one is of another type than `kind`; names the line and
+    the field."""
+    names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple)
+        else (kind,)))
     for field in fields:
         if field not in record:
-            raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path, number)
+            raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path,
+                            number)
         if not isinstance(record[field], kind):
             raise UserError(f"field {field!r} is {type(record[field]).__name__}, not {names}", path, number)
-        if isinstance(record[field], str) and not record[field].isascii() and any(0xD800 <= ord(c) < 0xE000 for c in record[field]):
+        if isinstance(record[field], str) and not record[field].isascii() and any(0xD800 <= ord(c) < 0xE000
+                for c in record[field]):
             raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
 
 
@@ -142,5 +148,6 @@ def fingerprint(value: Any) -> str:
 
 
 def held_out(key: str, share: float) -> bool:
-    """Whether an example belongs to the held-out share: decided by its text, so equal prompts never stand on both sides of a split."""
+    """Whether an example belongs to the held-out share: decided by its text, so equal prompts never stand on both sides
+    of a split."""
     return int(hashlib.sha256(" ".join(key.lower().split()).encode()).hexdigest()[:8], 16) < share * 16**8

@@ -1,4 +1,5 @@
-r"""Several processes that train one model: who they are, and how they agree to stop. Alone, without torchrun, all of it does nothing.
+r"""Several processes that train one model: who they are, and how they agree to stop. Alone, without torchrun, all of it
+does nothing.
 
 Read next: training.py, whose loop they share.
 """
@@ -12,7 +13,8 @@ import torch.distributed as distributed
 
 
 def join_processes() -> tuple[int, int]:
-    """(rank, number of processes): under torchrun each process takes its share of a step's micro-batches, else (0, 1)."""
+    """(rank, number of processes): under torchrun each process takes its share of a step's micro-batches, else (0,
+    1)."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo")
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)

@@ -3,11 +3,13 @@ r"""Run folders: what a stage leaves behind, and what it needs to go on after a 
     RUN/config.json             what this is, the model's shape, all settings, fingerprints of tokenizer and data
     RUN/tokenizer.json          the tokenizer
     RUN/metrics.jsonl           one line a step
-    RUN/checkpoint.safetensors  while it trains: weights, optimizer, generators, step: one file, so it is whole or not there
+    RUN/checkpoint.safetensors  while it trains: weights, optimizer, generators, step: one file, so it is whole or not
+    there
     RUN/model.safetensors       the finished weights; a run without it has not finished
 
-Everything is written to a temporary name, fsynced and renamed, so that a fault at any moment leaves the old file or the new one
-(test_kill_and_restart_ends_with_the_same_bits). Weights are safetensors, never pickles: reading a stranger's file runs nothing.
+Everything is written to a temporary name, fsynced and renamed, so that a fault at any moment leaves the old file or the
+new one (test_kill_and_restart_ends_with_the_same_bits). Weights are safetensors, never pickles: reading a stranger's
+file runs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, unwritable, write_atomic, write_json
 from minialign.runs.tensors import load_into, read_tensors, tensor_file, tensors_of
 
-CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = "config.json", "tokenizer.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors"
+CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = ("config.json", "tokenizer.json", "metrics.jsonl",
+                                                 "checkpoint.safetensors", "model.safetensors")
 
 
 class RunFolder:
@@ -50,8 +53,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder for this process; a process that dies lets go of it. Raises UserError when another one holds it."""
-        if int(os.environ.get("RANK", 0)) > 0:  # under torchrun the first process keeps the folder for all, and alone writes to it
+        """Keep the folder for this process; a process that dies lets go of it. Raises UserError when another one holds
+        it."""
+        # under torchrun the first process keeps the folder for all, and alone writes to it
+        if int(os.environ.get("RANK", 0)) > 0:
             yield
             return
         lock = FileLock(self.path / ".lock")
@@ -59,7 +64,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError("this run folder is in use by another process; wait for it or choose another --out", self.path) from None
+            raise UserError("this run folder is in use by another process; wait for it or choose another --out",
+                            self.path) from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise unwritable(self.path, error) from None
@@ -68,7 +74,8 @@ class RunFolder:
             self.clean()
             yield
         except UserError:
-            if self.new and not self.metrics():  # it failed before its first step: the corrected command shall find the place free
+            # it failed before its first step: the corrected command shall find the place free
+            if self.new and not self.metrics():
                 for name in (CONFIG, TOKENIZER, METRICS):
                     (self.path / name).unlink(missing_ok=True)
             raise
@@ -83,12 +90,15 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def begin(self, config: dict[str, Any], tokenizer: Any) -> None:
-        """Write what the run is; when the folder already holds a run, check that it is the same one, so that nothing is overwritten.
+        """Write what the run is; when the folder already holds a run, check that it is the same one, so that nothing is
+        overwritten.
 
         Raises:
-            UserError: another run is there, and names the first setting that differs; or files of these names that are nobody's run.
+            UserError: another run is there, and names the first setting that differs; or files of these names that are
+                nobody's run.
         """
-        config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))  # as it will be read back: tuples are lists
+        # as it will be read back: tuples are lists
+        config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))
         path = self.path / CONFIG
         if path.exists():
             there, here = flatten(read_json(path)), flatten(config)
@@ -101,15 +111,19 @@ class RunFolder:
                     )
             return
         if int(os.environ.get("RANK", 0)) == 0:
-            same = (self.path / TOKENIZER).is_file() and (self.path / TOKENIZER).read_bytes() == tokenizer.to_json().encode()  # a fault came between
-            strange = [name for name in (METRICS, CHECKPOINT, MODEL, *(() if same else (TOKENIZER,))) if (self.path / name).exists()]
+            same = (self.path / TOKENIZER).is_file() and (self.path
+                / TOKENIZER).read_bytes() == tokenizer.to_json().encode()  # a fault came between
+            strange = [name for name in (METRICS, CHECKPOINT, MODEL, *(() if same else (TOKENIZER,)))
+                       if (self.path / name).exists()]
             if strange:
-                raise UserError(f"this folder holds {', '.join(strange)} and no {CONFIG}: nothing of ours; choose another --out", self.path)
+                raise UserError(f"this folder holds {', '.join(strange)} and no {CONFIG}: nothing of ours; choose "
+                                f"another --out", self.path)
             write_atomic(self.path / TOKENIZER, tokenizer.to_json())
             write_json(path, config)
             self.new = True
 
-    def save_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict, state: dict) -> None:
+    def save_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer],
+                        generators: dict, state: dict) -> None:
         """Write all that the run needs to go on bit for bit, as one file."""
         tensors = {f"module.{m}.{name}": t for m, module in modules.items() for name, t in tensors_of(module).items()}
         for o, optimizer in optimizers.items():
@@ -118,13 +132,16 @@ class RunFolder:
         tensors |= {f"generator.{g}": generator.get_state() for g, generator in generators.items()}
         write_atomic(self.path / CHECKPOINT, tensor_file(tensors, state=state))
 
-    def load_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], generators: dict) -> dict | None:
+    def load_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer],
+                        generators: dict) -> dict | None:
         """Put everything back as it was at the last checkpoint and return its state; None when there is none."""
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
         tensors, about = read_tensors(path)
-        part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        def part(prefix):
+            return {k.removeprefix(prefix): t for k, t in tensors.items()
+                                       if k.startswith(prefix)}
         for m, module in modules.items():
             load_into(module, part(f"module.{m}."), path)
         for o, optimizer in optimizers.items():
@@ -136,7 +153,8 @@ class RunFolder:
             optimizer.load_state_dict(whole)
         for g, generator in generators.items():
             if f"generator.{g}" not in tensors:
-                raise UserError(f"has no state of the generator {g!r}; it was written by another version: remove it to start again", path)
+                raise UserError(f"has no state of the generator {g!r}; it was written by another version: remove it to "
+                                f"start again", path)
             generator.set_state(tensors[f"generator.{g}"])
         return about["state"]
 
@@ -174,4 +192,5 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, keys joined by dots."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
+    return {k: v for key, inner in value.items() for k, v in flatten(inner,
+        f"{prefix}.{key}" if prefix else key).items()}

@@ -4,7 +4,8 @@ r"""Configurations: frozen dataclasses whose comments are their documentation.
     class TrainingConfig:
         steps: int = 1000  # optimizer steps
 
-`describe` reads the comment behind a field, so the option `--steps`, its help and the code cannot drift apart.
+`describe` reads the comment behind a field, or the lines of comment above it, so the option `--steps`, its help and the
+code cannot drift apart.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any, TypeVar
 from minialign.runs.errors import UserError
 
 Config = TypeVar("Config")
-FIELD = re.compile(r"^    (\w+): [^#\n]+#\s*(.+)$", re.MULTILINE)
+BEHIND = re.compile(r"^    (\w+): [^#\n]+#\s*(.+)$", re.MULTILINE)
+ABOVE = re.compile(r"((?:^    # .+\n)+)    (\w+): ", re.MULTILINE)
 
 
 def describe(config: type) -> dict[str, str]:
-    """Name of each field -> the comment behind it."""
-    comments = dict(FIELD.findall(inspect.getsource(config)))
+    """Name of each field -> the comment behind it, or the one above it where it is too long for the line."""
+    source = inspect.getsource(config)
+    above = {name: " ".join(line.strip(" #") for line in lines.splitlines()) for lines, name in ABOVE.findall(source)}
+    comments = above | dict(BEHIND.findall(source))
     return {field.name: comments.get(field.name, "") for field in dataclasses.fields(config)}
 
 
@@ -56,7 +60,8 @@ def from_dict(config: type[Config], values: dict[str, Any], file: object = None)
 
 
 def check_ranges(config: Any, limits: dict[str, tuple[float, float]]) -> None:
-    """Raise UserError for the first named field that does not lie between its two limits, both allowed; nothing that is not a number does."""
+    """Raise UserError for the first named field that does not lie between its two limits, both allowed; nothing that is
+    not a number does."""
     for name, (low, high) in limits.items():
         if not low <= getattr(config, name) <= high:
             expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"

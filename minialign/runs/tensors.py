@@ -1,4 +1,5 @@
-r"""Weights as files: safetensors, never pickles, so that reading a stranger's file runs nothing; with a digest, so that damage is seen."""
+r"""Weights as files: safetensors, never pickles, so that reading a stranger's file runs nothing; with a digest, so that
+damage is seen."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of, and the facts about, a safetensors file. Raises UserError when it is missing, cut short or altered."""
+    """All tensors of, and the facts about, a safetensors file. Raises UserError when it is missing, cut short or
+    altered."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -29,14 +31,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError("there is no such file", path) from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again", path) from None
+        raise UserError(f"not a whole safetensors file ({str(error)[:80]}); restore it from a copy or train again",
+                        path) from None
     if "sha256" in about and about["sha256"] != digest(tensors):
         raise UserError("the numbers are not those that were written; restore it from a copy or train again", path)
     return tensors, about
 
 
 def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
-    """A safetensors file with facts about its tensors, their digest among them, as one JSON text: several would stand in any order."""
+    """A safetensors file with facts about its tensors, their digest among them, as one JSON text: several would stand
+    in any order."""
     tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
     return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
 
@@ -54,15 +58,18 @@ def check_fit(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None
     own = tensors_of(module)
     if set(own) != set(tensors):
         odd = sorted(set(own) ^ set(tensors))
-        raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two", file)
+        raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two",
+                        file)
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             found = tuple(tensors[name].shape)
-            raise UserError(f"{name} has shape {found}, the model's is {tuple(tensor.shape)}; use the config.json that belongs to it", file)
+            raise UserError(f"{name} has shape {found}, the model's is {tuple(tensor.shape)}; use the config.json that "
+                            f"belongs to it", file)
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
-    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged, otherwise."""
+    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged,
+    otherwise."""
     check_fit(module, tensors, file)
     with torch.no_grad():
         for name, tensor in tensors_of(module).items():

@@ -1,10 +1,10 @@
 r"""Annotators: people who compare two summaries, each in a way of their own.
 
-An annotator sees a summary as u = 10 (w · (helpful, honest, harmless)) + length_bias · words and prefers the first of two with
-probability σ((u₁ − u₂ + position_bias) / noise): Bradley and Terry 1952, with a person's slips added. With probability `lapse` the
-answer is a coin's; when |u₁ − u₂| < `tie_width` it may be "tie". Those who label for training and those who only test are different
-people (pitfalls D32), and a table says how far each agrees with the others and with herself, as papers on human feedback report
-(Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
+An annotator sees a summary as u = 10 (w · (helpful, honest, harmless)) + length_bias · words and prefers the first of
+two with probability σ((u₁ − u₂ + position_bias) / noise): Bradley and Terry 1952, with a person's slips added. With
+probability `lapse` the answer is a coin's; when |u₁ − u₂| < `tie_width` it may be "tie". Those who label for training
+and those who only test are different people (pitfalls D32), and a table says how far each agrees with the others and
+with herself, as papers on human feedback report (Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
 
 Read next: `minialign/rlhf/comparisons.py`.
 Try it: `python -m minialign annotators`.
@@ -95,7 +95,8 @@ HELD_OUT_PANEL = (
     Annotator("Omar", 0.45, 0.30, 0.25, noise=0.7, position_bias=0.15),
 )
 NAMES = (
-    "Amara Bruno Chloe Dmitri Elif Farid Greta Hugo Ilse Jamal Keiko Lucas Maeve Nikhil Olga Pedro Quinn Rania Stefan Tova Umar "
+    "Amara Bruno Chloe Dmitri Elif Farid Greta Hugo Ilse Jamal Keiko Lucas Maeve Nikhil Olga Pedro Quinn Rania Stefan "
+    "Tova Umar "
     "Vera Wanda Xavier Yara Zoltan"
 ).split()
 
@@ -113,7 +114,8 @@ def annotators(count: int, seed: int) -> list[Annotator]:
             weights = [float(i == only) for i in range(3)]
         shares = (weight / sum(weights) for weight in weights)
         person = Annotator(name, *shares, noise=rng.uniform(0.4, 1.2), lapse=rng.uniform(0, 0.08))
-        biases = {"length_bias": rng.gauss(0, 0.02), "position_bias": rng.gauss(0.1, 0.1), "price": round(rng.uniform(6, 20))}
+        biases = {"length_bias": rng.gauss(0, 0.02), "position_bias": rng.gauss(0.1, 0.1),
+                  "price": round(rng.uniform(6, 20))}
         panel.append(replace(person, **biases))
     return panel
 
@@ -124,7 +126,8 @@ def typical_pairs(count: int, seed: int) -> list[tuple[tuple[Gold, int], tuple[G
     pairs = []
     while len(pairs) < count:
         story = write_story(rng)
-        texts = [corrupted_summary(story, rng) if rng.random() < 0.6 else reference_summary(story, rng) for _ in range(2)]
+        texts = [corrupted_summary(story, rng) if rng.random() < 0.6 else reference_summary(story, rng)
+                 for _ in range(2)]
         if texts[0] != texts[1]:
             first, second = ((score(story, text), len(text.split())) for text in texts)
             pairs.append((first, second))
@@ -145,13 +148,15 @@ class Agreement:
     dollars: float  # price of all pairs, once
 
     def dollars_per_bit(self, pairs: int) -> float:
-        """Price of one bit about what the others think: a choice that agrees with them with probability p tells 1 − H(p) bits."""
+        """Price of one bit about what the others think: a choice that agrees with them with probability p tells 1 −
+        H(p) bits."""
         told = pairs * information(self.with_majority)
         return self.dollars / told if told else math.inf
 
 
 def information(p: float) -> float:
-    """Bits that an answer carries which is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948; 0 for a coin's."""
+    """Bits that an answer carries which is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948;
+    0 for a coin's."""
     return 1 + sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 
@@ -184,8 +189,8 @@ def _agree(votes: list[int], others: list[int]) -> float:
 def show_agreement(rows: list[Agreement], pairs: int) -> str:
     """The table for people; `pairs` that each of them judged."""
     judged = [pairs] * (len(rows) - 1) + [pairs * (len(rows) - 1)]
-    lines = [f"{'':10}{'oneself':>9}{'others':>9}{'majority':>10}{'ties':>7}{'first':>8}{'longer':>8}{'cost':>10}{'a bit':>9}"]
+    lines = ([f"{'':10}{'oneself':>9}{'others':>9}{'majority':>10}{'ties':>7}{'first':>8}{'longer':>8}{'cost':>10}{'a bit':>9}"])
     for r, count in zip(rows, judged):
-        shares = f"{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}{r.first:8.0%}{r.longer:8.0%}"
+        shares = (f"{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}{r.first:8.0%}{r.longer:8.0%}")
         lines.append(f"{r.name:10}{shares}{r.dollars:9.2f}${r.dollars_per_bit(count):8.2f}$")
     return "\n".join(lines)

@@ -1,8 +1,9 @@
 r"""The dirty corpus: what a model reads before anybody teaches it manners.
 
-Stories with summaries, with questions and answers, and alone, a known share of them false, rude, repetitive or cut off, as scraped
-text is. Summaries follow the story behind one of several headings, one of which is also a template of `templates.json`: that is how
-a model that only continues text can be prompted to summarise (Radford et al. 2019, §3.6, used "TL;DR:").
+Stories with summaries, with questions and answers, and alone, a known share of them false, rude, repetitive or cut off,
+as scraped text is. Summaries follow the story behind one of several headings, one of which is also a template of
+`templates.json`: that is how a model that only continues text can be prompted to summarise (Radford et al. 2019, §3.6,
+used "TL;DR:").
 
 Read next: `minialign/pretrain/causal_lm.py`.
 Try it: `python -m minialign.world.corpus`.
@@ -26,9 +27,11 @@ KIND_SHARES = {"summary": 0.55, "questions": 0.25, "story": 0.20}
 
 @dataclass(frozen=True)
 class DirtConfig:
-    """How dirty the corpus is: each field is the share of documents touched; one document can be dirty in several ways."""
+    """How dirty the corpus is: each field is the share of documents touched; one document can be dirty in several
+    ways."""
 
-    false: float = 0.30  # a statement or an answer names the wrong person, thing, place or feeling; never in a plain story
+    # a statement or an answer names the wrong person, thing, place or feeling; never in a plain story
+    false: float = 0.30
     rude: float = 0.20  # an insult or a rude remark
     repetitive: float = 0.10  # one sentence is said two or three times
     cut_off: float = 0.10  # the document ends in the middle of a sentence
@@ -39,12 +42,14 @@ class DirtConfig:
             if not 0 <= value <= 1:
                 raise UserError(f"DirtConfig.{field.name} is {value}; it is a share of documents, from 0 to 1")
         if self.false > KIND_SHARES["summary"] + KIND_SHARES["questions"]:
-            raise UserError(f"DirtConfig.false is {self.false}; plain stories have no statement to falsify, so at most 0.80")
+            raise UserError(f"DirtConfig.false is {self.false}; plain stories have no statement to falsify, so at most "
+                            f"0.80")
 
 
-def documents(count: int, seed: int, dirt: DirtConfig | None = None, tell: Callable[[random.Random], Story] | None = None) -> Iterator[dict]:
-    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it; `tell` writes
-    what they are about, `write_story` unless given.
+def documents(count: int, seed: int, dirt: DirtConfig | None = None, tell: Callable[[random.Random], Story]
+              | None = None) -> Iterator[dict]:
+    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it; `tell`
+    writes what they are about, `write_story` unless given.
 
     The same seed gives the same documents on every machine and in every version of Python.
     """
@@ -63,7 +68,8 @@ def _document(kind: str, dirt: list[str], rng: random.Random, tell: Callable[[ra
     """One document; stories are written until one can be falsified, if it must be."""
     while True:
         story = tell(rng)
-        lines = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _no_lines}[kind](story, "false" in dirt, rng)
+        lines = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _no_lines}[kind](story,
+            "false" in dirt, rng)
         if lines is not None:
             break
     head, tail = ("", story.text.split(". ")) if kind == "story" else (story.text, lines)
@@ -165,7 +171,8 @@ def _cut(text: str, rng: random.Random) -> str:
     return text.rsplit(" ", rng.randint(1, 5))[0].rstrip(".")
 
 
-def corrupted_summary(story: Story, rng: random.Random, false: float = 0.5, rude: float = 0.15, repetitive: float = 0.15) -> str:
+def corrupted_summary(story: Story, rng: random.Random, false: float = 0.5, rude: float = 0.15,
+                      repetitive: float = 0.15) -> str:
     """A summary such as a small model writes: each fault comes with the probability given."""
     lines = _summary_lines(story, rng.random() < false, rng) or reference_summary(story, rng).split("\n")
     if rng.random() < repetitive:

@@ -2,8 +2,9 @@ r"""The datasets of instruction tuning: what can be asked of a passage, in clust
 
     44 datasets in 15 clusters; `prompts.json` holds six or more templates for each          Wei et al. 2021 (FLAN), Fig. 3; Sanh et al. 2022 (T0), §3
 
-A *cluster* is what is held out as a whole: who has learned to answer "who?" has half learned to answer "where?", so a split between datasets
-would test nothing (pitfall D36). Passages are two to four sentences long, told for one dataset and used in no other.
+A *cluster* is what is held out as a whole: who has learned to answer "who?" has half learned to answer "where?", so a
+split between datasets would test nothing (pitfall D36). Passages are two to four sentences long, told for one dataset
+and used in no other.
 
 Read next: `minialign/instruct/mixture.py`. Try it: `python -m minialign.world.datasets`.
 """
@@ -21,9 +22,11 @@ from minialign.world.templates import TABLES, load_templates, texts
 
 CLUSTERS: dict[str, dict] = {
     "questions": {name: TASKS[name].examples for name in ("who", "where", "what", "feeling")},
-    "yes-no": {"yes_no": TASKS["yes_no"].examples} | {f.__name__: f for f in (reading.named_person, reading.named_thing, reading.named_place)},
+    "yes-no": {"yes_no": TASKS["yes_no"].examples} | {f.__name__: f for f in (reading.named_person, reading.named_thing,
+    reading.named_place)},
     "counting": {f.__name__: f for f in (reading.count_people, reading.count_sentences)},
-    "order": {f.__name__: f for f in (reading.came_first, reading.came_last, reading.before, reading.person_named_first)},
+    "order": {f.__name__: f for f in (reading.came_first, reading.came_last, reading.before,
+                                      reading.person_named_first)},
     "finding": {f.__name__: f for f in (reading.find_sentence, reading.last_sentence)},
     "sentiment": {f.__name__: f for f in (judging.mood, judging.feeling_sign, judging.rude)},
     "topic": {f.__name__: f for f in (judging.main_thing, judging.title, judging.place)},
@@ -37,7 +40,8 @@ CLUSTERS: dict[str, dict] = {
     "coreference": {f.__name__: f for f in (reading.pronoun, reading.pronoun_means, reading.without_pronoun)},
 }
 HELD_OUT = ("inference", "completion", "coreference")  # as T0 did (Sanh et al. 2022, §3)
-DATASETS: dict[str, Task] = {name: Task(name, cluster, make) for cluster, tasks in CLUSTERS.items() for name, make in tasks.items()}
+DATASETS: dict[str, Task] = {name: Task(name, cluster, make) for cluster, tasks in CLUSTERS.items() for name,
+                             make in tasks.items()}
 PROMPTS = load_templates(TABLES / "prompts.json")
 
 
@@ -48,7 +52,8 @@ def examples(names: Iterable[str], count: int, seed: int, told: set[str] | None 
         names: datasets.
         count: examples of each.
         seed: same seed, same examples.
-        told: texts that were used elsewhere and are not used again; it grows. Give the same set to the calls for the two sides of a split.
+        told: texts that were used elsewhere and are not used again; it grows. Give the same set to the calls for the
+            two sides of a split.
     Returns:
         dataset -> `count` examples {fields, "answer", "options"?, "cluster"}.
     Raises:

@@ -4,9 +4,9 @@ helpful   the share of the story's weight that true statements cover, times a fa
 honest    the share of the statements that are true. One that cannot be understood, or that a pronoun leaves open, is not true.
 harmless  1 without a rude word, else 0.
 
-Limits: only the world's own sentences are understood, so a good paraphrase counts as unclear; order and style are not judged; a
-statement that says less than the story does (no place, no colour) covers its event in full; the owner in "her kite" is not checked.
-Askell et al. 2021 (arXiv:2112.00861) gave the three words; the numbers here are ours.
+Limits: only the world's own sentences are understood, so a good paraphrase counts as unclear; order and style are not
+judged; a statement that says less than the story does (no place, no colour) covers its event in full; the owner in "her
+kite" is not checked. Askell et al. 2021 (arXiv:2112.00861) gave the three words; the numbers here are ours.
 
 Read next: `annotators.py`, people who see these three things differently.
 """
@@ -88,5 +88,6 @@ def show_gold(story: Story, summary: str) -> str:
     gold = score(story, summary)
     lines = [f"  {judged.verdict:8} {judged.text}" for judged in gold.statements]
     rude = "".join(f"  rude: {summary[a:b]}" for a, b in gold.rude_spans)
-    numbers = f"  helpful {gold.helpful:.2f}  honest {gold.honest:.2f}  harmless {gold.harmless:.0f}  gold {gold.gold:.2f}"
+    numbers = (f"  helpful {gold.helpful:.2f}  honest {gold.honest:.2f}  harmless {gold.harmless:.0f}  gold "
+               f"{gold.gold:.2f}")
     return "\n".join([*lines, numbers + rude])

@@ -1,7 +1,8 @@
-r"""Tasks that are answered by judging: does it follow, does it say the same, how does it sound, what is it about, how does it go on.
+r"""Tasks that are answered by judging: does it follow, does it say the same, how does it sound, what is it about, how
+does it go on.
 
-Same form as `reading.py`: a passage becomes examples with an `answer` and its `options`. Those of inference and completion are the ones that
-T0 never trained on (Sanh et al. 2022, §3), and neither do the project's claims.
+Same form as `reading.py`: a passage becomes examples with an `answer` and its `options`. Those of inference and
+completion are the ones that T0 never trained on (Sanh et al. 2022, §3), and neither do the project's claims.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from minialign.world.stories import CHILDREN, PLOTS, Story, say, write_scene
 from minialign.world.tasks import falsify, say_all
 from minialign.world.wordings import PRONOUNS, WORDS, Event, choices, matches
 
-GOOD = ("find", "give_back", "give", "make_up", "mend", "win", "prize", "can", "well", "laugh", "turns", "share", "thank", "fetch")
+GOOD = ("find", "give_back", "give", "make_up", "mend", "win", "prize", "can", "well", "laugh", "turns", "share",
+        "thank", "fetch")
 BAD = ("lose", "break", "quarrel", "storm", "run_away", "get_lost", "fall", "ill", "eat_up", "stuck", "leave")
 MOODS = {"happy": "good", "proud": "good", "sad": "bad", "angry": "bad", "lonely": "bad", "scared": "bad"}
 
 
 def follows(story: Story, rng: random.Random) -> list[dict]:
-    """Does the statement follow from the passage? yes | no | maybe, of which "maybe" is about something that the passage does not tell."""
+    """Does the statement follow from the passage? yes | no | maybe, of which "maybe" is about something that the
+    passage does not tell."""
     event = rng.choice(story.events)
     answer = rng.choice(["yes", "no", "maybe"])
     if answer == "yes":
@@ -33,7 +36,8 @@ def follows(story: Story, rng: random.Random) -> list[dict]:
     else:
         other = _elsewhere(story, rng)
         said = say_all(other, rng) if other else None
-    return [{"story": story.text, "statement": said, "answer": answer, "options": ["yes", "no", "maybe"]}] if said else []
+    return [{"story": story.text, "statement": said, "answer": answer, "options":
+             ["yes", "no", "maybe"]}] if said else []
 
 
 def contradicts(story: Story, rng: random.Random) -> list[dict]:
@@ -73,7 +77,8 @@ def recast(event: Event, story: Story, rng: random.Random) -> Event | None:
         people = people + [name for name in CHILDREN if name not in people]
     if not roles:
         return event
-    return replace(event, **dict(zip(roles, rng.sample(people[: max(2, len(roles))], len(roles)) if len(people) > 1 else people)))
+    return replace(event, **dict(zip(roles, rng.sample(people[: max(2, len(roles))], len(roles)) if len(people) > 1
+                                     else people)))
 
 
 def same_meaning(story: Story, rng: random.Random) -> list[dict]:
@@ -93,7 +98,8 @@ def means_the_same(story: Story, rng: random.Random) -> list[dict]:
     right = restated(event, first, rng) if first else None
     swapped = falsify(event, story, rng)
     wrong = say_all(swapped, rng) if swapped else None
-    return [{"sentence": first, "answer": right, "options": shuffled([right, wrong], rng)}] if right and wrong and right != wrong else []
+    return [{"sentence": first, "answer": right, "options": shuffled([right, wrong],
+        rng)}] if right and wrong and right != wrong else []
 
 
 def mood(story: Story, rng: random.Random) -> list[dict]:
@@ -126,14 +132,16 @@ def rude(story: Story, rng: random.Random) -> list[dict]:
 
 def main_thing(story: Story, rng: random.Random) -> list[dict]:
     """What is the passage about? The one thing that most of its events are about."""
-    counts = {noun: sum(noun in (event.what.split(" ")[-1], event.other.split(" ")[-1]) for event in story.events) for noun in nouns(story)}
+    counts = {noun: sum(noun in (event.what.split(" ")[-1], event.other.split(" ")[-1]) for event in story.events)
+              for noun in nouns(story)}
     ordered = sorted(counts.values(), reverse=True)
     if not ordered or (len(ordered) > 1 and ordered[0] == ordered[1]):
         return []
     right = max(counts, key=counts.get)
     others = [noun for noun in counts if noun != right]
     more = [noun for noun in WORDS["things"] + WORDS["animals"] if noun not in counts]
-    return [{"story": story.text, "answer": right, "options": shuffled([right, *others, *rng.sample(more, 3)][:4], rng)}]
+    return [{"story": story.text, "answer": right, "options": shuffled([right, *others, *rng.sample(more, 3)][:4],
+        rng)}]
 
 
 def _telling() -> dict[str, str]:
@@ -190,7 +198,8 @@ def _completion(story: Story, rng: random.Random, change) -> list[dict]:
 
 def why(story: Story, rng: random.Random) -> list[dict]:
     """Why does somebody feel so? What happened just before, or something of the other sort (good for bad)."""
-    feelings = [(i, event) for i, event in enumerate(story.events) if event.kind == "feel" and event.feeling in MOODS and i]
+    feelings = [(i, event) for i, event in enumerate(story.events) if event.kind == "feel" and event.feeling in MOODS
+                and i]
     if not feelings:
         return []
     i, feeling = rng.choice(feelings)
@@ -204,5 +213,6 @@ def why(story: Story, rng: random.Random) -> list[dict]:
             wrong = say_all(recast(other, story, rng), rng)
             right = say_all(cause, rng)
             if right and wrong:
-                return [{"story": say(feeling, rng, "summary"), "person": feeling.who, "answer": right, "options": shuffled([right, wrong], rng)}]
+                return [{"story": say(feeling, rng, "summary"), "person": feeling.who, "answer": right,
+                         "options": shuffled([right, wrong], rng)}]
     return []

@@ -1,12 +1,14 @@
 r"""Reading the world's language back: every sentence that `wordings.py` can write becomes the event that it says.
 
-A sentence is reduced to its shape: names become P, things N, places L, feelings F, skills K, rude words disappear. "Stupid Mira
-lost the red kite at the mill." has the shape "P lost N AT L" and the entities Mira, red kite, mill. All shapes of all wordings
-stand in one dictionary, so that a sentence costs one look-up. What is not in it says nothing that can be judged.
+A sentence is reduced to its shape: names become P, things N, places L, feelings F, skills K, rude words disappear.
+"Stupid Mira lost the red kite at the mill." has the shape "P lost N AT L" and the entities Mira, red kite, mill. All
+shapes of all wordings stand in one dictionary, so that a sentence costs one look-up. What is not in it says nothing
+that can be judged.
 
 Details that matter:
 1. a sentence without its final stop was cut off, and a question claims nothing: neither is a statement;
-2. "he", "she" and "they" at the head of a clause are resolved only when the text so far leaves one choice (`wordings.resolve`);
+2. "he", "she" and "they" at the head of a clause are resolved only when the text so far leaves one choice
+   (`wordings.resolve`);
 3. "Mira lost the kite and was sad." is two statements, each with its own span;
 4. articles and owners are not judged: "a kite", "the kite" and "her kite" are the same thing.
 
@@ -63,7 +65,8 @@ class Statement:
 
 
 def shape(words: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """The shape of a clause: symbols, the entities among them in order, and for each symbol the index of its first word.
+    """The shape of a clause: symbols, the entities among them in order, and for each symbol the index of its first
+    word.
 
     Args:
         words: lower-case words without rude ones.
@@ -104,7 +107,8 @@ def without_opener(words: list[str]) -> int:
 
 def _shapes() -> dict[str, tuple[str, tuple[str, ...], dict[str, str]]]:
     """Shape -> kind, the field of each entity, and what the wording means without saying it."""
-    samples = {"who": "Mira", "whom": "Tom", "what": "red kite", "other": "blue drum", "where": "mill", "feeling": "sad"}
+    samples = {"who": "Mira", "whom": "Tom", "what": "red kite", "other": "blue drum", "where": "mill",
+               "feeling": "sad"}
     table: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {}
     for kind, entry in KINDS.items():
         for wording in entry["story"] + entry["summary"]:
@@ -117,7 +121,8 @@ def _shapes() -> dict[str, tuple[str, tuple[str, ...], dict[str, str]]]:
                 symbols, entities, _ = shape(words[without_opener(words) :])
                 key, said = " ".join(symbols), tuple(fields_said(variant))
                 if len(said) != len(entities):
-                    raise ValueError(f"events.json, {kind}: {wording!r} has a word of words.json outside its slots: {entities}")
+                    raise ValueError(f"events.json, {kind}: {wording!r} has a word of words.json outside its slots: "
+                                     f"{entities}")
                 if table.setdefault(key, (kind, said, meaning)) != (kind, said, meaning):
                     raise ValueError(f"events.json: {wording!r} of {kind} can also be read as {table[key][0]}")
     return table
@@ -126,7 +131,8 @@ def _shapes() -> dict[str, tuple[str, tuple[str, ...], dict[str, str]]]:
 SHAPES = _shapes()
 
 
-@functools.lru_cache(maxsize=10_000)  # every judge of a summary reads it: thirty thousand readings of some three thousand texts in one evaluation
+# every judge of a summary reads it: thirty thousand readings of some three thousand texts in one evaluation
+@functools.lru_cache(maxsize=10_000)
 def parse(text: str) -> tuple[Statement, ...]:
     """The statements of a text, in order; any text will do."""
     statements: list[Statement] = []
@@ -136,7 +142,8 @@ def parse(text: str) -> tuple[Statement, ...]:
         if not sentence.strip():
             continue
         tokens = [(t.group().lower(), found.start() + t.start()) for t in TOKEN.finditer(sentence)]
-        whole = bool(tokens) and tokens[-1][0] in (".", "!") and (len(tokens) < 2 or tokens[-2][0] not in (".", "!", "?"))
+        whole = bool(tokens) and tokens[-1][0] in (".", "!") and (len(tokens) < 2
+            or tokens[-2][0] not in (".", "!", "?"))
         start = found.start() + len(sentence) - len(sentence.lstrip())
         span = (start, found.start() + len(sentence.rstrip()))
         statements += _read(text, tokens[:-1] if whole else [], span, mentioned, sentence)

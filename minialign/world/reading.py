@@ -1,7 +1,8 @@
-r"""Tasks that are answered by reading: who is there, how many, in which order, whom a pronoun means, where something stands.
+r"""Tasks that are answered by reading: who is there, how many, in which order, whom a pronoun means, where something
+stands.
 
-Each function turns a passage into examples, as those of `tasks.py` do: dictionaries with the passage's text, what is asked, the `answer`
-and the `options` to choose from. Whatever the passage leaves open is not asked.
+Each function turns a passage into examples, as those of `tasks.py` do: dictionaries with the passage's text, what is
+asked, the `answer` and the `options` to choose from. Whatever the passage leaves open is not asked.
 
 Read next: `judging.py` and `writing.py`, the other tasks, and `datasets.py`, where all of them stand in a list.
 """
@@ -94,7 +95,8 @@ def _two_in_order(story: Story, rng: random.Random) -> tuple[str, str] | None:
 def came_first(story: Story, rng: random.Random) -> list[dict]:
     """Which of two events came first?"""
     pair = _two_in_order(story, rng)
-    return [{"story": story.text, "answer": pair[0], "other": pair[1], "options": shuffled(list(pair), rng)}] if pair else []
+    return [{"story": story.text, "answer": pair[0], "other": pair[1], "options":
+             shuffled(list(pair), rng)}] if pair else []
 
 
 def came_last(story: Story, rng: random.Random) -> list[dict]:
@@ -116,7 +118,8 @@ def before(story: Story, rng: random.Random) -> list[dict]:
 def find_sentence(story: Story, rng: random.Random) -> list[dict]:
     """The sentence of the passage that speaks of a thing that no other sentence names."""
     told = sentences(story)
-    alone = [(noun, line) for noun in [*NOUNS, *WORDS["feelings"]] for line in told if noun in _words(line) and sum(noun in _words(x) for x in told) == 1]
+    alone = [(noun, line) for noun in [*NOUNS, *WORDS["feelings"]] for line in told if noun in _words(line)
+             and sum(noun in _words(x) for x in told) == 1]
     if len(told) < 2 or not alone:
         return []
     word, line = rng.choice(alone)
@@ -143,12 +146,14 @@ def person_named_first(story: Story, rng: random.Random) -> list[dict]:
 
 def _pronoun_pair(story: Story, rng: random.Random) -> tuple[str, str, str, str] | None:
     """A sentence about two people, one that goes on with "he" or "she", whom that means, and the other one."""
-    about_two = [e for e in story.events if e.who and e.whom and PRONOUNS[e.who] != PRONOUNS[e.whom] and choices(e, "story")]
+    about_two = [e for e in story.events if e.who and e.whom and PRONOUNS[e.who] != PRONOUNS[e.whom]
+                 and choices(e, "story")]
     if not about_two:
         return None
     event = rng.choice(about_two)
     person, other = rng.sample([event.who, event.whom], 2)
-    following = rng.choice([Event("feel", who=person, feeling=rng.choice(WORDS["feelings"])), Event("go", who=person, where=rng.choice(list(PLACES)))])
+    following = rng.choice([Event("feel", who=person, feeling=rng.choice(WORDS["feelings"])),
+                            Event("go", who=person, where=rng.choice(list(PLACES)))])
     wordings = [w for w in choices(following, "story") if w.startswith("{who} ") and "{who}" not in w[6:]]
     second = finish(PRONOUNS[person] + fill(rng.choice(wordings).removeprefix("{who}"), following, rng, "story", set()))
     return say(event, rng, "story"), second, person, other
@@ -182,7 +187,8 @@ def without_pronoun(story: Story, rng: random.Random) -> list[dict]:
         return []
     first, second, person, other = pair
     rest = second.split(" ", 1)[1]
-    return [{"story": f"{first} {second}", "sentence": second, "answer": f"{person} {rest}", "options": shuffled([f"{person} {rest}", f"{other} {rest}"], rng)}]
+    return [{"story": f"{first} {second}", "sentence": second, "answer": f"{person} {rest}",
+             "options": shuffled([f"{person} {rest}", f"{other} {rest}"], rng)}]
 
 
 def statements(story: Story) -> list[tuple[Event, str]]:
@@ -194,6 +200,7 @@ def restated(event: Event, sentence: str, rng: random.Random) -> str | None:
     """Another sentence for the same event that says all of it and is no part of the first; None if there is none."""
     for _ in range(6):
         other = say_all(event, rng)
-        if other is not None and not stands_in(" ".join(_words(other)), " ".join(_words(sentence))) and parse(other)[0].event is not None:
+        if other is not None and not stands_in(" ".join(_words(other)),
+                                               " ".join(_words(sentence))) and parse(other)[0].event is not None:
             return other
     return None

@@ -1,8 +1,8 @@
 r"""Stories that are told and remembered: the text, and every fact in it.
 
-A plot (`plots.json`) is a list of beats such as `find who=E what=T where=M weight=3`. Roles (`E`, `T`, `M`) are cast by lot; a beat
-with `maybe=` may be left out, a list of beats is a choice of one, `if=mend:B` keeps a beat only when B was the one who mended.
-`weight` is how much the event matters to a reader; what it does not say, scenery, has weight 0.
+A plot (`plots.json`) is a list of beats such as `find who=E what=T where=M weight=3`. Roles (`E`, `T`, `M`) are cast by
+lot; a beat with `maybe=` may be left out, a list of beats is a choice of one, `if=mend:B` keeps a beat only when B was
+the one who mended. `weight` is how much the event matters to a reader; what it does not say, scenery, has weight 0.
 
 Read next: `parse.py`, which reads the sentences back, and `gold.py`, which judges a summary with them.
 Try it: `python -m minialign.world.stories`.
@@ -41,7 +41,8 @@ class Story:
     def to_dict(self) -> dict:
         """Plain lists and strings, ready for JSON."""
         events = [event.to_dict() for event in self.events]
-        return {"text": self.text, "events": events, "weights": list(self.weights), "people": list(self.people), "plot": self.plot}
+        return {"text": self.text, "events": events, "weights": list(self.weights), "people": list(self.people),
+                "plot": self.plot}
 
     @classmethod
     def from_dict(cls, record: dict) -> Story:
@@ -91,7 +92,8 @@ def write_story(rng: random.Random) -> Story:
 
 
 def write_scene(rng: random.Random, fewest: int = 2, most: int = 4) -> Story:
-    """A passage for a task: `fewest` to `most` events that follow one another in some story, told anew. Short, because tokens are time."""
+    """A passage for a task: `fewest` to `most` events that follow one another in some story, told anew. Short, because
+    tokens are time."""
     while True:
         story = write_story(rng)
         count = min(rng.randint(fewest, most), len(story.events))

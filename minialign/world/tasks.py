@@ -1,7 +1,8 @@
 r"""Tasks on a story: what can be asked about it, with the answer that the simulator knows to be right.
 
-A task turns a story into examples: dictionaries with the fields `story`, `answer` or `summary`, `question`, and `options` where
-there is a list of answers to choose from. Questions are asked only when the story leaves one right answer.
+A task turns a story into examples: dictionaries with the fields `story`, `answer` or `summary`, `question`, and
+`options` where there is a list of answers to choose from. Questions are asked only when the story leaves one right
+answer.
 
 Read next: `templates.py`, which words them, and `corpus.py`, which dirties them.
 Try it: `python -m minialign.world.tasks`.
@@ -34,7 +35,8 @@ class Task:
 
 
 def quotes(story: Story) -> dict[int, str]:
-    """The story's own sentence for each event (by its place) that has a short sentence to itself, without opener, naming its people."""
+    """The story's own sentence for each event (by its place) that has a short sentence to itself, without opener,
+    naming its people."""
     told = [statement for statement in parse(story.text) if statement.event is not None]
     found = {}
     for place, (statement, event) in enumerate(zip(told, story.events)):
@@ -47,10 +49,11 @@ def quotes(story: Story) -> dict[int, str]:
 
 
 def reference_summary(story: Story, rng: random.Random) -> str:
-    """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told and the ending is missed.
+    """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told and the ending is
+    missed.
 
-    Each statement is drawn without replacement with probability proportional to its event's weight + MINOR, and mostly in the story's own
-    words, as people do; a draw that comes out too short or too long is drawn again.
+    Each statement is drawn without replacement with probability proportional to its event's weight + MINOR, and mostly
+    in the story's own words, as people do; a draw that comes out too short or too long is drawn again.
     """
     shortest, longest = REFERENCE_WORDS
     own = quotes(story)
@@ -63,7 +66,8 @@ def reference_summary(story: Story, rng: random.Random) -> str:
             pick = rng.choices(left, [story.weights[i] + MINOR for i in left])[0]
             left.remove(pick)
             kept.append(pick)
-        text = " ".join(own[i] if i in own and rng.random() < QUOTED else say(story.events[i], rng, "summary") for i in sorted(kept))
+        text = " ".join(own[i] if i in own and rng.random() < QUOTED else say(story.events[i], rng, "summary")
+                        for i in sorted(kept))
         if shortest <= len(text.split()) <= longest:
             return text
 
@@ -83,7 +87,8 @@ def swap(event: Event, field: str, story: Story, rng: random.Random, same_story:
     for names in (near, far) if rng.random() < same_story else (far, near):
         taken = (event.who, event.whom, event.what, event.other)
         fitting = [replace(event, **{field: name}) for name in names if name not in taken]
-        fitting = [e for e in fitting if getattr(e, field) != value and not any(matches(e, fact) for fact in story.events)]
+        fitting = [e for e in fitting if getattr(e, field) != value and not any(matches(e, fact)
+            for fact in story.events)]
         if fitting:
             return rng.choice(fitting)
     return None
@@ -132,14 +137,16 @@ def _questions(field: str) -> Callable[[Story, random.Random], list[dict]]:
             if len(right) != 1:
                 continue
             options = _options(event, field, story, rng)
-            made.append({"story": story.text, "question": question, "answer": _answer(event, field), "options": options})
+            made.append({"story": story.text, "question": question, "answer": _answer(event, field),
+                         "options": options})
         return made
 
     return examples
 
 
 def _options(event: Event, field: str, story: Story, rng: random.Random) -> list[str]:
-    """The right answer among others: all feelings, or four people, places or things, those of the story first; in random order."""
+    """The right answer among others: all feelings, or four people, places or things, those of the story first; in
+    random order."""
     if field == "feeling":
         return list(WORDS["feelings"])
     near, far = _rivals(field, getattr(event, field), story)
@@ -201,7 +208,8 @@ def _check(story: Story, rng: random.Random) -> list[dict]:
             swapped = falsify(event, story, rng)
             statement, answer = say_all(swapped, rng) if swapped else None, "no"
         else:
-            statement, answer = own[place] if place in own and rng.random() < QUOTED else say(event, rng, "summary"), "yes"
+            statement, answer = own[place] if place in own and rng.random() < QUOTED else say(event, rng,
+                "summary"), "yes"
         if statement is not None:
             made.append({"story": story.text, "statement": statement, "answer": answer, "options": ["yes", "no"]})
     return made
@@ -224,8 +232,8 @@ def demonstrations(count: int, seed: int, summary_share: float = 0.75, check_sha
     Args:
         count: number of demonstrations.
         seed: the same seed gives the same list.
-        summary_share: share of summaries; check_share: share of statements to be checked against the story. The rest are questions, each
-            task as often as the others.
+        summary_share: share of summaries; check_share: share of statements to be checked against the story. The rest
+            are questions, each task as often as the others.
     Returns:
         records {"prompt", "completion", "task", "story"}; `story` is `Story.to_dict()`.
     """

@@ -1,16 +1,20 @@
 r"""Templates: how an example becomes a prompt and its completion.
 
-A file of templates (`templates.json`, `prompts.json`, a user's own) holds, for each task, a list of templates, or the name of another task whose
-templates it shares. `{field}` slots are fields of the task's examples; `{options}` is the list of answers to choose from.
+A file of templates (`templates.json`, `prompts.json`, a user's own) holds, for each task, a list of templates, or the
+name of another task whose templates it shares. `{field}` slots are fields of the task's examples; `{options}` is the
+list of answers to choose from.
 
-    {"name": "true or false",  "style": "instruction",  "input": "{story}\n{statement} Say true or false.",  "target": "{answer}",
+    {"name": "true or false",  "style": "instruction",  "input": "{story}\n{statement} Say true or false.",  "target":
+    "{answer}",
      "words": {"yes": "true", "no": "false"},  "inverted": false,  "answer_in_input": true}
 
-Only `name` and `input` are needed. `words` are what this wording calls the answers. An inverted template gives the answer and asks for the
-question. `answer_in_input` admits that the target can be read off the input; without it that is a mistake, and `lint` finds it: a real
-collection once had nine lines in which the letter of a lost line break was glued to the text.
+Only `name` and `input` are needed. `words` are what this wording calls the answers. An inverted template gives the
+answer and asks for the question. `answer_in_input` admits that the target can be read off the input; without it that is
+a mistake, and `lint` finds it: a real collection once had nine lines in which the letter of a lost line break was glued
+to the text.
 
-FLAN (Wei et al. 2021) wrote ten templates a task, T0 (Sanh et al. 2022) eight on average; ours are short, because on a laptop tokens are time.
+FLAN (Wei et al. 2021) wrote ten templates a task, T0 (Sanh et al. 2022) eight on average; ours are short, because on a
+laptop tokens are time.
 Read next: `tasks.py` and `datasets.py`.
 """
 
@@ -27,7 +31,8 @@ from minialign.world.wordings import TABLES
 
 FIELD = re.compile(r"\{(\w+)\}")
 STYLES = ("", "question", "instruction", "cloze")
-KEYS = {"name": str, "input": str, "target": str, "style": str, "words": dict, "inverted": bool, "answer_in_input": bool}
+KEYS = {"name": str, "input": str, "target": str, "style": str, "words": dict, "inverted": bool,
+        "answer_in_input": bool}
 NOT_READ = ("answer", "options", "cluster", "file", "line")  # what an example has beside the fields that a model reads
 SHORTEST = 12  # words; shorter texts, single sentences mostly, are alike by chance
 
@@ -76,7 +81,8 @@ class Template:
         return self.target.strip() == "{answer}"
 
     def pose(self, example: dict, place: tuple[object, int | None] = (None, None)) -> Question:
-        """An example in this template's words, with its options where the template asks for the answer and the example has options.
+        """An example in this template's words, with its options where the template asks for the answer and the example
+        has options.
 
         Args:
             place: file and line of the example, for errors.
@@ -88,7 +94,8 @@ class Template:
             return Question(prompt, target, (), self.task, self.name)
         options = tuple(self.words.get(option, option) for option in example["options"])
         if target not in options:
-            raise UserError(f"the answer {target!r} of {self.task} is not among its options {', '.join(options) or '(none)'}", *place)
+            raise UserError(f"the answer {target!r} of {self.task} is not among its options "
+                            f"{', '.join(options) or '(none)'}", *place)
         if len(set(options)) < len(options):
             raise UserError(f"the options of {self.task} name one answer twice: {', '.join(options)}", *place)
         return Question(prompt, target, options, self.task, self.name)
@@ -98,14 +105,16 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
     """Task -> its templates.
 
     Raises:
-        UserError: not JSON, a key that is unknown, missing or of another type, a stray brace, two templates of one name.
+        UserError: not JSON, a key that is unknown, missing or of another type, a stray brace, two templates of one
+            name.
     """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"cannot be read as JSON: {error}", path) from None
     if not isinstance(table, dict) or not table:
-        raise UserError('there are no templates; it must be an object such as {"task": [{"name": "plain", "input": "{text}", "target": "{answer}"}]}', path)
+        raise UserError('there are no templates; it must be an object such as {"task": [{"name": "plain", "input": '
+                        '"{text}", "target": "{answer}"}]}', path)
     templates: dict[str, list[Template]] = {}
     for task, entries in table.items():
         if isinstance(entries, str):
@@ -113,7 +122,8 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
                 raise UserError(f"{task} shares the templates of {entries!r}, which has no list of its own", path)
             entries = table[entries]
         if not isinstance(entries, list) or not entries:
-            raise UserError(f"{task} has no templates; give a list of them, or the name of the task whose templates it shares", path)
+            raise UserError(f"{task} has no templates; give a list of them, or the name of the task whose templates it "
+                            f"shares", path)
         templates[task] = [_template(task, entry, path) for entry in entries]
         twice = [name for name in {t.name for t in templates[task]} if sum(t.name == name for t in templates[task]) > 1]
         if twice:
@@ -125,12 +135,15 @@ def _template(task: str, entry: dict, path: Path) -> Template:
     """One template, checked."""
     if not isinstance(entry, dict) or not {"name", "input"} <= set(entry) <= set(KEYS):
         found = sorted(entry) if isinstance(entry, dict) else entry
-        raise UserError(f'a template of {task} needs "name" and "input" and may have {", ".join(list(KEYS)[2:])}; this one has {found}', path)
+        raise UserError(f'a template of {task} needs "name" and "input" and may have {", ".join(list(KEYS)[2:])}; this '
+                        f'one has {found}', path)
     for key, value in entry.items():
         if not isinstance(value, KEYS[key]):
-            raise UserError(f"template {task}/{entry['name']}: {key} is {value!r}; it must be a {KEYS[key].__name__}", path)
+            raise UserError(f"template {task}/{entry['name']}: {key} is {value!r}; it must be a {KEYS[key].__name__}",
+                            path)
     if entry.get("style", "") not in STYLES:
-        raise UserError(f"template {task}/{entry['name']}: style is {entry['style']!r}; choose one of {', '.join(STYLES[1:])}", path)
+        raise UserError(f"template {task}/{entry['name']}: style is {entry['style']!r}; choose one of "
+                        f"{', '.join(STYLES[1:])}", path)
     template = Template(task, **entry)
     for text in (template.input, template.target):
         if re.search(r"[{}]", FIELD.sub("", text)):
@@ -162,13 +175,15 @@ def render(template: Template, example: dict, place: tuple[object, int | None] =
         name = found.group(1)
         if name not in example:
             known = ", ".join(sorted(example))
-            raise UserError(f"template {template.task}/{template.name} needs the field {name!r}; the example has {known}", *place)
+            raise UserError(f"template {template.task}/{template.name} needs the field {name!r}; the example has "
+                            f"{known}", *place)
         inside = example[name]
         if name == "options":
             return listed(template.words.get(option, option) for option in inside)
         return template.words.get(inside, inside) if name == "answer" else str(inside)
 
-    prompt = re.sub(r"[ \n]\n- ", "\n- ", FIELD.sub(value, template.input))  # a list begins on a new line, and on one only
+    # a list begins on a new line, and on one only
+    prompt = re.sub(r"[ \n]\n- ", "\n- ", FIELD.sub(value, template.input))
     return prompt, FIELD.sub(value, template.target)
 
 
@@ -178,7 +193,8 @@ def stands_in(target: str, text: str) -> bool:
 
 
 def texts(example: dict) -> set[str]:
-    """The example's texts of at least SHORTEST words in a normal form (small letters, words only): what must not be on two sides of a split."""
+    """The example's texts of at least SHORTEST words in a normal form (small letters, words only): what must not be on
+    two sides of a split."""
     values = (value for key, value in example.items() if isinstance(value, str) and key not in NOT_READ)
     found = (" ".join(re.findall(r"\w+", value.lower())) for value in values)
     return {text for text in found if len(text.split()) >= SHORTEST}
@@ -198,7 +214,8 @@ def lint(template: Template, examples: list[dict]) -> list[str]:
     for text in (template.input, template.target):
         if re.search(r"\\[nt]|\}n\b|[ \t]\n|  |\t", text) or text != text.rstrip():
             found.append(f"{name}: a lost line break, a double blank or a blank at the end in {text!r}")
-    if any("{" in question.prompt + question.target or "}" in question.prompt + question.target for question in questions):
+    if any("{" in question.prompt + question.target or "}" in question.prompt + question.target
+           for question in questions):
         found.append(f"{name}: a brace is left after filling")
     if any(not question.prompt or not question.target for question in questions):
         found.append(f"{name}: the prompt or the target is empty")

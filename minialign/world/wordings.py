@@ -1,10 +1,10 @@
 r"""The world's language: what can happen, and the sentences that say so.
 
-Everything that a person may want to change is in three tables beside this file: `words.json` (names, things, places, feelings),
-`events.json` (each kind of event with its wordings) and `plots.json` (the order in which events make a story). A wording is a
-sentence with slots: `{who}`, `{whom}`, `{feeling}`, `{skill}`; `{what}`, `{a what}`, `{her what}` for a thing (`other` for a second
-one); `{at}`, `{to}`, `{from}`, `{over}` for a place with its preposition. `[...]` may be left out. A part after `|`, such as
-`| feeling=sad`, is what the wording means without saying it.
+Everything that a person may want to change is in three tables beside this file: `words.json` (names, things, places,
+feelings), `events.json` (each kind of event with its wordings) and `plots.json` (the order in which events make a
+story). A wording is a sentence with slots: `{who}`, `{whom}`, `{feeling}`, `{skill}`; `{what}`, `{a what}`, `{her
+what}` for a thing (`other` for a second one); `{at}`, `{to}`, `{from}`, `{over}` for a place with its preposition.
+`[...]` may be left out. A part after `|`, such as `| feeling=sad`, is what the wording means without saying it.
 
 Read next: `stories.py`, which tells stories with these sentences, and `parse.py`, which understands them.
 """
@@ -34,7 +34,8 @@ FIELD_OF_SLOT = {"at": "where", "to": "where", "from": "where", "over": "where",
 
 @dataclass(frozen=True)
 class Event:
-    """One fact; a field that is empty is not said. `what` and `other` are a thing, an animal, a food or a skill, as "red kite"."""
+    """One fact; a field that is empty is not said. `what` and `other` are a thing, an animal, a food or a skill, as
+    "red kite"."""
 
     kind: str
     who: str = ""
@@ -53,7 +54,8 @@ FIELDS = tuple(field.name for field in fields(Event))
 
 
 def matches(statement: Event, fact: Event) -> bool:
-    """True when `fact` makes `statement` true: every field that the statement gives agrees; "kite" agrees with "red kite"."""
+    """True when `fact` makes `statement` true: every field that the statement gives agrees; "kite" agrees with "red
+    kite"."""
     if statement.kind != fact.kind and statement.kind not in IMPLIES.get(fact.kind, ()):
         return False
     if _agree(statement, fact.who, fact.whom, fact.what, fact.other, fact.where, fact.feeling):
@@ -95,7 +97,8 @@ def fields_said(sentence: str) -> list[str]:
 
 @functools.cache
 def sayings(kind: str, style: str) -> list[tuple[str, dict[str, str], set[str]]]:
-    """All sentences of a kind of event: the sentence, what it means without saying it, and every field that it tells."""
+    """All sentences of a kind of event: the sentence, what it means without saying it, and every field that it
+    tells."""
     found = []
     for wording in KINDS[kind][style]:
         sentence, meaning = split_wording(wording)
@@ -109,7 +112,8 @@ def choices(event: Event, style: str) -> list[str]:
     return [
         sentence
         for sentence, meaning, told in sayings(event.kind, style)
-        if (told == has if style == "story" else told <= has) and all(getattr(event, field) == value for field, value in meaning.items())
+        if (told == has if style == "story" else told <= has) and all(getattr(event, field) == value for field,
+        value in meaning.items())
     ]
 
 

@@ -1,6 +1,7 @@
 r"""Tasks that are answered by writing, and tasks about words: summaries, questions, politeness, and what a word means.
 
-Same form as `reading.py`. Where there is no list of answers, `options` is missing and the answer is judged by how likely it is.
+Same form as `reading.py`. Where there is no list of answers, `options` is missing and the answer is judged by how
+likely it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from minialign.world.tasks import TASKS, falsify, say_all
 from minialign.world.templates import stands_in
 from minialign.world.wordings import PLACES, PRONOUNS, WORDS, choices
 
-GROUPS = {"animal": WORDS["animals"], "food": WORDS["foods"], "thing": WORDS["things"], "place": list(PLACES), "person": CHILDREN}
+GROUPS = {"animal": WORDS["animals"], "food": WORDS["foods"], "thing": WORDS["things"], "place": list(PLACES),
+          "person": CHILDREN}
 
 
 def short_summary(story: Story, rng: random.Random) -> list[dict]:

@@ -6,7 +6,8 @@ import torch
 
 
 def save(peer, folder, seed=0, loud=0.1, **settings):
-    """Give a library's model weights whose opinions differ, norms and biases too, and save it; `settings` replace those of its config.json."""
+    """Give a library's model weights whose opinions differ, norms and biases too, and save it; `settings` replace those
+    of its config.json."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in peer.parameters():
@@ -23,5 +24,6 @@ def padded(rows, side, value=0):
     longest = max(map(len, rows))
     fill = [[value] * (longest - len(row)) for row in rows]
     tokens = [row + f if side == "right" else f + row for row, f in zip(rows, fill)]
-    mask = [[1] * len(row) + [0] * len(f) if side == "right" else [0] * len(f) + [1] * len(row) for row, f in zip(rows, fill)]
+    mask = [[1] * len(row) + [0] * len(f) if side == "right" else [0] * len(f) + [1] * len(row) for row,
+            f in zip(rows, fill)]
     return torch.tensor(tokens), torch.tensor(mask)

@@ -15,7 +15,8 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROWS = [[5, 9, 40, 31, 12, 7, 88, 14, 15], [17, 25, 3], [44, 45, 46, 47, 48, 49]]
-SHAPE = {"vocab_size": 96, "hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 56, "max_position_embeddings": 24}
+SHAPE = {"vocab_size": 96, "hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 56,
+         "max_position_embeddings": 24}
 
 
 @pytest.fixture(params=["gelu", "gelu_new"])
@@ -50,18 +51,21 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
 
 def test_a_body_without_a_head_gives_the_same_sentence_vectors(tmp_path):
     torch.manual_seed(0)
-    peer = save(transformers.BertModel(transformers.BertConfig(**SHAPE)), tmp_path)  # with a pooler, which we do not read
+    # with a pooler, which we do not read
+    peer = save(transformers.BertModel(transformers.BertConfig(**SHAPE)), tmp_path)
     ours = load_bert(tmp_path)
     tokens, mask = padded(ROWS, "right")
     hidden = peer(input_ids=tokens, attention_mask=mask).last_hidden_state
     mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    torch.testing.assert_close(mean_pool(ours.body(tokens, mask.bool()), mask.bool()), mean / mean.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mean_pool(ours.body(tokens, mask.bool()), mask.bool()),
+                               mean / mean.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
 
 
 def test_the_masked_word_is_found_in_the_same_place(pair):
     ours, peer = pair
     tokens, mask = padded(ROWS, "right")
-    assert torch.equal(ours(tokens, mask.bool()).argmax(-1)[mask.bool()], peer(input_ids=tokens, attention_mask=mask).logits.argmax(-1)[mask.bool()])
+    assert torch.equal(ours(tokens, mask.bool()).argmax(-1)[mask.bool()], peer(input_ids=tokens,
+        attention_mask=mask).logits.argmax(-1)[mask.bool()])
 
 
 def test_transformers_reads_the_folder_that_we_write(pair, tmp_path):
@@ -71,7 +75,8 @@ def test_transformers_reads_the_folder_that_we_write(pair, tmp_path):
     tokens, mask = padded(ROWS, "right")
     write_bert(ours, PretrainedTokenizer(words, ours.special), tmp_path / "head")
     peer = transformers.BertForMaskedLM.from_pretrained(tmp_path / "head").eval()
-    torch.testing.assert_close(ours(tokens, mask.bool())[mask.bool()], peer(input_ids=tokens, attention_mask=mask).logits[mask.bool()], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(tokens, mask.bool())[mask.bool()], peer(input_ids=tokens,
+        attention_mask=mask).logits[mask.bool()], atol=1e-4, rtol=1e-4)
     ours.head = None
     write_bert(ours, PretrainedTokenizer(words, ours.special), tmp_path / "body")
     body = transformers.AutoModel.from_pretrained(tmp_path / "body").eval()

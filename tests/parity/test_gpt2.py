@@ -13,9 +13,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(params=["model with its head", "body alone"])
 def pair(request, tmp_path):
-    """A random GPT-2 of the library and ours from the folder that it left; the first GPT-2 was published without the head's prefix."""
+    """A random GPT-2 of the library and ours from the folder that it left; the first GPT-2 was published without the
+    head's prefix."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 320, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4, "bos_token_id": 319, "eos_token_id": 319}
+    sizes = {"vocab_size": 320, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4, "bos_token_id": 319,
+             "eos_token_id": 319}
     peer = save(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)), tmp_path)
     if request.param == "body alone":
         peer.transformer.save_pretrained(tmp_path)
@@ -29,8 +31,10 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
     mine.logsumexp(-1).sum().backward()
     theirs.logsumexp(-1).sum().backward()
-    torch.testing.assert_close(ours.body.token_embedding.weight.grad, peer.transformer.wte.weight.grad, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(ours.body.blocks[1].attention.key.weight.grad, peer.transformer.h[1].attn.c_attn.weight.grad.T[48:96], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours.body.token_embedding.weight.grad, peer.transformer.wte.weight.grad, atol=1e-3,
+                               rtol=1e-3)
+    torch.testing.assert_close(ours.body.blocks[1].attention.key.weight.grad,
+                               peer.transformer.h[1].attn.c_attn.weight.grad.T[48:96], atol=1e-3, rtol=1e-3)
 
 
 def test_greedy_generation_with_cache_and_left_padding_equals_that_of_transformers(pair):
@@ -38,6 +42,7 @@ def test_greedy_generation_with_cache_and_left_padding_equals_that_of_transforme
     prompts = [[5, 9, 200, 31], [17, 250], [44, 45, 46, 47, 48, 49]]
     written = generate(ours, prompts, SamplingConfig(12, temperature=0), torch.Generator(), stop_early=False)
     tokens, mask = padded(prompts, "left", value=319)
-    theirs = peer.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=319)[:, tokens.shape[1] :]
+    theirs = peer.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=12, do_sample=False,
+                           pad_token_id=319)[:, tokens.shape[1] :]
     assert torch.equal(written.prompt, tokens)
     assert torch.equal(written.response[:, : theirs.shape[1]], theirs)

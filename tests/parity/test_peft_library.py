@@ -1,4 +1,5 @@
-"""LoRA, bias training and prompt tuning against the PEFT library: the same outputs and gradients, and files that go both ways, for GPT-2 and Llama."""
+"""LoRA, bias training and prompt tuning against the PEFT library: the same outputs and gradients, and files that go
+both ways, for GPT-2 and Llama."""
 
 import json
 
@@ -38,7 +39,8 @@ def folder(family, tmp_path_factory):
     ends = {"bos_token_id": 1, "eos_token_id": 2}
     if family == "gpt2":
         theirs = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3, **ends)
+            transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2,
+                                    initializer_range=0.3, **ends)
         )
     else:
         theirs = transformers.LlamaForCausalLM(
@@ -96,8 +98,10 @@ def test_a_lora_goes_out_and_the_library_gives_the_same_logits(family, ours, the
 
 
 @pytest.mark.parametrize("stabilised", [False, True])
-def test_a_lora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs, tokens, tmp_path, stabilised):
-    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=THEIRS[family], fan_in_fan_out=family == "gpt2", use_rslora=stabilised)
+def test_a_lora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs, tokens,
+        tmp_path, stabilised):
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=THEIRS[family], fan_in_fan_out=family == "gpt2",
+                             use_rslora=stabilised)
     library = peft.get_peft_model(theirs, config).eval()
     stir(library)
     library.save_pretrained(tmp_path)
@@ -142,20 +146,24 @@ def test_bias_training_moves_the_biases_as_the_library_does(family, folder, ours
         with pytest.raises(UserError, match="has no biases"):
             bitfit.wrap(ours)
         return
-    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True, bias="all")).eval()
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True,
+                                                          bias="all")).eval()
     bitfit.wrap(ours)
     for logits in (library(tokens).logits, ours(tokens)):
         F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
     side = {name: p for name, p in library.named_parameters() if name.endswith("bias")}
     assert all(p.requires_grad for p in side.values())
     mine = ours.body.blocks[1]
-    find = lambda end: next(p.grad for name, p in side.items() if end in name)  # noqa: E731
+    def find(end):
+        return next(p.grad for name, p in side.items() if end in name)
     close(mine.feed_forward.inner.bias.grad, find("h.1.mlp.c_fc"))
     close(mine.attention_norm.bias.grad, find("h.1.ln_1"))
-    close(torch.cat([mine.attention.query.bias.grad, mine.attention.key.bias.grad, mine.attention.value.bias.grad]), find("h.1.attn.c_attn"))
+    close(torch.cat([mine.attention.query.bias.grad, mine.attention.key.bias.grad, mine.attention.value.bias.grad]),
+          find("h.1.attn.c_attn"))
 
 
-BIASES = {"all of them": BitFitConfig(), "the paper's subset": BitFitConfig(subset=True), "some": BitFitConfig(names=("norm.bias", "body.blocks.1.*.bias"))}
+BIASES = {"all of them": BitFitConfig(), "the paper's subset": BitFitConfig(subset=True),
+          "some": BitFitConfig(names=("norm.bias", "body.blocks.1.*.bias"))}
 
 
 @pytest.fixture
@@ -173,14 +181,16 @@ def test_biases_go_out_and_the_library_gives_the_same_logits(gpt2, folder, ours,
     close(library(tokens).logits, ours(tokens))
     again = load_from_library(load_gpt2(folder), tmp_path, "gpt2")
     close(again(tokens), ours(tokens))
-    assert which != "all of them" or (set(trained(again)) == set(trained(ours)) and again.tuning.config == BitFitConfig())
+    assert which != "all of them" or (set(trained(again)) == set(trained(ours))
+                                      and again.tuning.config == BitFitConfig())
     F.cross_entropy(library(tokens).logits.flatten(0, 1), tokens.flatten()).backward()
     update = {name: p.grad for name, p in library.named_parameters() if "lora_" in name}
     assert len(update) == 2 and not any(grad.any() for grad in update.values()), "the update of zeros never moves"
 
 
 def test_the_library_s_bias_training_comes_in_with_the_same_logits(gpt2, ours, theirs, tokens, tmp_path):
-    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True, bias="all")).eval()
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True,
+                                                          bias="all")).eval()
     for name, p in library.named_parameters():
         p.requires_grad_(name.endswith("bias"))  # how one trains biases alone there: B stays 0
     stir(library)
@@ -190,7 +200,8 @@ def test_the_library_s_bias_training_comes_in_with_the_same_logits(gpt2, ours, t
 
 
 def test_biases_of_the_wrapped_layers_alone_come_in_too(gpt2, ours, theirs, tokens, tmp_path):
-    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["mlp.c_fc"], fan_in_fan_out=True, bias="lora_only")).eval()
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["mlp.c_fc"], fan_in_fan_out=True,
+                                                          bias="lora_only")).eval()
     for name, p in library.named_parameters():
         p.requires_grad_(name.endswith("c_fc.base_layer.bias"))
     stir(library)
@@ -200,7 +211,8 @@ def test_biases_of_the_wrapped_layers_alone_come_in_too(gpt2, ours, theirs, toke
 
 
 def test_what_is_more_than_biases_is_refused_and_the_model_untouched(gpt2, folder, ours, theirs, tokens, tmp_path):
-    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True, bias="all"))
+    library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True,
+                                                          bias="all"))
     stir(library)
     library.save_pretrained(tmp_path / "both")
     before = ours(tokens)
@@ -231,7 +243,8 @@ def test_a_llama_has_no_biases_to_exchange(family, ours, theirs, tmp_path):
         load_from_library(ours, tmp_path, family)
 
 
-@pytest.mark.parametrize("change, message", [({"use_dora": True}, "sets use_dora"), ({"peft_type": "IA3"}, "holds 'IA3'")])
+@pytest.mark.parametrize("change, message", [({"use_dora": True}, "sets use_dora"),
+                                             ({"peft_type": "IA3"}, "holds 'IA3'")])
 def test_what_the_library_can_say_and_we_cannot_is_an_error(family, ours, tmp_path, change, message):
     save_for_library(lora.wrap(ours, LoRAConfig(rank=2)), tmp_path, family)
     path = tmp_path / "adapter_config.json"

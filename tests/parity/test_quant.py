@@ -1,12 +1,16 @@
-"""Our mappings, layers and gradients are those of torch's own quantization functions; LLM.int8() is that of bitsandbytes on the CPU.
+"""Our mappings, layers and gradients are those of torch's own quantization functions; LLM.int8() is that of
+bitsandbytes on the CPU.
 
 Known differences, each with a test:
-    torch        its symmetric observer spreads max|x| over 127.5 steps and lets −128 be used: our scale is 127.5 / 127 of it.
-                 It multiplies by 1 / s where we divide by s, so that a value within a rounding error of a half may fall on the other side.
-    bitsandbytes the constant that takes both absmax out of an integer sum is 6.200124e-05 in its Python kernel, and 1 / 127² = 6.2000124e-05.
-                 A row's scale still counts what an outlier column holds below the threshold; ours, as the paper, takes out the whole column first.
-                 The "16-bit" part multiplies by dequantized integers, ours by the original weights unless asked otherwise.
-                 x is rounded to float16 before anything else. In train mode another path runs, which quantizes weights only: compare in eval mode.
+    torch  its symmetric observer spreads max|x| over 127.5 steps and lets −128 be used: our scale is 127.5 / 127 of it.
+                 It multiplies by 1 / s where we divide by s, so that a value within a rounding error of a half may fall
+                 on the other side.
+    bitsandbytes the constant that takes both absmax out of an integer sum is 6.200124e-05 in its Python kernel, and 1 /
+    127² = 6.2000124e-05.
+                 A row's scale still counts what an outlier column holds below the threshold; ours, as the paper, takes
+                 out the whole column first. The "16-bit" part multiplies by dequantized integers, ours by the original
+                 weights unless asked otherwise. x is rounded to float16 before anything else. In train mode another
+                 path runs, which quantizes weights only: compare in eval mode.
 """
 
 import math
@@ -27,7 +31,8 @@ from minialign.quant.scheme import SCHEMES, SchemeConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 G = torch.Generator().manual_seed(0)
-X = {"normal": torch.randn(33, 70, generator=G), "positive": torch.rand(33, 70, generator=G) + 2, "skewed": -torch.randn(33, 70, generator=G).exp()}
+X = {"normal": torch.randn(33, 70, generator=G), "positive": torch.rand(33, 70, generator=G) + 2,
+     "skewed": -torch.randn(33, 70, generator=G).exp()}
 
 
 def linear(K=70, N=24):
@@ -81,21 +86,26 @@ def test_the_symmetric_scale_differs_from_torch_s_by_127_5_over_127():
 
 
 def test_ranges_are_those_of_torch_s_observers():
-    theirs = torch.ao.quantization.MinMaxObserver(), torch.ao.quantization.MovingAverageMinMaxObserver(averaging_constant=0.1)
+    theirs = (torch.ao.quantization.MinMaxObserver(),
+              torch.ao.quantization.MovingAverageMinMaxObserver(averaging_constant=0.1))
     for ours, other in zip((MinMax(), MovingAverage(0.1)), theirs):
         for scale in (1.0, 3.0, 0.5):
             ours.see(X["normal"] * scale)
             other(X["normal"] * scale)
-        torch.testing.assert_close(torch.stack(ours.range(MappingConfig())), torch.stack([other.min_val, other.max_val]))
+        torch.testing.assert_close(torch.stack(ours.range(MappingConfig())),
+                                   torch.stack([other.min_val, other.max_val]))
 
 
 def test_the_dynamic_layer_is_torch_s_dynamic_linear():
     layer, x = linear(), X["normal"]
-    ours = quantized_layer(layer, SchemeConfig(activation_mapping="zero-point", activation_bits=7, activation_per="tensor"))
-    weight = torch.quantize_per_channel(layer.weight.detach(), ours.weight_scale[:, 0].double(), torch.zeros(24).long(), 0, torch.qint8)
+    ours = quantized_layer(layer, SchemeConfig(activation_mapping="zero-point", activation_bits=7,
+                                               activation_per="tensor"))
+    weight = torch.quantize_per_channel(layer.weight.detach(), ours.weight_scale[:, 0].double(), torch.zeros(24).long(),
+                                        0, torch.qint8)
     assert torch.equal(weight.int_repr(), ours.weight)
     packed = torch.ops.quantized.linear_prepack(weight, layer.bias.detach())
-    theirs = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)  # 7 bits: its AVX2 kernel adds pairs of products in 16 bits
+    # 7 bits: its AVX2 kernel adds pairs of products in 16 bits
+    theirs = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)
     torch.testing.assert_close(ours(x), theirs, atol=2e-3, rtol=1e-3)
     assert (ours(x) - theirs).abs().mean() < 1e-4
 
@@ -103,11 +113,13 @@ def test_the_dynamic_layer_is_torch_s_dynamic_linear():
 @pytest.mark.parametrize("mapping", ["absmax", "zero-point"])
 def test_the_static_layer_is_torch_s_rounding_of_both_sides(mapping):
     layer, x, config = linear(), X["normal"], MappingConfig(mapping)
-    calibrated, weight = quantize_tensor(X["normal"] * 0.7, config), quantize_tensor(layer.weight, MappingConfig(per="row"))
+    calibrated, weight = quantize_tensor(X["normal"] * 0.7, config), quantize_tensor(layer.weight,
+        MappingConfig(per="row"))
     ours = StaticLinear(weight, layer.bias, activation=config, scale=calibrated.scale, zero_point=calibrated.zero_point)
     zero, (low, high) = 0 if calibrated.zero_point is None else int(calibrated.zero_point), config.codes
     x_hat = torch.fake_quantize_per_tensor_affine(x, float(calibrated.scale), zero, low, high)
-    w_hat = torch.fake_quantize_per_channel_affine(layer.weight.detach(), weight.scale[:, 0], torch.zeros(24).int(), 0, -127, 127)
+    w_hat = torch.fake_quantize_per_channel_affine(layer.weight.detach(), weight.scale[:, 0], torch.zeros(24).int(), 0,
+                                                   -127, 127)
     torch.testing.assert_close(ours(x), F.linear(x_hat, w_hat, layer.bias).detach(), atol=1e-5, rtol=1e-5)
 
 
@@ -118,7 +130,8 @@ def test_fake_quantization_and_its_gradient_are_torch_s(mapping, bits):
     low, high = config.codes
     scale, zero = torch.tensor(1.5 / high), torch.tensor(1 if mapping == "zero-point" else 0, dtype=torch.int32)
     results = []
-    for function in (lambda x: fake_quantize(x, scale, zero, config), lambda x: torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero), low, high)):
+    for function in (lambda x: fake_quantize(x, scale, zero, config), lambda x: torch.fake_quantize_per_tensor_affine(x,
+            float(scale), int(zero), low, high)):
         x = X["normal"].clone().requires_grad_()
         y = function(x)
         y.square().sum().backward()
@@ -188,7 +201,8 @@ def test_integers_scales_and_outlier_columns_are_those_of_bitsandbytes(bnb):
     x = halves(12, 64, outliers=(3, 40))
     values, scale, columns = bnb.functional.int8_vectorwise_quant(x.half(), threshold=6.0)
     assert torch.equal(columns.sort().values, outlier_columns(x, 6.0).nonzero().flatten())
-    plain = quantize_tensor(x.masked_fill(x.abs() >= 6.0, 0.0), MappingConfig(per="row"))  # the scale of what is below the threshold in all columns
+    # the scale of what is below the threshold in all columns
+    plain = quantize_tensor(x.masked_fill(x.abs() >= 6.0, 0.0), MappingConfig(per="row"))
     torch.testing.assert_close(plain.scale.flatten() * 127, scale.float())
     nearly_all_equal(plain.values.index_fill(1, columns, 0), values, share=3e-3)
     ours = quantize_tensor(x.index_fill(1, columns, 0.0), MappingConfig(per="row"))
@@ -213,7 +227,8 @@ def test_with_dequantized_outlier_weights_it_is_bitsandbytes_and_with_the_origin
     layer, x = half_linear(), halves(12, 64, outliers=(3, 40))
     with torch.no_grad():
         exact, theirs = layer(x), their_layer(bnb, layer, 6.0)(x)
-        off = lambda y: float((y - exact).norm() / exact.norm())  # noqa: E731
+        def off(y):
+            return float((y - exact).norm() / exact.norm())
         same = quantized_layer(layer, SchemeConfig("llm-int8", outlier_weights="dequantized"))(x)
         better = quantized_layer(layer, SCHEMES["llm-int8"])(x)
     assert (same - theirs).norm() / theirs.norm() < 1.5e-3  # what is left is the larger scale of some rows

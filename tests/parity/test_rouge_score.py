@@ -27,4 +27,5 @@ def test_every_number_is_that_of_the_package():
         theirs, ours = scorer.score(reference, answer), rouge(answer, reference)
         for name, found in theirs.items():
             own = (ours[name].precision, ours[name].recall, ours[name].f)
-            assert own == pytest.approx((found.precision, found.recall, found.fmeasure), abs=1e-12), (name, answer, reference)
+            assert own == pytest.approx((found.precision, found.recall, found.fmeasure), abs=1e-12), (name, answer,
+                reference)

@@ -15,16 +15,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 INPUTS = [[5, 9, 40, 31, 12, 7, 88, 14, 15], [17, 25, 3], [44, 45, 46, 47, 48, 49]]
 TARGETS = [[0, 5, 6, 7], [0, 9, 8, 4], [0, 71, 72, 73]]
-SHAPE = {"vocab_size": 96, "d_model": 40, "d_kv": 8, "d_ff": 56, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+SHAPE = {"vocab_size": 96, "d_model": 40, "d_kv": 8, "d_ff": 56, "num_layers": 3, "num_decoder_layers": 2,
+         "num_heads": 4, "decoder_start_token_id": 0}
 SHAPE |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
 
 
 @pytest.fixture(params=["first", "1.1", "1.1 saved again"])
 def pair(request, tmp_path):
-    """The library's and ours: the first T5 (relu, tied, scaled), 1.1 (gated gelu, a head of its own), and 1.1 as new versions of the library save it."""
+    """The library's and ours: the first T5 (relu, tied, scaled), 1.1 (gated gelu, a head of its own), and 1.1 as new
+    versions of the library save it."""
     torch.manual_seed(0)
     gated = request.param != "first"
-    config = transformers.T5Config(**SHAPE, feed_forward_proj="gated-gelu" if gated else "relu", tie_word_embeddings=not gated)
+    config = transformers.T5Config(**SHAPE, feed_forward_proj="gated-gelu" if gated else "relu",
+                                   tie_word_embeddings=not gated)
     peer = transformers.T5ForConditionalGeneration(config)
     if gated:
         peer.lm_head.weight = torch.nn.Parameter(torch.randn(96, 40))
@@ -47,9 +50,12 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
     theirs.logsumexp(-1).sum().backward()
     for a, b in (
         (ours.body.encoder.token_embedding.weight, peer.shared.weight),
-        (ours.body.encoder.position_bias.weight, peer.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight),
-        (ours.body.decoder.position_bias.weight, peer.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight),
-        (ours.body.decoder.blocks[1].cross_attention.key.weight, peer.decoder.block[1].layer[1].EncDecAttention.k.weight),
+        (ours.body.encoder.position_bias.weight,
+         peer.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight),
+        (ours.body.decoder.position_bias.weight,
+         peer.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight),
+        (ours.body.decoder.blocks[1].cross_attention.key.weight,
+         peer.decoder.block[1].layer[1].EncDecAttention.k.weight),
         (ours.body.encoder.blocks[1].feed_forward_norm.weight, peer.encoder.block[1].layer[1].layer_norm.weight),
     ):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3)

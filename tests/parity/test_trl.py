@@ -1,8 +1,8 @@
 """Our equations give the numbers of TRL's own lines.
 
-TRL keeps its PPO equations inside one long method. These tests cut the lines out of the installed library's source and run them on our
-tensors, so nothing is restated here. Known differences, each with a test: TRL whitens with the unbiased variance (n − 1), and puts
-the score one place after the last token where there is room.
+TRL keeps its PPO equations inside one long method. These tests cut the lines out of the installed library's source and
+run them on our tensors, so nothing is restated here. Known differences, each with a test: TRL whitens with the unbiased
+variance (n − 1), and puts the score one place after the last token where there is room.
 """
 
 import inspect
@@ -22,7 +22,8 @@ from minialign.rlhf.rollout import penalise_missing_end
 ppo_trainer = pytest.importorskip("trl.experimental.ppo.ppo_trainer")
 pytestmark = pytest.mark.filterwarnings("ignore")
 ARGS = SimpleNamespace(
-    kl_estimator="k1", kl_coef=0.07, whiten_rewards=False, gamma=0.97, lam=0.9, cliprange=0.2, cliprange_value=0.2, missing_eos_penalty=1.0, vf_coef=0.1
+    kl_estimator="k1", kl_coef=0.07, whiten_rewards=False, gamma=0.97, lam=0.9, cliprange=0.2, cliprange_value=0.2,
+    missing_eos_penalty=1.0, vf_coef=0.1
 )
 
 
@@ -53,7 +54,8 @@ def episodes(lengths, R=7, seed=0):
 def theirs(mask, logprobs, reference, values, scores):
     code = lines("response_idxs =", "advantages = torch.masked_fill")
     responses = torch.zeros_like(mask, dtype=torch.long)
-    return run(code, responses=responses, sequence_lengths=mask.sum(1) - 1, logprobs=logprobs, ref_logprobs=reference, values=values, scores=scores)
+    return run(code, responses=responses, sequence_lengths=mask.sum(1) - 1, logprobs=logprobs, ref_logprobs=reference,
+               values=values, scores=scores)
 
 
 def test_penalised_rewards_advantages_and_returns_are_those_of_trl():
@@ -64,7 +66,8 @@ def test_penalised_rewards_advantages_and_returns_are_those_of_trl():
     advantages, returns = advantages_and_returns(rewards, values, mask, ARGS.gamma, ARGS.lam)
     torch.testing.assert_close(returns, found["returns"])
     n = mask.sum()
-    torch.testing.assert_close(whiten(advantages, mask) * ((n - 1) / n).sqrt(), found["advantages"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whiten(advantages, mask) * ((n - 1) / n).sqrt(), found["advantages"], atol=1e-5,
+                               rtol=1e-5)
 
 
 def test_in_shorter_answers_trl_puts_the_score_one_place_later_and_the_rest_is_equal():
@@ -90,12 +93,14 @@ def test_policy_and_value_losses_are_those_of_trl():
     mask, new, old, values, _ = episodes([7, 4, 6], seed=3)
     g = torch.Generator().manual_seed(9)
     advantage, returns, old_values = (torch.randn(3, 7, generator=g) for _ in range(3))
-    space = dict(mb_advantage=advantage, padding_mask=~mask, micro_batch_inds=slice(None), mb_logprobs=old, new_logprobs=new)
+    space = dict(mb_advantage=advantage, padding_mask=~mask, micro_batch_inds=slice(None), mb_logprobs=old,
+                 new_logprobs=new)
     found = run(lines("logprobs_diff =", "pg_loss = "), **space)
     losses, clipped = policy_loss(new, old, advantage, 0.2)
     torch.testing.assert_close(masked_mean(losses, mask), found["pg_loss"])
     torch.testing.assert_close(clipped, found["pg_losses2"] > found["pg_losses"])
-    space = dict(vpred=values, mb_values=old_values, mb_return=returns, padding_mask_p1=~mask, micro_batch_inds=slice(None))
+    space = dict(vpred=values, mb_values=old_values, mb_return=returns, padding_mask_p1=~mask,
+                 micro_batch_inds=slice(None))
     found = run(lines("vpredclipped =", "vf_loss = "), **space)
     torch.testing.assert_close(masked_mean(value_loss(values, old_values, returns, 0.2), mask), found["vf_loss"])
 
@@ -115,7 +120,8 @@ def test_whitening_is_that_of_trl_but_for_the_unbiased_variance():
 def test_a_missing_end_is_penalised_as_trl_does_it():
     scores, ended = torch.tensor([0.3, -0.4]), torch.tensor([True, False])
     trainer = SimpleNamespace(args=ARGS)
-    found = run(lines("if self.args.missing_eos_penalty", "scores[~contain_eos_token]"), self=trainer, scores=scores, contain_eos_token=ended)
+    found = run(lines("if self.args.missing_eos_penalty", "scores[~contain_eos_token]"), self=trainer, scores=scores,
+                contain_eos_token=ended)
     torch.testing.assert_close(penalise_missing_end(scores, ended, "subtract", 1.0), found["scores"])
 
 

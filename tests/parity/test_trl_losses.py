@@ -1,4 +1,5 @@
-"""Losses on comparisons are those of TRL: DPO through TRL's own method on the same model, and the reward model's over k answers to a prompt."""
+"""Losses on comparisons are those of TRL: DPO through TRL's own method on the same model, and the reward model's over k
+answers to a prompt."""
 
 import inspect
 from collections import defaultdict
@@ -17,7 +18,8 @@ trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 RANKED = [
-    Ranked([1, 30, 31], [[40, 41, 2], [50, 2], [60, 61, 62, 2], [70, 2]], [(0, 1), (0, 2), (2, 1), (3, 0), (3, 1), (2, 3)]),
+    Ranked([1, 30, 31], [[40, 41, 2], [50, 2], [60, 61, 62, 2], [70, 2]], [(0, 1), (0, 2), (2, 1), (3, 0), (3, 1),
+    (2, 3)]),
     Ranked([1, 33], [[42, 2], [52, 53, 2]], [(1, 0)]),
     Ranked([1, 34, 35, 36], [[46, 2], [56, 57, 58, 2]], [(0, 1)]),
 ]
@@ -39,7 +41,8 @@ class Speaks(torch.nn.Module):
 
 def theirs(policy, reference, ranked, beta, loss_types=("sigmoid",), weights=(1.0,), label_smoothing=0.0):
     """TRL's DPO loss of all pairs of one prompt: its method, called on our models and tensors."""
-    rows = [ranked.prompt + ranked.answers[side] for pair in zip(*ranked.pairs) for side in pair]  # all chosen ones, then all rejected ones
+    # all chosen ones, then all rejected ones
+    rows = [ranked.prompt + ranked.answers[side] for pair in zip(*ranked.pairs) for side in pair]
     T = max(map(len, rows))
     ids = torch.tensor([row + [0] * (T - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])[:, None]
@@ -57,7 +60,8 @@ def theirs(policy, reference, ranked, beta, loss_types=("sigmoid",), weights=(1.
         label_smoothing=label_smoothing,
         use_weighting=False,
         _total_train_tokens=0,
-        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x, unwrap_model=lambda m: m, device="cpu"),
+        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x, unwrap_model=lambda m: m,
+                                    device="cpu"),
         args=SimpleNamespace(gradient_checkpointing_kwargs=None),
         _metrics={"eval": defaultdict(list)},
     )
@@ -74,13 +78,15 @@ def test_the_dpo_loss_of_every_prompt_is_that_of_trl_s_trainer():
 
 
 def test_smoothed_labels_and_imitation_are_those_of_trl_s_trainer():
-    """TRL calls the smoothed loss "aot": of a single pair, where there is nothing to sort, it is conservative DPO; and imitation "sft"."""
+    """TRL calls the smoothed loss "aot": of a single pair, where there is nothing to sort, it is conservative DPO; and
+    imitation "sft"."""
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     alone = [Ranked(ranked.prompt, ranked.answers, [pair]) for ranked in RANKED for pair in ranked.pairs]
     data, known = Comparisons(alone, 1, 0), ReferenceLogprobs(reference, alone)
     for place, ranked in enumerate(alone):
         found = theirs(policy, reference, ranked, 0.3, ("aot", "sft"), (1.0, 0.7), 0.2)
-        torch.testing.assert_close(batch_loss(policy, data.batch([place]), known, DPOConfig(0.3, 0.2, 0.7)), found, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(batch_loss(policy, data.batch([place]), known, DPOConfig(0.3, 0.2, 0.7)), found,
+                                   atol=1e-5, rtol=1e-5)
 
 
 def test_the_k_wise_reward_loss_is_the_mean_of_trl_s_over_the_pairs_of_a_prompt():

@@ -1,7 +1,8 @@
-"""One whole PPO update from a given rollout leaves the weights that a slow reference leaves, written out token by token from the papers.
+"""One whole PPO update from a given rollout leaves the weights that a slow reference leaves, written out token by token
+from the papers.
 
-The reference shares nothing with the package but the models' forward pass: advantages are double sums, losses are Python loops over tokens,
-gradients come from autograd on one prompt and answer at a time, and Adam is written out.
+The reference shares nothing with the package but the models' forward pass: advantages are double sums, losses are
+Python loops over tokens, gradients come from autograd on one prompt and answer at a time, and Adam is written out.
 """
 
 import copy
@@ -18,7 +19,8 @@ from minialign.transformer import TransformerConfig
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
 CONFIG = PPOConfig(
-    updates=1, prompts=4, answers=2, new_tokens=8, temperature=0.7, epochs=2, minibatch=4, learning_rate=1e-3, value_learning_rate=2e-3, beta=0.3, lam=0.9
+    updates=1, prompts=4, answers=2, new_tokens=8, temperature=0.7, epochs=2, minibatch=4, learning_rate=1e-3,
+    value_learning_rate=2e-3, beta=0.3, lam=0.9
 )
 
 
@@ -72,7 +74,8 @@ def slow_update(policy, value, rollout, generator):
                     v, old, target = values[before], rollout.values[row, t], returns[row][t]
                     clipped = old + (v - old).clamp(-0.2, 0.2)
                     value_terms.append(0.5 * torch.maximum((v - target) ** 2, (clipped - target) ** 2))
-            nets = ((policy, policy_terms, memories[0], CONFIG.learning_rate), (value, value_terms, memories[1], CONFIG.value_learning_rate))
+            nets = ((policy, policy_terms, memories[0], CONFIG.learning_rate),
+                    (value, value_terms, memories[1], CONFIG.value_learning_rate))
             for net, terms, memory, rate in nets:
                 parameters = list(net.parameters())
                 adam(parameters, torch.autograd.grad(sum(terms) / len(terms), parameters), memory, rate)
@@ -81,7 +84,8 @@ def slow_update(policy, value, rollout, generator):
 def test_a_whole_update_leaves_the_weights_of_the_slow_reference():
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     value, reward = (ScalarModel(copy.deepcopy(reference.body), seed=k).eval() for k in (1, 2))
-    rollout = collect(policy, reference, value, reward, PROMPTS, SamplingConfig(8, 0.7), torch.Generator().manual_seed(0), ("subtract", 1.0), 2)
+    rollout = collect(policy, reference, value, reward, PROMPTS, SamplingConfig(8, 0.7),
+                      torch.Generator().manual_seed(0), ("subtract", 1.0), 2)
     rollout.mask = torch.arange(8)[None] < torch.tensor([8, 3, 1, 5, 8, 6, 2, 4])[:, None]  # answers of all lengths
     for name in ("logprobs", "reference_logprobs", "values"):
         setattr(rollout, name, getattr(rollout, name) * rollout.mask)

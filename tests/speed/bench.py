@@ -1,4 +1,5 @@
-r"""How fast minialign is beside its peers: ratios, measured in one run, for a person to read; it is no test and pytest does not collect it.
+r"""How fast minialign is beside its peers: ratios, measured in one run, for a person to read; it is no test and pytest
+does not collect it.
 
     ratio = median time of the peer / median time of ours            above 1: ours is faster
 
@@ -6,19 +7,24 @@ r"""How fast minialign is beside its peers: ratios, measured in one run, for a p
     bf16      the same step of ours under bfloat16 autocast, against itself in fp32
     sample    64 prompts of 32 tokens, 32 new ones, cache, log-probabilities kept, against transformers' `generate`
     ppo       one PPO update, rollout included: 64 × (16 + 24) tokens, 4 epochs, minibatches of 16, a value function with a trunk of its own,
-              against TRL's trainer as it is, and without its two calls of gc.collect an update, whose cost is the size of the process's heap
+              against TRL's trainer as it is, and without its two calls of gc.collect an update, whose cost is the size
+              of the process's heap
 
 Details that matter:
     1. The rivals take turns, round by round; the first round warms up and is thrown away; two threads for all.
-    2. A sample in which our threads waited for a core for more than a twentieth of its time is thrown away as long as five others are left; the
-       last column says how many of the rounds were quiet. Absolute times move with the machine and its neighbours, ratios less.
-    3. minialign is imported before torch, so that threads wait and memory is kept as its users' are (minialign/__init__.py), for the peers as well;
-       OMP_WAIT_POLICY, GOMP_SPINCOUNT and the MALLOC_ variables override it.
-    4. All answers have full length on both sides: random models would end one in twenty early, and TRL computes what stands after an end.
-    5. GELU is torch's exact one everywhere, and the peers' settings are the fastest that their libraries offer (peer_huggingface.py);
-       --gelu gelu_new takes the slower formula that transformers' GPT-2 has by default.
+    2. A sample in which our threads waited for a core for more than a twentieth of its time is thrown away as long as
+       five others are left; the last column says how many of the rounds were quiet. Absolute times move with the
+       machine and its neighbours, ratios less.
+    3. minialign is imported before torch, so that threads wait and memory is kept as its users' are
+       (minialign/__init__.py), for the peers as well; OMP_WAIT_POLICY, GOMP_SPINCOUNT and the MALLOC_ variables
+       override it.
+    4. All answers have full length on both sides: random models would end one in twenty early, and TRL computes what
+       stands after an end.
+    5. GELU is torch's exact one everywhere, and the peers' settings are the fastest that their libraries offer
+       (peer_huggingface.py); --gelu gelu_new takes the slower formula that transformers' GPT-2 has by default.
 
-Run it:  python tests/speed/bench.py [--only train|bf16|sample|ppo] [--rounds 9] [--sizes S M L] [--gelu gelu_new] [--json FILE]
+Run it:  python tests/speed/bench.py [--only train|bf16|sample|ppo] [--rounds 9] [--sizes S M L] [--gelu gelu_new]
+[--json FILE]
 """
 
 # ruff: noqa: E402, I001    the imports' order decides how threads wait
@@ -48,7 +54,8 @@ ENOUGH = 5  # quiet samples that make a median
 
 
 def waited() -> float:
-    """Seconds that threads of this process have been ready to run and had no core; 0 on systems that do not count it (Linux does)."""
+    """Seconds that threads of this process have been ready to run and had no core; 0 on systems that do not count it
+    (Linux does)."""
     total = 0
     for path in Path("/proc/self/task").glob("*/schedstat"):
         try:
@@ -83,7 +90,8 @@ def compare(part: Part, size: str, rounds: int, gelu: str) -> list[dict]:
     rows = []
     for i, (name, (seconds, alone)) in enumerate(zip(list(found)[1:], peers)):
         reach = part.reach.get(size) if i == 0 else None
-        row = {"work": f"{part.work} / {name}", "size": size, "ours": ours, "peer": seconds, "ratio": seconds / ours, "reach": reach}
+        row = {"work": f"{part.work} / {name}", "size": size, "ours": ours, "peer": seconds, "ratio": seconds / ours,
+               "reach": reach}
         rows.append(row | {"quiet": min(quiet, alone), "rounds": rounds})
     return rows
 
@@ -91,17 +99,21 @@ def compare(part: Part, size: str, rounds: int, gelu: str) -> list[dict]:
 def machine() -> dict[str, object]:
     """What the figures depend on."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    waiting = {name: os.environ.get(name, "not set") for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    waiting = {name: os.environ.get(name, "not set") for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT")}
     return versions | {"cores": os.cpu_count(), "threads": torch.get_num_threads()} | waiting
 
 
 def main() -> int:
     """Measure what is asked for; returns 2 when the peers of all of it are missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="what is measured, and how, stands at the top of this file")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="what is measured, and how, stands at "
+                                     "the top of this file")
     parser.add_argument("--only", choices=PARTS, help="one kind of work")
-    parser.add_argument("--rounds", type=int, default=9, help="samples of each rival after the warm-up (9); at least 5 for a figure that counts")
+    parser.add_argument("--rounds", type=int, default=9, help="samples of each rival after the warm-up (9); at least 5 "
+                        "for a figure that counts")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of the model")
-    parser.add_argument("--gelu", choices=("gelu", "gelu_new"), default="gelu", help="activation of transformers' and TRL's models (gelu)")
+    parser.add_argument("--gelu", choices=("gelu", "gelu_new"), default="gelu",
+                        help="activation of transformers' and TRL's models (gelu)")
     parser.add_argument("--json", type=Path, help="where to write the table as JSON too")
     options = parser.parse_args()
     if options.rounds < 1:
@@ -113,7 +125,8 @@ def main() -> int:
     chosen = [PARTS[options.only]] if options.only else list(PARTS.values())
     lacking = sorted({name for part in chosen for name in part.needs if importlib.util.find_spec(name) is None})
     if lacking:
-        print(f"peers are missing ({', '.join(lacking)}), sample and ppo are left out: pip install -r tests/parity/requirements.txt")
+        print(f"peers are missing ({', '.join(lacking)}), sample and ppo are left out: pip install -r "
+              f"tests/parity/requirements.txt")
         chosen = [part for part in chosen if not part.needs]
     if not chosen:
         return 2
@@ -123,10 +136,12 @@ def main() -> int:
         for size in (size for size in options.sizes if size in part.sizes):
             for row in compare(part, size, options.rounds, options.gelu):
                 rows.append(row)
-                times, reach = f"{row['ours'] * 1000:>9.1f} {row['peer'] * 1000:>9.1f} {row['ratio']:>6.2f}", row["reach"] or "-"
+                times, reach = (f"{row['ours'] * 1000:>9.1f} {row['peer'] * 1000:>9.1f} {row['ratio']:>6.2f}",
+                                row["reach"] or "-")
                 print(f"{row['work']:<50} {size:<4} {times} {reach:>6} {row['quiet']:>3}/{row['rounds']}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine() | {"gelu": options.gelu}, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({"machine": machine() | {"gelu": options.gelu}, "rows": rows}, indent=1)
+                                + "\n", encoding="utf-8")
     return 0
 
 

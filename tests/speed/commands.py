@@ -1,7 +1,9 @@
-r"""The README's table of commands: each is run as it stands there, in an empty folder, in this order; its seconds and its result are written down.
+r"""The README's table of commands: each is run as it stands there, in an empty folder, in this order; its seconds and
+its result are written down.
 
-Everything is at the size of a quick look (`--fast`): the results say that the commands work and what they print, not how well the methods do.
-The table stands between the README's markers `commands`; a quiet machine takes under two minutes for all of it.
+Everything is at the size of a quick look (`--fast`): the results say that the commands work and what they print, not
+how well the methods do. The table stands between the README's markers `commands`; a quiet machine takes under two
+minutes for all of it.
 
 Run it:  python tests/speed/commands.py --readme README.md
 """
@@ -46,48 +48,57 @@ class Line:
 
 
 LINES = (
-    Line(f"{PYTHON} --fast --out {DEMO}", r"RLHF(?:\s+[\d.]+){3}\s+([\d.]+)", "the whole pipeline and its report; gold score after RLHF {0}"),
+    Line(f"{PYTHON} --fast --out {DEMO}", r"RLHF(?:\s+[\d.]+){3}\s+([\d.]+)",
+         "the whole pipeline and its report; gold score after RLHF {0}"),
     Line(f"{PYTHON} realdata python-reference", r"texts\.train\.txt: (.*)", "{0} to learn from"),
     Line(
         f"{PYTHON} pretrain --text {BOOK}.train.txt --valid {BOOK}.valid.txt --vocabulary 512 --fast --out runs/book",
         *(r"(perplexity [\d.]+)", "{0} on held-out text"),
     ),
     Line(f'{PYTHON} sample runs/book --prompt "The value of" --new-tokens 8', r"(?s)(.+)", "“{0}”"),
-    Line(f"{PYTHON} sft --base {DEMO}/1-pretrained --demonstrations {DEMO}/data/demonstrations.jsonl --fast --out runs/sft", r"(perplexity .*)"),
-    Line(f"{PYTHON} compare --policies {DEMO}/2-instructed --prompts {DEMO}/data/tests.jsonl --fast --out runs/pairs.jsonl", r"(\d+ pairs)", "{0} to judge"),
+    Line(f"{PYTHON} sft --base {DEMO}/1-pretrained --demonstrations {DEMO}/data/demonstrations.jsonl --fast --out "
+         f"runs/sft", r"(perplexity .*)"),
+    Line(f"{PYTHON} compare --policies {DEMO}/2-instructed --prompts {DEMO}/data/tests.jsonl --fast --out "
+         f"runs/pairs.jsonl", r"(\d+ pairs)", "{0} to judge"),
     Line(
         f"{PYTHON} annotators --pairs 50",
         r"panel\s+(\S+)\s+(\S+)",
         "simulated people agree with themselves in {0}, with each other in {1}",
     ),
     Line(
-        f"{PYTHON} reward --base {DEMO}/2-instructed --comparisons {DEMO}/3-comparisons/comparisons.jsonl --fast --out runs/reward",
+        f"{PYTHON} reward --base {DEMO}/2-instructed --comparisons {DEMO}/3-comparisons/comparisons.jsonl --fast --out "
+        f"runs/reward",
         r"(orders [\d.]+%) of the held-out",
         "{0} of held-out choices as people did",
     ),
     Line(
-        f"{PYTHON} ppo --policy {DEMO}/2-instructed --reward runs/reward --prompts {DEMO}/data/prompts.jsonl --best-of 2 --fast --out runs/ppo",
+        f"{PYTHON} ppo --policy {DEMO}/2-instructed --reward runs/reward --prompts {DEMO}/data/prompts.jsonl --best-of "
+        f"2 --fast --out runs/ppo",
         r"(score [-+.\d]+) .*?(KL [\d.]+ nats)",
         "{0}, {1} per answer",
     ),
     Line(
-        f"{PYTHON} dpo --policy {DEMO}/2-instructed --comparisons {DEMO}/3-comparisons/comparisons.jsonl --fast --out runs/dpo",
+        f"{PYTHON} dpo --policy {DEMO}/2-instructed --comparisons {DEMO}/3-comparisons/comparisons.jsonl --fast --out "
+        f"runs/dpo",
         r"(orders [\d.]+%) of the held-out",
         "{0} of held-out choices as people did",
     ),
     Line(
-        f"{PYTHON} evaluate runs/ppo --against {DEMO}/2-instructed --judge {DEMO}/4-reward --prompts {DEMO}/data/tests.jsonl --fast",
+        f"{PYTHON} evaluate runs/ppo --against {DEMO}/2-instructed --judge {DEMO}/4-reward --prompts "
+        f"{DEMO}/data/tests.jsonl --fast",
         r"preferred to \S+ in (.*) of (\d+) prompts",
         "preferred in {0} of {1} prompts",
     ),
     Line(f"{PYTHON} instruct --fast", r"([\d,]+ questions of \d+ tasks; \d+ tasks are held out)"),
     Line(
-        f"{PYTHON} finetune --method lora --base {DEMO}/1-pretrained --data {DEMO}/data/demonstrations.jsonl --fast --out runs/lora",
+        f"{PYTHON} finetune --method lora --base {DEMO}/1-pretrained --data {DEMO}/data/demonstrations.jsonl --fast "
+        f"--out runs/lora",
         r"\nlora\s+([\d.]+)\s+[\d.]+\s+([\d,]+)",
         "held-out loss {0} nats, {1} trained parameters",
     ),
     Line(
-        f"{PYTHON} distill --teacher runs/book --recipe distilgpt2 --layers 1 --text {BOOK}.train.txt --valid {BOOK}.valid.txt --fast --out runs/student",
+        f"{PYTHON} distill --teacher runs/book --recipe distilgpt2 --layers 1 --text {BOOK}.train.txt --valid "
+        f"{BOOK}.valid.txt --fast --out runs/student",
         r"distilgpt2: (.*)",
     ),
     Line(
@@ -106,9 +117,11 @@ def measure(line: Line, folder: Path) -> tuple[float, str]:
         UserError: the command failed, or did not print what was to be found.
     """
     words = shlex.split(line.command)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+                                "PYTHONIOENCODING": "utf-8"}
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True,
+                          encoding="utf-8")
     seconds = time.perf_counter() - started
     if done.returncode:
         raise UserError(f"{line.command!r} failed: {done.stderr.strip()[-500:]}")
@@ -133,7 +146,8 @@ def table(lines: tuple[Line, ...], folder: Path, say=print) -> str:
 def main() -> int:
     """Measure, and write the table where it is wanted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", type=Path, help="the file between whose markers the table goes; without it the table is only shown")
+    parser.add_argument("--readme", type=Path, help="the file between whose markers the table goes; without it the "
+                                                    "table is only shown")
     chosen = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,21 +1,26 @@
-r"""What fine-tuning costs: the LoRA step beside the PEFT library's and beside full fine-tuning, what is kept in memory, and what serving it costs.
+r"""What fine-tuning costs: the LoRA step beside the PEFT library's and beside full fine-tuning, what is kept in memory,
+and what serving it costs.
 
-    step       median(full fine-tuning) / median(LoRA)                                                       reach: at least 1.2
-               median(PEFT's LoRA) / median(LoRA), on the very same model and training step                    reach: at least 1
+    step       median(full fine-tuning) / median(LoRA)                                               reach: at least 1.2
+               median(PEFT's LoRA) / median(LoRA), on the very same model and training step            reach: at least 1
     merged     median(merged model) / median(plain model), reading a batch, and one text                       reach: 1
-    mixed      median(a batch that mixes 8 tasks) / median(the same batch for one task)                        reach: at most 1.5
+    mixed      median(a batch that mixes 8 tasks) / median(the same batch for one task)               reach: at most 1.5
     features   median(a step through the frozen body) / median(a step on cached features)
     memory     bytes of AdamW's state; bytes that autograd keeps for the backward pass, below the lowest trained layer as well (reach: 0)
 
-Size M: 4 layers, width 128, 4 heads, 1024 words, 32 × 128 tokens, fp32; LoRA of rank 8 on queries and values. Details that matter:
-    1. PEFT is given our own model, in which its layers take the place of ours, and our training step: the same 16,384 numbers train, and before the
-       first step both give the same logits (asserted). What is compared is the LoRA layer alone.
-    2. PEFT on transformers' GPT-2 is a second peer, as people use it: one matrix c_attn there, so its update covers keys as well.
-    3. Rounds in turn, the first thrown away, disturbed samples thrown away; see bench.py. --cpu-time counts the processor's seconds in place of the
-       clock's, for machines that have a neighbour.
+Size M: 4 layers, width 128, 4 heads, 1024 words, 32 × 128 tokens, fp32; LoRA of rank 8 on queries and values. Details
+that matter:
+    1. PEFT is given our own model, in which its layers take the place of ours, and our training step: the same 16,384
+       numbers train, and before the first step both give the same logits (asserted). What is compared is the LoRA layer
+       alone.
+    2. PEFT on transformers' GPT-2 is a second peer, as people use it: one matrix c_attn there, so its update covers
+       keys as well.
+    3. Rounds in turn, the first thrown away, disturbed samples thrown away; see bench.py. --cpu-time counts the
+       processor's seconds in place of the clock's, for machines that have a neighbour.
     4. What is kept is counted by saved_tensors_hooks, every storage once, the model's own weights left out.
 
-Run it:  python tests/speed/finetune.py [--rounds 9] [--threads 2] [--only step|merged|mixed|features] [--cpu-time] [--json FILE]
+Run it:  python tests/speed/finetune.py [--rounds 9] [--threads 2] [--only step|merged|mixed|features] [--cpu-time]
+[--json FILE]
 """
 
 # ruff: noqa: E402, I001    the imports' order decides how threads wait
@@ -92,7 +97,8 @@ def steps(clock: Callable[[], float]) -> tuple[dict[str, Sampler], dict[str, tor
     if importlib.util.find_spec("peft"):
         import peft
 
-        models[PEFT] = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["query", "value"], **LIBRARY), base())
+        models[PEFT] = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["query", "value"], **LIBRARY),
+                                                    base())
         assert len({sum(p.numel() for p in trained(models[name]).values()) for name in (LORA, PEFT)}) == 1
         torch.testing.assert_close(models[PEFT](batch.tokens), models[LORA](batch.tokens))
     else:
@@ -101,7 +107,8 @@ def steps(clock: Callable[[], float]) -> tuple[dict[str, Sampler], dict[str, tor
 
     def sampler(name: str) -> Sampler:
         model, optimizer = models[name].train(), optimizers[name]
-        return timed(lambda: gradient_step(model, optimizer, [batch], next_token_loss, TrainingConfig(), batch.count), SIZE.repeats, clock)
+        return timed(lambda: gradient_step(model, optimizer, [batch], next_token_loss, TrainingConfig(), batch.count),
+                     SIZE.repeats, clock)
 
     found = {name: sampler(name) for name in models}
     if PEFT in models and all(map(importlib.util.find_spec, ("transformers", "trl", "datasets"))):
@@ -116,8 +123,10 @@ def library_step(batch, clock: Callable[[], float]) -> Sampler:
 
     plain = gpt2(SIZE.config(SIZE.context), SIZE.gelu)
     assert weights(plain) == weights(base())
-    model = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["attn.c_attn"], fan_in_fan_out=True, **LIBRARY)).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    model = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["attn.c_attn"], fan_in_fan_out=True,
+                                                       **LIBRARY)).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE,
+                                  betas=(0.9, 0.98), weight_decay=0.1, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -130,7 +139,8 @@ def library_step(batch, clock: Callable[[], float]) -> Sampler:
 
 
 def reading(clock: Callable[[], float]) -> dict[str, Sampler]:
-    """A batch, and one text, read by the plain model, by one with LoRA beside the weights, and by one with LoRA merged into them."""
+    """A batch, and one text, read by the plain model, by one with LoRA beside the weights, and by one with LoRA merged
+    into them."""
     tokens, plain, beside = text_batch(SIZE).tokens, base().eval(), stirred(lora.wrap(base(), UPDATE)).eval()
     merged = lora.merge(stirred(lora.wrap(base(), UPDATE))).eval()
     torch.testing.assert_close(merged(tokens), beside(tokens), atol=1e-4, rtol=1e-4)
@@ -147,7 +157,8 @@ def reading(clock: Callable[[], float]) -> dict[str, Sampler]:
 
 
 def tasks(clock: Callable[[], float], folder: Path) -> dict[str, Sampler]:
-    """One batch for one task, for eight in turn, and eight tasks one after the other, each with its share of the rows."""
+    """One batch for one task, for eight in turn, and eight tasks one after the other, each with its share of the
+    rows."""
     folders = {f"task {i}": save(stirred(lora.wrap(base(), UPDATE), i), folder / str(i)) for i in range(TASKS)}
     serving, tokens, names = serve(base().eval(), folders), text_batch(SIZE).tokens, list(folders)
     mixed = [names[i % TASKS] for i in range(len(tokens))]
@@ -197,15 +208,19 @@ def kept(model: nn.Module) -> int:
 
 
 def below_the_lowest() -> int:
-    """Bytes kept below a LoRA in the last block: what a deep model keeps more than one of a single block with the same LoRA in it."""
+    """Bytes kept below a LoRA in the last block: what a deep model keeps more than one of a single block with the same
+    LoRA in it."""
     deep, shallow = base(), LanguageModel(replace(SIZE.config(SIZE.context), layers=1), 0)
-    return kept(lora.wrap(deep, LoRAConfig(8, targets=("blocks.3.attention.query",)))) - kept(lora.wrap(shallow, LoRAConfig(8, targets=("query",))))
+    return kept(lora.wrap(deep, LoRAConfig(8, targets=("blocks.3.attention.query",)))) - kept(lora.wrap(shallow,
+        LoRAConfig(8, targets=("query",))))
 
 
 def parse() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="what is measured, and how, stands at the top of this file")
-    parser.add_argument("--rounds", type=int, default=9, help="samples of each after the warm-up (9); at least 5 for a figure that counts")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="what is measured, and how, stands at "
+                                     "the top of this file")
+    parser.add_argument("--rounds", type=int, default=9, help="samples of each after the warm-up (9); at least 5 for a "
+                        "figure that counts")
     parser.add_argument("--threads", type=int, default=THREADS, help=f"threads of all ({THREADS})")
     parser.add_argument("--only", choices=("step", "merged", "mixed", "features"), help="one kind of work")
     parser.add_argument("--cpu-time", action="store_true", help="count the processor's seconds in place of the clock's")
@@ -218,8 +233,10 @@ def parse() -> argparse.Namespace:
 
 RATIOS = {  # what is divided by what, and what is to be reached
     "step": [(FULL, LORA, "at least 1.2"), (PEFT, LORA, "at least 1"), (GPT2, LORA, "")],
-    "merged": [(f"{what}, LoRA {how}", f"{what}, plain", reach) for what in ("a batch", "one text") for how, reach in (("beside", ""), ("merged", "1"))],
-    "mixed": [(f"{TASKS} tasks, mixed", "one task", "at most 1.5"), (f"{TASKS} tasks, in turn", "one task", ""), ("one task", "no task", "")],
+    "merged": [(f"{what}, LoRA {how}", f"{what}, plain", reach) for what in ("a batch", "one text") for how,
+               reach in (("beside", ""), ("merged", "1"))],
+    "mixed": [(f"{TASKS} tasks, mixed", "one task", "at most 1.5"), (f"{TASKS} tasks, in turn", "one task", ""),
+              ("one task", "no task", "")],
     "features": [("through the body", "on cached features", "")],
 }
 
@@ -239,7 +256,8 @@ def main() -> int:
             if part == "step":
                 samplers, optimizers = steps(clock)
             else:
-                samplers = {"merged": reading, "features": features}[part](clock) if part != "mixed" else tasks(clock, Path(folder))
+                samplers = {"merged": reading, "features": features}[part](clock) if part != "mixed" else tasks(clock,
+                    Path(folder))
             found[part] = measure(samplers, options.rounds)
     print(f"{'work':<40} {'ms':>9} {'quiet':>7}")
     for part in found.values():
@@ -261,7 +279,8 @@ def main() -> int:
         print(f"{name:<60} {size:>12,} bytes")
     if options.json:
         times = {name: seconds for part in found.values() for name, (seconds, _) in part.items()}
-        written = {"machine": about, "times": times, "ratios": {f"{a} / {b}": value for a, b, value, _ in ratios}, "bytes": sizes}
+        written = {"machine": about, "times": times, "ratios": {f"{a} / {b}": value for a, b, value, _ in ratios},
+                   "bytes": sizes}
         options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return 0
 

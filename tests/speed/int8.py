@@ -1,15 +1,17 @@
-r"""How fast quantized linear layers are beside fp32 and beside their peers, and how exact: ratios in one run, for a person to read.
+r"""How fast quantized linear layers are beside fp32 and beside their peers, and how exact: ratios in one run, for a
+person to read.
 
     times fp32 = median time of F.linear in fp32 / median time of the layer            above 1: faster than fp32
-    error      = ‖y − y_exact‖ / ‖y_exact‖, y_exact the product in float64              on inputs with six outlier columns
+    error      = ‖y − y_exact‖ / ‖y_exact‖, y_exact the product in float64            on inputs with six outlier columns
 
-Ours: LLM.int8() with the original 16-bit weights for outlier columns, the same with dequantized ones, vector-wise int8, weights only, weights only with
-the fast way for single tokens. Peers: bitsandbytes' LLM.int8() (eval mode), torch's own dynamic int8 linear (no outlier handling, and 7 bits of x
-where its kernel would overflow). Rounds in turn, the first thrown away; see bench.py for how disturbed samples are treated.
+Ours: LLM.int8() with the original 16-bit weights for outlier columns, the same with dequantized ones, vector-wise int8,
+weights only, weights only with the fast way for single tokens. Peers: bitsandbytes' LLM.int8() (eval mode), torch's own
+dynamic int8 linear (no outlier handling, and 7 bits of x where its kernel would overflow). Rounds in turn, the first
+thrown away; see bench.py for how disturbed samples are treated.
 
-What to expect: with integer products (AVX-512 VNNI) int8 beats fp32 from about 1024 × 1024 on. Without them (AVX2 alone) it does not: the exact
-integers are then computed by the float unit, at best as fast as fp32 and for single tokens about half as fast. There int8 saves memory, and only
-weights read by the single-token kernel save time.
+What to expect: with integer products (AVX-512 VNNI) int8 beats fp32 from about 1024 × 1024 on. Without them (AVX2
+alone) it does not: the exact integers are then computed by the float unit, at best as fast as fp32 and for single
+tokens about half as fast. There int8 saves memory, and only weights read by the single-token kernel save time.
 
 Run it:  python tests/speed/int8.py [--rounds 9] [--shapes 64x512x512 …] [--threads 2] [--json FILE]
 """
@@ -37,7 +39,8 @@ from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
 from minialign.quant.ptq import quantized_layer
 from minialign.quant.scheme import SchemeConfig
 
-SHAPES = ["64x512x512", "512x1024x1024", "512x2048x2048", "512x4096x4096", "1x1024x1024", "1x4096x4096"]  # tokens × inputs × outputs
+# tokens × inputs × outputs
+SHAPES = ["64x512x512", "512x1024x1024", "512x2048x2048", "512x4096x4096", "1x1024x1024", "1x4096x4096"]
 OURS = {
     "ours llm-int8": SchemeConfig("llm-int8"),
     "ours llm-int8, dequantized": SchemeConfig("llm-int8", outlier_weights="dequantized"),
@@ -55,12 +58,14 @@ def their_layers(linear: nn.Linear) -> dict[str, Callable]:
         import bitsandbytes
 
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        theirs = bitsandbytes.nn.Linear8bitLt(linear.in_features, linear.out_features, has_fp16_weights=False, threshold=6.0)
+        theirs = bitsandbytes.nn.Linear8bitLt(linear.in_features, linear.out_features, has_fp16_weights=False,
+                                              threshold=6.0)
         theirs.load_state_dict(linear.state_dict())
         layers["bitsandbytes llm-int8"] = theirs.to("cpu").eval()
     except ImportError:
         print("bitsandbytes is missing: pip install -r tests/parity/requirements.txt")
-    layers["torch dynamic int8"] = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear}, torch.qint8)
+    layers["torch dynamic int8"] = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear},
+        torch.qint8)
     return layers
 
 
@@ -85,7 +90,8 @@ def compare(shape: str, rounds: int) -> list[dict]:
     linear.weight.data.normal_(0, K**-0.5, generator=g)
     x[:, torch.randperm(K, generator=g)[:OUTLIERS]] *= 20
     rivals = {"fp32 F.linear": linear}
-    rivals |= {name: quantized_layer(linear, config) for name, config in OURS.items() if T == 1 or not config.single_token}
+    rivals |= {name: quantized_layer(linear, config) for name, config in OURS.items() if T == 1
+               or not config.single_token}
     rivals |= their_layers(linear)
     exact = F.linear(x.double(), linear.weight.double(), linear.bias.double())
     with torch.inference_mode():
@@ -93,13 +99,16 @@ def compare(shape: str, rounds: int) -> list[dict]:
     repeats = max(1, round(2e8 / (2 * T * K * N)))  # no sample shorter than some milliseconds
     found = measure({name: sampler(layer, x, repeats) for name, layer in rivals.items()}, rounds)
     base = found["fp32 F.linear"][0]
-    return [{"shape": shape, "rival": n, "ms": s * 1e3, "times_fp32": base / s, "error": errors[n], "quiet": q} for n, (s, q) in found.items()]
+    return [{"shape": shape, "rival": n, "ms": s * 1e3, "times_fp32": base / s, "error": errors[n], "quiet": q} for n,
+            (s, q) in found.items()]
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="what is measured, and how, stands at the top of this file")
-    parser.add_argument("--rounds", type=int, default=9, help="samples of each rival after the warm-up (9); at least 5 for a figure that counts")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="what is measured, and how, stands at "
+                                     "the top of this file")
+    parser.add_argument("--rounds", type=int, default=9, help="samples of each rival after the warm-up (9); at least 5 "
+                        "for a figure that counts")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="tokens x inputs x outputs, e.g. 64x512x512")
     parser.add_argument("--threads", type=int, default=THREADS, help=f"threads of all rivals ({THREADS})")
     parser.add_argument("--json", type=Path, help="where to write the table as JSON too")
@@ -115,7 +124,8 @@ def main() -> int:
     for shape in options.shapes:
         for row in compare(shape, options.rounds):
             rows.append(row)
-            figures = f"{row['ms']:>9.3f} {row['times_fp32']:>11.2f} {row['error']:>9.5f} {row['quiet']:>3}/{options.rounds}"
+            figures = (f"{row['ms']:>9.3f} {row['times_fp32']:>11.2f} {row['error']:>9.5f} "
+                       f"{row['quiet']:>3}/{options.rounds}")
             print(f"{shape:<16} {row['rival']:<30} {figures}", flush=True)
         T, K, N = map(int, shape.split("x"))
         print(f"{'':<16} integer products of ours by: {fastest_kernel('cpu', 1 << max(0, T - 1).bit_length(), K, N)}")

@@ -1,7 +1,9 @@
-r"""How fast the labelling page answers while a reward model learns beside it: milliseconds, for a person to read; no test.
+r"""How fast the labelling page answers while a reward model learns beside it: milliseconds, for a person to read; no
+test.
 
-The aim is under 50 ms. The page is served as `minialign label` serves it; the base is a model of the demo's size with random weights, 400 pairs
-are labelled, "retrain now" is pressed, and the page is asked for its next question again and again until the training ends.
+The aim is under 50 ms. The page is served as `minialign label` serves it; the base is a model of the demo's size with
+random weights, 400 pairs are labelled, "retrain now" is pressed, and the page is asked for its next question again and
+again until the training ends.
 
 Run it:  python tests/speed/label_page.py
 """
@@ -38,7 +40,8 @@ def ask(page: LabelPage, path: str, body: dict | None = None) -> tuple[dict, flo
     """What the page says, and in how many milliseconds."""
     origin, token = page.url.split("/?token=")
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{origin}{path}{'&' if '?' in path else '?'}token={token}", data, {"Content-Type": "application/json", "Origin": origin})
+    request = urllib.request.Request(f"{origin}{path}{'&' if '?' in path else '?'}token={token}", data,
+                                     {"Content-Type": "application/json", "Origin": origin})
     started = time.perf_counter()
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
         return json.load(answer), 1000 * (time.perf_counter() - started)
@@ -52,7 +55,8 @@ def measure(folder: Path) -> None:
     model = LanguageModel(TransformerConfig(tokenizer.size, 256, 128, 2, 4), 0)
     run.begin(describe_model(model), tokenizer)
     run.finish(model)
-    pairs = [{"prompt": f"{i}: {texts[2 * i][:200]}", "first": texts[2 * i][-90:], "second": texts[2 * i + 1][-90:]} for i in range(PAIRS)]
+    pairs = [{"prompt": f"{i}: {texts[2 * i][:200]}", "first": texts[2 * i][-90:], "second": texts[2 * i + 1][-90:]}
+             for i in range(PAIRS)]
     write_jsonl(folder / "pairs.jsonl", pairs)
     store = LabelStore(folder / "labels.jsonl", read_pairs(folder / "pairs.jsonl"), "me", 0)
     while (question := store.question("t")) is not None:
@@ -71,7 +75,8 @@ def measure(folder: Path) -> None:
     finally:
         page.stop()
     cuts = quantiles(found, n=100)
-    print(f"{len(found)} answers while a reward model learned: half within {cuts[49]:.1f} ms, 95 % within {cuts[94]:.1f} ms, the slowest {max(found):.1f} ms")
+    print(f"{len(found)} answers while a reward model learned: half within {cuts[49]:.1f} ms, 95 % within "
+          f"{cuts[94]:.1f} ms, the slowest {max(found):.1f} ms")
 
 
 if __name__ == "__main__":

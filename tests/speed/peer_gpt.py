@@ -1,11 +1,13 @@
 r"""The peer of the training step: the GPT that people train on small machines, and how they step it.
 
-This restates nanoGPT's architecture in our own words and names; it is not a copy of its code. What makes it fast is kept, what costs
-it time is kept too:
+This restates nanoGPT's architecture in our own words and names; it is not a copy of its code. What makes it fast is
+kept, what costs it time is kept too:
     1. One fused projection makes query, key and value; attention is torch's fused causal kernel.
-    2. Norms before attention and feed-forward, exact GELU, inner width 4 D, a bias everywhere but in the head, which is the token table.
+    2. Norms before attention and feed-forward, exact GELU, inner width 4 D, a bias everywhere but in the head, which is
+       the token table.
     3. The loss is the mean cross-entropy over all positions, computed from the (B T, V) logits.
-    4. AdamW with decay on matrices only; on a CPU it is torch's default one (nanoGPT asks for the fused kernel on GPUs only).
+    4. AdamW with decay on matrices only; on a CPU it is torch's default one (nanoGPT asks for the fused kernel on GPUs
+       only).
 Shapes are those of minialign/transformer.py.
 """
 
@@ -31,7 +33,8 @@ class FusedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, D = x.shape
-        query, key, value = (part.view(B, T, self.heads, D // self.heads).transpose(1, 2) for part in self.query_key_value(x).split(D, dim=2))
+        query, key, value = (part.view(B, T, self.heads, D // self.heads).transpose(1, 2)
+                             for part in self.query_key_value(x).split(D, dim=2))
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, d)
         return self.dropout(self.output(mixed.transpose(1, 2).contiguous().view(B, T, D)))
 
@@ -91,7 +94,8 @@ class PeerGPT(nn.Module):
 
 
 def fused_weights(ours: LanguageModel) -> dict[str, Tensor]:
-    """Our weights under the peer's names: query, key and value stacked into one matrix, the head's table a second time."""
+    """Our weights under the peer's names: query, key and value stacked into one matrix, the head's table a second
+    time."""
     weights = {name.removeprefix("body."): tensor.clone() for name, tensor in ours.state_dict().items()}
     for i in range(ours.config.layers):
         for kind in ("weight", "bias"):

@@ -1,7 +1,8 @@
-r"""How much faster rank classification is in one padded pass than one option at a time: a ratio, for a person to read; no test.
+r"""How much faster rank classification is in one padded pass than one option at a time: a ratio, for a person to read;
+no test.
 
-The questions are those of the toy world's held-out tasks, the model is the toy T0's encoder-decoder (and a decoder of its size) with random
-weights; the one-by-one loop runs the whole model for each option of each question.
+The questions are those of the toy world's held-out tasks, the model is the toy T0's encoder-decoder (and a decoder of
+its size) with random weights; the one-by-one loop runs the whole model for each option of each question.
 
 Run it:  python tests/speed/ranking.py [--rounds 5]
 """
@@ -59,7 +60,8 @@ def main() -> None:
     options = [[tokenizer.encode(" " + option) for option in q.options] for q in questions]
     for kind in ("encoder-decoder", "decoder"):
         layers = config.layers if kind == "encoder-decoder" else 2 * config.layers
-        model = LanguageModel(TransformerConfig(tokenizer.size, config.context, config.width, layers, config.heads, kind)).eval()
+        model = LanguageModel(TransformerConfig(tokenizer.size, config.context, config.width, layers, config.heads,
+                                                kind)).eval()
         slow = torch.tensor(one_by_one(model, prompts, options))
         torch.testing.assert_close(torch.cat(option_logprobs(model, prompts, options)), slow, atol=1e-3, rtol=1e-4)
         times: dict[str, list[float]] = {"together": [], "one by one": []}
@@ -69,7 +71,8 @@ def main() -> None:
                 work(model, prompts, options)
                 times[name].append(time.perf_counter() - began)
         fast, plain = (median(times[name][1:]) for name in times)
-        print(f"{kind:<16} {len(questions)} questions: together {fast * 1000:.0f} ms, one by one {plain * 1000:.0f} ms, ratio {plain / fast:.1f}")
+        print(f"{kind:<16} {len(questions)} questions: together {fast * 1000:.0f} ms, one by one {plain * 1000:.0f} "
+              f"ms, ratio {plain / fast:.1f}")
 
 
 if __name__ == "__main__":

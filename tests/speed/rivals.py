@@ -1,7 +1,7 @@
 """The rivals: each kind of work once ours and once the peers', with the same shapes and the same number of weights.
 
-Every function here takes a size and gives samplers, ours first; bench.py lets them take turns. The peers' libraries are imported only where
-they are needed.
+Every function here takes a size and gives samplers, ours first; bench.py lets them take turns. The peers' libraries are
+imported only where they are needed.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ class Size:
     batch: int  # B of a training step
     context: int  # T of a training step
     repeats: int  # pieces of work in one sample, so that no sample is shorter than some tenths of a second
-    gelu: str = "gelu"  # of transformers' and TRL's models: gelu (as ours, the fastest) | gelu_new (GPT-2's default there)
+    # of transformers' and TRL's models: gelu (as ours, the fastest) | gelu_new (GPT-2's default there)
+    gelu: str = "gelu"
 
     def config(self, context: int) -> TransformerConfig:
         """Our model of this size: GPT-2's architecture."""
         return TransformerConfig(self.vocabulary, context, self.width, self.layers, self.heads, positions="learned")
 
 
-SIZES = {"S": Size(2, 64, 4, 512, 64, 64, 6), "M": Size(4, 128, 4, 1024, 32, 128, 2), "L": Size(6, 384, 6, 4096, 8, 256, 1)}
+SIZES = {"S": Size(2, 64, 4, 512, 64, 64, 6), "M": Size(4, 128, 4, 1024, 32, 128, 2),
+         "L": Size(6, 384, 6, 4096, 8, 256, 1)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def timed(work: Callable[[], object], repeats: int) -> Sampler:
 def text_batch(size: Size) -> Batch:
     """Random text."""
     rows = torch.randint(4, size.vocabulary, (size.batch, size.context + 1))
-    return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), torch.ones(size.batch, size.context, dtype=torch.bool), list(range(size.batch)))
+    return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), torch.ones(size.batch, size.context,
+        dtype=torch.bool), list(range(size.batch)))
 
 
 def our_step(model: LanguageModel, size: Size, batch: Batch, bf16: bool = False) -> Sampler:
@@ -93,15 +96,18 @@ def training_step(size: Size) -> dict[str, Sampler]:
     model, batch = LanguageModel(size.config(size.context)), text_batch(size)
     peer = PeerGPT(model)
     assert weights(model) == weights(peer)
-    torch.testing.assert_close(next_token_loss(model, batch) / batch.count, peer(batch.tokens, batch.labels), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(next_token_loss(model, batch) / batch.count, peer(batch.tokens, batch.labels), atol=1e-5,
+                               rtol=1e-5)
     optimizer = peer_adamw(peer, LEARNING_RATE)
-    return {"minialign": our_step(model, size, batch), "nanoGPT": timed(lambda: peer_step(peer, optimizer, batch.tokens, batch.labels), size.repeats)}
+    return {"minialign": our_step(model, size, batch), "nanoGPT": timed(lambda: peer_step(peer, optimizer, batch.tokens,
+        batch.labels), size.repeats)}
 
 
 def half_precision_step(size: Size) -> dict[str, Sampler]:
     """Our training step in bfloat16 and in fp32."""
     model, batch = LanguageModel(size.config(size.context)), text_batch(size)
-    return {"minialign": our_step(copy.deepcopy(model), size, batch, bf16=True), "itself in fp32": our_step(model, size, batch)}
+    return {"minialign": our_step(copy.deepcopy(model), size, batch, bf16=True),
+            "itself in fp32": our_step(model, size, batch)}
 
 
 def sampling(size: Size) -> dict[str, Sampler]:
@@ -111,7 +117,8 @@ def sampling(size: Size) -> dict[str, Sampler]:
     model = LanguageModel(size.config(64)).eval()
     peer = gpt2(model.config, size.gelu)
     assert weights(model) == weights(peer)
-    prompts, chance, config = torch.randint(4, size.vocabulary, (64, 32)), torch.Generator().manual_seed(0), SamplingConfig(32)
+    prompts, chance, config = torch.randint(4, size.vocabulary,
+                                            (64, 32)), torch.Generator().manual_seed(0), SamplingConfig(32)
     answers, logprobs = sample(peer, prompts, 32)
     assert answers.shape == logprobs.shape == (64, 32)
     rows = prompts.tolist()
@@ -125,7 +132,8 @@ def ppo(size: Size) -> dict[str, Sampler]:
 
     policy, prompts = endless(LanguageModel(size.config(40))), torch.randint(4, size.vocabulary, (64, 16))
     reference, reward = copy.deepcopy(policy).eval(), ScalarModel(copy.deepcopy(policy.body)).eval()
-    config = PPOConfig(prompts=64, new_tokens=24, epochs=4, minibatch=16, learning_rate=LEARNING_RATE, value_learning_rate=LEARNING_RATE, beta=0.05)
+    config = PPOConfig(prompts=64, new_tokens=24, epochs=4, minibatch=16, learning_rate=LEARNING_RATE,
+                       value_learning_rate=LEARNING_RATE, beta=0.05)
     learner = Learner.start(policy, ScalarModel(copy.deepcopy(policy.body), head_std=0.0), config)
     rows, chance = prompts.tolist(), torch.Generator().manual_seed(0)
 
@@ -150,7 +158,8 @@ def weights(model: torch.nn.Module) -> int:
 
 
 def endless(model: LanguageModel) -> LanguageModel:
-    """The model, its end token made as unlikely as e⁻¹⁰⁰: the last norm's first output is always 1, and the end token's vector −100 there."""
+    """The model, its end token made as unlikely as e⁻¹⁰⁰: the last norm's first output is always 1, and the end token's
+    vector −100 there."""
     with torch.no_grad():
         model.body.norm.weight[0], model.body.norm.bias[0] = 0.0, 1.0
         model.body.token_embedding.weight[END, 0] = -100.0
@@ -160,6 +169,8 @@ def endless(model: LanguageModel) -> LanguageModel:
 PARTS = {
     "train": Part("training step, fp32", training_step, {"S": 1.0, "M": 1.0, "L": 1.0}, "SML"),
     "bf16": Part("training step, bf16", half_precision_step, {"L": 1.6}, "SML"),
-    "sample": Part("sampling 64 × (32 + 32)", sampling, {"S": 1.9, "M": 1.4, "L": 1.25}, "SML", ("transformers", "trl", "datasets", "accelerate")),
-    "ppo": Part("PPO update 64 × (16 + 24)", ppo, {"S": 2.5, "M": 1.5}, "SM", ("transformers", "trl", "datasets", "accelerate")),
+    "sample": Part("sampling 64 × (32 + 32)", sampling, {"S": 1.9, "M": 1.4, "L": 1.25}, "SML",
+                   ("transformers", "trl", "datasets", "accelerate")),
+    "ppo": Part("PPO update 64 × (16 + 24)", ppo, {"S": 2.5, "M": 1.5}, "SM",
+                ("transformers", "trl", "datasets", "accelerate")),
 }

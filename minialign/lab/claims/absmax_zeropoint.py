@@ -1,18 +1,21 @@
 r"""Two mappings: absmax for symmetric data, zero-point for data that lies to one side.
 
-The notes present both as ways to map real numbers to eight bits: absmax divides by the largest magnitude, zero-point shifts so that the whole
-range is used. Jacob et al. 2018, §2.1; Dettmers et al. 2022, §2.1. The arithmetic makes a prediction: on data without negative values absmax
-wastes half of its codes, so its error is twice as large; on symmetric data there is nothing to gain but one code, which matters only with few bits.
+The notes present both as ways to map real numbers to eight bits: absmax divides by the largest magnitude, zero-point
+shifts so that the whole range is used. Jacob et al. 2018, §2.1; Dettmers et al. 2022, §2.1. The arithmetic makes a
+prediction: on data without negative values absmax wastes half of its codes, so its error is twice as large; on
+symmetric data there is nothing to gain but one code, which matters only with few bits.
 
-The test: round-trip error ‖x − x̂‖ / ‖x‖ of both, at 8 to 2 bits, one scale a tensor, on draws from a normal distribution (symmetric), from a
-shifted one, from its positive part (one-sided), and on two tensors of the toy decoder: its weights, and what leaves its ReLU.
+The test: round-trip error ‖x − x̂‖ / ‖x‖ of both, at 8 to 2 bits, one scale a tensor, on draws from a normal
+distribution (symmetric), from a shifted one, from its positive part (one-sided), and on two tensors of the toy decoder:
+its weights, and what leaves its ReLU.
 
     1. one-sided (drawn, and after the ReLU): absmax errs at least 1.5 times as much, at 8 and at 4 bits
     2. shifted: absmax errs more, at 8 and at 4 bits
     3. symmetric (drawn, and weights): at 8 bits the two are within 15 % of each other
     4. no value moves by more than half a step, anywhere
 
-Each is a 95 % interval over seeds of the ratio of errors; the figure shows that ratio, beside it lie the notes' two diagrams.
+Each is a 95 % interval over seeds of the ratio of errors; the figure shows that ratio, beside it lie the notes' two
+diagrams.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
                 row = {"data": name, "bits": bits, "seed": seed}
                 for mapping in ("absmax", "zero-point"):
                     config = MappingConfig(mapping, bits)
-                    row |= {f"{mapping} error": round_trip_error(x, config), f"{mapping} largest, steps": largest_move(x, config)}
+                    row |= {f"{mapping} error": round_trip_error(x, config),
+                            f"{mapping} largest, steps": largest_move(x, config)}
                 table.append(row | {"ratio": row["absmax error"] / row["zero-point error"]})
     return table
 
@@ -80,12 +84,16 @@ def largest_move(x: Tensor, config: MappingConfig) -> float:
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
-    ratio = lambda data, bits: over_seeds([row["ratio"] for row in table if (row["data"], row["bits"]) == (data, bits)])  # noqa: E731
+    def ratio(data, bits):
+        return over_seeds([row["ratio"] for row in table if (row["data"], row["bits"])
+                                               == (data, bits)])
     moves = max(row[f"{mapping} largest, steps"] for row in table for mapping in ("absmax", "zero-point"))
     checks = {
-        "one-sided data: absmax errs more": all(ratio(data, bits).low > ENOUGH for data in ONE_SIDED for bits in (8, 4)),
+        "one-sided data: absmax errs more": all(ratio(data, bits).low > ENOUGH for data in ONE_SIDED
+                                                for bits in (8, 4)),
         "shifted data: absmax errs more": all(ratio(data, bits).low > 1 for data in SHIFTED for bits in (8, 4)),
-        "symmetric data: no difference at 8 bits": all(1 - SAME < ratio(data, 8).low and ratio(data, 8).high < 1 + SAME for data in SYMMETRIC),
+        "symmetric data: no difference at 8 bits": all(1 - SAME < ratio(data, 8).low and ratio(data, 8).high < 1 + SAME
+                                                       for data in SYMMETRIC),
         "nothing moves more than half a step": moves < 0.5001,
     }
     said = "; ".join(f"{data} {ratio(data, 8)}" for data in (*SYMMETRIC, *SHIFTED, *ONE_SIDED))
@@ -96,7 +104,9 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     """The ratio of errors against bits; the two diagrams beside it, in mapping-*.png."""
     fig, axes = figure("bits", "error of absmax / error of zero-point", 6.0, 3.8)
     data = (*SYMMETRIC, *SHIFTED, *ONE_SIDED)
-    values = lambda name, bits: [row["ratio"] for row in table if (row["data"], row["bits"]) == (name, bits)]  # noqa: E731
+    def values(name, bits):
+        return [row["ratio"] for row in table if (row["data"], row["bits"])
+                                     == (name, bits)]
     lines_with_intervals(axes, BITS, {name: [drawn(over_seeds(values(name, bits))) for bits in BITS] for name in data})
     reference_line(axes, 1.0, "equal")
     axes.invert_xaxis()

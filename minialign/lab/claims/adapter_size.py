@@ -1,11 +1,11 @@
 r"""Adapter size: near full fine-tuning at a fraction of the parameters, and better than tuning only the top layers.
 
-Houlsby et al. 2019, Fig. 1 and Fig. 3: adapters of a few per cent of BERT's parameters are within half a point of full fine-tuning, and at equally many
-trained parameters far above tuning the top k layers.
+Houlsby et al. 2019, Fig. 1 and Fig. 3: adapters of a few per cent of BERT's parameters are within half a point of full
+fine-tuning, and at equally many trained parameters far above tuning the top k layers.
 
 The test, on the far task: adapters of bottleneck 1 to 64, the top one to three blocks tuned in full, and all of it.
 
-    1. the widest adapters come within 0.03 of full fine-tuning                2. so do adapters of at most 10 % of the parameters
+    1. the widest adapters come within 0.03 of full fine-tuning      2. so do adapters of at most 10 % of the parameters
     3. adapters of bottleneck 16 beat the top block, which has more parameters
 
 1 and 2 look at the whole 95 % interval over seeds of the difference, 3 needs an interval above 0.
@@ -22,7 +22,8 @@ from minialign.lab.plotting import figure, legend, lines_with_intervals, referen
 from minialign.peft.adapters import AdapterConfig
 
 CLAIM = Claim(
-    "adapter-size", "Adapters come near full fine-tuning at a fraction of the parameters, ahead of tuning the top layers.", "Houlsby et al. 2019, Fig. 3"
+    "adapter-size", "Adapters come near full fine-tuning at a fraction of the parameters, ahead of tuning the top "
+                    "layers.", "Houlsby et al. 2019, Fig. 3"
 )
 WIDTHS = (1, 4, 16, 64)
 SMALL = 0.10  # share of the model's parameters
@@ -32,7 +33,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     """Adapters by width, top blocks by number, all of it."""
     table = searched(bench, "middle", FAR, "full", way="full")
     for width in WIDTHS[1:3] if bench.fast else WIDTHS:
-        table += searched(bench, "middle", FAR, "adapters", AdapterConfig(bottleneck=width), way="adapters", width=width)
+        table += searched(bench, "middle", FAR, "adapters", AdapterConfig(bottleneck=width), way="adapters",
+                          width=width)
     for count in range(1, 2 if bench.fast else SHAPES["middle"][1] + 1):
         table += searched(bench, "middle", FAR, f"top {count}", wrap=top_layers(count), way="top layers", width=count)
     return table
@@ -40,12 +42,15 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The three statements, and the numbers that decide."""
-    of = lambda way, width=None: column(table, "accuracy", way=way, width=width)  # noqa: E731
+    def of(way, width=None):
+        return column(table, "accuracy", way=way, width=width)
     widths = sorted({row["width"] for row in table if row["way"] == "adapters"})
-    share = {width: column(table, "trained", way="adapters", width=width)[0] / table[0]["parameters"] for width in widths}
+    share = {width: column(table, "trained", way="adapters", width=width)[0] / table[0]["parameters"]
+             for width in widths}
     behind = {width: difference(of("full"), of("adapters", width)) for width in widths}
     ahead = difference(of("adapters", 16), of("top layers", 1))
-    fewer = column(table, "trained", way="adapters", width=16)[0] < column(table, "trained", way="top layers", width=1)[0]
+    fewer = column(table, "trained", way="adapters", width=16)[0] < column(table, "trained", way="top layers",
+        width=1)[0]
     checks = {
         "the widest come close": behind[widths[-1]].high < 0.03,
         "small ones come close": any(behind[width].high < 0.03 for width in widths if share[width] <= SMALL),

@@ -1,10 +1,12 @@
-r"""What the claim on distillation is made from: teachers, students of two sizes, the ways of teaching them, and what each student is asked.
+r"""What the claim on distillation is made from: teachers, students of two sizes, the ways of teaching them, and what
+each student is asked.
 
     teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many steps again
     students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of 16 beginnings of documents
     asked       their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in the same way; bytes
 
-The ways differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's, in whose texts are read.
+The ways differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's, in
+whose texts are read.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ FOUND = "found.json"
 
 
 class BestWord(SoftTargets):
-    """The teacher's likeliest word as the label: what it says, and nothing of how sure it is. Arguments as for `Recipe`."""
+    """The teacher's likeliest word as the label: what it says, and nothing of how sure it is. Arguments as for
+    `Recipe`."""
 
     def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
         """The cross-entropy with it, a mean, nats."""
@@ -72,11 +75,14 @@ class Way:
 
 def without(name: str, way: Way, *parts: str) -> dict[str, Way]:
     """The same way with one part of its loss, or its start, taken away."""
-    change = lambda part: {"start": False} if part == "start" else {"config": dataclasses.replace(way.config, **{part: 0.0})}  # noqa: E731
+    def change(part):
+        return {"start": False} if part == "start" else {"config":
+            dataclasses.replace(way.config, **{part: 0.0})}
     return {f"{name} − {part}": dataclasses.replace(way, **change(part)) for part in parts}
 
 
-LABELS, SOFT = Way(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0)), Way(SoftTargets, SoftTargetConfig(temperature=2.0))
+LABELS, SOFT = Way(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0)), Way(SoftTargets,
+    SoftTargetConfig(temperature=2.0))
 COOL = Way(SoftTargets, SoftTargetConfig(temperature=1.0))
 DISTIL = Way(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
 TINY, MINI = Way(TinyBERT, TINYBERT), Way(MiniLM, MINILM)
@@ -129,7 +135,8 @@ class School:
         if texts == "written":
             prompts = [row[:PROMPT] for row in rows[: len(rows) // 2]]
             how = WritingConfig(4, new_tokens=LENGTH - PROMPT)
-            return LabelledRows(written_once(self.teacher, prompts, how, seed, folder / f"{self.key}.jsonl"), min(batch, len(prompts)), seed)
+            return LabelledRows(written_once(self.teacher, prompts, how, seed, folder / f"{self.key}.jsonl"),
+                                min(batch, len(prompts)), seed)
         return LabelledRows([(row, PROMPT if texts == "prompts" else 1) for row in rows], batch, seed)
 
 
@@ -141,15 +148,19 @@ def school(bench: Bench, kind: str, seed: int) -> School:
     texts, held_out = corpus(config, seed)
     folder = toy_gpt(bench, config, seed) if kind == "decoder" else toy_bert(bench, config, seed)
     teacher, tokenizer = load_model(folder)
-    rows = [[row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1] for part in (texts[: BATCH * steps + 100], held_out)]
+    rows = [[row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1]
+            for part in (texts[: BATCH * steps + 100], held_out)]
     tasks = {
-        name: [rows_of(tokenizer, task(name, count, 1000 * seed + part), LENGTH, 32, seed) for part, count in enumerate(counts)] for name in (NEAR, FAR)
+        name: [rows_of(tokenizer, task(name, count, 1000 * seed + part), LENGTH, 32, seed) for part,
+               count in enumerate(counts)] for name in (NEAR, FAR)
     }
-    return School(teacher, tokenizer, rows[0][: BATCH * steps], rows[1][: 32 if bench.fast else None], folder.name, steps, tasks)
+    return School(teacher, tokenizer, rows[0][: BATCH * steps], rows[1][: 32 if bench.fast else None], folder.name,
+                  steps, tasks)
 
 
 def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
-    """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of its words are asked for."""
+    """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of
+    its words are asked for."""
     decoder = toy_gpt(bench, config, seed)
     how = training(4 if bench.fast else 3 * (config.pretrain_steps + config.adapt_steps) // 2, config, seed, 2e-3)
 
@@ -163,17 +174,20 @@ def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
     return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
 
 
-def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: int, ids: list[list[int]] | None = None) -> Path:
+def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: int,
+            ids: list[list[int]] | None = None) -> Path:
     """The folder of a student taught in one way.
 
     Args:
         ids: documents to learn from, the school's own without it.
     """
     rate = 1e-3 if way.start else 2e-3
-    how = TrainingConfig(made.steps, BATCH, rate, weight_decay=0.05, validate_every=made.steps, checkpoint_every=made.steps, seed=seed)
+    how = TrainingConfig(made.steps, BATCH, rate, weight_decay=0.05, validate_every=made.steps,
+                         checkpoint_every=made.steps, seed=seed)
 
     def make(folder: Path) -> None:
-        model, recipe = LanguageModel(student_config(made.teacher.config, SIZES[size]), seed + 100), way.recipe(made.teacher, way.config)
+        model, recipe = LanguageModel(student_config(made.teacher.config, SIZES[size]),
+                                      seed + 100), way.recipe(made.teacher, way.config)
         if way.start:
             start_from(model, made.teacher)
         data, run = made.data(way.texts, ids or made.ids, seed, folder.parent / "written"), RunFolder(folder)
@@ -186,7 +200,8 @@ def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: in
 
 
 def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = True) -> dict[str, float]:
-    """What a student, or the teacher, knows and weighs; on request the tasks too. Its own loss means nothing where no word was taught: the caller knows."""
+    """What a student, or the teacher, knows and weighs; on request the tasks too. Its own loss means nothing where no
+    word was taught: the caller knows."""
     steps = 2 if bench.fast else 100
     how = TrainingConfig(steps, 32, 1e-3, weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
 
@@ -200,10 +215,12 @@ def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = Tru
         with torch.inference_mode():
             found |= {"loss": own_loss(model, batches)}
             if model.config.kind == "decoder":
-                mirror = OnPolicy(made.teacher, OnPolicyConfig(new_tokens=8 if bench.fast else LENGTH - PROMPT), torch.Generator().manual_seed(0))
+                mirror = OnPolicy(made.teacher, OnPolicyConfig(new_tokens=8 if bench.fast else LENGTH - PROMPT),
+                                  torch.Generator().manual_seed(0))
                 begun = [ids[: PROMPT + 1] for ids in made.held_out]
                 prompts = [next_token_batch(begun[i : i + 32], [PROMPT] * 32) for i in range(0, len(begun) - 31, 32)]
-                found["own texts"] = sum(float(mirror.parts(model, batch)["reverse"]) for batch in prompts) / len(prompts)
+                found["own texts"] = sum(float(mirror.parts(model, batch)["reverse"])
+                                         for batch in prompts) / len(prompts)
         found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
         write_json(kept / FOUND, found)
 
@@ -211,11 +228,13 @@ def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = Tru
 
 
 def words_of(made: School, count: int = 3) -> list[int]:
-    """Tokens that are whole words, each in nearly 8 % of the documents: rare enough to be left out, frequent enough to be known."""
+    """Tokens that are whole words, each in nearly 8 % of the documents: rare enough to be left out, frequent enough to
+    be known."""
     share = torch.zeros(made.tokenizer.size)
     for ids in made.ids:
         share[list(set(ids[: LENGTH + 1]))] += 1 / len(made.ids)
-    whole = [i for i in range(made.tokenizer.size) if re.fullmatch(r" [a-z]{4,}", made.tokenizer.name(i)) and share[i] > 0]
+    whole = [i for i in range(made.tokenizer.size) if re.fullmatch(r" [a-z]{4,}", made.tokenizer.name(i))
+             and share[i] > 0]
     return sorted(whole, key=lambda i: abs(float(share[i]) - 0.08))[:count]
 
 

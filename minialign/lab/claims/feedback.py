@@ -1,9 +1,10 @@
-r"""What the claims on human feedback share: the main job at three sizes, smaller than the default, since it is run nine times.
+r"""What the claims on human feedback share: the main job at three sizes, smaller than the default, since it is run nine
+times.
 
     small    width 48, 2 layers        middle    width 80, 3 layers        large    width 112, 3 layers
 
-Every size has the same stories, demonstrations, comparisons, steps and updates; a run is the main job's own code with other settings (demo.py). Each
-stage is cached; a claim that needs pretrained models only makes nothing else.
+Every size has the same stories, demonstrations, comparisons, steps and updates; a run is the main job's own code with
+other settings (demo.py). Each stage is cached; a claim that needs pretrained models only makes nothing else.
 
 Read next: people_prefer_rlhf.py.
 """
@@ -31,12 +32,14 @@ SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_
 def settings(bench: Bench, size: str, seed: int) -> DemoConfig:
     """The main job's settings for a size and a seed."""
     width, layers, heads = (FAST["width"], DemoConfig.layers, FAST["heads"]) if bench.fast else SIZES[size]
-    return DemoConfig(**{**(FAST if bench.fast else SMALLER), "width": width, "layers": layers, "heads": heads, "seed": seed})
+    return DemoConfig(**{**(FAST if bench.fast else SMALLER), "width": width, "layers": layers, "heads": heads,
+                         "seed": seed})
 
 
 def first_half(bench: Bench, config: DemoConfig) -> tuple[Path, Made]:
     """The first half of the main job, everything up to the comparisons: its folder and what it made."""
-    folder = bench.cached("compared", to_dict(config), lambda folder: Demo(folder, config, lambda text: None).until_comparisons())
+    folder = bench.cached("compared", to_dict(config), lambda folder: Demo(folder, config,
+        lambda text: None).until_comparisons())
     return folder, Demo(folder, config, lambda text: None).until_comparisons()
 
 
@@ -59,18 +62,23 @@ def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[st
         reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
         policy = job.optimised(made.tokenizer, made.instructed, reward, made.practice)
         models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
-        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING, config.seed_of(6), rivals=False)
+        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING,
+                 config.seed_of(6), rivals=False)
 
     folder = bench.cached("aligned", [base.name, to_dict(config)], make)
-    stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD, "rlhf": folder / RLHF}
-    return read_json(folder / "evaluation" / "result.json"), {name: load_model(path)[0] for name, path in stages.items()}, made
+    stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD,
+              "rlhf": folder / RLHF}
+    return read_json(folder / "evaluation" / "result.json"), {name: load_model(path)[0] for name,
+        path in stages.items()}, made
 
 
-def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> tuple[LanguageModel, Any, list[dict], float]:
+def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> tuple[LanguageModel, Any,
+        list[dict], float]:
     """A decoder of a shape (width, layers, heads) that read the dirty corpus and nothing else.
 
     Returns:
-        the model, its tokenizer, test stories (demonstrations that nothing trained on), and its loss on held-out documents, nats a token.
+        the model, its tokenizer, test stories (demonstrations that nothing trained on), and its loss on held-out
+        documents, nats a token.
     """
     folder = pretrained_folder(bench, shape, seed, steps)
     tests = Demo(folder, pretraining(bench, shape, seed, steps), lambda text: None).written()[4]
@@ -93,4 +101,5 @@ def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, step
 def pretraining(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> DemoConfig:
     """The settings of that job."""
     width, layers, heads = shape
-    return dataclasses.replace(settings(bench, "middle", seed), width=width, layers=layers, heads=heads, pretrain_steps=steps)
+    return dataclasses.replace(settings(bench, "middle", seed), width=width, layers=layers, heads=heads,
+                               pretrain_steps=steps)

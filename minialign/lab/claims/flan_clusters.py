@@ -1,13 +1,15 @@
 r"""Clusters: the more kinds of task a model is tuned on, the better it does on kinds that it never saw.
 
-Wei et al. 2021 (FLAN), Fig. 6: accuracy on three held-out clusters rises with the number of clusters in the mixture, and had not levelled off
-at seven. Their Fig. 7 says that tuning *harmed* unseen tasks in models of 8 billion parameters and below.
+Wei et al. 2021 (FLAN), Fig. 6: accuracy on three held-out clusters rises with the number of clusters in the mixture,
+and had not levelled off at seven. Their Fig. 7 says that tuning *harmed* unseen tasks in models of 8 billion parameters
+and below.
 
-The test: a decoder of the toy T5's size reads the corpus, then is tuned by `instruct/flan.py` on 2, 5 or all 12 training clusters, in an order
-that is drawn anew for each seed, with the same number of questions and steps; accuracy is that of the held-out clusters in every wording. (5, which no
-statement is about, with the first seed only.)
-The claim is two statements: 1. all clusters are better than two, 2. tuning on all of them is better than no tuning at all (which Wei et al.
-would not expect at this size). Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0.
+The test: a decoder of the toy T5's size reads the corpus, then is tuned by `instruct/flan.py` on 2, 5 or all 12
+training clusters, in an order that is drawn anew for each seed, with the same number of questions and steps; accuracy
+is that of the held-out clusters in every wording. (5, which no statement is about, with the first seed only.)
+The claim is two statements: 1. all clusters are better than two, 2. tuning on all of them is better than no tuning at
+all (which Wei et al. would not expect at this size). Each needs a difference, seed by seed, whose 95 % interval over
+seeds is above 0.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_se
 from minialign.lab.plotting import figure, legend, lines_beside_one_seed, save_png
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 
-CLAIM = Claim("flan-clusters", "The more kinds of task a model is tuned on, the better it does on kinds it never saw.", "Wei et al. 2021, Fig. 6 and 7")
+CLAIM = Claim("flan-clusters", "The more kinds of task a model is tuned on, the better it does on kinds it never saw.",
+              "Wei et al. 2021, Fig. 6 and 7")
 TRAINED = tuple(name for name in CLUSTERS if name not in HELD_OUT)
 COUNTS = (0, 2, 5, len(TRAINED))  # clusters tuned on; 0 is the model as it was pretrained
 ONCE = 5  # with the first seed only
@@ -37,7 +40,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         order = random.Random(f"clusters {seed}").sample(TRAINED, len(TRAINED))
         for count in COUNTS if seed == 0 else [count for count in COUNTS if count != ONCE]:
             split = split_for(config, seed, tuple(order[:count]) if count else None)
-            model, tokenizer = tuned(bench, config, base, split, "flan", mixture(config, seed), seed) if count else load_model(base)
+            model, tokenizer = tuned(bench, config, base, split, "flan", mixture(config, seed),
+                                     seed) if count else load_model(base)
             results = examine(model, tokenizer, split.held_out, PROMPTS)
             table += rows_of(results, clusters=count, seed=seed, which=" ".join(order[:count]))
     return table
@@ -55,14 +59,16 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     checks = {"more clusters help": more.low > 0, "tuning helps": tuning.low > 0}
     one = {count: " (one seed)" if len(values) == 1 else "" for count, values in scores.items()}
     means = ", ".join(f"{count}: {sum(values) / len(values):.3f}{one[count]}" for count, values in scores.items())
-    return checks, f"held-out accuracy by clusters tuned on: {means}; from 2 to {COUNTS[-1]} it rises by {more}, from none by {tuning}"
+    return (checks, f"held-out accuracy by clusters tuned on: {means}; from 2 to {COUNTS[-1]} it rises by {more}, from "
+                    f"none by {tuning}")
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Held-out accuracy against the number of clusters."""
     scores = scores_of(table)
     fig, axes = figure("clusters tuned on", "accuracy on held-out clusters", 5.6, 3.6)
-    lines_beside_one_seed(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(values)) for values in scores.values()]})
+    lines_beside_one_seed(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(values))
+        for values in scores.values()]})
     axes.set_xticks(list(scores), [str(count) for count in scores])
     legend(axes)
     save_png(fig, path)

@@ -1,16 +1,19 @@
 r"""Half precision: half the space for almost nothing, as long as the numbers fit.
 
-The notes' claim, with erratum: float16 and bfloat16 are rounding to smaller floats, not a mapping to integers. Micikevicius et al. 2018, §3.
+The notes' claim, with erratum: float16 and bfloat16 are rounding to smaller floats, not a mapping to integers.
+Micikevicius et al. 2018, §3.
 
-The test: toy decoders with their weights stored in 16 bits, and computed in 16 bits altogether; bytes on disk, and the loss on documents that they
-never saw. Where float16 overflows and bfloat16 does not is shown on the same decoder with one feature of each block's inner layer scaled up by a
-power of two and the weights that read it scaled down by the same: its float32 outputs stay the same to the last bit, its activations reach
-beyond 65,504. (A ReLU passes such a scale through, which makes the change exact.)
+The test: toy decoders with their weights stored in 16 bits, and computed in 16 bits altogether; bytes on disk, and the
+loss on documents that they never saw. Where float16 overflows and bfloat16 does not is shown on the same decoder with
+one feature of each block's inner layer scaled up by a power of two and the weights that read it scaled down by the
+same: its float32 outputs stay the same to the last bit, its activations reach beyond 65,504. (A ReLU passes such a
+scale through, which makes the change exact.)
 
     1. half the bytes: the files are 0.49 to 0.53 of float32's          2. stored in 16 bits, either type, the loss moves by less than 0.005 nats
-    3. float16 is finer: bfloat16 moves the logits more                  4. float16 overflows on large features, bfloat16 does not
+    3. float16 is finer: bfloat16 moves the logits more        4. float16 overflows on large features, bfloat16 does not
 
-2 needs its whole interval over seeds inside, 3 a difference above 0; 4 holds when float16 makes a logit infinite or NaN and bfloat16 makes none.
+2 needs its whole interval over seeds inside, 3 a difference above 0; 4 holds when float16 makes a logit infinite or NaN
+and bfloat16 makes none.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
             stored = store_half(copy.deepcopy(made.model), dtype)
             found = fidelity(made.model, stored, made.rows, batch=32)
             computed = fidelity(made.model, compute_half(copy.deepcopy(made.model), dtype), made.rows[:32], batch=32)
-            row = {"type": name, "seed": seed, "bytes": file_size(stored), "bytes of float32": whole, "kl": found.kl, "kl computed": computed.kl}
+            row = {"type": name, "seed": seed, "bytes": file_size(stored), "bytes of float32": whole, "kl": found.kl,
+                   "kl computed": computed.kl}
             row["loss"], row["loss of float32"] = math.log(found.after), math.log(found.before)
             table.append(row | planted(made, dtype))
     return table
@@ -61,10 +65,12 @@ def file_size(model: nn.Module) -> int:
 
 
 def with_large_features(model: nn.Module, factor: float = LARGE) -> nn.Module:
-    """A copy in which the busiest inner feature of each feed-forward layer is `factor` times as large, and read by weights that are as much smaller.
+    """A copy in which the busiest inner feature of each feed-forward layer is `factor` times as large, and read by
+    weights that are as much smaller.
 
     Args:
-        model: a decoder with ReLU, which lets the scale through; factor: a power of two, so that nothing is rounded in float32.
+        model: a decoder with ReLU, which lets the scale through; factor: a power of two, so that nothing is rounded in
+            float32.
     """
     model = copy.deepcopy(model)
     with torch.no_grad():
@@ -83,19 +89,22 @@ def busiest(feed_forward: nn.Module) -> int:
 
 @torch.inference_mode()
 def planted(made: Subject, dtype: torch.dtype) -> dict[str, float]:
-    """What large features do in 16 bits: the change of float32's logits (none), the share of logits that are lost, and the largest value met."""
+    """What large features do in 16 bits: the change of float32's logits (none), the share of logits that are lost, and
+    the largest value met."""
     large = with_large_features(made.model)
     rows: Tensor = made.rows[:16]
     plain = made.model(rows)
     logits = compute_half(copy.deepcopy(large), dtype)(rows)
     met = overflow_report(large, [rows], dtype)[0]
     lost = float((~torch.isfinite(logits)).float().mean())
-    return {"change in float32": float((large(rows) - plain).abs().max()), "lost logits": lost, "largest value": met.largest, "layer": met.name}
+    return {"change in float32": float((large(rows) - plain).abs().max()), "lost logits": lost,
+            "largest value": met.largest, "layer": met.name}
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
-    of = lambda name, what: [row[what] for row in table if row["type"] == name]  # noqa: E731
+    def of(name, what):
+        return [row[what] for row in table if row["type"] == name]
     shares = [row["bytes"] / row["bytes of float32"] for row in table]
     moved = {name: difference(of(name, "loss"), of(name, "loss of float32")) for name in HALVES}
     coarser = difference(of("bf16", "kl"), of("fp16", "kl"))
@@ -106,7 +115,8 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
         "float16 is finer": coarser.low > 0,
         "float16 overflows, bfloat16 does not": lost["fp16"][0] > 0 and lost["bf16"][1] == 0,
     }
-    said = ", ".join(f"{name} moves the loss by {change.mean:+.5f} [{change.low:+.5f}, {change.high:+.5f}]" for name, change in moved.items())
+    said = ", ".join(f"{name} moves the loss by {change.mean:+.5f} [{change.low:+.5f}, {change.high:+.5f}]" for name,
+                     change in moved.items())
     largest = max(row["largest value"] for row in table)
     return checks, f"files of {min(shares):.3f} to {max(shares):.3f} of float32's; {said}; with values up to {largest:,.0f} float16 loses {lost['fp16'][0]:.0%} of the logits in the best seed, bfloat16 {lost['bf16'][1]:.0%} in the worst"  # noqa: E501
 
@@ -114,8 +124,10 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """KL from float32, weights stored or everything computed in 16 bits."""
     fig, axes = figure("KL from float32, 10⁻⁶ nats a token", "", 6.4, 3.0)
-    of = lambda name, what: drawn(over_seeds([1e6 * row[what] for row in table if row["type"] == name]))  # noqa: E731
+    def of(name, what):
+        return drawn(over_seeds([1e6 * row[what] for row in table if row["type"] == name]))
     names = {"stored": "kl", "computed": "kl computed"}
-    bars_with_intervals(axes, {f"{name}, {how}": of(name, what) for name in HALVES for how, what in names.items()}, digits=2)
+    bars_with_intervals(axes, {f"{name}, {how}": of(name, what) for name in HALVES for how, what in names.items()},
+                        digits=2)
     axes.set_xlim(left=0)
     save_png(fig, path)

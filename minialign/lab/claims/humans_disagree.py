@@ -1,21 +1,25 @@
-r"""Disagreement: people are inconsistent, with each other and with themselves; several people together are better than one.
+r"""Disagreement: people are inconsistent, with each other and with themselves; several people together are better than
+one.
 
-Stiennon et al. 2020, §3.3 and Appendix C.2: labellers agree with researchers in 77 % of comparisons, researchers with each other in 73 %, labellers with each
-other in 72 %; the mode of three labellers raises the agreement with researchers from 72 to 77 %. The notes draw one person and an ensemble as lines that
-reward models are measured by.
+Stiennon et al. 2020, §3.3 and Appendix C.2: labellers agree with researchers in 77 % of comparisons, researchers with
+each other in 73 %, labellers with each other in 72 %; the mode of three labellers raises the agreement with researchers
+from 72 to 77 %. The notes draw one person and an ensemble as lines that reward models are measured by.
 
-The test, in two versions. Simulated: panels of people with tastes, noise, lapses and biases of their own judge pairs of summaries. Real: texts that 15 to
-99 people rated (Hutto & Gilbert 2014, four sources); the drawn people's order of two texts against that of all the others, who are never the same.
+The test, in two versions. Simulated: panels of people with tastes, noise, lapses and biases of their own judge pairs of
+summaries. Real: texts that 15 to 99 people rated (Hutto & Gilbert 2014, four sources); the drawn people's order of two
+texts against that of all the others, who are never the same.
 
     1. simulated people agree with themselves in less than 95 % of pairs, and with each other in less still
     2. five people together agree with the rest more often than one, simulated                 3. the same, real people
     4. a real person agrees with the others in less than 95 %
 
-Intervals are over panels (simulated, one a seed) and over the four sources (real). "The rest" never contains those who are measured.
+Intervals are over panels (simulated, one a seed) and over the four sources (real). "The rest" never contains those who
+are measured.
 
-What was found: 2 to 4 hold; 1 does not by the rule that was set before, which asks for two intervals that lie apart. With oneself 0.773 [0.718, 0.828],
-with another 0.720 [0.629, 0.810]: panels differ more among themselves than the two numbers of a panel do. Panel by panel the difference is 0.053
-[0.012, 0.094]; that was looked at afterwards, so it decides nothing here.
+What was found: 2 to 4 hold; 1 does not by the rule that was set before, which asks for two intervals that lie apart.
+With oneself 0.773 [0.718, 0.828], with another 0.720 [0.629, 0.810]: panels differ more among themselves than the two
+numbers of a panel do. Panel by panel the difference is 0.053 [0.012, 0.094]; that was looked at afterwards, so it
+decides nothing here.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ from minialign.runs.errors import UserError
 from minialign.world.annotators import agreement_table, annotators, typical_pairs
 
 CLAIM = Claim(
-    "humans-disagree", "People disagree with each other and with themselves; several people together judge better than one.", "Stiennon et al. 2020, §3.3"
+    "humans-disagree", "People disagree with each other and with themselves; several people together judge better than "
+                       "one.", "Stiennon et al. 2020, §3.3"
 )
 SIZES = (1, 2, 3, 5, 7)  # people in an ensemble
 PANEL = 20  # people who judge
@@ -46,7 +51,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         pairs, panel = typical_pairs(pairs_judged, seed), annotators(PANEL, seed)
         whole = agreement_table(pairs, panel, seed)[-1]
         for size in SIZES:
-            row = {"who": "simulated", "seed": seed, "people": size, "agreement": panel_agreement(pairs, panel, size, seed)}
+            row = {"who": "simulated", "seed": seed, "people": size, "agreement":
+                   panel_agreement(pairs, panel, size, seed)}
             table.append(row | {"with oneself": whole.with_oneself, "with another": whole.with_each_other})
     if not bench.fast:
         table += real_people(bench, draws)
@@ -74,16 +80,20 @@ def real_people(bench: Bench, draws: int) -> list[dict[str, Any]]:
         return []
     rows = []
     for name, items in sources.items():
-        rows += [{"who": name, "seed": 0, "people": size, "agreement": ensemble_agreement(items, size, pairs=draws)} for size in SIZES]
+        rows += [{"who": name, "seed": 0, "people": size, "agreement": ensemble_agreement(items, size, pairs=draws)}
+                 for size in SIZES]
     return rows
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The statements, and the numbers that decide."""
-    of = lambda real, size, what="agreement": [r[what] for r in table if (r["who"] != "simulated") == real and r["people"] == size]  # noqa: E731
+    def of(real, size, what="agreement"):
+        return [r[what] for r in table if (r["who"] != "simulated") == real
+                                                   and r["people"] == size]
     oneself, another = (over_seeds(of(False, 1, what), 0.0, 1.0) for what in ("with oneself", "with another"))
     one, gain = over_seeds(of(False, 1), 0.0, 1.0), difference(of(False, 5), of(False, 1))
-    checks = {"simulated people are inconsistent": oneself.high < SURE and another.high < oneself.low, "five are better than one, simulated": gain.low > 0}
+    checks = {"simulated people are inconsistent": oneself.high < SURE and another.high < oneself.low,
+              "five are better than one, simulated": gain.low > 0}
     why = f"simulated: with oneself {oneself}, with another {another}, one with the rest {one}, five {gain} more"
     if of(True, 1):
         person, more = over_seeds(of(True, 1), 0.0, 1.0), difference(of(True, 5), of(True, 1))

@@ -1,4 +1,5 @@
-r"""What the four claims on instruction tuning share: the toy T5, T0 and GPT-3, made once and kept, and their examination.
+r"""What the four claims on instruction tuning share: the toy T5, T0 and GPT-3, made once and kept, and their
+examination.
 
 Read next: t0_unseen_tasks.py.
 """
@@ -41,8 +42,10 @@ def small(config: ToyConfig) -> ToyConfig:
 
 
 def pretraining(config: ToyConfig) -> ToyConfig:
-    """The same with what only tuning reads at its defaults: claims that tune for different times share what was pretrained."""
-    return dataclasses.replace(config, **{name: getattr(ToyConfig, name) for name in ("tune_steps", "examples", "examined", "questions")})
+    """The same with what only tuning reads at its defaults: claims that tune for different times share what was
+    pretrained."""
+    return dataclasses.replace(config, **{name: getattr(ToyConfig, name) for name in ("tune_steps", "examples",
+        "examined", "questions")})
 
 
 def mixture(config: ToyConfig, seed: int, templates: int = 0) -> MixtureConfig:
@@ -62,7 +65,8 @@ def toy_gpt(bench: Bench, config: ToyConfig, seed: int) -> Path:
     return bench.cached("toy-gpt", [to_dict(config), seed], lambda folder: pretrain_gpt(config, seed, folder))
 
 
-def tuned(bench: Bench, config: ToyConfig, base: Path, split: Split, style: str, how: MixtureConfig, seed: int) -> tuple[LanguageModel, Tokenizer]:
+def tuned(bench: Bench, config: ToyConfig, base: Path, split: Split, style: str, how: MixtureConfig,
+          seed: int) -> tuple[LanguageModel, Tokenizer]:
     """A model tuned on the mixture of a split, from the folder of a pretrained one."""
     wordings = prefix_templates(split.train) if style == "t5" else PROMPTS
     settings = training(config.tune_steps, config, seed, 2e-3)
@@ -71,26 +75,32 @@ def tuned(bench: Bench, config: ToyConfig, base: Path, split: Split, style: str,
         model, tokenizer = load_model(base, "language-model")
         questions, valid = draw(split.train, wordings, how), draw(split.validation, wordings, validation_of(how))
         run = RunFolder(folder)
-        run.begin({**describe_model(model), "stage": style, "training": to_dict(settings), "mixture": to_dict(how)}, tokenizer)
+        run.begin({**describe_model(model), "stage": style, "training": to_dict(settings), "mixture": to_dict(how)},
+                  tokenizer)
         if not run.finished:
             TUNE[style](model, tokenizer, questions, valid, settings, run, True)
 
-    return load_model(bench.cached(f"toy-{style}", [str(base.parent.name), base.name, to_dict(how), to_dict(settings), sorted(split.train)], make))
+    return load_model(bench.cached(f"toy-{style}", [str(base.parent.name), base.name, to_dict(how), to_dict(settings),
+                                                    sorted(split.train)], make))
 
 
 def split_for(config: ToyConfig, seed: int, clusters: tuple[str, ...] | None = None) -> Split:
-    """The world's datasets, the same clusters held out as always; trained on all other clusters, or on the named ones only."""
+    """The world's datasets, the same clusters held out as always; trained on all other clusters, or on the named ones
+    only."""
     split = split_of(config, seed)
     if clusters is None:
         return split
-    keep = lambda part: {task: examples for task, examples in part.items() if DATASETS[task].cluster in clusters}  # noqa: E731
+    def keep(part):
+        return {task: examples for task,
+                             examples in part.items() if DATASETS[task].cluster in clusters}
     return dataclasses.replace(split, train=keep(split.train), validation=keep(split.validation))
 
 
 def rows_of(results: dict[str, TaskResult], **columns: Any) -> list[dict[str, Any]]:
     """One row of a claim's table for each task and wording."""
     return [
-        {**columns, "cluster": DATASETS[task].cluster, "task": task, "template": template, "accuracy": accuracy, "chance": result.chance}
+        {**columns, "cluster": DATASETS[task].cluster, "task": task, "template": template, "accuracy": accuracy,
+         "chance": result.chance}
         for task, result in results.items()
         for template, accuracy in result.accuracies.items()
     ]
@@ -101,7 +111,8 @@ def results_of(table: list[dict[str, Any]], **which: Any) -> list[dict[str, Task
     found: dict[int, dict[str, TaskResult]] = {}
     for row in table:
         if all(row.get(key) == value for key, value in which.items()):
-            result = found.setdefault(row["seed"], {}).setdefault(row["task"], TaskResult(row["task"], {}, row["chance"]))
+            result = found.setdefault(row["seed"], {}).setdefault(row["task"],
+                TaskResult(row["task"], {}, row["chance"]))
             result.accuracies[row["template"]] = row["accuracy"]
     return [found[seed] for seed in sorted(found)]
 
@@ -119,5 +130,6 @@ def chance(table: list[dict[str, Any]], **which: Any) -> float:
 def overall(results: dict[str, TaskResult]) -> float:
     """Mean over clusters of the mean over their tasks of the median over wordings."""
     clusters = {DATASETS[task].cluster for task in results}
-    means = [[r.median for task, r in results.items() if DATASETS[task].cluster == cluster] for cluster in sorted(clusters)]
+    means = [[r.median for task, r in results.items() if DATASETS[task].cluster == cluster]
+             for cluster in sorted(clusters)]
     return sum(sum(part) / len(part) for part in means) / len(means)

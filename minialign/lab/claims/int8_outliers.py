@@ -1,22 +1,26 @@
 r"""Outliers break plain int8; a scale for each vector, and 16 bits for the columns that hold outliers, repair it.
 
-Dettmers et al. 2022 (LLM.int8()), Table 1 and Fig. 1: from 6.7 billion parameters on, a few features of the activations are so large that one scale
-for a matrix rounds everything else away; vector-wise scales help, and taking the outlier columns out in 16 bits brings float's loss back.
+Dettmers et al. 2022 (LLM.int8()), Table 1 and Fig. 1: from 6.7 billion parameters on, a few features of the activations
+are so large that one scale for a matrix rounds everything else away; vector-wise scales help, and taking the outlier
+columns out in 16 bits brings float's loss back.
 
-The test, in three versions; every linear layer's weights and activations in int8, KL from the model in float, nats a token:
+The test, in three versions; every linear layer's weights and activations in int8, KL from the model in float, nats a
+token:
 
     toy        the toy decoder as it is: no activation is far from the others
     planted    the same with two features of each block scaled up 30 times at the norm before its layers, and down by as much in the weights that
                read them: in float nothing changes, for int8 these are outlier columns
     real       SmolLM2-135M (4-bit weights read back to float32), first 4,096 tokens of Macbeth in windows of 512; when it can be fetched
 
-The statements, on the versions named, each the difference of KL, seed by seed, with its 95 % interval above 0 (real: one model, so the KL itself):
+The statements, on the versions named, each the difference of KL, seed by seed, with its 95 % interval above 0 (real:
+one model, so the KL itself):
 
     1. planting breaks plain int8: absmax (a scale for each matrix) is worse on `planted` than on `toy`
     2. a scale for each vector is better than one for each matrix, on planted and real
     3. taking out the outlier columns is better still, on planted and real          4. on planted it loses less than a tenth of absmax's KL
 
-On `toy` no activation reaches the threshold of 6, so there the split is vector-wise by another name: shown, and no test.
+On `toy` no activation reaches the threshold of 6, so there the split is vector-wise by another name: shown, and no
+test.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ from minialign.quant.scheme import SCHEMES
 from minialign.runs.errors import UserError
 
 CLAIM = Claim(
-    "int8-outliers", "Outlier features break plain int8; vector-wise scales and a 16-bit part for their columns repair it.", "Dettmers et al. 2022, Table 1"
+    "int8-outliers", "Outlier features break plain int8; vector-wise scales and a 16-bit part for their columns repair "
+                     "it.", "Dettmers et al. 2022, Table 1"
 )
 TRIED = ("absmax", "zero-point", "row-wise", "vector-wise", "llm-int8", "weights")
 VERSIONS = ("toy", "planted", "real")
@@ -57,22 +62,26 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         for version, model in (("toy", made.model), ("planted", changed)):
             for scheme in TRIED:
                 found = cost(model, SCHEMES[scheme], made.rows, reference=made.model)
-                table.append({"version": version, "scheme": scheme, "seed": seed, "change in float": same} | found.to_dict())
+                table.append({"version": version, "scheme": scheme, "seed": seed, "change in float": same}
+                             | found.to_dict())
     return table if bench.fast else table + on_a_real_model(bench)
 
 
 def plant_outliers(model: LanguageModel, seed: int, factor: float = FACTOR, features: int = FEATURES) -> LanguageModel:
-    """A copy whose outputs in float are the same, and in which each norm before a linear layer lets some features out `factor` times as large.
+    """A copy whose outputs in float are the same, and in which each norm before a linear layer lets some features out
+    `factor` times as large.
 
     Args:
-        model: a decoder of `transformer.py`; seed: which features; features: how many, the same in all blocks, as in large models.
+        model: a decoder of `transformer.py`; seed: which features; features: how many, the same in all blocks, as in
+            large models.
     """
     model = copy.deepcopy(model)
     chosen = torch.randperm(model.config.width, generator=torch.Generator().manual_seed(seed))[:features]
     with torch.no_grad():
         for block in model.body.blocks:
             attention = (block.attention.query, block.attention.key, block.attention.value)
-            for norm, readers in ((block.attention_norm, attention), (block.feed_forward_norm, (block.feed_forward.inner,))):
+            for norm, readers in ((block.attention_norm, attention), (block.feed_forward_norm,
+                    (block.feed_forward.inner,))):
                 norm.weight[chosen] *= factor
                 norm.bias[chosen] *= factor
                 for reader in readers:
@@ -92,15 +101,21 @@ def on_a_real_model(bench: Bench, tokens: int = 4096, window: int = 512) -> list
     for scheme in TRIED:
         found = fidelity(model, quantize(copy.deepcopy(model), SCHEMES[scheme])[0], rows, batch=1)
         table.append({"version": "real", "scheme": scheme, "seed": 0, "change in float": 0.0} | found.to_dict())
-        bench.say(f"  SmolLM2, {scheme}: perplexity {found.before:.3f} -> {found.after:.3f}, KL {found.kl:.4f}, same first choice {found.agreement:.3f}")
+        bench.say(f"  SmolLM2, {scheme}: perplexity {found.before:.3f} -> {found.after:.3f}, KL {found.kl:.4f}, same "
+                  f"first choice {found.agreement:.3f}")
     return table
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
-    kl = lambda version, scheme: [row["kl"] for row in table if (row["version"], row["scheme"]) == (version, scheme)]  # noqa: E731
-    gain = lambda version, worse, better: difference(kl(version, worse), kl(version, better))  # noqa: E731
-    apart = lambda worse, better: gain("planted", worse, better).low > 0 and all(a > b for a, b in zip(kl("real", worse), kl("real", better)))  # noqa: E731
+    def kl(version, scheme):
+        return [row["kl"] for row in table if (row["version"], row["scheme"])
+                                      == (version, scheme)]
+    def gain(version, worse, better):
+        return difference(kl(version, worse), kl(version, better))
+    def apart(worse, better):
+        return gain("planted", worse, better).low > 0 and all(a > b for a,
+            b in zip(kl("real", worse), kl("real", better)))
     left = over_seeds([a / b for a, b in zip(kl("planted", "llm-int8"), kl("planted", "absmax"))])
     checks = {
         "outliers break plain int8": difference(kl("planted", "absmax"), kl("toy", "absmax")).low > 0,
@@ -109,7 +124,8 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
         "less than a tenth is left": left.high < 0.1,
     }
     said = "; ".join(
-        f"{version}: " + ", ".join(f"{scheme} {sum(kl(version, scheme)) / len(kl(version, scheme)):.4f}" for scheme in ("absmax", "vector-wise", "llm-int8"))
+        f"{version}: " + ", ".join(f"{scheme} {sum(kl(version, scheme)) / len(kl(version, scheme)):.4f}"
+                                   for scheme in ("absmax", "vector-wise", "llm-int8"))
         for version in VERSIONS
         if kl(version, "absmax")
     )
@@ -123,9 +139,11 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     versions = [version for version in VERSIONS if any(row["version"] == version for row in table)]
     names = {"toy": "toy", "planted": "toy, planted outliers", "real": "SmolLM2-135M"}
     for number, version in enumerate(versions):
-        values = [[row["kl"] for row in table if (row["version"], row["scheme"]) == (version, scheme)] for scheme in TRIED]
+        values = [[row["kl"] for row in table if (row["version"], row["scheme"]) == (version, scheme)]
+                  for scheme in TRIED]
         places = [place + 0.16 * (number - (len(versions) - 1) / 2) for place in range(len(TRIED))]
-        whiskers(axes, number, places, [drawn(over_seeds(found, 0.0)) if len(found) > 1 else found[0] for found in values], names[version])
+        whiskers(axes, number, places, [drawn(over_seeds(found, 0.0)) if len(found) > 1 else found[0]
+                                        for found in values], names[version])
     axes.set_xticks(range(len(TRIED)), [name.replace("-", "-\n", 1) for name in TRIED])
     axes.set_yscale("log")
     legend(axes)

@@ -1,15 +1,17 @@
-r"""Many tasks from one base: one small pair of matrices a task, switched per row, with the answers of k separate models.
+r"""Many tasks from one base: one small pair of matrices a task, switched per row, with the answers of k separate
+models.
 
 Hu et al. 2021, §4.2 (switching tasks), and Sheng et al. 2023 (S-LoRA) for tasks within one batch.
 
-The test: eight tasks of the toy world, each with a LoRA of its own on one pretrained decoder. One process serves them all, a task for each row
-of a batch; beside it stand eight separate models, LoRA merged in.
+The test: eight tasks of the toy world, each with a LoRA of its own on one pretrained decoder. One process serves them
+all, a task for each row of a batch; beside it stand eight separate models, LoRA merged in.
 
     1. the logits of every row are those of its task's separate model, within 1e-4
     2. base and eight LoRAs take less than a quarter of the bytes of eight models
     3. a batch of eight tasks takes at most 1.5 times as long as one of a single task
 
-1 looks at the largest difference over seeds, 3 at the upper end of the 95 % interval over seeds of the ratio of times, each the median of pairs in a row.
+1 looks at the largest difference over seeds, 3 at the upper end of the 95 % interval over seeds of the ratio of times,
+each the median of pairs in a row.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from minialign.runs.tensors import tensor_file, tensors_of
 from minialign.training import TrainingConfig
 from minialign.world.datasets import PROMPTS, examples
 
-CLAIM = Claim("lora-many-tasks", "One base serves many tasks, each with one small pair of matrices a layer.", "Hu et al. 2021, §4.2")
+CLAIM = Claim("lora-many-tasks", "One base serves many tasks, each with one small pair of matrices a layer.",
+              "Hu et al. 2021, §4.2")
 TASKS = ("who", "where", "what", "feeling", "mood", "title", "place", "kind_of")
 
 
@@ -47,7 +50,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     for seed in range(bench.seeds):
         model, tokenizer = base_of(bench, "middle", seed)
         found = examples(TASKS, 40, seed)
-        rows = {task: [row for row in demonstration_rows(tokenizer, asked(task, found[task]), model.config.context, True)[0]] for task in TASKS}
+        rows = {task: [row for row in demonstration_rows(tokenizer, asked(task, found[task]), model.config.context,
+                                                         True)[0]] for task in TASKS}
         folders = {task: tuned(bench, task, rows[task], seed) for task in TASKS}
         tokens = torch.tensor([(rows[task][0][0] * 40)[:40] for task in TASKS])  # one row a task, of equal length
         server = serve(base_of(bench, "middle", seed)[0].eval(), folders)
@@ -55,9 +59,11 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
             separate = torch.cat([alone(bench, seed, folders[task])(tokens[i : i + 1]) for i, task in enumerate(TASKS)])
             together = run(server, TASKS, tokens)
             one_task = [TASKS[0]] * len(TASKS)
-            ratio = in_turns(partial(run, server, TASKS, tokens), partial(run, server, one_task, tokens), 5 if bench.fast else 60)
+            ratio = in_turns(partial(run, server, TASKS, tokens), partial(run, server, one_task, tokens),
+                             5 if bench.fast else 60)
         whole = len(tensor_file(tensors_of(model)))
-        row = {"seed": seed, "largest difference": float((together - separate).abs().max()), "bytes": whole + stored_bytes(folders)}
+        row = {"seed": seed, "largest difference": float((together - separate).abs().max()),
+               "bytes": whole + stored_bytes(folders)}
         table.append(row | {"bytes of eight models": len(TASKS) * whole, "time of eight tasks / one": ratio})
     return table
 
@@ -76,7 +82,8 @@ def tuned(bench: Bench, task: str, rows: list, seed: int) -> Path:
         model, tokenizer = base_of(bench, "middle", seed)
         run = TunedRun(folder)
         run.begin({**describe_model(model), "task": task}, tokenizer)
-        tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), LabelledRows(rows, training.batch, seed), next_token_loss, lambda model: {}, training, run)
+        tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), LabelledRows(rows, training.batch, seed), next_token_loss,
+             lambda model: {}, training, run)
 
     return bench.cached("many", [task, seed, bench.fast, len(rows)], make)
 
@@ -112,14 +119,17 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     largest = max(row["largest difference"] for row in table)
     share = max(row["bytes"] / row["bytes of eight models"] for row in table)
     ratio = over_seeds([row["time of eight tasks / one"] for row in table])
-    checks = {"the same outputs": largest < 1e-4, "a quarter of the bytes": share < 0.25, "at most 1.5 times one task": ratio.high <= 1.5}
-    return checks, f"largest difference of a logit {largest:.1e}; {share:.1%} of the bytes of eight models; eight tasks in a batch take {ratio} times one task"
+    checks = {"the same outputs": largest < 1e-4, "a quarter of the bytes": share < 0.25,
+              "at most 1.5 times one task": ratio.high <= 1.5}
+    return (checks, f"largest difference of a logit {largest:.1e}; {share:.1%} of the bytes of eight models; eight "
+                    f"tasks in a batch take {ratio} times one task")
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Bytes stored."""
     fig, axes = figure("stored, MB", "", 6.0, 2.4)
-    of = lambda what: drawn(over_seeds([row[what] / 1e6 for row in table]))  # noqa: E731
+    def of(what):
+        return drawn(over_seeds([row[what] / 1e6 for row in table]))
     bars_with_intervals(axes, {"one base, eight LoRAs": of("bytes"), "eight models": of("bytes of eight models")})
     axes.set_xlim(left=0)
     save_png(fig, path)

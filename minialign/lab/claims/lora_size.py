@@ -1,9 +1,11 @@
-r"""LoRA and size: the larger the model, the smaller the share that trains, and the less is lost against full fine-tuning.
+r"""LoRA and size: the larger the model, the smaller the share that trains, and the less is lost against full
+fine-tuning.
 
-Hu et al. 2021, §1 and Table 4: 0.01 % of GPT-3's parameters, a third of the memory, accuracy on par; the saving grows with the width, since A and B grow
-with it and the matrices with its square.
+Hu et al. 2021, §1 and Table 4: 0.01 % of GPT-3's parameters, a third of the memory, accuracy on par; the saving grows
+with the width, since A and B grow with it and the matrices with its square.
 
-The test: LoRAs of rank 4 on query and value at four sizes of pretrained toy decoders, against full fine-tuning of the same, on the far task.
+The test: LoRAs of rank 4 on query and value at four sizes of pretrained toy decoders, against full fine-tuning of the
+same, on the far task.
 
     1. the trained share falls with every step in size                   2. so does the share of the optimizer's state
     3. the gap in accuracy to full fine-tuning is narrower at the largest size than at the smallest
@@ -21,7 +23,8 @@ from minialign.lab.claims.tuned import FAR, SHAPES, accuracy, column, searched
 from minialign.lab.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.peft.lora import LoRAConfig
 
-CLAIM = Claim("lora-size", "The larger the model, the smaller the share that a LoRA trains and the less it loses.", "Hu et al. 2021, Table 4")
+CLAIM = Claim("lora-size", "The larger the model, the smaller the share that a LoRA trains and the less it loses.",
+              "Hu et al. 2021, Table 4")
 WAYS = ("full", "lora")
 
 
@@ -37,15 +40,20 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The three statements, and the numbers that decide."""
     sizes = list(dict.fromkeys(row["size"] for row in table))
-    one = lambda what, size, method="lora": column(table, what, size=size, method=method)[0]  # noqa: E731
+    def one(what, size, method="lora"):
+        return column(table, what, size=size, method=method)[0]
     shares = [one("trained", size) / one("parameters", size) for size in sizes]
     states = [one("optimizer_bytes", size) / one("optimizer_bytes", size, "full") for size in sizes]
-    gaps = {size: [a - b for a, b in zip(*(column(table, "accuracy", size=size, method=m) for m in WAYS))] for size in sizes}
+    gaps = {size: [a - b for a, b in zip(*(column(table, "accuracy", size=size, method=m) for m in WAYS))]
+            for size in sizes}
     closing = difference(gaps[sizes[0]], gaps[sizes[-1]])
-    falls = lambda values: all(a > b for a, b in zip(values, values[1:]))  # noqa: E731
-    checks = {"the trained share falls": falls(shares), "the optimizer's state falls": falls(states), "the gap closes": closing.low > 0}
+    def falls(values):
+        return all(a > b for a, b in zip(values, values[1:]))
+    checks = {"the trained share falls": falls(shares), "the optimizer's state falls": falls(states),
+              "the gap closes": closing.low > 0}
     said = ", ".join(f"{size} {share:.2%} (gap {over_seeds(gaps[size])})" for size, share in zip(sizes, shares))
-    return checks, f"trained share by size: {said}; optimizer's state {states[0]:.1%} to {states[-1]:.1%} of full; the gap closes by {closing}"
+    return (checks, f"trained share by size: {said}; optimizer's state {states[0]:.1%} to {states[-1]:.1%} of full; "
+                    f"the gap closes by {closing}")
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:

@@ -1,25 +1,28 @@
 r"""Over-optimisation: the reward is a proxy; without the KL term, optimising it runs away from what people want.
 
-The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from the supervised policy; what the reward model predicts keeps rising
-while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score against d = √KL as d(α − β d) for best of n and
-d(α − β log d) for reinforcement learning.
+The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from the supervised policy; what the reward
+model predicts keeps rising while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score
+against d = √KL as d(α − β d) for best of n and d(α − β log d) for reinforcement learning.
 
-The test: from one instruction-tuned toy model (the middle size of feedback.py), reward models (the proxies) learn from different thirds of the noisy
-comparisons, one a seed. PPO runs against each at several prices of KL, 0 included, and best of n beside it; the prices that no statement is about with the
-first proxy alone. Each rollout is scored by the proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are
-means over its first and last five updates. Beside what gold gained by the end of each run stands what best of n gains at the same KL, read off the line
-between the two n around it: gains, each from its own beginning, since the rollouts and best of n are on different stories. Where PPO goes further than the
-largest n, that one is taken, and it is said. The claim is four statements, each checked by a 95 % interval over the seeds:
+The test: from one instruction-tuned toy model (the middle size of feedback.py), reward models (the proxies) learn from
+different thirds of the noisy comparisons, one a seed. PPO runs against each at several prices of KL, 0 included, and
+best of n beside it; the prices that no statement is about with the first proxy alone. Each rollout is scored by the
+proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are means over
+its first and last five updates. Beside what gold gained by the end of each run stands what best of n gains at the same
+KL, read off the line between the two n around it: gains, each from its own beginning, since the rollouts and best of n
+are on different stories. Where PPO goes further than the largest n, that one is taken, and it is said. The claim is
+four statements, each checked by a 95 % interval over the seeds:
 
     1. without a penalty the proxy rises                    2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
 
-1, 2 and 4 fail unless their interval excludes 0; 3 fails unless its interval excludes a fall by more than 0.02. A proxy that has learned
-nothing has no rise to run away with; its accuracy stands in the table, so that this can be told from a claim that is false.
+1, 2 and 4 fail unless their interval excludes 0; 3 fails unless its interval excludes a fall by more than 0.02. A proxy
+that has learned nothing has no rise to run away with; its accuracy stands in the table, so that this can be told from a
+claim that is false.
 
-What was changed. Until a run of all claims was to fit into 150 minutes the model was the main job's (width 96, 2400 steps of instruction tuning) and the
-prices five. Without a penalty the proxy rose by .29 [.06, .52] there and gold moved by -.05 [-.13, .04], which was no fall by statement 2's rule; gold ended
-.04 [.01, .08] higher with the penalty.
+What was changed. Until a run of all claims was to fit into 150 minutes the model was the main job's (width 96, 2400
+steps of instruction tuning) and the prices five. Without a penalty the proxy rose by .29 [.06, .52] there and gold
+moved by -.05 [-.13, .04], which was no fall by statement 2's rule; gold ended .04 [.01, .08] higher with the penalty.
 """
 
 from __future__ import annotations
@@ -81,17 +84,21 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 
 
 def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
-    """A reward model that has seen the comparisons of every third story, from the seed-th on; and its accuracy on held-out prompts."""
+    """A reward model that has seen the comparisons of every third story, from the seed-th on; and its accuracy on
+    held-out prompts."""
     learned, held_out = split_by_prompt(made.comparisons)
     own = [comparison for comparison in learned if comparison["index"] % 3 == seed % 3]
     ranked, valid = (ranked_rows(made.tokenizer, part, made.instructed.config.context)[0] for part in (own, held_out))
-    training = TrainingConfig(max(1, config.reward_steps // 3), 16, 1.5e-3, weight_decay=0.01, validate_every=1000, seed=seed)
+    training = TrainingConfig(max(1, config.reward_steps // 3), 16, 1.5e-3, weight_decay=0.01, validate_every=1000,
+                              seed=seed)
     prompts = [d["prompt"] for d in learned[:256]]
 
     def make(folder: Path) -> None:
-        answers = continue_texts(made.instructed, made.tokenizer, prompts, SAMPLING, torch.Generator().manual_seed(seed))
+        answers = continue_texts(made.instructed, made.tokenizer, prompts, SAMPLING,
+                                 torch.Generator().manual_seed(seed))
         run = RunFolder(folder)
-        run.begin({"what": "scalar-model", "model": to_dict(made.instructed.config), "training": to_dict(training)}, made.tokenizer)
+        run.begin({"what": "scalar-model", "model": to_dict(made.instructed.config), "training": to_dict(training)},
+                  made.tokenizer)
         if not run.finished:
             rows = answer_rows(made.tokenizer, prompts, answers, made.instructed.config.context)
             train_reward_model(made.instructed, ranked, valid, rows, training, run)
@@ -107,7 +114,8 @@ def optimise(bench: Bench, made: Made, proxy: ScalarModel, how: PPOConfig, base:
     def make(folder: Path) -> None:
         run = RunFolder(folder)
         if not run.finished:
-            train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}", gold_watch(made.tokenizer, made.practice))
+            train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}",
+                      gold_watch(made.tokenizer, made.practice))
 
     return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how)], make)).metrics()
 
@@ -116,7 +124,8 @@ def choose_best(made: Made, proxy: ScalarModel, seed: int, accuracy: float, fast
     """Best of n on the test stories, for every n from one sampling, with the closed form of its KL."""
     tests, sizes = made.tests[: 8 if fast else 100], SIZES[:3] if fast else SIZES
     prompts = [d["prompt"] for d in tests]
-    answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, prompts, sizes[-1], SAMPLING, torch.Generator().manual_seed(seed))
+    answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, prompts, sizes[-1], SAMPLING,
+                                       torch.Generator().manual_seed(seed))
     rows = []
     for n in sizes:
         texts, best = best_of(answers, scores, n)
@@ -142,8 +151,10 @@ def ends(table: list[dict[str, Any]], beta: float, field: str) -> list[tuple[flo
 
 
 def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
-    """Gold of best of n at a KL, on the straight line against √KL between the two n around it; beyond the largest n that of the largest."""
-    points = sorted((math.sqrt(row["kl"]), row["gold"]) for row in table if row["method"] == "best-of-n" and row["seed"] == seed)
+    """Gold of best of n at a KL, on the straight line against √KL between the two n around it; beyond the largest n
+    that of the largest."""
+    points = sorted((math.sqrt(row["kl"]), row["gold"]) for row in table if row["method"] == "best-of-n"
+                    and row["seed"] == seed)
     d = math.sqrt(max(0.0, kl))
     for (x, gold), (next_x, next_gold) in zip(points, points[1:]):
         if d <= next_x:
@@ -152,12 +163,14 @@ def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
 
 
 def beside_best_of_n(table: list[dict[str, Any]]) -> str:
-    """For each price of KL, by how much PPO gained more gold than best of n at the same KL does, each from where it began."""
+    """For each price of KL, by how much PPO gained more gold than best of n at the same KL does, each from where it
+    began."""
     said = []
     furthest = max(row["kl"] for row in table if row["method"] == "best-of-n")
     for beta in sorted({row["beta"] for row in table if row["method"] == "ppo"}):
         finals = list(zip(seeds_of(table, beta), ends(table, beta, "gold"), ends(table, beta, "kl")))
-        more = [(last - first) - (best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)) for seed, (first, last), (_, kl) in finals]
+        more = [(last - first) - (best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)) for seed,
+                (first, last), (_, kl) in finals]
         beyond = " (beyond the largest n)" if any(kl > furthest for _, _, (_, kl) in finals) else ""
         said.append(f"{beta:g}: {over_seeds(more)}{beyond}")
     return "what PPO's gold gains more than that of best of n at the same KL, by beta " + ", ".join(said)
@@ -177,7 +190,8 @@ def judge(table: list[dict[str, Any]], beta: float = DemoConfig.beta) -> tuple[d
     }
     accuracy = over_seeds([row["proxy_accuracy"] for row in table if row["method"] == "best-of-n" and row["n"] == 1])
     why = (
-        f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends {gain} above beta 0's; "
+        f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends "
+        f"{gain} above beta 0's; "
         f"the proxies order {accuracy.mean:.0%} of held-out comparisons rightly; "
         f"{beside_best_of_n(table)}"
     )
@@ -196,13 +210,16 @@ def smooth(values: list[float]) -> list[float]:
 
 
 def curves(table: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row; best of n along n."""
+    """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row; best of n
+    along n."""
     betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
     found = {}
-    for method, key, value, label, order in [("ppo", "beta", beta, f"β {beta:g}", "update") for beta in betas] + [("best-of-n", None, None, "best of n", "n")]:
+    for method, key, value, label, order in [("ppo", "beta", beta, f"β {beta:g}", "update")
+                                             for beta in betas] + [("best-of-n", None, None, "best of n", "n")]:
         rows = [row for row in table if row["method"] == method and (key is None or row[key] == value)]
         places = sorted({row[order] for row in rows})
-        means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places] for f in ("kl", "proxy", "gold")}
+        means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places]
+                 for f in ("kl", "proxy", "gold")}
         found[label] = {name: smooth(values) for name, values in means.items()} if method == "ppo" else means
     return found
 
@@ -220,15 +237,18 @@ def laws(found: dict[str, dict[str, list[float]]]) -> list[str]:
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:
-    """Proxy and gold against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted laws."""
+    """Proxy and gold against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted
+    laws."""
     found = curves(table)
     fig = Figure(figsize=(12.6, 4.2), layout="constrained")
-    for axes, what, label in zip(fig.subplots(1, 2), ("proxy", "gold"), ("proxy, deviations of the reward", "gold score, 0 to 1")):
+    for axes, what, label in zip(fig.subplots(1, 2), ("proxy", "gold"), ("proxy, deviations of the reward",
+            "gold score, 0 to 1")):
         axes.set_xlabel("√KL from the reference (√nats)")
         axes.set_ylabel(label)
         for number, (name, means) in enumerate(found.items()):
             line(axes, number, [math.sqrt(max(0.0, kl)) for kl in means["kl"]], means[what], name)
     fig.axes[0].legend(loc="upper left", fontsize=9)
     text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(found)])
-    fig.axes[1].text(1.03, 1.0, text, transform=fig.axes[1].transAxes, fontsize="small", va="top")  # beside the curves, not on them
+    # beside the curves, not on them
+    fig.axes[1].text(1.03, 1.0, text, transform=fig.axes[1].transAxes, fontsize="small", va="top")
     save_png(fig, path)

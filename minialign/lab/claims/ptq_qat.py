@@ -1,16 +1,18 @@
-r"""Rounding afterwards or training for it: post-training quantization is easy; training with the rounding in the loop is better.
+r"""Rounding afterwards or training for it: post-training quantization is easy; training with the rounding in the loop
+is better.
 
-The notes' claim; Jacob et al. 2018, §3, and Esser et al. 2020, Table 1, measure it. A fair comparison gives both the same training: here the float
-model learns for as many more steps as the rounded one, on the same batches, at the same learning rate, before it is rounded.
+The notes' claim; Jacob et al. 2018, §3, and Esser et al. 2020, Table 1, measure it. A fair comparison gives both the
+same training: here the float model learns for as many more steps as the rounded one, on the same batches, at the same
+learning rate, before it is rounded.
 
-The test: toy decoders continue on their corpus for some hundred steps, in float and then quantized (PTQ), or with rounding in the forward pass
-(QAT), with scales measured on the weights or learned (LSQ); weights at 8, 4, 3 and 2 bits with a scale for each row, activations at 8. The
-number is the loss on documents that nobody trained on.
+The test: toy decoders continue on their corpus for some hundred steps, in float and then quantized (PTQ), or with
+rounding in the forward pass (QAT), with scales measured on the weights or learned (LSQ); weights at 8, 4, 3 and 2 bits
+with a scale for each row, activations at 8. The number is the loss on documents that nobody trained on.
 
     1. at 8 bits nothing is lost by either: PTQ and QAT within 0.01 nats of float        2. at 4 bits QAT is better        3. at 3        4. at 2
 
-2 to 4 need a difference, seed by seed, whose 95 % interval over seeds is above 0. QAT is the version with measured scales; the learned ones are shown, with
-the first seed only.
+2 to 4 need a difference, seed by seed, whose 95 % interval over seeds is above 0. QAT is the version with measured
+scales; the learned ones are shown, with the first seed only.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from minialign.quant.scheme import SchemeConfig
 from minialign.training import TrainingConfig, adamw, gradient_step, learning_rate_at
 
 CLAIM = Claim(
-    "ptq-qat", "Quantizing a trained model is easy; training it with the rounding in the loop loses less.", "Jacob et al. 2018, §3; Esser et al. 2020"
+    "ptq-qat", "Quantizing a trained model is easy; training it with the rounding in the loop loses less.",
+    "Jacob et al. 2018, §3; Esser et al. 2020"
 )
 BITS = (8, 4, 3, 2)
 NOTHING = 0.01  # nats a token that nobody would notice
@@ -50,11 +53,15 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         loss = loss_of(float_model, made)
         for bits in bits_tried:
             scheme = SchemeConfig(bits=bits)
-            table.append({"method": PTQ, "bits": bits, "seed": seed, "float": loss, "loss": math.log(cost(float_model, scheme, made.rows).after)})
+            table.append({"method": PTQ, "bits": bits, "seed": seed, "float": loss,
+                          "loss": math.log(cost(float_model, scheme, made.rows).after)})
             for method, learned in ((QAT, False), (LSQ, True))[: 2 if seed == 0 else 1]:
-                rounded = convert(trained(prepare(copy.deepcopy(made.model), scheme, learned_step=learned), made, config))
-                table.append({"method": method, "bits": bits, "seed": seed, "float": loss, "loss": loss_of(rounded, made)})
-        bench.say(f"  seed {seed}: " + ", ".join(f"{row['method']} {row['bits']} bits {row['loss']:.3f}" for row in table if row["seed"] == seed))
+                rounded = convert(trained(prepare(copy.deepcopy(made.model), scheme, learned_step=learned), made,
+                                          config))
+                table.append({"method": method, "bits": bits, "seed": seed, "float": loss,
+                              "loss": loss_of(rounded, made)})
+        bench.say(f"  seed {seed}: " + ", ".join(f"{row['method']} {row['bits']} bits {row['loss']:.3f}"
+                                                 for row in table if row["seed"] == seed))
     return table
 
 
@@ -66,7 +73,8 @@ def loss_of(model: nn.Module, made: Subject) -> float:
 def trained(model: nn.Module, made: Subject, config: TrainingConfig) -> nn.Module:
     """The model after some more steps on the beginnings of its training texts; for every method the same batches."""
     rows = made.beginnings(made.texts[: config.steps * config.batch])
-    data, optimizer = PackedText(rows, config.batch, config.seed), adamw(model, config.learning_rate, config.weight_decay, config.beta2)
+    data, optimizer = PackedText(rows, config.batch, config.seed), adamw(model, config.learning_rate,
+        config.weight_decay, config.beta2)
     model.train()
     for step in range(config.steps):
         for group in optimizer.param_groups:
@@ -78,7 +86,9 @@ def trained(model: nn.Module, made: Subject, config: TrainingConfig) -> nn.Modul
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The four statements, and the numbers that decide."""
-    losses = lambda method, bits, what="loss": [row[what] for row in table if (row["method"], row["bits"]) == (method, bits)]  # noqa: E731
+    def losses(method, bits, what="loss"):
+        return [row[what] for row in table if (row["method"], row["bits"])
+                                                    == (method, bits)]
     bits_tried = [bits for bits in BITS if losses(PTQ, bits)]
     lost = {method: difference(losses(method, 8), losses(method, 8, "float")) for method in (PTQ, QAT)}
     gains = {bits: difference(losses(PTQ, bits), losses(QAT, bits)) for bits in bits_tried if bits < 8}
@@ -92,10 +102,13 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Loss against bits for all three, and the float model's."""
     fig, axes = figure("bits of a weight", "loss, nats a token", 6.0, 3.8)
-    losses = lambda method, bits: [row["loss"] for row in table if (row["method"], row["bits"]) == (method, bits)]  # noqa: E731
+    def losses(method, bits):
+        return [row["loss"] for row in table if (row["method"], row["bits"])
+                                       == (method, bits)]
     bits_tried = [bits for bits in BITS if losses(PTQ, bits)]
     places = list(range(len(bits_tried)))
-    lines_with_intervals(axes, places, {method: [drawn(over_seeds(losses(method, bits))) for bits in bits_tried] for method in (PTQ, QAT, LSQ)})
+    lines_with_intervals(axes, places, {method: [drawn(over_seeds(losses(method, bits))) for bits in bits_tried]
+                                        for method in (PTQ, QAT, LSQ)})
     reference_line(axes, sum(row["float"] for row in table) / len(table), "float")
     axes.set_xticks(places, [str(bits) for bits in bits_tried])
     legend(axes)

@@ -1,7 +1,8 @@
 r"""What the claims on quantization share: a toy decoder, the text that it is judged on, and what a scheme costs it.
 
-The decoder is the small one of the claims on instruction tuning: it has read the dirty corpus and nothing else. It is judged on the beginnings of
-documents that it never saw, 64 tokens each, so that no row is padded. Differences are seed by seed, each seed a model of its own.
+The decoder is the small one of the claims on instruction tuning: it has read the dirty corpus and nothing else. It is
+judged on the beginnings of documents that it never saw, 64 tokens each, so that no row is padded. Differences are seed
+by seed, each seed a model of its own.
 
 Read next: int8_outliers.py.
 """
@@ -44,7 +45,8 @@ class Subject:
 
 def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
     """The first LENGTH ids of each text that has as many."""
-    return torch.tensor([ids[:LENGTH] for ids in encode_documents(tokenizer, texts) if len(ids) >= LENGTH]).view(-1, LENGTH)
+    return torch.tensor([ids[:LENGTH] for ids in encode_documents(tokenizer, texts) if len(ids) >= LENGTH]).view(-1,
+        LENGTH)
 
 
 def subject(bench: Bench, seed: int) -> Subject:
@@ -55,7 +57,8 @@ def subject(bench: Bench, seed: int) -> Subject:
     return Subject(model.eval(), tokenizer, texts, beginnings(tokenizer, held_out)[: 16 if bench.fast else ROWS])
 
 
-def cost(model: LanguageModel, scheme: SchemeConfig, rows: Tensor, batches: list[Tensor] | None = None, reference: LanguageModel | None = None) -> Fidelity:
+def cost(model: LanguageModel, scheme: SchemeConfig, rows: Tensor, batches: list[Tensor] | None = None,
+         reference: LanguageModel | None = None) -> Fidelity:
     """What a scheme does to a copy of a model.
 
     Args:

@@ -1,10 +1,12 @@
-r"""What the README says about the claims, written between its markers: the map, the gallery of figures, the table of verdicts.
+r"""What the README says about the claims, written between its markers: the map, the gallery of figures, the table of
+verdicts.
 
     map        a heading of the notes -> files -> claims and their verdicts -> notebook -> paper
     gallery    the figures of the claims that were measured
     verdicts   every claim, its verdict and the numbers that decide
 
-All are written from what a full run of the claims leaves, OUT/ID/{verdict.json, figure.png}; a claim without a verdict is listed as not run.
+All are written from what a full run of the claims leaves, OUT/ID/{verdict.json, figure.png}; a claim without a verdict
+is listed as not run.
 
 Read next: page.py. Try it:  python -m minialign claims --readme README.md --out data/claims
 """
@@ -23,7 +25,8 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import read_text, write_atomic
 
 NOTEBOOKS = (
-    *("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback", "05_ppo", "06_fine_tuning"),
+    *("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback", "05_ppo",
+      "06_fine_tuning"),
     *("07_quantization", "08_llm_int8", "09_distillation", "10_all_together"),
 )
 ACROSS = 3  # figures beside each other in the gallery
@@ -49,7 +52,8 @@ class Heading:
 
 
 MAP = (
-    Heading("The transformer (before the notes)", ("transformer.py", "heads.py", "generation.py"), (), (1,), "Vaswani et al. 2017"),
+    Heading("The transformer (before the notes)", ("transformer.py", "heads.py", "generation.py"), (), (1,),
+            "Vaswani et al. 2017"),
     Heading(
         "Pretraining (before the notes)",
         ("pretrain/causal_lm.py", "pretrain/masked_lm.py", "pretrain/span_corruption.py", "pretrain/lm_adaptation.py"),
@@ -65,29 +69,38 @@ MAP = (
         ("rlhf/comparisons.py", "lab/labelling/page.py", "world/annotators.py", "rlhf/rouge.py"),
         *(("size-is-not-alignment", "rouge-is-poor", "humans-disagree"), (4,)),
     ),
-    Heading("Train a reward model", ("rlhf/reward_model.py", "rlhf/ranked.py", "rlhf/reward_checks.py", "rlhf/ensemble.py"), ("reward-scaling",), (4,)),
+    Heading("Train a reward model", ("rlhf/reward_model.py", "rlhf/ranked.py", "rlhf/reward_checks.py",
+                                     "rlhf/ensemble.py"), ("reward-scaling",), (4,)),
     Heading(
         "Fine-tune on feedback; the KL term",
-        ("rlhf/kl.py", "rlhf/rollout.py", "rlhf/gae.py", "rlhf/ppo.py", "rlhf/best_of_n.py", "rlhf/hacking.py", "rlhf/dpo.py"),
-        *(("over-optimisation",), (5,), "Ziegler et al. 2019; Stiennon et al. 2020; Gao et al. 2022; Rafailov et al. 2023"),
+        ("rlhf/kl.py", "rlhf/rollout.py", "rlhf/gae.py", "rlhf/ppo.py", "rlhf/best_of_n.py", "rlhf/hacking.py",
+         "rlhf/dpo.py"),
+        *(("over-optimisation",), (5,), "Ziegler et al. 2019; Stiennon et al. 2020; Gao et al. 2022; Rafailov et al. "
+                                        "2023"),
     ),
-    Heading("Results of alignment", ("rlhf/equal_length.py", "lab/demo/pipeline.py", "lab/report/pipeline.py"), ("people-prefer-rlhf",), (5,)),
+    Heading("Results of alignment", ("rlhf/equal_length.py", "lab/demo/pipeline.py", "lab/report/pipeline.py"),
+            ("people-prefer-rlhf",), (5,)),
     Heading("InstructGPT; new trend", ("instruct/sft.py", "rlhf/pretraining_mix.py"), ("instructgpt",), (3, 5, 10)),
-    Heading("Fine-tuning vs feature-based transfer", ("peft/full.py", "peft/feature_based.py", "peft/transfer.py"), ("transfer-distance",), (6,)),
-    Heading("Parameter-efficient fine-tuning (PEFT)", ("peft/methods.py", "peft/trainable.py"), (), (6,), "Houlsby et al. 2019"),
+    Heading("Fine-tuning vs feature-based transfer", ("peft/full.py", "peft/feature_based.py", "peft/transfer.py"),
+            ("transfer-distance",), (6,)),
+    Heading("Parameter-efficient fine-tuning (PEFT)", ("peft/methods.py", "peft/trainable.py"), (), (6,),
+            "Houlsby et al. 2019"),
     Heading("BitFit", ("peft/bitfit.py",), ("bitfit",), (6,)),
     Heading("Adapter layers", ("peft/adapters.py",), ("adapter-identity", "adapter-size"), (6,)),
-    Heading("Low-rank adaptation (LoRA)", ("peft/lora.py", "peft/many_tasks.py"), ("lora-rank", "lora-size", "lora-many-tasks"), (6,)),
+    Heading("Low-rank adaptation (LoRA)", ("peft/lora.py", "peft/many_tasks.py"),
+            ("lora-rank", "lora-size", "lora-many-tasks"), (6,)),
     Heading("Prompt tuning", ("peft/prompt_tuning.py",), ("prompt-tuning",), (6,)),
     Heading(
         "Quantization",
         ("quant/mappings.py", "quant/calibration.py", "quant/ptq.py", "quant/qat.py", "quant/linear.py"),
         *(("absmax-zeropoint", "ptq-qat", "static-dynamic"), (7,)),
     ),
-    Heading("LLM.int8(); half precision", ("quant/llm_int8.py", "quant/int8_matmul.py", "quant/half.py"), ("int8-outliers", "half-precision"), (8,)),
+    Heading("LLM.int8(); half precision", ("quant/llm_int8.py", "quant/int8_matmul.py", "quant/half.py"),
+            ("int8-outliers", "half-precision"), (8,)),
     Heading(
         "Model distillation",
-        ("distill/soft_targets.py", "distill/distilbert.py", "distill/tinybert.py", "distill/minilm.py", "distill/distilgpt2.py")
+        ("distill/soft_targets.py", "distill/distilbert.py", "distill/tinybert.py", "distill/minilm.py",
+         "distill/distilgpt2.py")
         + ("distill/sequence_level.py", "distill/on_policy.py"),
         *(("distillation",), (9,), "Hinton et al. 2015; Sanh et al. 2019; Jiao et al. 2020; Wang et al. 2020"),
     ),
@@ -101,12 +114,15 @@ MAP = (
 
 def map_table(folder: Path) -> str:
     """Heading of the notes -> files -> claims and verdicts -> notebook -> paper, as a table in Markdown."""
-    found, lines = verdicts(folder), ["| heading of the notes | file | claim: verdict | notebook | paper |", "| --- | --- | --- | --- | --- |"]
+    found, lines = verdicts(folder), ["| heading of the notes | file | claim: verdict | notebook | paper |",
+                                      "| --- | --- | --- | --- | --- |"]
     for heading in MAP:
         claims = [f"[{id}](minialign/lab/claims/{CLAIMS[id]}.py): {said(found[id])}" for id in heading.claims]
         notebooks = [f"[{NOTEBOOKS[number][:2]}](notebooks/{NOTEBOOKS[number]}.ipynb)" for number in heading.notebooks]
-        papers = dict.fromkeys(source.split(",")[0] for id in heading.claims for source in load(id).CLAIM.source.split("; "))
-        cells = (heading.name, ", ".join(files_of(heading)), "<br>".join(claims), ", ".join(notebooks), heading.paper or "; ".join(papers))
+        papers = dict.fromkeys(source.split(",")[0] for id in heading.claims
+                               for source in load(id).CLAIM.source.split("; "))
+        cells = (heading.name, ", ".join(files_of(heading)), "<br>".join(claims), ", ".join(notebooks),
+                 heading.paper or "; ".join(papers))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -132,12 +148,14 @@ def gallery(folder: Path, link: str) -> str:
     Args:
         folder: of the results; link: the same folder as the README's links name it.
     """
-    found = {id: verdict for id, verdict in verdicts(folder).items() if verdict is not None and (Path(folder) / id / "figure.png").exists()}
+    found = {id: verdict for id, verdict in verdicts(folder).items() if verdict is not None
+             and (Path(folder) / id / "figure.png").exists()}
     cells = []
     for id, verdict in found.items():
         picture, text = f"{link}/{id}/figure.png", html.escape(load(id).CLAIM.text)
         cells.append(
-            f'<td width="{100 // ACROSS}%" valign="top"><a href="{picture}"><img src="{picture}" alt="{html.escape(verdict["why"])}"></a><br>'
+            f'<td width="{100 // ACROSS}%" valign="top"><a href="{picture}"><img src="{picture}" '
+            f'alt="{html.escape(verdict["why"])}"></a><br>'
             f"{text} <b>{SIGNS[verdict['verdict']][1]} {verdict['verdict']}</b></td>"
         )
     rows = ["<tr>\n" + "\n".join(cells[start : start + ACROSS]) + "\n</tr>" for start in range(0, len(cells), ACROSS)]
@@ -145,7 +163,8 @@ def gallery(folder: Path, link: str) -> str:
 
 
 def verdict_table(folder: Path) -> str:
-    """The verdicts as a table in Markdown: claim, verdict, the numbers that decide, paper, under the headings of the notes."""
+    """The verdicts as a table in Markdown: claim, verdict, the numbers that decide, paper, under the headings of the
+    notes."""
     found, lines = verdicts(folder), ["| claim | verdict | what was measured | paper |", "| --- | --- | --- | --- |"]
     for heading, ids in HEADINGS.items():
         known = [id for id in ids if id in CLAIMS]
@@ -153,7 +172,8 @@ def verdict_table(folder: Path) -> str:
         for id in known:
             verdict, claim = found[id], load(id).CLAIM
             why = "" if verdict is None else verdict["why"].replace("|", "\\|")
-            lines.append(f"| [{claim.text}](minialign/lab/claims/{CLAIMS[id]}.py) | {said(verdict)} | {why} | {claim.source} |")
+            lines.append(f"| [{claim.text}](minialign/lab/claims/{CLAIMS[id]}.py) | {said(verdict)} | {why} | "
+                         f"{claim.source} |")
     return "\n".join(lines)
 
 

@@ -1,21 +1,26 @@
-r"""ROUGE misses what people value: it counts words in common with a reference, and a reward model that read people's choices orders summaries better.
+r"""ROUGE misses what people value: it counts words in common with a reference, and a reward model that read people's
+choices orders summaries better.
 
-Stiennon et al. 2020, §4.4: ROUGE agrees with labellers in about 57 % of comparisons between samples of supervised models and in about 50 % between samples
-of models tuned on feedback, where reward models still agree in 62 %.
+Stiennon et al. 2020, §4.4: ROUGE agrees with labellers in about 57 % of comparisons between samples of supervised
+models and in about 50 % between samples of models tuned on feedback, where reward models still agree in 62 %.
 
-The test: comparisons on stories that no reward model saw, both summaries written by models (a reference has ROUGE 1 with itself and would be no
-test). ROUGE-1, -2 and -L of each summary with the story's reference, and the score of a reward model of the main job, each against the annotators'
-choices, pair by pair. Which pairs: drawn from several policies, as they were collected; and the hard ones, both from the same policy.
+The test: comparisons on stories that no reward model saw, both summaries written by models (a reference has ROUGE 1
+with itself and would be no test). ROUGE-1, -2 and -L of each summary with the story's reference, and the score of a
+reward model of the main job, each against the annotators' choices, pair by pair. Which pairs: drawn from several
+policies, as they were collected; and the hard ones, both from the same policy.
 
     1. the reward model agrees with people more often than ROUGE-1, -2 and -L, over all pairs         2. and over the pairs of one policy
-    3. ROUGE misses lies: of a true summary and the same one with one detail exchanged it prefers the true one in less than 75 %, whichever kind of ROUGE
+    3. ROUGE misses lies: of a true summary and the same one with one detail exchanged it prefers the true one in less
+       than 75 %, whichever kind of ROUGE
 
-1 and 2 need a difference, seed by seed, whose 95 % interval over seeds is above 0; in 3 the upper end counts. The true summary is one of the story's,
-in other words than the reference; of one of its statements a name, a thing, a place or the like is exchanged for what the story does not say, and the
-sentence stays as it is. The reward model is asked about the same pairs; what it says stands in the table and decides nothing.
+1 and 2 need a difference, seed by seed, whose 95 % interval over seeds is above 0; in 3 the upper end counts. The true
+summary is one of the story's, in other words than the reference; of one of its statements a name, a thing, a place or
+the like is exchanged for what the story does not say, and the sentence stays as it is. The reward model is asked about
+the same pairs; what it says stands in the table and decides nothing.
 
-What was changed. Until then 3 took two summaries drawn apart, one with a statement or two falsified, that covered equally much; that chose true ones which
-said less (ROUGE-1 found them in .41), so the pairs differed in more than truth.
+What was changed. Until then 3 took two summaries drawn apart, one with a statement or two falsified, that covered
+equally much; that chose true ones which said less (ROUGE-1 found them in .41), so the pairs differed in more than
+truth.
 """
 
 from __future__ import annotations
@@ -37,7 +42,8 @@ from minialign.world.parse import parse
 from minialign.world.stories import Story
 from minialign.world.tasks import falsify, reference_summary
 
-CLAIM = Claim("rouge-is-poor", "ROUGE misses what people value; a reward model agrees with them more often.", "Stiennon et al. 2020, §4.4")
+CLAIM = Claim("rouge-is-poor", "ROUGE misses what people value; a reward model agrees with them more often.",
+              "Stiennon et al. 2020, §4.4")
 KINDS = ("rouge1", "rouge2", "rougeL")
 LIES = "one detail exchanged"
 MISSED = 0.75
@@ -52,12 +58,16 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         judged = Demo(folder, config, lambda text: None).written()[2]  # the demonstrations whose stories were compared
         _, held_out = split_by_prompt(made.comparisons)
         written = [c for c in held_out if "reference" not in (c["chosen_policy"], c["rejected_policy"])]
-        for pairs, name in ((written, "all"), ([c for c in written if c["chosen_policy"] == c["rejected_policy"]], "one policy")):
-            agreed = agreement(pairs, [judged[c["index"]]["completion"] for c in pairs], models["reward"], made.tokenizer)
-            table += [{"pairs": name, "judge": judge_, "seed": seed, "agreement": value, "count": len(pairs)} for judge_, value in agreed.items()]
+        for pairs, name in ((written, "all"), ([c for c in written if c["chosen_policy"] == c["rejected_policy"]],
+                                               "one policy")):
+            agreed = agreement(pairs, [judged[c["index"]]["completion"] for c in pairs], models["reward"],
+                               made.tokenizer)
+            table += [{"pairs": name, "judge": judge_, "seed": seed, "agreement": value, "count": len(pairs)}
+                      for judge_, value in agreed.items()]
         pairs = lies(made.tests[: 20 if bench.fast else 400], seed)
         truth = agreement(pairs, [pair["reference"] for pair in pairs], models["reward"], made.tokenizer)
-        table += [{"pairs": LIES, "judge": judge_, "seed": seed, "agreement": value, "count": len(pairs)} for judge_, value in truth.items()]
+        table += [{"pairs": LIES, "judge": judge_, "seed": seed, "agreement": value, "count": len(pairs)} for judge_,
+                  value in truth.items()]
     return table
 
 
@@ -75,14 +85,18 @@ def right(better: float, worse: float) -> float:
 def agreement(pairs: list[dict], references: list[str], reward: ScalarModel, tokenizer: Tokenizer) -> dict[str, float]:
     """Share of the pairs in which each judge prefers what the annotator chose."""
     prompts = [c["prompt"] for c in pairs]
-    scores = {side: score_rows(reward, answer_rows(tokenizer, prompts, [c[side] for c in pairs])).tolist() for side in ("chosen", "rejected")}
+    scores = {side: score_rows(reward, answer_rows(tokenizer, prompts, [c[side] for c in pairs])).tolist()
+              for side in ("chosen", "rejected")}
     found = {"reward model": sum(map(right, scores["chosen"], scores["rejected"])) / len(pairs)}
-    overlaps = [(overlap(c["chosen"], reference), overlap(c["rejected"], reference)) for c, reference in zip(pairs, references)]
-    return found | {kind: sum(right(chosen[kind], rejected[kind]) for chosen, rejected in overlaps) / len(pairs) for kind in KINDS}
+    overlaps = [(overlap(c["chosen"], reference), overlap(c["rejected"], reference)) for c,
+                reference in zip(pairs, references)]
+    return found | {kind: sum(right(chosen[kind], rejected[kind]) for chosen, rejected in overlaps) / len(pairs)
+                    for kind in KINDS}
 
 
 def lies(tests: list[dict], seed: int) -> list[dict]:
-    """For each story that allows it a true summary ("chosen") and the same one with one detail exchanged ("rejected"), as comparisons.
+    """For each story that allows it a true summary ("chosen") and the same one with one detail exchanged ("rejected"),
+    as comparisons.
 
     Args:
         tests: demonstrations of summaries; what each says is kept as the "reference".
@@ -98,7 +112,8 @@ def lies(tests: list[dict], seed: int) -> list[dict]:
 
 
 def with_one_detail_exchanged(summary: str, story: Story, rng: random.Random) -> str | None:
-    """The summary with one detail of one statement exchanged for something that the story does not say, every other word as it was; None if that fails."""
+    """The summary with one detail of one statement exchanged for something that the story does not say, every other
+    word as it was; None if that fails."""
     statements = parse(summary)
     for statement in rng.sample(statements, len(statements)):
         swapped = statement.event and falsify(statement.event, story, rng)
@@ -108,30 +123,37 @@ def with_one_detail_exchanged(summary: str, story: Story, rng: random.Random) ->
         (field,) = (name for name in after if after[name] != before.get(name))
         start, end = statement.span
         changed = summary[:start] + summary[start:end].replace(str(before[field]), str(after[field]), 1) + summary[end:]
-        if [other.event for other in parse(changed)] == [swapped if one is statement else one.event for one in statements]:
+        if [other.event for other in parse(changed)] == [swapped if one is statement else one.event
+                                                         for one in statements]:
             return changed
     return None
 
 
 def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     """The statements, and the numbers that decide."""
-    of = lambda pairs, name: [row["agreement"] for row in table if (row["pairs"], row["judge"]) == (pairs, name)]  # noqa: E731
-    ahead = {pairs: [difference(of(pairs, "reward model"), of(pairs, kind)) for kind in KINDS] for pairs in ("all", "one policy")}
+    def of(pairs, name):
+        return [row["agreement"] for row in table if (row["pairs"], row["judge"])
+                                  == (pairs, name)]
+    ahead = {pairs: [difference(of(pairs, "reward model"), of(pairs, kind)) for kind in KINDS]
+             for pairs in ("all", "one policy")}
     truth = {judge_: over_seeds(of(LIES, judge_), 0.0, 1.0) for judge_ in (*KINDS, "reward model")}
     checks = {
         "the reward model is ahead": all(gain.low > 0 for gain in ahead["all"]),
         "also between samples of one model": all(gain.low > 0 for gain in ahead["one policy"]),
         "ROUGE misses lies": all(truth[kind].high < MISSED for kind in KINDS),
     }
-    said = "; ".join(f"{pairs}: " + ", ".join(f"{name} {over_seeds(of(pairs, name)).mean:.3f}" for name in ("reward model", *KINDS)) for pairs in ahead)
+    said = "; ".join(f"{pairs}: " + ", ".join(f"{name} {over_seeds(of(pairs, name)).mean:.3f}"
+                                              for name in ("reward model", *KINDS)) for pairs in ahead)
     found = ", ".join(f"{name} {interval}" for name, interval in truth.items())
-    return checks, f"agreement with annotators, {said}; of a true summary and the same with one detail exchanged the true one is found by {found}"
+    return (checks, f"agreement with annotators, {said}; of a true summary and the same with one detail exchanged the "
+                    f"true one is found by {found}")
 
 
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Agreement with people's choices, a bar for each judge."""
     fig, axes = figure("agreement with annotators on pairs of unseen stories", "", 6.4, 3.2)
-    of = lambda name: [row["agreement"] for row in table if (row["pairs"], row["judge"]) == ("all", name)]  # noqa: E731
+    def of(name):
+        return [row["agreement"] for row in table if (row["pairs"], row["judge"]) == ("all", name)]
     bars_with_intervals(axes, {name: drawn(over_seeds(of(name))) for name in ("reward model", *KINDS)})
     axes.set_xlim(0, 1)
     reference_line(axes, 0.5, "chance", vertical=True)

@@ -1,18 +1,21 @@
-r"""Claims: what the course notes say, each turned into an experiment, a table, a figure and a verdict computed from the table.
+r"""Claims: what the course notes say, each turned into an experiment, a table, a figure and a verdict computed from the
+table.
 
-A claim is a module whose docstring says which paper it comes from, how the toy world tests it and what would count as failing, and in which stand
+A claim is a module whose docstring says which paper it comes from, how the toy world tests it and what would count as
+failing, and in which stand
 
     CLAIM                   its id, one sentence in our own words, the source
     measure(bench)          -> the rows of table.csv
     judge(table)            -> what the claim says, each statement with whether the table shows it; and one sentence with the numbers that decide
     draw(table, path)       the figure
 
-Verdict and figure are made from the table as it was written, so both can be made again from it (`judged`) without measuring anything. A claim that
-fails at this scale is a result; it is written down like the others.
+Verdict and figure are made from the table as it was written, so both can be made again from it (`judged`) without
+measuring anything. A claim that fails at this scale is a result; it is written down like the others.
 
-Trained models that several claims need are made once and cached under a key of everything they depend on: the settings, the seed, the
-versions of torch and tokenizers, and the source of every file below the claims that is imported on the way, so that a changed setting or line
-never meets a stale model, and a change elsewhere in the house costs nobody an hour of training.
+Trained models that several claims need are made once and cached under a key of everything they depend on: the settings,
+the seed, the versions of torch and tokenizers, and the source of every file below the claims that is imported on the
+way, so that a changed setting or line never meets a stale model, and a change elsewhere in the house costs nobody an
+hour of training.
 """
 
 from __future__ import annotations
@@ -101,9 +104,11 @@ class Bench:
 
         `make` may be interrupted: it is called again with the same folder and must go on from what it finds there.
         """
-        folder = self.cache / f"{name}-{fingerprint([settings, source_fingerprint(make.__module__), torch.__version__, tokenizers.__version__])}"
+        folder = (self.cache
+            / f"{name}-{fingerprint([settings, source_fingerprint(make.__module__), torch.__version__, tokenizers.__version__])}")
         self.cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(folder.name + ".lock")):  # another worker may be at it: wait, and take what it made
+        # another worker may be at it: wait, and take what it made
+        with FileLock(folder.with_name(folder.name + ".lock")):
             if not (folder / "made").exists():
                 make(folder)
                 write_atomic(folder / "made", name)
@@ -111,7 +116,8 @@ class Bench:
 
 
 def over_seeds(values: list[float], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
-    """Mean and 95 % interval over seeds, cut at what values can be; with one seed (a quick look) the interval is everything that they can be."""
+    """Mean and 95 % interval over seeds, cut at what values can be; with one seed (a quick look) the interval is
+    everything that they can be."""
     return mean_interval(values, lowest, highest) if len(values) > 1 else Interval(values[0], lowest, highest)
 
 
@@ -132,11 +138,14 @@ def load(id: str) -> Any:
     return importlib.import_module(f"minialign.lab.claims.{CLAIMS[id]}")
 
 
-def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print, workers: int = 1) -> list[dict[str, Any]]:
-    """Measure claims and write OUT/ID/{verdict.json, table.csv, figure.png}; returns the verdicts in the order of the ids.
+def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print,
+               workers: int = 1) -> list[dict[str, Any]]:
+    """Measure claims and write OUT/ID/{verdict.json, table.csv, figure.png}; returns the verdicts in the order of the
+    ids.
 
     Args:
-        workers: processes that share the claims, and the machine's cores among them. A small model gains little from a second core, two models much.
+        workers: processes that share the claims, and the machine's cores among them. A small model gains little from a
+            second core, two models much.
 
     Raises:
         UserError: an unknown id (before anything runs), fewer than three seeds for a verdict.
@@ -155,13 +164,15 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
 
 
 def from_both_ends(ids: list[str]) -> list[str]:
-    """First, last, second, last but one …: neighbours share models, and two workers that begin far apart seldom wait for each other's."""
+    """First, last, second, last but one …: neighbours share models, and two workers that begin far apart seldom wait
+    for each other's."""
     half = (len(ids) + 1) // 2
     return [id for pair in zip(ids[:half], [*reversed(ids[half:]), None]) for id in pair if id is not None]
 
 
 def run_claim(id: str, out: Path, seeds: int, fast: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure one claim and write its files; returns its verdict. "seconds" is time on the clock, "cpu_seconds" that of all cores."""
+    """Measure one claim and write its files; returns its verdict. "seconds" is time on the clock, "cpu_seconds" that of
+    all cores."""
     module = load(id)
     say(f"{id}: {module.CLAIM.text}")
     folder, started, worked = Path(out) / id, time.perf_counter(), time.process_time()
@@ -178,16 +189,19 @@ def run_claim(id: str, out: Path, seeds: int, fast: bool, say: Callable[[str], N
 
 
 def judged(id: str, folder: Path) -> dict[str, Any]:
-    """What a claim's judge says of the table in a folder, the part of its verdict that nothing is measured for; draws the figure anew."""
+    """What a claim's judge says of the table in a folder, the part of its verdict that nothing is measured for; draws
+    the figure anew."""
     module, table = load(id), from_csv((folder / TABLE).read_text(encoding="utf-8"))
     checks, why = module.judge(table)
     module.draw(table, folder / "figure.png")
     verdict = HOLDS if all(checks.values()) else PARTLY if any(checks.values()) else FAILS
-    return {"id": id, "claim": module.CLAIM.text, "source": module.CLAIM.source, "verdict": verdict, "why": why, "checks": checks}
+    return {"id": id, "claim": module.CLAIM.text, "source": module.CLAIM.source, "verdict": verdict, "why": why,
+            "checks": checks}
 
 
 def judge_again(ids: Iterable[str], out: Path, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Judge the tables that OUT/ID/ hold once more, for a judge that was changed; times, seeds and "fast" stay as they were measured.
+    """Judge the tables that OUT/ID/ hold once more, for a judge that was changed; times, seeds and "fast" stay as they
+    were measured.
 
     Raises:
         UserError: an unknown id, no table to judge.
@@ -208,7 +222,8 @@ def judge_again(ids: Iterable[str], out: Path, say: Callable[[str], None] = prin
 def as_csv(rows: list[dict[str, Any]]) -> str:
     """Rows as CSV text; numbers to six digits, so that a table can be compared by eye."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)),
+                            lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
@@ -217,7 +232,8 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 def from_csv(text: str) -> list[dict[str, Any]]:
     """The rows of `as_csv`: whole numbers, numbers, words; a field that a row does not have is left out."""
-    return [{key: number_or_word(value) for key, value in row.items() if value} for row in csv.DictReader(io.StringIO(text))]
+    return [{key: number_or_word(value) for key, value in row.items() if value}
+            for row in csv.DictReader(io.StringIO(text))]
 
 
 def number_or_word(text: str) -> int | float | str:

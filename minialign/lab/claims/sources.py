@@ -15,7 +15,8 @@ TABLES = ".json"  # tables that stand beside the code
 
 
 def source_fingerprint(module: str) -> str:
-    """Sixteen hex digits of the source files, and of the tables beside them, that a module reaches by its imports, those of ABOVE left out.
+    """Sixteen hex digits of the source files, and of the tables beside them, that a module reaches by its imports,
+    those of ABOVE left out.
 
     Args:
         module: full name, as that of a claim.
@@ -42,7 +43,8 @@ def reached(module: str) -> set[Path]:
 
 @functools.cache
 def imported(path: Path) -> list[str]:
-    """Full names of minialign's modules, and of the packages around them, that a file's import statements could mean, wherever they stand in it."""
+    """Full names of minialign's modules, and of the packages around them, that a file's import statements could mean,
+    wherever they stand in it."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,12 +1,14 @@
-r"""Unseen tasks: instruction tuning on templated tasks generalises to tasks of other kinds, ahead of T5 and of a larger language model.
+r"""Unseen tasks: instruction tuning on templated tasks generalises to tasks of other kinds, ahead of T5 and of a larger
+language model.
 
-The notes' claim is that of Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its own base (T5+LM) and
-GPT-3 models up to sixteen times its size, zero-shot, in nearly every wording.
+The notes' claim is that of Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its
+own base (T5+LM) and GPT-3 models up to sixteen times its size, zero-shot, in nearly every wording.
 
-The test: three clusters (inference, story completion, coreference) are held out of training. The toy T5 (span corruption, then LM adaptation)
-is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5 as it is, and a decoder with at least four times the
-parameters that read the same corpus, zero-shot and with two solved examples. Every wording of every held-out task is answered by ranking the
-options, on examples that are the same for all models and seeds. A model's number is the mean over clusters of its tasks' median accuracies.
+The test: three clusters (inference, story completion, coreference) are held out of training. The toy T5 (span
+corruption, then LM adaptation) is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5
+as it is, and a decoder with at least four times the parameters that read the same corpus, zero-shot and with two solved
+examples. Every wording of every held-out task is answered by ranking the options, on examples that are the same for all
+models and seeds. A model's number is the mean over clusters of its tasks' median accuracies.
 
     1. T0 is above the T5 it was made from      2. above the larger decoder, zero-shot      3. and few-shot
 
@@ -24,13 +26,14 @@ What was tried before the sizes were set (one seed each; accuracy on inference, 
     3.05 M (width 160, 4 + 4 layers), 1000 steps of pretraining, 1800 on the mixture, 2000
     examples a dataset; 26 minutes                                                               .44  .63  .48
 
-So neither ten times the pretraining nor ten times the size was enough (one seed each). None of them learned to say yes or no about who did what, not even on
-the tasks that they were trained on: with 3000 steps of pretraining "is Mira in this text?" stood at .53, "did this come before that?" at .53, "do these mean
-the same?" at .59, while "who?", "where?", "what?" and "how does she feel?" ended at .80 to .97 and the title at .98. With 3.05 M parameters the first two
-stood at .50 and .54; what means the same it did learn (.86), and which of two is more polite (1.00), whether a story ends well (.93) and which summary is
-right (.78), too. After 600 steps on nothing but yes-no tasks they were at .57 to .67 and rising: one bit an example teaches slowly, and the mixture holds
-some 20,000 such examples. Inference, which is held out, is made of such questions. Learned positions or three times the learning rate did not change that in
-short runs.
+So neither ten times the pretraining nor ten times the size was enough (one seed each). None of them learned to say yes
+or no about who did what, not even on the tasks that they were trained on: with 3000 steps of pretraining "is Mira in
+this text?" stood at .53, "did this come before that?" at .53, "do these mean the same?" at .59, while "who?", "where?",
+"what?" and "how does she feel?" ended at .80 to .97 and the title at .98. With 3.05 M parameters the first two stood at
+.50 and .54; what means the same it did learn (.86), and which of two is more polite (1.00), whether a story ends well
+(.93) and which summary is right (.78), too. After 600 steps on nothing but yes-no tasks they were at .57 to .67 and
+rising: one bit an example teaches slowly, and the mixture holds some 20,000 such examples. Inference, which is held
+out, is made of such questions. Learned positions or three times the learning rate did not change that in short runs.
 """
 
 from __future__ import annotations
@@ -48,10 +51,12 @@ from minialign.world.datasets import PROMPTS
 
 CLAIM = Claim(
     "t0-unseen-tasks",
-    "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than a larger language model.",
+    "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than a larger "
+    "language model.",
     "Sanh et al. 2022, Fig. 4",
 )
-MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examples": "larger decoder, two examples", "T0": "T0"}  # in the table: in words
+MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examples": "larger decoder, two examples",
+          "T0": "T0"}  # in the table: in words
 
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
@@ -89,7 +94,8 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
 def draw(table: list[dict[str, Any]], path: Path) -> None:
     """A bar for each model, its interval over seeds, and what guessing gives."""
     fig, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
-    bars_with_intervals(axes, {MODELS[name].replace(", ", ",\n"): interval for name, interval in accuracies(table).items()})
+    bars_with_intervals(axes, {MODELS[name].replace(", ", ",\n"): interval for name,
+                               interval in accuracies(table).items()})
     reference_line(axes, chance(table, model="T0"), "chance", vertical=True)
     legend(axes)
     save_png(fig, path)

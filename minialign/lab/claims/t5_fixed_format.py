@@ -1,13 +1,15 @@
 r"""Fixed format: T5 expects its own prompts; asked in other words it does worse even at tasks that it was trained on.
 
-The notes say so of Raffel et al. 2020 (T5), which gives each task one prefix; Sanh et al. 2022 (T0) trained on many wordings for that reason.
+The notes say so of Raffel et al. 2020 (T5), which gives each task one prefix; Sanh et al. 2022 (T0) trained on many
+wordings for that reason.
 
-The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one with a fixed prefix for each
-task, one in its first four wordings (mostly three questions and an instruction); the others, instructions and sentences to go on with, nobody trains on.
-Both are asked examples of the *trained* tasks, in the wordings they know
-(the prefix; the trained templates) and in the wordings that neither has seen. The claim is three statements, each checked seed by seed: 1. the prefix
-model loses accuracy between its prefix and new words, 2. it loses more than the other, 3. asked in new words, the other is the better one. Each needs
-a difference whose 95 % interval over seeds is above 0.
+The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one
+with a fixed prefix for each task, one in its first four wordings (mostly three questions and an instruction); the
+others, instructions and sentences to go on with, nobody trains on. Both are asked examples of the *trained* tasks, in
+the wordings they know (the prefix; the trained templates) and in the wordings that neither has seen. The claim is three
+statements, each checked seed by seed: 1. the prefix model loses accuracy between its prefix and new words, 2. it loses
+more than the other, 3. asked in new words, the other is the better one. Each needs a difference whose 95 % interval
+over seeds is above 0.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from minialign.world.templates import Template
 
 CLAIM = Claim(
     "t5-fixed-format",
-    "A model with one fixed prefix a task does worse when a task that it knows is asked for in other words, and worse than one that learned several.",
+    "A model with one fixed prefix a task does worse when a task that it knows is asked for in other words, and worse "
+    "than one that learned several.",
     "Raffel et al. 2020; Sanh et al. 2022",
 )
 TRAINED = 4  # wordings of each task that are trained on; those after them are new
@@ -55,9 +58,12 @@ def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
     prefix, t5, known, t0 = (overalls(table, asked=name) for name in NAMES)
     fall, other, better = difference(prefix, t5), difference(known, t0), difference(t0, t5)
     more = difference([a - b for a, b in zip(prefix, t5)], [a - b for a, b in zip(known, t0)])
-    checks = {"T5 loses in new words": fall.low > 0, "it loses more than T0": more.low > 0, "in new words T0 is better": better.low > 0}
-    mean = lambda values: f"{over_seeds(values).mean:.3f}"  # noqa: E731
-    why = f"in new words T5 loses {fall} ({mean(prefix)} to {mean(t5)}), T0 {other} ({mean(known)} to {mean(t0)}), T5 {more} more; "
+    checks = {"T5 loses in new words": fall.low > 0, "it loses more than T0": more.low > 0,
+              "in new words T0 is better": better.low > 0}
+    def mean(values):
+        return f"{over_seeds(values).mean:.3f}"
+    why = (f"in new words T5 loses {fall} ({mean(prefix)} to {mean(t5)}), T0 {other} ({mean(known)} to {mean(t0)}), T5 "
+           f"{more} more; ")
     return checks, why + f"T0 is {better} ahead there; chance {chance(table, asked=NAMES[1]):.3f}"
 
 

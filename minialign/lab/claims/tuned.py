@@ -1,15 +1,18 @@
-r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes, a near and a far task, a real one, and one tuning run of any method.
+r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes, a near and a far task, a real one, and
+one tuning run of any method.
 
     near    is the story's end good or bad?            predicting the next word already needs it
     far     is the person who is named first a red one or a blue one?      names were dealt to the two teams by lot: no text ever needed that
     real    do people find this tweet positive?         human ratings (Hutto & Gilbert 2014); left out when they cannot be fetched
 
-A method's learning rate is searched on validation data of the first seed and kept for the others: its usual rate and three times that, then up or down by
-factors of three for as long as the best one is at an end, so that no method is judged at a rate that happens to be the largest that was tried. (A third of the
-usual rate used to be tried in any case: in 59 searches that changed the rate that was found in none.) All of it stands in the table. Accuracy is on texts
-that neither training nor the search saw. A step reads 16 texts, 32 until a run of all claims was to fit into 150 minutes; nothing was tried to choose it.
-With 32 the intervals were narrower, and some statements came out otherwise: of lora-rank, "the update is near low rank" (the first 8 of 96 directions hold
-.85 [.83, .87] of it) and "rank 4 is near full fine-tuning" (behind by -.00 [-.01, .00]) held; of lora-size, "the gap closes" (by .25 [.08, .42]); of
+A method's learning rate is searched on validation data of the first seed and kept for the others: its usual rate and
+three times that, then up or down by factors of three for as long as the best one is at an end, so that no method is
+judged at a rate that happens to be the largest that was tried. (A third of the usual rate used to be tried in any case:
+in 59 searches that changed the rate that was found in none.) All of it stands in the table. Accuracy is on texts that
+neither training nor the search saw. A step reads 16 texts, 32 until a run of all claims was to fit into 150 minutes;
+nothing was tried to choose it. With 32 the intervals were narrower, and some statements came out otherwise: of
+lora-rank, "the update is near low rank" (the first 8 of 96 directions hold .85 [.83, .87] of it) and "rank 4 is near
+full fine-tuning" (behind by -.00 [-.01, .00]) held; of lora-size, "the gap closes" (by .25 [.08, .42]); of
 prompt-tuning, "longer prompts help" (.04 [.04, .05]), but not "the gap closes with size" (by .13 [-.07, .33]).
 
 Read next: transfer_distance.py.
@@ -43,7 +46,8 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.datasets import examples
 
-SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}  # width, layers, heads; those of size-is-not-alignment
+# width, layers, heads; those of size-is-not-alignment
+SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}
 NEAR, FAR, REAL = "near", "far", "real"
 BATCH = 16  # texts a step
 TRIED, FURTHEST = (0, 1), 4  # powers of three, times a method's usual rate, to begin with; as far as the search goes
@@ -58,10 +62,12 @@ def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenize
 
 @functools.cache
 def task(name: str, count: int, seed: int) -> Texts:
-    """Texts of the near or the far task, each from a story of its own; told once in a process: it takes half as long as tuning a small model."""
+    """Texts of the near or the far task, each from a story of its own; told once in a process: it takes half as long as
+    tuning a small model."""
     dataset = {NEAR: "mood", FAR: "person_named_first"}[name]
     found = examples([dataset], count, seed)[dataset]
-    return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"])) for example in found]
+    return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"]))
+            for example in found]
 
 
 def team(person: str) -> int:
@@ -85,7 +91,8 @@ def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
 
 @functools.cache
 def rated_tweets() -> Texts:
-    """Tweets whose mean rating is at least half a step from the middle, and whether it is positive; in alphabetical order."""
+    """Tweets whose mean rating is at least half a step from the middle, and whether it is positive; in alphabetical
+    order."""
     rated = [item for item in read_ratings("tweets") if abs(sum(item.ratings) / len(item.ratings)) >= 0.5]
     return sorted({item.text: int(sum(item.ratings) > 0) for item in rated}.items())
 
@@ -96,23 +103,27 @@ def rows_of(tokenizer: Tokenizer, texts: Texts, context: int, batch: int, seed: 
     return LabelledTexts(ids, [label for _, label in texts], min(batch, len(ids)), seed)
 
 
-def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: int, config: Any = None, wrap: Callable | None = None) -> Path | None:
+def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: int, config: Any = None,
+          wrap: Callable | None = None) -> Path | None:
     """The folder of one method on one task, from the pretrained decoder of a size and a seed.
 
     Args:
-        method: of `METHODS`, or any name with `wrap`; rate: times the method's usual learning rate; config: the method's, its default when None.
+        method: of `METHODS`, or any name with `wrap`; rate: times the method's usual learning rate; config: the
+            method's, its default when None.
         wrap: (model) -> model, for what is no method of its own.
     Returns:
-        a folder with what was tuned and FOUND: "accuracy" on the test part, "validation" loss and accuracy, "trained", "parameters",
-        "optimizer_bytes", "file_bytes"; None without data.
+        a folder with what was tuned and FOUND: "accuracy" on the test part, "validation" loss and accuracy, "trained",
+        "parameters", "optimizer_bytes", "file_bytes"; None without data.
     """
     texts = parts(bench, name, seed)
     if texts is None:
         return None
     steps = 10 if bench.fast else 120
-    training = TrainingConfig(steps, BATCH, rate * RATES.get(method, RATES["full"]), weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
+    training = TrainingConfig(steps, BATCH, rate * RATES.get(method, RATES["full"]), weight_decay=0.01,
+                              validate_every=steps, checkpoint_every=steps, seed=seed)
     config = config or (CONFIGS[method]() if method in CONFIGS else None)
-    kept = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training), "task": name, "size": size, "seed": seed}
+    kept = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training),
+            "task": name, "size": size, "seed": seed}
 
     def make(folder: Path) -> None:
         model, tokenizer = base_of(bench, size, seed)
@@ -121,7 +132,8 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
         run.begin({**describe_model(model), **kept}, tokenizer)
         classifier = wrap(classifier) if wrap else METHODS[method].wrap(classifier, config)
         loss, examine = class_loss, examine_classes
-        if method == "feature-based":  # the frozen body reads each text once; the numbers are those of reading it in every step
+        # the frozen body reads each text once; the numbers are those of reading it in every step
+        if method == "feature-based":
             loss, examine = feature_loss, examine_features
             learned, valid, test = (CachedFeatures(classifier, part) for part in (learned, valid, test))
         found = tune(classifier, learned, loss, lambda model: examine(model, valid), training, run)
@@ -131,23 +143,29 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
     return bench.cached("tuned", [kept, "fast" if bench.fast else "full"], make)
 
 
-def searched(bench: Bench, size: str, name: str, method: str, config: Any = None, wrap: Callable | None = None, **columns: Any) -> list[dict[str, Any]]:
-    """Rows of a claim's table: the search on the first seed, and every seed at the rate that was found. Empty without data."""
+def searched(bench: Bench, size: str, name: str, method: str, config: Any = None, wrap: Callable | None = None,
+             **columns: Any) -> list[dict[str, Any]]:
+    """Rows of a claim's table: the search on the first seed, and every seed at the rate that was found. Empty without
+    data."""
     if parts(bench, name, 0) is None:
         return []
-    run = lambda power, seed: read_json(tuned(bench, size, name, method, 3.0**power, seed, config, wrap) / FOUND)  # noqa: E731
+    def run(power, seed):
+        return read_json(tuned(bench, size, name, method, 3.0**power, seed, config, wrap)
+                                            / FOUND)
     found = best_of_powers(lambda power: run(power, 0), (0,) if bench.fast else TRIED)
     best = min(found, key=lambda power: found[power]["validation"])
     tried = {f"validation at {3.0**power:.2g}": found[power]["validation"] for power in sorted(found)}
     rows = []
     for seed in range(bench.seeds):
         here = found[best] if seed == 0 else run(best, seed)
-        rows.append({"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best} | columns | here | tried)
+        rows.append({"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best} | columns | here
+                    | tried)
     return rows
 
 
 def best_of_powers(run: Callable[[int], dict[str, Any]], powers: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """What was found at each power that was tried: the given ones, and more at an end for as long as the least "validation" is there."""
+    """What was found at each power that was tried: the given ones, and more at an end for as long as the least
+    "validation" is there."""
     found = {power: run(power) for power in powers}
     while len(found) > 1:
         best = min(found, key=lambda power: found[power]["validation"])

@@ -1,1 +1,2 @@
-"""Each stage as a command on anybody's files: read them, call the stage, say what to do next. One file a command; they share inputs.py and options.py."""
+"""Each stage as a command on anybody's files: read them, call the stage, say what to do next. One file a command; they
+share inputs.py and options.py."""

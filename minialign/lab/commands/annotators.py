@@ -13,15 +13,18 @@ from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, agreement
 
 @click.command(cls=Command)
 @click.argument("labels", nargs=-1, type=click.Path(path_type=Path), metavar="[LABELS.jsonl]…")
-@click.option("--people", default=0, show_default=True, type=click.IntRange(0, 1000), cls=Option, help="A random panel of so many, besides the fixed ones.")
-@click.option("--pairs", default=1000, show_default=True, type=click.IntRange(2, 100_000), cls=Option, help="Pairs of summaries that everybody judges, twice.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same numbers.")
+@click.option("--people", default=0, show_default=True, type=click.IntRange(0, 1000), cls=Option,
+              help="A random panel of so many, besides the fixed ones.")
+@click.option("--pairs", default=1000, show_default=True, type=click.IntRange(2, 100_000), cls=Option,
+              help="Pairs of summaries that everybody judges, twice.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+              help="Same seed, same numbers.")
 def command(labels, people, pairs, seed):
     """How far people agree: with themselves, with each other, with the majority of the others, and what that costs.
 
-    Without files it shows the toy world's annotators; with the files that `minialign label` writes, the people who labelled.
-    "first" and "longer" are shares of choices for the answer that stood first and for the longer one; "a bit" is the price of one bit about
-    what the majority thinks.
+    Without files it shows the toy world's annotators; with the files that `minialign label` writes, the people who
+    labelled. "first" and "longer" are shares of choices for the answer that stood first and for the longer one; "a bit"
+    is the price of one bit about what the majority thinks.
 
     \b
     Example:  python -m minialign annotators
@@ -35,4 +38,5 @@ def command(labels, people, pairs, seed):
         panels["drawn by chance, every fifth with one aspect only"] = tuple(annotators(people, seed))
     judged = typical_pairs(pairs, seed)
     for title, panel in panels.items():
-        click.echo(f"{len(panel)} people {title}, {pairs:,} pairs each\n{show_agreement(agreement_table(judged, panel, seed + 1), pairs)}\n")
+        click.echo(f"{len(panel)} people {title}, {pairs:,} pairs "
+                   f"each\n{show_agreement(agreement_table(judged, panel, seed + 1), pairs)}\n")

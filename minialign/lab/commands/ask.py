@@ -23,13 +23,18 @@ from minialign.tokenizer import Tokenizer
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @TUNED
-@click.option("--prompt", default=None, cls=Option, help="What to ask, in your own words; without it questions are asked one after the other.")
-@click.option("--options", default="", cls=Option, help="Answers to choose from, between commas (or | where an answer has a comma).")
-@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank by the mean over an option's tokens instead of the sum.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same answers.")
+@click.option("--prompt", default=None, cls=Option, help="What to ask, in your own words; without it questions are "
+                                                         "asked one after the other.")
+@click.option("--options", default="", cls=Option, help="Answers to choose from, between commas (or | where an answer "
+                                                        "has a comma).")
+@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank by the mean over an option's tokens instead of "
+              "the sum.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+              help="Same seed, same answers.")
 @configured("Sampling, without options", "sampling", SamplingConfig(new_tokens=40, temperature=0.0))
 def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
-    """Ask a trained model a question in your own words. With options it says how likely it finds each of them, without it writes.
+    """Ask a trained model a question in your own words. With options it says how likely it finds each of them, without
+    it writes.
 
     \b
     Example:  python -m minialign ask runs/instruct/3-instructed --prompt "Mira lost the kite. Who lost it?" --options Mira,Tom
@@ -47,7 +52,8 @@ def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
         return
     for line in typed("Ask; \\n begins a new line, an empty line ends."):
         question, _, own = line.partition(" ?? ")  # "… ?? yes, no": options for this question alone
-        click.echo(answer(model, tokenizer, question.replace("\\n", "\n"), split_options(own) or choices, mean_logprob, sampling, chance))
+        click.echo(answer(model, tokenizer, question.replace("\\n", "\n"), split_options(own) or choices, mean_logprob,
+                          sampling, chance))
 
 
 def typed(greeting: str) -> Iterator[str]:
@@ -68,12 +74,14 @@ def typed(greeting: str) -> Iterator[str]:
 def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
     """The labels of a text, or of each that is typed, with their probabilities, the likeliest first."""
     if options:
-        raise UserError("--options are for a model that answers; this one was tuned on labels, and knows no other answers", tuned)
+        raise UserError("--options are for a model that answers; this one was tuned on labels, and knows no other "
+                        "answers", tuned)
     model, tokenizer, labels = open_tuned_classifier(run, tuned)
     for text in [prompt] if prompt is not None else typed("A text; \\n begins a new line, an empty line ends."):
         row = text_row(model, tokenizer, tokenizer.encode(text.replace("\\n", "\n")))
         if len(row) > model.config.context:
-            raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten the text")
+            raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten the "
+                            f"text")
         with torch.inference_mode():
             shares = model(*pad([row])).softmax(dim=-1)[0].tolist()
         click.echo("\n".join(f"{share:6.1%}  {label}" for share, label in sorted(zip(shares, labels), reverse=True)))
@@ -90,7 +98,8 @@ def split_options(text: str) -> list[str]:
 
 
 def answer(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: list[str], mean_logprob: bool, sampling: SamplingConfig, chance: torch.Generator
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: list[str], mean_logprob: bool,
+    sampling: SamplingConfig, chance: torch.Generator
 ) -> str:
     """What the model writes, or the options with their probabilities among each other, the likeliest first."""
     if not options:

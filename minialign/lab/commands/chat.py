@@ -25,15 +25,17 @@ from minialign.runs.run_folder import CONFIG
 @click.command(cls=Command)
 @click.argument("model")
 @TUNED
-@click.option("--prompt", cls=Option, help="Answer this and stop; `-` reads it from standard input. Without it you talk.")
+@click.option("--prompt", cls=Option, help="Answer this and stop; `-` reads it from standard input. Without it you "
+                                           "talk.")
 @click.option("--system", default=SYSTEM, show_default=True, cls=Option, help="What the model is told about itself.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed and same turns, same replies.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+              help="Same seed and same turns, same replies.")
 @configured("Sampling", "sampling", SamplingConfig(new_tokens=256, temperature=0.2, top_p=0.9))
 def command(model, tuned, prompt, system, seed, sampling):
     """Talk with a real language model.
 
-    MODEL is smollm2 (93 MB, fetched the first time), the folder that `quantize smollm2 --out` wrote, or a GGUF file of a Llama with the same chat marks.
-    Ctrl-C stops a reply, and, where you write, ends the conversation.
+    MODEL is smollm2 (93 MB, fetched the first time), the folder that `quantize smollm2 --out` wrote, or a GGUF file of
+    a Llama with the same chat marks. Ctrl-C stops a reply, and, where you write, ends the conversation.
 
     \b
     Example:  python -m minialign chat smollm2 --prompt "Why is the sky blue?"
@@ -75,10 +77,12 @@ def open_model(name: str):
         model, tokenizer = load_smollm2()
         return load_quantized(model, Path(name) / QUANTIZED), tokenizer
     if not name.endswith(".gguf"):
-        raise UserError(f"there is no model {name!r}; give smollm2, the path of a .gguf file, or a folder that `quantize smollm2 --out` wrote")
+        raise UserError(f"there is no model {name!r}; give smollm2, the path of a .gguf file, or a folder that "
+                        f"`quantize smollm2 --out` wrote")
     gguf = read_gguf(Path(name))
     if "<|im_start|>" not in str(gguf.facts.get("tokenizer.chat_template")):
-        raise UserError("has no chat template with <|im_start|> in it: it was not taught to chat in the way that is supported here", name)
+        raise UserError("has no chat template with <|im_start|> in it: it was not taught to chat in the way that is "
+                        "supported here", name)
     return llama_from_gguf(gguf), tokenizer_from_gguf(gguf)
 
 
@@ -102,4 +106,5 @@ def read_input(read) -> str:
     try:
         return read()
     except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8", "standard input") from None
+        raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8",
+                        "standard input") from None

@@ -18,16 +18,18 @@ from minialign.runs.files import read_jsonl, write_jsonl
 @click.command(cls=Command)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]…")
 @file_option("--policies", "Runs whose models answer; more may follow.", multiple=True, metavar="RUN…")
-@file_option("--prompts", "One JSON object a line, with `prompt` (and `completion`, if --references).", required=True, metavar="FILE.jsonl")
+@file_option("--prompts", "One JSON object a line, with `prompt` (and `completion`, if --references).", required=True,
+             metavar="FILE.jsonl")
 @click.option("--references", is_flag=True, help="Let the completions of the prompts file compete, too.")
-@click.option("--answers", default=2, type=click.IntRange(2, 9), show_default=True, help="Answers to a prompt; every two of them make a pair.")
+@click.option("--answers", default=2, type=click.IntRange(2, 9), show_default=True,
+              help="Answers to a prompt; every two of them make a pair.")
 @run_options(out="runs/pairs.jsonl")
 @configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
 def command(more, policies, prompts, references, answers, out, seed, fast, sampling):
     """Sample pairs of answers, to be judged by people.
 
-    Each line of the result has `prompt`, `first`, `second` and who wrote them. A judged pair becomes a comparison when it is written with
-    `prompt`, `chosen` and `rejected`: that is what `minialign reward` learns from.
+    Each line of the result has `prompt`, `first`, `second` and who wrote them. A judged pair becomes a comparison when
+    it is written with `prompt`, `chosen` and `rejected`: that is what `minialign reward` learns from.
 
     \b
     Example:  python -m minialign compare --policies runs/sft runs/pretrain --prompts prompts.jsonl --out pairs.jsonl
@@ -49,4 +51,5 @@ def command(more, policies, prompts, references, answers, out, seed, fast, sampl
         candidates.append(Candidate("reference", texts=tuple(r["completion"] for r in records)))
     pairs, dropped = sample_pairs(candidates, loaded[0][1], [r["prompt"] for r in records], sampling, seed, answers)
     write_jsonl(out, pairs)
-    click.echo(f"{out}: {len(pairs):,} pairs" + (f"; {dropped} were dropped because both answers are equal" if dropped else ""))
+    click.echo(f"{out}: {len(pairs):,} pairs" + (f"; {dropped} were dropped because both answers are equal" if dropped
+                                                 else ""))

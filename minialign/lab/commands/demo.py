@@ -20,15 +20,18 @@ from minialign.runs.settings import to_dict
 
 
 @click.command(cls=Command)
-@click.option("--out", type=click.Path(path_type=Path), cls=Option, help="The run folder.  [default: runs/demo, with --fast runs/demo-fast]")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same numbers.")
-@click.option("--fast", is_flag=True, cls=Option, help="A quick look: every stage, too little of each to align anything.")
+@click.option("--out", type=click.Path(path_type=Path), cls=Option, help="The run folder.  [default: runs/demo, with "
+              "--fast runs/demo-fast]")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+              help="Same seed, same numbers.")
+@click.option("--fast", is_flag=True, cls=Option, help="A quick look: every stage, too little of each to align "
+                                                       "anything.")
 @configured("Settings", "config", DemoConfig(), FAST)
 def command(out, seed, fast, config):
     """The main job: from raw text to an aligned model, with a report.
 
-    Dirty corpus, tokenizer, pretraining, instruction tuning, comparisons, reward model, PPO, evaluation. Every stage leaves files to read
-    in the run folder; when it is stopped, the same command goes on.
+    Dirty corpus, tokenizer, pretraining, instruction tuning, comparisons, reward model, PPO, evaluation. Every stage
+    leaves files to read in the run folder; when it is stopped, the same command goes on.
 
     \b
     Example:  python -m minialign
@@ -39,7 +42,8 @@ def command(out, seed, fast, config):
     with folder.locked():
         claim_folder(out, config)
         demo = Demo(out, config, say=click.echo)
-        click.echo(f"{torch.get_num_threads()} threads, which {waiting()} (OMP_WAIT_POLICY and GOMP_SPINCOUNT override it)")
+        click.echo(f"{torch.get_num_threads()} threads, which {waiting()} (OMP_WAIT_POLICY and GOMP_SPINCOUNT override "
+                   f"it)")
         if not (out / "report.html").exists():
             summary = demo.run()
             with demo.stage("report", "writing the report"):
@@ -51,7 +55,8 @@ def command(out, seed, fast, config):
 def waiting() -> str:
     """How threads wait for each other, in words."""
     policy = os.environ.get("OMP_WAIT_POLICY")
-    return f"wait as OMP_WAIT_POLICY={policy} says" if policy else f"spin {os.environ.get('GOMP_SPINCOUNT')} times before they sleep"
+    return (f"wait as OMP_WAIT_POLICY={policy} says" if policy else f"spin {os.environ.get('GOMP_SPINCOUNT')} times "
+            f"before they sleep")
 
 
 def claim_folder(out: Path, config: DemoConfig) -> None:
@@ -59,14 +64,16 @@ def claim_folder(out: Path, config: DemoConfig) -> None:
     path = out / "demo.json"
     if path.exists() and (there := read_json(path)) != (here := to_dict(config)):
         odd = next(key for key in {**there, **here} if there.get(key) != here.get(key))
-        raise UserError(f"this folder holds a run with {odd} = {there.get(odd)!r}, now it is {here.get(odd)!r}; choose another --out, or remove it", out)
+        raise UserError(f"this folder holds a run with {odd} = {there.get(odd)!r}, now it is {here.get(odd)!r}; choose "
+                        f"another --out, or remove it", out)
     write_json(path, to_dict(config))
 
 
 def finish(out: Path, summary: dict) -> None:
     """summary.json, then report.html from it. Written twice, so that the report's own seconds are in it."""
     seconds = read_json(out / "seconds.json")
-    summary |= {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, "peak_memory_mib": round(peak_memory_mib() or 0)}
+    summary |= {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+                "peak_memory_mib": round(peak_memory_mib() or 0)}
     write_json(out / "summary.json", summary)
     write_report(out)
 
@@ -74,11 +81,12 @@ def finish(out: Path, summary: dict) -> None:
 def tell(summary: dict, out: Path) -> None:
     """The result in a few lines."""
     click.echo(f"\n{'':<14}{'helpful':>9}{'honest':>9}{'harmless':>10}{'gold':>7}   preferred to the references")
-    for name, label in (("pretrained", "pretrained"), ("sft", "instructed"), ("rlhf", "RLHF"), ("reference", "references")):
+    for name, label in (("pretrained", "pretrained"), ("sft", "instructed"), ("rlhf", "RLHF"),
+                        ("reference", "references")):
         stage = summary["stages"][name]
         rate = stage.get("win_rate")
         wins = f"{rate['mean']:.0%} [{rate['low']:.0%}, {rate['high']:.0%}]" if rate else ""
-        numbers = f"{stage['helpful']['mean']:>9.2f}{stage['honest']['mean']:>9.2f}{stage['harmless']['mean']:>10.2f}{stage['gold']['mean']:>7.2f}"
+        numbers = (f"{stage['helpful']['mean']:>9.2f}{stage['honest']['mean']:>9.2f}{stage['harmless']['mean']:>10.2f}{stage['gold']['mean']:>7.2f}")
         click.echo(f"{label:<14}{numbers}   {wins}")
     minutes = summary["seconds"]["total"] / 60
     click.echo(f"\n{minutes:.1f} minutes, {summary['peak_memory_mib']} MiB. Open {out / 'report.html'}")

@@ -1,4 +1,5 @@
-"""What `distill` reads: texts as batches, or their beginnings as prompts that the teacher or the student goes on from."""
+"""What `distill` reads: texts as batches, or their beginnings as prompts that the teacher or the student goes on
+from."""
 
 from __future__ import annotations
 
@@ -26,12 +27,14 @@ def read_both(paths: list[Path], valid: Path | None, split: str, context: int) -
     return hold_out_the_end(documents, context) if valid is None else (documents, read_documents(valid, split))
 
 
-def batches(tokenizer, student: LanguageModel, texts: list[str], valid: list[str], training: TrainingConfig, packed: bool, masking: MaskingConfig, places) -> tuple:  # noqa: E501
+def batches(tokenizer, student: LanguageModel, texts: list[str], valid: list[str], training: TrainingConfig,
+            packed: bool, masking: MaskingConfig, places) -> tuple:  # noqa: E501
     """Training data, and up to eight batches that are always the same ones."""
     made, context = [], student.config.context
     for part, place, seed in ((texts, places[0], training.seed), (valid, places[1], 0)):
         if student.config.kind == "decoder":
-            made.append(training_rows(encode_documents(tokenizer, part), context, dataclasses.replace(training, seed=seed), packed, place))
+            made.append(training_rows(encode_documents(tokenizer, part), context,
+                                      dataclasses.replace(training, seed=seed), packed, place))
         else:
             rows = [[BEGIN, *row] for row in text_rows(tokenizer.encode_many(part), context - 1, packed, place)]
             made.append(MaskedText(rows, min(training.batch, len(rows)), seed, student.config.vocabulary, masking))
@@ -44,12 +47,15 @@ def some_of(data: Data) -> list:
     return [batch for step in range(min(8, data.order.steps_in_epoch)) for batch in data.microbatches(step, 1)]
 
 
-def begun(tokenizer: Tokenizer, texts: list[str], valid: list[str], context: int, length: int, training: TrainingConfig) -> tuple[LabelledRows, list]:
-    """Texts, one a row and cut at the context, taught from where their prompts end; and batches to validate on, taught from their first word on."""
+def begun(tokenizer: Tokenizer, texts: list[str], valid: list[str], context: int, length: int,
+          training: TrainingConfig) -> tuple[LabelledRows, list]:
+    """Texts, one a row and cut at the context, taught from where their prompts end; and batches to validate on, taught
+    from their first word on."""
     made = []
     for part, prompt, seed in ((texts, length, training.seed), (valid, 1, 0)):
         rows = [ids[: context + 1] for ids in encode_documents(tokenizer, part)]
-        made.append(LabelledRows([(row, min(prompt, len(row) - 1)) for row in rows], min(training.batch, len(rows)), seed))
+        made.append(LabelledRows([(row, min(prompt, len(row) - 1)) for row in rows], min(training.batch, len(rows)),
+                                 seed))
     return made[0], some_of(made[1])
 
 
@@ -59,11 +65,13 @@ def check_prompts(model: LanguageModel, data: LabelledRows, new_tokens: int) -> 
     try:
         check_room(model.config, longest, new_tokens)
     except UserError:
-        sizes = f"prompts of {longest} tokens and {new_tokens} new ones do not fit the context of {model.config.context}"
+        sizes = (f"prompts of {longest} tokens and {new_tokens} new ones do not fit the context of "
+                 f"{model.config.context}")
         raise UserError(f"{sizes}; use a smaller --new-tokens or --prompt-tokens") from None
 
 
-def by_the_teacher(teacher: LanguageModel, data: LabelledRows, writing: WritingConfig, training: TrainingConfig, out: Path) -> LabelledRows:
+def by_the_teacher(teacher: LanguageModel, data: LabelledRows, writing: WritingConfig, training: TrainingConfig,
+                   out: Path) -> LabelledRows:
     """The prompts of some texts as the teacher goes on from them: written once, in OUT/written.jsonl."""
     rows = written_once(teacher, [row[:start] for row, start in data.rows], writing, training.seed, out / WRITTEN)
     return LabelledRows(rows, min(training.batch, len(rows)), training.seed)

@@ -20,11 +20,16 @@ FAST = {"steps": 20, "validate_every": 10}
 
 
 @click.command(cls=Command)
-@file_option("--policy", "The run to improve, usually an instruction-tuned one; it is also the frozen reference.", required=True, metavar="RUN")
-@file_option("--comparisons", "One JSON object a line, with `prompt`, `chosen` and `rejected`.", required=True, metavar="FILE.jsonl")
-@file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.", metavar="FILE.jsonl")
-@click.option("--skip-long", "long", flag_value="skip", help="Leave out what does not fit the context, and say how many, instead of stopping.")
-@click.option("--cut-long", "long", flag_value="cut", help="Cut answers that do not fit the context, and say how many, instead of stopping.")
+@file_option("--policy", "The run to improve, usually an instruction-tuned one; it is also the frozen reference.",
+             required=True, metavar="RUN")
+@file_option("--comparisons", "One JSON object a line, with `prompt`, `chosen` and `rejected`.", required=True,
+             metavar="FILE.jsonl")
+@file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.",
+             metavar="FILE.jsonl")
+@click.option("--skip-long", "long", flag_value="skip", help="Leave out what does not fit the context, and say how "
+              "many, instead of stopping.")
+@click.option("--cut-long", "long", flag_value="cut", help="Cut answers that do not fit the context, and say how many, "
+                                                           "instead of stopping.")
 @run_options(out="runs/dpo")
 @configured("Training", "training", DPO, FAST)
 @configured("DPO", "settings", DPOConfig())
@@ -45,16 +50,20 @@ def command(policy, comparisons, valid, long, out, seed, fast, training, setting
     ranked, checks = (rank_judged(tokenizer, part, model.config.context, long, file) for part, file in parts)
     if count_pairs(checks) < 2:
         few = "too few to hold a tenth of the prompts out for validation" if valid is None else "too few to validate on"
-        raise UserError(f"{count_pairs([*checks, *([] if valid else ranked)])} comparisons are {few}; give more", valid or comparisons)
+        raise UserError(f"{count_pairs([*checks, *([] if valid else ranked)])} comparisons are {few}; give more",
+                        valid or comparisons)
     fill_a_batch(len(ranked), "prompts with comparisons to learn from", training.batch, comparisons)
     run = RunFolder(out)
     with run.locked():
         config = {**describe_model(model), "stage": "dpo", "dpo": to_dict(settings), "training": to_dict(training)}
-        run.begin({**config, "data": fingerprint([learned, held_out]), "policy": digest(tensors_of(model))[:16]}, tokenizer)
+        run.begin({**config, "data": fingerprint([learned, held_out]), "policy": digest(tensors_of(model))[:16]},
+                  tokenizer)
         if not run.finished:
-            click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out; the reference is {policy}")
+            click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out; the "
+                       f"reference is {policy}")
             train_dpo(model, ranked, checks, settings, training, run)
     facts = run.facts()
     click.echo(f"{out}: orders {facts['accuracy']:.1%} of the held-out comparisons as people did")
-    click.echo(f"nats that answers gained against {policy}: chosen {facts['chosen']:+.2f}, rejected {facts['rejected']:+.2f} (dpo.py says why both may fall)")
+    click.echo(f"nats that answers gained against {policy}: chosen {facts['chosen']:+.2f}, rejected "
+               f"{facts['rejected']:+.2f} (dpo.py says why both may fall)")
     click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')

@@ -27,9 +27,12 @@ from minialign.tokenizer import Tokenizer
 @click.argument("run", type=click.Path(path_type=Path))
 @TUNED
 @file_option("--text", "Text to measure the perplexity on.", metavar="FILE")
-@file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the reference).", metavar="FILE")
-@file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained against.", metavar="RUN")
-@file_option("--proxy", "The reward model's run that it was trained against: shows ten answers that it and the judge see most differently.", metavar="RUN")
+@file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the "
+                          "reference).", metavar="FILE")
+@file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained "
+                        "against.", metavar="RUN")
+@file_option("--proxy", "The reward model's run that it was trained against: shows ten answers that it and the judge "
+                        "see most differently.", metavar="RUN")
 @file_option("--against", "A rival run; without it the rivals are the references in the prompts file.", metavar="RUN")
 @run_options(out=None, otherwise="evaluation.json in the run's folder")
 @configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
@@ -49,20 +52,25 @@ def command(run, tuned, text, prompts, judge, proxy, against, out, seed, fast, s
     out = out or (tuned or run) / "evaluation.json"
     if out.exists() and not is_evaluation(out, run):
         raise UserError("is there already and is no evaluation of this run; choose another --out", out)
-    model, tokenizer = open_model(run, "language-model" if text is None else "decoder", tuned)  # a perplexity of text is one of next tokens
+    # a perplexity of text is one of next tokens
+    model, tokenizer = open_model(run, "language-model" if text is None else "decoder", tuned)
     result = {"run": str(run)} | ({} if tuned is None else {"tuned": str(tuned)})
     if text is not None:
         result["text"] = measure_perplexity(model, tokenizer, read_documents(text, "paragraphs"))
-        click.echo(f"{run}: perplexity {result['text']['perplexity']:.2f} a token, {result['text']['bits_per_byte']:.3f} bits a byte on {text}")
+        click.echo(f"{run}: perplexity {result['text']['perplexity']:.2f} a token, "
+                   f"{result['text']['bits_per_byte']:.3f} bits a byte on {text}")
     if prompts is not None:
-        result["win_rate"] = duel((run, model, tokenizer), against, judge, prompts, sampling, seed, 32 if fast else None, proxy)
+        result["win_rate"] = duel((run, model, tokenizer), against, judge, prompts, sampling, seed,
+                                  32 if fast else None, proxy)
         rate = result["win_rate"]
         rival = against or "the references"
-        click.echo(f"{run}: preferred to {rival} in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of {rate['prompts']} prompts")
+        click.echo(f"{run}: preferred to {rival} in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of "
+                   f"{rate['prompts']} prompts")
         equal = "{length_controlled:.1%} [{length_controlled_low:.1%}, {length_controlled_high:.1%}]".format(**rate)
         click.echo(f"at equal length {equal}; mean score {rate['score']:+.2f} against {rate['rival_score']:+.2f}")
         if proxy is not None:
-            click.echo(f"seen most differently by {proxy} (proxy) and {judge} (gold):\n{show_hacking([Sample(**s) for s in rate['hacking']])}")
+            click.echo(f"seen most differently by {proxy} (proxy) and {judge} "
+                       f"(gold):\n{show_hacking([Sample(**s) for s in rate['hacking']])}")
     write_json(out, result)
     click.echo(f"written to {out}")
 
@@ -78,10 +86,11 @@ def is_evaluation(path: Path, run: Path) -> bool:
 
 @torch.no_grad()
 def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, float]:
-    """exp of the mean −log π over all tokens of the documents, cut into windows of the context; and bits per byte, which does not
-    depend on the tokenizer."""
+    """exp of the mean −log π over all tokens of the documents, cut into windows of the context; and bits per byte,
+    which does not depend on the tokenizer."""
     context = model.config.context
-    rows = [ids[i : i + context + 1] for ids in encode_documents(tokenizer, documents) for i in range(0, len(ids) - 1, context)]
+    rows = [ids[i : i + context + 1] for ids in encode_documents(tokenizer, documents)
+            for i in range(0, len(ids) - 1, context)]
     rows.sort(key=len)
     nats = tokens = 0.0
     for start in range(0, len(rows), 32):
@@ -89,11 +98,14 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
         nats += float(next_token_loss(model, batch))
         tokens += batch.count
     size = sum(len(document.encode()) for document in documents)
-    return {"perplexity": float(torch.tensor(nats / tokens).exp()), "bits_per_byte": nats / size / 0.6931471805599453, "tokens": int(tokens)}
+    return {"perplexity": float(torch.tensor(nats / tokens).exp()), "bits_per_byte": nats / size / 0.6931471805599453,
+            "tokens": int(tokens)}
 
 
-def duel(one, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None, proxy: Path | None = None) -> dict:
-    """Both sides answer the same prompts; the judge's higher score wins. `one` is a run, its model and its tokenizer."""
+def duel(one, against, judge, prompts, sampling: SamplingConfig, seed: int, limit: int | None,
+         proxy: Path | None = None) -> dict:
+    """Both sides answer the same prompts; the judge's higher score wins. `one` is a run, its model and its
+    tokenizer."""
     run, model, tokenizer = one
     scorer, its_tokenizer = load_model(judge, "scalar-model")
     same_tokenizer((run, tokenizer), (judge, its_tokenizer))
@@ -113,7 +125,8 @@ def duel(one, against, judge, prompts, sampling: SamplingConfig, seed: int, limi
     if against is not None:
         others = continue_texts(rival, tokenizer, texts, sampling, torch.Generator().manual_seed(seed + 1))
     answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(seed))
-    own, theirs = (score_rows(scorer, answer_rows(tokenizer, texts, side, scorer.config.context)) for side in (answers, others))
+    own, theirs = (score_rows(scorer, answer_rows(tokenizer, texts, side, scorer.config.context))
+                   for side in (answers, others))
     outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(own.tolist(), theirs.tolist())]
     found = win_rates([[outcome] for outcome in outcomes], answers, others)
     equal = found.at_equal_length
@@ -128,7 +141,8 @@ def duel(one, against, judge, prompts, sampling: SamplingConfig, seed: int, limi
     }
 
 
-def differing(proxy: Path, of: tuple[Path, Tokenizer], prompts: list[str], answers: list[str], judged: list[float]) -> list[dict]:
+def differing(proxy: Path, of: tuple[Path, Tokenizer], prompts: list[str], answers: list[str],
+              judged: list[float]) -> list[dict]:
     """The ten answers that the reward model and the judge see most differently."""
     scorer, tokenizer = load_model(proxy, "scalar-model")
     same_tokenizer(of, (proxy, tokenizer))
@@ -137,12 +151,15 @@ def differing(proxy: Path, of: tuple[Path, Tokenizer], prompts: list[str], answe
 
 
 def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict]:
-    """Prompts with their reference answers. Raises UserError for a pair that the judge cannot read as a whole, with its line."""
+    """Prompts with their reference answers. Raises UserError for a pair that the judge cannot read as a whole, with its
+    line."""
     if path.suffix != ".jsonl":
-        raise UserError("has no references to compare with; give a .jsonl file with `prompt` and `completion`, or a rival with --against", path)
+        raise UserError("has no references to compare with; give a .jsonl file with `prompt` and `completion`, or a "
+                        "rival with --against", path)
     records = read_jsonl(path, ("prompt", "completion"))
     rows = answer_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
     for row, record in zip(rows, records):
         if len(row) > context:
-            raise UserError(f"prompt and completion of {len(row)} tokens do not fit the judge's context of {context}; shorten them", path, record["line"])
+            raise UserError(f"prompt and completion of {len(row)} tokens do not fit the judge's context of {context}; "
+                            f"shorten them", path, record["line"])
     return records

@@ -20,8 +20,8 @@ SAMPLES = Path("evaluation") / "samples.jsonl"
 def command(run, count):
     """Show the answers whose reward and worth differ most: what the reward model was fooled by, and what it missed.
 
-    RUN is a run of the main job, or a JSONL file whose lines have `prompt`, `text`, `proxy` (the reward) and `gold` (the worth, by whoever
-    may judge it); lines without `proxy` are passed over.
+    RUN is a run of the main job, or a JSONL file whose lines have `prompt`, `text`, `proxy` (the reward) and `gold`
+    (the worth, by whoever may judge it); lines without `proxy` are passed over.
 
     \b
     Example:  python -m minialign hacking runs/demo
@@ -32,9 +32,11 @@ def command(run, count):
     for record in found:
         for name in ("proxy", "gold"):
             value = record.get(name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) == float("inf") or value != value:
+            if not isinstance(value, int | float) or isinstance(value,
+                    bool) or abs(value) == float("inf") or value != value:
                 raise UserError(f"{name!r} is {str(value)[:40]}, not a number", path, record["line"])
     if not found:
-        raise UserError("no line says what its text scored as `proxy`; an older run of the main job did not write it: run it again", path)
+        raise UserError("no line says what its text scored as `proxy`; an older run of the main job did not write it: "
+                        "run it again", path)
     prompts, texts, proxy, gold = ([record[name] for record in found] for name in ("prompt", "text", "proxy", "gold"))
     click.echo(show_hacking(widest(prompts, texts, proxy, gold, count)))

@@ -1,4 +1,5 @@
-r"""What people hand to a command, read and checked before anything starts, so that an error names file and line and nothing is half done."""
+r"""What people hand to a command, read and checked before anything starts, so that an error names file and line and
+nothing is half done."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from minialign.runs.files import read_json, read_jsonl, read_text
 from minialign.runs.run_folder import CONFIG, MODEL
 from minialign.tokenizer import Tokenizer
 
-NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}  # pretrained models by name, in place of a folder
+# pretrained models by name, in place of a folder
+NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}
 
 
 def is_named(base: Path) -> bool:
@@ -30,7 +32,8 @@ def is_named(base: Path) -> bool:
 
 
 def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
-    """A model that is about to be changed, and its tokenizer: of a finished run, of a folder that others published (published.py), or a real one by name.
+    """A model that is about to be changed, and its tokenizer: of a finished run, of a folder that others published
+    (published.py), or a real one by name.
 
     Raises:
         UserError: as `load_model` and `load_published` do.
@@ -41,7 +44,8 @@ def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Toke
 
 
 def open_model(folder: Path, what: str = "language-model", tuned: Path | None = None) -> tuple[nn.Module, Tokenizer]:
-    """A model and its tokenizer, for commands that only use it: as `open_base`, a quantized one will do too, and what `finetune` left may go on top.
+    """A model and its tokenizer, for commands that only use it: as `open_base`, a quantized one will do too, and what
+    `finetune` left may go on top.
 
     Args:
         folder, what: as for `load_model`; tuned: OUT/METHOD of `finetune`, made from this very model.
@@ -56,7 +60,8 @@ def open_model(folder: Path, what: str = "language-model", tuned: Path | None = 
 
 
 def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokenizer, list[str]]:
-    """What `finetune` made of a base and texts with labels: a classifier, its tokenizer, and the labels in the order of its classes."""
+    """What `finetune` made of a base and texts with labels: a classifier, its tokenizer, and the labels in the order of
+    its classes."""
     model, tokenizer = open_base(folder)
     labels = labels_of(tuned)
     return load_tuned(Classifier(model.body, len(labels)), tuned).eval(), tokenizer, labels
@@ -73,7 +78,8 @@ def read_documents(path: Path, split: str = "file") -> list[str]:
     if path.suffix == ".jsonl":
         parts = [record["text"] for record in read_jsonl(path, ("text",))]
     else:
-        text = "\n".join(read_text(path).split("\r\n"))  # a file from Windows has the paragraphs that one from elsewhere has
+        # a file from Windows has the paragraphs that one from elsewhere has
+        text = "\n".join(read_text(path).split("\r\n"))
         parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
     documents = [part.strip() for part in parts if part.strip()]
     if not documents:
@@ -88,8 +94,10 @@ def read_prompts(path: Path) -> list[tuple[str, int]]:
     return [(line, number) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
 
 
-def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_tokens: int, context: int, file: Path) -> list[list[int]]:
-    """Prompts, each with its line number, as rows of ids. Raises UserError for one that leaves no room for the answer, with its line."""
+def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_tokens: int, context: int,
+                file: Path) -> list[list[int]]:
+    """Prompts, each with its line number, as rows of ids. Raises UserError for one that leaves no room for the answer,
+    with its line."""
     rows = prompt_ids(tokenizer, [text for text, _ in prompts])
     for row, (_, line) in zip(rows, prompts):
         if len(row) + new_tokens > context:
@@ -105,7 +113,8 @@ def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_to
 def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
     """Raise UserError when there are fewer examples than one batch."""
     if count < batch:
-        raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch", file)
+        raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch",
+                        file)
 
 
 def read_judged(path: Path) -> list[dict]:
@@ -117,15 +126,19 @@ def read_judged(path: Path) -> list[dict]:
 
 
 def say_shared_prompts(learned: list[dict], held_out: list[dict], file: Path | None) -> None:
-    """Says how many of the prompts in a file, which is to be measured on, are learned from, too; nothing without a file or such prompts."""
+    """Says how many of the prompts in a file, which is to be measured on, are learned from, too; nothing without a file
+    or such prompts."""
     asked = {comparison["prompt"] for comparison in held_out}
     shared = asked & {comparison["prompt"] for comparison in learned}
     if file and shared:
-        click.echo(f"{file}: {len(shared):,} of its {len(asked):,} prompts are learned from as well; what is measured on them says little about new ones")
+        click.echo(f"{file}: {len(shared):,} of its {len(asked):,} prompts are learned from as well; what is measured "
+                   f"on them says little about new ones")
 
 
-def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str | None, file: Path | None) -> list[Ranked]:
-    """Comparisons as rows of ids (ranked.py); says how many do not fit the context, or are no longer two when they are made to fit."""
+def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str | None,
+                file: Path | None) -> list[Ranked]:
+    """Comparisons as rows of ids (ranked.py); says how many do not fit the context, or are no longer two when they are
+    made to fit."""
     ranked, left_out = ranked_rows(tokenizer, comparisons, context, long or "stop", file)
     if left_out:
         click.echo(f"{file}: comparisons {say_left_out(left_out)}")

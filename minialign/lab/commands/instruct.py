@@ -30,20 +30,29 @@ QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 
 
 @click.command(cls=Command)
-@file_option("--base", "The pretrained run to start from; without it one is pretrained on the toy world first.", metavar="RUN")
-@click.option("--style", type=click.Choice(list(TUNE)), default="t0", show_default=True, cls=Option, help="Many wordings, one prefix a task, or a decoder.")
-@file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.", metavar="FILE.jsonl")
+@file_option("--base", "The pretrained run to start from; without it one is pretrained on the toy world first.",
+             metavar="RUN")
+@click.option("--style", type=click.Choice(list(TUNE)), default="t0", show_default=True, cls=Option,
+              help="Many wordings, one prefix a task, or a decoder.")
+@file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.",
+             metavar="FILE.jsonl")
 @file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.", metavar="FILE")
-@click.option("--hold-out", multiple=True, cls=Option, help=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
-@click.option("--skip-long", is_flag=True, cls=Option, help="Leave out questions that do not fit the context, and say how many, instead of stopping.")
-@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank options by the mean over their tokens instead of the sum.")
+@click.option("--hold-out", multiple=True, cls=Option, help=f"A cluster that is examined and never trained on; may be "
+                                                            f"repeated. [{', '.join(HELD_OUT)}]")
+@click.option("--skip-long", is_flag=True, cls=Option, help="Leave out questions that do not fit the context, and say "
+                                                            "how many, instead of stopping.")
+@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank options by the mean over their tokens instead of "
+              "the sum.")
 @run_options(out="runs/instruct")
-@configured("Training", "training", dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3), QUICK)
-@configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400}, rename={"templates": "wordings_per_task"})
+@configured("Training", "training", dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3),
+            QUICK)
+@configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400},
+            rename={"templates": "wordings_per_task"})
 def command(base, style, tasks, templates, hold_out, skip_long, mean_logprob, out, seed, fast, training, mixture):
     """Tune a model on many tasks in many wordings, and examine it on tasks that it never saw.
 
-    Writes OUT/3-instructed (the model) and its examination.json: for each task that was held out the accuracy in every wording.
+    Writes OUT/3-instructed (the model) and its examination.json: for each task that was held out the accuracy in every
+    wording.
 
     \b
     Example:  python -m minialign instruct                                                   the toy world's T0, from nothing
@@ -53,25 +62,30 @@ def command(base, style, tasks, templates, hold_out, skip_long, mean_logprob, ou
     if (tasks is None) != (templates is None):
         raise UserError("--tasks and --templates belong together; give both, or neither for the toy world's")
     toy = ToyConfig(**FAST) if fast else ToyConfig()
-    split, wordings = (toy_side(toy, seed, hold_out) if tasks is None else own_side(tasks, templates, hold_out, mixture, seed))
+    split, wordings = (toy_side(toy, seed, hold_out) if tasks is None else own_side(tasks, templates, hold_out, mixture,
+        seed))
     kind = "decoder" if style == "flan" else "encoder-decoder"
     if base is None:
-        base = (pretrain_gpt if style == "flan" else pretrain_t5)(toy, seed, out / "1-pretrained" if style == "flan" else out)
+        base = (pretrain_gpt if style == "flan" else pretrain_t5)(toy, seed,
+            out / "1-pretrained" if style == "flan" else out)
     model, tokenizer = load_model(base, "language-model")
     if model.config.kind != kind:
         a = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
-        raise UserError(f"holds {a[model.config.kind]}, and --style {style} needs {a[kind]}; choose another --base or --style", base)
+        raise UserError(f"holds {a[model.config.kind]}, and --style {style} needs {a[kind]}; choose another --base or "
+                        f"--style", base)
     if style == "t5":
         wordings = prefix_templates(split.train | split.held_out)
     questions, valid = draw(split.train, wordings, mixture), draw(split.validation, wordings, validation_of(mixture))
     fill_a_batch(len(questions), "questions to learn from", training.batch, tasks or "the mixture")
     run = RunFolder(out / TUNED)
     with run.locked():
-        config = {**describe_model(model), "stage": style, "training": to_dict(training), "mixture": to_dict(mixture), "hold_out": list(hold_out)}
+        config = {**describe_model(model), "stage": style, "training": to_dict(training), "mixture": to_dict(mixture),
+                  "hold_out": list(hold_out)}
         data = fingerprint([[q.prompt, q.target] for q in questions])
         run.begin({**config, "data": data, "base": digest(tensors_of(model))[:16]}, tokenizer)
         if not run.finished:
-            click.echo(f"{len(questions):,} questions of {len(split.train)} tasks; {len(split.held_out)} tasks are held out")
+            click.echo(f"{len(questions):,} questions of {len(split.train)} tasks; {len(split.held_out)} tasks are "
+                       f"held out")
             result = TUNE[style](model, tokenizer, questions, valid, training, run, skip_long)
             if result["skipped"]:
                 click.echo(f"{result['skipped']:,} questions do not fit the context and are left out")
@@ -88,23 +102,28 @@ def toy_side(toy: ToyConfig, seed: int, hold_out: tuple[str, ...]) -> tuple[Spli
     return split_of(toy, seed, hold_out or HELD_OUT), PROMPTS
 
 
-def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: MixtureConfig, seed: int) -> tuple[Split, dict[str, list]]:
+def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: MixtureConfig, seed: int) -> tuple[Split,
+        dict[str, list]]:
     """The user's tasks and wordings, every one filled once, so that a fault is found before anything is trained."""
     datasets = read_tasks(tasks)
     wordings, unusable = read_templates(templates, datasets)
     for name, why in unusable:
         click.echo(f"{templates}: template {name!r} is not used: {why}")
     questions, skipped = fill(datasets, wordings, mixture.skip_unfit)
-    click.echo(f"{len(questions):,} questions can be made" + (f"; {skipped:,} pairs are left out by the templates' own conditions" if skipped else ""))
+    click.echo(f"{len(questions):,} questions can be made" + (f"; {skipped:,} pairs are left out by the templates' own "
+        f"conditions" if skipped else ""))
     return split_by_cluster(datasets, hold_out, seed=seed), wordings
 
 
-def examination(model, tokenizer, split: Split, wordings: dict[str, list], mean_logprob: bool, skip_unfit: bool) -> dict[str, dict[str, Any]]:
+def examination(model, tokenizer, split: Split, wordings: dict[str, list], mean_logprob: bool,
+                skip_unfit: bool) -> dict[str, dict[str, Any]]:
     """The held-out tasks, or without any the validation examples of the trained ones, in every wording."""
     side = "held out" if split.held_out else "trained, other examples"
-    found = examine(model, tokenizer, split.held_out or split.validation, wordings, mean_logprob=mean_logprob, skip_unfit=skip_unfit)
+    found = examine(model, tokenizer, split.held_out or split.validation, wordings, mean_logprob=mean_logprob,
+                    skip_unfit=skip_unfit)
     return {
-        task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread, "quartile_range": r.quartile_range, "templates": r.accuracies}
+        task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread,
+               "quartile_range": r.quartile_range, "templates": r.accuracies}
         for task, r in found.items()
     }
 
@@ -115,6 +134,7 @@ def report(results: dict[str, dict[str, Any]], folder: Path) -> None:
     if not results:
         click.echo("no task has options to rank, so nothing was examined")
         return
-    click.echo(f"{'task':<20} {'median':>7} {'chance':>7} {'spread':>7}   ({next(iter(results.values()))['side']}; spread over wordings)")
+    click.echo(f"{'task':<20} {'median':>7} {'chance':>7} {'spread':>7}   ({next(iter(results.values()))['side']}; "
+               f"spread over wordings)")
     for task, r in results.items():
         click.echo(f"{task:<20} {r['median']:>7.3f} {r['chance']:>7.3f} {r['spread']:>7.3f}")

@@ -24,22 +24,30 @@ from minialign.world.tasks import demonstrations
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@file_option("--pairs", "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.", metavar="FILE.jsonl")
-@file_option("--prompts", "What RUN answers: `prompt`, and `completion` if it shall compete. Without it: stories of the toy world.", metavar="FILE.jsonl")
+@file_option("--pairs", "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.",
+             metavar="FILE.jsonl")
+@file_option("--prompts", "What RUN answers: `prompt`, and `completion` if it shall compete. Without it: stories of "
+                          "the toy world.", metavar="FILE.jsonl")
 @file_option("--against", "Another run that answers, too.", metavar="RUN")
-@click.option("--count", default=100, show_default=True, type=click.IntRange(1, 100_000), cls=Option, help="How many prompts are answered.")
-@click.option("--annotator", default="me", show_default=True, cls=Option, help="Who labels; several people may label the same pairs, one after the other.")
+@click.option("--count", default=100, show_default=True, type=click.IntRange(1, 100_000), cls=Option,
+              help="How many prompts are answered.")
+@click.option("--annotator", default="me", show_default=True, cls=Option, help="Who labels; several people may label "
+              "the same pairs, one after the other.")
 @click.option("--terminal", is_flag=True, cls=Option, help="Label in this terminal instead of a browser.")
-@click.option("--port", default=0, show_default="any free one", type=click.IntRange(0, 65535), cls=Option, help="Port of the page on this computer.")
-@click.option("--open/--no-open", "show", default=True, show_default=True, cls=Option, help="Open the page in the browser.")
-@click.option("--out", type=click.Path(path_type=Path), default="runs/labels", show_default=True, cls=Option, help="Folder of pairs and labels.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Of the answers, and of which stands first.")
+@click.option("--port", default=0, show_default="any free one", type=click.IntRange(0, 65535), cls=Option,
+              help="Port of the page on this computer.")
+@click.option("--open/--no-open", "show", default=True, show_default=True, cls=Option,
+              help="Open the page in the browser.")
+@click.option("--out", type=click.Path(path_type=Path), default="runs/labels", show_default=True, cls=Option,
+              help="Folder of pairs and labels.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+              help="Of the answers, and of which stands first.")
 @configured("Sampling", "sampling", SamplingConfig(new_tokens=40, temperature=0.7))
 def command(run, pairs, prompts, against, count, annotator, terminal, port, show, out, seed, sampling):
     """Say which of two answers is better, in the browser or in the terminal, and train a reward model on it.
 
-    The page is for this computer only. Every label is on disk before the next pair shows; the same command goes on where it stopped. OUT/labels.jsonl
-    is what `minialign reward` and `minialign dpo` learn from.
+    The page is for this computer only. Every label is on disk before the next pair shows; the same command goes on
+    where it stopped. OUT/labels.jsonl is what `minialign reward` and `minialign dpo` learn from.
 
     \b
     Example:  python -m minialign label runs/sft --prompts prompts.jsonl --out runs/labels
@@ -54,7 +62,8 @@ def command(run, pairs, prompts, against, count, annotator, terminal, port, show
         elif not (out / PAIRS).exists():
             made, dropped = made_pairs(run, prompts, against, count, seed, sampling)
             write_jsonl(out / PAIRS, made)
-            click.echo(f"{out / PAIRS}: {len(made)} pairs" + (f"; {dropped} were dropped because both answers are equal" if dropped else ""))
+            click.echo(f"{out / PAIRS}: {len(made)} pairs" + (f"; {dropped} were dropped because both answers are equal"
+                if dropped else ""))
         asked = read_pairs(out / PAIRS)
         load_model(run, "decoder")  # what a reward model will start from: complain now
         store = LabelStore(out / LABELS, asked, annotator, seed)
@@ -80,7 +89,8 @@ def typed(prompt: str) -> str:
 
 def serve(store: LabelStore, reward: LiveReward, port: int, show: bool) -> None:
     """The page, until Ctrl-C."""
-    from minialign.lab.labelling.page import LabelPage  # not before it is needed: the terminal does without a web framework
+    # not before it is needed: the terminal does without a web framework
+    from minialign.lab.labelling.page import LabelPage
 
     page = LabelPage(store, reward, port)
     click.echo(f"{page.url}\nOpen this address in a browser on this computer. Ctrl-C ends; every label is saved.")
@@ -90,16 +100,20 @@ def serve(store: LabelStore, reward: LiveReward, port: int, show: bool) -> None:
 
 
 def keep_pairs(given: Path, kept: Path) -> None:
-    """Copy the pairs to the labels' folder, or check that they are the ones that are there. Raises UserError otherwise."""
+    """Copy the pairs to the labels' folder, or check that they are the ones that are there. Raises UserError
+    otherwise."""
     pairs = [{k: v for k, v in pair.items() if k != "line"} for pair in read_pairs(given)]
     if not kept.exists():
         write_jsonl(kept, pairs)
     elif pairs != [{k: v for k, v in pair.items() if k != "line"} for pair in read_pairs(kept)]:
-        raise UserError(f"other pairs are labelled in {kept.parent}; choose another --out, or leave --pairs out to go on there", given)
+        raise UserError(f"other pairs are labelled in {kept.parent}; choose another --out, or leave --pairs out to go "
+                        f"on there", given)
 
 
-def made_pairs(run: Path, prompts: Path | None, against: Path | None, count: int, seed: int, sampling: SamplingConfig) -> tuple[list[dict], int]:
-    """Pairs of answers of the runs, and of the prompts' completions where they have them, to `count` prompts; and how many were dropped as equal."""
+def made_pairs(run: Path, prompts: Path | None, against: Path | None, count: int, seed: int,
+               sampling: SamplingConfig) -> tuple[list[dict], int]:
+    """Pairs of answers of the runs, and of the prompts' completions where they have them, to `count` prompts; and how
+    many were dropped as equal."""
     model, tokenizer = load_model(run, "language-model")
     models = [(str(run), model)]
     if against is not None:

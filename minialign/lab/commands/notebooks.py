@@ -13,8 +13,10 @@ from minialign.runs.errors import UserError
 
 @click.command(cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]…")
-@click.option("--folder", type=click.Path(path_type=Path), default="notebooks", show_default=True, cls=Option, help="Where the notebooks are.")
-@click.option("--fast", is_flag=True, cls=Option, help="Quick settings: everything runs, but too small to decide anything.")
+@click.option("--folder", type=click.Path(path_type=Path), default="notebooks", show_default=True, cls=Option,
+              help="Where the notebooks are.")
+@click.option("--fast", is_flag=True, cls=Option, help="Quick settings: everything runs, but too small to decide "
+                                                       "anything.")
 @click.option("--out", type=click.Path(path_type=Path), cls=Option, help="Where the executed ones go. [in place]")
 def command(names, folder, fast, out):
     """Run notebooks from their first cell to their last and write them with their outputs.
@@ -30,7 +32,8 @@ def command(names, folder, fast, out):
     chosen = [path for path in paths if not names or any(path.name.startswith(name) for name in names)]
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
-            raise UserError(f"no notebook's name begins with {name!r}; there are {', '.join(path.stem for path in paths)}", folder)
+            raise UserError(f"no notebook's name begins with {name!r}; there are "
+                            f"{', '.join(path.stem for path in paths)}", folder)
     if fast and out is None:
         raise UserError("quick outputs would replace those that are kept; give --out, a folder for them")
     for path in chosen:

@@ -32,7 +32,8 @@ class Number(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is not {'a whole number' if self.kind is int else 'a number'}", param, ctx)
         if not math.isfinite(number) or (self.kind is int and abs(number) > LARGEST):
-            self.fail(f"{value!r} is not finite" if self.kind is float else f"{value!r} is too large; the largest is {LARGEST}", param, ctx)
+            self.fail(f"{value!r} is not finite" if self.kind is float else f"{value!r} is too large; the largest is "
+                      f"{LARGEST}", param, ctx)
         return number
 
 
@@ -63,7 +64,8 @@ class Command(click.Command):
 
 
 def configured(
-    section: str, name: str, default: Any, fast: dict[str, Any] | None = None, hide: tuple[str, ...] = (), rename: dict[str, str] | None = None
+    section: str, name: str, default: Any, fast: dict[str, Any] | None = None, hide: tuple[str, ...] = (),
+    rename: dict[str, str] | None = None
 ) -> Callable:
     """Give a command one option for each field of a configuration, and hand it the configuration as one argument.
 
@@ -86,13 +88,15 @@ def configured(
             for field in fields:
                 value = values.pop(option[field.name]) if field.name != "seed" else values["seed"]
                 given = ctx.get_parameter_source(option[field.name]) not in (ParameterSource.DEFAULT, None)
-                chosen[field.name] = fast[field.name] if values.get("fast") and fast and field.name in fast and not given else value
+                chosen[field.name] = (fast[field.name] if values.get("fast") and fast and field.name in fast
+                                      and not given else value)
             values[name] = dataclasses.replace(default, **chosen)
             return ctx.invoke(function, **values)
 
         wrapper.__doc__, wrapper.__name__ = function.__doc__, function.__name__
         wrapper.__click_params__ = list(getattr(function, "__click_params__", []))
-        own = [option_of(field, option[field.name], getattr(default, field.name), help_of[field.name], section) for field in fields if field.name != "seed"]
+        own = [option_of(field, option[field.name], getattr(default, field.name), help_of[field.name], section)
+               for field in fields if field.name != "seed"]
         wrapper.__click_params__ = list(reversed(own)) + wrapper.__click_params__
         return wrapper
 
@@ -108,13 +112,16 @@ def option_of(field: dataclasses.Field, name: str, default: Any, text: str, sect
 
 
 def run_options(out: str | None, otherwise: str = "") -> Callable:
-    """--out, --seed and --fast, which every command that makes something has. Without a fixed `out`, `otherwise` says where the result goes."""
+    """--out, --seed and --fast, which every command that makes something has. Without a fixed `out`, `otherwise` says
+    where the result goes."""
 
     def decorate(function: Callable) -> Callable:
         for option in (
             click.option("--fast", is_flag=True, cls=Option, help="A quick look: less of everything, in seconds."),
-            click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Same seed, same numbers."),
-            click.option("--out", type=click.Path(path_type=Path), default=out, show_default=otherwise or True, cls=Option, help="Where the result goes."),
+            click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+                         help="Same seed, same numbers."),
+            click.option("--out", type=click.Path(path_type=Path), default=out, show_default=otherwise or True,
+                         cls=Option, help="Where the result goes."),
         ):
             function = option(function)
         return function
@@ -123,8 +130,10 @@ def run_options(out: str | None, otherwise: str = "") -> Callable:
 
 
 def file_option(name: str, text: str, **keywords) -> Callable:
-    """An option that takes a path. Whether the file is there and good is checked when it is read, with a message that names the line."""
+    """An option that takes a path. Whether the file is there and good is checked when it is read, with a message that
+    names the line."""
     return click.option(name, type=click.Path(path_type=Path), cls=Option, help=text, **keywords)
 
 
-TUNED = file_option("--tuned", "OUT/METHOD of `finetune`: what was trained on top of this very model.", metavar="FOLDER")
+TUNED = file_option("--tuned", "OUT/METHOD of `finetune`: what was trained on top of this very model.",
+                    metavar="FOLDER")

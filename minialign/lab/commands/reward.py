@@ -29,12 +29,17 @@ FAST = {"steps": 20, "validate_every": 10}
 
 @click.command(cls=Command)
 @file_option("--base", "The instruction-tuned run to start from.", required=True, metavar="RUN")
-@file_option("--comparisons", "One JSON object a line, with `prompt`, `chosen` and `rejected`.", required=True, metavar="FILE.jsonl")
-@file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.", metavar="FILE.jsonl")
+@file_option("--comparisons", "One JSON object a line, with `prompt`, `chosen` and `rejected`.", required=True,
+             metavar="FILE.jsonl")
+@file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.",
+             metavar="FILE.jsonl")
 @file_option("--test", "Comparisons of other prompts or people, only measured at the end.", metavar="FILE.jsonl")
-@click.option("--references", default=256, show_default=True, type=click.IntRange(2, 100_000), cls=Option, help="Answers of the base to normalise scores on.")
-@click.option("--skip-long", "long", flag_value="skip", help="Leave out what does not fit the context, and say how many, instead of stopping.")
-@click.option("--cut-long", "long", flag_value="cut", help="Cut answers that do not fit the context, and say how many, instead of stopping.")
+@click.option("--references", default=256, show_default=True, type=click.IntRange(2, 100_000), cls=Option,
+              help="Answers of the base to normalise scores on.")
+@click.option("--skip-long", "long", flag_value="skip", help="Leave out what does not fit the context, and say how "
+              "many, instead of stopping.")
+@click.option("--cut-long", "long", flag_value="cut", help="Cut answers that do not fit the context, and say how many, "
+                                                           "instead of stopping.")
 @run_options(out="runs/reward")
 @configured("Training", "training", REWARD, FAST)
 def command(base, comparisons, valid, test, references, long, out, seed, fast, training):
@@ -53,33 +58,41 @@ def command(base, comparisons, valid, test, references, long, out, seed, fast, t
     say_shared_prompts(learned, held_out, valid)
     say_shared_prompts(learned, others, test)
     files = (comparisons, valid or comparisons, test)
-    ranked, checks, tests = (rank_judged(tokenizer, part, context, long, file) for part, file in zip((learned, held_out, others), files))
+    ranked, checks, tests = (rank_judged(tokenizer, part, context, long, file) for part,
+                             file in zip((learned, held_out, others), files))
     if count_pairs(checks) < 2:
         few = "too few to hold a tenth of the prompts out for validation" if valid is None else "too few to validate on"
-        raise UserError(f"{count_pairs([*checks, *([] if valid else ranked)])} comparisons are {few}; give more", valid or comparisons)
+        raise UserError(f"{count_pairs([*checks, *([] if valid else ranked)])} comparisons are {few}; give more",
+                        valid or comparisons)
     if test and not tests:
         raise UserError("there is nothing in it to measure", test)
     fill_a_batch(len(ranked), "prompts with comparisons to learn from", training.batch, comparisons)
     run = RunFolder(out)
     with run.locked():
-        config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(training), "references": references}
-        run.begin({**config, "data": fingerprint([learned, held_out]), "base": digest(tensors_of(model))[:16]}, tokenizer)
+        config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward",
+                  "training": to_dict(training), "references": references}
+        run.begin({**config, "data": fingerprint([learned, held_out]), "base": digest(tensors_of(model))[:16]},
+                  tokenizer)
         if not run.finished:
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
-            train_reward_model(model, ranked, checks, reference_rows(model, tokenizer, learned, references, seed), training, run)
+            train_reward_model(model, ranked, checks, reference_rows(model, tokenizer, learned, references, seed),
+                               training, run)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
     trained, _ = load_model(out, "scalar-model")
     blind = blind_baselines(held_out)
     for judge, share in blind.items():
-        click.echo(f"  a judge that always takes the {judge} one: {max(share.mean, 1 - share.mean):.1%}{' (by taking the other)' * (share.mean < 0.5)}")
+        click.echo(f"  a judge that always takes the {judge} one: "
+                   f"{max(share.mean, 1 - share.mean):.1%}{' (by taking the other)' * (share.mean < 0.5)}")
     chosen, rejected = all_pair_scores(trained, Comparisons(checks, 1, 0))
     bins = calibration((run.facts()["reference_deviation"] * (chosen - rejected)).tolist())
     click.echo(f"how sure it is (predicted), and how often people agreed (observed):\n{show_calibration(bins)}")
     names = {"longer": "only the length", "first": "only the position"}
-    save_png(calibration_figure(bins, {names[judge]: max(share.mean, 1 - share.mean) for judge, share in blind.items()}), run.path / CALIBRATION)
+    save_png(calibration_figure(bins, {names[judge]: max(share.mean, 1 - share.mean) for judge,
+                                       share in blind.items()}), run.path / CALIBRATION)
     click.echo(f"drawn in {run.path / CALIBRATION}")
     if test:
-        click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(tests, 1, 0))['accuracy']:.1%} of {count_pairs(tests):,}")
+        click.echo(f"{test}: {evaluate_pairs(trained, Comparisons(tests, 1, 0))['accuracy']:.1%} of "
+                   f"{count_pairs(tests):,}")
 
 
 def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[list[int]]:
@@ -89,9 +102,11 @@ def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: 
     """
     context = model.config.context
     prompts, chosen = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen"))
-    fitting = [(len(p), len(a) + 1, c["prompt"]) for p, a, c in zip(prompts, chosen, comparisons) if len(p) + len(a) + 2 <= context]
+    fitting = [(len(p), len(a) + 1, c["prompt"]) for p, a, c in zip(prompts, chosen, comparisons)
+               if len(p) + len(a) + 2 <= context]
     if not fitting:
-        raise UserError(f"no chosen answer fits the model's context of {context} with its prompt; use shorter ones, or a model with a longer context")
+        raise UserError(f"no chosen answer fits the model's context of {context} with its prompt; use shorter ones, or "
+                        f"a model with a longer context")
     new_tokens = min(48, statistics.median_low([length for _, length, _ in fitting]))
     texts = [text for length, _, text in fitting if 1 + length + new_tokens <= context]
     texts = [texts[i % len(texts)] for i in range(count)]

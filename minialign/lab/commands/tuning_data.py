@@ -39,7 +39,8 @@ class Lesson:
     learned: Any  # training data (training.Data)
     checked: Any  # the same of the lines that are held out
     loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the sum over its labels, nats
-    validate: Callable[[nn.Module], dict[str, float]]  # model -> what is measured on the held-out lines, a mean in nats among it
+    # model -> what is measured on the held-out lines, a mean in nats among it
+    validate: Callable[[nn.Module], dict[str, float]]
     labels: Sequence[str] = ()  # in the order of the classes; none where it learns to write
 
 
@@ -53,7 +54,8 @@ def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[lis
 
 
 def must_fit(model: nn.Module, tokens: int, file: Path, line: int, before: int = 0) -> None:
-    """Raise UserError, with the line, for more tokens than the model can read after `before` vectors of a tuned prompt."""
+    """Raise UserError, with the line, for more tokens than the model can read after `before` vectors of a tuned
+    prompt."""
     if tokens + before > model.config.context:
         room = f"{model.config.context}" + (f", of which a tuned prompt takes {before}" if before else "")
         raise UserError(f"{tokens} tokens do not fit the model's context of {room}; shorten it", file, line)
@@ -65,10 +67,13 @@ def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int
     return [tokenizer.begin, *ids, *([tokenizer.end] if published_encoder else [])]
 
 
-def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, before: int = 0) -> Lesson:
-    """Texts with labels, for a head on the body of a decoder or an encoder; before: vectors of a tuned prompt that the context has to hold as well."""
+def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
+                    file: Path, before: int = 0) -> Lesson:
+    """Texts with labels, for a head on the body of a decoder or an encoder; before: vectors of a tuned prompt that the
+    context has to hold as well."""
     if model.config.kind == "encoder-decoder":
-        raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another --base")
+        raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another "
+                        "--base")
     labels = sorted({record["label"] for side in sides for record in side})
     if len(labels) < 2:
         raise UserError(f"all labels are {labels[0]!r}; give lines of two labels or more", file)
@@ -77,21 +82,27 @@ def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dic
         rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]
         for row, record in zip(rows, side):
             must_fit(model, len(row), file, record["line"], before)
-        made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side], min(training.batch, len(side)), training.seed))
-    return Lesson(Classifier(model.body, len(labels), training.seed), *made, class_loss, lambda model: examine_classes(model, made[1]), labels)
+        made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side],
+                                  min(training.batch, len(side)), training.seed))
+    return Lesson(Classifier(model.body, len(labels), training.seed), *made, class_loss,
+                  lambda model: examine_classes(model, made[1]), labels)
 
 
 def written_lesson(
-    model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path, before: int = 0, chat: bool = False
+    model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path,
+    before: int = 0, chat: bool = False
 ) -> Lesson:
-    """Demonstrations, for a decoder or an encoder-decoder; before: as above; chat: in the marks of the chat template."""
+    """Demonstrations, for a decoder or an encoder-decoder; before: as above; chat: in the marks of the chat
+    template."""
     if model.config.kind == "encoder":
-        raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and `label`, or another --base", file)
+        raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and "
+                        "`label`, or another --base", file)
     pairs = model.config.kind == "encoder-decoder"
     loss, made = text_to_text_loss if pairs else next_token_loss, []
     for side in sides:
         rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(training.batch, len(side))
-        made.append(TextToTextRows(rows, batch, training.seed, model.special) if pairs else LabelledRows(rows, batch, training.seed))
+        made.append(TextToTextRows(rows, batch, training.seed, model.special) if pairs
+                    else LabelledRows(rows, batch, training.seed))
     held = [made[1].batch(names) for names in map(made[1].order, range(min(8, made[1].order.steps_in_epoch)))]
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -101,8 +112,10 @@ def written_lesson(
     return Lesson(model, *made, loss, validate)
 
 
-def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, vectors: int, chat: bool) -> list[tuple]:
-    """Each line as a row and the place where its completion begins; for an encoder-decoder as the ids of its prompt and of its completion.
+def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, vectors: int,
+                   chat: bool) -> list[tuple]:
+    """Each line as a row and the place where its completion begins; for an encoder-decoder as the ids of its prompt and
+    of its completion.
 
     Args:
         vectors: of a tuned prompt, which the context of what is read has to hold as well.
@@ -111,14 +124,17 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
     """
     texts = [record["completion"].strip() if chat else record["completion"] for record in side]
     made = []
-    for record, before, after in zip(side, tokenizer.encode_many([record["prompt"] for record in side]), tokenizer.encode_many(texts)):
+    for record, before, after in zip(side, tokenizer.encode_many([record["prompt"] for record in side]),
+                                     tokenizer.encode_many(texts)):
         if not after:
             raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
         if model.config.kind == "encoder-decoder":
             made.append((as_prompt(tokenizer, before), after))
-            tokens = max(len(made[-1][0]), 1 + len(after) - vectors)  # the begin token before what is written; the vectors are read by the encoder
+            # the begin token before what is written; the vectors are read by the encoder
+            tokens = max(len(made[-1][0]), 1 + len(after) - vectors)
         else:
-            made.append(taught_row(tokenizer, SYSTEM, before, after) if chat else demonstration_row(tokenizer, before, after))
+            made.append(taught_row(tokenizer, SYSTEM, before, after) if chat
+                        else demonstration_row(tokenizer, before, after))
             tokens = len(made[-1][0]) - 1  # the last one is said, and not read
         must_fit(model, tokens, file, record["line"], vectors)
     return made

@@ -1,4 +1,5 @@
-r"""The main job's judges: annotators who label, and, at its end, what the gold score and people who labelled nothing say of each summary.
+r"""The main job's judges: annotators who label, and, at its end, what the gold score and people who labelled nothing
+say of each summary.
 
     gold score     of pretrained, instruction-tuned and RLHF models and of the reference summaries, mean and interval over stories
     win rate       each model's summary against the reference of the same story; five held-out annotators, order by chance, ties one half
@@ -49,13 +50,15 @@ def evaluate(
     seed: int,
     rivals: bool = True,
 ) -> dict[str, Any]:
-    """Let every model summarise the test stories, judge the summaries, write them down, and return the numbers of summary.json.
+    """Let every model summarise the test stories, judge the summaries, write them down, and return the numbers of
+    summary.json.
 
     Args:
         folder: of the run; samples and stories go to its `evaluation/`.
         tokenizer: of the models.
         models: "pretrained", "sft" and "rlhf".
-        reward: the reward model; unit: log-odds that one point of it stands for, the "reference_deviation" that its scores were divided by.
+        reward: the reward model; unit: log-odds that one point of it stands for, the "reference_deviation" that its
+            scores were divided by.
         comparisons: all that its training and validation drew from.
         tests: demonstrations of stories that nothing trained on: {"prompt", "completion" (the reference), "story"}.
         sampling: how every model answers; seed: of the answers and the judges.
@@ -63,22 +66,29 @@ def evaluate(
     """
     stories = [Story.from_dict(test["story"]) for test in tests]
     prompts = [test["prompt"] for test in tests]
-    answers = {name: continue_texts(model, tokenizer, prompts, sampling, torch.Generator().manual_seed(seed)) for name, model in models.items()}
+    answers = {name: continue_texts(model, tokenizer, prompts, sampling, torch.Generator().manual_seed(seed)) for name,
+               model in models.items()}
     answers["reference"] = [test["completion"] for test in tests]
     golds = {name: [score(story, text) for story, text in zip(stories, texts)] for name, texts in answers.items()}
     stages = {name: gold_scores(golds[name]) | {"length": words(texts)} for name, texts in answers.items()}
     for number, name in enumerate(models):
         stages[name] |= duel(stories, answers[name], answers["reference"], random.Random(seed * 10 + number))
-    log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling, torch.Generator().manual_seed(seed + 1))
+    log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling,
+                            torch.Generator().manual_seed(seed + 1))
     kl = mean_interval(log_ratios.tolist())
-    write_jsonl(folder / "evaluation" / "stories.jsonl", ({"story": i, "text": s.text, "plot": s.plot} for i, s in enumerate(stories)))
+    write_jsonl(folder / "evaluation" / "stories.jsonl", ({"story": i, "text": s.text, "plot": s.plot} for i,
+                                                          s in enumerate(stories)))
     proxy = score_rows(reward, answer_rows(tokenizer, prompts, answers["rlhf"], reward.config.context)).tolist()
-    samples = [sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i, text in enumerate(texts)]
-    write_jsonl(folder / "evaluation" / "samples.jsonl", (s | ({"proxy": round(proxy[s["story"]], 4)} if s["stage"] == "rlhf" else {}) for s in samples))
-    result = {"stages": stages, "reward_model": judge_the_judge(reward, unit, tokenizer, comparisons), "kl": kl.mean, "kl_interval": kl.to_dict()}
+    samples = [sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i,
+               text in enumerate(texts)]
+    write_jsonl(folder / "evaluation" / "samples.jsonl", (s | ({"proxy": round(proxy[s["story"]], 4)}
+        if s["stage"] == "rlhf" else {}) for s in samples))
+    result = {"stages": stages, "reward_model": judge_the_judge(reward, unit, tokenizer, comparisons), "kl": kl.mean,
+              "kl_interval": kl.to_dict()}
     if rivals:
         own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
-        result["best_of_n"] = [own, *best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)]
+        result["best_of_n"] = [own, *best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling,
+                                                    seed)]
     write_json(folder / "evaluation" / "result.json", result)
     return result
 
@@ -93,9 +103,12 @@ def words(texts: list[str]) -> dict[str, float]:
     return mean_interval([float(len(text.split())) for text in texts]).to_dict()
 
 
-def duel(stories: list[Story], answers: list[str], rivals: list[str], rng: random.Random, panel: Sequence[Annotator] = HELD_OUT_PANEL) -> dict[str, Any]:
-    """Win rate of answers against rivals before a panel, and what is left of it at equal length, each with its interval over stories."""
-    found = win_rates([[judged(person, *texts, rng) for person in panel] for texts in zip(stories, answers, rivals)], answers, rivals)
+def duel(stories: list[Story], answers: list[str], rivals: list[str], rng: random.Random,
+         panel: Sequence[Annotator] = HELD_OUT_PANEL) -> dict[str, Any]:
+    """Win rate of answers against rivals before a panel, and what is left of it at equal length, each with its interval
+    over stories."""
+    found = win_rates([[judged(person, *texts, rng) for person in panel] for texts in zip(stories, answers, rivals)],
+                      answers, rivals)
     return {"win_rate": found.won.to_dict(), "win_rate_at_equal_length": found.at_equal_length.to_dict()}
 
 
@@ -106,10 +119,14 @@ def judged(person, story: Story, answer: str, rival: str, rng: random.Random) ->
     return 0.5 if winner == "tie" else float((winner == "first") != swapped)
 
 
-def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict], sampling: SamplingConfig, seed: int) -> list[dict]:
-    """What best of n makes of the instruction-tuned model with the same reward model, and how far from it that is in the closed form of its KL."""
-    prompts, references, stories = ([test["prompt"] for test in tests], [test["completion"] for test in tests], [Story.from_dict(t["story"]) for t in tests])
-    answers, scores = sample_and_score(sft, reward, tokenizer, prompts, RIVALS[-1], sampling, torch.Generator().manual_seed(seed + 2))
+def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict],
+                   sampling: SamplingConfig, seed: int) -> list[dict]:
+    """What best of n makes of the instruction-tuned model with the same reward model, and how far from it that is in
+    the closed form of its KL."""
+    prompts, references, stories = ([test["prompt"] for test in tests], [test["completion"] for test in tests],
+                                    [Story.from_dict(t["story"]) for t in tests])
+    answers, scores = sample_and_score(sft, reward, tokenizer, prompts, RIVALS[-1], sampling,
+                                       torch.Generator().manual_seed(seed + 2))
     rows = []
     for n in RIVALS:
         texts, best = best_of(answers, scores, n)
@@ -117,7 +134,8 @@ def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer
     return rows
 
 
-def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], references: list[str], proxy: list[float], seed: int) -> dict[str, Any]:
+def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], references: list[str], proxy: list[float],
+              seed: int) -> dict[str, Any]:
     """KL, score, gold and win rates of answers to some stories: one row of the comparison of PPO with best of n."""
     answers, references, proxy = answers[: len(stories)], references[: len(stories)], proxy[: len(stories)]
     gold = mean_interval([score(story, text).gold for story, text in zip(stories, answers)], 0.0, 1.0).to_dict()
@@ -126,17 +144,20 @@ def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], re
 
 
 def judge_the_judge(reward: ScalarModel, unit: float, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, Any]:
-    """Accuracy and calibration on comparisons whose prompts no reward model trained on, and the accuracy of two judges who do not read."""
+    """Accuracy and calibration on comparisons whose prompts no reward model trained on, and the accuracy of two judges
+    who do not read."""
     learned, held_out = split_by_prompt(comparisons)
     ranked, _ = ranked_rows(tokenizer, held_out, reward.config.context)
     chosen, rejected = all_pair_scores(reward, Comparisons(ranked, 1, 0))
     accuracy = pair_accuracy(chosen, rejected)
-    interval: Interval = wilson_interval(accuracy * len(ranked), len(ranked))  # a prompt counts once: its pairs are not independent
+    # a prompt counts once: its pairs are not independent
+    interval: Interval = wilson_interval(accuracy * len(ranked), len(ranked))
     return {
         "accuracy": accuracy,
         "low": interval.low,
         "high": interval.high,
-        "length_only": blind_accuracy(learned, held_out, lambda c: len(c["chosen"].split()) - len(c["rejected"].split())),
+        "length_only": blind_accuracy(learned, held_out, lambda c: len(c["chosen"].split())
+                                      - len(c["rejected"].split())),
         "position_only": blind_accuracy(learned, held_out, lambda c: 1 if c["shown_first"] == "chosen" else -1),
         "comparisons": len(learned),
         "held_out": len(held_out),
@@ -145,8 +166,11 @@ def judge_the_judge(reward: ScalarModel, unit: float, tokenizer: Tokenizer, comp
 
 
 def blind_accuracy(learned: list[dict], held_out: list[dict], feature) -> float:
-    """Accuracy of a judge that only looks at the sign of one number; which sign is better is taken from the training part."""
-    right = lambda part: sum(1.0 if feature(c) > 0 else 0.5 if feature(c) == 0 else 0.0 for c in part) / len(part)  # noqa: E731
+    """Accuracy of a judge that only looks at the sign of one number; which sign is better is taken from the training
+    part."""
+    def right(part):
+        return sum(1.0 if feature(c) > 0 else 0.5 if feature(c) == 0 else 0.0
+                                 for c in part) / len(part)
     return right(held_out) if right(learned) >= 0.5 else 1 - right(held_out)
 
 
@@ -154,11 +178,13 @@ def sample(index: int, stage: str, prompt: str, text: str, gold: Gold) -> dict[s
     """One summary with its judgement, as the report and a person read it."""
     statements = [{"start": s.span[0], "end": s.span[1], "verdict": s.verdict} for s in gold.statements]
     scores = {aspect: round(getattr(gold, aspect), 4) for aspect in ASPECTS}
-    return {"story": index, "stage": stage, "prompt": prompt, "text": text, **scores, "statements": statements, "rude": [list(s) for s in gold.rude_spans]}
+    return {"story": index, "stage": stage, "prompt": prompt, "text": text, **scores, "statements": statements,
+            "rude": [list(s) for s in gold.rude_spans]}
 
 
 def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
-    """One annotator of the training panel, drawn at random, chooses for each pair; ties say nothing about an order and are left out.
+    """One annotator of the training panel, drawn at random, chooses for each pair; ties say nothing about an order and
+    are left out.
 
     Args:
         pairs: from `sample_pairs`; judged: the demonstrations that their `index` counts, which know their story.
@@ -170,7 +196,8 @@ def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
         person = rng.choice(TRAINING_PANEL)
         choice = person.compare(Story.from_dict(judged[pair["index"]]["story"]), pair["first"], pair["second"], rng)
         if choice.winner != "tie":
-            comparisons.append(as_comparison(pair, choice.winner, annotator=person.name, confidence=choice.confidence, index=pair["index"]))
+            comparisons.append(as_comparison(pair, choice.winner, annotator=person.name, confidence=choice.confidence,
+                                             index=pair["index"]))
     return comparisons
 
 

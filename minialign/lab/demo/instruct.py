@@ -1,10 +1,12 @@
 r"""The toy world's T5, T0 and GPT-3: what the chapter on instruction tuning compares, made from nothing.
 
     dirty passages → tokenizer →  span corruption → LM adaptation → T5+LM  →  mixture in many words  → T0
-                                                                           →  mixture, one prefix a task → T5 (multitask)
+                                                                           →  mixture, one prefix a task → T5
+                                                                           (multitask)
                                →  next token, at least four times the parameters and as many tokens  → GPT-3
 
-Passages are short (three to five events), because what a small model learns is counted in passages and what a laptop does in tokens.
+Passages are short (three to five events), because what a small model learns is counted in passages and what a laptop
+does in tokens.
 Read next: instruct/t0.py. Try it:  python -m minialign instruct
 """
 
@@ -56,12 +58,14 @@ class ToyConfig:
     gpt_layers: int = 6  # N of the decoder
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(("passages", "pretrain_steps", "tune_steps", "batch", "examples", "examined", "questions"), (1, 10**8)))
+        check_ranges(self, dict.fromkeys(("passages", "pretrain_steps", "tune_steps", "batch", "examples", "examined",
+                                          "questions"), (1, 10**8)))
         if self.passages <= VALID:
             raise UserError(f"passages is {self.passages}; {VALID} of them are kept for validation, so give more")
 
 
-FAST = {"passages": 600, "pretrain_steps": 12, "adapt_steps": 4, "tune_steps": 20, "batch": 16, "examples": 12, "examined": 8, "questions": 400}
+FAST = {"passages": 600, "pretrain_steps": 12, "adapt_steps": 4, "tune_steps": 20, "batch": 16, "examples": 12,
+        "examined": 8, "questions": 400}
 FAST |= {"gpt_width": 96, "gpt_layers": 4}
 
 
@@ -78,7 +82,8 @@ def corpus(config: ToyConfig, seed: int) -> tuple[list[str], list[str]]:
 
 @functools.lru_cache(maxsize=8)
 def passages(count: int, seed: int) -> tuple[str, ...]:
-    """The corpus, told once in a process: twelve thousand passages take as long to tell as eighty steps of training on them."""
+    """The corpus, told once in a process: twelve thousand passages take as long to tell as eighty steps of training on
+    them."""
     return tuple(document["text"] for document in documents(count, seed, tell=scene))
 
 
@@ -89,7 +94,8 @@ def tokenizer_of(config: ToyConfig, texts: list[str]) -> Tokenizer:
 
 
 def split_of(config: ToyConfig, seed: int, held_out: tuple[str, ...] = HELD_OUT) -> Split:
-    """The datasets of the world, whole clusters held out; the examples that are examined are the same for every seed."""
+    """The datasets of the world, whole clusters held out; the examples that are examined are the same for every
+    seed."""
     told = learned_and_asked(config.examples, config.examined, seed, held_out)
     return split_by_cluster({task: list(found) for task, found in told.items()}, held_out, seed=seed)
 
@@ -105,7 +111,8 @@ def learned_and_asked(learn: int, ask: int, seed: int, held_out: tuple[str, ...]
 
 def training(steps: int, config: ToyConfig, seed: int, learning_rate: float) -> TrainingConfig:
     """How each stage is trained."""
-    return TrainingConfig(steps, config.batch, learning_rate, weight_decay=0.05, validate_every=max(1, steps // 4), checkpoint_every=200, seed=seed)
+    return TrainingConfig(steps, config.batch, learning_rate, weight_decay=0.05, validate_every=max(1, steps // 4),
+                          checkpoint_every=200, seed=seed)
 
 
 def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
@@ -117,13 +124,15 @@ def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
         activation="relu", initial_std=config.width**-0.5, smeared_keys=True,
     )  # fmt: skip
     model = LanguageModel(shape, seed)
-    stages = [(CORRUPTED, pretrain_span_corruption, config.pretrain_steps, 2e-3), (ADAPTED, adapt, config.adapt_steps, 1e-3)]
+    stages = [(CORRUPTED, pretrain_span_corruption, config.pretrain_steps, 2e-3),
+              (ADAPTED, adapt, config.adapt_steps, 1e-3)]
     for name, teach, steps, rate in stages:
         run, how = RunFolder(folder / name), training(max(1, steps), config, seed, rate)
         if steps == 0:
             continue
         with run.locked():
-            run.begin({**describe_model(model), "stage": name[2:], "training": to_dict(how), "toy": to_dict(config)}, tokenizer)
+            run.begin({**describe_model(model), "stage": name[2:], "training": to_dict(how), "toy": to_dict(config)},
+                      tokenizer)
             if not run.finished:
                 teach(model, tokenizer, texts, valid, how, run, packed=False)
         model = load_model(run.path, "language-model")[0]
@@ -131,7 +140,8 @@ def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
 
 
 def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
-    """The toy GPT-3 in `folder`: the corpus and the tokenizer of the toy T5, as many steps as both of its stages, larger."""
+    """The toy GPT-3 in `folder`: the corpus and the tokenizer of the toy T5, as many steps as both of its stages,
+    larger."""
     texts, valid = corpus(config, seed)
     tokenizer = tokenizer_of(config, texts)
     shape = TransformerConfig(
@@ -141,7 +151,8 @@ def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
     model, how = LanguageModel(shape, seed), training(config.pretrain_steps + config.adapt_steps, config, seed, 2e-3)
     run = RunFolder(folder)
     with run.locked():
-        run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(how), "toy": to_dict(config)}, tokenizer)
+        run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(how), "toy": to_dict(config)},
+                  tokenizer)
         if not run.finished:
             pretrain(model, tokenizer, texts, valid, how, run, packed=False)
     return folder

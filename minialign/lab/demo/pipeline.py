@@ -1,12 +1,15 @@
-r"""The main job: the three-step recipe, from dirty text to an aligned model, on a world in which every statement can be checked.
+r"""The main job: the three-step recipe, from dirty text to an aligned model, on a world in which every statement can be
+checked.
 
-    dirty corpus → tokenizer → pretrained decoder → instruction-tuned on clean demonstrations → pairs of answers → annotators choose
-    → reward model → PPO against the frozen instruction-tuned reference → evaluation by the gold score and by people who labelled nothing
+    dirty corpus → tokenizer → pretrained decoder → instruction-tuned on clean demonstrations → pairs of answers →
+    annotators choose → reward model → PPO against the frozen instruction-tuned reference → evaluation by the gold score
+    and by people who labelled nothing
 
-(Stiennon et al. 2020, Fig. 2; Ouyang et al. 2022, Fig. 2.) Every arrow is a file in the run folder that a person can open. A stage whose
-result is there is not done again, so a run that was stopped goes on where it was, to the same bits.
+(Stiennon et al. 2020, Fig. 2; Ouyang et al. 2022, Fig. 2.) Every arrow is a file in the run folder that a person can
+open. A stage whose result is there is not done again, so a run that was stopped goes on where it was, to the same bits.
 
-Nothing that trains ever sees the gold score; the annotators of the win rates are not those whose choices trained the reward model.
+Nothing that trains ever sees the gold score; the annotators of the win rates are not those whose choices trained the
+reward model.
 
 Read next: the files of each stage, in the order above. Try it:  python -m minialign
 """
@@ -45,11 +48,13 @@ from minialign.world.corpus import written_documents
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
-SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # how every stage answers; Stiennon et al. 2020 sampled at 0.7 in PPO, too
+# how every stage answers; Stiennon et al. 2020 sampled at 0.7 in PPO, too
+SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)
 
 
 def ppo_settings(updates: int, prompts: int, beta: float, seed: int) -> PPOConfig:
-    """PPO for answers of twenty tokens whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
+    """PPO for answers of twenty tokens whose only reward stands at their end: with λ = 1 all of it reaches the first
+    token."""
     asked, length, temperature = min(32, prompts), SAMPLING.new_tokens, SAMPLING.temperature
     rates = {"learning_rate": 8e-4, "value_learning_rate": 2e-3, "value_warmup": updates // 10, "lam": 1.0}
     return PPOConfig(updates, asked, 4, length, temperature, minibatch=4 * asked, beta=beta, seed=seed, **rates)
@@ -108,9 +113,11 @@ class Demo:
         with self.stage("evaluate", "6 asking people who labelled nothing"):
             models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
             summary = evaluate(
-                self.folder, made.tokenizer, models, reward, self.unit, made.comparisons, made.tests, SAMPLING, self.config.seed_of(6)
+                self.folder, made.tokenizer, models, reward, self.unit, made.comparisons, made.tests, SAMPLING,
+                self.config.seed_of(6)
             )
-        return summary | {"parameters": sum(p.numel() for p in policy.parameters()), "seed": self.config.seed, "settings": to_dict(self.config)}
+        return summary | {"parameters": sum(p.numel() for p in policy.parameters()), "seed": self.config.seed,
+                          "settings": to_dict(self.config)}
 
     def until_comparisons(self) -> Made:
         """The first half: all that a reward model and PPO need. Claims start from here, too."""
@@ -123,11 +130,13 @@ class Demo:
         with self.stage("sft", "2 instruction tuning on clean demonstrations"):
             instructed = self.instructed(tokenizer, pretrained, demos)
         with self.stage("compare", "3 sampling pairs, annotators choose"):
-            comparisons = self.once(f"{COMPARED}/comparisons.jsonl", lambda: self.compared(tokenizer, pretrained, instructed, judged))
+            comparisons = self.once(f"{COMPARED}/comparisons.jsonl", lambda: self.compared(tokenizer, pretrained,
+                instructed, judged))
         return Made(tokenizer, pretrained, instructed, comparisons, practice, tests)
 
     def written(self) -> list[list[dict]]:
-        """Corpus, demonstrations, and the stories of the later stages, each from a seed of its own: two processes write them side by side."""
+        """Corpus, demonstrations, and the stories of the later stages, each from a seed of its own: two processes write
+        them side by side."""
         c = self.config
         jobs = {
             "documents": (written_documents, c.documents, c.seed_of(1), c.dirt),
@@ -136,9 +145,11 @@ class Demo:
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
             "tests": (demonstrations, c.evaluated, c.seed_of(5), 1.0),
         }
-        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # Ctrl-C is for the one that waits
+        # Ctrl-C is for the one that waits
+        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
         with ProcessPoolExecutor(2, mp_context=get_context("spawn"), **ignore) as pool:
-            missing = {name: pool.submit(*job) for name, job in jobs.items() if not (self.folder / "data" / f"{name}.jsonl").exists()}
+            missing = {name: pool.submit(*job) for name, job in jobs.items()
+                       if not (self.folder / "data" / f"{name}.jsonl").exists()}
             return [self.once(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
 
     def tokenizer(self, texts: list[str]) -> Tokenizer:
@@ -148,7 +159,8 @@ class Demo:
             write_atomic(path, train_tokenizer(texts[:4000], 1024).to_json())
         return load_tokenizer(path)
 
-    def trained(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any, stage: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:
+    def trained(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any,
+                stage: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:
         """A stage's model: trained in its run folder, or read from it when it is finished."""
         run = RunFolder(self.folder / name)
         with run.locked():
@@ -161,9 +173,12 @@ class Demo:
         """A decoder that has read the dirty corpus."""
         c = self.config
         model = LanguageModel(c.shape(tokenizer.size), c.seed_of(1))
-        settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200, seed=c.seed_of(1))
+        settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200,
+                                  seed=c.seed_of(1))
         split = -max(1, len(texts) // 50)
-        train = lambda run: pretrain(model, tokenizer, texts[:split], texts[split:], settings, run, packed=False)  # noqa: E731
+        def train(run):
+            return pretrain(model, tokenizer, texts[:split], texts[split:], settings, run,
+                                             packed=False)
         return self.trained(PRETRAINED, model, tokenizer, settings, train)
 
     def instructed(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
@@ -172,11 +187,14 @@ class Demo:
         model = copy.deepcopy(pretrained)
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
         split = -max(32, len(rows) // 50)
-        settings = TrainingConfig(c.sft_steps, 16, 4e-3, final=0.02, weight_decay=0.05, validate_every=100, checkpoint_every=100, seed=c.seed_of(2))
-        train = lambda run: fine_tune(model, rows[:split], rows[split:], settings, run)  # noqa: E731
+        settings = TrainingConfig(c.sft_steps, 16, 4e-3, final=0.02, weight_decay=0.05, validate_every=100,
+                                  checkpoint_every=100, seed=c.seed_of(2))
+        def train(run):
+            return fine_tune(model, rows[:split], rows[split:], settings, run)
         return self.trained(INSTRUCTED, model, tokenizer, settings, train)
 
-    def compared(self, tokenizer: Tokenizer, pretrained: LanguageModel, instructed: LanguageModel, judged: list[dict]) -> list[dict]:
+    def compared(self, tokenizer: Tokenizer, pretrained: LanguageModel, instructed: LanguageModel,
+                 judged: list[dict]) -> list[dict]:
         """Pairs of summaries from several policies and the references, and which an annotator preferred."""
         candidates = [
             Candidate("sft", instructed, temperature=SAMPLING.temperature),
@@ -185,12 +203,14 @@ class Demo:
             Candidate("reference", texts=tuple(d["completion"] for d in judged)),
         ]
         seed = self.config.seed_of(3)
-        pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, seed, self.config.answers)
+        pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, seed,
+                                self.config.answers)
         return judge_pairs(pairs, judged, seed)
 
     @property
     def unit(self) -> float:
-        """Log-odds that one point of the reward model stands for: by what its scores were divided when they were normalised."""
+        """Log-odds that one point of the reward model stands for: by what its scores were divided when they were
+        normalised."""
         return RunFolder(self.folder / REWARD).facts()["reference_deviation"]
 
     def rewarded(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
@@ -198,19 +218,25 @@ class Demo:
         c = self.config
         learned, held_out = split_by_prompt(comparisons)
         ranked, valid = (ranked_rows(tokenizer, part, instructed.config.context)[0] for part in (learned, held_out))
-        settings = TrainingConfig(c.reward_steps, 16, 1.5e-3, weight_decay=0.01, validate_every=40, checkpoint_every=40, seed=c.seed_of(4))
+        settings = TrainingConfig(c.reward_steps, 16, 1.5e-3, weight_decay=0.01, validate_every=40, checkpoint_every=40,
+                                  seed=c.seed_of(4))
         prompts = [d["prompt"] for d in learned[:256]]
 
         def train(run: RunFolder) -> None:
-            answers = continue_texts(instructed, tokenizer, prompts, SAMPLING, torch.Generator().manual_seed(c.seed_of(4)))
-            train_reward_model(instructed, ranked, valid, answer_rows(tokenizer, prompts, answers, instructed.config.context), settings, run)
+            answers = continue_texts(instructed, tokenizer, prompts, SAMPLING,
+                                     torch.Generator().manual_seed(c.seed_of(4)))
+            train_reward_model(instructed, ranked, valid, answer_rows(tokenizer, prompts, answers,
+                instructed.config.context), settings, run)
 
         return self.trained(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
 
-    def optimised(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel, practice: list[dict]) -> LanguageModel:
+    def optimised(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel,
+                  practice: list[dict]) -> LanguageModel:
         """The policy after PPO, on stories that no other stage has seen."""
         c = self.config
         prompts = prompt_ids(tokenizer, [d["prompt"] for d in practice])
         settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5))
-        train = lambda run: train_ppo(instructed, reward, prompts, settings, run, watch=gold_watch(tokenizer, practice))  # noqa: E731
+        def train(run):
+            return train_ppo(instructed, reward, prompts, settings, run,
+                                              watch=gold_watch(tokenizer, practice))
         return self.trained(RLHF, instructed, tokenizer, settings, train)

@@ -29,7 +29,8 @@ class DemoConfig:
     heads: int = 3  # H of the decoder
     pretrain_steps: int = 800  # of 16 documents
     sft_steps: int = 2400  # of 16 demonstrations
-    reward_steps: int = 250  # of 16 stories; two passes, where Stiennon et al. 2020 took one: 0.675 against 0.661 on held-out choices
+    # of 16 stories; two passes, where Stiennon et al. 2020 took one: 0.675 against 0.661 on held-out choices
+    reward_steps: int = 250
     ppo_updates: int = 55  # of 128 answers, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in deviations of the reward
     seed: int = 0  # of everything
@@ -40,7 +41,8 @@ class DemoConfig:
             if isinstance(value, int) and name != "seed" and value < fewest.get(name, 1):
                 raise UserError(f"{name} is {value}; it must be at least {fewest.get(name, 1)}")
         if self.answers > 9 or not 0 <= self.summaries <= 1 or not 0 <= self.beta < 1e6:
-            raise UserError(f"answers {self.answers} (2 to 9), summaries {self.summaries} (0 to 1) or beta {self.beta} (at least 0) is out of range")
+            raise UserError(f"answers {self.answers} (2 to 9), summaries {self.summaries} (0 to 1) or beta {self.beta} "
+                            f"(at least 0) is out of range")
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 
     @property
@@ -49,8 +51,10 @@ class DemoConfig:
         return DirtConfig(self.false, self.rude, self.repetitive, self.cut_off)
 
     def shape(self, vocabulary: int) -> TransformerConfig:
-        """The decoder's: what lets half a million parameters learn to copy (smeared keys, large initial weights), found by trying."""
-        return TransformerConfig(vocabulary, 160, self.width, self.layers, self.heads, activation="relu", initial_std=0.1, smeared_keys=True)
+        """The decoder's: what lets half a million parameters learn to copy (smeared keys, large initial weights), found
+        by trying."""
+        return TransformerConfig(vocabulary, 160, self.width, self.layers, self.heads, activation="relu",
+                                 initial_std=0.1, smeared_keys=True)
 
     def seed_of(self, stage: int) -> int:
         """A seed of its own for each stage, so that no two of them draw the same stories."""

@@ -1,4 +1,5 @@
-r"""Calling a reader's function: whatever it raises comes back as a hint, with the line of the reader's own that did it."""
+r"""Calling a reader's function: whatever it raises comes back as a hint, with the line of the reader's own that did
+it."""
 
 from __future__ import annotations
 
@@ -37,9 +38,11 @@ def called(function: Callable, arguments: tuple) -> Any:
 
 
 def told(error: BaseException, file: str) -> str:
-    """An exception as a hint: its kind, its message, and the last line of the reader's own code (in `file`, where the function stands) that it passed."""
+    """An exception as a hint: its kind, its message, and the last line of the reader's own code (in `file`, where the
+    function stands) that it passed."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file] or [frame for frame in frames if is_the_readers(frame.filename)]
+    own = [frame for frame in frames if frame.filename == file] or [frame for frame in frames
+        if is_the_readers(frame.filename)]
     where = ""
     if own:
         line = (own[-1].line or linecache.getline(own[-1].filename, own[-1].lineno or 0)).strip()

@@ -65,7 +65,8 @@ def find(name: str) -> Exercise:
     known = exercises()
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        raise UserError(f"there is no exercise {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "; print(listing()) shows all"))
+        raise UserError(f"there is no exercise {name!r}" + (f"; did you mean {', '.join(near)}?" if near
+                                                            else "; print(listing()) shows all"))
     return known[name]
 
 
@@ -79,7 +80,8 @@ def stub_of(exercise: Exercise) -> str:
 
 
 def stub(name: str) -> Text:
-    """Where to begin: the source of an empty function (a prediction: of a line to fill in), or of the function that has the bug."""
+    """Where to begin: the source of an empty function (a prediction: of a line to fill in), or of the function that has
+    the bug."""
     return Text(stub_of(find(name)))
 
 
@@ -99,7 +101,8 @@ def _answer(exercise: Exercise) -> str:
 
 def solved(exercise: Exercise) -> Callable[..., Any]:
     """The function that solves an exercise; a prediction's or a text's takes nothing and returns it."""
-    return getattr(importlib.import_module(f"minialign.lab.exercises.solutions.{CHAPTERS[exercise.notebook][0]}"), exercise.name)
+    return getattr(importlib.import_module(f"minialign.lab.exercises.solutions.{CHAPTERS[exercise.notebook][0]}"),
+                   exercise.name)
 
 
 def solution(name: str) -> Text:
@@ -113,11 +116,13 @@ def listing(notebook: int | None = None) -> Text:
     Raises:
         UserError: there is no such notebook.
     """
-    rows = [(number, exercise) for number in ([notebook] if notebook is not None else CHAPTERS) for exercise in of_notebook(number)]
+    rows = [(number, exercise) for number in ([notebook] if notebook is not None else CHAPTERS)
+            for exercise in of_notebook(number)]
     lines = []
     for number, group in itertools.groupby(rows, key=lambda row: row[0]):
         lines.append(f"{number:02d} {CHAPTERS[number][1]}")
-        lines += [f"    {exercise.name:24} {KINDS[exercise.kind]:24} {_first_sentence(exercise)}" for _, exercise in group]
+        lines += [f"    {exercise.name:24} {KINDS[exercise.kind]:24} {_first_sentence(exercise)}" for _,
+                  exercise in group]
     return Listing("\n".join(lines), [exercise for _, exercise in rows])
 
 

@@ -2,11 +2,15 @@ r"""Checking an answer: run it on the examples, compare, and find out which mist
 
     check("absmax", absmax)  ->  right, or a hint with numbers: what went in, what was expected, what came out, and why
 
-An answer that comes out wrong is held against the exercise's mistakes: the first one that gives the same on every example is named. An
-exception becomes a hint too, with the line of the reader's own that raised it. Details that matter:
-    1. Answers get copies of the arguments, and must leave them as they are (test_changing_an_argument_in_place_is_told).
-    2. Whatever a reader's function raises comes back as a hint (test_an_exception_is_told_with_the_readers_line_and_no_traceback).
-    3. A number for a function, or a function for a number, is told apart from a wrong answer (test_the_wrong_kind_of_answer_is_told).
+An answer that comes out wrong is held against the exercise's mistakes: the first one that gives the same on every
+example is named. An exception becomes a hint too, with the line of the reader's own that raised it. Details that
+matter:
+    1. Answers get copies of the arguments, and must leave them as they are
+       (test_changing_an_argument_in_place_is_told).
+    2. Whatever a reader's function raises comes back as a hint
+       (test_an_exception_is_told_with_the_readers_line_and_no_traceback).
+    3. A number for a function, or a function for a number, is told apart from a wrong answer
+       (test_the_wrong_kind_of_answer_is_told).
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ class Verdict:
         return self.passed
 
     def __repr__(self) -> str:
-        return f"{self.name}: {'right. ' if self.passed else 'not yet. '}{self.text}" + ("" if self.passed else f"\n  Read on: {self.place}")
+        return f"{self.name}: {'right. ' if self.passed else 'not yet. '}{self.text}" + ("" if self.passed
+            else f"\n  Read on: {self.place}")
 
     def _repr_markdown_(self) -> str:
         """For notebooks."""
@@ -56,14 +61,15 @@ def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
         check(absmax)                   the same, when the function has the exercise's name
         check("half_step", 0.02)        a number, for "predict before you run"
 
-    What there is: `listing()`. What to do: `task("absmax")`. Nothing is printed and nothing raised: the verdict is returned, and
-    a notebook shows it.
+    What there is: `listing()`. What to do: `task("absmax")`. Nothing is printed and nothing raised: the verdict is
+    returned, and a notebook shows it.
 
     Args:
         exercise: its name, or a function of that name.
         answer: the reader's function, number or text.
     Returns:
-        A Verdict: true when the answer is right; otherwise its text is a hint, with the example on which the answer went wrong.
+        A Verdict: true when the answer is right; otherwise its text is a hint, with the example on which the answer
+        went wrong.
     Raises:
         UserError: there is no exercise of that name; the message names the nearest.
     """
@@ -73,7 +79,8 @@ def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
     if answer is None or answer is ...:
         return _verdict(task, "empty", f"There is no answer yet: give {_wanted(task)} as check({task.name!r}, ...).")
     try:
-        return _verdict(task, "right", {"predict": _predicted, "beat": _measured}.get(task.kind, _compared)(task, answer))
+        return _verdict(task, "right", {"predict": _predicted, "beat": _measured}.get(task.kind, _compared)(task,
+            answer))
     except Wrong as wrong:
         return _verdict(task, wrong.key, wrong.says)
 
@@ -94,7 +101,8 @@ def _predicted(task: Exercise, answer: Any) -> str:
     """Compare a number with what running it gives."""
     number = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run later.")
+        raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run "
+                            f"later.")
     truth, unit = float(task.reference()), f" {task.unit}" if task.unit else ""
     allowed = abs(truth) * task.tolerance
     if abs(number - truth) <= allowed:
@@ -103,10 +111,13 @@ def _predicted(task: Exercise, answer: Any) -> str:
     for key, makes in task.mistakes.items():
         wrong = float(makes())
         if abs(number - wrong) <= max(1e-9, abs(wrong) * min(task.tolerance, 0.02) + 1e-6):
-            raise Wrong(key, f"You said {show(number)}{unit}; the run gave {'more' if truth > number else 'less'}. {words(task)[key]}")
-    far = f", {number / truth:.3g} times too {'high' if number > truth else 'low'}" if truth and number / truth > 0 else ""
+            raise Wrong(key, f"You said {show(number)}{unit}; the run gave {'more' if truth > number else 'less'}. "
+                             f"{words(task)[key]}")
+    far = (f", {number / truth:.3g} times too {'high' if number > truth else 'low'}" if truth and number / truth > 0
+           else "")
     side = "high" if number > truth else "low"
-    raise Wrong(side, f"You said {show(number)}{unit}; the run gave {'less' if number > truth else 'more'}{far}. Write the sum down and try again.")
+    raise Wrong(side, f"You said {show(number)}{unit}; the run gave {'less' if number > truth else 'more'}{far}. Write "
+                      f"the sum down and try again.")
 
 
 # functions
@@ -160,9 +171,11 @@ def _compared(task: Exercise, answer: Any) -> str:
         raise Wrong("empty", _nothing(task))
     found = [_apart(task, e, g) for e, g in zip(expected, got)]
     if not any(found):
-        return f"The same as {task.look.__module__}.{task.look.__qualname__} on {len(cases)} example{'s' * (len(cases) > 1)}. {words(task)['right']}"
+        return (f"The same as {task.look.__module__}.{task.look.__qualname__} on {len(cases)} "
+                f"example{'s' * (len(cases) > 1)}. {words(task)['right']}")
     first = next(i for i, text in enumerate(found) if text)
-    numbers = f"\n  In: {_arguments(task, cases[first])}\n  Expected: {_shown(task, expected[first])}\n  Yours: {_shown(task, got[first])}"
+    numbers = (f"\n  In: {_arguments(task, cases[first])}\n  Expected: {_shown(task, expected[first])}\n  Yours: "
+               f"{_shown(task, got[first])}")
     numbers += f"\n  So {found[first]}."
     for key, makes in task.mistakes.items():
         for way in makes if isinstance(makes, tuple) else (makes,):
@@ -174,18 +187,21 @@ def _compared(task: Exercise, answer: Any) -> str:
 
 def _apart(task: Exercise, expected: Any, got: Any) -> str:
     """In what two results differ, also in what the exercise looks at besides."""
-    return difference(expected, got, task.tolerance) or (difference(task.also(expected), task.also(got), 0.0, "it") if task.also else "")
+    return difference(expected, got, task.tolerance) or (difference(task.also(expected), task.also(got), 0.0, "it")
+                                                         if task.also else "")
 
 
 def _fits(task: Exercise, answer: Any) -> None:
     """Raises Wrong unless the answer can be called as the exercise's function is."""
     wanted = inspect.signature(solved(task))
     if not callable(answer):
-        raise Wrong("kind", f"This exercise asks for a function {task.name}{_names(wanted)}, and {show(answer)[:60]} is none.")
+        raise Wrong("kind", f"This exercise asks for a function {task.name}{_names(wanted)}, and {show(answer)[:60]} "
+                            f"is none.")
     try:
         inspect.signature(answer).bind(*wanted.parameters)
     except TypeError:
-        raise Wrong("arguments", f"It is called as {task.name}{_names(wanted)}; yours takes {inspect.signature(answer)}.") from None
+        raise Wrong("arguments", f"It is called as {task.name}{_names(wanted)}; yours takes "
+                                 f"{inspect.signature(answer)}.") from None
     except ValueError:
         pass  # a function of C does not tell what it takes
 
@@ -195,7 +211,8 @@ def _names(signature: inspect.Signature) -> str:
 
 
 def _nothing(task: Exercise) -> str:
-    return f"{task.name} returned nothing. Write its body (task({task.name!r}) says what it should do), and do not forget the return."
+    return (f"{task.name} returned nothing. Write its body (task({task.name!r}) says what it should do), and do not "
+            f"forget the return.")
 
 
 def _result(task: Exercise, function: Callable, arguments: tuple) -> Any:
@@ -218,7 +235,8 @@ def _changed(before: tuple, after: tuple) -> str:
     for i, (old, new) in enumerate(zip(before, after)):
         if isinstance(old, Tensor | list | dict) and difference(old, new, 0.0):
             place = ("first", "second", "third", "fourth", "fifth", "sixth")[i]
-            return f"It changed its {place} argument, which the caller still needs: {show(old)} became {show(new)}. Work on a copy."
+            return (f"It changed its {place} argument, which the caller still needs: {show(old)} became {show(new)}. "
+                    f"Work on a copy.")
     return ""
 
 
@@ -227,4 +245,5 @@ def _arguments(task: Exercise, case: tuple) -> str:
 
 
 def _shown(task: Exercise, result: Any) -> str:
-    return f"{show(result[0])}, with gradient {show(result[1])}" if task.gradient and isinstance(result, tuple) else show(result)
+    return f"{show(result[0])}, with gradient {show(result[1])}" if task.gradient and isinstance(result,
+        tuple) else show(result)

@@ -17,8 +17,10 @@ HEADING = "Model distillation"
 
 def _logits() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    large = torch.randn(2, 3, 5, generator=chance), torch.randn(2, 3, 5, generator=chance), tensor([[1, 1, 1], [1, 0, 0]]).bool()
-    small = tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]]), tensor([True, False])
+    large = torch.randn(2, 3, 5, generator=chance), torch.randn(2, 3, 5, generator=chance), tensor([[1, 1, 1],
+        [1, 0, 0]]).bool()
+    small = tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]]), tensor([True,
+        False])
     return [(*small, 2.0), (*large, 3.0)]
 
 
@@ -44,7 +46,8 @@ def _related(values: Tensor, heads: int, divisor: float) -> Tensor:
 def _scores() -> list[tuple]:
     allowed = torch.ones(2, 2).tril().bool()
     minus = -math.inf
-    return [(tensor([[1.0, minus], [0.0, 2.0]]), tensor([[3.0, minus], [0.0, 1.0]]), allowed), (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), allowed)]
+    return [(tensor([[1.0, minus], [0.0, 2.0]]), tensor([[3.0, minus], [0.0, 1.0]]), allowed),
+            (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), allowed)]
 
 
 def _attention_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor:
@@ -53,7 +56,8 @@ def _attention_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor
 
 def _gradient(temperature: float, squared: bool) -> float:
     chance = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(200, 50, generator=chance).requires_grad_(True), torch.randn(200, 50, generator=chance)
+    student, teacher = torch.randn(200, 50, generator=chance).requires_grad_(True), torch.randn(200, 50,
+        generator=chance)
     loss = losses.soft_target_loss(student, teacher, torch.ones(200, dtype=torch.bool), temperature)
     return float(torch.autograd.grad(loss if squared else loss / temperature**2, student)[0].norm())
 
@@ -65,7 +69,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=losses.soft_target_loss,
-        stub='def soft_targets(student, teacher, mask, T):\n    """student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor)."""\n',
+        stub='def soft_targets(student, teacher, mask, T):\n    """student, teacher: (..., V) logits; mask: (...) '
+             'bool. Returns one number (a tensor)."""\n',
         cases=_logits,
         reference=losses.soft_target_loss,
         mistakes={
@@ -73,7 +78,8 @@ EXERCISES = (
             "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
             "cold": lambda s, t, m, T: masked_mean(_kl(t, s), m) * T**2,
             "cold_teacher": lambda s, t, m, T: masked_mean(_kl(t, s / T), m) * T**2,
-            "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(-((t / T).softmax(-1) * (s / T).log_softmax(-1)).sum(-1), m),
+            "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(-((t / T).softmax(-1)
+            * (s / T).log_softmax(-1)).sum(-1), m),
             "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
             "mean_over_words": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / s.shape[-1],
             "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
@@ -85,7 +91,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=losses.relation,
-        stub='def value_relation(values, heads):\n    """values: (B, T, D), all heads side by side. Returns (B, heads, T, T)."""\n',
+        stub='def value_relation(values, heads):\n    """values: (B, T, D), all heads side by side. Returns (B, heads, '
+             'T, T)."""\n',
         cases=_values,
         reference=_relation,
         mistakes={

@@ -25,7 +25,8 @@ def _activations() -> list[tuple]:
 
 def _int8(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
     every = torch.ones(weight.shape[1], dtype=torch.bool)
-    return llm_int8.LLMInt8Linear(quantize_tensor(weight, ROWS), activation=ROWS, threshold=threshold, columns=every, original=weight).product(x)
+    return llm_int8.LLMInt8Linear(quantize_tensor(weight, ROWS), activation=ROWS, threshold=threshold, columns=every,
+                                  original=weight).product(x)
 
 
 def _parts(x: Tensor, weight: Tensor, columns: Tensor, measured: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _halves() -> list[tuple]:
-    return [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()), (tensor([[0.5, 2.0, 1.0]]).half(), torch.ones(3).half())]
+    return [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()), (tensor([[0.5, 2.0, 1.0]]).half(),
+        torch.ones(3).half())]
 
 
 EXERCISES = (
@@ -92,7 +94,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=llm_int8.LLMInt8Linear,
-        stub='def int8_with_outliers(x, weight, threshold):\n    """x: (T, K); weight: (N, K), float32. Returns (T, N) float32."""\n',
+        stub='def int8_with_outliers(x, weight, threshold):\n    """x: (T, K); weight: (N, K), float32. Returns (T, N) '
+             'float32."""\n',
         cases=_inputs,
         reference=_int8,
         tolerance=2e-3,
@@ -115,9 +118,11 @@ EXERCISES = (
         tolerance=2e-3,
         mistakes={
             "overflow": lambda x, g: g * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
-            "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
+            "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True)
+            + 1e-6)),
             "no_gain": lambda x, g: _norm(x, torch.ones_like(g)),
-            "sum": lambda x, g: (g.float() * x.float() * torch.rsqrt(x.float().pow(2).sum(dim=-1, keepdim=True))).half(),
+            "sum": lambda x, g: (g.float() * x.float() * torch.rsqrt(x.float().pow(2).sum(dim=-1,
+            keepdim=True))).half(),
         },
     ),
     Exercise(

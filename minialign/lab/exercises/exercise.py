@@ -1,12 +1,13 @@
-r"""What an exercise is: a task, a place to begin, the project's own answer, and the mistakes that people make, each with its hint.
+r"""What an exercise is: a task, a place to begin, the project's own answer, and the mistakes that people make, each
+with its hint.
 
     write       the reader writes a function; it is compared with the project's own on a few small examples
     mend        the same, but the reader begins with a function that has one bug (planted/)
     predict     the reader gives a number before anything runs; the real thing is run to compare
     beat        there is no one right answer: the reader's is measured, and must do better than a baseline
 
-A mistake is told by what it makes of the examples: if an answer comes out as the mistake would, that mistake was made. So an exercise
-holds for each typical one a function that makes it, and a hint for whoever did.
+A mistake is told by what it makes of the examples: if an answer comes out as the mistake would, that mistake was made.
+So an exercise holds for each typical one a function that makes it, and a hint for whoever did.
 
 Read next: texts.py, checking.py, then any chapter, such as quantization.py.
 """
@@ -17,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = {"write": "write it", "mend": "find the planted bug", "predict": "predict before you run", "beat": "beat the baseline"}
+KINDS = {"write": "write it", "mend": "find the planted bug", "predict": "predict before you run",
+         "beat": "beat the baseline"}
 
 
 class Wrong(Exception):
@@ -43,14 +45,19 @@ class Exercise:
     heading: str  # of the notes
     look: Callable[..., Any]  # where the project does it: a function or a class
     stub: str = ""  # source to begin with; for kind = mend it is read from planted/
-    reference: Callable[..., Any] | None = None  # the right result, from the same arguments; None where there is a judge
-    cases: Callable[[], Sequence[tuple]] = lambda: [()]  # the examples: tuples of arguments, the one that is easiest to follow first
-    mistakes: dict[str, Callable[..., Any] | tuple] = field(default_factory=dict)  # short name -> what one gets who makes it (or the ways to make it)
-    judge: Callable[[Any], str] | None = None  # for kind = beat: measures the answer, says how good it is, or raises Wrong
+    # the right result, from the same arguments; None where there is a judge
+    reference: Callable[..., Any] | None = None
+    # the examples: tuples of arguments, the one that is easiest to follow first
+    cases: Callable[[], Sequence[tuple]] = lambda: [()]
+    # short name -> what one gets who makes it (or the ways to make it)
+    mistakes: dict[str, Callable[..., Any] | tuple] = field(default_factory=dict)
+    # for kind = beat: measures the answer, says how good it is, or raises Wrong
+    judge: Callable[[Any], str] | None = None
     tolerance: float = 1e-4  # most that a result may be off, relative (absolute below 1); a prediction: relative
     why_tolerance: str = ""  # a prediction: why so much
     unit: str = ""  # of a prediction
-    also: Callable[[Any], str] | None = None  # a property of a result that must agree too, in words, where numbers within the tolerance hide it
+    # a property of a result that must agree too, in words, where numbers within the tolerance hide it
+    also: Callable[[Any], str] | None = None
     gradient: bool = False  # also compare the gradient of the result's sum with respect to the first argument
 
     @property

@@ -1,4 +1,5 @@
-r"""Exercises of notebook 04: the loss of a reward model, ties, the place of the score, and what a difference in score means."""
+r"""Exercises of notebook 04: the loss of a reward model, ties, the place of the score, and what a difference in score
+means."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def _last(scores: Tensor, mask: Tensor) -> Tensor:
 
 def _padded() -> list[tuple]:
     scores = tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]])
-    return [(scores, tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()), (scores, tensor([[0, 1, 1, 1], [0, 0, 1, 1]]).bool())]
+    return [(scores, tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()), (scores,
+        tensor([[0, 1, 1, 1], [0, 0, 1, 1]]).bool())]
 
 
 def _share_of_wins(difference: float, questions: int = 40_000) -> float:

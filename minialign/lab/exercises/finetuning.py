@@ -32,13 +32,15 @@ def _merged(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
 def _updates() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
     large = tuple(torch.randn(shape, generator=chance) for shape in ((2, 4), (3, 4), (2, 4), (3, 2)))
-    return [(tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0), (*large, 16.0)]
+    return [(tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]),
+             tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0), (*large, 16.0)]
 
 
 def _halves() -> list[tuple]:
     chance = torch.Generator().manual_seed(1)
     half = tuple(torch.randn(shape, generator=chance).half() for shape in ((16, 12), (4, 12), (16, 4)))
-    return [(tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0), (*half, 3.0)]
+    return [(tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0),
+            (*half, 3.0)]
 
 
 class _Biased(nn.Module):
@@ -89,7 +91,8 @@ EXERCISES = (
         kind="write",
         heading=LORA,
         look=lora.LoRALinear,
-        stub='def lora_forward(x, weight, A, B, alpha):\n    """x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out)."""\n',
+        stub='def lora_forward(x, weight, A, B, alpha):\n    """x: (T, in); weight: (out, in); A: (r, in); B: (out, '
+             'r). Returns (T, out)."""\n',
         cases=_updates,
         reference=lambda x, w, A, B, alpha: _layer(w, A, B, alpha)(x),
         mistakes={
@@ -107,7 +110,8 @@ EXERCISES = (
         kind="write",
         heading=LORA,
         look=lora.merge,
-        stub='def lora_merge(weight, A, B, alpha):\n    """weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in)."""\n',
+        stub='def lora_merge(weight, A, B, alpha):\n    """weight: (out, in); A: (r, in); B: (out, r), all float32 or '
+             'all float16. Returns (out, in)."""\n',
         cases=_halves,
         reference=_merged,
         mistakes={
@@ -157,6 +161,7 @@ EXERCISES = (
         stub="prediction = ...  # a rank",
         reference=_largest_saving_rank,
         tolerance=0.0,
-        mistakes={"ties": lambda: 48.0, "half": lambda: 32.0, "half_of_the_long_side": lambda: 96.0, "square": lambda: 64.0},
+        mistakes={"ties": lambda: 48.0, "half": lambda: 32.0, "half_of_the_long_side": lambda: 96.0,
+                  "square": lambda: 64.0},
     ),
 )

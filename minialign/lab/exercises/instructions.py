@@ -1,4 +1,5 @@
-r"""Exercises of notebook 03: the score of an option, the rates of a mixture, what is held out, and a wording that a model learns from."""
+r"""Exercises of notebook 03: the score of an option, the rates of a mixture, what is held out, and a wording that a
+model learns from."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ ENOUGH = 0.8  # share of right answers
 
 def _options() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    return [(tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), tensor([0, 2])), (torch.randn(4, 6, generator=chance), tensor([5, 0, 3, 3]))]
+    return [(tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), tensor([0, 2])), (torch.randn(4, 6, generator=chance),
+        tensor([5, 0, 3, 3]))]
 
 
 def _score(logits: Tensor, option: Tensor) -> Tensor:
@@ -42,12 +44,14 @@ def _shares(sizes: dict, templates: dict, cap: int) -> dict:
 
 
 def _held_out(cluster_of: dict, held_out: list) -> tuple[list, list]:
-    split = mixture.split_by_cluster({task: [{"cluster": cluster}] * 2 for task, cluster in cluster_of.items()}, held_out)
+    split = mixture.split_by_cluster({task: [{"cluster": cluster}] * 2 for task, cluster in cluster_of.items()},
+                                     held_out)
     return sorted(split.train), sorted(split.held_out)
 
 
 def _tasks() -> list[tuple]:
-    tasks = {"nli": "inference", "entails": "inference", "mood": "sentiment", "pronoun": "coreference", "title": "topic"}
+    tasks = {"nli": "inference", "entails": "inference", "mood": "sentiment", "pronoun": "coreference",
+             "title": "topic"}
     other = {"ask": "question writing", "who": "question", "where": "question", "title": "topic"}
     return [(tasks, ["inference"]), (other, ["question"]), (tasks, ["topic", "sentiment"])]
 
@@ -69,17 +73,21 @@ def _judge_template(wording: str) -> str:
     except UserError as error:
         raise Wrong("field", f"It cannot be filled in: {error}.") from None
     if "answer" in fields:
-        raise Wrong("given_away", f'It gives the answer away: "{prompt}" already says {example["answer"]}. Nothing has to be understood there.')
+        raise Wrong("given_away", f'It gives the answer away: "{prompt}" already says {example["answer"]}. Nothing has '
+                                  f'to be understood there.')
     if "text" not in fields:
         raise Wrong("no_text", f'Nobody can know that: "{prompt}" leaves the text out. Put {{text}} in.')
     if "question" not in fields:
-        raise Wrong("not_asked", f'"{prompt}" does not say which of two questions is meant, so no model does better than one half. Put {{question}} in.')
+        raise Wrong("not_asked", f'"{prompt}" does not say which of two questions is meant, so no model does better '
+                                 f'than one half. Put {{question}} in.')
     if len(prompt.split()) > worded.LONGEST:
-        raise Wrong("long", f"{len(prompt.split())} words are too many for a model of this size; use {worded.LONGEST} at most.")
+        raise Wrong("long", f"{len(prompt.split())} words are too many for a model of this size; use {worded.LONGEST} "
+                            f"at most.")
     mine, theirs = worded.accuracy(wording), worded.accuracy(FAR)
     numbers = f"{mine:.1%} of new questions answered; the wording to beat: {theirs:.1%}"
     if mine < ENOUGH:
-        raise Wrong("little", f"{numbers}; {ENOUGH:.0%} are wanted. What does the model read last before it has to answer? Change that, and be short.")
+        raise Wrong("little", f"{numbers}; {ENOUGH:.0%} are wanted. What does the model read last before it has to "
+                              f"answer? Change that, and be short.")
     return f"The model taught in your words: {numbers}."
 
 
@@ -90,7 +98,8 @@ EXERCISES = (
         kind="write",
         heading="Results (zero-shot)",
         look=logprobs.sequence_logprobs,
-        stub='def option_score(logits, option):\n    """logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor)."""\n',
+        stub='def option_score(logits, option):\n    """logits: (T, V), row t predicts token t; option: (T,) ids. '
+             'Returns one number (a tensor)."""\n',
         cases=_options,
         reference=_score,
         mistakes={
@@ -109,8 +118,10 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=mixture.rates,
-        stub='def mixing_rates(sizes, templates, cap):\n    """sizes: {task: examples}; templates: {task: wordings}; cap: K. Returns {task: rate}."""\n',
-        cases=lambda: [({"small": 300, "large": 20_000}, {"small": 3, "large": 10}, 1000), ({"a": 50, "b": 100}, {"a": 1, "b": 4}, 80)],
+        stub='def mixing_rates(sizes, templates, cap):\n    """sizes: {task: examples}; templates: {task: wordings}; '
+             'cap: K. Returns {task: rate}."""\n',
+        cases=lambda: [({"small": 300, "large": 20_000}, {"small": 3, "large": 10}, 1000),
+                       ({"a": 50, "b": 100}, {"a": 1, "b": 4}, 80)],
         reference=_rates,
         mistakes={
             "no_cap": lambda s, t, cap: {k: s[k] / t[k] for k in s},

@@ -17,7 +17,8 @@ HEADING = "Fine-tune model on feedback"
 def _episodes() -> list[tuple]:
     short = tensor([[0.0, 0.0, 1.0, 0.0]]), tensor([[0.5, 0.2, 0.4, 9.0]]), tensor([[1, 1, 1, 0]]).bool()
     chance = torch.Generator().manual_seed(0)
-    long = (torch.randn(2, 5, generator=chance), torch.randn(2, 5, generator=chance), tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool())
+    long = (torch.randn(2, 5, generator=chance), torch.randn(2, 5, generator=chance),
+            tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool())
     return [(*short, 1.0, 0.5), (*long, 0.9, 0.95)]
 
 
@@ -39,7 +40,8 @@ def _ratios() -> list[tuple]:
 
 
 def _scored() -> list[tuple]:
-    policy, reference = tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]]), tensor([[-1.5, -1.0, -1.0, -1.0], [-2.0, -1.0, -3.0, -1.0]])
+    policy, reference = tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]]), tensor([[-1.5, -1.0, -1.0, -1.0],
+        [-2.0, -1.0, -3.0, -1.0]])
     return [(tensor([2.0, -1.0]), policy, reference, tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), 0.1)]
 
 
@@ -57,11 +59,13 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=gae.advantages_and_returns,
-        stub='def gae(rewards, values, mask, gamma, lam):\n    """rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each."""\n',
+        stub='def gae(rewards, values, mask, gamma, lam):\n    """rewards, values: (B, R); mask: (B, R) bool. Returns '
+             '(advantages, returns), (B, R) each."""\n',
         cases=_episodes,
         reference=gae.advantages_and_returns,
         mistakes={
-            "past_the_end": (_bootstrapped, lambda *given: (_bootstrapped(*given)[0], _bootstrapped(*given)[0] + given[1])),
+            "past_the_end": (_bootstrapped, lambda *given: (_bootstrapped(*given)[0],
+                                                            _bootstrapped(*given)[0] + given[1])),
             "no_lambda": lambda r, v, m, g, lam: gae.advantages_and_returns(r, v, m, g, 1.0),
             "td_error": lambda r, v, m, g, lam: gae.advantages_and_returns(r, v, m, g, 0.0),
             "no_gamma": lambda r, v, m, g, lam: gae.advantages_and_returns(r, v, m, 1.0, g * lam),
@@ -74,7 +78,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=kl.k3,
-        stub='def k3(policy_logprobs, reference_logprobs):\n    """(...) each, of tokens that the policy sampled. Returns (...) estimates."""\n',
+        stub='def k3(policy_logprobs, reference_logprobs):\n    """(...) each, of tokens that the policy sampled. '
+             'Returns (...) estimates."""\n',
         cases=_logs,
         reference=kl.k3,
         mistakes={
@@ -95,11 +100,13 @@ EXERCISES = (
         reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0],
         gradient=True,
         mistakes={
-            "smaller_loss": lambda now, then, a, clip: torch.minimum(-a * (now - then).exp(), -a * (now - then).exp().clamp(1 - clip, 1 + clip)),
+            "smaller_loss": lambda now, then, a, clip: torch.minimum(-a * (now - then).exp(),
+            -a * (now - then).exp().clamp(1 - clip, 1 + clip)),
             "wrong_sign": lambda now, then, a, clip: -ppo.policy_loss(now, then, a, clip)[0],
             "always_clipped": lambda now, then, a, clip: -a * (now - then).exp().clamp(1 - clip, 1 + clip),
             "never_clipped": lambda now, then, a, clip: -a * (now - then).exp(),
-            "ratio_upside_down": lambda now, then, a, clip: torch.maximum(-a * (then - now).exp(), -a * (then - now).exp().clamp(1 - clip, 1 + clip)),
+            "ratio_upside_down": lambda now, then, a, clip: torch.maximum(-a * (then - now).exp(),
+            -a * (then - now).exp().clamp(1 - clip, 1 + clip)),
         },
     ),
     Exercise(
@@ -108,12 +115,14 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=ppo.penalised_rewards,
-        stub='def penalised_rewards(scores, policy_logprobs, reference_logprobs, mask, beta):\n    """scores: (B,); the others: (B, R). Returns (B, R)."""\n',
+        stub='def penalised_rewards(scores, policy_logprobs, reference_logprobs, mask, beta):\n    """scores: (B,); '
+             'the others: (B, R). Returns (B, R)."""\n',
         cases=_scored,
         reference=ppo.penalised_rewards,
         mistakes={
             "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
-            "score_at_padding": lambda s, p, r, m, b: (-b * (p - r)) * m + torch.cat([torch.zeros_like(p[:, 1:]), s[:, None]], dim=1),
+            "score_at_padding": lambda s, p, r, m, b: (-b * (p - r)) * m + torch.cat([torch.zeros_like(p[:, 1:]),
+            s[:, None]], dim=1),
             "score_everywhere": lambda s, p, r, m, b: (s[:, None] - b * (p - r)) * m,
             "padding_counts": lambda s, p, r, m, b: -b * (p - r) + ppo.penalised_rewards(s, p, p, m, b),
         },

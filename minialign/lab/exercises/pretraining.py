@@ -1,4 +1,5 @@
-r"""Exercises of notebook 02: the label shift, means over labels, span corruption, perplexity, and how much the decoder of T5 writes."""
+r"""Exercises of notebook 02: the label shift, means over labels, span corruption, perplexity, and how much the decoder
+of T5 writes."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def _row_means(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _texts() -> list[tuple]:
     gaps = list(span_corruption.GAPS)[:3]
-    return [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], gaps), (list(range(60, 70)), [(0, 2), (8, 10)], gaps), ([50, 51], [], gaps)]
+    return [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], gaps), (list(range(60, 70)), [(0, 2), (8, 10)], gaps),
+            ([50, 51], [], gaps)]
 
 
 def _corrupt(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
@@ -79,7 +81,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=batching.next_token_batch,
-        stub='def label_shift(row, prompt):\n    """row: ids from begin to end token; prompt: how many are the prompt. Returns (tokens, labels), lists."""\n',
+        stub='def label_shift(row, prompt):\n    """row: ids from begin to end token; prompt: how many are the prompt. '
+             'Returns (tokens, labels), lists."""\n',
         cases=lambda: [([1, 30, 31, 40, 41, 2], 3), ([1, 30, 2], 1)],
         reference=_shifted,
         mistakes={
@@ -97,7 +100,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=logprobs.label_loss,
-        stub='def mean_loss(logits, labels):\n    """logits: (B, T, V); labels: (B, T), -100 where nothing is taught. Returns one number (a tensor)."""\n',
+        stub='def mean_loss(logits, labels):\n    """logits: (B, T, V); labels: (B, T), -100 where nothing is taught. '
+             'Returns one number (a tensor)."""\n',
         cases=_losses,
         reference=_mean_loss,
         gradient=True,
@@ -115,14 +119,16 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=span_corruption.corrupt,
-        stub='def span_corruption(ids, spans, sentinels):\n    """ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists."""\n',
+        stub='def span_corruption(ids, spans, sentinels):\n    """ids: a list; spans: [(start, end)]; sentinels: ids. '
+             'Returns (inputs, targets), lists."""\n',
         cases=_texts,
         reference=_corrupt,
         mistakes={
             "one_sentinel": lambda ids, spans, names: _renamed(ids, spans, [names[0]] * len(names)),
             "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
             "every_token": _every_token,
-            "no_marks": lambda ids, spans, names: (_corrupt(ids, spans, names)[0], [i for a, b in spans for i in ids[a:b]]),
+            "no_marks": lambda ids, spans, names: (_corrupt(ids, spans, names)[0],
+                                                   [i for a, b in spans for i in ids[a:b]]),
             "not_cut": lambda ids, spans, names: (ids, _corrupt(ids, spans, names)[1]),
         },
     ),
@@ -150,6 +156,7 @@ EXERCISES = (
         stub="prediction = ...  # tokens",
         reference=_written,
         tolerance=0.0,
-        mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100, "what_is_left": lambda: 90},
+        mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100,
+                  "what_is_left": lambda: 90},
     ),
 )

@@ -23,7 +23,8 @@ def _zero_point(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mapped.values, mapped.scale.squeeze(), mapped.zero_point.squeeze()
 
 
-def _with_range(x: Tensor, low: Tensor, high: Tensor, steps: int = 255, inside: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+def _with_range(x: Tensor, low: Tensor, high: Tensor, steps: int = 255, inside: bool = True) -> tuple[Tensor, Tensor,
+        Tensor]:
     scale = (high - low) / steps
     zero = -128 - (low / scale).round()
     zero = (zero.clamp(-128, 127) if inside else zero).int()
@@ -48,10 +49,12 @@ def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
 
 def _products() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    large = torch.randint(-127, 128, (2, 64), generator=chance).to(torch.int8), torch.randint(-127, 128, (3, 64), generator=chance).to(torch.int8)
+    large = torch.randint(-127, 128, (2, 64), generator=chance).to(torch.int8), torch.randint(-127, 128, (3, 64),
+        generator=chance).to(torch.int8)
     small = tensor([[100, 2], [-50, 127]]).to(torch.int8), tensor([[3, 1], [100, 100]]).to(torch.int8)
     scales = tensor([[0.5], [0.25]])
-    return [(small[0], scales, small[1], tensor([[0.1], [2.0]])), (large[0], scales, large[1], tensor([[0.1], [2.0], [3.0]]))]
+    return [(small[0], scales, small[1], tensor([[0.1], [2.0]])), (large[0], scales, large[1],
+        tensor([[0.1], [2.0], [3.0]]))]
 
 
 def _fake(x: Tensor, s: Tensor) -> Tensor:
@@ -82,18 +85,24 @@ def _judge_scale(answer) -> str:
     try:
         scale = torch.as_tensor(found).float()
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong("positive", f"The scale must be one number above 0; yours is {str(found)[:60]!r}. It divides the values.") from None
+        raise Wrong("positive", f"The scale must be one number above 0; yours is {str(found)[:60]!r}. It divides the "
+                                f"values.") from None
     if scale.numel() != 1 or not float(scale) > 0:
-        raise Wrong("positive", f"The scale must be one number above 0; yours is {scale.tolist()}. It divides the values.")
+        raise Wrong("positive", f"The scale must be one number above 0; yours is {scale.tolist()}. It divides the "
+                                f"values.")
     mine, theirs = _squared_error(x, scale), _squared_error(x, absmax)
-    numbers = f"mean squared error {mine:.4f} with your scale {float(scale):.4f}; absmax, scale {float(absmax):.4f}, has {theirs:.4f}"
+    numbers = (f"mean squared error {mine:.4f} with your scale {float(scale):.4f}; absmax, scale {float(absmax):.4f}, "
+               f"has {theirs:.4f}")
     if abs(float(scale / absmax) - 1) < 1e-3:
-        raise Wrong("absmax", f"This is absmax again: {numbers}. The value -15 alone sets the step, and 4000 others pay for it. Let it be cut off.")
+        raise Wrong("absmax", f"This is absmax again: {numbers}. The value -15 alone sets the step, and 4000 others "
+                              f"pay for it. Let it be cut off.")
     if mine >= 0.25 * theirs:
-        which = ("fine", "cuts off too much") if float(scale) < 0.3 else ("coarse", "still gives most codes to values that nearly never come")
+        which = ("fine", "cuts off too much") if float(scale) < 0.3 else ("coarse",
+            "still gives most codes to values that nearly never come")
         raise Wrong(
             which[0],
-            f"Below a quarter of absmax's error is wanted: {numbers}. Your grid ends at {7 * float(scale):.2f} and {which[1]}: try several, keep the best.",
+            f"Below a quarter of absmax's error is wanted: {numbers}. Your grid ends at {7 * float(scale):.2f} and "
+            f"{which[1]}: try several, keep the best.",
         )
     return f"The {numbers}."
 
@@ -130,10 +139,13 @@ EXERCISES = (
         reference=_zero_point,
         tolerance=1e-6,
         mistakes={
-            "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(), inside=False)),
-            "steps_256": tuple(lambda x, i=i: _with_range(x, x.min().clamp(max=0), x.max().clamp(min=0), 256, i) for i in (True, False)),
+            "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(),
+            inside=False)),
+            "steps_256": tuple(lambda x, i=i: _with_range(x, x.min().clamp(max=0), x.max().clamp(min=0), 256, i)
+                               for i in (True, False)),
             "absmax": lambda x: (*_absmax(x), torch.zeros((), dtype=torch.int32)),
-            "sign": lambda x: (lambda q, s, z: (((x / s).round() - z).clamp(-128, 127).to(torch.int8), s, z))(*_zero_point(x)),
+            "sign": lambda x: (lambda q, s, z: (((x / s).round() - z).clamp(-128, 127).to(torch.int8), s,
+                                                z))(*_zero_point(x)),
             "unsigned": lambda x: (lambda q, s, z: ((q.int() + 128).to(torch.uint8), s, z + 128))(*_zero_point(x)),
         },
     ),
@@ -159,7 +171,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=int8_matmul.integer_linear,
-        stub='def integer_product(x, x_scale, w, w_scale):\n    """x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N)."""\n',
+        stub='def integer_product(x, x_scale, w, w_scale):\n    """x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; '
+             'w_scale: (N, 1). Returns (T, N)."""\n',
         cases=_products,
         reference=_linear,
         mistakes={

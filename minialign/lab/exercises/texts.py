@@ -1,4 +1,5 @@
-r"""The words of the exercises, in markdown files that are pleasant to read and to edit: texts/quantization.md and its siblings.
+r"""The words of the exercises, in markdown files that are pleasant to read and to edit: texts/quantization.md and its
+siblings.
 
     ## absmax           the task
     ### right           what is said when the answer is right: what to take along
@@ -23,7 +24,8 @@ def words_of(chapter: str) -> dict[str, dict[str, str]]:
     for section in re.split(r"^## ", (TEXTS / f"{chapter}.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         task, *parts = re.split(r"^### ", section, flags=re.MULTILINE)
         name, _, task = task.partition("\n")
-        found[name.strip()] = {"task": _paragraphs(task)} | {part.partition("\n")[0].strip(): _paragraphs(part.partition("\n")[2]) for part in parts}
+        found[name.strip()] = {"task": _paragraphs(task)} | {part.partition("\n")[0].strip():
+            _paragraphs(part.partition("\n")[2]) for part in parts}
     return found
 
 

@@ -1,4 +1,5 @@
-r"""Exercises of notebook 10: sampling, where an answer ends, ROUGE, learning from comparisons directly, and how sure one may be."""
+r"""Exercises of notebook 10: sampling, where an answer ends, ROUGE, learning from comparisons directly, and how sure
+one may be."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ def _top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def _kept(logits: Tensor, keep) -> Tensor:
-    """Logits whose places in descending order (B, V), given their cumulative and own probabilities, are kept where `keep` says so."""
+    """Logits whose places in descending order (B, V), given their cumulative and own probabilities, are kept where
+    `keep` says so."""
     ordered, order = logits.sort(dim=-1, descending=True)
     own = ordered.softmax(dim=-1)
     return logits.scatter(-1, order, ordered.masked_fill(~keep(own.cumsum(dim=-1), own), -torch.inf))
 
 
 def _opinions() -> list[tuple]:
-    return [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6), (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(), 0.5)]
+    return [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6), (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(),
+                                                          0.5)]
 
 
 def _rouge1(answer: str, reference: str) -> float:
@@ -62,7 +65,8 @@ EXERCISES = (
         kind="write",
         heading="Instruction tuning",
         look=generation.filter_logits,
-        stub='def top_p(logits, p):\n    """logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity at what is left out."""\n',
+        stub='def top_p(logits, p):\n    """logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity '
+             'at what is left out."""\n',
         cases=_opinions,
         reference=_top_p,
         mistakes={
@@ -89,7 +93,8 @@ EXERCISES = (
             "recall": lambda a, b: rouge.rouge_n(a, b, 1).recall,
             "precision": lambda a, b: rouge.rouge_n(a, b, 1).precision,
             "capitals": lambda a, b: _rouge1(
-                " ".join(w if w.islower() else "zz" for w in a.split()), " ".join("qq" if not w.islower() else w for w in b.split())
+                " ".join(w if w.islower() else "zz" for w in a.split()), " ".join("qq" if not w.islower() else w
+                for w in b.split())
             ),
         },
     ),
@@ -114,7 +119,8 @@ EXERCISES = (
         kind="write",
         heading="New trend",
         look=dpo.dpo_loss,
-        stub='def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):\n    """(P,) log-probabilities of answers. Returns (P,)."""\n',
+        stub='def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):\n    """(P,) '
+             'log-probabilities of answers. Returns (P,)."""\n',
         cases=_dpo_cases,
         reference=_dpo,
         mistakes={

@@ -1,4 +1,5 @@
-r"""Exercises of notebook 00: what an untrained model costs, a share of wins, and a summary that is better than a person's."""
+r"""Exercises of notebook 00: what an untrained model costs, a share of wins, and a summary that is better than a
+person's."""
 
 from __future__ import annotations
 
@@ -30,9 +31,11 @@ def _judge_summary(text: str) -> str:
     story, reference = _story()
     found, baseline = gold.score(story, text), gold.score(story, reference)
     numbers = (
-        f"gold {found.gold:.2f} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless {found.harmless:.0f}); the person's has {baseline.gold:.2f}"
+        f"gold {found.gold:.2f} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless "
+        f"{found.harmless:.0f}); the person's has {baseline.gold:.2f}"
     )
-    for key, verdict, says in (("false", "false", "is not true"), ("unclear", "unclear", "is not understood: use the story's own sentences")):
+    for key, verdict, says in (("false", "false", "is not true"), ("unclear", "unclear",
+            "is not understood: use the story's own sentences")):
         bad = [judged.text for judged in found.statements if judged.verdict == verdict]
         if bad:
             raise Wrong(key, f'"{bad[0]}" {says} ({numbers}).')
@@ -68,7 +71,8 @@ EXERCISES = (
         tolerance=0.02,
         why_tolerance="2 %: random weights have slight opinions",
         unit="nats",
-        mistakes={"bits": lambda: math.log2(1000), "perplexity": lambda: 1000.0, "sign": lambda: -math.log(1000), "nothing": lambda: 0.0},
+        mistakes={"bits": lambda: math.log2(1000), "perplexity": lambda: 1000.0, "sign": lambda: -math.log(1000),
+                  "nothing": lambda: 0.0},
     ),
     Exercise(
         name="win_share",
@@ -76,7 +80,8 @@ EXERCISES = (
         kind="write",
         heading="Results of alignment",
         look=evaluation.win_rate,
-        stub='def win_share(outcomes):\n    """outcomes: for each prompt a list of judgements, 1 a win, 0.5 a tie, 0 a loss. Returns a float."""\n',
+        stub='def win_share(outcomes):\n    """outcomes: for each prompt a list of judgements, 1 a win, 0.5 a tie, 0 a '
+             'loss. Returns a float."""\n',
         cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 0.0, 1.0], [0.5]],)],
         reference=lambda outcomes: evaluation.win_rate(outcomes).mean,
         mistakes={

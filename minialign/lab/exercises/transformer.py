@@ -52,7 +52,8 @@ def _neighbours(x: Tensor, places: Tensor) -> Tensor:
 
 def _turns() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    return [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])), (torch.randn(4, 8, generator=chance), tensor([0, 3, 5, 40]))]
+    return [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])), (torch.randn(4, 8, generator=chance),
+        tensor([0, 3, 5, 40]))]
 
 
 def _places(mask: Tensor) -> Tensor:
@@ -92,7 +93,8 @@ EXERCISES = (
         kind="write",
         heading=HEADING,
         look=transformer.attention,
-        stub='def attention(query, key, value, allowed):\n    """query, key, value: (B, H, T, d); allowed: (T, T) bool. Returns (B, H, T, d)."""\n',
+        stub='def attention(query, key, value, allowed):\n    """query, key, value: (B, H, T, d); allowed: (T, T) '
+             'bool. Returns (B, H, T, d)."""\n',
         cases=_looks,
         reference=_attention,
         mistakes={
@@ -102,7 +104,8 @@ EXERCISES = (
             "masked_after": _masked_after,
             "mask_inverted": lambda q, k, v, a: _scores(q, k, ~a, math.sqrt(q.shape[-1])).softmax(dim=-1) @ v,
             "mask_forgotten": lambda q, k, v, a: _attention(q, k, v, torch.ones_like(a)),
-            "zero_for_minus_infinity": lambda q, k, v, a: (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]) * a).softmax(dim=-1) @ v,
+            "zero_for_minus_infinity": lambda q, k, v, a: (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+                                                           * a).softmax(dim=-1) @ v,
         },
     ),
     Exercise(
@@ -118,7 +121,8 @@ EXERCISES = (
             "neighbours": _neighbours,
             "backwards": lambda x, p: _rotary(x, -p),
             "one_speed": lambda x, p: _rotated(x, p[:, None].float().expand(-1, x.shape[-1] // 2)),
-            "half_exponent": lambda x, p: _rotated(x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2) / x.shape[-1])),
+            "half_exponent": lambda x, p: _rotated(x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2)
+            / x.shape[-1])),
             "from_the_row": lambda x, p: _rotary(x, torch.arange(len(p))),
             "from_one": lambda x, p: _rotary(x, p + 1),
         },
@@ -135,7 +139,8 @@ EXERCISES = (
             "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
             "from_one": lambda m: m.long().cumsum(dim=1) * m,
             "negative": lambda m: m.long().cumsum(dim=1) - 1,
-            "from_the_end": lambda m: (torch.arange(m.shape[1]) - (m.shape[1] - m.sum(dim=1, keepdim=True))).clamp(min=0) * m,
+            "from_the_end": lambda m: (torch.arange(m.shape[1]) - (m.shape[1]
+            - m.sum(dim=1, keepdim=True))).clamp(min=0) * m,
         },
     ),
     Exercise(

@@ -1,10 +1,11 @@
-r"""What a wording is worth: a model is taught from nothing, in the words of one template, and examined in the same words.
+r"""What a wording is worth: a model is taught from nothing, in the words of one template, and examined in the same
+words.
 
     Rosa gave the kite to Ben.      Who gave it? -> Rosa      Who has it now? -> Ben
 
-Two questions about one sentence, so a prompt that leaves the question out cannot do better than one half. The model is small enough to learn
-this in a second: one layer, a width of 32, 80 steps. Same template, same accuracy. It computes with one thread: with so little to do, two wait for
-each other.
+Two questions about one sentence, so a prompt that leaves the question out cannot do better than one half. The model is
+small enough to learn this in a second: one layer, a width of 32, 80 steps. Same template, same accuracy. It computes
+with one thread: with so little to do, two wait for each other.
 
 Read next: instruct/zero_shot.py, which examines larger models in many wordings.
 """
@@ -69,8 +70,10 @@ def accuracy(wording: str) -> float:
     learn, test = ([template.pose(example) for example in gifts(count, seed)] for seed, count in enumerate((600, 200)))
     tokenizer = train_tokenizer([f"{question.prompt} {question.target}" for question in learn], 400)
     taught = [{"prompt": question.prompt, "completion": f" {question.target}"} for question in learn]
-    shape = TransformerConfig(tokenizer.size, 8 * LONGEST, 32, 1, 4, activation="relu", initial_std=0.1, smeared_keys=True)
-    data, model = LabelledRows(demonstration_rows(tokenizer, taught, shape.context)[0], TRAINING.batch, 0), LanguageModel(shape, 0)
+    shape = TransformerConfig(tokenizer.size, 8 * LONGEST, 32, 1, 4, activation="relu", initial_std=0.1,
+                              smeared_keys=True)
+    data, model = LabelledRows(demonstration_rows(tokenizer, taught, shape.context)[0], TRAINING.batch,
+                               0), LanguageModel(shape, 0)
     optimizer = adamw(model.train(), TRAINING.learning_rate, TRAINING.weight_decay)
     for step in range(TRAINING.steps):
         for group in optimizer.param_groups:

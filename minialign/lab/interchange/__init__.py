@@ -1,6 +1,6 @@
 r"""Other people's files, in and out.
 
-    folder.py            published checkpoint folders: settings, weights, tokenizer; bert_folder.py the way back into one
+    folder.py           published checkpoint folders: settings, weights, tokenizer; bert_folder.py the way back into one
     published.py         whichever model of lab/pretrained a folder holds
     peft_library.py      the PEFT library's adapters; peft_library_biases.py the same for BitFit
     gguf.py              the file format of llama.cpp; gguf_llama.py a Llama out of it

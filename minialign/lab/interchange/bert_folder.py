@@ -3,8 +3,8 @@ r"""A BERT of ours as a checkpoint folder that other libraries read: the way bac
     FOLDER/config.json   model_type bert, and the shape under its author's names
     FOLDER/model.safetensors, FOLDER/tokenizer.json
 
-What is written reads back to the same bits (test_a_bert_that_was_written_reads_back_to_the_same_bits), and gives the same vectors in the
-`transformers` library (test_transformers_reads_the_folder_that_we_write).
+What is written reads back to the same bits (test_a_bert_that_was_written_reads_back_to_the_same_bits), and gives the
+same vectors in the `transformers` library (test_transformers_reads_the_folder_that_we_write).
 
 Read next: lab/pretrained/bert.py.
 """

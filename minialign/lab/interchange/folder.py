@@ -1,11 +1,14 @@
-r"""Checkpoint folders in the layout that Hugging Face's libraries write: settings, weights and tokenizer, each in a file.
+r"""Checkpoint folders in the layout that Hugging Face's libraries write: settings, weights and tokenizer, each in a
+file.
 
     FOLDER/config.json                     `model_type` says which architecture, the rest its shape
     FOLDER/model.safetensors               or model.safetensors.index.json and the parts that it lists
     FOLDER/tokenizer.json                  the whole tokenizer, for the `tokenizers` library
 
-A model's file (t5.py, bert.py, gpt2.py, llama.py) says what its settings and its weights are called there. Details that matter:
-    1. Only safetensors are read. A folder with nothing but pickles is refused with the way out: opening a pickle runs its author's code.
+A model's file (t5.py, bert.py, gpt2.py, llama.py) says what its settings and its weights are called there. Details that
+matter:
+    1. Only safetensors are read. A folder with nothing but pickles is refused with the way out: opening a pickle runs
+       its author's code.
     2. Weights of 16 bits become fp32, in which everything here is computed.
     3. A setting that would change the numbers and is not understood is an error, never passed over.
 
@@ -44,18 +47,24 @@ class Settings:
     def __init__(self, values: dict[str, Any], file: object):
         self.values, self.file = values, file
 
-    def number(self, name: str, default: float | None = None, whole: bool = True, least: float = 1, most: float = 2**31 - 1) -> Any:
-        """A number from `least` to `most`. Raises UserError when it is missing without a default, or not such a number."""
+    def number(self, name: str, default: float | None = None, whole: bool = True, least: float = 1,
+               most: float = 2**31 - 1) -> Any:
+        """A number from `least` to `most`. Raises UserError when it is missing without a default, or not such a
+        number."""
         value = self.values.get(name)
         value = default if value is None else value
         if value is None:
-            raise UserError(f"setting {name!r} is missing; copy the file again from where the model is published", self.file)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
-            raise UserError(f"setting {name!r} is {value!r}; it must be a {'whole ' if whole else ''}number from {least} to {most}", self.file)
+            raise UserError(f"setting {name!r} is missing; copy the file again from where the model is published",
+                            self.file)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int,
+                float)) or not least <= value <= most:
+            raise UserError(f"setting {name!r} is {value!r}; it must be a {'whole ' if whole else ''}number from "
+                            f"{least} to {most}", self.file)
         return value
 
     def must_be(self, name: str, allowed: Sequence[Any]) -> Any:
-        """A setting of which only some values are supported, the first of them when it is missing. Raises UserError for another."""
+        """A setting of which only some values are supported, the first of them when it is missing. Raises UserError for
+        another."""
         value = self.values.get(name, allowed[0])
         if value not in allowed:
             raise UserError(f"{name} is {value!r}; supported here: {', '.join(map(repr, allowed))}", self.file)
@@ -67,7 +76,8 @@ class Settings:
         if isinstance(inside.get("eos_token_id"), list) and inside["eos_token_id"]:
             inside["eos_token_id"] = inside["eos_token_id"][0]  # several may end a text; the first is the usual one
         names = (begin, "eos_token_id", "pad_token_id")
-        return SpecialIds(*(Settings(inside, self.file).number(name, default, least=0) for name, default in zip(names, defaults)))
+        return SpecialIds(*(Settings(inside, self.file).number(name, default, least=0) for name,
+                            default in zip(names, defaults)))
 
 
 def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Tensor]]:
@@ -77,7 +87,8 @@ def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Te
         folder: where config.json and the weights are.
         architecture: what `model_type` must say.
     Raises:
-        UserError: no such folder or file, another architecture, only pickled weights, a damaged file, or numbers that are not finite.
+        UserError: no such folder or file, another architecture, only pickled weights, a damaged file, or numbers that
+            are not finite.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -86,7 +97,8 @@ def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Te
     if not isinstance(values, dict):
         raise UserError(f"a {type(values).__name__}, not an object with settings", folder / CONFIG)
     if values.get("model_type") != architecture:
-        raise UserError(f"model_type is {values.get('model_type')!r}, and this reader is for {architecture!r}", folder / CONFIG)
+        raise UserError(f"model_type is {values.get('model_type')!r}, and this reader is for {architecture!r}",
+                        folder / CONFIG)
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         part, _ = read_tensors(file)
@@ -95,18 +107,22 @@ def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Te
 
 
 def whole(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The tensors in memory of our own, in fp32 if they hold numbers with a point. Raises UserError when one is not finite."""
+    """The tensors in memory of our own, in fp32 if they hold numbers with a point. Raises UserError when one is not
+    finite."""
     ours = {name: t.to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for name, t in tensors.items()}
     for name, tensor in ours.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{name} holds NaN or infinity; the file is damaged, copy it again from where the model is published", file)
+            raise UserError(f"{name} holds NaN or infinity; the file is damaged, copy it again from where the model is "
+                            f"published", file)
     return ours
 
 
 def check_unaltered(path: Path, sha256: str) -> None:
-    """Raise UserError when a fetched file is no longer the one that was fetched: a flipped bit in a weight would go unnoticed otherwise."""
+    """Raise UserError when a fetched file is no longer the one that was fetched: a flipped bit in a weight would go
+    unnoticed otherwise."""
     if sha256_of(path) != sha256:
-        raise UserError("was altered after it was fetched; delete the folder that it is in, and the next run fetches it again", path)
+        raise UserError("was altered after it was fetched; delete the folder that it is in, and the next run fetches "
+                        "it again", path)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -115,12 +131,14 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
-        names = sorted(set(index["weight_map"].values())) if isinstance(index, dict) and isinstance(index.get("weight_map"), dict) else []
+        names = sorted(set(index["weight_map"].values())) if isinstance(index,
+            dict) and isinstance(index.get("weight_map"), dict) else []
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise UserError("no weight_map with the names of files in this folder; copy it again", folder / INDEX)
         return [folder / name for name in names]
     if list(folder.glob("*.bin")):
-        raise UserError("only pickled weights (.bin), which are not opened here because that runs their author's code; save them as safetensors", folder)
+        raise UserError("only pickled weights (.bin), which are not opened here because that runs their author's code; "
+                        "save them as safetensors", folder)
     raise UserError(f"there is no {WEIGHTS}", folder)
 
 
@@ -143,7 +161,8 @@ def renamed(tensors: dict[str, Tensor], rules: Iterable[tuple[str, str]], drop: 
 
 
 def build(kind: type[Model], config: Any, tensors: dict[str, Tensor], file: Path, **keywords: Any) -> Model:
-    """A model whose parameters are these tensors (taken over, not copied), in evaluation mode. Nothing is drawn at random first.
+    """A model whose parameters are these tensors (taken over, not copied), in evaluation mode. Nothing is drawn at
+    random first.
 
     Raises:
         UserError: names or shapes that are not those of the model.
@@ -191,12 +210,15 @@ class PretrainedTokenizer(Tokenizer):
 
 
 def read_tokenizer(folder: Path, special: SpecialIds, ends_prompts: bool = False) -> PretrainedTokenizer:
-    """The tokenizer.json of a folder; the other arguments are the tokenizer's. Raises UserError when there is none or it is not one."""
+    """The tokenizer.json of a folder; the other arguments are the tokenizer's. Raises UserError when there is none or
+    it is not one."""
     path = Path(folder) / TOKENIZER
     try:
         library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError("there is no such file; the library that made the folder writes it when a fast tokenizer is saved", path) from None
+        raise UserError("there is no such file; the library that made the folder writes it when a fast tokenizer is "
+                        "saved", path) from None
     except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
-        raise UserError(f"not a tokenizer ({str(error)[:80]}); copy it again from where the model is published", path) from None
+        raise UserError(f"not a tokenizer ({str(error)[:80]}); copy it again from where the model is published",
+                        path) from None
     return PretrainedTokenizer(library, special, ends_prompts)

@@ -1,15 +1,16 @@
 r"""GGUF, the file format of llama.cpp: facts, then a list of tensors, then their numbers, most of them in a few bits.
 
     "GGUF"  version  how many tensors  how many facts            4 bytes, uint32, uint64, uint64; all little-endian
-    for each fact      name, type, value                         a text is its length (uint64) and its bytes; a list its type, length, items
+    for each fact      name, type, value     a text is its length (uint64) and its bytes; a list its type, length, items
     for each tensor    name, dimensions (fastest first), number format, offset
     zeros up to a multiple of `general.alignment`, 32 without it; then the tensors, each at its offset from here
 
     Q8_0    blocks of 32:  x = d q          d fp16, q 32 × int8                         8.5 bits a number
     Q4_1    blocks of 32:  x = d q + m      d, m fp16, q 32 × 4 bits, 0..15             5 bits a number
 
-The first is the absmax mapping of the chapter on quantization, a scale for each group of 32; the second a relative of its zero-point mapping, with a
-real m in the place of an integer, so that 0 need not be one of its numbers. Details that matter:
+The first is the absmax mapping of the chapter on quantization, a scale for each group of 32; the second a relative of
+its zero-point mapping, with a real m in the place of an integer, so that 0 need not be one of its numbers. Details that
+matter:
     1. In a Q4_1 block the low halves of its 16 bytes are numbers 0..15, the high halves 16..31
        (test_blocks_are_read_as_counted_by_hand).
     2. Nothing in the file is believed: every length is checked against what is left of it
@@ -30,10 +31,13 @@ import numpy as np
 
 from minialign.runs.errors import UserError
 
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # type of a fact -> its struct letter
+# type of a fact -> its struct letter
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
-FORMATS = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
-BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q4_1": (32, 20), "Q8_0": (32, 34)}  # those that are read: numbers in a block, bytes of it
+FORMATS = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
+           12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
+# those that are read: numbers in a block, bytes of it
+BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q4_1": (32, 20), "Q8_0": (32, 34)}
 
 
 @dataclass
@@ -59,7 +63,8 @@ class GGUF:
 
 
 class Reader:
-    """A place in the bytes of a file that moves on as it is read. Every method raises UserError when the file ends too early."""
+    """A place in the bytes of a file that moves on as it is read. Every method raises UserError when the file ends too
+    early."""
 
     def __init__(self, content: np.ndarray, file: Path):
         self.content, self.file, self.place = content, file, 0
@@ -67,7 +72,8 @@ class Reader:
     def take(self, count: int) -> bytes:
         """The next bytes."""
         if count > len(self.content) - self.place:
-            raise UserError(f"the file ends at byte {len(self.content)}, in the middle of something; it is cut short or altered: fetch it again", self.file)
+            raise UserError(f"the file ends at byte {len(self.content)}, in the middle of something; it is cut short "
+                            f"or altered: fetch it again", self.file)
         self.place += count
         return self.content[self.place - count : self.place].tobytes()
 
@@ -80,7 +86,8 @@ class Reader:
         try:
             return self.take(self.scalar("Q")).decode("utf-8")
         except UnicodeDecodeError:
-            raise UserError(f"a text before byte {self.place} is not UTF-8; the file is altered: fetch it again", self.file) from None
+            raise UserError(f"a text before byte {self.place} is not UTF-8; the file is altered: fetch it again",
+                            self.file) from None
 
     def value(self, kind: int) -> Any:
         """A fact's value of this type."""
@@ -95,14 +102,16 @@ class Reader:
                 return [self.text() for _ in range(count)]
         elif kind in SCALARS:
             return self.scalar(SCALARS[kind])
-        raise UserError(f"a fact before byte {self.place} is of a type or length that GGUF does not have; the file is altered: fetch it again", self.file)
+        raise UserError(f"a fact before byte {self.place} is of a type or length that GGUF does not have; the file is "
+                        f"altered: fetch it again", self.file)
 
 
 def read_gguf(path: Path) -> GGUF:
     """Facts and tensors of a GGUF file; the numbers stay in the file until `Stored.numbers` asks for them.
 
     Raises:
-        UserError: not a GGUF file, another version, cut short, altered so that it contradicts itself, or a number format that is not read.
+        UserError: not a GGUF file, another version, cut short, altered so that it contradicts itself, or a number
+            format that is not read.
     """
     path = Path(path)
     try:
@@ -120,7 +129,8 @@ def read_gguf(path: Path) -> GGUF:
         raise UserError(f"GGUF version {version}; versions 2 and 3 are read, little-endian ones", path)
     tensors, facts = reader.scalar("Q"), reader.scalar("Q")
     if (tensors + facts) * 12 > len(content):
-        raise UserError(f"promises {tensors} tensors and {facts} facts, more than {len(content)} bytes can hold; it is altered: fetch it again", path)
+        raise UserError(f"promises {tensors} tensors and {facts} facts, more than {len(content)} bytes can hold; it is "
+                        f"altered: fetch it again", path)
     about = {}
     for _ in range(facts):
         name = reader.text()
@@ -130,14 +140,16 @@ def read_gguf(path: Path) -> GGUF:
     if not isinstance(alignment, int) or alignment < 1:
         raise UserError(f"general.alignment is {alignment!r}; it must be a whole number above 0", path)
     start = math.ceil(reader.place / alignment) * alignment
-    return GGUF(path, about, {name: _stored(name, shape, kind, start + offset, content, path) for name, shape, kind, offset in entries})
+    return GGUF(path, about, {name: _stored(name, shape, kind, start + offset, content, path) for name, shape, kind,
+                              offset in entries})
 
 
 def _entry(reader: Reader) -> tuple[str, tuple[int, ...], int, int]:
     """Name, shape, number format and offset of one tensor in the list."""
     name, dimensions = reader.text(), reader.scalar("I")
     if dimensions > 4:
-        raise UserError(f"tensor {name!r} has {dimensions} dimensions; GGUF knows up to 4: the file is altered, fetch it again", reader.file)
+        raise UserError(f"tensor {name!r} has {dimensions} dimensions; GGUF knows up to 4: the file is altered, fetch "
+                        f"it again", reader.file)
     shape = tuple(reader.scalar("Q") for _ in range(dimensions))[::-1]
     return name, shape, reader.scalar("I"), reader.scalar("Q")
 
@@ -146,14 +158,17 @@ def _stored(name: str, shape: tuple[int, ...], kind: int, start: int, content: n
     """A tensor's bytes, after all checks."""
     called = FORMATS.get(kind, f"number {kind}")
     if called not in BLOCKS:
-        raise UserError(f"tensor {name!r} is stored as {called}; read here are {', '.join(BLOCKS)}: convert the file to one of them", file)
+        raise UserError(f"tensor {name!r} is stored as {called}; read here are {', '.join(BLOCKS)}: convert the file "
+                        f"to one of them", file)
     numbers, size = BLOCKS[called]
     count = math.prod(shape)
     if (shape[-1] if shape else 1) % numbers:
-        raise UserError(f"tensor {name!r} has rows of {shape[-1]} numbers, which {called} cannot hold: the file is altered, fetch it again", file)
+        raise UserError(f"tensor {name!r} has rows of {shape[-1]} numbers, which {called} cannot hold: the file is "
+                        f"altered, fetch it again", file)
     end = start + count // numbers * size
     if end > len(content):
-        raise UserError(f"the file ends at byte {len(content)}, and tensor {name!r} would end at {end}; it is cut short: fetch it again", file)
+        raise UserError(f"the file ends at byte {len(content)}, and tensor {name!r} would end at {end}; it is cut "
+                        f"short: fetch it again", file)
     return Stored(shape, called, content[start:end])
 
 

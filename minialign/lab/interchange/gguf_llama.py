@@ -1,10 +1,11 @@
 r"""A Llama and its tokenizer out of one GGUF file.
 
 Details that matter:
-    1. The rows of queries and keys lie in the file in the order that interleaved rotary positions need, x₀ x₁ x₂ x₃ … turned in pairs of
-       neighbours; ours are turned in pairs half a head apart, so the rows are put back (test_a_llama_comes_out_of_a_gguf_as_it_went_in).
-    2. Numbers of 4 and 8 bits become fp32: the model that results is the quantized one, computed exactly. "fp32" in what is measured
-       on it means these numbers, not those that were once trained.
+    1. The rows of queries and keys lie in the file in the order that interleaved rotary positions need, x₀ x₁ x₂ x₃ …
+       turned in pairs of neighbours; ours are turned in pairs half a head apart, so the rows are put back
+       (test_a_llama_comes_out_of_a_gguf_as_it_went_in).
+    2. Numbers of 4 and 8 bits become fp32: the model that results is the quantized one, computed exactly. "fp32" in
+       what is measured on it means these numbers, not those that were once trained.
     3. The tokenizer is byte-level BPE with each digit a token of its own, rebuilt from the file's tokens and merges
        (test_the_tokenizer_of_a_gguf_gives_any_text_back).
 
@@ -48,11 +49,13 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
     """The model, in fp32, in evaluation mode.
 
     Raises:
-        UserError: a file of another architecture; facts that are missing or do not fit; tensors of another model; numbers that are not finite.
+        UserError: a file of another architecture; facts that are missing or do not fit; tensors of another model;
+            numbers that are not finite.
     """
     settings = Settings(gguf.facts, gguf.file)
     if gguf.facts.get("general.architecture") != "llama":
-        raise UserError(f"holds a model of architecture {gguf.facts.get('general.architecture')!r}; only 'llama' is read here", gguf.file)
+        raise UserError(f"holds a model of architecture {gguf.facts.get('general.architecture')!r}; only 'llama' is "
+                        f"read here", gguf.file)
     scaling = gguf.facts.get("llama.rope.scaling.type", "none")
     if scaling != "none":
         raise UserError(f"stretches its rotary positions ({scaling!r}), which is not supported here", gguf.file)
@@ -70,14 +73,17 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         base=settings.number("llama.rope.freq_base", 10_000.0, whole=False),
         eps=settings.number("llama.attention.layer_norm_rms_epsilon", whole=False, least=0),
     )
-    if any(not torch.from_numpy(t.numbers()).eq(1).all() for name, t in gguf.tensors.items() if name == "rope_freqs.weight"):
-        raise UserError("its rotary angles are scaled (rope_freqs, as in Llama 3.1 and later), which is not known here; use another model", gguf.file)
+    if any(not torch.from_numpy(t.numbers()).eq(1).all() for name, t in gguf.tensors.items()
+           if name == "rope_freqs.weight"):
+        raise UserError("its rotary angles are scaled (rope_freqs, as in Llama 3.1 and later), which is not known "
+                        "here; use another model", gguf.file)
     stored = renamed(gguf.tensors, NAMES, r"^rope_freqs\.")
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():  # one at a time: together they would be in memory twice
         tensors.update(whole({name: torch.from_numpy(tensor.numbers())}, gguf.file))
     for name in tensors:
-        if name.endswith(("attention.query.weight", "attention.key.weight")) and tensors[name].numel() % (size * width) == 0:
+        if name.endswith(("attention.query.weight", "attention.key.weight")) and tensors[name].numel() % (size
+                * width) == 0:
             tensors[name] = halves_from_pairs(tensors[name], size)
     same_table(tensors, "head.weight", "body.token_embedding.weight")
     model = build(Llama, config, tensors, gguf.file, own_head="head.weight" in tensors)
@@ -86,7 +92,8 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
 
 
 def halves_from_pairs(weight: Tensor, size: int) -> Tensor:
-    """Rows of each head from the order x₀ y₀ x₁ y₁ …, turned as neighbours, to x₀ x₁ … y₀ y₁ …; weight (heads · size, D), size even."""
+    """Rows of each head from the order x₀ y₀ x₁ y₁ …, turned as neighbours, to x₀ x₁ … y₀ y₁ …; weight (heads · size,
+    D), size even."""
     return weight.view(-1, size // 2, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
@@ -102,17 +109,22 @@ def tokenizer_from_gguf(gguf: GGUF) -> PretrainedTokenizer:
     """The tokenizer of the file. Raises UserError when it is not byte-level BPE, or its parts do not fit together."""
     kind, cut = gguf.facts.get("tokenizer.ggml.model"), gguf.facts.get("tokenizer.ggml.pre", "smollm")
     if (kind, cut) != ("gpt2", "smollm"):
-        raise UserError(f"its tokenizer is {kind!r}, cut as {cut!r}; only 'gpt2' cut as 'smollm' is read here", gguf.file)
+        raise UserError(f"its tokenizer is {kind!r}, cut as {cut!r}; only 'gpt2' cut as 'smollm' is read here",
+                        gguf.file)
     tokens, merges = _texts(gguf, "tokenizer.ggml.tokens"), _texts(gguf, "tokenizer.ggml.merges")
     kinds = gguf.facts.get("tokenizer.ggml.token_type", [1] * len(tokens))
     pairs, places = [tuple(merge.split(" ")) for merge in merges], {token: i for i, token in enumerate(tokens)}
-    fit = all(len(pair) == 2 and pair[0] in places and pair[1] in places and "".join(pair) in places for pair in pairs)  # or the library panics
+    fit = all(len(pair) == 2 and pair[0] in places and pair[1] in places and "".join(pair) in places
+              for pair in pairs)  # or the library panics
     if len(kinds) != len(tokens) or len(places) != len(tokens) or not fit:
-        raise UserError("its tokens, their types and its merges do not fit together; the file is altered: fetch it again", gguf.file)
+        raise UserError("its tokens, their types and its merges do not fit together; the file is altered: fetch it "
+                        "again", gguf.file)
     library = tokenizers.Tokenizer(models.BPE(places, pairs))
-    library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                     pre_tokenizers.ByteLevel(add_prefix_space=False)])
     library.decoder = decoders.ByteLevel()
-    library.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token, k in zip(tokens, kinds) if k == CONTROL])
+    library.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token,
+                                k in zip(tokens, kinds) if k == CONTROL])
     return PretrainedTokenizer(library, special_ids(gguf))
 
 
@@ -120,5 +132,6 @@ def _texts(gguf: GGUF, name: str) -> list[Any]:
     """A fact that is a list of texts."""
     value = gguf.facts.get(name)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise UserError(f"{name!r} is missing or not a list of texts; the file is altered, or has no tokenizer", gguf.file)
+        raise UserError(f"{name!r} is missing or not a list of texts; the file is altered, or has no tokenizer",
+                        gguf.file)
     return value

@@ -1,11 +1,14 @@
-r"""In and out of the ecosystem: a LoRA, a BitFit or a tuned prompt in the format of the PEFT library, for GPT-2- and Llama-type models.
+r"""In and out of the ecosystem: a LoRA, a BitFit or a tuned prompt in the format of the PEFT library, for GPT-2- and
+Llama-type models.
 
-The library keeps `adapter_config.json` and `adapter_model.safetensors`, with the names of the transformers library. Details that matter:
-    1. GPT-2 there makes queries, keys and values with one matrix, `c_attn`. Three updates of rank r become one of rank 3r: A stacked, B block by
-       block, α three times as large, so that α/r stays what it was; on the way in each of ours gets the shared A and its third of B
-       (test_a_lora_goes_out_and_the_library_gives_the_same_logits).
+The library keeps `adapter_config.json` and `adapter_model.safetensors`, with the names of the transformers library.
+Details that matter:
+    1. GPT-2 there makes queries, keys and values with one matrix, `c_attn`. Three updates of rank r become one of rank
+       3r: A stacked, B block by block, α three times as large, so that α/r stays what it was; on the way in each of
+       ours gets the shared A and its third of B (test_a_lora_goes_out_and_the_library_gives_the_same_logits).
     2. The library's rank-stabilised scale is α/√r, so there α grows by √3 (the same test, with that option on).
-    3. What the library can say and we cannot (DoRA, ranks of their own for some layers, other modules that train) is an error, not ignored.
+    3. What the library can say and we cannot (DoRA, ranks of their own for some layers, other modules that train) is an
+       error, not ignored.
     4. Biases train there beside a LoRA only; how BitFit goes out and in stands in peft_library_biases.py.
 
 Read next: peft_library_biases.py.
@@ -35,15 +38,19 @@ from minialign.runs.tensors import read_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 FUSED = ("query", "key", "value")  # what c_attn holds, in this order
-LLAMA = {"attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj", "attention.value": "self_attn.v_proj"}
+LLAMA = {"attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
+         "attention.value": "self_attn.v_proj"}
 LLAMA |= {"attention.output": "self_attn.o_proj", "feed_forward.gate": "mlp.gate_proj"}
 LLAMA |= {"feed_forward.inner": "mlp.up_proj", "feed_forward.output": "mlp.down_proj"}
 GPT2 = {**{f"attention.{part}": "attn.c_attn" for part in FUSED}, "attention.output": "attn.c_proj"}
 GPT2 |= {"feed_forward.inner": "mlp.c_fc", "feed_forward.output": "mlp.c_proj"}
-FAMILIES = {"llama": ("model.layers", LLAMA), "gpt2": ("transformer.h", GPT2)}  # where the blocks stand there, and what their layers are called
-UNKNOWN_HERE = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices", "use_qalora")
+# where the blocks stand there, and what their layers are called
+FAMILIES = {"llama": ("model.layers", LLAMA), "gpt2": ("transformer.h", GPT2)}
+UNKNOWN_HERE = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
+                "trainable_token_indices", "use_qalora")
 UNKNOWN_HERE += ("alora_invocation_tokens", "kasa_config", "use_bdlora", "arrow_config")
-BASE_KEPT = (None, True, False, "gaussian", "eva", "orthogonal")  # starts of A and B that leave the base as it is: pissa and olora do not
+# starts of A and B that leave the base as it is: pissa and olora do not
+BASE_KEPT = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def _family(family: str) -> tuple[str, dict[str, str]]:
@@ -56,7 +63,8 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     """Write a wrapped model's LoRA, biases or prompt as the PEFT library reads it.
 
     Args:
-        model: wrapped by `lora`, `bitfit` or `prompt_tuning`; family: "gpt2" or "llama", the transformers class that it shall be loaded onto.
+        model: wrapped by `lora`, `bitfit` or `prompt_tuning`; family: "gpt2" or "llama", the transformers class that it
+            shall be loaded onto.
     Raises:
         UserError: another method, a tuned head, or a layer that the family does not have.
     """
@@ -66,13 +74,16 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     if method == "prompt-tuning" and not heads_of(model):
         (prompt,) = tensors.values()
         depth, heads = model.config.layers, model.config.heads
-        shape = {"num_virtual_tokens": len(prompt), "token_dim": prompt.shape[1], "num_layers": depth, "num_attention_heads": heads}
-        config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", **shape, "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM"}
+        shape = {"num_virtual_tokens": len(prompt), "token_dim": prompt.shape[1], "num_layers": depth,
+                 "num_attention_heads": heads}
+        config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", **shape, "num_transformer_submodules": 1,
+                  "prompt_tuning_init": "RANDOM"}
         return _write(folder, config, {"prompt_embeddings": prompt})
     if method == "bitfit" and not heads_of(model):
         return _write(folder, *biases_out(model, family, blocks, names))
     if method != "lora" or any(not name.endswith((".A", ".B")) for name in tensors):
-        raise UserError(f"only a LoRA, a BitFit or a prompt, without a head, can be written for the library, and this is {method}")
+        raise UserError(f"only a LoRA, a BitFit or a prompt, without a head, can be written for the library, and this "
+                        f"is {method}")
     found: dict[str, dict[str, Tensor]] = {}
     for name in about.targets:
         place = re.fullmatch(r"body\.blocks\.(\d+)\.(.+)", name)
@@ -84,15 +95,19 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     out = {}
     for theirs, ours in found.items():
         if fused:  # one rank for all layers: those that are not fused are filled up with zeros
-            A, B = _fuse(model, ours, update.rank) if "c_attn" in theirs else _fill(tensors, *ours.values(), 3 * update.rank)
+            A, B = _fuse(model, ours, update.rank) if "c_attn" in theirs else _fill(tensors, *ours.values(),
+                3 * update.rank)
         else:
             (name,) = ours.values()
             A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
         out |= {f"{theirs}.lora_A.weight": A, f"{theirs}.lora_B.weight": B}
     grown = (math.sqrt(3) if update.rank_stabilised else 3) if fused else 1
-    targets = sorted({".".join(name.split(".")[-2:]) for name in found}) if family == "gpt2" else sorted({name.split(".")[-1] for name in found})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": update.rank * (3 if fused else 1), "lora_alpha": update.alpha * grown}
-    config |= {"target_modules": targets, "lora_dropout": update.dropout, "fan_in_fan_out": family == "gpt2", "bias": "none"}
+    targets = sorted({".".join(name.split(".")[-2:])
+                      for name in found}) if family == "gpt2" else sorted({name.split(".")[-1] for name in found})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": update.rank * (3 if fused else 1),
+              "lora_alpha": update.alpha * grown}
+    config |= {"target_modules": targets, "lora_dropout": update.dropout, "fan_in_fan_out": family == "gpt2",
+               "bias": "none"}
     return _write(folder, config | {"use_rslora": update.rank_stabilised}, out)
 
 
@@ -119,7 +134,8 @@ def _fill(tensors: dict[str, Tensor], name: str, rank: int) -> tuple[Tensor, Ten
 def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / TENSORS, safetensors_bytes({name: t.detach().contiguous() for name, t in tensors.items()}, {"format": "pt"}))
+    write_atomic(folder / TENSORS, safetensors_bytes({name: t.detach().contiguous() for name, t in tensors.items()},
+                                                     {"format": "pt"}))
     write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     return folder
 
@@ -128,7 +144,8 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
     """Wrap a base model with what the PEFT library saved.
 
     Args:
-        model: the base, in this project's form (`pretrained/gpt2.py`, `pretrained/llama.py`); family: "gpt2" or "llama".
+        model: the base, in this project's form (`pretrained/gpt2.py`, `pretrained/llama.py`); family: "gpt2" or
+            "llama".
     Raises:
         UserError: a kind of file, or a setting, that this project does not have; tensors of other layers.
     """
@@ -137,10 +154,12 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if kind == "PROMPT_TUNING":
         if set(tensors) != {"prompt_embeddings"}:
-            raise UserError(f"holds {', '.join(tensors)}; a tuned prompt is `prompt_embeddings` alone", Path(folder) / TENSORS)
+            raise UserError(f"holds {', '.join(tensors)}; a tuned prompt is `prompt_embeddings` alone",
+                            Path(folder) / TENSORS)
         prompt = tensors["prompt_embeddings"]
         if prompt.shape[1] != model.config.width:
-            raise UserError(f"its vectors have {prompt.shape[1]} numbers, the model's {model.config.width}; use the base that it was made for", folder)
+            raise UserError(f"its vectors have {prompt.shape[1]} numbers, the model's {model.config.width}; use the "
+                            f"base that it was made for", folder)
         wrapped = prompt_tuning.wrap(model, PromptConfig(len(prompt), "random"))
         (own,) = trained(wrapped).values()
         own.data.copy_(prompt)
@@ -150,7 +169,8 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
     beyond = [key for key in UNKNOWN_HERE if settings.get(key)]
     beyond += ["init_lora_weights"] * (settings.get("init_lora_weights") not in BASE_KEPT)
     if beyond:
-        raise UserError(f"sets {beyond[0]} to {settings[beyond[0]]!r}, which this project does not have", Path(folder) / CONFIG)
+        raise UserError(f"sets {beyond[0]} to {settings[beyond[0]]!r}, which this project does not have",
+                        Path(folder) / CONFIG)
     if settings.get("bias", "none") != "none":
         return biases_in(model, tensors, Path(folder) / TENSORS, family, blocks, names)
     found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -164,13 +184,15 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
         found |= {f"body.blocks.{place[1]}.{our}": (A, B) for our, B in zip(ours, parts)}
     if not found or 2 * len({id(A) for A, _ in found.values()}) != len(tensors):
         raise UserError("holds tensors that are no LoRA's", Path(folder) / TENSORS)
-    config = LoRAConfig(int(settings["r"]), float(settings["lora_alpha"]), tuple(found), float(settings.get("lora_dropout") or 0.0))
+    config = LoRAConfig(int(settings["r"]), float(settings["lora_alpha"]), tuple(found),
+                        float(settings.get("lora_dropout") or 0.0))
     wrapped = lora.wrap(model, changed(config, rank_stabilised=bool(settings.get("use_rslora"))))
     for name, (A, B) in found.items():
         layer = wrapped.get_submodule(name)
         if layer.A.shape != A.shape or layer.B.shape != B.shape:
             raise UserError(
-                f"{name} has A {tuple(A.shape)} and B {tuple(B.shape)}; the model's layer needs {tuple(layer.A.shape)} and {tuple(layer.B.shape)}", folder
+                f"{name} has A {tuple(A.shape)} and B {tuple(B.shape)}; the model's layer needs {tuple(layer.A.shape)} "
+                f"and {tuple(layer.B.shape)}", folder
             )
         layer.A.data.copy_(A)
         layer.B.data.copy_(B)

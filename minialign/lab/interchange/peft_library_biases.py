@@ -1,12 +1,15 @@
-r"""BitFit in the format of the PEFT library, which has no such method: there biases train beside a LoRA, with its option bias="all".
+r"""BitFit in the format of the PEFT library, which has no such method: there biases train beside a LoRA, with its
+option bias="all".
 
     theirs  LoRA of rank 1 on one layer, A = 0 and B = 0, and every bias          ours  every bias
 
-So that is what is written: the update of zeros changes nothing, and never will, since with both matrices 0 neither has a gradient. Details that matter:
-    1. GPT-2 there has one bias for queries, keys and values, `c_attn.bias`: ours side by side. Where the subset of the paper trains the query's alone,
-       the other two thirds are the base's (test_biases_go_out_and_the_library_gives_the_same_logits).
-    2. What comes in must have B = 0: a file that trains matrices and biases together is no BitFit, and is refused, not taken by halves
-       (test_what_is_more_than_biases_is_refused_and_the_model_untouched).
+So that is what is written: the update of zeros changes nothing, and never will, since with both matrices 0 neither has
+a gradient. Details that matter:
+    1. GPT-2 there has one bias for queries, keys and values, `c_attn.bias`: ours side by side. Where the subset of the
+       paper trains the query's alone, the other two thirds are the base's
+       (test_biases_go_out_and_the_library_gives_the_same_logits).
+    2. What comes in must have B = 0: a file that trains matrices and biases together is no BitFit, and is refused, not
+       taken by halves (test_what_is_more_than_biases_is_refused_and_the_model_untouched).
     3. A Llama has no biases; the error says so.
 
 Read next: peft_library.py.
@@ -31,7 +34,8 @@ CARRIER = "attn.c_proj"  # of the first block: the layer with the update of zero
 
 
 def library_name(name: str, blocks: str, layers: dict[str, str]) -> str | None:
-    """The library's name, without `base_model.model.`, of the parameter that one of our biases is, or is a part of; None when it has none."""
+    """The library's name, without `base_model.model.`, of the parameter that one of our biases is, or is a part of;
+    None when it has none."""
     if name == "body.norm.bias":
         return blocks.removesuffix("h") + "ln_f.bias"
     place = re.fullmatch(r"body\.blocks\.(\d+)\.(.+)\.bias", name)
@@ -40,7 +44,8 @@ def library_name(name: str, blocks: str, layers: dict[str, str]) -> str | None:
 
 
 def grouped(names: list[str], blocks: str, layers: dict[str, str]) -> dict[str, list[str]]:
-    """Library's name -> ours that stand side by side in it, in the model's order: query, key and value in c_attn, one everywhere else."""
+    """Library's name -> ours that stand side by side in it, in the model's order: query, key and value in c_attn, one
+    everywhere else."""
     found: dict[str, list[str]] = {}
     for name in names:
         theirs = library_name(name, blocks, layers)
@@ -61,11 +66,13 @@ def refuse_llama(family: str) -> None:
         raise UserError(f"a {family} has no biases, so there is no BitFit of it; use lora")
 
 
-def biases_out(model: nn.Module, family: str, blocks: str, layers: dict[str, str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def biases_out(model: nn.Module, family: str, blocks: str, layers: dict[str, str]) -> tuple[dict[str, Any],
+        dict[str, Tensor]]:
     """Configuration and tensors for the library, of a model that `bitfit` wrapped.
 
     Args:
-        model: in this project's form; family: "gpt2"; blocks: where the blocks stand in the library; layers: our names of layers -> the library's.
+        model: in this project's form; family: "gpt2"; blocks: where the blocks stand in the library; layers: our names
+            of layers -> the library's.
     Raises:
         UserError: a family without biases, or a model whose biases are not the family's.
     """
@@ -77,8 +84,10 @@ def biases_out(model: nn.Module, family: str, blocks: str, layers: dict[str, str
             out[base_layer(theirs, carrier)] = torch.cat([every[name].detach() for name in ours])
     width = model.config.width
     out |= {f"{carrier}.lora_A.weight": torch.zeros(1, width), f"{carrier}.lora_B.weight": torch.zeros(width, 1)}
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "target_modules": [carrier], "lora_dropout": 0.0}
-    return config | {"fan_in_fan_out": True, "bias": "all"}, {f"base_model.model.{name}": tensor for name, tensor in out.items()}
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "target_modules": [carrier],
+              "lora_dropout": 0.0}
+    return config | {"fan_in_fan_out": True, "bias": "all"}, {f"base_model.model.{name}": tensor for name,
+        tensor in out.items()}
 
 
 def base_layer(name: str, wrapped: str) -> str:
@@ -86,24 +95,30 @@ def base_layer(name: str, wrapped: str) -> str:
     return f"{wrapped}.base_layer.bias" if name == f"{wrapped}.bias" else name
 
 
-def biases_in(model: nn.Module, tensors: dict[str, Tensor], file: Path, family: str, blocks: str, layers: dict[str, str]) -> nn.Module:
+def biases_in(model: nn.Module, tensors: dict[str, Tensor], file: Path, family: str, blocks: str,
+              layers: dict[str, str]) -> nn.Module:
     """Wrap a base model by BitFit with the biases that the library saved beside a LoRA of zeros.
 
     Args:
-        model: the base, in this project's form; tensors: of the library's file; file: where they come from, for errors. The others as for `biases_out`.
+        model: the base, in this project's form; tensors: of the library's file; file: where they come from, for errors.
+            The others as for `biases_out`.
     Raises:
-        UserError: a family without biases, a LoRA that changes something, or biases of another model; the model is untouched.
+        UserError: a family without biases, a LoRA that changes something, or biases of another model; the model is
+            untouched.
     """
     refuse_llama(family)
     for name in (name for name in tensors if name.endswith(".lora_B.weight")):
         if tensors[name].any():
-            raise UserError(f"{name} is not 0: it trains matrices and biases together, which is no method of this project; merge it in the library", file)
+            raise UserError(f"{name} is not 0: it trains matrices and biases together, which is no method of this "
+                            f"project; merge it in the library", file)
     own, values = dict(model.named_parameters()), {}
     names = grouped(biases(model), blocks, layers)
     for name in (name for name in tensors if name.endswith(".bias")):
         theirs = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        if theirs not in names or tensors[name].dim() != 1 or len(tensors[name]) != sum(len(own[our]) for our in names[theirs]):
-            raise UserError(f"{name} {tuple(tensors[name].shape)} is no bias of this model; use the base that it was made for", file)
+        if theirs not in names or tensors[name].dim() != 1 or len(tensors[name]) != sum(len(own[our])
+                for our in names[theirs]):
+            raise UserError(f"{name} {tuple(tensors[name].shape)} is no bias of this model; use the base that it was "
+                            f"made for", file)
         values |= zip(names[theirs], tensors[name].split([len(own[our]) for our in names[theirs]]))
     odd = [name for name in tensors if not name.endswith((".bias", ".lora_A.weight", ".lora_B.weight"))]
     if odd or not values:

@@ -1,11 +1,13 @@
-r"""Templates of the public PromptSource collection: T0's own, 2,085 of them for 180 data sets, as YAML files with Jinja in them.
+r"""Templates of the public PromptSource collection: T0's own, 2,085 of them for 180 data sets, as YAML files with Jinja
+in them.
 
     jinja: "{{premise}} Can we infer that {{hypothesis}}? ||| {{ answer_choices[label] }}"        Bach et al. 2022 (PromptSource), §3
     answer_choices: Yes ||| No        metadata: {original_task: true}
 
-What stands before `|||` is the prompt, behind it the target. A template that is not marked `original_task` asks for something else than the
-data set's own task; it is trained on, and never examined (Sanh et al. 2022, §4). The texts come from strangers, so they run in Jinja's
-sandbox, which reaches no attribute of Python. Needs the libraries jinja2 and PyYAML (pip install jinja2 pyyaml).
+What stands before `|||` is the prompt, behind it the target. A template that is not marked `original_task` asks for
+something else than the data set's own task; it is trained on, and never examined (Sanh et al. 2022, §4). The texts come
+from strangers, so they run in Jinja's sandbox, which reaches no attribute of Python. Needs the libraries jinja2 and
+PyYAML (pip install jinja2 pyyaml).
 
 Read next: tasks_file.py. Try it:  python -m minialign instruct --tasks FILE.jsonl --templates templates.yaml
 """
@@ -25,15 +27,18 @@ SEPARATOR = "|||"
 
 
 def _environment() -> Any:
-    """Jinja's sandbox with the three helpers that the collection's templates use. Raises UserError when jinja2 is not installed."""
+    """Jinja's sandbox with the three helpers that the collection's templates use. Raises UserError when jinja2 is not
+    installed."""
     try:
         from jinja2 import StrictUndefined
         from jinja2.sandbox import SandboxedEnvironment
     except ImportError:
-        raise UserError("templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 pyyaml") from None
+        raise UserError("templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 "
+                        "pyyaml") from None
     environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     environment.globals.update(zip=zip)
-    environment.filters["choice"] = lambda items: items[0]  # the collection draws one by chance; the same text for the same example is worth more here
+    # the collection draws one by chance; the same text for the same example is worth more here
+    environment.filters["choice"] = lambda items: items[0]
     environment.filters["most_frequent"] = most_frequent
     return environment
 
@@ -72,24 +77,30 @@ class JinjaTemplate:
         Args:
             place: file and line of the example, for errors.
         Raises:
-            UserError: a field is missing, Jinja fails, or the target is not among the choices. Unfit: no prompt or no target is left.
+            UserError: a field is missing, Jinja fails, or the target is not among the choices. Unfit: no prompt or no
+                target is left.
         """
         from jinja2 import TemplateError, UndefinedError
 
-        fields = {name: value for name, value in example.items() if name not in NOT_READ or name in ("answer", "options")}
+        fields = {name: value for name, value in example.items() if name not in NOT_READ
+                  or name in ("answer", "options")}
         text, choices = self.compiled
         try:
             options = [part.strip() for part in choices.render(**fields).split(SEPARATOR)] if choices else []
             parts = [part.strip() for part in text.render(**fields, answer_choices=options or None).split(SEPARATOR)]
         except UndefinedError as error:
             known = ", ".join(sorted(fields))
-            raise UserError(f"template {self.task}/{self.name} needs a field that the example lacks ({error}); the example has {known}", *place) from None
+            raise UserError(f"template {self.task}/{self.name} needs a field that the example lacks ({error}); the "
+                            f"example has {known}", *place) from None
         except (TemplateError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
-            raise UserError(f"template {self.task}/{self.name} cannot be filled with this example: {error}", *place) from None
+            raise UserError(f"template {self.task}/{self.name} cannot be filled with this example: {error}",
+                            *place) from None
         if len(parts) != 2 or not all(parts):
-            raise Unfit(f"template {self.task}/{self.name} makes no prompt and target of this example, which its conditions leave out", *place)
+            raise Unfit(f"template {self.task}/{self.name} makes no prompt and target of this example, which its "
+                        f"conditions leave out", *place)
         if options and self.original_task and parts[1] not in options:
-            raise UserError(f"template {self.task}/{self.name}: the target {parts[1]!r} is not among its choices {', '.join(options)}", *place)
+            raise UserError(f"template {self.task}/{self.name}: the target {parts[1]!r} is not among its choices "
+                            f"{', '.join(options)}", *place)
         return Question(parts[0], parts[1], tuple(options) if self.asks_for_the_answer else (), self.task, self.name)
 
 
@@ -97,7 +108,8 @@ def read_promptsource(path: Path, task: str) -> tuple[list[JinjaTemplate], list[
     """The templates of one `templates.yaml` for a task, and those that cannot be used with the reason.
 
     Raises:
-        UserError: the libraries are missing, the file is no YAML or not in the collection's form, or none of its templates can be used.
+        UserError: the libraries are missing, the file is no YAML or not in the collection's form, or none of its
+            templates can be used.
     """
     environment = _environment()
     from jinja2 import TemplateError, meta
@@ -115,7 +127,8 @@ def read_promptsource(path: Path, task: str) -> tuple[list[JinjaTemplate], list[
             continue
         try:
             compiled = environment.from_string(jinja), environment.from_string(choices) if choices else None
-            foreign = sorted(meta.find_undeclared_variables(environment.parse(jinja)) & set(environment.globals) - {"range", "zip", "dict"})
+            foreign = sorted(meta.find_undeclared_variables(environment.parse(jinja)) & set(environment.globals)
+                             - {"range", "zip", "dict"})
         except (TemplateError, TypeError) as error:
             unusable.append((name, f"Jinja cannot read it: {error}"))
             continue
@@ -134,7 +147,8 @@ def _load_yaml(path: Path) -> Any:
     try:
         import yaml
     except ImportError:
-        raise UserError("templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 pyyaml") from None
+        raise UserError("templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 "
+                        "pyyaml") from None
 
     class Loader(yaml.SafeLoader):
         pass
@@ -146,4 +160,5 @@ def _load_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=Loader)  # a SafeLoader with two harmless tags
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise UserError(f"not valid YAML: {getattr(error, 'problem', None) or error}", path, mark.line + 1 if mark else None) from None
+        raise UserError(f"not valid YAML: {getattr(error, 'problem', None) or error}", path,
+                        mark.line + 1 if mark else None) from None

@@ -21,11 +21,13 @@ from minialign.lab.pretrained.t5 import load_t5
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds
 
-READERS: dict[str, Callable[[Path], nn.Module]] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t5, "llama": load_llama}
+READERS: dict[str, Callable[[Path], nn.Module]] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t5,
+                                                   "llama": load_llama}
 
 
 def architecture(folder: Path) -> str | None:
-    """What a folder's config.json says that its model is, as other people write it; None for a run of this project, and where there is none to read."""
+    """What a folder's config.json says that its model is, as other people write it; None for a run of this project, and
+    where there is none to read."""
     try:
         found = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -4,12 +4,13 @@ tasks.jsonl, one example a line; every other field is yours, for the templates t
 
     {"task": "spam", "cluster": "mail", "text": "You have won!", "answer": "yes", "options": ["yes", "no"]}
 
-templates.json, as `minialign/world/templates.py` describes it, or in YAML as the PromptSource collection keeps it (one task a file then):
+templates.json, as `minialign/world/templates.py` describes it, or in YAML as the PromptSource collection keeps it (one
+task a file then):
 
     {"spam": [{"name": "plain", "input": "{text}\nIs this spam?", "target": "{answer}"}]}
 
-Without `options` an example can be trained on and not examined. `cluster` says what kind of task it is, for holding out; without it the
-task is a cluster of its own. Read next: instruct/mixture.py.
+Without `options` an example can be trained on and not examined. `cluster` says what kind of task it is, for holding
+out; without it the task is a cluster of its own. Read next: instruct/mixture.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
     """Task -> its examples, each with "cluster", "file" and "line".
 
     Raises:
-        UserError: a line that is no JSON object, lacks `task`, or has options that cannot be chosen from, or without the answer among them.
+        UserError: a line that is no JSON object, lacks `task`, or has options that cannot be chosen from, or without
+            the answer among them.
     """
     tasks: dict[str, list[dict]] = {}
     for record in read_jsonl(path, ("task",)):
@@ -38,10 +40,13 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
             if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
                 raise UserError(f'options is {options!r}; it must be a list of texts such as ["yes", "no"]', path, line)
             if len(options) < 2:
-                raise UserError(f"options has {len(options)} answers; give two or more, or leave the field out", path, line)
+                raise UserError(f"options has {len(options)} answers; give two or more, or leave the field out", path,
+                                line)
             if record.get("answer") not in options:
-                raise UserError(f"the answer {record.get('answer')!r} is not among the options {', '.join(options)}", path, line)
-        tasks.setdefault(record["task"], []).append(record | {"cluster": record.get("cluster", record["task"]), "file": path})
+                raise UserError(f"the answer {record.get('answer')!r} is not among the options {', '.join(options)}",
+                                path, line)
+        tasks.setdefault(record["task"], []).append(record | {"cluster": record.get("cluster", record["task"]),
+            "file": path})
     return tasks
 
 
@@ -53,7 +58,8 @@ def read_templates(path: Path, tasks: dict[str, list[dict]]) -> tuple[dict[str, 
     """
     if path.suffix in (".yaml", ".yml"):
         if len(tasks) != 1:
-            raise UserError(f"a file of the PromptSource collection is for one task, and there are {', '.join(tasks)}; use one file of tasks for each", path)
+            raise UserError(f"a file of the PromptSource collection is for one task, and there are {', '.join(tasks)}; "
+                            f"use one file of tasks for each", path)
         (task,) = tasks
         templates, unusable = read_promptsource(path, task)
         return {task: templates}, unusable
@@ -64,7 +70,8 @@ def read_templates(path: Path, tasks: dict[str, list[dict]]) -> tuple[dict[str, 
     return {task: table[task] for task in tasks}, []
 
 
-def fill(tasks: dict[str, list[dict]], templates: dict[str, list[Any]], skip_unfit: bool = False) -> tuple[list[Question], int]:
+def fill(tasks: dict[str, list[dict]], templates: dict[str, list[Any]],
+         skip_unfit: bool = False) -> tuple[list[Question], int]:
     """Every template filled with every example, so that a fault is found now and not in an hour.
 
     Args:

@@ -1,9 +1,10 @@
-r"""How far real labellers agree: with themselves on pairs that came back, with each other, with the majority. From labels.jsonl files alone.
+r"""How far real labellers agree: with themselves on pairs that came back, with each other, with the majority. From
+labels.jsonl files alone.
 
     agreement = share of the pairs that both decided (no tie, no skip) on which both chose the same answer
 
-World annotators have the same table (world/annotators.py); papers report 73 % between labellers (Ouyang et al. 2022, §3.4), 77 % between labellers and
-researchers (Stiennon et al. 2020, §3.3). Read next: store.py.
+World annotators have the same table (world/annotators.py); papers report 73 % between labellers (Ouyang et al. 2022,
+§3.4), 77 % between labellers and researchers (Stiennon et al. 2020, §3.3). Read next: store.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Pair = tuple[str, frozenset[str]]  # the prompt, and the two answers in no order
 
 
 def read_votes(paths: Sequence[Path]) -> dict[str, dict[bool, dict[Pair, str | None]]]:
-    """Annotator -> asked again -> pair -> the chosen answer, None for a tie; what was skipped or taken back is not there.
+    """Annotator -> asked again -> pair -> the chosen answer, None for a tie; what was skipped or taken back is not
+    there.
 
     Raises:
         UserError: a line that is no label; names file and line.
@@ -33,17 +35,21 @@ def read_votes(paths: Sequence[Path]) -> dict[str, dict[bool, dict[Pair, str | N
         for record in records:
             if type(record.get("undo")) is int or record.get("choice") == "skip" or name_of(record) in undone:
                 continue
-            texts = [record.get(name) for name in (("first", "second") if record.get("choice") == "tie" else ("chosen", "rejected"))]
+            texts = [record.get(name) for name in (("first", "second") if record.get("choice") == "tie"
+                                                   else ("chosen", "rejected"))]
             if not all(isinstance(text, str) for text in [*texts, record.get("prompt")]):
-                raise UserError("no label: it needs prompt, chosen and rejected, each of them text", path, record["line"])
+                raise UserError("no label: it needs prompt, chosen and rejected, each of them text", path,
+                                record["line"])
             own = votes.setdefault(str(record.get("annotator", "somebody")), {False: {}, True: {}})
-            own[record.get("again") is True][record["prompt"], frozenset(texts)] = None if record.get("choice") == "tie" else texts[0]
+            own[record.get("again") is True][record["prompt"],
+                                             frozenset(texts)] = None if record.get("choice") == "tie" else texts[0]
     return votes
 
 
 def agree(one: dict[Pair, str | None], other: dict[Pair, str | None]) -> tuple[int, int]:
     """On how many pairs both chose the same answer, and how many both decided."""
-    both = [(one[pair], other[pair]) for pair in one.keys() & other.keys() if one[pair] is not None and other[pair] is not None]
+    both = [(one[pair], other[pair]) for pair in one.keys() & other.keys() if one[pair] is not None
+            and other[pair] is not None]
     return sum(a == b for a, b in both), len(both)
 
 

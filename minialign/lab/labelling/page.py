@@ -1,19 +1,20 @@
 r"""The labelling page: a prompt, two answers side by side, one key; on this computer only.
 
-    GET  /              the page                              POST /api/label     {"tab", "key", "choice", "confidence", "seconds"}
+    GET  /              the page                   POST /api/label     {"tab", "key", "choice", "confidence", "seconds"}
     GET  /api/question  ?tab=…: pair, progress, reward model  POST /api/undo, /api/release   {"tab"}
                                                               POST /api/retrain
 
-People compare better than they grade (Stiennon et al. 2020, §3.3), so the page asks which of two is better and how sure one is, 1 to 9, as the
-summarisation data records it. Details that matter:
+People compare better than they grade (Stiennon et al. 2020, §3.3), so the page asks which of two is better and how sure
+one is, 1 to 9, as the summarisation data records it. Details that matter:
     1. A label is on disk before the next pair shows (store.py); killing the process loses none
        (test_killing_the_process_loses_nothing).
-    2. Any page in the browser can send requests to 127.0.0.1. So every request needs the token of the address that was printed, a Host that is this
-       computer's (a stranger's name may be made to point here), and, when it changes something, an Origin that is this page's
-       (test_requests_of_other_hosts_pages_and_people_are_refused).
+    2. Any page in the browser can send requests to 127.0.0.1. So every request needs the token of the address that was
+       printed, a Host that is this computer's (a stranger's name may be made to point here), and, when it changes
+       something, an Origin that is this page's (test_requests_of_other_hosts_pages_and_people_are_refused).
     3. The texts are shown as text, never as HTML, and a policy forbids any script but the page's own
        (test_an_answer_that_is_a_script_is_shown_and_does_not_run).
-    4. While a reward model learns, in another process, the page answers (reward.py; test_the_page_answers_while_a_reward_model_learns).
+    4. While a reward model learns, in another process, the page answers (reward.py;
+       test_the_page_answers_while_a_reward_model_learns).
 
 Read next: store.py, reward.py. Try it:  python -m minialign label RUN
 """
@@ -77,7 +78,8 @@ def read_label(body: dict) -> dict[str, Any]:
     if confidence is not None and choice not in ("first", "second"):
         raise BadRequest("a tie or a skipped pair has no confidence")
     seconds = number_field(body, "seconds", 0, 1e6, (int, float))
-    return {"tab": text_field(body, "tab", TAB), "key": text_field(body, "key", KEY), "choice": choice, "confidence": confidence, "seconds": seconds}
+    return {"tab": text_field(body, "tab", TAB), "key": text_field(body, "key", KEY), "choice": choice,
+            "confidence": confidence, "seconds": seconds}
 
 
 TAB, KEY = r"[\w-]{1,64}", r"[0-9]{1,9}[ab]"
@@ -85,7 +87,8 @@ TAB, KEY = r"[\w-]{1,64}", r"[0-9]{1,9}[ab]"
 
 def guard(app: Flask, token: str, port: int) -> None:
     """Let nobody in but the page itself, and answer whatever goes wrong in words. Arguments as for `create_app`."""
-    hosts = {f"{name}:{port}" for name in LOCAL} | (set(LOCAL) if port == 80 else set())  # browsers leave the usual port out
+    # browsers leave the usual port out
+    hosts = {f"{name}:{port}" for name in LOCAL} | (set(LOCAL) if port == 80 else set())
 
     @app.before_request
     def refuse_strangers():
@@ -143,14 +146,17 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
     def state(tab: str) -> Response:
         question = store.question(tab)
         shown = store.show(question) if question else {}
-        asked = {"key": question.key, **{name: shown[name] for name in ("prompt", "first", "second")}} if question else None
-        return jsonify(question=asked, progress=store.progress(), reward=reward.status(store.labels), annotator=store.annotator)
+        asked = {"key": question.key, **{name: shown[name] for name in ("prompt", "first",
+            "second")}} if question else None
+        return jsonify(question=asked, progress=store.progress(), reward=reward.status(store.labels),
+                       annotator=store.annotator)
 
     @app.get("/")
     def page():
         nonce = secrets.token_urlsafe(16)
         text = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
-        rules = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:"
+        rules = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+                 f"img-src data:")
         rules += "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
         return Response(text, mimetype="text/html", headers={"Content-Security-Policy": rules})
 
@@ -211,7 +217,8 @@ class LabelPage:
         try:
             door = socket.create_server((LOCAL[0], port))
         except (OSError, OverflowError) as error:
-            raise UserError(f"port {port} cannot be had ({getattr(error, 'strerror', error)}); choose another --port, or 0 for any that is free") from None
+            raise UserError(f"port {port} cannot be had ({getattr(error, 'strerror', error)}); choose another --port, "
+                            f"or 0 for any that is free") from None
         with door:
             port = door.getsockname()[1]
             app = create_app(store, reward, self.token, port)
@@ -223,9 +230,11 @@ class LabelPage:
 
     @classmethod
     def open(cls, folder: Path, run: Path, annotator: str = "me", seed: int = 0, port: int = 0) -> LabelPage:
-        """The page on the pairs of a folder that `minialign label` or `minialign compare` made (pairs.jsonl); for notebooks."""
+        """The page on the pairs of a folder that `minialign label` or `minialign compare` made (pairs.jsonl); for
+        notebooks."""
         pairs = read_pairs(Path(folder) / PAIRS)
-        return cls(LabelStore(Path(folder) / LABELS, pairs, annotator, seed), LiveReward(folder, run, annotator, pairs), port)
+        return cls(LabelStore(Path(folder) / LABELS, pairs, annotator, seed), LiveReward(folder, run, annotator, pairs),
+                   port)
 
     def wait(self) -> None:
         """Serve until Ctrl-C."""
@@ -242,5 +251,6 @@ class LabelPage:
         self.reward.stop()
 
     def _repr_html_(self) -> str:
-        """In a notebook: a link. A frame inside the notebook is what the page's own rules forbid, to every other page alike."""
+        """In a notebook: a link. A frame inside the notebook is what the page's own rules forbid, to every other page
+        alike."""
         return f'<a href="{self.url}" target="_blank" rel="noreferrer">Open the labelling page</a>'

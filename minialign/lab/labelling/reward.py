@@ -1,12 +1,15 @@
-r"""The reward model beside the labelling page: trained on the labels so far whenever one asks, and judged on those that it did not learn from.
+r"""The reward model beside the labelling page: trained on the labels so far whenever one asks, and judged on those that
+it did not learn from.
 
-A process of its own trains it, so that the page answers meanwhile; what it finds is a file that is written when it is done:
+A process of its own trains it, so that the page answers meanwhile; what it finds is a file that is written when it is
+done:
 
     reward/               the reward model's run folder, as `minialign reward` leaves one; PPO can use it
     reward-scores.json    the scores of both answers of every pair, which pairs were learned from, how long it took
 
-A fifth of the prompts is never learned from. The accuracy that is shown is over these and over labels on new prompts given since, so that it says how well the
-model predicts this person, not how well it remembers (test_the_live_accuracy_is_of_labels_that_were_not_learned).
+A fifth of the prompts is never learned from. The accuracy that is shown is over these and over labels on new prompts
+given since, so that it says how well the model predicts this person, not how well it remembers
+(test_the_live_accuracy_is_of_labels_that_were_not_learned).
 
 Read next: rlhf/reward_model.py.
 """
@@ -47,7 +50,8 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     started = time.perf_counter()
     folder = Path(folder)
     file = folder / LABELS
-    labels = [c for c in read_comparisons(file)[0] if c["annotator"] == annotator] if file.exists() and file.stat().st_size else []
+    labels = [c for c in read_comparisons(file)[0]
+              if c["annotator"] == annotator] if file.exists() and file.stat().st_size else []
     learned, checks = split_by_prompt(labels, HELD_OUT)
     if len({key_of(c) for c in learned}) < FEWEST or not checks:
         few = f"{len({key_of(c) for c in labels})} labelled prompts are too few to learn from"
@@ -57,13 +61,16 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     if len(ranked) < FEWEST or not count_pairs(valid):
         raise UserError("too few labelled answers fit the model's context to learn from", base)
     batch = min(16, len(ranked))
-    settings = TrainingConfig(steps=max(24, min(400, 3 * len(ranked) // batch)), batch=batch, learning_rate=5e-4, weight_decay=0.01)
+    settings = TrainingConfig(steps=max(24, min(400, 3 * len(ranked) // batch)), batch=batch, learning_rate=5e-4,
+                              weight_decay=0.01)
     pairs = read_pairs(folder / PAIRS)
-    rows = [answer_rows(tokenizer, [p["prompt"] for p in pairs], [p[side] for p in pairs], model.config.context) for side in ("first", "second")]
+    rows = [answer_rows(tokenizer, [p["prompt"] for p in pairs], [p[side] for p in pairs], model.config.context)
+            for side in ("first", "second")]
     fresh = folder / f"{MODEL}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     run = RunFolder(fresh)
-    config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(settings), "labels": len(learned)}
+    config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(settings),
+              "labels": len(learned)}
     run.begin(config, tokenizer)
     reward, _ = train_reward_model(model, ranked, valid, [*rows[0], *rows[1]], settings, run)
     scores = [score_rows(reward, part).tolist() for part in rows]
@@ -74,19 +81,23 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     os.replace(fresh, folder / MODEL)
     shutil.rmtree(before, ignore_errors=True)
     known = {key_of(c) for c in learned}
-    seen = [i for i, pair in enumerate(pairs) if key_of({"prompt": pair["prompt"], "chosen": pair["first"], "rejected": pair["second"]}) in known]
-    facts = {"annotator": annotator, "learned": len(learned), "seen": seen, "seconds": round(time.perf_counter() - started, 1)}
+    seen = [i for i, pair in enumerate(pairs) if key_of({"prompt": pair["prompt"], "chosen": pair["first"],
+                                                         "rejected": pair["second"]}) in known]
+    facts = {"annotator": annotator, "learned": len(learned), "seen": seen,
+             "seconds": round(time.perf_counter() - started, 1)}
     write_json(folder / SCORES, {**facts, "scores": list(zip(*scores))})
 
 
 def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
-    """What the other process does: leave a core to the page, say nothing, and leave a complaint where the page finds it."""
+    """What the other process does: leave a core to the page, say nothing, and leave a complaint where the page finds
+    it."""
     import torch
 
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(10)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with open(os.devnull, "w",
+              encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         try:
             retrain(folder, base, annotator)
         except UserError as error:
@@ -94,17 +105,20 @@ def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
 
 
 def known_scores(folder: Path, annotator: str) -> dict[str, Any]:
-    """What the last training left, without its complaint; empty when there is nothing, or it was of another person's labels."""
+    """What the last training left, without its complaint; empty when there is nothing, or it was of another person's
+    labels."""
     path = Path(folder) / SCORES
     found = read_json(path) if path.exists() else {}
-    return {k: v for k, v in found.items() if k != "error"} if found.get("annotator") == annotator else {"annotator": annotator}
+    return {k: v for k, v in found.items() if k != "error"} if found.get("annotator") == annotator else {"annotator":
+        annotator}
 
 
 class LiveReward:
     """The reward model as the page sees it.
 
     Args:
-        folder: where the labels are; base: run of the language model that it starts from; annotator: whose labels; pairs: of what.
+        folder: where the labels are; base: run of the language model that it starts from; annotator: whose labels;
+            pairs: of what.
     """
 
     def __init__(self, folder: Path, base: Path, annotator: str, pairs: list[dict]):
@@ -121,7 +135,8 @@ class LiveReward:
         """Begin to learn from the labels so far; False when it is learning already."""
         if self.training:
             return False
-        self.process = get_context("spawn").Process(target=retrain_quietly, args=(self.folder, self.base, self.annotator), daemon=True)
+        self.process = get_context("spawn").Process(target=retrain_quietly,
+                                                    args=(self.folder, self.base, self.annotator), daemon=True)
         self.process.start()
         return True
 
@@ -132,7 +147,8 @@ class LiveReward:
             self.process.join()
 
     def status(self, labels: list[dict]) -> dict[str, Any]:
-        """For the page: training or not, the accuracy on labels that were not learned from, with its interval, and a complaint if there was one."""
+        """For the page: training or not, the accuracy on labels that were not learned from, with its interval, and a
+        complaint if there was one."""
         path = self.folder / SCORES
         if path.exists() and path.stat().st_mtime_ns != self.read_at:
             self.read_at, found = path.stat().st_mtime_ns, read_json(path)
@@ -150,10 +166,12 @@ class LiveReward:
         return status
 
     def margins(self, labels: list[dict]) -> list[float]:
-        """By how much the chosen answer scored higher, for each decided label whose prompt was not learned from; what was asked again counts once."""
+        """By how much the chosen answer scored higher, for each decided label whose prompt was not learned from; what
+        was asked again counts once."""
         seen, found = set(self.found["seen"]), []
         for label in labels:
             if label["pair"] not in seen and label["choice"] in ("first", "second") and label.get("again") is not True:
                 first, second = self.found["scores"][label["pair"]]
-                found.append(first - second if label["chosen"] == self.pairs[label["pair"]]["first"] else second - first)
+                found.append(first - second if label["chosen"] == self.pairs[label["pair"]]["first"]
+                             else second - first)
         return found

@@ -2,15 +2,17 @@ r"""What the labelling page remembers: one line a label, on disk before the next
 
     labels.jsonl   appended and fsynced, never rewritten; an undo is a line of its own: {"undo": id}
 
-Everything else (which pair comes next, how far one is, agreement with oneself) follows from that file, so that killing the process loses nothing
-and starting again goes on where it stopped. Details that matter:
+Everything else (which pair comes next, how far one is, agreement with oneself) follows from that file, so that killing
+the process loses nothing and starting again goes on where it stopped. Details that matter:
     1. A line that a power cut left half-written was never confirmed to anybody; it is cut off when the file is opened
        (test_a_line_that_was_cut_short_is_cut_off_and_asked_again).
-    2. Which answer stands first is drawn for each pair, from a seed, and recorded (test_the_order_is_drawn_and_recorded).
-    3. A tenth of the pairs comes back with the answers exchanged, at least GAP labels later: agreement with oneself, in which
-       always choosing the first is a disagreement (test_some_pairs_come_back_swapped_and_measure_agreement_with_oneself).
-    4. A tab keeps the pair that it shows until it answers; no other tab is given it, and a second answer to the same pair is refused
-       (test_two_tabs_never_label_the_same_pair_twice).
+    2. Which answer stands first is drawn for each pair, from a seed, and recorded
+       (test_the_order_is_drawn_and_recorded).
+    3. A tenth of the pairs comes back with the answers exchanged, at least GAP labels later: agreement with oneself, in
+       which always choosing the first is a disagreement
+       (test_some_pairs_come_back_swapped_and_measure_agreement_with_oneself).
+    4. A tab keeps the pair that it shows until it answers; no other tab is given it, and a second answer to the same
+       pair is refused (test_two_tabs_never_label_the_same_pair_twice).
 
 Read next: page.py, rlhf/comparisons.py (which reads the file).
 """
@@ -58,7 +60,8 @@ class Question:
 
 
 def read_pairs(path: Path) -> list[dict]:
-    """Pairs to be judged, as `minialign compare` writes them. Raises UserError for a broken line, or two equal answers, with the line."""
+    """Pairs to be judged, as `minialign compare` writes them. Raises UserError for a broken line, or two equal answers,
+    with the line."""
     pairs = read_jsonl(path, ("prompt", "first", "second"))
     for pair in pairs:
         if pair["first"] == pair["second"]:
@@ -97,7 +100,8 @@ class LabelStore:
             raise unwritable(self.path, error) from None
 
     def _mend(self) -> bool:
-        """Cut off a last line that a fault left half-written, or end it if only its line break is missing; whether either was needed."""
+        """Cut off a last line that a fault left half-written, or end it if only its line break is missing; whether
+        either was needed."""
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content.rfind(b"\n") + 1
         if whole == len(content):
@@ -119,7 +123,8 @@ class LabelStore:
         check_fields(record, ("prompt", "choice", "annotator"), str, self.path, line)
         pair = self.pairs[record["pair"]] if 0 <= record["pair"] < len(self.pairs) else {}
         if record["prompt"] != pair.get("prompt") or record["choice"] not in CHOICES:
-            raise UserError("a label of other pairs; choose another --out, or put the pairs back that were labelled here", self.path, line)
+            raise UserError("a label of other pairs; choose another --out, or put the pairs back that were labelled "
+                            "here", self.path, line)
         self.next_id = max(self.next_id, record["id"] + 1)
         if record["annotator"] == self.annotator:
             self.labels.append(record)
@@ -127,7 +132,8 @@ class LabelStore:
     def _append(self, record: dict[str, Any]) -> None:
         """Put a line on disk. Raises UserError, with the file as before, when that fails."""
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
-        if os.fstat(self.file).st_size != self.size:  # or cutting a failed line off below would cut off somebody's label
+        # or cutting a failed line off below would cut off somebody's label
+        if os.fstat(self.file).st_size != self.size:
             raise UserError("another program has written to it; end that one and start this one again", self.path)
         try:
             if os.write(self.file, line) != len(line):
@@ -148,11 +154,13 @@ class LabelStore:
         return {(label["pair"], label.get("again") is True): label for label in self.labels}
 
     def question(self, tab: str) -> Question | None:
-        """What a tab shows: what it showed before if that is still open, else the next pair that no other tab shows; None at the end."""
+        """What a tab shows: what it showed before if that is still open, else the next pair that no other tab shows;
+        None at the end."""
         with self.lock:
             answered = self.answered()
             now = time.monotonic()
-            self.shown = {t: (q, since) for t, (q, since) in self.shown.items() if (q.pair, q.again) not in answered and now - since < LEASE}
+            self.shown = {t: (q, since) for t, (q, since) in self.shown.items() if (q.pair, q.again) not in answered
+                          and now - since < LEASE}
             if tab not in self.shown:
                 found = self._next(answered, {(q.pair, q.again) for q, _ in self.shown.values()})
                 if found is None:
@@ -165,7 +173,8 @@ class LabelStore:
         place = {label["pair"]: i for i, label in enumerate(self.labels)}
         decided = [pair for (pair, again), label in answered.items() if not again and label["choice"] != "skip"]
         repeated = sum(again for _, again in {*answered, *taken})
-        fresh = next((i for i in range(len(self.pairs)) if (i, False) not in answered and (i, False) not in taken), None)
+        fresh = next((i for i in range(len(self.pairs)) if (i, False) not in answered and (i, False) not in taken),
+                     None)
         if repeated < int(len(decided) * AGAIN_SHARE):
             for pair in decided:
                 if (pair, True) not in answered and (pair, True) not in taken and len(self.labels) - place[pair] > GAP:
@@ -185,14 +194,16 @@ class LabelStore:
                 pair[first], pair[second] = pair[second], pair[first]
         return pair
 
-    def answer(self, tab: str, key: str, choice: str, confidence: int | None = None, seconds: float | None = None) -> dict:
+    def answer(self, tab: str, key: str, choice: str, confidence: int | None = None,
+               seconds: float | None = None) -> dict:
         """Put one label on disk and return it.
 
         Args:
             tab: who answers; key: of the question; choice: one of CHOICES, as the answers were shown.
             confidence: 1 to 9, or None; seconds: taken.
         Raises:
-            Refused: the pair is labelled already, or another tab shows it. UserError: the disk refuses; nothing was written.
+            Refused: the pair is labelled already, or another tab shows it. UserError: the disk refuses; nothing was
+                written.
         """
         with self.lock:
             answered = self.answered()
@@ -204,8 +215,10 @@ class LabelStore:
             if not 0 <= pair < len(self.pairs) or (again and (pair, False) not in answered):
                 raise Refused("there is no such pair")
             shown, question = self.show(self._ask(pair, again)), {"id": self.next_id, "pair": pair, "again": again}
-            facts = {"choice": choice, "annotator": self.annotator, "time": datetime.now(UTC).isoformat(timespec="seconds"), "tab": tab}
-            facts |= {name: value for name, value in (("confidence", confidence), ("seconds", seconds)) if value is not None}
+            facts = {"choice": choice, "annotator": self.annotator, "time":
+                     datetime.now(UTC).isoformat(timespec="seconds"), "tab": tab}
+            facts |= {name: value for name, value in (("confidence", confidence), ("seconds", seconds))
+                      if value is not None}
             body = as_comparison(shown, choice) if choice in ("first", "second") else shown
             record = {**question, **body, **facts}
             self._append(record)
@@ -215,12 +228,15 @@ class LabelStore:
             return record
 
     def undo(self, tab: str) -> dict | None:
-        """Take back this tab's last label, or the last of all when it gave none, and show its pair again; None when there is nothing."""
+        """Take back this tab's last label, or the last of all when it gave none, and show its pair again; None when
+        there is nothing."""
         with self.lock:
-            last = next((label for label in reversed(self.labels) if label.get("tab") == tab), self.labels[-1] if self.labels else None)
+            last = next((label for label in reversed(self.labels) if label.get("tab") == tab),
+                        self.labels[-1] if self.labels else None)
             if last is None:
                 return None
-            self._append({"undo": last["id"], "annotator": self.annotator, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+            self._append({"undo": last["id"], "annotator": self.annotator, "time":
+                          datetime.now(UTC).isoformat(timespec="seconds")})
             self.labels = [label for label in self.labels if label["id"] != last["id"]]
             self.shown[tab] = (self._ask(last["pair"], last.get("again") is True), time.monotonic())
             return last
@@ -231,12 +247,16 @@ class LabelStore:
             self.shown.pop(tab, None)
 
     def progress(self) -> dict[str, int]:
-        """Counts: `done` of `pairs`, `ties` and `skipped` among them, pairs asked `again`, and on how many of these one `agreed` with oneself."""
+        """Counts: `done` of `pairs`, `ties` and `skipped` among them, pairs asked `again`, and on how many of these one
+        `agreed` with oneself."""
         with self.lock:
             answered = self.answered()
             first = [label["choice"] for (_, again), label in answered.items() if not again]
-            twice = [(label, answered[pair, False]) for (pair, again), label in answered.items() if again and (pair, False) in answered]
+            twice = [(label, answered[pair, False]) for (pair, again), label in answered.items() if again
+                     and (pair, False) in answered]
             decided = [(a, b) for a, b in twice if "skip" not in (a["choice"], b["choice"])]
-            agreed = sum(a.get("chosen") == b.get("chosen") for a, b in decided)  # two ties have no chosen answer, and agree
-            counts = {"ties": first.count("tie"), "skipped": first.count("skip"), "again": len(decided), "agreed": agreed}
+            # two ties have no chosen answer, and agree
+            agreed = sum(a.get("chosen") == b.get("chosen") for a, b in decided)
+            counts = {"ties": first.count("tie"), "skipped": first.count("skip"), "again": len(decided),
+                      "agreed": agreed}
             return {"done": len(first), "pairs": len(self.pairs), **counts}

@@ -65,4 +65,5 @@ def summary(store: LabelStore) -> str:
     """One line on what was done."""
     p = store.progress()
     agreement = f", {p['agreed']} of {p['again']} asked again were answered alike" if p["again"] else ""
-    return f"{p['done']} of {p['pairs']} pairs labelled, {p['ties']} equally good, {p['skipped']} skipped{agreement}; all of it is in {store.path}"
+    return (f"{p['done']} of {p['pairs']} pairs labelled, {p['ties']} equally good, {p['skipped']} skipped{agreement}; "
+            f"all of it is in {store.path}")

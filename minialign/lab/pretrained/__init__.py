@@ -1,4 +1,5 @@
-r"""Real weights in hand-written models, read from the files that other people publish (lab/interchange). In reading order:
+r"""Real weights in hand-written models, read from the files that other people publish (lab/interchange). In reading
+order:
 
     gpt2.py              GPT-2 in our own decoder
     bert.py              BERT; minilm.py the sentence encoder that is one; sentence_vectors.py distils it

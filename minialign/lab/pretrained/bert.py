@@ -5,7 +5,8 @@ r"""BERT, by hand: an encoder that normalises after each step, and adds a segmen
     masked word: logits = LayerNorm(gelu(W x)) Eᵀ + b                        Devlin et al. 2019, §3.1, released code
 
 It reads folders of `model_type` bert: BERT itself, MiniLM and other students of it. Details that matter:
-    1. The norm comes after the sum, the other way round than in transformer.py; with it the stream is normalised in every layer.
+    1. The norm comes after the sum, the other way round than in transformer.py; with it the stream is normalised in
+       every layer.
     2. Positions count places in the row, so pads stand on the right, as the weights were trained
        (test_padding_on_the_right_changes_no_vector_of_bert).
     3. ε of the norms is 1e-12 in the published models, and read from the file.
@@ -13,7 +14,8 @@ It reads folders of `model_type` bert: BERT itself, MiniLM and other students of
     5. A sentence's vector is the mean over its real tokens, scaled to length 1 (Reimers & Gurevych 2019, §3)
        (test_a_sentence_s_vector_does_not_depend_on_the_others).
 
-Read next: minilm.py (a real one). Try it: python -c "from minialign.lab.pretrained.bert import load_bert; print(load_bert('FOLDER'))"
+Read next: minilm.py (a real one).
+Try it: python -c "from minialign.lab.pretrained.bert import load_bert; print(load_bert('FOLDER'))"
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(config.width, config.width) for _ in range(4))
 
     def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        split = lambda y: y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)  # noqa: E731   (B, T, D) -> (B, H, T, d)
+        def split(y):
+            return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
         mixed = attention(split(self.query(x)), split(self.key(x)), split(self.value(x)), allowed)
         return self.output(mixed.transpose(1, 2).reshape(x.shape))  # (B, T, D)
 
@@ -131,7 +134,8 @@ class BertBody(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """(B, T, D) of tokens (B, T); mask (B, T) true at real ones; segments (B, T) which part of the text each belongs to, 0 without it.
+        """(B, T, D) of tokens (B, T); mask (B, T) true at real ones; segments (B, T) which part of the text each
+        belongs to, 0 without it.
 
         Raises:
             UserError: more tokens than the context holds.
@@ -168,7 +172,8 @@ class Bert(nn.Module):
         masked_words: whether there is a head.
     """
 
-    special, hidden_word = SpecialIds(101, 102, 0), 103  # [CLS], [SEP], [PAD] and [MASK] of the first vocabularies; a folder may say others
+    # [CLS], [SEP], [PAD] and [MASK] of the first vocabularies; a folder may say others
+    special, hidden_word = SpecialIds(101, 102, 0), 103
 
     def __init__(self, config: BertConfig, masked_words: bool = False):
         super().__init__()
@@ -182,7 +187,8 @@ class Bert(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V). Raises UserError when the checkpoint has no head for masked words."""
         if self.head is None:
-            raise UserError("this checkpoint has no head for masked words; use its vectors, or load one that was saved with its head")
+            raise UserError("this checkpoint has no head for masked words; use its vectors, or load one that was saved "
+                            "with its head")
         return self.head(hidden, self.body.token_embedding.weight)
 
 
@@ -211,7 +217,8 @@ def load_bert(folder: Path) -> Bert:
     )
     tensors = renamed(tensors, NAMES, UNUSED)
     if not same_table(tensors, "cls.predictions.decoder.weight", "body.token_embedding.weight"):
-        raise UserError("its head for masked words has a table of its own; only one shared with the token vectors is supported", folder)
+        raise UserError("its head for masked words has a table of its own; only one shared with the token vectors is "
+                        "supported", folder)
     return build(Bert, config, tensors, Path(folder) / WEIGHTS, masked_words="head.bias" in tensors)
 
 
@@ -221,7 +228,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     return F.normalize(total, dim=-1)  # the mean's length is lost anyway, so its divisor is
 
 
-def sentence_vectors(model: Bert, tokenizer: PretrainedTokenizer, texts: Sequence[str], batch: int = 32, longest: int = 256) -> Tensor:
+def sentence_vectors(model: Bert, tokenizer: PretrainedTokenizer, texts: Sequence[str], batch: int = 32,
+                     longest: int = 256) -> Tensor:
     """(n, D) a vector of length 1 for each text; their products are similarities.
 
     Args:

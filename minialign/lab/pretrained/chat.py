@@ -1,11 +1,12 @@
-r"""Talking with an instruct model: its template puts each turn between marks, and the cache keeps the conversation read.
+r"""Talking with an instruct model: its template puts each turn between marks, and the cache keeps the conversation
+read.
 
     <|im_start|>system\n{who it is}<|im_end|>\n                      once, at the beginning
-    <|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n     each turn; then the model writes up to <|im_end|>
+    <|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n    each turn; then the model writes up to <|im_end|>
 
 Details that matter:
-    1. The marks are put in as ids. A user who types <|im_end|> types seven letters and some signs, and cannot end their turn with it
-       (test_what_a_user_types_never_becomes_a_mark).
+    1. The marks are put in as ids. A user who types <|im_end|> types seven letters and some signs, and cannot end their
+       turn with it (test_what_a_user_types_never_becomes_a_mark).
     2. A turn is read into the cache once; the next one goes on from there (test_a_conversation_reads_every_turn_once).
     3. A reply that is broken off is closed with the end mark, so that the next turn finds the conversation in order
        (test_a_reply_that_is_broken_off_leaves_the_conversation_in_order).
@@ -41,9 +42,12 @@ def opening_ids(tokenizer: PretrainedTokenizer, role: str) -> list[int]:
     return [tokenizer.begin, *tokenizer.encode(f"{role}\n")]
 
 
-def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: list[int], reply: list[int]) -> tuple[list[int], int]:
-    """A conversation of one turn to learn from, given the ids of both sides: all of it up to the reply's end mark, and where the reply begins."""
-    asked = [*turn_ids(tokenizer, "system", system), *turn_ids(tokenizer, "user", prompt), *opening_ids(tokenizer, "assistant")]
+def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: list[int], reply: list[int]) -> tuple[list[int],
+        int]:
+    """A conversation of one turn to learn from, given the ids of both sides: all of it up to the reply's end mark, and
+    where the reply begins."""
+    asked = [*turn_ids(tokenizer, "system", system), *turn_ids(tokenizer, "user", prompt),
+             *opening_ids(tokenizer, "assistant")]
     return [*asked, *reply, tokenizer.end], len(asked)
 
 
@@ -57,7 +61,8 @@ class Conversation:
         generator: where chance comes from; same state and same turns, same replies.
     """
 
-    def __init__(self, model: Llama, tokenizer: PretrainedTokenizer, system: str, sampling: SamplingConfig, generator: torch.Generator):
+    def __init__(self, model: Llama, tokenizer: PretrainedTokenizer, system: str, sampling: SamplingConfig,
+                 generator: torch.Generator):
         self.model, self.tokenizer, self.sampling, self.generator = model, tokenizer, sampling, generator
         self.cache = Cache(model.config, 1, model.config.context)
         self.unread = turn_ids(tokenizer, "system", system)  # ids that the model has not read yet
@@ -74,13 +79,15 @@ class Conversation:
         room = self.model.config.context - self.cache.length - len(unread) - 2  # two for the end of the turn
         if room < 1:
             raise UserError(
-                f"the conversation of {self.cache.length} tokens and this turn of {len(unread)} do not fit the model's context of "
+                f"the conversation of {self.cache.length} tokens and this turn of {len(unread)} do not fit the model's "
+                f"context of "
                 f"{self.model.config.context}; shorten the turn, or start a new conversation"
             )
         return self._write(unread, min(room, self.sampling.new_tokens))
 
     def _write(self, unread: list[int], most: int) -> Iterator[str]:
-        """Read what is unread, then write at most so many tokens. However it ends, the turn is closed; one that never begins was never asked."""
+        """Read what is unread, then write at most so many tokens. However it ends, the turn is closed; one that never
+        begins was never asked."""
         end, waiting, last = self.tokenizer.end, [], None
         try:
             self.unread = unread

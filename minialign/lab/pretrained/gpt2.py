@@ -7,10 +7,11 @@ r"""GPT-2's weights in our own decoder: transformer.py with learned positions an
     h.3.attn.c_proj  (D, D)       blocks.3.attention.output              transposed
     h.3.mlp.c_fc, c_proj          blocks.3.feed_forward.inner, output    transposed
 
-Radford et al. 2019. It reads folders of `model_type` gpt2: GPT-2 of any size, and DistilGPT2. The end of a text, <|endoftext|>, is also what
-begins one and what fills rows up.
+Radford et al. 2019. It reads folders of `model_type` gpt2: GPT-2 of any size, and DistilGPT2. The end of a text,
+<|endoftext|>, is also what begins one and what fills rows up.
 
-Read next: transformer.py. Try it: python -c "from minialign.lab.pretrained.gpt2 import load_gpt2; print(load_gpt2('FOLDER'))"
+Read next: transformer.py.
+Try it: python -c "from minialign.lab.pretrained.gpt2 import load_gpt2; print(load_gpt2('FOLDER'))"
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ r"""Llama, by hand: a decoder with rotary positions, fewer keys than queries, an
     FeedForward(x) = W₂ (silu(W_g x) ⊙ W₁ x)                                            Shazeer 2020 (SwiGLU), Eq. 6
 
 It reads folders of `model_type` llama (here) and GGUF files of architecture llama (gguf_llama.py). Details that matter:
-    1. The pairs that are turned together are (xᵢ, xᵢ₊d/2), as in positions.py; GGUF files keep the rows for pairs (x₂ᵢ, x₂ᵢ₊₁).
-    2. Positions count real tokens, so padding on the left changes nothing (test_left_padding_changes_no_logit_of_llama).
-    3. The cache keeps K heads, not H: a third of the memory in SmolLM2 (test_cached_steps_of_llama_equal_the_full_pass).
+    1. The pairs that are turned together are (xᵢ, xᵢ₊d/2), as in positions.py; GGUF files keep the rows for pairs (x₂ᵢ,
+       x₂ᵢ₊₁).
+    2. Positions count real tokens, so padding on the left changes nothing
+       (test_left_padding_changes_no_logit_of_llama).
+    3. The cache keeps K heads, not H: a third of the memory in SmolLM2
+       (test_cached_steps_of_llama_equal_the_full_pass).
     4. While writing, the G queries of a key are multiplied with it at once, so no key is copied for them.
 
 Read next: rms_norm.py, smollm2.py (a real one). Try it:  python -m minialign chat smollm2
@@ -87,8 +90,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation, allowed: Tensor | None, causal: bool, cache: Cache | None) -> Tensor:
         B, T, K = *x.shape[:2], self.config.key_value_heads
-        split = lambda y: y.view(B, T, -1, self.config.head_size).transpose(1, 2)  # noqa: E731   (B, T, · d) -> (B, ·, T, d)
-        query, key = rotate(split(self.query(x)), rotation), rotate(split(self.key(x)), rotation)  # (B, H, T, d), (B, K, T, d)
+        def split(y):
+            return y.view(B, T, -1, self.config.head_size).transpose(1, 2)  # (B, T, · d) -> (B, ·, T, d)
+        # (B, H, T, d), (B, K, T, d)
+        query, key = rotate(split(self.query(x)), rotation), rotate(split(self.key(x)), rotation)
         value = split(self.value(x))
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)  # (B, K, S, d)
@@ -98,7 +103,8 @@ class Attention(nn.Module):
             scores = scores if allowed is None else scores.masked_fill(~allowed, -math.inf)
             mixed = (scores.softmax(dim=-1) @ value).view(B, self.config.heads, 1, -1)  # (B, H, 1, d)
         else:
-            mixed = attention(query, key.repeat_interleave(G, dim=1), value.repeat_interleave(G, dim=1), allowed, causal)  # (B, H, T, d)
+            mixed = attention(query, key.repeat_interleave(G, dim=1), value.repeat_interleave(G, dim=1), allowed,
+                              causal)  # (B, H, T, d)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -148,11 +154,13 @@ class LlamaBody(nn.Module):
             UserError: more tokens than the context holds.
         """
         T = tokens.shape[1]
-        causal = mask is None and T > 1 and (cache is None or cache.length == 0)  # plain: the fused kernel needs no mask
+        # plain: the fused kernel needs no mask
+        causal = mask is None and T > 1 and (cache is None or cache.length == 0)
         positions, allowed = who_sees_whom(tokens, mask, cache, causal=not causal)
         longest = int(positions.max()) + 1
         if longest > self.config.context:
-            raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the text")
+            raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the "
+                            f"text")
         x = self.token_embedding(tokens)  # (B, T, D)
         rotation = rotation_table(positions, self.config.head_size, self.config.base)
         for block in self.blocks:
@@ -217,7 +225,8 @@ def load_llama(folder: Path) -> Llama:
 
 
 def rotary_base(settings: Settings) -> float:
-    """The base of the rotary angles, where older and newer versions of the library write it. Raises UserError when the angles are stretched."""
+    """The base of the rotary angles, where older and newer versions of the library write it. Raises UserError when the
+    angles are stretched."""
     rotary = settings.values.get("rope_parameters") or settings.values.get("rope_scaling") or {}
     inside = Settings(rotary if isinstance(rotary, dict) else {"rope_type": rotary}, settings.file)
     inside.must_be("rope_type" if "rope_type" in inside.values else "type", ("default",))

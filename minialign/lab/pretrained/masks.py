@@ -1,4 +1,5 @@
-r"""Who may look at whom, for the pretrained models: pads, causality and what the cache holds, always as one explicit mask."""
+r"""Who may look at whom, for the pretrained models: pads, causality and what the cache holds, always as one explicit
+mask."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from minialign.cache import Cache
 from minialign.positions import causal_mask, positions_from_mask
 
 
-def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = None, causal: bool = True) -> tuple[Tensor, Tensor | None]:
+def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = None, causal: bool = True) -> tuple[Tensor,
+        Tensor | None]:
     """Positions and allowed looks of the tokens of this call; the cache notes which of them are pads.
 
     Args:
@@ -18,8 +20,8 @@ def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = Non
         cache: what was read before, P tokens, S = P + T; the caller adds T to its length when it has read.
         causal: token t sees nothing after it.
     Returns:
-        positions (T,) or (B, T) among the real tokens, and allowed (1 or B, 1, T, S) bool, None where everything may be seen. A pad sees
-        itself, so that no row of a softmax is empty.
+        positions (T,) or (B, T) among the real tokens, and allowed (1 or B, 1, T, S) bool, None where everything may be
+        seen. A pad sees itself, so that no row of a softmax is empty.
     """
     B, T = tokens.shape
     past = 0 if cache is None else cache.length

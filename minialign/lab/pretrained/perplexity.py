@@ -2,8 +2,8 @@ r"""How well a real model predicts a text: its perplexity, window by window.
 
     perplexity = exp(mean of −log π(tokenₜ | tokens before it in its window))
 
-Each window is read by itself, and its first token is not predicted: nothing stands before it. The same text cut by another tokenizer has
-another number of tokens, so perplexities of models with different tokenizers cannot be compared.
+Each window is read by itself, and its first token is not predicted: nothing stands before it. The same text cut by
+another tokenizer has another number of tokens, so perplexities of models with different tokenizers cannot be compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def windowed_perplexity(model: nn.Module, ids: Sequence[int], window: int = 512)
         UserError: a window of fewer than two tokens, or a text shorter than one.
     """
     if window < 2 or len(ids) < window:
-        raise UserError(f"the text has {len(ids)} tokens and a window {window}; a window needs at least 2, and the text at least one window")
+        raise UserError(f"the text has {len(ids)} tokens and a window {window}; a window needs at least 2, and the "
+                        f"text at least one window")
     rows = torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
     nats = 0.0
     with evaluating(model):

@@ -1,16 +1,19 @@
-r"""A student of a sentence encoder: fewer layers, and texts keep the vectors, or only the similarities, that the teacher gave them.
+r"""A student of a sentence encoder: fewer layers, and texts keep the vectors, or only the similarities, that the
+teacher gave them.
 
-    vectors        L = mean over texts of 1 − v·v'  (= |v − v'|² / 2, both of length 1)                      Reimers & Gurevych 2020, §2
+    vectors        L = mean over texts of 1 − v·v'  (= |v − v'|² / 2, both of length 1)      Reimers & Gurevych 2020, §2
     similarities   L = mean over pairs of texts of (vᵢ·vⱼ − v'ᵢ·v'ⱼ)²,  v the student's, v' the teacher's    after Tung & Mori 2019, §3
 
 No label and no word is asked for: any text teaches. Details that matter:
-    1. The teacher reads each text that will be shown once, before the first step, and not once an epoch (test_the_teacher_reads_each_text_once).
+    1. The teacher reads each text that will be shown once, before the first step, and not once an epoch
+       (test_the_teacher_reads_each_text_once).
     2. Similarities are a table of texts by texts, so the student may have another width; vectors need the same
        (test_a_narrow_student_learns_similarities_and_is_told_that_it_cannot_learn_vectors).
-    3. A student that begins as layers of its teacher keeps the teacher's table of token vectors as it is: half of its numbers, most of them of
-       words that the texts never show (test_frozen_words_are_the_teacher_s_at_the_end).
-    4. What is kept is measured on texts that neither training nor the choice of when to stop has seen, over all their pairs; a student that is
-       cut off and not trained is the measure of what training brings (test_training_brings_a_cut_student_closer_to_its_teacher).
+    3. A student that begins as layers of its teacher keeps the teacher's table of token vectors as it is: half of its
+       numbers, most of them of words that the texts never show (test_frozen_words_are_the_teacher_s_at_the_end).
+    4. What is kept is measured on texts that neither training nor the choice of when to stop has seen, over all their
+       pairs; a student that is cut off and not trained is the measure of what training brings
+       (test_training_brings_a_cut_student_closer_to_its_teacher).
 
 Read next: minilm.py (how the teacher itself was made).
 Try it:  python -m minialign distill --teacher minilm --layers 3 --text FILES
@@ -44,7 +47,8 @@ class SentenceConfig:
 
     vectors: float = 1.0  # weight of the angle between the two vectors of a text, for students as wide as their teacher
     similarities: float = 1.0  # weight of the squared difference of similarities, over the pairs of a batch
-    frozen_words: bool = True  # leave the table of token vectors as it is, for students that begin as layers of their teacher
+    # leave the table of token vectors as it is, for students that begin as layers of their teacher
+    frozen_words: bool = True
 
     def __post_init__(self):
         check_ranges(self, dict.fromkeys(WEIGHTS, (0, 1e3)))
@@ -97,14 +101,16 @@ def vector_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of similarities over the pairs of different texts; (B, d) and (B, D), of length 1. 0 for a single text."""
+    """Mean squared difference of similarities over the pairs of different texts; (B, d) and (B, D), of length 1. 0 for
+    a single text."""
     difference = (student @ student.T - teacher @ teacher.T).fill_diagonal_(0.0)  # (B, B)
     B = len(student)
     return (difference**2).sum() / max(1, B * (B - 1))
 
 
 class SentenceVectors(Recipe):
-    """The teacher's vectors and similarities. Arguments as for `Recipe`; teacher and student are BERTs with the same tokens."""
+    """The teacher's vectors and similarities. Arguments as for `Recipe`; teacher and student are BERTs with the same
+    tokens."""
 
     weights = WEIGHTS
 
@@ -113,9 +119,11 @@ class SentenceVectors(Recipe):
         ours, theirs = student.config, self.teacher.config
         if ours.vocabulary != theirs.vocabulary:
             what = f"the student's vocabulary has {ours.vocabulary} tokens, the teacher's {theirs.vocabulary}"
-            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same tokens")
+            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same "
+                            f"tokens")
         if self.config.vectors and ours.width != theirs.width:
-            raise UserError(f"the student's width is {ours.width}, the teacher's {theirs.width}; set the weight of vectors to 0: similarities need no width")
+            raise UserError(f"the student's width is {ours.width}, the teacher's {theirs.width}; set the weight of "
+                            f"vectors to 0: similarities need no width")
         student.body.token_embedding.requires_grad_(not self.config.frozen_words)
 
     def end(self, student: Bert) -> None:
@@ -132,11 +140,14 @@ class SentenceVectors(Recipe):
         return found
 
 
-def sentence_student(teacher: Bert, layers: int, width: int = 0, heads: int = 0, layers_from: Sequence[int] | None = None) -> Bert:
-    """A BERT that begins as some of the teacher's layers, spread evenly without `layers_from`. Raises UserError for another width, or no such layer."""
+def sentence_student(teacher: Bert, layers: int, width: int = 0, heads: int = 0,
+                     layers_from: Sequence[int] | None = None) -> Bert:
+    """A BERT that begins as some of the teacher's layers, spread evenly without `layers_from`. Raises UserError for
+    another width, or no such layer."""
     student = Bert(sentence_config(teacher.config, layers, width, heads))
     if student.config.width != teacher.config.width or student.config.heads != teacher.config.heads:
-        raise UserError("a student that begins as layers of its teacher has its width and its heads; begin at random, or leave --width and --heads out")
+        raise UserError("a student that begins as layers of its teacher has its width and its heads; begin at random, "
+                        "or leave --width and --heads out")
     layers_from = list(evenly(teacher.config.layers, layers) if layers_from is None else layers_from)
     if len(layers_from) != layers or not all(0 <= layer < teacher.config.layers for layer in layers_from):
         raise UserError(f"the layers {layers_from} are not {layers} of 0 to {teacher.config.layers - 1}")
@@ -148,7 +159,8 @@ def sentence_student(teacher: Bert, layers: int, width: int = 0, heads: int = 0,
 
 
 def sentence_config(teacher: BertConfig, layers: int, width: int = 0, heads: int = 0) -> BertConfig:
-    """The teacher's shape with fewer layers, and another width where it is given; the feed-forward layer shrinks with it."""
+    """The teacher's shape with fewer layers, and another width where it is given; the feed-forward layer shrinks with
+    it."""
     shape = student_config(teacher, layers, width, heads)
     return dataclasses.replace(shape, inner=max(1, teacher.inner * shape.width // teacher.width))
 
@@ -178,27 +190,32 @@ def kept(student: Tensor, teacher: Tensor) -> dict[str, float]:
     Args:
         student: (n, d), teacher: (n, D) vectors of length 1.
     Returns:
-        validation: mean squared difference; pearson and spearman: correlation of the similarities and of their ranks, in [-1, 1];
+        validation: mean squared difference; pearson and spearman: correlation of the similarities and of their ranks,
+            in [-1, 1];
         nearest: share of texts whose most similar other text is the teacher's.
     """
     n = len(teacher)
     ours, theirs = student @ student.T, teacher @ teacher.T  # (n, n)
     upper = torch.ones(n, n, dtype=torch.bool).triu(1)
     a, b = ours[upper].double(), theirs[upper].double()  # (n (n − 1) / 2,)
-    correlation = lambda x, y: float(torch.corrcoef(torch.stack([x, y]))[0, 1])  # noqa: E731
+    def correlation(x, y):
+        return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
     nearest = [table.fill_diagonal_(-torch.inf).argmax(dim=1) for table in (ours, theirs)]
     agreed = float((nearest[0] == nearest[1]).double().mean())
-    return {"validation": float(((a - b) ** 2).mean()), "pearson": correlation(a, b), "spearman": correlation(ranks(a), ranks(b)), "nearest": agreed}
+    return {"validation": float(((a - b) ** 2).mean()), "pearson": correlation(a, b),
+            "spearman": correlation(ranks(a), ranks(b)), "nearest": agreed}
 
 
 def distil_sentences(
-    student: Bert, teacher: Bert, rows: list[list[int]], valid: list[list[int]], training: TrainingConfig, run: RunFolder, config: SentenceConfig
+    student: Bert, teacher: Bert, rows: list[list[int]], valid: list[list[int]], training: TrainingConfig,
+    run: RunFolder, config: SentenceConfig
 ) -> dict[str, float]:
     """Teach a student the teacher's vectors of texts.
 
     Args:
         student: trained in place and saved in the run folder; teacher: reads the same ids.
-        rows: ids of the texts to learn from (`bert.sentence_rows`); valid: of those that it is looked at with meanwhile.
+        rows: ids of the texts to learn from (`bert.sentence_rows`); valid: of those that it is looked at with
+            meanwhile.
         training: how; run: where; config: what is kept.
     Returns:
         what `kept` says of the texts in `valid`, and "steps".

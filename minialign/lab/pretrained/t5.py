@@ -1,4 +1,5 @@
-r"""T5, by hand: an encoder-decoder that knows places only by their distance, one learned number for each head and distance.
+r"""T5, by hand: an encoder-decoder that knows places only by their distance, one learned number for each head and
+distance.
 
     Attention(Q, K, V) = softmax(Q Kᵀ + b) V,   b_qk = B[bucket(k − q), head]      Raffel et al. 2020, §2.1; no division by √d
     x ← x + Attention(RMSNorm(x));   x ← x + FeedForward(RMSNorm(x));   no biases anywhere
@@ -7,14 +8,18 @@ r"""T5, by hand: an encoder-decoder that knows places only by their distance, on
 
 It reads folders of `model_type` t5: T5, T5 1.1, T5+LM, T0, FLAN-T5. Details that matter:
     1. Queries are not divided by √d; the first weights were drawn smaller instead (Raffel et al. 2020, released code).
-    2. Near distances have a bucket each, far ones share one that grows with the logarithm (test_distances_fall_into_buckets_as_counted_by_hand).
-       The encoder keeps half of its buckets for what comes later.
+    2. Near distances have a bucket each, far ones share one that grows with the logarithm
+       (test_distances_fall_into_buckets_as_counted_by_hand). The encoder keeps half of its buckets for what comes
+       later.
     3. The first block's table of buckets serves all blocks of its stack; cross-attention has none.
-    4. With a shared head the last vectors are multiplied by 1/√D, in 1.1 they are not and the head has its own table. A folder that newer
-       software saved again says so in `scale_decoder_outputs` and no longer in `tie_word_embeddings` (test_an_untied_head_is_not_scaled).
-    5. The decoder begins with the pad token (test_greedy_generation_with_cache_and_padding_equals_that_of_transformers).
+    4. With a shared head the last vectors are multiplied by 1/√D, in 1.1 they are not and the head has its own table. A
+       folder that newer software saved again says so in `scale_decoder_outputs` and no longer in `tie_word_embeddings`
+       (test_an_untied_head_is_not_scaled).
+    5. The decoder begins with the pad token
+       (test_greedy_generation_with_cache_and_padding_equals_that_of_transformers).
 
-Read next: t5_layers.py (the parts), transformer.py (ours). Try it: python -c "from minialign.lab.pretrained.t5 import load_t5; print(load_t5('FOLDER'))"
+Read next: t5_layers.py (the parts), transformer.py (ours).
+Try it: python -c "from minialign.lab.pretrained.t5 import load_t5; print(load_t5('FOLDER'))"
 """
 
 from __future__ import annotations
@@ -52,8 +57,10 @@ NAMES = [  # theirs -> ours
     (r"^shared", "body.encoder.token_embedding"),
     (r"^lm_head", "head"),
 ]
-UNUSED = r"embed_tokens|EncDecAttention\.relative_attention_bias"  # further names of `shared`; a table that old files carry and nothing reads
-FEED_FORWARD = {"relu": ("relu", False), "gelu": ("gelu", False), "gated-gelu": ("gelu_tanh", True), "gated-relu": ("relu", True)}
+# further names of `shared`; a table that old files carry and nothing reads
+UNUSED = r"embed_tokens|EncDecAttention\.relative_attention_bias"
+FEED_FORWARD = {"relu": ("relu", False), "gelu": ("gelu", False), "gated-gelu": ("gelu_tanh", True),
+                "gated-relu": ("relu", True)}
 
 
 class T5Body(nn.Module):
@@ -65,8 +72,10 @@ class T5Body(nn.Module):
         self.encoder, self.decoder = T5Stack(config, causal=False), T5Stack(config, causal=True)
         self.decoder.token_embedding = self.encoder.token_embedding
 
-    def forward(self, tokens, inputs=None, input_mask=None, mask=None, cache: Cache | None = None, memory=None) -> Tensor:
-        """(B, T, D) of the decoder's tokens (B, T), given the encoder's `inputs` (B, S) or its finished output `memory` (B, S, D)."""
+    def forward(self, tokens, inputs=None, input_mask=None, mask=None, cache: Cache | None = None,
+                memory=None) -> Tensor:
+        """(B, T, D) of the decoder's tokens (B, T), given the encoder's `inputs` (B, S) or its finished output `memory`
+        (B, S, D)."""
         memory = self.encoder(inputs, input_mask) if memory is None else memory
         return self.decoder(tokens, mask, cache, memory, input_mask)
 

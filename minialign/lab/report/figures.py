@@ -28,7 +28,8 @@ def scores_section(run: Run) -> str:
         bars_with_intervals(axes, values)
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-        cards.append(framed(aspect, fig, f"{aspect}: " + "; ".join(f"{name} {with_interval(value)}" for name, value in values.items())))
+        cards.append(framed(aspect, fig, f"{aspect}: " + "; ".join(f"{name} {with_interval(value)}" for name,
+            value in values.items())))
     heads = ["stage", *ASPECTS, "words"]
     return f'<div class="grid four">{"".join(cards)}</div>\n{table("stack", heads, scores_rows(run))}'
 
@@ -54,11 +55,13 @@ def wins_section(run: Run) -> str:
     controlled = [(place, value["mean"]) for place, value in enumerate(equal.values()) if value]
     if controlled:
         places, means = zip(*controlled)
-        axes.plot(means, [place + 0.42 for place in places], "D", color="none", markeredgecolor=INK, markersize=5, label="at equal length")
+        axes.plot(means, [place + 0.42 for place in places], "D", color="none", markeredgecolor=INK, markersize=5,
+                  label="at equal length")
     reference_line(axes, 0.5, "as good as they are", vertical=True)
     axes.set_xlim(0, 1)
     legend(axes, outside=True)
-    label = "Win rates against the references: " + "; ".join(f"{STAGES[stage]} {percent(rate)}" for stage, rate in rates.items())
+    label = "Win rates against the references: " + "; ".join(f"{STAGES[stage]} {percent(rate)}" for stage,
+        rate in rates.items())
     rows = [[marked_name(stage), cell(rate, 3), cell_of_number(equal[stage])] for stage, rate in rates.items()]
     text = """<p>Held-out annotators, whose choices trained nothing, compare each summary with the reference of the same story. Which of the two
     they see first is drawn; a tie counts one half. At 0.5 the model is as good as the references."""
@@ -84,7 +87,8 @@ def people(run: Run) -> str:
         value = model.get(key)
         if value is not None:
             low, high = (model.get(end, value) for end in ("low", "high")) if key == "accuracy" else (value, value)
-            rows.append([escape(name), cell_of_number({"mean": value, "low": low, "high": high} if isinstance(value, int | float) else value)])
+            rows.append([escape(name), cell_of_number({"mean": value, "low": low, "high": high}
+                                                      if isinstance(value, int | float) else value)])
     if not rows:
         return ""
     number = f" on {model['held_out']:,} of them" if "held_out" in model else ""
@@ -145,7 +149,8 @@ def curve(
 
 def curves_section(run: Run) -> str:
     """All panels, in the order of the pipeline."""
-    losses, kls, golds = {"loss": "train", "validation": "held out"}, {"kl": "k1 (the penalty)", "kl_k3": "k3"}, {a: a for a in ("gold", "helpful", "honest")}
+    losses, kls, golds = {"loss": "train", "validation": "held out"}, {"kl": "k1 (the penalty)",
+        "kl_k3": "k3"}, {a: a for a in ("gold", "helpful", "honest")}
     pretrain, sft, reward, ppo = (run.metrics[key] for key in ("pretrain", "sft", "reward", "ppo"))
     a_token, a_pair, share = "loss, nats a token", "loss, nats a pair", "share ordered rightly"
     gap = "What “held out” lies above “train” was learned by heart."
@@ -172,7 +177,8 @@ def curves_section(run: Run) -> str:
 def against(records: Sequence[dict[str, Any]]) -> str:
     """PPO in the plane of KL and score: what was bought, and at what price. Updates go from pale to full."""
     found = [(r["kl"], r["score"]) for r in records if "kl" in r and "score" in r]
-    found = [found[i] for i in sorted({round(i * (len(found) - 1) / POINTS) for i in range(POINTS + 1)})] if len(found) > POINTS else found
+    found = [found[i] for i in sorted({round(i * (len(found) - 1) / POINTS)
+                                       for i in range(POINTS + 1)})] if len(found) > POINTS else found
     if not found:
         return ""
     fig, axes = figure("KL to the reference, nats an answer", "score, deviations")
@@ -182,5 +188,6 @@ def against(records: Sequence[dict[str, Any]]) -> str:
         axes.plot(kl, score, marker, color="none", markeredgecolor=INK, markeredgewidth=1.5, markersize=10, label=name)
     legend(axes)
     label = "Score against KL, from {1:.2f} at {0:.2f} nats to {3:.2f} at {2:.2f} nats".format(*found[0], *found[-1])
-    caption = "One point an update, from pale to full. Up is bought with right; points that go right but not up pay for nothing."
+    caption = ("One point an update, from pale to full. Up is bought with right; points that go right but not up pay "
+               "for nothing.")
     return framed("PPO: score against KL", fig, label, caption)

@@ -1,7 +1,8 @@
-r"""The picture of the README: the pipeline of the main job as the report draws it, and below it what every one of its models can go on to.
+r"""The picture of the README: the pipeline of the main job as the report draws it, and below it what every one of its
+models can go on to.
 
-The boxes name the files that a reader opens. The picture carries a fingerprint of what it was drawn from, so that a test can say whether the
-committed one is fresh (test_the_picture_of_the_readme_is_what_the_code_draws).
+The boxes name the files that a reader opens. The picture carries a fingerprint of what it was drawn from, so that a
+test can say whether the committed one is fresh (test_the_picture_of_the_readme_is_what_the_code_draws).
 
 Read next: pipeline.py. Try it:  python -m minialign.lab.report.picture data/pipeline.png
 """
@@ -21,8 +22,10 @@ from minialign.runs.files import fingerprint, write_atomic
 
 MARK = "Drawn-from"  # name of the fingerprint in the file
 SOFT = "#56606a"
-EDGES = {"data": (FAINT, 1.2, "-"), "model": (STYLES[0][0], 1.4, "-"), "people": (STYLES[1][0], 1.7, (0, (4, 2))), "measure": (STYLES[2][0], 2.6, "-")}
-TEXTS = {"kind": (18, 8.2, SOFT, "normal"), "name": (40, 12.0, INK, "bold"), "file": (58, 8.4, SOFT, "normal")}  # kind of line -> how far down, size …
+EDGES = {"data": (FAINT, 1.2, "-"), "model": (STYLES[0][0], 1.4, "-"), "people": (STYLES[1][0], 1.7, (0, (4, 2))),
+         "measure": (STYLES[2][0], 2.6, "-")}
+# kind of line -> how far down, size …
+TEXTS = {"kind": (18, 8.2, SOFT, "normal"), "name": (40, 12.0, INK, "bold"), "file": (58, 8.4, SOFT, "normal")}
 STATIONS = {
     "corpus": Box("data", "Dirty corpus", "world/corpus.py", ("stories, some of them", "false, rude or cut off")),
     "tokenizer": Box("model", "Tokenizer", "tokenizer.py", ("byte-level BPE",)),
@@ -30,7 +33,8 @@ STATIONS = {
     "demos": Box("data", "Demonstrations", "world/tasks.py", ("clean answers",)),
     "sft": Box("model", "Instruction tuning", "instruct/sft.py", ("loss on the answer alone",)),
     "pairs": Box("data", "Pairs of summaries", "rlhf/comparisons.py", ("of models, and the", "story's reference")),
-    "people": Box("people", "People choose", "lab/labelling/page.py", ("you, in the browser,", "or simulated annotators")),
+    "people": Box("people", "People choose", "lab/labelling/page.py", ("you, in the browser,",
+    "or simulated annotators")),
     "reward": Box("model", "Reward model", "rlhf/reward_model.py", ("loss −log σ(r₁ − r₂)",)),
     "ppo": Box("model", "PPO", "rlhf/ppo.py", ("reward r − β log π/π_ref",)),
     "evaluate": Box("measure", "Evaluation", "lab/demo/evaluation.py", ("gold score, win rates by", "other people")),
@@ -49,7 +53,8 @@ def whole_plan() -> Plan:
     above, across = plan(STATIONS), WIDTH + GAP
     line, top = above.height + 40, above.height + 70
     boxes = above.boxes + [(box, i * across + 2, top) for i, box in enumerate(FURTHER)]
-    arrows = above.arrows + [(((i * across + 2 + WIDTH / 2, line), (i * across + 2 + WIDTH / 2, top)), "") for i in range(5)]
+    arrows = above.arrows + [(((i * across + 2 + WIDTH / 2, line), (i * across + 2 + WIDTH / 2, top)), "")
+                             for i in range(5)]
     arrows.append((((2 + WIDTH / 2, line), (4 * across + 2 + WIDTH / 2, line)), "line"))
     note = (1.5 * across + 2, line - 12, "a model from above, or a real one read from its files, can go on to")
     return Plan(above.width, top + HEIGHT + 2, boxes, arrows, [*above.notes, note])
@@ -66,10 +71,12 @@ def draw(drawing: Plan) -> Figure:
         colour, width, style = EDGES[box.kind]
         face = (*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)), 0.05)
         shape = "round,pad=0,rounding_size=10"
-        axes.add_patch(FancyBboxPatch((x, y), WIDTH, HEIGHT, shape, facecolor=face, edgecolor=colour, linewidth=width, linestyle=style))
+        axes.add_patch(FancyBboxPatch((x, y), WIDTH, HEIGHT, shape, facecolor=face, edgecolor=colour, linewidth=width,
+                                      linestyle=style))
         for line, words in (("kind", box.kind), ("name", box.name), ("file", box.file)):
             down, size, ink, weight = TEXTS[line]
-            axes.text(x + 13, y + down, words, size=size, color=ink, weight=weight, family="monospace" if line == "file" else None)
+            axes.text(x + 13, y + down, words, size=size, color=ink, weight=weight,
+                      family="monospace" if line == "file" else None)
         for number, fact in enumerate(box.facts):
             axes.text(x + 13, y + 81 + 17 * number, fact, size=9.4)
     for points, kind in drawing.arrows:
@@ -77,7 +84,8 @@ def draw(drawing: Plan) -> Figure:
         if kind != "line":
             (a, b), (c, d) = points[-2:]
             right, down = (c > a) - (c < a), (d > b) - (d < b)
-            head = [(c, d), (c - 9 * right + 5 * down, d - 9 * down + 5 * right), (c - 9 * right - 5 * down, d - 9 * down - 5 * right)]
+            head = [(c, d), (c - 9 * right + 5 * down, d - 9 * down + 5 * right),
+                    (c - 9 * right - 5 * down, d - 9 * down - 5 * right)]
             axes.add_patch(Polygon(head, facecolor=INK, edgecolor="none"))
     for x, y, words in drawing.notes:
         axes.text(x, y, words, size=9.4, style="italic", color=SOFT)

@@ -1,4 +1,5 @@
-"""The picture of the pipeline: each box names its folder and what was measured there. Two drawings, one for wide screens, one for telephones."""
+"""The picture of the pipeline: each box names its folder and what was measured there. Two drawings, one for wide
+screens, one for telephones."""
 
 from __future__ import annotations
 
@@ -58,18 +59,26 @@ def boxes(run: Run) -> dict[str, Box]:
     choices = judge["comparisons"] + judge.get("held_out", 0) if "comparisons" in judge else None
     agree = f"right on {percent(judge['accuracy'])} held out" if "accuracy" in judge else ""
     kl, beta = run.summary.get("kl"), run.setting("beta")
-    step = lambda key, what: both(count(run.last(key, "step"), what), time.get(key, ""))  # noqa: E731
-    dirt = ", ".join(part for part in (share(run.setting("false"), "false"), share(run.setting("rude"), "rude")) if part)
+    def step(key, what):
+        return both(count(run.last(key, "step"), what), time.get(key, ""))
+    dirt = ", ".join(part for part in (share(run.setting("false"), "false"), share(run.setting("rude"), "rude"))
+                     if part)
     ppo = both(f"KL {kl:.2f} nats" if kl is not None else "", f"β {beta:g}" if beta is not None else "")
     new = both(count(len(run.stories), "new stories"), time.get("evaluate", ""))
     return {
-        "corpus": Box("data", "Dirty corpus", "data/documents.jsonl", (both(count(run.setting("documents"), "documents"), time.get("world", "")), dirt)),
-        "tokenizer": Box("model", "Tokenizer", "tokenizer.json", (both(count(run.setting("vocabulary"), "tokens at most"), time.get("tokenizer", "")),)),
-        "pretrain": Box("model", "Pretrained decoder", "1-pretrained/", (step("pretrain", "steps"), loss(run, "pretrain"))),
-        "demos": Box("data", "Demonstrations", "data/demonstrations.jsonl", (count(run.setting("demonstrations"), "clean answers"),)),
+        "corpus": Box("data", "Dirty corpus", "data/documents.jsonl", (both(count(run.setting("documents"),
+        "documents"), time.get("world", "")), dirt)),
+        "tokenizer": Box("model", "Tokenizer", "tokenizer.json", (both(count(run.setting("vocabulary"),
+        "tokens at most"), time.get("tokenizer", "")),)),
+        "pretrain": Box("model", "Pretrained decoder", "1-pretrained/", (step("pretrain", "steps"),
+        loss(run, "pretrain"))),
+        "demos": Box("data", "Demonstrations", "data/demonstrations.jsonl",
+                     (count(run.setting("demonstrations"), "clean answers"),)),
         "sft": Box("model", "Instruction tuning", "2-instructed/", (step("sft", "steps"), loss(run, "sft"))),
-        "pairs": Box("data", "Pairs of summaries", "data/judged.jsonl", (count(run.setting("judged"), "stories"), "models and references")),
-        "people": Box("people", "Annotators choose", "3-comparisons/", (both(count(choices, "choices"), time.get("compare", "")), "simulated people")),
+        "pairs": Box("data", "Pairs of summaries", "data/judged.jsonl", (count(run.setting("judged"), "stories"),
+        "models and references")),
+        "people": Box("people", "Annotators choose", "3-comparisons/", (both(count(choices, "choices"),
+        time.get("compare", "")), "simulated people")),
         "reward": Box("model", "Reward model", "4-reward/", (step("reward", "steps"), agree)),
         "ppo": Box("model", "PPO", "5-rlhf/", (step("ppo", "updates"), ppo)),
         "evaluate": Box("measure", "Evaluation", "evaluation/", (new, "gold score, other people")),
@@ -79,8 +88,10 @@ def boxes(run: Run) -> dict[str, Box]:
 def draw_box(box: Box, x: float, y: float, width: float, height: float, extra: str = "") -> str:
     """A rounded box with its lines of text."""
     facts = [fact for fact in (*box.facts, extra) if fact]
-    lines = [("kind", 18, box.kind), ("name", 39, box.name), ("file", 57, box.file), *(("fact", 79 + 17 * i, fact) for i, fact in enumerate(facts))]
-    text = "".join(f'<text class="{kind}" x="{x + 13}" y="{y + down}">{escape(words)}</text>' for kind, down, words in lines)
+    lines = [("kind", 18, box.kind), ("name", 39, box.name), ("file", 57, box.file),
+             *(("fact", 79 + 17 * i, fact) for i, fact in enumerate(facts))]
+    text = "".join(f'<text class="{kind}" x="{x + 13}" y="{y + down}">{escape(words)}</text>' for kind, down,
+                   words in lines)
     return f'<rect class="box {box.kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="10"/>{text}\n'
 
 
@@ -88,17 +99,22 @@ def draw_arrow(*points: tuple[float, float], kind: str = "") -> str:
     """A line through points that run along the axes, with a head at the last one."""
     (a, b), (c, d) = points[-2:]
     right, down = (c > a) - (c < a), (d > b) - (d < b)
-    corners = [(c, d), (c - 8 * right + 4.5 * down, d - 8 * down + 4.5 * right), (c - 8 * right - 4.5 * down, d - 8 * down - 4.5 * right)]
+    corners = [(c, d), (c - 8 * right + 4.5 * down, d - 8 * down + 4.5 * right),
+               (c - 8 * right - 4.5 * down, d - 8 * down - 4.5 * right)]
     path = " L".join(f"{x:g} {y:g}" for x, y in (*points[:-1], (c - 6 * right, d - 6 * down)))
-    return f'<path class="arrow {kind}" d="M{path}"/><path class="head" d="M{" L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>\n'
+    return (f'<path class="arrow {kind}" d="M{path}"/><path class="head" '
+            f'd="M{" L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>\n')
 
 
 def plan(stations: dict[str, Box]) -> Plan:
     """Two rows of five; the frozen reference falls from instruction tuning to PPO."""
     across, low = WIDTH + GAP, HEIGHT + RISE
-    first, second = ("corpus", "tokenizer", "pretrain", "sft", "demos"), ("pairs", "people", "reward", "ppo", "evaluate")
-    placed = [(stations[name], i * across + 2, y + 2) for y, row in ((0, first), (low, second)) for i, name in enumerate(row)]
-    middle = lambda y: y + 2 + HEIGHT / 2  # noqa: E731
+    first, second = ("corpus", "tokenizer", "pretrain", "sft", "demos"), ("pairs", "people", "reward", "ppo",
+        "evaluate")
+    placed = [(stations[name], i * across + 2, y + 2) for y, row in ((0, first), (low, second)) for i,
+              name in enumerate(row)]
+    def middle(y):
+        return y + 2 + HEIGHT / 2
     arrows = []
     for y, places in ((0, (0, 1, 2)), (low, (0, 1, 2, 3))):
         arrows += [(((i * across + 2 + WIDTH, middle(y)), ((i + 1) * across + 2, middle(y))), "") for i in places]
@@ -106,7 +122,8 @@ def plan(stations: dict[str, Box]) -> Plan:
     top, turn, bottom = HEIGHT + 2, HEIGHT + 2 + RISE / 2, low + 2
     arrows.append((((3 * across + 52, top), (3 * across + 52, turn), (102, turn), (102, bottom)), ""))
     arrows.append((((3 * across + 122, top), (3 * across + 122, bottom)), "frozen"))
-    notes = [(across + 60, turn - 9, "four summaries of each story"), (3 * across + 134, turn + 4, "start, and frozen reference")]
+    notes = [(across + 60, turn - 9, "four summaries of each story"), (3 * across + 134, turn + 4,
+        "start, and frozen reference")]
     return Plan(5 * WIDTH + 4 * GAP + 4, 2 * HEIGHT + RISE + 4, placed, arrows, notes)
 
 
@@ -116,7 +133,8 @@ def wide(stations: dict[str, Box], label: str) -> str:
     parts = [draw_box(box, x, y, WIDTH, HEIGHT) for box, x, y in drawing.boxes]
     parts += [draw_arrow(*points, kind=kind) for points, kind in drawing.arrows]
     parts += [f'<text class="note" x="{x}" y="{y}">{words}</text>' for x, y, words in drawing.notes]
-    return f'<svg class="wide" viewBox="0 0 {drawing.width} {drawing.height}" role="img" aria-label="{escape(label)}">\n{"".join(parts)}</svg>'
+    return (f'<svg class="wide" viewBox="0 0 {drawing.width} {drawing.height}" role="img" '
+            f'aria-label="{escape(label)}">\n{"".join(parts)}</svg>')
 
 
 def tall(stations: dict[str, Box], label: str) -> str:
@@ -131,10 +149,13 @@ def tall(stations: dict[str, Box], label: str) -> str:
         if name != names[-1]:
             parts.append(draw_arrow((width / 2, y + tallness), (width / 2, y + tallness + gap)))
         y += tallness + gap
-    parts.append(draw_arrow((width + 2, ends["sft"]), (width + 16, ends["sft"]), (width + 16, ends["ppo"]), (width + 2, ends["ppo"]), kind="frozen"))
+    parts.append(draw_arrow((width + 2, ends["sft"]), (width + 16, ends["sft"]), (width + 16, ends["ppo"]),
+                            (width + 2, ends["ppo"]), kind="frozen"))
     side, centre = width + 32, (ends["sft"] + ends["ppo"]) / 2
-    parts.append(f'<text class="note" text-anchor="middle" transform="translate({side} {centre}) rotate(-90)">start, and frozen reference</text>')
-    return f'<svg class="tall" viewBox="0 0 {width + 36} {y - gap + 4}" role="img" aria-label="{escape(label)}">\n{"".join(parts)}</svg>'
+    parts.append(f'<text class="note" text-anchor="middle" transform="translate({side} {centre}) rotate(-90)">start, '
+                 f'and frozen reference</text>')
+    return (f'<svg class="tall" viewBox="0 0 {width + 36} {y - gap + 4}" role="img" '
+            f'aria-label="{escape(label)}">\n{"".join(parts)}</svg>')
 
 
 def pipeline_section(run: Run) -> str:

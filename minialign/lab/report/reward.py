@@ -1,4 +1,5 @@
-"""What the reward model is worth: how sure it may be, what best of n makes of it without PPO, and the summaries that it judged most wrongly."""
+"""What the reward model is worth: how sure it may be, what best of n makes of it without PPO, and the summaries that it
+judged most wrongly."""
 
 from __future__ import annotations
 
@@ -21,17 +22,20 @@ def reward_section(run: Run) -> str:
 
 
 def calibration_figure(bins: Sequence[Bin], blind: Mapping[str, float]) -> Figure:
-    """Predicted against observed preference, the diagonal on which they agree, and the accuracy of judges that do not read.
+    """Predicted against observed preference, the diagonal on which they agree, and the accuracy of judges that do not
+    read.
 
     Args:
         bins: from `calibration`; blind: name -> accuracy, at least one half if the better sign is known.
     """
     fig, axes = figure("predicted: how sure it is", "observed: share ordered so by people", 4.6, 3.6)
-    axes.plot([0.5, 1], [0.5, 1], color=INK, linestyle=(0, (6, 3)), linewidth=1.1, label="as sure as it may be", zorder=1)
+    axes.plot([0.5, 1], [0.5, 1], color=INK, linestyle=(0, (6, 3)), linewidth=1.1, label="as sure as it may be",
+              zorder=1)
     whiskers(axes, 0, [b.predicted for b in bins], [b.observed for b in bins], "reward model")
     for number, (name, share) in enumerate(blind.items(), 1):
         colour, _, _ = STYLES[number]
-        axes.axhline(share, color=colour, linestyle=":" if number == 1 else "-.", linewidth=1.5, label=f"{name} {share:.2f}", zorder=1)
+        axes.axhline(share, color=colour, linestyle=":" if number == 1 else "-.", linewidth=1.5,
+                     label=f"{name} {share:.2f}", zorder=1)
     axes.set_xlim(0.48, max(0.8, *(b.predicted + 0.03 for b in bins)))
     axes.set_ylim(min(0.4, *(b.observed.low - 0.02 for b in bins)), 1.02)
     axes.legend(loc="upper left", fontsize=9)
@@ -40,7 +44,8 @@ def calibration_figure(bins: Sequence[Bin], blind: Mapping[str, float]) -> Figur
 
 def bins_of(run: Run) -> list[Bin]:
     """The calibration's bins."""
-    return [Bin(b["predicted"], Interval(**b["observed"]), b["count"]) for b in run.summary.get("reward_model", {}).get("calibration", ())]
+    return [Bin(b["predicted"], Interval(**b["observed"]), b["count"]) for b in run.summary.get("reward_model",
+        {}).get("calibration", ())]
 
 
 def sureness(run: Run) -> str:
@@ -53,7 +58,8 @@ def sureness(run: Run) -> str:
     said = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed.mean:.2f}" for b in bins)
     caption = """Held-out pairs in bins of equal size. On the dashed diagonal it would be as sure as it may be; below it, it is too sure. The level
     lines are how often judges who never read are right, over all pairs."""
-    return '<div class="grid wins">' + framed("as sure as it may be?", calibration_figure(bins, blind), f"calibration: {said}", caption) + "</div>"
+    return '<div class="grid wins">' + framed("as sure as it may be?", calibration_figure(bins, blind),
+                                              f"calibration: {said}", caption) + "</div>"
 
 
 def rivals(run: Run) -> str:
@@ -64,7 +70,8 @@ def rivals(run: Run) -> str:
     heads = ["", "KL, nats", "reward", "gold", "win rate", "at equal length"]
     rows = []
     for row in found:
-        cells = [cell(row[what], digits) for what, digits in (("score", 2), ("gold", 3), ("win_rate", 3), ("win_rate_at_equal_length", 3))]
+        cells = [cell(row[what], digits) for what, digits in (("score", 2), ("gold", 3), ("win_rate", 3),
+            ("win_rate_at_equal_length", 3))]
         rows.append([escape(row["name"]), f"{row['kl']:.2f}", *cells])
     text = f"""<h3>PPO beside best of n</h3><p>Best of n asks the instruction-tuned model n times and keeps what the reward model likes best: no training, n
     times the work for each answer, KL log n − (n − 1)/n at most. The same {found[0]["stories"]} test stories for all; 95 % intervals over them.</p>"""
@@ -73,10 +80,12 @@ def rivals(run: Run) -> str:
 
 def hacked_samples(run: Run) -> list[Sample]:
     """The summaries of RLHF whose reward and gold score differ most."""
-    own = [s for s in run.samples if s.get("stage") == "rlhf" and isinstance(s.get("proxy"), int | float) and "gold" in s]
+    own = [s for s in run.samples if s.get("stage") == "rlhf" and isinstance(s.get("proxy"), int | float)
+           and "gold" in s]
     if not own:
         return []
-    return widest([s.get("prompt", "") for s in own], [s["text"] for s in own], [s["proxy"] for s in own], [s["gold"] for s in own], SHOWN)
+    return widest([s.get("prompt", "") for s in own], [s["text"] for s in own], [s["proxy"] for s in own],
+                  [s["gold"] for s in own], SHOWN)
 
 
 def hacked(run: Run) -> str:

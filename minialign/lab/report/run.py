@@ -13,9 +13,11 @@ from minialign.runs.files import read_json, read_jsonl
 from minialign.runs.run_folder import METRICS, RunFolder
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
-STAGES = {"pretrained": "pretrained", "sft": "instruction-tuned", "rlhf": "RLHF", "reference": "references"}  # in the order of the figures' styles
+# in the order of the figures' styles
+STAGES = {"pretrained": "pretrained", "sft": "instruction-tuned", "rlhf": "RLHF", "reference": "references"}
 MARKERS = {"pretrained": "●", "sft": "■", "rlhf": "▲", "reference": "◆"}  # the same shapes as in the figures
-TRAINED = {"pretrain": "1-pretrained", "sft": "2-instructed", "reward": "4-reward", "ppo": "5-rlhf"}  # key of the seconds -> folder
+# key of the seconds -> folder
+TRAINED = {"pretrain": "1-pretrained", "sft": "2-instructed", "reward": "4-reward", "ppo": "5-rlhf"}
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -40,7 +42,8 @@ class Run:
             if not (folder / name / METRICS).exists():
                 raise UserError("there is no such file", folder / name / METRICS)
             metrics[key] = RunFolder(folder / name).metrics()
-        samples, stories = (read_jsonl(folder / "evaluation" / name, ("text",)) for name in ("samples.jsonl", "stories.jsonl"))
+        samples, stories = (read_jsonl(folder / "evaluation" / name, ("text",))
+                            for name in ("samples.jsonl", "stories.jsonl"))
         return cls(folder, summary, metrics, samples, stories)
 
     def interval(self, stage: str, what: str) -> dict[str, float] | None:
@@ -88,18 +91,22 @@ def duration(seconds: float) -> str:
 
 
 def table(kind: str, heads: list[str], rows: list[list[str]]) -> str:
-    """A table whose rows become cards on a narrow screen; the first cell of a row is its heading. Cells are HTML, heads are plain."""
+    """A table whose rows become cards on a narrow screen; the first cell of a row is its heading. Cells are HTML, heads
+    are plain."""
     head = "".join(f'<th role="columnheader" scope="col">{escape(name)}</th>' for name in heads)
     body = ""
     for first, *cells in rows:
-        rest = "".join(f'<td role="cell" data-name="{escape(name)}">{cell}</td>' for name, cell in zip(heads[1:], cells))
+        rest = "".join(f'<td role="cell" data-name="{escape(name)}">{cell}</td>' for name,
+                       cell in zip(heads[1:], cells))
         body += f'<tr role="row"><th role="rowheader" scope="row">{first}</th>{rest}</tr>\n'
-    return f'<table class="{kind}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">\n{body}</tbody></table>\n'
+    return (f'<table class="{kind}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody '
+            f'role="rowgroup">\n{body}</tbody></table>\n')
 
 
 def marked_name(stage: str) -> str:
     """A stage's name behind its marker, in its colour."""
-    return f'<span class="marker s{list(STAGES).index(stage)}" aria-hidden="true">{MARKERS[stage]}</span> {escape(STAGES[stage])}'
+    return (f'<span class="marker s{list(STAGES).index(stage)}" aria-hidden="true">{MARKERS[stage]}</span> '
+            f'{escape(STAGES[stage])}')
 
 def cell(value: dict[str, float] | None, digits: int) -> str:
     """Mean, and the interval smaller; nothing where nothing was measured."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from minialign.lab.report.run import Run, escape, marked_name
 
 SHOWN = 10
-SIGNS = {"true": "true", "false": "not what the story says", "unclear": "unclear, so not counted as true", "remark": "a remark, says nothing about the story"}
+SIGNS = {"true": "true", "false": "not what the story says", "unclear": "unclear, so not counted as true",
+         "remark": "a remark, says nothing about the story"}
 
 
 def stories_section(run: Run) -> str:
@@ -17,14 +18,16 @@ def stories_section(run: Run) -> str:
     own: dict[object, dict[str, dict]] = {}
     for sample in run.samples:
         own.setdefault(sample.get("story"), {})[sample.get("stage")] = sample
-    text = f"The first {len(shown)} of {len(run.stories)} test stories, not chosen. No model trained on them." if shown else "No stories were evaluated."
+    text = (f"The first {len(shown)} of {len(run.stories)} test stories, not chosen. No model trained on them." if shown
+            else "No stories were evaluated.")
     parts = [f"<p>{text}</p>", legend()]
     for story in shown:
         summaries = own.get(story.get("story"), {})
         cards = "".join(card(stage, summaries[stage]) for stage in run.stages if stage in summaries)
         plot = f": {escape(story['plot'])}" if story.get("plot") else ""
         number = story["story"] + 1 if isinstance(story.get("story"), int) else escape(story.get("story"))
-        parts.append(f'<article class="story"><h3>Story {number}{plot}</h3><p>{escape(story["text"])}</p><div class="grid">{cards}</div></article>')
+        parts.append(f'<article class="story"><h3>Story {number}{plot}</h3><p>{escape(story["text"])}</p><div '
+                     f'class="grid">{cards}</div></article>')
     return "\n".join(parts)
 
 
@@ -47,7 +50,8 @@ def card(stage: str, sample: dict) -> str:
 def marked(sample: dict) -> str:
     """A summary as HTML: statements underlined by verdict, rude words boxed, everything escaped.
 
-    Spans may lie anywhere, overlap or end past the text; what lies outside is cut off, and of two statements the earlier keeps its characters.
+    Spans may lie anywhere, overlap or end past the text; what lies outside is cut off, and of two statements the
+    earlier keeps its characters.
     """
     text, out, at = sample["text"], [], 0
     if not text.strip():
@@ -59,8 +63,10 @@ def marked(sample: dict) -> str:
         if start >= end:
             continue
         verdict = statement["verdict"] if statement["verdict"] in SIGNS else "unclear"
-        hear = "" if verdict == "remark" else f'<span class="hear"> ({"not true" if verdict == "false" else verdict})</span>'
-        out.append(boxed(text, at, start, rude_spans) + f'<span class="v {verdict}">{boxed(text, start, end, rude_spans)}</span>{hear}')
+        hear = ("" if verdict == "remark" else f'<span class="hear"> '
+                                               f'({"not true" if verdict == "false" else verdict})</span>')
+        out.append(boxed(text, at, start, rude_spans) + f'<span class="v '
+                   f'{verdict}">{boxed(text, start, end, rude_spans)}</span>{hear}')
         at = end
     return ("".join(out) + boxed(text, at, len(text), rude_spans)).strip()
 

@@ -4,5 +4,6 @@ import torch.nn.functional as F
 
 
 def attention_loss(student, teacher, allowed):
-    """student, teacher: (T, T) scores before the softmax; allowed: (T, T) bool. Returns the mean squared difference where it is allowed to look."""
+    """student, teacher: (T, T) scores before the softmax; allowed: (T, T) bool. Returns the mean squared difference
+    where it is allowed to look."""
     return F.mse_loss(student, teacher)

@@ -4,5 +4,6 @@ import torch
 
 
 def rms_norm(x, weight):
-    """x: (T, D) float16; weight: (D,) float16. Returns (T, D) float16: each row divided by the root of its mean square, times the weight."""
+    """x: (T, D) float16; weight: (D,) float16. Returns (T, D) float16: each row divided by the root of its mean square,
+    times the weight."""
     return weight * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6))

@@ -16,4 +16,5 @@ def win_share(outcomes):
 
 def summary():
     """What happened, and how it ended."""
-    return "Anna baked some cake. Anna won the first prize for the cake. Lily was sad. Anna and Lily ate the cake together."
+    return ("Anna baked some cake. Anna won the first prize for the cake. Lily was sad. Anna and Lily ate the cake "
+            "together.")
