@@ -7,6 +7,8 @@ import importlib
 import io
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -517,3 +519,16 @@ def test_too_little_memory_is_one_line(d, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("minialign.lab.commands.pretrain.LanguageModel", fails)
     assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 2 and "use a smaller model" in complaint(capsys)
+
+
+def test_a_run_folder_from_before_the_files_moved_goes_on_where_it_was(tmp_path):
+    old = Path(__file__).parent / "run_before_the_move"  # 5 of 12 steps by an earlier version
+    folder = shutil.copytree(old, tmp_path / "run")
+    before = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    shape = "--vocabulary 300 --width 8 --layers 1 --heads 2 --context 48 --smeared-keys --dropout 0.1"
+    loop = "--batch 2 --steps 12 --checkpoint-every 5 --validate-every 6"
+    assert run(f"pretrain --text {old / 'texts.txt'} {shape} {loop} --out {folder}".split()) == 0
+    after = RunFolder(folder).metrics()
+    assert [record["step"] for record in after] == list(range(1, 13))
+    assert after[:5] == [json.loads(line) for line in before[:5]]
+    assert after[-1]["validation"] == pytest.approx(5.4717, abs=2e-3)  # what the earlier version reached in one go
