@@ -19,7 +19,7 @@ from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.pretrained.bert import BertConfig, load_bert
 from minialign.lab.pretrained.sentence_vectors import random_student
-from minialign.peft import trainable
+from minialign.peft import saving
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
 from minialign.tokenizer import train_tokenizer
@@ -171,7 +171,7 @@ def test_the_second_stage_teaches_a_task_and_leaves_a_body_and_a_head(staged, me
     assert f"{learned} texts became {learned * {'--fast': 3, '--copies 0': 1}.get(more, 4)};" in said and "accuracy" in said
     assert result["labels"] == ["bad", "good"] and result["parameters"][1] < result["parameters"][0]
     model, tokenizer = load_model(tmp_path / "out")
-    student, start = trainable.load(Classifier(model.body, 2), tmp_path / "out" / "head"), load_model(d / "general")[0]
+    student, start = saving.load(Classifier(model.body, 2), tmp_path / "out" / "head"), load_model(d / "general")[0]
     assert not torch.equal(model.body.blocks[0].attention.query.weight, start.body.blocks[0].attention.query.weight)
     kept = read_tensors(tmp_path / "out" / "task" / "prediction" / "model.safetensors")[0]
     assert torch.equal(student.head.weight, kept["head.weight"]) and torch.equal(model.body.norm.bias,

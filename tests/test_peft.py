@@ -24,11 +24,13 @@ from minialign.peft.lora import LoRAConfig, LoRALinear
 from minialign.peft.many_tasks import serve, stored_bytes
 from minialign.peft.methods import CONFIGS, METHODS, configuration
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.trainable import ABOUT, TENSORS, counts, load, matching, read_saved, readable, save, seal, show, trainable_parameters, trained
+from minialign.peft.saving import ABOUT, TENSORS, load, read_saved, save, seal
+from minialign.peft.trainable import counts, show, trained
 from minialign.pretrain.causal_lm import next_token_loss
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import matching
 from minialign.training import TrainingConfig, adamw, gradient_step
 
 KINDS = ("decoder", "encoder", "encoder-decoder")
@@ -111,7 +113,7 @@ def test_a_saved_method_loads_onto_a_fresh_base_with_equal_logits(method, kind, 
 def test_a_head_is_saved_with_the_method(tokens, tmp_path):
     model = lora.wrap(classifier(), LoRAConfig(rank=2))
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    optimizer = torch.optim.AdamW(trainable_parameters(model), 1e-2)
+    optimizer = torch.optim.AdamW(trained(model).values(), 1e-2)
     F.cross_entropy(model(tokens, mask), torch.tensor([0, 1, 2])).backward()
     optimizer.step()
     save(model, tmp_path)
@@ -186,7 +188,7 @@ def test_the_table_says_what_trains():
     shown = show(model)
     assert "blocks.1.attention.query.B" in shown and f"lora: {some:,} of {all_:,}" in shown and "key" not in shown
     assert "lora: attention.query ×2" in shown.splitlines() and show(build()).endswith("parameters train (100.00%)")
-    assert '"rank": 2' in readable(model.tuning.config)
+    assert model.tuning.config.rank == 2
 
 
 def test_saving_needs_a_wrapped_model_that_is_not_merged(tmp_path):

@@ -14,7 +14,8 @@ from minialign.heads import Classifier, LanguageModel
 from minialign.peft import adapters, bitfit, lora
 from minialign.peft.adapters import AdapterConfig
 from minialign.peft.lora import LoRAConfig
-from minialign.peft.trainable import ABOUT, TENSORS, load, save, train_also, trained
+from minialign.peft.saving import ABOUT, TENSORS, load, save
+from minialign.peft.trainable import train_also, trained
 from minialign.runs.errors import UserError
 
 ELSEWHERE = """
@@ -22,7 +23,7 @@ import json, sys
 import torch
 from conftest import build
 from minialign.heads import Classifier
-from minialign.peft.trainable import load
+from minialign.peft.saving import load
 tokens = torch.tensor(json.loads(sys.argv[2]))
 model = load(Classifier(build(kind="encoder").body, 3, seed=9), sys.argv[1])
 print(json.dumps(model(tokens, torch.ones_like(tokens, dtype=torch.bool)).tolist()))

@@ -19,7 +19,8 @@ from minialign.peft.full import FullConfig
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.methods import METHODS
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.trainable import load, save, trained
+from minialign.peft.saving import load, save
+from minialign.peft.trainable import trained
 from minialign.runs.errors import UserError
 from minialign.training import adamw
 

@@ -327,8 +327,8 @@ def test_patterns_are_for_whole_names():
 
 def test_a_pattern_that_fits_nothing_is_an_error():
     model = LanguageModel(SHAPE)
-    for patterns in ({"include": ("*.q_proj",)}, {"keep": ("query",)}):
-        with pytest.raises(UserError, match="no linear layer is called '.*'; there are body.blocks.0.attention.query"):
+    for patterns in ({"include": ("*.q_proj",)}, {"keep": ("uery",)}):
+        with pytest.raises(UserError, match="no linear layer is called '.*'; there are attention.query"):
             select(model, **patterns)
     with pytest.raises(UserError, match="no linear layer is left"):
         select(model, keep=("body.*",))

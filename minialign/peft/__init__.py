@@ -5,9 +5,11 @@ trained. In reading order:
     feature_based.py      the body is frozen, a head learns from what it says
     bitfit.py             the biases alone
     adapters.py           small bottlenecks between the layers, which start as the identity
-    lora.py              the update of a matrix is a product of two thin ones; many_tasks.py several of them on one base
+    lora.py               the update of a matrix is a product of two thin ones
+    many_tasks.py         several of them on one base
     prompt_tuning.py      a few vectors before the text
-    trainable.py          what all of them share: freezing, wrapping, counting, saving
+    trainable.py          what all of them share: what is frozen, what trains, how much that is
     methods.py            the methods by name
+    saving.py             a small file with just what trains
     transfer.py           a pretrained model, a method, your data, and what came of it
 """

@@ -4,9 +4,9 @@ r"""Adapters: small bottlenecks after each sublayer, which start as the identity
 
 After the projection that ends a sublayer and before the residual is added: x ← x + adapter(sublayer(norm(x))). Details
 that matter:
-    1. Near the identity at first, so that the model begins as it was: W_up and W_down are drawn with a tiny deviation,
-       from a normal distribution cut at two of them (test_a_fresh_adapter_changes_next_to_nothing); a large random
-       start ruins what was learned (claims/adapter_identity.py).
+    1. Near the identity at first, so that the model begins as it was: W_up and W_down are normal with a tiny std, cut
+       at two of it (test_a_fresh_adapter_changes_next_to_nothing); a large start ruins what was learned
+       (claims/adapter_identity.py).
     2. After both sublayers (Houlsby), or after the feed-forward alone (Pfeiffer et al. 2021, §3.1) with `placement`.
     3. The norms and the head train too (Houlsby et al. 2019, §2.1).
 DEVIATION: the paper's BERT drops out before the adapter; our block drops out after the whole sublayer, so behind it. At
@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.peft.trainable import fingerprint, freeze, heads_of, linear_names, matching, note, refuse_wrapped, replace, train_also
+from minialign.peft.trainable import fingerprint, freeze, linear_names, note, train_also
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
+from minialign.runs.submodules import matching, replace_modules
 
 PLACEMENTS = {"houlsby": ("*attention.output", "*feed_forward.output"), "pfeiffer": ("*feed_forward.output",)}
 
@@ -37,7 +38,7 @@ class AdapterConfig:
     bottleneck: int = 16  # m
     placement: str = "houlsby"  # houlsby | pfeiffer
     targets: tuple[str, ...] = ()  # in place of it: names or patterns of the linear layers that end a sublayer
-    initial_std: float = 1e-2  # deviation of both matrices at the start, before the cut at two of it
+    initial_std: float = 1e-2  # std of both matrices at the start, before the cut at two of it
     norms: bool = True  # whether the norms train too
     seed: int = 0  # of the start
 
@@ -59,9 +60,8 @@ class Adapted(nn.Module):
             layer.to(base.weight.dtype)
             nn.init.zeros_(layer.bias)
             start = torch.zeros(layer.weight.shape)
-            if config.initial_std:
-                nn.init.trunc_normal_(start, 0.0, config.initial_std, -2 * config.initial_std, 2 * config.initial_std,
-                                      generator)
+            if std := config.initial_std:
+                nn.init.trunc_normal_(start, 0.0, std, -2 * std, 2 * std, generator)
             layer.weight.data.copy_(start)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Adapted(nn.Module):
 
 
 def norm_names(model: nn.Module) -> list[str]:
-    """Names of the norms, whatever kind they are: the modules whose name ends in "norm"."""
+    """Names of the norms of whatever kind: modules with parameters whose name ends in "norm"."""
     return [name for name, module in model.named_modules() if name.rpartition(".")[2].endswith("norm")
             and list(module.parameters(recurse=False))]
 
@@ -82,12 +82,10 @@ def wrap(model: nn.Module, config: AdapterConfig | None = None) -> nn.Module:
         UserError: no layer has such a name.
     """
     config = config or AdapterConfig()
-    refuse_wrapped(model)
-    targets = matching(linear_names(model), config.targets or PLACEMENTS[config.placement], "linear layer")
     base = fingerprint(model)
+    targets = matching(linear_names(model), config.targets or PLACEMENTS[config.placement], "linear layer")
     freeze(model)
+    train_also(model, norm_names(model) if config.norms else [])
     generator = torch.Generator().manual_seed(config.seed)
-    for name in targets:
-        replace(model, name, lambda linear: Adapted(linear, config, generator))
-    train_also(model, heads_of(model) + (norm_names(model) if config.norms else []))
+    replace_modules(model, {name: Adapted(model.get_submodule(name), config, generator) for name in targets})
     return note(model, "adapters", config, base, targets)

@@ -5,9 +5,9 @@ r"""BitFit: only the biases train.
 Less than a thousandth of a large model; a few percent of a toy. Details that matter:
     1. All biases, those of the norms too; chosen by their exact last name, not by a part of it
        (test_bitfit_trains_exactly_the_biases).
-    2. A key's bias adds the same number to all scores of a query, which the softmax takes away again: with learned
-       positions its gradient is 0 up to round-off, and it never moves by itself. Rotary positions turn it with its key,
-       so there it has one (test_a_keys_bias_has_a_gradient_only_where_it_turns).
+    2. A key's bias adds the same number to all scores of a query, and the softmax takes it away again: with learned
+       positions its gradient is 0 up to round-off. Rotary positions turn it with its key, so there it has one
+       (test_a_keys_bias_has_a_gradient_only_where_it_turns).
     3. The subset of the paper: the biases of the query and of the feed-forward's first layer (`subset`).
     4. The head of a task trains with them.
     5. Needs a ten times larger learning rate than full fine-tuning: there is little to move.
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minialign.peft.trainable import fingerprint, freeze, heads_of, matching, note, refuse_wrapped, train_also
+from minialign.peft.trainable import fingerprint, freeze, heads_of, note
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import matching
 
 SUBSET = ("*attention.query.bias", "*feed_forward.inner.bias")  # of the paper, in the names of transformer.py
 
@@ -36,8 +37,7 @@ class BitFitConfig:
 
 
 def biases_of(model: nn.Module) -> list[str]:
-    """Names of a model's biases, without those of a head that was put on it for a task; a language model's own head is
-    a part of the model."""
+    """Names of a model's biases, without those of a head that was put on it for a task."""
     heads = tuple(f"{name}." for name in heads_of(model))
     return [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"
             and not name.startswith(heads)]
@@ -50,17 +50,14 @@ def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
         UserError: a model without biases, or a name that none has.
     """
     config = config or BitFitConfig()
-    refuse_wrapped(model)
-    biases = biases_of(model)
-    if not biases:
+    base = fingerprint(model)
+    chosen = biases_of(model)
+    if not chosen:
         raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use "
                         "lora or adapters")
-    chosen = biases
     if config.subset or config.names:
-        chosen = matching(biases, config.names or SUBSET, "bias")
-    base = fingerprint(model)
+        chosen = matching(chosen, config.names or SUBSET, "bias")
     freeze(model)
     for name in chosen:
         model.get_parameter(name).requires_grad_(True)
-    train_also(model, heads_of(model))
     return note(model, "bitfit", config, base, chosen)

@@ -7,9 +7,9 @@ knows what the task asks for. Details that matter:
     1. The body stays in evaluation mode: with dropout the features would be others each time
        (test_features_are_the_same_every_time).
     2. The body reads each text once, however many steps there are (test_the_body_reads_each_text_once).
-    3. The head that was trained on the features, put on the body, gives the same answers, and is the one that training
-       through the body would have given (test_the_head_on_features_is_the_head_on_the_body,
-       test_training_on_features_is_training_through_the_frozen_body).
+    3. A head trained on the features is the one that training through the frozen body gives, and gives the same answers
+       on it (test_training_on_features_is_training_through_the_frozen_body,
+       test_the_head_on_features_is_the_head_on_the_body).
 
 Read next: bitfit.py. Try it:  python -m minialign finetune --method feature-based --base RUN --data FILE.jsonl
 """
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from minialign.batching import pad
 from minialign.classification import LabelledTexts
 from minialign.heads import Classifier, evaluating, first_real, last_real
-from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
+from minialign.peft.trainable import fingerprint, freeze, heads_of, note
 from minialign.runs.errors import UserError
 
 
@@ -54,24 +54,20 @@ def wrap(model: nn.Module, config: FeatureConfig | None = None) -> nn.Module:
     Raises:
         UserError: a model without a head of its own.
     """
-    refuse_wrapped(model)
-    if not heads_of(model) or not hasattr(model, "body"):
-        raise UserError("feature-based transfer trains a head on a body; give a Classifier or a ScalarModel")
     base = fingerprint(model)
+    if not heads_of(model):
+        raise UserError("feature-based transfer trains a head on a body; give a Classifier or a ScalarModel")
     freeze(model)
     model.body = FrozenBody(model.body)
-    train_also(model, heads_of(model))
     return note(model, "feature-based", config or FeatureConfig(), base, ("body",))
 
 
 @torch.no_grad()
 def extract(body: nn.Module, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
-    """(n, D) what the body says at the place that a Classifier reads, for n rows of ids: computed once, without
-    gradient.
+    """(n, D) what the body says at the place that a Classifier reads, for n rows of ids, `batch` rows at a time.
 
     Args:
         body: an encoder's or a decoder's stack, wrapped or not.
-        rows: lists of ids; batch: rows at a time.
     """
     found = []
     with evaluating(body):
@@ -101,28 +97,22 @@ class FeatureBatch:
         return len(self.classes)
 
 
-class CachedFeatures:
-    """Texts with labels as training data for a head alone: the body reads them here, once, and the batches are those of
-    the texts.
-
-    Args:
-        model: a classifier, wrapped or not; texts: what its body reads.
-    """
+class CachedFeatures(LabelledTexts):
+    """Texts with labels as training data for a head alone: the classifier's body reads them here, once, and the batches
+    are those of the texts."""
 
     def __init__(self, model: Classifier, texts: LabelledTexts):
-        self.features, self.classes, self.order = extract(model.body,
-                                                          texts.rows), texts.classes, texts.order  # (n, D), (n,)
+        self.features = extract(model.body, texts.rows)  # (n, D)
+        self.classes, self.order = texts.classes, texts.order  # (n,)
 
     @property
     def bytes(self) -> int:
         """What is kept of all texts."""
         return self.features.numel() * self.features.element_size()
 
-    def microbatches(self, step: int, parts: int) -> list[FeatureBatch]:
-        """The step's features, in `parts` pieces."""
-        chosen = self.order(step)
-        pieces = [chosen[i::parts] for i in range(min(parts, len(chosen)))]
-        return [FeatureBatch(self.features[names], self.classes[names], names) for names in pieces]
+    def batch(self, names: list[int]) -> FeatureBatch:
+        """The named texts as one batch."""
+        return FeatureBatch(self.features[names], self.classes[names], names)
 
 
 def feature_loss(model: Classifier, batch: FeatureBatch) -> Tensor:

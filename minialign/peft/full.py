@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minialign.peft.trainable import fingerprint, note, refuse_wrapped
+from minialign.peft.trainable import fingerprint, note
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,5 @@ class FullConfig:
 
 def wrap(model: nn.Module, config: FullConfig | None = None) -> nn.Module:
     """Let everything train."""
-    refuse_wrapped(model)
     base = fingerprint(model)
-    model.requires_grad_(True)
-    return note(model, "full", config or FullConfig(), base, ())
+    return note(model.requires_grad_(True), "full", config or FullConfig(), base, ())

@@ -2,19 +2,19 @@ r"""LoRA: the update of a weight matrix is a product of two thin ones.
 
     h = W₀ x + (α / r) B A x          A: (r, in)   B: (out, r)   r ≪ in, out          Hu et al. 2021 (LoRA), §4.1, Eq. 3
 
-W₀ is frozen; A starts random, B at 0, so that the model begins as it was. Details that matter:
+W₀ is frozen; A starts random, B at 0, so the model begins as it was. Details that matter:
     1. Only one of the two starts at 0: with both 0 nothing would ever move, with neither the model would begin broken
        (test_lora_starts_as_the_base_and_only_b_has_a_gradient).
     2. The scale α/r is applied once, in the forward pass and in the merge alike
        (test_the_merged_model_is_the_unmerged_one); rank-stabilised LoRA uses α/√r (Kalajdzievski 2023, Theorem 3.2).
-    3. A is drawn with the fan-in of the layer: uniform in ±1/√in, as the released code's kaiming_uniform(a=√5) comes
-       out (test_a_is_drawn_with_the_fan_in_of_the_layer).
+    3. A is uniform in ±1/√in, which is what the released code's kaiming_uniform(a=√5) gives
+       (test_a_is_drawn_with_the_fan_in_of_the_layer).
     4. Merging keeps W₀ aside, so unmerging gives it back to the last bit, and merging twice is an error
        (test_merging_and_unmerging_is_exact_and_cannot_be_done_twice). The sum is formed in fp32
        (test_a_half_precision_base_is_merged_in_fp32).
     5. Dropout acts on the input of A alone (test_dropout_touches_the_update_alone).
-    6. It pays as long as r (in + out) < in · out: beyond r = in · out / (in + out) the two thin matrices are larger
-       than the full one.
+    6. It pays below the break-even rank, in · out / (in + out): above it A and B have more numbers than W₀
+       (test_a_rank_above_the_break_even_warns_with_both_counts).
 
 Read next: many_tasks.py. Try it:  python -m minialign finetune --method lora --base RUN --data FILE.jsonl
 """
@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.peft.trainable import fingerprint, freeze, heads_of, linear_names, matching, note, refuse_wrapped, replace, train_also
+from minialign.peft.trainable import fingerprint, freeze, linear_names, note
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
+from minialign.runs.submodules import matching, replace_modules
 
 
 @dataclass(frozen=True)
@@ -116,21 +117,17 @@ def wrap(model: nn.Module, config: LoRAConfig | None = None) -> nn.Module:
         UserError: no layer has such a name. A rank above the break-even warns with both counts.
     """
     config = config or LoRAConfig()
-    refuse_wrapped(model)
-    targets = matching(linear_names(model), config.targets, "linear layer")
-    for name in targets:
-        linear = model.get_submodule(name)
-        if config.rank > break_even(linear):
-            sizes = (f"{config.rank * (linear.in_features + linear.out_features):,} numbers, the matrix "
-                     f"{linear.weight.numel():,}")
-            warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(linear):.1f}: the update "
-                          f"has {sizes}", stacklevel=2)
     base = fingerprint(model)
+    targets = matching(linear_names(model), config.targets, "linear layer")
     freeze(model)
     generator = torch.Generator().manual_seed(config.seed)
-    for name in targets:
-        replace(model, name, lambda linear: LoRALinear(linear, config, generator))
-    train_also(model, heads_of(model))
+    new = {name: LoRALinear(model.get_submodule(name), config, generator) for name in targets}
+    replace_modules(model, new)
+    for name, layer in new.items():
+        size, full = layer.A.numel() + layer.B.numel(), layer.base.weight.numel()
+        if size > full:
+            warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(layer.base):.1f}: the "
+                          f"update has {size:,} numbers, the matrix {full:,}", stacklevel=2)
     return note(model, "lora", config, base, targets)
 
 
@@ -144,10 +141,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 def merge(model: nn.Module) -> nn.Module:
     """Merge every update into its weights: from here on the model is as fast as the plain one."""
-    layers = lora_layers(model)
-    if any(layer.merged for layer in layers.values()):
-        raise UserError("the update is merged already; merging it twice would add it twice")
-    for layer in layers.values():
+    for layer in lora_layers(model).values():
         layer.merge()
     return model
 
@@ -163,9 +157,9 @@ def merged_plain(model: nn.Module) -> nn.Module:
     """The model with its updates merged and the wrappers gone, as plain as it was before, all of it free to train; it
     is changed in place."""
     layers = lora_layers(model)
-    for name, layer in layers.items():
+    for layer in layers.values():
         if not layer.merged:
             layer.merge()
-        replace(model, name, lambda wrapped: wrapped.base)
+    replace_modules(model, {name: layer.base for name, layer in layers.items()})
     model.tuning = None
     return model.requires_grad_(True)

@@ -22,103 +22,90 @@ import torch
 from torch import Tensor, nn
 
 from minialign.peft.methods import configuration
-from minialign.peft.trainable import ABOUT, check_base, fingerprint, freeze, note, read_saved, refuse_wrapped, replace
+from minialign.peft.saving import ABOUT, check_base, read_saved
+from minialign.peft.trainable import fingerprint, note
 from minialign.runs.errors import UserError
-
-
-class Tasks:
-    """Which task each row of the batch is for; shared by all layers of a model."""
-
-    def __init__(self, names: Sequence[str]):
-        self.names = list(names)
-        self.of: Tensor | None = None  # (B,) index of each row's task, or −1 for the base; None when nothing is served
-
-    def index(self, tasks: Sequence[str | None]) -> Tensor:
-        """(B,) their places. Raises UserError for an unknown one."""
-        unknown = [task for task in tasks if task is not None and task not in self.names]
-        if unknown:
-            raise UserError(f"there is no task {unknown[0]!r}; known are {', '.join(self.names)}")
-        return torch.tensor([-1 if task is None else self.names.index(task) for task in tasks])
+from minialign.runs.submodules import replace_modules
 
 
 class ManyLoRALinear(nn.Module):
     """A frozen linear layer with one low-rank update for each task."""
 
-    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, tasks: Tasks):
+    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, serving: Serving):
         super().__init__()
-        self.base, self.tasks = base, tasks
+        self.base, self.serving = base, serving
         self.register_buffer("A", A)  # (K + 1, r, in), the last one zeros: the base
         self.register_buffer("B", B)  # (K + 1, out, r), scales multiplied in
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)  # (N, T, out)
-        of = self.tasks.of
-        if of is None:
+        tasks = self.serving.tasks
+        if tasks is None:
             return h
-        if len(x) % len(of):
-            raise UserError(f"a batch of {len(x)} rows is no multiple of the {len(of)} tasks that it is for; give a "
+        if len(x) % len(tasks):
+            raise UserError(f"a batch of {len(x)} rows is no multiple of the {len(tasks)} tasks that it is for; give a "
                             f"task for each row")
-        of = of.repeat_interleave(len(x) // len(of))  # several answers to each prompt stand together
-        first = int(of[0])
-        if bool((of == first).all()):  # one task for all rows: no gathering
+        tasks = tasks.repeat_interleave(len(x) // len(tasks))  # several answers to each prompt stand together
+        first = int(tasks[0])
+        if bool((tasks == first).all()):  # one task for all rows: no gathering
             return h if first < 0 else h + (x @ self.A[first].T) @ self.B[first].T
-        low = torch.bmm(x, self.A[of].transpose(1, 2))  # (N, T, r)   −1 is the last one, of zeros
-        return torch.baddbmm(h, low, self.B[of].transpose(1, 2))
+        low = torch.bmm(x, self.A[tasks].transpose(1, 2))  # (N, T, r)   −1 is the last one, of zeros
+        return torch.baddbmm(h, low, self.B[tasks].transpose(1, 2))
 
 
 class Serving:
-    """A base model with the updates of several tasks."""
+    """A base model with the updates of several tasks, and which of them each row of the batch is for."""
 
-    def __init__(self, model: nn.Module, tasks: Tasks):
-        self.model, self.tasks = model, tasks
+    def __init__(self, model: nn.Module, names: Sequence[str]):
+        self.model, self.names = model, list(names)
+        self.tasks: Tensor | None = None  # (B,) number of each row's task, or −1 for the base; None: nothing is served
 
     @contextmanager
     def rows(self, tasks: Sequence[str | None] | str | None) -> Iterator[nn.Module]:
-        """Inside, row i of every batch is for tasks[i] (or all rows for one task); None is the base."""
-        before = self.tasks.of
-        self.tasks.of = self.tasks.index([tasks] if tasks is None or isinstance(tasks, str) else tasks)
+        """Inside, row i of every batch is for tasks[i] (or all rows for one task); None is the base. Raises UserError
+        for an unknown task."""
+        tasks, before = [tasks] if tasks is None or isinstance(tasks, str) else tasks, self.tasks
+        if unknown := [task for task in tasks if task is not None and task not in self.names]:
+            raise UserError(f"there is no task {unknown[0]!r}; known are {', '.join(self.names)}")
+        self.tasks = torch.tensor([-1 if task is None else self.names.index(task) for task in tasks])
         try:
             yield self.model
         finally:
-            self.tasks.of = before
+            self.tasks = before
 
 
 def serve(model: nn.Module, folders: dict[str, Path]) -> Serving:
     """Load one saved LoRA for each task onto one base; the model is changed in place.
 
     Args:
-        model: the base, not wrapped; folders: task -> what `trainable.save` wrote.
+        model: the base, not wrapped; folders: task -> what `saving.save` wrote.
     Raises:
-        UserError: no folder, a method other than lora, another base, a task with a head of its own, or other layers
-            than the first task's.
+        UserError: no folder, a method other than lora, another base, or a task with a head of its own.
     """
-    refuse_wrapped(model)
+    base = fingerprint(model)
     if not folders:
         raise UserError("there is no task to serve; give a folder for each")
-    base = fingerprint(model)
-    saved = {}
-    for task, folder in folders.items():
+    saved = []
+    for folder in folders.values():
         about, tensors = read_saved(folder)
         if about["method"] != "lora":
             raise UserError(f"holds {about['method']}; only LoRAs can be served side by side", folder)
         check_base(model, about, folder)
         if any(not name.endswith((".A", ".B")) for name in tensors):
             raise UserError("trains a head of its own, which tasks side by side cannot share; serve it alone", folder)
-        saved[task] = (configuration("lora", about["config"], Path(folder) / ABOUT), tensors)
-    layers = sorted({name.rpartition(".")[0] for _, tensors in saved.values() for name in tensors})
-    tasks = Tasks(list(folders))
-    freeze(model)
-    for name in layers:
+        saved.append((configuration("lora", about["config"], Path(folder) / ABOUT), tensors))
+    rank, new, serving = max(config.rank for config, _ in saved), {}, Serving(model, folders)
+    for name in sorted({name.rpartition(".")[0] for _, tensors in saved for name in tensors}):
         linear = model.get_submodule(name)
-        rank = max(config.rank for config, _ in saved.values())
         A = linear.weight.new_zeros(len(saved) + 1, rank, linear.in_features)
         B = linear.weight.new_zeros(len(saved) + 1, linear.out_features, rank)
-        for i, (config, tensors) in enumerate(saved.values()):
+        for i, (config, tensors) in enumerate(saved):
             if f"{name}.A" in tensors:  # a task that leaves this layer alone keeps its zeros
                 A[i, : config.rank], B[i, :, : config.rank] = tensors[f"{name}.A"], config.scale * tensors[f"{name}.B"]
-        replace(model, name, lambda linear, A=A, B=B: ManyLoRALinear(linear, A, B, tasks))
-    note(model, "many LoRAs", None, base, layers)
-    return Serving(model, tasks)
+        new[name] = ManyLoRALinear(linear, A, B, serving)
+    replace_modules(model.requires_grad_(False), new)
+    note(model, "many LoRAs", None, base, list(new))
+    return serving
 
 
 def stored_bytes(folders: dict[str, Path]) -> int:

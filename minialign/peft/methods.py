@@ -1,30 +1,22 @@
-"""The methods by name, so that a file or a command line can say which one it means."""
+"""The methods by name, so that a file or a command line can say which one it means.
+
+Read next: saving.py.
+"""
 
 from __future__ import annotations
 
-import types
+from types import ModuleType
 from typing import Any
 
 from minialign.peft import adapters, bitfit, feature_based, full, lora, prompt_tuning
 from minialign.runs.errors import UserError
 from minialign.runs.settings import from_dict
 
-METHODS: dict[str, types.ModuleType] = {
-    "full": full,
-    "feature-based": feature_based,
-    "bitfit": bitfit,
-    "adapters": adapters,
-    "lora": lora,
-    "prompt-tuning": prompt_tuning,
-}
-CONFIGS: dict[str, type] = {
-    "full": full.FullConfig,
-    "feature-based": feature_based.FeatureConfig,
-    "bitfit": bitfit.BitFitConfig,
-    "adapters": adapters.AdapterConfig,
-    "lora": lora.LoRAConfig,
-    "prompt-tuning": prompt_tuning.PromptConfig,
-}
+METHODS: dict[str, ModuleType] = {"full": full, "feature-based": feature_based, "bitfit": bitfit, "adapters": adapters,
+                                  "lora": lora, "prompt-tuning": prompt_tuning}
+CONFIGS: dict[str, type] = {"full": full.FullConfig, "feature-based": feature_based.FeatureConfig,
+                            "bitfit": bitfit.BitFitConfig, "adapters": adapters.AdapterConfig,
+                            "lora": lora.LoRAConfig, "prompt-tuning": prompt_tuning.PromptConfig}
 
 
 def configuration(method: Any, values: Any, file: object = None) -> Any:
@@ -33,5 +25,5 @@ def configuration(method: Any, values: Any, file: object = None) -> Any:
         raise UserError(f"the method {method!r} is not known; known are {', '.join(CONFIGS)}", file)
     if not isinstance(values, dict):
         raise UserError(f"the settings of {method} are {values!r}; they must be an object", file)
-    return from_dict(CONFIGS[method], {key: tuple(value) if isinstance(value, list) else value for key,
-                                       value in values.items()}, file)
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return from_dict(CONFIGS[method], plain, file)

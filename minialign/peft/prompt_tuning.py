@@ -17,7 +17,7 @@ that matter:
 DEVIATION: in an encoder-decoder the prompt stands before the encoder's text, and the decoder looks at the text's
 outputs, not at the prompt's.
 
-Read next: feature_based.py. Try it:  python -m minialign finetune --method prompt-tuning --base RUN --data FILE.jsonl
+Read next: trainable.py. Try it:  python -m minialign finetune --method prompt-tuning --base RUN --data FILE.jsonl
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.cache import Cache
-from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_wrapped, train_also
+from minialign.peft.trainable import fingerprint, freeze, note
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
+from minialign.runs.submodules import replace_modules
 
 STARTS = ("random", "vocabulary", "text")
 
@@ -83,7 +84,7 @@ class PromptEmbedding(nn.Module):
 
 
 class PromptedBody(nn.Module):
-    """A stack that reads the k vectors before every text, and tells nobody."""
+    """A stack that reads the k vectors before every text."""
 
     def __init__(self, base: nn.Module, config: PromptConfig):
         super().__init__()
@@ -96,8 +97,8 @@ class PromptedBody(nn.Module):
         return self.base.token_embedding
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache=None, *arguments) -> Tensor:
-        """As the stack's own: (B, T, D) for the T tokens alone. BERT has no cache there, but the segments (B, T): the
-        prompt is of the first."""
+        """As the stack's own: (B, T, D) for the T tokens alone. BERT has the segments (B, T) in the place of a cache:
+        the prompt is of the first."""
         if isinstance(cache, Cache) and cache.length > 0:  # the prompt was read before the first tokens
             return self.base(tokens, mask, cache, *arguments)
         if isinstance(cache, Cache):
@@ -109,12 +110,11 @@ class PromptedBody(nn.Module):
         tokens = torch.cat([ids, tokens], dim=1)  # (B, k + T)
         if mask is not None:
             mask = F.pad(mask, (self.k, 0), value=True)
-            # (B, 1) on the left: they stand before the prompt, not within the text
-            pads = (mask[:, self.k :].cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
-            if pads.any():
+            pads = (mask[:, self.k :].cumsum(dim=1) == 0).sum(dim=1, keepdim=True)  # (B, 1) on the left
+            if pads.any():  # they go before the prompt, which stands right before the text
                 place = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
-                source = torch.where(place < pads, place + self.k, torch.where(place < pads + self.k, place - pads,
-                    place))
+                prompt = torch.where(place < pads + self.k, place - pads, place)
+                source = torch.where(place < pads, place + self.k, prompt)
                 tokens, mask = tokens.gather(1, source), mask.gather(1, source)
         return self.base(tokens, mask, cache, *arguments)[:, self.k :]
 
@@ -128,7 +128,7 @@ def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:
         UserError: another kind of model, or a prompt that leaves no room in the context.
     """
     config = config or PromptConfig()
-    refuse_wrapped(model)
+    base = fingerprint(model)
     body = getattr(model, "body", None)
     stack = getattr(body, "encoder", body)
     if not isinstance(getattr(stack, "token_embedding", None), nn.Embedding):
@@ -136,11 +136,6 @@ def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:
     if config.length >= stack.config.context:
         raise UserError(f"a prompt of {config.length} vectors leaves no room in the context of {stack.config.context}; "
                         f"use fewer")
-    base = fingerprint(model)
     freeze(model)
-    if stack is body:
-        model.body = PromptedBody(body, config)
-    else:
-        body.encoder = PromptedBody(stack, config)
-    train_also(model, heads_of(model))
+    replace_modules(model, {"body" if stack is body else "body.encoder": PromptedBody(stack, config)})
     return note(model, "prompt-tuning", config, base, ("token_embedding.prompt",))

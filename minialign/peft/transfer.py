@@ -1,5 +1,4 @@
-r"""Transfer: a pretrained model, a method, some data of one's own, and what came of it, in numbers that can be
-compared.
+r"""Transfer: a pretrained model, a method, some data of one's own, and what came of it, in comparable numbers.
 
     demonstrations (prompt, completion)     the language model's own loss, on the completion alone
     texts with labels (text, label)         a head on the body; loss = −log p(label | text)          Devlin et al. 2019 (BERT), §4.1
@@ -8,18 +7,18 @@ Every method gets the same data, the same number of steps and its own learning r
 little to move and need a large one. What is reported: held-out loss and accuracy, how much trained, bytes of the file,
 bytes of AdamW's state (two numbers for each that trains).
 
-Read next: lora.py. Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
+Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from minialign.peft.trainable import TENSORS, counts, save, trainable_parameters
+from minialign.peft.saving import TENSORS, save
+from minialign.peft.trainable import counts, trained
 from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import CHECKPOINT, RunFolder
 from minialign.training import Data, TrainingConfig, train
@@ -48,26 +47,15 @@ class TunedRun(RunFolder):
         return read_json(self.path / RESULT)
 
 
-def tune(
-    model: nn.Module,
-    data: Data,
-    loss: Callable[[nn.Module, Any], Tensor],
-    validate: Callable[[nn.Module], dict[str, float]],
-    config: TrainingConfig,
-    run: TunedRun,
-) -> dict[str, Any]:
+def tune(model: nn.Module, data: Data, loss: Callable[[nn.Module, Any], Tensor],
+         validate: Callable[[nn.Module], dict[str, float]], config: TrainingConfig, run: TunedRun) -> dict[str, Any]:
     """Train a wrapped model in its run folder and say what it cost.
 
     Returns:
         the last validation, "trained" and "parameters" (numbers), "optimizer_bytes", "file_bytes", "method".
     """
     some, all_ = counts(model)
-    state = sum(2 * p.numel() * p.element_size() for p in trainable_parameters(model))
+    state = sum(2 * p.numel() * p.element_size() for p in trained(model).values())
     facts = {"method": model.tuning.method, "trained": some, "parameters": all_, "optimizer_bytes": state}
     train(model, data, loss, config, run, validate, label=model.tuning.method, complete=lambda model: facts)
-    return run.facts() | {"file_bytes": bytes_of(run.path)}
-
-
-def bytes_of(folder: Path) -> int:
-    """Bytes of the tensors that were tuned, on the disk."""
-    return (Path(folder) / TENSORS).stat().st_size
+    return run.facts() | {"file_bytes": (run.path / TENSORS).stat().st_size}

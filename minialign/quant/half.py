@@ -42,8 +42,8 @@ from torch import Tensor, nn
 
 from minialign.heads import evaluating
 from minialign.quant.calibration import feed
-from minialign.quant.selection import replace_modules
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import replace_modules
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -34,9 +34,10 @@ from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear,
 from minialign.quant.llm_int8 import LLMInt8Linear, outlier_columns
 from minialign.quant.mappings import TINY, quantize_tensor, scales_of_range
 from minialign.quant.scheme import SchemeConfig
-from minialign.quant.selection import ALL, KEEP, replace_modules, select
+from minialign.quant.selection import ALL, KEEP, select
 from minialign.quant.tables import QuantizedTable, quantized_tables
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import replace_modules
 
 
 @dataclass

@@ -41,8 +41,9 @@ from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear,
 from minialign.quant.mappings import TINY, MappingConfig, Quantized, in_groups, ranges, scales_of_range, to_codes
 from minialign.quant.ptq import observe
 from minialign.quant.scheme import SchemeConfig
-from minialign.quant.selection import ALL, KEEP, replace_modules, select
+from minialign.quant.selection import ALL, KEEP, select
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import replace_modules
 
 
 def round_through(x: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ from minialign.quant.half import HalfEmbedding, HalfLinear
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized
-from minialign.quant.selection import replace_modules
 from minialign.quant.tables import QuantizedTable, TableHead
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
 from minialign.runs.run_folder import CONFIG, TOKENIZER
 from minialign.runs.settings import from_dict, to_dict
+from minialign.runs.submodules import replace_modules
 from minialign.runs.tensors import read_tensors, tensor_file, tensors_of
 from minialign.tokenizer import Tokenizer, load_tokenizer
 from minialign.transformer import TransformerConfig

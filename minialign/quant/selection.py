@@ -1,8 +1,6 @@
-r"""Which linear layers are quantized, and which stay as they are: an explicit list of patterns, and a reason for each
-that stays.
+r"""Which linear layers are quantized, and which stay as they are: an explicit list of patterns (see runs/submodules.py),
+and a reason for each layer that stays.
 
-A pattern is a shell's (`*`, `?`, `[…]`) for the whole dotted name of a module: `*.attention.*`, `blocks.0.*`.
-Substrings would hit what they should not.
 Details that matter:
     1. Embeddings, norms and the head stay in floating point: the first two are no nn.Linear, the head is in KEEP
        (test_embeddings_norms_and_the_head_stay_as_they_are).
@@ -15,13 +13,14 @@ Details that matter:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import fits, matching
 
 ALL = ("*",)
 KEEP = ("head", "*.head", "lm_head", "*.lm_head", "classifier", "*.classifier", "*.classifier.*", "score", "*.score",
@@ -48,21 +47,19 @@ def select(model: nn.Module, include: Sequence[str] = ALL, keep: Sequence[str] =
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and name}
     if not linears:
         raise UserError("the model has no nn.Linear inside; there is nothing to quantize")
-    for pattern in [*(p for p in include if p not in ALL), *(p for p in keep if p not in KEEP)]:
-        if not any(fnmatchcase(name, pattern) for name in linears):
-            raise UserError(f"no linear layer is called {pattern!r}; there are {shortened(list(linears))}")
-    users: dict[int, list[str]] = {}
+    own = [*(p for p in include if p not in ALL), *(p for p in keep if p not in KEEP)]
+    matching(list(linears), own, "linear layer")
+    users, seats = defaultdict(set), defaultdict(set)  # names under which a weight serves; those that the layer has
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        users.setdefault(id(parameter), []).append(name)
-    seats: dict[int, list[str]] = {}
+        users[parameter].add(name)
     for name, module in model.named_modules(remove_duplicate=False):
-        seats.setdefault(id(module), []).append(name)
+        seats[module].add(f"{name}.weight")
     found = Selection({}, {})
     for name, layer in linears.items():
-        others = sorted(set(users[id(layer.weight)]) - {f"{seat}.weight" for seat in seats[id(layer)]})
-        if not any(fnmatchcase(name, pattern) for pattern in include):
+        others = sorted(users[layer.weight] - seats[layer])
+        if not fits(name, include):
             found.kept[name] = "not included"
-        elif any(fnmatchcase(name, pattern) for pattern in keep):
+        elif fits(name, keep):
             found.kept[name] = "in the list of what stays"
         elif type(layer) is not nn.Linear:
             found.kept[name] = f"a {type(layer).__name__}, whose owner may use its weight directly"
@@ -71,27 +68,7 @@ def select(model: nn.Module, include: Sequence[str] = ALL, keep: Sequence[str] =
         else:
             found.layers[name] = layer
     if not found.layers:
-        raise UserError(f"no linear layer is left to quantize; of {shortened(list(found.kept))} the first is "
+        names = ", ".join(list(found.kept)[:6]) + (f" … ({len(found.kept)})" if len(found.kept) > 6 else "")
+        raise UserError(f"no linear layer is left to quantize; of {names} the first is "
                         f"{next(iter(found.kept.values()))}")
     return found
-
-
-def replace_modules(model: nn.Module, new: dict[str, nn.Module]) -> None:
-    """Put new modules in the place of those with these names, everywhere that the old ones are used; or in a place that
-    is empty (None)."""
-    for name, module in new.items():
-        owner, _, place = name.rpartition(".")
-        if getattr(model.get_submodule(owner), place, model) is None:
-            setattr(model.get_submodule(owner), place, module)
-            continue
-        old = model.get_submodule(name)
-        for parent in list(model.modules()):
-            # named_children passes over a second seat
-            for child, there in list(parent._modules.items()) if parent is not module else []:
-                if there is old:
-                    setattr(parent, child, module)
-
-
-def shortened(names: list[str], most: int = 6) -> str:
-    """The first few names."""
-    return ", ".join(names[:most]) + (f" … ({len(names)})" if len(names) > most else "")

@@ -72,7 +72,7 @@ def quantized_tables(model: nn.Module, single_token: bool = False) -> dict[str, 
         model: any module.
         single_token: heads take the faster way for up to four tokens (linear.py, detail 4).
     Returns:
-        Name -> new module, for `selection.replace_modules`.
+        Name -> new module, for `replace_modules`.
     Raises:
         UserError: vectors that are not finite.
     """

@@ -52,7 +52,8 @@ from minialign.peft import feature_based, full, lora
 from minialign.peft.feature_based import CachedFeatures, feature_loss
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.many_tasks import serve
-from minialign.peft.trainable import save, trained
+from minialign.peft.saving import save
+from minialign.peft.trainable import trained
 from minialign.pretrain.causal_lm import next_token_loss
 from minialign.training import TrainingConfig, adamw, gradient_step
 

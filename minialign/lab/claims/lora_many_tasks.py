@@ -32,7 +32,7 @@ from minialign.lab.claims.tuned import base_of
 from minialign.lab.plotting import bars_with_intervals, figure, save_png
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
 from minialign.peft.many_tasks import Serving, serve, stored_bytes
-from minialign.peft.trainable import load
+from minialign.peft.saving import load
 from minialign.peft.transfer import TunedRun, tune
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
 from minialign.runs.tensors import tensor_file, tensors_of

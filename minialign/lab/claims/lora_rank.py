@@ -29,7 +29,7 @@ from minialign.lab.claims.runner import Bench, Claim, difference, over_seeds
 from minialign.lab.claims.tuned import FAR, SHAPES, accuracy, base_of, column, searched, tuned
 from minialign.lab.plotting import figure, legend, lines_with_intervals, reference_line, save_png
 from minialign.peft.lora import LoRAConfig, break_even
-from minialign.peft.trainable import TENSORS
+from minialign.peft.saving import TENSORS
 from minialign.runs.tensors import read_tensors
 
 CLAIM = Claim("lora-rank", "The update of fine-tuning is near low rank, so a LoRA of small rank does as well.",

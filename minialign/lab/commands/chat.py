@@ -15,7 +15,7 @@ from minialign.lab.interchange.gguf import read_gguf
 from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
 from minialign.lab.pretrained.chat import Conversation
 from minialign.lab.pretrained.smollm2 import SYSTEM, load_smollm2
-from minialign.peft.trainable import load as load_tuned
+from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED, load_quantized
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json

@@ -17,7 +17,7 @@ from minialign.distill.tinybert import AugmentationConfig, TinyBERT, TinyBERTCon
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
 from minialign.lab.commands.tuning_data import labelled_lesson, two_sides
-from minialign.peft import feature_based, trainable
+from minialign.peft import feature_based, saving
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
@@ -80,7 +80,7 @@ def distil_second_stage(
             found = distil_task(small, large, texts, checked, training, RunFolder(out / STAGE), config)
             head = feature_based.wrap(Classifier(copy.deepcopy(pupil.body), small.head.out_features))
             head.head.load_state_dict(small.head.state_dict())
-            trainable.save(head, out / HEAD)
+            saving.save(head, out / HEAD)
             run.finish(pupil, **found)
     labels = sorted({record["label"] for record in records})
     result = {"labels": labels, **compare(large, read_back(out, len(labels)), checked, (teacher, (out, out / HEAD)),
@@ -92,10 +92,10 @@ def distil_second_stage(
 
 def tuned(model: LanguageModel, classes: int, folder: Path) -> Classifier:
     """The classifier that `finetune` made of a run; the run's model is not changed."""
-    if (how := trainable.read_saved(folder)[0]["method"]) == "prompt-tuning":
+    if (how := saving.read_saved(folder)[0]["method"]) == "prompt-tuning":
         raise UserError("was made by prompt tuning, whose vectors before the text the student does not read; tune the "
                         "teacher by another method", folder)
-    found = trainable.load(Classifier(copy.deepcopy(model).body, classes), folder)
+    found = saving.load(Classifier(copy.deepcopy(model).body, classes), folder)
     if how == "feature-based":
         found.body = found.body.base  # its layers are looked at
     return found.eval()
@@ -103,7 +103,7 @@ def tuned(model: LanguageModel, classes: int, folder: Path) -> Classifier:
 
 def read_back(out: Path, classes: int) -> Classifier:
     """The student from its files."""
-    return trainable.load(Classifier(load_model(out, "language-model")[0].body, classes), out / HEAD).eval()
+    return saving.load(Classifier(load_model(out, "language-model")[0].body, classes), out / HEAD).eval()
 
 
 def more_texts(data: LabelledTexts, model: LanguageModel, config: AugmentationConfig,
@@ -124,7 +124,7 @@ def compare(large: Classifier, small: Classifier, checked: LabelledTexts, folder
         seconds = [latency(lambda model=model: model(batch.tokens, batch.mask), rounds) / len(batch.classes)
                    for model in both]
     sizes = [sum(p.numel() for p in model.parameters()) for model in both]
-    stored = [bytes_on_disk(run / MODEL) + bytes_on_disk(beside / trainable.TENSORS) for run, beside in folders]
+    stored = [bytes_on_disk(run / MODEL) + bytes_on_disk(beside / saving.TENSORS) for run, beside in folders]
     measured = {"loss": [f["validation"] for f in found], "accuracy": [f["accuracy"] for f in found]}
     return measured | {"parameters": sizes, "bytes": stored, "seconds": seconds, "texts": len(checked.rows)}
 

@@ -24,7 +24,8 @@ from minialign.peft.feature_based import CachedFeatures, examine_features, featu
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.methods import CONFIGS, METHODS
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.trainable import load, show
+from minialign.peft.saving import load
+from minialign.peft.trainable import show
 from minialign.peft.transfer import RATES, TunedRun, tune
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json

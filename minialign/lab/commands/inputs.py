@@ -13,7 +13,7 @@ from minialign.generation import prompt_ids
 from minialign.heads import Classifier, load_model
 from minialign.lab.interchange.published import architecture, load_published
 from minialign.lab.pretrained.smollm2 import load_smollm2
-from minialign.peft.trainable import load as load_tuned
+from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED, load_quantized_run
 from minialign.rlhf.comparisons import read_comparisons, say_left_out
 from minialign.rlhf.ranked import Ranked, ranked_rows
