@@ -1,6 +1,5 @@
 """The exercises: each solution passes, each stub fails, and typical wrong answers get the hint that helps."""
 
-import inspect
 import re
 
 import pytest
@@ -8,36 +7,29 @@ from wrong_answers import WRONG
 
 from minialign.lab.exercises import catalogue, check, listing, solution, stub, task
 from minialign.lab.exercises.checking import called
-from minialign.lab.exercises.texts import words_of
 from minialign.runs.errors import UserError
 
 EXERCISES = catalogue.exercises()
 each = pytest.mark.parametrize("name", EXERCISES)
 
 
-def answer_of(name):
-    """The solution's function, or the number or text that it returns."""
-    solved = catalogue.solved(EXERCISES[name])
-    return solved if takes_a_function(name) else solved()
-
-
-def takes_a_function(name):
-    return "def " in catalogue.stub_of(EXERCISES[name])
+def answer(name, solution):
+    """A function that solves an exercise, or the number or text that it returns."""
+    return solution if EXERCISES[name].wanted == "a function" else solution()
 
 
 def edited(name, old, new):
     """The solution with a piece of its source replaced, as a reader might have written it."""
-    solved = catalogue.solved(EXERCISES[name])
-    source = inspect.getsource(solved)
+    source = catalogue.source(EXERCISES[name])
     assert old in source, (name, old)
-    found = dict(vars(inspect.getmodule(solved)))
+    found = dict(EXERCISES[name].solution.__globals__)
     exec(compile(source.replace(old, new), "<answer>", "exec"), found)
-    return found[name] if takes_a_function(name) else found[name]()
+    return answer(name, found[name])
 
 
 @each
 def test_the_solution_is_right(name):
-    verdict = check(name, answer_of(name))
+    verdict = check(name, answer(name, EXERCISES[name].solution))
     assert verdict, verdict
     assert "right." in repr(verdict)
 
@@ -46,7 +38,7 @@ def test_the_solution_is_right(name):
 def test_the_stub_is_not_yet_an_answer(name):
     found = {}
     exec(stub(name), found)
-    verdict = check(name, found[catalogue._answer(EXERCISES[name])])
+    verdict = check(name, found[EXERCISES[name].variable])
     assert not verdict
     mend = EXERCISES[name].kind == "mend"
     assert (verdict.key in EXERCISES[name].mistakes) if mend else verdict.key == "empty", verdict
@@ -55,8 +47,8 @@ def test_the_stub_is_not_yet_an_answer(name):
 @each
 def test_typical_wrong_answers_get_the_right_hint(name):
     assert len({key for key, _ in WRONG[name]}) >= 3
-    for key, answer in WRONG[name]:
-        verdict = check(name, edited(name, *answer) if isinstance(answer, tuple) else answer)
+    for key, wrong in WRONG[name]:
+        verdict = check(name, edited(name, *wrong) if isinstance(wrong, tuple) else wrong)
         assert not verdict and verdict.key == key, (key, verdict)
         assert verdict.place in repr(verdict) and (EXERCISES[name].kind != "write" or "In: " in verdict.text
                                                    or key == "in_place"), verdict
@@ -69,21 +61,22 @@ def test_there_are_wrong_answers_for_known_exercises_only():
 @each
 def test_no_mistake_is_right_or_taken_for_another(name):
     exercise = EXERCISES[name]
-    names = inspect.signature(catalogue.solved(exercise)).parameters if exercise.kind != "predict" else ()
+    names = ", ".join(exercise.arguments)
     for key, ways in exercise.mistakes.items():
         for makes in ways if isinstance(ways, tuple) else (ways,):
-            wrapped = eval(f"lambda {', '.join(names)}: makes({', '.join(names)})", {"makes": makes})
-            assert check(name, makes() if exercise.kind == "predict" else wrapped).key == key
+            wrapped = eval(f"lambda {names}: makes({names})", {"makes": makes})
+            assert check(name, answer(name, wrapped)).key == key
 
 
 @pytest.mark.parametrize("notebook", catalogue.CHAPTERS)
 def test_every_mistake_has_words_and_the_words_a_mistake(notebook):
-    words, found = words_of(catalogue.CHAPTERS[notebook][0]), {e.name: e for e in catalogue.of_notebook(notebook)}
+    chapter, _ = catalogue.CHAPTERS[notebook]
+    words, found = catalogue.words_of(chapter), {e.name: e for e in catalogue.of_notebook(notebook)}
     assert list(words) == list(found)
     for name, exercise in found.items():
         assert set(words[name]) == {"task", "right", *exercise.mistakes}
         assert all(len(text) > 20 for text in words[name].values())
-        assert exercise.notebook == notebook
+        assert exercise.chapter == chapter
 
 
 @each
@@ -100,8 +93,8 @@ def test_every_notebook_ends_with_three_exercises_at_least():
     assert len(EXERCISES) >= 36
     assert len(listing().splitlines()) == len(EXERCISES) + len(catalogue.CHAPTERS)
     table = listing()._repr_markdown_().splitlines()
-    assert len(table) == len(EXERCISES) + 2 and all(len(re.findall(r"(?<!\\)\|", line)) == 5
-                                                    for line in table), "four columns, whatever a task says"
+    assert len(table) == len(EXERCISES) + 2
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in table), "four columns, whatever a task says"
 
 
 # the checker itself

@@ -6,8 +6,9 @@ r"""Exercises that check themselves: at the end of each notebook, some to write,
     check("absmax", my_absmax)    right, or a hint: on which small example it went wrong, by how much, and why
     solution("absmax")            one way to do it; try first
 
-Answers are compared with the functions that the project itself uses. Read next: exercise.py (what an exercise is),
-checking.py (how it is checked).
+Answers are compared with the functions that the project itself uses. A chapter is one file of exercises, such as
+quantization.py, and one of words, texts/quantization.md. Read next: exercise.py (what an exercise is), checking.py (how
+it is checked).
 """
 
 from minialign.lab.exercises.catalogue import listing, solution, stub, task

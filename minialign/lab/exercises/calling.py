@@ -41,8 +41,8 @@ def told(error: BaseException, file: str) -> str:
     """An exception as a hint: its kind, its message, and the last line of the reader's own code (in `file`, where the
     function stands) that it passed."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file] or [frame for frame in frames
-        if is_the_readers(frame.filename)]
+    own = [frame for frame in frames if frame.filename == file]
+    own = own or [frame for frame in frames if is_the_readers(frame.filename)]
     where = ""
     if own:
         line = (own[-1].line or linecache.getline(own[-1].filename, own[-1].lineno or 0)).strip()

@@ -1,22 +1,27 @@
-r"""All exercises, by notebook: what there is, what to do, where to begin, and how it can be solved."""
+r"""All exercises, by notebook: what there is, what to do, where to begin, and how it can be solved.
+
+The words stand in markdown files that are pleasant to read and to edit, texts/quantization.md and its siblings:
+
+    ## absmax           the task
+    ### right           what is said when the answer is right: what to take along
+    ### levels_128      the hint for whoever made this mistake
+
+Every mistake has its hint and every hint its mistake (test_every_mistake_has_words_and_the_words_a_mistake).
+"""
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import inspect
-import itertools
-import textwrap
-from collections.abc import Callable
+import re
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from minialign.lab.exercises.exercise import KINDS, Exercise
-from minialign.lab.exercises.texts import words_of
 from minialign.runs.errors import UserError
 
-PLANTED = Path(__file__).parent / "planted"
+TEXTS = Path(__file__).parent / "texts"
 CHAPTERS = {  # notebook -> (file of its exercises, its title)
     0: ("tour", "start here"),
     1: ("transformer", "the transformer by hand"),
@@ -43,16 +48,31 @@ class Text(str):
         return str(self)
 
 
+@lru_cache(maxsize=64)
+def words_of(chapter: str) -> dict[str, dict[str, str]]:
+    """Exercise -> {"task", "right", mistake ...} -> its words, of one chapter's file; a paragraph is one line."""
+    found: dict[str, dict[str, str]] = {}
+    for section in re.split(r"^## ", (TEXTS / f"{chapter}.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        name, *parts = re.split(r"^### ", section, flags=re.MULTILINE)
+        name, _, task = name.partition("\n")
+        said = {"task": task} | {key: text for key, _, text in (part.partition("\n") for part in parts)}
+        found[name.strip()] = {key.strip(): "\n\n".join(" ".join(paragraph.split())
+                                                        for paragraph in text.strip().split("\n\n"))
+                               for key, text in said.items()}
+    return found
+
+
 def words(exercise: Exercise) -> dict[str, str]:
     """What is said about an exercise: {"task", "right", mistake ...}."""
-    return words_of(CHAPTERS[exercise.notebook][0])[exercise.name]
+    return words_of(exercise.chapter)[exercise.name]
 
 
 def of_notebook(notebook: int) -> tuple[Exercise, ...]:
     """The exercises that end a notebook, in their order. Raises UserError when there is no such notebook."""
     if notebook not in CHAPTERS:
         raise UserError(f"there is no notebook {notebook}; they are numbered 0 to {max(CHAPTERS)}")
-    return importlib.import_module(f"minialign.lab.exercises.{CHAPTERS[notebook][0]}").EXERCISES
+    chapter = importlib.import_module(f"minialign.lab.exercises.{CHAPTERS[notebook][0]}")
+    return tuple(value for value in vars(chapter).values() if isinstance(value, Exercise))
 
 
 def exercises() -> dict[str, Exercise]:
@@ -70,44 +90,28 @@ def find(name: str) -> Exercise:
     return known[name]
 
 
-def stub_of(exercise: Exercise) -> str:
-    """Source to begin with: an empty function, or for a planted bug the function with the bug."""
-    if exercise.kind != "mend":
-        return textwrap.dedent(exercise.stub).strip() + "\n"
-    source = (PLANTED / f"{exercise.name}.py").read_text(encoding="utf-8")
-    docstring = ast.parse(source).body[0]
-    return "\n".join(source.splitlines()[docstring.end_lineno :]).strip() + "\n"
-
-
 def stub(name: str) -> Text:
     """Where to begin: the source of an empty function (a prediction: of a line to fill in), or of the function that has
     the bug."""
-    return Text(stub_of(find(name)))
+    return Text(find(name).beginning)
 
 
 def task(name: str) -> Text:
     """What an exercise asks for, as markdown, and where to begin. Raises UserError when there is no such exercise."""
     exercise = find(name)
-    head = f"**{exercise.name}** ({KINDS[exercise.kind]}). {words(exercise)['task']}"
-    return Text(f"{head}\n\n```python\n{stub_of(exercise)}check({exercise.name!r}, {_answer(exercise)})\n```")
+    head = f"**{name}** ({KINDS[exercise.kind]}). {words(exercise)['task']}"
+    return Text(f"{head}\n\n```python\n{exercise.beginning}check({name!r}, {exercise.variable})\n```")
 
 
-def _answer(exercise: Exercise) -> str:
-    """What stands for the answer in a call of check."""
-    tree = ast.parse(stub_of(exercise))
-    last = tree.body[-1]
-    return last.name if isinstance(last, ast.FunctionDef) else ast.unparse(last.targets[0])
-
-
-def solved(exercise: Exercise) -> Callable[..., Any]:
-    """The function that solves an exercise; a prediction's or a text's takes nothing and returns it."""
-    return getattr(importlib.import_module(f"minialign.lab.exercises.solutions.{CHAPTERS[exercise.notebook][0]}"),
-                   exercise.name)
+def source(exercise: Exercise) -> str:
+    """The function that solves an exercise, without its decorator."""
+    written = inspect.getsource(exercise.solution)
+    return written[written.index("\ndef ") + 1 :]
 
 
 def solution(name: str) -> Text:
     """The source of one way to solve an exercise. Try first."""
-    return Text(f"```python\n{inspect.getsource(solved(find(name)))}```")
+    return Text(f"```python\n{source(find(name))}```")
 
 
 def listing(notebook: int | None = None) -> Text:
@@ -116,20 +120,18 @@ def listing(notebook: int | None = None) -> Text:
     Raises:
         UserError: there is no such notebook.
     """
-    rows = [(number, exercise) for number in ([notebook] if notebook is not None else CHAPTERS)
-            for exercise in of_notebook(number)]
+    shown = {number: of_notebook(number) for number in (CHAPTERS if notebook is None else [notebook])}
     lines = []
-    for number, group in itertools.groupby(rows, key=lambda row: row[0]):
+    for number, group in shown.items():
         lines.append(f"{number:02d} {CHAPTERS[number][1]}")
-        lines += [f"    {exercise.name:24} {KINDS[exercise.kind]:24} {_first_sentence(exercise)}" for _,
-                  exercise in group]
-    return Listing("\n".join(lines), [exercise for _, exercise in rows])
+        lines += [f"    {exercise.name:24} {KINDS[exercise.kind]:24} {first_sentence(exercise)}" for exercise in group]
+    return Listing("\n".join(lines), shown)
 
 
 class Listing(Text):
     """Exercises in fixed columns for a terminal, and as a table for a notebook."""
 
-    def __new__(cls, text: str, shown: list[Exercise]):
+    def __new__(cls, text: str, shown: dict[int, tuple[Exercise, ...]]):
         listing = super().__new__(cls, text)
         listing.shown = shown
         return listing
@@ -137,13 +139,14 @@ class Listing(Text):
     def _repr_markdown_(self) -> str:
         """For notebooks."""
         lines = ["| notebook | exercise | kind | task |", "| --- | --- | --- | --- |"]
-        for exercise in self.shown:
-            task = _first_sentence(exercise).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
-            lines.append(f"| {exercise.notebook:02d} | `{exercise.name}` | {KINDS[exercise.kind]} | {task} |")
+        for number, group in self.shown.items():
+            for exercise in group:
+                task = re.sub(r"([|*_])", r"\\\1", first_sentence(exercise))
+                lines.append(f"| {number:02d} | `{exercise.name}` | {KINDS[exercise.kind]} | {task} |")
         return "\n".join(lines)
 
 
-def _first_sentence(exercise: Exercise) -> str:
-    text = words(exercise)["task"].replace("`", "")
-    first = text.split(". ")[0].rstrip(".") + "."
+def first_sentence(exercise: Exercise) -> str:
+    """How the task begins, in at most 100 characters."""
+    first = words(exercise)["task"].replace("`", "").split(". ")[0].rstrip(".") + "."
     return first if len(first) <= 100 else first[:97].rsplit(" ", 1)[0] + " ..."

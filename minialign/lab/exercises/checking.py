@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from minialign.lab.exercises.calling import Raised, called
-from minialign.lab.exercises.catalogue import find, solved, stub_of, words
+from minialign.lab.exercises.catalogue import find, words
 from minialign.lab.exercises.comparison import difference, show
 from minialign.lab.exercises.exercise import Exercise, Wrong
 
@@ -44,14 +44,14 @@ class Verdict:
         return self.passed
 
     def __repr__(self) -> str:
-        return f"{self.name}: {'right. ' if self.passed else 'not yet. '}{self.text}" + ("" if self.passed
-            else f"\n  Read on: {self.place}")
+        said = f"{self.name}: {'right' if self.passed else 'not yet'}. {self.text}"
+        return said if self.passed else f"{said}\n  Read on: {self.place}"
 
     def _repr_markdown_(self) -> str:
         """For notebooks."""
-        verdict = "**right.**" if self.passed else "**not yet.**"
         body = self.text.replace("\n  ", "\n>\n> ")
-        return f"> `{self.name}`: {verdict} {body}" + ("" if self.passed else f"\n>\n> *Read on:* {self.place}")
+        said = f"> `{self.name}`: **{'right' if self.passed else 'not yet'}.** {body}"
+        return said if self.passed else f"{said}\n>\n> *Read on:* {self.place}"
 
 
 def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
@@ -76,109 +76,83 @@ def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
     if callable(exercise):
         exercise, answer = getattr(exercise, "__name__", type(exercise).__name__), exercise
     task = find(exercise)
-    if answer is None or answer is ...:
-        return _verdict(task, "empty", f"There is no answer yet: give {_wanted(task)} as check({task.name!r}, ...).")
     try:
-        return _verdict(task, "right", {"predict": _predicted, "beat": _measured}.get(task.kind, _compared)(task,
-            answer))
+        if answer is None or answer is ...:
+            raise Wrong("empty", f"There is no answer yet: give {task.wanted} as check({task.name!r}, ...).")
+        examine = {"predict": _check_number, "beat": _check_by_judge}.get(task.kind, _check_function)
+        key, text = "right", f"{examine(task, answer)} {words(task)['right']}"
     except Wrong as wrong:
-        return _verdict(task, wrong.key, wrong.says)
-
-
-def _verdict(task: Exercise, key: str, text: str) -> Verdict:
+        key, text = wrong.key, wrong.says
     return Verdict(task.name, key == "right", key, text, task.place)
 
 
-def _wanted(task: Exercise) -> str:
-    """What kind of thing answers an exercise."""
-    return "a number" if task.kind == "predict" else "a function" if "def " in stub_of(task) else "a text"
-
-
-# predictions
-
-
-def _predicted(task: Exercise, answer: Any) -> str:
-    """Compare a number with what running it gives."""
+def _check_number(task: Exercise, answer: Any) -> str:
+    """Compare a prediction with what running it gives."""
     number = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run "
                             f"later.")
-    truth, unit = float(task.reference()), f" {task.unit}" if task.unit else ""
-    allowed = abs(truth) * task.tolerance
-    if abs(number - truth) <= allowed:
+    truth, said = float(task.reference()), f"You said {show(number)} {task.unit}".rstrip()
+    if abs(number - truth) <= abs(truth) * task.tolerance:
         why = f" ({task.why_tolerance})" if task.why_tolerance else ""
-        return f"You said {show(number)}{unit}, the run gave {show(truth)}{why}. {words(task)['right']}"
-    for key, makes in task.mistakes.items():
-        wrong = float(makes())
+        return f"{said}, the run gave {show(truth)}{why}."
+    side, other = ("high", "less") if number > truth else ("low", "more")
+    for key, make in task.mistakes.items():
+        wrong = float(make())
         if abs(number - wrong) <= max(1e-9, abs(wrong) * min(task.tolerance, 0.02) + 1e-6):
-            raise Wrong(key, f"You said {show(number)}{unit}; the run gave {'more' if truth > number else 'less'}. "
-                             f"{words(task)[key]}")
-    far = (f", {number / truth:.3g} times too {'high' if number > truth else 'low'}" if truth and number / truth > 0
-           else "")
-    side = "high" if number > truth else "low"
-    raise Wrong(side, f"You said {show(number)}{unit}; the run gave {'less' if number > truth else 'more'}{far}. Write "
-                      f"the sum down and try again.")
+            raise Wrong(key, f"{said}; the run gave {other}. {words(task)[key]}")
+    far = f", {number / truth:.3g} times too {side}" if truth and number / truth > 0 else ""
+    raise Wrong(side, f"{said}; the run gave {other}{far}. Write the sum down and try again.")
 
 
-# functions
-
-
-def _measured(task: Exercise, answer: Any) -> str:
+def _check_by_judge(task: Exercise, answer: Any) -> str:
     """Let the exercise's judge measure an answer."""
-    if _wanted(task) == "a function":
-        _fits(task, answer)
-        answer = _guarded(task, answer)
-    elif not isinstance(answer, str):
+    if task.wanted == "a function":
+        _check_signature(task, answer)
+        return task.judge(lambda *arguments: _call(task, answer, arguments))
+    if not isinstance(answer, str):
         raise Wrong("kind", f"This exercise asks for a text, and {show(answer)[:60]} is none.")
-    elif not answer.strip():
+    if not answer.strip():
         raise Wrong("empty", "The text is empty: write one.")
-    return f"{task.judge(answer)} {words(task)['right']}"
+    return task.judge(answer)
 
 
-def _guarded(task: Exercise, answer: Callable) -> Callable:
-    """The reader's function; what it raises, and None, become hints."""
-
-    def call(*arguments: Any) -> Any:
-        found = called(answer, copy.deepcopy(arguments))
-        if isinstance(found, Raised):
-            raise Wrong("error", found.says)
-        if found is None:
-            raise Wrong("empty", _nothing(task))
-        return found
-
-    return call
+def _call(task: Exercise, function: Callable, arguments: tuple) -> Any:
+    """The result of the reader's function; what it raises, and None, become hints."""
+    found = called(function, copy.deepcopy(arguments))
+    if isinstance(found, Raised):
+        raise Wrong("error", found.says)
+    if found is None:
+        raise Wrong("empty", _nothing(task))
+    return found
 
 
-def _compared(task: Exercise, answer: Any) -> str:
+def _check_function(task: Exercise, answer: Any) -> str:
     """Compare a function with the project's own on every example."""
-    _fits(task, answer)
-    cases = list(task.cases())
+    _check_signature(task, answer)
+    cases, got = list(task.cases()), []
     expected = [_result(task, task.reference, copy.deepcopy(case)) for case in cases]
-    got = []
     for case in cases:
         kept = copy.deepcopy(case)
         got.append(_result(task, answer, kept))
         if isinstance(got[-1], Raised):
             break
-        if _changed(case, kept):
-            raise Wrong("in_place", _changed(case, kept))
+        _check_unchanged(case, kept)
     if isinstance(got[-1], Raised):  # if an earlier example shows what is wrong, that tells more
         failed = got.pop()
         if not any(_apart(task, e, g) for e, g in zip(expected, got)):
             raise Wrong("error", f"{failed.says}\n  In: {_arguments(task, cases[len(got)])}")
-    plain = [g[0] if task.gradient else g for g in got]
-    if all(value is None for value in plain):
+    if all(value is None for value in (g[0] if task.gradient else g for g in got)):
         raise Wrong("empty", _nothing(task))
     found = [_apart(task, e, g) for e, g in zip(expected, got)]
     if not any(found):
         return (f"The same as {task.look.__module__}.{task.look.__qualname__} on {len(cases)} "
-                f"example{'s' * (len(cases) > 1)}. {words(task)['right']}")
+                f"example{'s' * (len(cases) > 1)}.")
     first = next(i for i, text in enumerate(found) if text)
     numbers = (f"\n  In: {_arguments(task, cases[first])}\n  Expected: {_shown(task, expected[first])}\n  Yours: "
-               f"{_shown(task, got[first])}")
-    numbers += f"\n  So {found[first]}."
-    for key, makes in task.mistakes.items():
-        for way in makes if isinstance(makes, tuple) else (makes,):
+               f"{_shown(task, got[first])}\n  So {found[first]}.")
+    for key, ways in task.mistakes.items():
+        for way in ways if isinstance(ways, tuple) else (ways,):
             made = [_result(task, way, copy.deepcopy(case)) for case in cases[: len(got)]]
             if not any(_apart(task, m, g) for m, g in zip(made, got)):
                 raise Wrong(key, words(task)[key] + numbers)
@@ -187,27 +161,21 @@ def _compared(task: Exercise, answer: Any) -> str:
 
 def _apart(task: Exercise, expected: Any, got: Any) -> str:
     """In what two results differ, also in what the exercise looks at besides."""
-    return difference(expected, got, task.tolerance) or (difference(task.also(expected), task.also(got), 0.0, "it")
-                                                         if task.also else "")
+    found = difference(expected, got, task.tolerance)
+    return found or (difference(task.also(expected), task.also(got), 0.0, "it") if task.also else "")
 
 
-def _fits(task: Exercise, answer: Any) -> None:
+def _check_signature(task: Exercise, answer: Any) -> None:
     """Raises Wrong unless the answer can be called as the exercise's function is."""
-    wanted = inspect.signature(solved(task))
+    wanted = f"{task.name}({', '.join(task.arguments)})"
     if not callable(answer):
-        raise Wrong("kind", f"This exercise asks for a function {task.name}{_names(wanted)}, and {show(answer)[:60]} "
-                            f"is none.")
+        raise Wrong("kind", f"This exercise asks for a function {wanted}, and {show(answer)[:60]} is none.")
     try:
-        inspect.signature(answer).bind(*wanted.parameters)
+        inspect.signature(answer).bind(*task.arguments)
     except TypeError:
-        raise Wrong("arguments", f"It is called as {task.name}{_names(wanted)}; yours takes "
-                                 f"{inspect.signature(answer)}.") from None
+        raise Wrong("arguments", f"It is called as {wanted}; yours takes {inspect.signature(answer)}.") from None
     except ValueError:
         pass  # a function of C does not tell what it takes
-
-
-def _names(signature: inspect.Signature) -> str:
-    return f"({', '.join(signature.parameters)})"
 
 
 def _nothing(task: Exercise) -> str:
@@ -230,20 +198,19 @@ def _result(task: Exercise, function: Callable, arguments: tuple) -> Any:
     return value.detach(), torch.zeros_like(first) if gradient is None else gradient
 
 
-def _changed(before: tuple, after: tuple) -> str:
-    """A sentence on an argument that is not what it was, or nothing."""
-    for i, (old, new) in enumerate(zip(before, after)):
+def _check_unchanged(before: tuple, after: tuple) -> None:
+    """Raises Wrong for an argument that is not what it was."""
+    for place, old, new in zip(("first", "second", "third", "fourth", "fifth", "sixth"), before, after):
         if isinstance(old, Tensor | list | dict) and difference(old, new, 0.0):
-            place = ("first", "second", "third", "fourth", "fifth", "sixth")[i]
-            return (f"It changed its {place} argument, which the caller still needs: {show(old)} became {show(new)}. "
-                    f"Work on a copy.")
-    return ""
+            raise Wrong("in_place", f"It changed its {place} argument, which the caller still needs: {show(old)} "
+                                    f"became {show(new)}. Work on a copy.")
 
 
 def _arguments(task: Exercise, case: tuple) -> str:
-    return ", ".join(f"{name} = {show(value)}" for name, value in zip(inspect.signature(solved(task)).parameters, case))
+    return ", ".join(f"{name} = {show(value)}" for name, value in zip(task.arguments, case))
 
 
 def _shown(task: Exercise, result: Any) -> str:
-    return f"{show(result[0])}, with gradient {show(result[1])}" if task.gradient and isinstance(result,
-        tuple) else show(result)
+    if task.gradient and isinstance(result, tuple):
+        return f"{show(result[0])}, with gradient {show(result[1])}"
+    return show(result)

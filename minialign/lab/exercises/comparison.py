@@ -17,10 +17,9 @@ def show(value: Any) -> str:
     if isinstance(value, Tensor):
         shape, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
         if value.numel() <= FEW:
-            return (f"{_numbers(value.detach().tolist())} {kind}" if kind != "float32"
-                    else _numbers(value.detach().tolist()))
+            return _numbers(value.detach().tolist()) + ("" if kind == "float32" else f" {kind}")
         return f"tensor {shape} {kind}, first {_numbers(value.detach().flatten()[:4].tolist())}"
-    if isinstance(value, tuple | list) and not isinstance(value, str):
+    if isinstance(value, tuple | list):
         inside = ", ".join(map(show, value))
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
     if isinstance(value, dict):
@@ -42,26 +41,29 @@ def difference(expected: Any, got: Any, tolerance: float, name: str = "the resul
     if isinstance(expected, Tensor):
         return _tensor_difference(expected, got, tolerance, name)
     if isinstance(expected, tuple | list):
+        results = isinstance(expected, tuple)
+        kinds = f"results, ({', '.join(map(_kind, expected))})"
+        wanted = f"{len(expected)} {kinds}" if results else f"a list of {len(expected)}"
         if not isinstance(got, tuple | list):
-            return f"{name} should be {_several(expected)}; yours is {_kind(got)}"
+            return f"{name} should be {wanted}; yours is {_kind(got)}"
         if len(expected) != len(got):
-            return f"{name} should be {_several(expected)}; yours has {len(got)}"
-        parts = ("first", "second", "third") if isinstance(expected,
-            tuple) and len(expected) <= 3 else [f"entry {i} of {name}" for i in range(len(expected))]
-        parts = [f"the {part} result" if part in ("first", "second", "third") else part for part in parts]
+            return f"{name} should be {wanted}; yours has {len(got)}"
+        parts = [f"entry {i} of {name}" for i in range(len(expected))]
+        if results and len(expected) <= 3:
+            parts = ["the first result", "the second result", "the third result"]
         return next(filter(None, (difference(e, g, tolerance, part) for part, e, g in zip(parts, expected, got))), "")
     if isinstance(expected, dict):
         if not isinstance(got, dict) or set(got) != set(expected):
             return f"{name} should be a table with {', '.join(map(repr, expected))}; yours is {show(got)}"
-        return next(filter(None, (difference(e, got[key], tolerance, f"{name} for {key!r}") for key,
-                                  e in expected.items())), "")
+        return next(filter(None, (difference(e, got[key], tolerance, f"{name} for {key!r}")
+                                  for key, e in expected.items())), "")
     if isinstance(expected, float | int) and not isinstance(expected, bool):
         if not isinstance(got, float | int) and not (isinstance(got, Tensor) and got.numel() == 1):
             return f"{name} should be a number; yours is {_kind(got)}"
         close = math.isclose(float(expected), float(got), rel_tol=tolerance, abs_tol=tolerance)
         return "" if close else f"{name} should be {show(expected)}; yours is {show(float(got))}"
-    return ("" if type(expected) is type(got) and expected == got else f"{name} should be {show(expected)}; yours is "
-            f"{show(got)}")
+    same = type(expected) is type(got) and expected == got
+    return "" if same else f"{name} should be {show(expected)}; yours is {show(got)}"
 
 
 def _tensor_difference(expected: Tensor, got: Any, tolerance: float, name: str) -> str:
@@ -86,11 +88,6 @@ def _family(dtype: torch.dtype, other: torch.dtype) -> object:
     value."""
     narrow = (torch.int8, torch.uint8, torch.float16, torch.bfloat16)
     return dtype if dtype in narrow or other in narrow else (dtype.is_floating_point, dtype == torch.bool)
-
-
-def _several(expected: tuple | list) -> str:
-    return f"{len(expected)} results, ({', '.join(map(_kind, expected))})" if isinstance(expected,
-        tuple) else f"a list of {len(expected)}"
 
 
 def _kind(value: Any) -> str:

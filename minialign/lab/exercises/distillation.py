@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, tensor
 
 from minialign.distill import losses
-from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.exercises.exercise import exercise
 from minialign.logprobs import masked_mean
 
 HEADING = "Model distillation"
@@ -62,72 +62,85 @@ def _gradient(temperature: float, squared: bool) -> float:
     return float(torch.autograd.grad(loss if squared else loss / temperature**2, student)[0].norm())
 
 
-EXERCISES = (
-    Exercise(
-        name="soft_targets",
-        notebook=9,
-        kind="write",
-        heading=HEADING,
-        look=losses.soft_target_loss,
-        stub='def soft_targets(student, teacher, mask, T):\n    """student, teacher: (..., V) logits; mask: (...) '
-             'bool. Returns one number (a tensor)."""\n',
-        cases=_logits,
-        reference=losses.soft_target_loss,
-        mistakes={
-            "no_square": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / T**2,
-            "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
-            "cold": lambda s, t, m, T: masked_mean(_kl(t, s), m) * T**2,
-            "cold_teacher": lambda s, t, m, T: masked_mean(_kl(t, s / T), m) * T**2,
-            "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(-((t / T).softmax(-1)
-            * (s / T).log_softmax(-1)).sum(-1), m),
-            "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
-            "mean_over_words": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / s.shape[-1],
-            "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
-        },
-    ),
-    Exercise(
-        name="value_relation",
-        notebook=9,
-        kind="write",
-        heading=HEADING,
-        look=losses.relation,
-        stub='def value_relation(values, heads):\n    """values: (B, T, D), all heads side by side. Returns (B, heads, '
-             'T, T)."""\n',
-        cases=_values,
-        reference=_relation,
-        mistakes={
-            "no_root": lambda v, h: _related(v, h, 1.0).softmax(-1),
-            "whole_width": lambda v, h: _related(v, h, math.sqrt(v.shape[-1])).softmax(-1),
-            "no_softmax": lambda v, h: _related(v, h, math.sqrt(v.shape[-1] / h)),
-            "logs": lambda v, h: _related(v, h, math.sqrt(v.shape[-1] / h)).log_softmax(-1),
-            "one_head": lambda v, h: _relation(v, 1).expand(-1, h, -1, -1),
-        },
-    ),
-    Exercise(
-        name="attention_loss",
-        notebook=9,
-        kind="mend",
-        heading=HEADING,
-        look=losses.attention_score_loss,
-        cases=_scores,
-        reference=_attention_loss,
-        mistakes={
-            "not_a_number": lambda s, t, a: F.mse_loss(s, t),
-            "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),
-            "sum": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).sum(),
-            "after_the_softmax": lambda s, t, a: ((s.softmax(-1) - t.softmax(-1))[a] ** 2).mean(),
-        },
-    ),
-    Exercise(
-        name="gradient_at_4",
-        notebook=9,
-        kind="predict",
-        heading=HEADING,
-        look=losses.soft_target_loss,
-        stub="prediction = ...  # a ratio",
-        reference=lambda: _gradient(4.0, squared=False) / _gradient(1.0, squared=False),
-        tolerance=0.4,
-        why_tolerance="40 %: 1 / T² holds for high temperatures, and 4 is not that high",
-        mistakes={"linear": lambda: 0.25, "unchanged": lambda: 1.0, "grows": lambda: 16.0},
-    ),
+@exercise(
+    "write", HEADING, losses.soft_target_loss,
+    stub="student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor).",
+    cases=_logits,
+    reference=losses.soft_target_loss,
+    mistakes={
+        "no_square": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / T**2,
+        "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
+        "cold": lambda s, t, m, T: masked_mean(_kl(t, s), m) * T**2,
+        "cold_teacher": lambda s, t, m, T: masked_mean(_kl(t, s / T), m) * T**2,
+        "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(-((t / T).softmax(-1)
+        * (s / T).log_softmax(-1)).sum(-1), m),
+        "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
+        "mean_over_words": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / s.shape[-1],
+        "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
+    },
 )
+def soft_targets(student, teacher, mask, T):
+    """T² KL(teacher ‖ student) of softened distributions, mean over real tokens."""
+    p, q = (teacher / T).log_softmax(-1), (student / T).log_softmax(-1)
+    kl = (p.exp() * (p - q)).sum(-1)
+    return T**2 * kl[mask].mean()
+
+
+@exercise(
+    "write", HEADING, losses.relation,
+    stub="values: (B, T, D), all heads side by side. Returns (B, heads, T, T).",
+    cases=_values,
+    reference=_relation,
+    mistakes={
+        "no_root": lambda v, h: _related(v, h, 1.0).softmax(-1),
+        "whole_width": lambda v, h: _related(v, h, math.sqrt(v.shape[-1])).softmax(-1),
+        "no_softmax": lambda v, h: _related(v, h, math.sqrt(v.shape[-1] / h)),
+        "logs": lambda v, h: _related(v, h, math.sqrt(v.shape[-1] / h)).log_softmax(-1),
+        "one_head": lambda v, h: _relation(v, 1).expand(-1, h, -1, -1),
+    },
+)
+def value_relation(values, heads):
+    """softmax(V Vᵀ / √d) in each head."""
+    B, T, D = values.shape
+    d = D // heads
+    v = values.view(B, T, heads, d).transpose(1, 2)
+    return (v @ v.transpose(-2, -1) / d**0.5).softmax(-1)
+
+
+@exercise(
+    "mend", HEADING, losses.attention_score_loss,
+    stub='''
+        import torch.nn.functional as F
+
+
+        def attention_loss(student, teacher, allowed):
+            """student, teacher: (T, T) scores before the softmax; allowed: (T, T) bool. Returns the mean squared
+            difference where it is allowed to look."""
+            return F.mse_loss(student, teacher)
+    ''',
+    cases=_scores,
+    reference=_attention_loss,
+    mistakes={
+        "not_a_number": lambda s, t, a: F.mse_loss(s, t),
+        "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),
+        "sum": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).sum(),
+        "after_the_softmax": lambda s, t, a: ((s.softmax(-1) - t.softmax(-1))[a] ** 2).mean(),
+    },
+)
+def attention_loss(student, teacher, allowed):
+    """Only the places that count."""
+    difference = student[allowed] - teacher[allowed]
+    return (difference**2).mean()
+
+
+@exercise(
+    "predict", HEADING, losses.soft_target_loss,
+    stub="a ratio",
+    reference=lambda: _gradient(4.0, squared=False) / _gradient(1.0, squared=False),
+    tolerance=0.4,
+    why_tolerance="40 %: 1 / T² holds for high temperatures, and 4 is not that high",
+    mistakes={"linear": lambda: 0.25, "unchanged": lambda: 1.0, "grows": lambda: 16.0},
+)
+def gradient_at_4():
+    """Without T² the gradient falls as 1 / T²."""
+    return 1 / 16

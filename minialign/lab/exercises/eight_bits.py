@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, tensor
 
-from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.exercises.exercise import exercise
 from minialign.lab.pretrained.rms_norm import RMSNorm
 from minialign.quant import llm_int8, mappings
 from minialign.quant.mappings import MappingConfig, quantize_tensor
@@ -69,77 +69,92 @@ def _halves() -> list[tuple]:
         torch.ones(3).half())]
 
 
-EXERCISES = (
-    Exercise(
-        name="outlier_columns",
-        notebook=8,
-        kind="write",
-        heading=HEADING,
-        look=llm_int8.outlier_columns,
-        stub='def outlier_columns(x, threshold):\n    """x: (T, K) float32; threshold: above 0. Returns (K,) bool."""\n',
-        cases=_activations,
-        reference=_outliers,
-        mistakes={
-            "single_values": lambda x, a: x.abs() >= a,
-            "rows": lambda x, a: (x.abs() >= a).any(dim=1),
-            "signed": lambda x, a: (x >= a).any(dim=0),
-            "strictly": lambda x, a: (x.abs() > a).any(dim=0),
-            "every_token": lambda x, a: (x.abs() >= a).all(dim=0),
-            "mean": lambda x, a: x.abs().mean(dim=0) >= a,
-        },
-    ),
-    Exercise(
-        name="int8_with_outliers",
-        notebook=8,
-        kind="write",
-        heading=HEADING,
-        look=llm_int8.LLMInt8Linear,
-        stub='def int8_with_outliers(x, weight, threshold):\n    """x: (T, K); weight: (N, K), float32. Returns (T, N) '
-             'float32."""\n',
-        cases=_inputs,
-        reference=_int8,
-        tolerance=2e-3,
-        mistakes={
-            "no_outliers": lambda x, w, a: _int8(x, w, 0.0),
-            "spoiled_scales": _spoiled,
-            "counted_twice": _twice,
-            "left_out": lambda x, w, a: _int8(x * ~_outliers(x, a), w, 0.0),
-            "not_quantized": lambda x, w, a: x @ w.T,
-        },
-    ),
-    Exercise(
-        name="rms_norm",
-        notebook=8,
-        kind="mend",
-        heading=HEADING,
-        look=RMSNorm,
-        cases=_halves,
-        reference=_norm,
-        tolerance=2e-3,
-        mistakes={
-            "overflow": lambda x, g: g * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
-            "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True)
-            + 1e-6)),
-            "no_gain": lambda x, g: _norm(x, torch.ones_like(g)),
-            "sum": lambda x, g: (g.float() * x.float() * torch.rsqrt(x.float().pow(2).sum(dim=-1,
-            keepdim=True))).half(),
-        },
-    ),
-    Exercise(
-        name="stored_bytes",
-        notebook=8,
-        kind="predict",
-        heading="Quantization",
-        look=mappings.Quantized,
-        stub="prediction = ...  # bytes",
-        reference=lambda: quantize_tensor(torch.ones(512, 2048), ROWS).bytes,
-        tolerance=0.0,
-        unit="bytes",
-        mistakes={
-            "no_scales": lambda: 512 * 2048,
-            "half": lambda: 2 * 512 * 2048,
-            "columns": lambda: 512 * 2048 + 4 * 2048,
-            "scales_in_16_bits": lambda: 512 * 2048 + 2 * 512,
-        },
-    ),
+@exercise(
+    "write", HEADING, llm_int8.outlier_columns,
+    stub="x: (T, K) float32; threshold: above 0. Returns (K,) bool.",
+    cases=_activations,
+    reference=_outliers,
+    mistakes={
+        "single_values": lambda x, a: x.abs() >= a,
+        "rows": lambda x, a: (x.abs() >= a).any(dim=1),
+        "signed": lambda x, a: (x >= a).any(dim=0),
+        "strictly": lambda x, a: (x.abs() > a).any(dim=0),
+        "every_token": lambda x, a: (x.abs() >= a).all(dim=0),
+        "mean": lambda x, a: x.abs().mean(dim=0) >= a,
+    },
 )
+def outlier_columns(x, threshold):
+    """One large value makes its whole column an outlier."""
+    return (x.abs() >= threshold).any(dim=0)
+
+
+@exercise(
+    "write", HEADING, llm_int8.LLMInt8Linear,
+    stub="x: (T, K); weight: (N, K), float32. Returns (T, N) float32.",
+    cases=_inputs,
+    reference=_int8,
+    tolerance=2e-3,
+    mistakes={
+        "no_outliers": lambda x, w, a: _int8(x, w, 0.0),
+        "spoiled_scales": _spoiled,
+        "counted_twice": _twice,
+        "left_out": lambda x, w, a: _int8(x * ~_outliers(x, a), w, 0.0),
+        "not_quantized": lambda x, w, a: x @ w.T,
+    },
+)
+def int8_with_outliers(x, weight, threshold):
+    """Outlier columns in floating point, the others in integers with a scale for each row of x and of the weight."""
+    columns = (x.abs() >= threshold).any(dim=0)
+    large, rest = x * columns, x * ~columns
+    x_scale = rest.abs().amax(dim=1, keepdim=True) / 127
+    w_scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    total = (rest / x_scale).round().int() @ (weight / w_scale).round().int().T
+    return total.float() * x_scale * w_scale.T + large @ weight.T
+
+
+@exercise(
+    "mend", HEADING, RMSNorm,
+    stub='''
+        import torch
+
+
+        def rms_norm(x, weight):
+            """x: (T, D) float16; weight: (D,) float16. Returns (T, D) float16: each row divided by the root of its
+            mean square, times the weight."""
+            return weight * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6))
+    ''',
+    cases=_halves,
+    reference=_norm,
+    tolerance=2e-3,
+    mistakes={
+        "overflow": lambda x, g: g * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
+        "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True)
+        + 1e-6)),
+        "no_gain": lambda x, g: _norm(x, torch.ones_like(g)),
+        "sum": lambda x, g: (g.float() * x.float() * torch.rsqrt(x.float().pow(2).sum(dim=-1,
+        keepdim=True))).half(),
+    },
+)
+def rms_norm(x, weight):
+    """The mean of the squares in float32."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + 1e-6)
+    return weight * normed.to(x.dtype)
+
+
+@exercise(
+    "predict", "Quantization", mappings.Quantized,
+    stub="bytes",
+    reference=lambda: quantize_tensor(torch.ones(512, 2048), ROWS).bytes,
+    tolerance=0.0,
+    unit="bytes",
+    mistakes={
+        "no_scales": lambda: 512 * 2048,
+        "half": lambda: 2 * 512 * 2048,
+        "columns": lambda: 512 * 2048 + 4 * 2048,
+        "scales_in_16_bits": lambda: 512 * 2048 + 2 * 512,
+    },
+)
+def stored_bytes():
+    """A byte a weight and a float32 scale a row."""
+    return 512 * 2048 + 4 * 512

@@ -1,19 +1,22 @@
-r"""What an exercise is: a task, a place to begin, the project's own answer, and the mistakes that people make, each
-with its hint.
+r"""What an exercise is: a task, a place to begin, one way to solve it, and the mistakes that people make, each with its
+hint.
 
     write       the reader writes a function; it is compared with the project's own on a few small examples
-    mend        the same, but the reader begins with a function that has one bug (planted/)
+    mend        the same, but the reader begins with a function that has one bug
     predict     the reader gives a number before anything runs; the real thing is run to compare
     beat        there is no one right answer: the reader's is measured, and must do better than a baseline
 
-A mistake is told by what it makes of the examples: if an answer comes out as the mistake would, that mistake was made.
-So an exercise holds for each typical one a function that makes it, and a hint for whoever did.
+An exercise is written as a decorator on the function that solves it; a prediction's or a text's takes nothing and
+returns it. A mistake is told by what it makes of the examples: if an answer comes out as the mistake would, that
+mistake was made. So an exercise holds for each typical one a function that makes it, and a hint for whoever did.
 
-Read next: texts.py, checking.py, then any chapter, such as quantization.py.
+Read next: catalogue.py, checking.py, then any chapter, such as quantization.py.
 """
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,14 +40,13 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise; what fields mean for each kind is said above. Its words stand in texts/, see texts.py."""
+    """One exercise; what fields mean for each kind is said above. Its words stand in texts/, see catalogue.py."""
 
-    name: str  # of the exercise, and of the function that the reader writes
-    notebook: int  # which notebook it ends
     kind: str  # write | mend | predict | beat
     heading: str  # of the notes
     look: Callable[..., Any]  # where the project does it: a function or a class
-    stub: str = ""  # source to begin with; for kind = mend it is read from planted/
+    solution: Callable[..., Any]  # one way to solve it; its name is the exercise's
+    stub: str = ""  # the empty function's docstring; mend: the source with the bug; predict: what number is meant
     # the right result, from the same arguments; None where there is a judge
     reference: Callable[..., Any] | None = None
     # the examples: tuples of arguments, the one that is easiest to follow first
@@ -61,7 +63,46 @@ class Exercise:
     gradient: bool = False  # also compare the gradient of the result's sum with respect to the first argument
 
     @property
+    def name(self) -> str:
+        """Of the exercise, and of the function that the reader writes."""
+        return self.solution.__name__
+
+    @property
+    def chapter(self) -> str:
+        """The file that it stands in, and its words."""
+        return self.solution.__module__.rpartition(".")[2]
+
+    @property
     def place(self) -> str:
         """Where to read on: file and function of the project, heading of the notes."""
         file = self.look.__module__.replace(".", "/") + ".py"
         return f"{file}, {self.look.__qualname__}; in the notes: {self.heading}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Names of what the reader's function takes."""
+        return list(inspect.signature(self.solution).parameters)
+
+    @property
+    def wanted(self) -> str:
+        """What kind of thing answers it."""
+        return "a number" if self.kind == "predict" else "a function" if self.arguments else "a text"
+
+    @property
+    def variable(self) -> str:
+        """What the reader calls the answer."""
+        return "prediction" if self.kind == "predict" else self.name
+
+    @property
+    def beginning(self) -> str:
+        """Source to begin with."""
+        if self.kind == "mend":
+            return textwrap.dedent(self.stub).strip() + "\n"
+        if self.wanted == "a function":
+            return f'def {self.name}({", ".join(self.arguments)}):\n    """{self.stub}"""\n'
+        return f"prediction = ...  # {self.stub}\n" if self.kind == "predict" else f'{self.name} = ""\n'
+
+
+def exercise(kind: str, heading: str, look: Callable[..., Any], **fields: Any) -> Callable[[Callable], Exercise]:
+    """A decorator that makes an exercise of the function that solves it. The arguments: see Exercise."""
+    return lambda solution: Exercise(kind, heading, look, solution, **fields)

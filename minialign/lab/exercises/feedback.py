@@ -3,6 +3,7 @@ means."""
 
 from __future__ import annotations
 
+import math
 import random
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, tensor
 
 from minialign.heads import last_real
-from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.exercises.exercise import exercise
 from minialign.rlhf import reward_model
 from minialign.world.annotators import Annotator
 from minialign.world.gold import Gold
@@ -41,66 +42,74 @@ def _share_of_wins(difference: float, questions: int = 40_000) -> float:
     return sum(person.choose(better, worse, rng).winner == "first" for _ in range(questions)) / questions
 
 
-EXERCISES = (
-    Exercise(
-        name="bradley_terry",
-        notebook=4,
-        kind="write",
-        heading="Train a reward model",
-        look=reward_model.bradley_terry_loss,
-        stub='def bradley_terry(chosen, rejected):\n    """chosen, rejected: (B,) scores. Returns (B,) losses."""\n',
-        cases=_pairs,
-        reference=reward_model.bradley_terry_loss,
-        mistakes={
-            "sign": lambda c, r: F.logsigmoid(c - r),
-            "exchanged": lambda c, r: -F.logsigmoid(r - c),
-            "gap": lambda c, r: r - c,
-            "no_log": lambda c, r: -torch.sigmoid(c - r),
-            "underflow": lambda c, r: -torch.sigmoid(c - r).log(),
-            "hinge": lambda c, r: (1 - (c - r)).clamp(min=0),
-        },
-    ),
-    Exercise(
-        name="pair_accuracy",
-        notebook=4,
-        kind="write",
-        heading="Train a reward model",
-        look=reward_model.pair_accuracy,
-        stub='def pair_accuracy(chosen, rejected):\n    """chosen, rejected: (B,) scores. Returns a float."""\n',
-        cases=_accuracies,
-        reference=reward_model.pair_accuracy,
-        mistakes={
-            "ties_lose": lambda c, r: float((c > r).float().mean()),
-            "ties_win": lambda c, r: float((c >= r).float().mean()),
-            "exchanged": lambda c, r: reward_model.pair_accuracy(r, c),
-            "count": lambda c, r: reward_model.pair_accuracy(c, r) * len(c),
-        },
-    ),
-    Exercise(
-        name="score_at_the_end",
-        notebook=4,
-        kind="mend",
-        heading="Train a reward model",
-        look=reward_model.head_at_the_end,
-        cases=_padded,
-        reference=_last,
-        mistakes={
-            "last_column": lambda s, m: s[:, -1],
-            "padding_on_the_right_only": lambda s, m: s[torch.arange(len(s)), m.sum(dim=1) - 1],
-            "mean": lambda s, m: (s * m).sum(dim=1) / m.sum(dim=1),
-            "first": lambda s, m: s[torch.arange(len(s)), m.int().argmax(dim=1)],
-        },
-    ),
-    Exercise(
-        name="share_of_wins",
-        notebook=4,
-        kind="predict",
-        heading="Collecting human feedback",
-        look=Annotator,
-        stub="prediction = ...  # between 0 and 1",
-        reference=lambda: _share_of_wins(1.5),
-        tolerance=0.01,
-        why_tolerance="1 %: 40,000 choices are a sample",
-        mistakes={"always": lambda: 1.0, "proportion": lambda: 0.6, "never_mind": lambda: 0.5},
-    ),
+@exercise(
+    "write", "Train a reward model", reward_model.bradley_terry_loss,
+    stub="chosen, rejected: (B,) scores. Returns (B,) losses.",
+    cases=_pairs,
+    reference=reward_model.bradley_terry_loss,
+    mistakes={
+        "sign": lambda c, r: F.logsigmoid(c - r),
+        "exchanged": lambda c, r: -F.logsigmoid(r - c),
+        "gap": lambda c, r: r - c,
+        "no_log": lambda c, r: -torch.sigmoid(c - r),
+        "underflow": lambda c, r: -torch.sigmoid(c - r).log(),
+        "hinge": lambda c, r: (1 - (c - r)).clamp(min=0),
+    },
 )
+def bradley_terry(chosen, rejected):
+    """−log σ of the difference, as one function."""
+    return -F.logsigmoid(chosen - rejected)
+
+
+@exercise(
+    "write", "Train a reward model", reward_model.pair_accuracy,
+    stub="chosen, rejected: (B,) scores. Returns a float.",
+    cases=_accuracies,
+    reference=reward_model.pair_accuracy,
+    mistakes={
+        "ties_lose": lambda c, r: float((c > r).float().mean()),
+        "ties_win": lambda c, r: float((c >= r).float().mean()),
+        "exchanged": lambda c, r: reward_model.pair_accuracy(r, c),
+        "count": lambda c, r: reward_model.pair_accuracy(c, r) * len(c),
+    },
+)
+def pair_accuracy(chosen, rejected):
+    """A tie is half right."""
+    right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+    return float(right.mean())
+
+
+@exercise(
+    "mend", "Train a reward model", reward_model.head_at_the_end,
+    stub='''
+        def score_at_the_end(scores, mask):
+            """scores: (B, T), one for every token; mask: (B, T) bool, true at real tokens. Returns (B,) the score at
+            each row's last real token."""
+            return scores[:, -1]
+    ''',
+    cases=_padded,
+    reference=_last,
+    mistakes={
+        "last_column": lambda s, m: s[:, -1],
+        "padding_on_the_right_only": lambda s, m: s[torch.arange(len(s)), m.sum(dim=1) - 1],
+        "mean": lambda s, m: (s * m).sum(dim=1) / m.sum(dim=1),
+        "first": lambda s, m: s[torch.arange(len(s)), m.int().argmax(dim=1)],
+    },
+)
+def score_at_the_end(scores, mask):
+    """The last column that is real, wherever the padding stands."""
+    last = (torch.arange(mask.shape[1]) * mask).argmax(dim=1)
+    return scores[torch.arange(len(scores)), last]
+
+
+@exercise(
+    "predict", "Collecting human feedback", Annotator,
+    stub="between 0 and 1",
+    reference=lambda: _share_of_wins(1.5),
+    tolerance=0.01,
+    why_tolerance="1 %: 40,000 choices are a sample",
+    mistakes={"always": lambda: 1.0, "proportion": lambda: 0.6, "never_mind": lambda: 0.5},
+)
+def share_of_wins():
+    """σ(1.5): the difference is the log of the odds."""
+    return 1 / (1 + math.exp(-1.5))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, tensor
 
-from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.exercises.exercise import exercise
 from minialign.peft import adapters, bitfit, lora
 
 LORA = "Low Ranking Adaptation (LoRA)"
@@ -84,84 +84,90 @@ def _largest_saving_rank(out: int = 64, inside: int = 192) -> int:
         rank += 1
 
 
-EXERCISES = (
-    Exercise(
-        name="lora_forward",
-        notebook=6,
-        kind="write",
-        heading=LORA,
-        look=lora.LoRALinear,
-        stub='def lora_forward(x, weight, A, B, alpha):\n    """x: (T, in); weight: (out, in); A: (r, in); B: (out, '
-             'r). Returns (T, out)."""\n',
-        cases=_updates,
-        reference=lambda x, w, A, B, alpha: _layer(w, A, B, alpha)(x),
-        mistakes={
-            "no_scale": lambda x, w, A, B, alpha: x @ (w + B @ A).T,
-            "alpha_alone": lambda x, w, A, B, alpha: x @ (w + alpha * B @ A).T,
-            "scaled_twice": lambda x, w, A, B, alpha: x @ (w + (alpha / len(A)) ** 2 * B @ A).T,
-            "square_root": lambda x, w, A, B, alpha: x @ (w + alpha / math.sqrt(len(A)) * B @ A).T,
-            "base_forgotten": lambda x, w, A, B, alpha: x @ (alpha / len(A) * B @ A).T,
-            "base_alone": lambda x, w, A, B, alpha: x @ w.T,
-        },
-    ),
-    Exercise(
-        name="lora_merge",
-        notebook=6,
-        kind="write",
-        heading=LORA,
-        look=lora.merge,
-        stub='def lora_merge(weight, A, B, alpha):\n    """weight: (out, in); A: (r, in); B: (out, r), all float32 or '
-             'all float16. Returns (out, in)."""\n',
-        cases=_halves,
-        reference=_merged,
-        mistakes={
-            "no_scale": lambda w, A, B, alpha: (w.float() + B.float() @ A.float()).to(w.dtype),
-            "low_precision": lambda w, A, B, alpha: w + alpha / len(A) * (B @ A),
-            "wide": lambda w, A, B, alpha: w.float() + alpha / len(A) * (B.float() @ A.float()),
-            "taken_away": lambda w, A, B, alpha: (w.float() - alpha / len(A) * (B.float() @ A.float())).to(w.dtype),
-        },
-        tolerance=1e-6,
-    ),
-    Exercise(
-        name="bitfit_names",
-        notebook=6,
-        kind="mend",
-        heading="BitFit",
-        look=bitfit.wrap,
-        cases=lambda: [(_Biased(),)],
-        reference=_names,
-        mistakes={
-            "part_of_a_name": lambda m: _names_where(m, lambda name, p: "bias" in name),
-            "vectors": lambda m: _names_where(m, lambda name, p: p.dim() == 1),
-            "norms_left_out": lambda m: _names_where(m, lambda name, p: name == "query.bias"),
-        },
-    ),
-    Exercise(
-        name="adapter",
-        notebook=6,
-        kind="write",
-        heading="Adapter layers",
-        look=adapters.Adapted,
-        stub='def adapter(h, down, up):\n    """h: (T, D); down: (m, D); up: (D, m). Returns (T, D)."""\n',
-        cases=_bottlenecks,
-        reference=_adapter,
-        mistakes={
-            "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
-            "no_bend": lambda h, down, up: h + h @ down.T @ up.T,
-            "bent_after": lambda h, down, up: h + F.gelu(h @ down.T @ up.T),
-            "relu": lambda h, down, up: h + F.relu(h @ down.T) @ up.T,
-        },
-    ),
-    Exercise(
-        name="largest_saving_rank",
-        notebook=6,
-        kind="predict",
-        heading=LORA,
-        look=lora.break_even,
-        stub="prediction = ...  # a rank",
-        reference=_largest_saving_rank,
-        tolerance=0.0,
-        mistakes={"ties": lambda: 48.0, "half": lambda: 32.0, "half_of_the_long_side": lambda: 96.0,
-                  "square": lambda: 64.0},
-    ),
+@exercise(
+    "write", LORA, lora.LoRALinear,
+    stub="x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out).",
+    cases=_updates,
+    reference=lambda x, w, A, B, alpha: _layer(w, A, B, alpha)(x),
+    mistakes={
+        "no_scale": lambda x, w, A, B, alpha: x @ (w + B @ A).T,
+        "alpha_alone": lambda x, w, A, B, alpha: x @ (w + alpha * B @ A).T,
+        "scaled_twice": lambda x, w, A, B, alpha: x @ (w + (alpha / len(A)) ** 2 * B @ A).T,
+        "square_root": lambda x, w, A, B, alpha: x @ (w + alpha / math.sqrt(len(A)) * B @ A).T,
+        "base_forgotten": lambda x, w, A, B, alpha: x @ (alpha / len(A) * B @ A).T,
+        "base_alone": lambda x, w, A, B, alpha: x @ w.T,
+    },
 )
+def lora_forward(x, weight, A, B, alpha):
+    """The frozen layer and, beside it, the scaled update."""
+    scale = alpha / len(A)
+    return x @ weight.T + scale * (x @ A.T) @ B.T
+
+
+@exercise(
+    "write", LORA, lora.merge,
+    stub="weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in).",
+    cases=_halves,
+    reference=_merged,
+    mistakes={
+        "no_scale": lambda w, A, B, alpha: (w.float() + B.float() @ A.float()).to(w.dtype),
+        "low_precision": lambda w, A, B, alpha: w + alpha / len(A) * (B @ A),
+        "wide": lambda w, A, B, alpha: w.float() + alpha / len(A) * (B.float() @ A.float()),
+        "taken_away": lambda w, A, B, alpha: (w.float() - alpha / len(A) * (B.float() @ A.float())).to(w.dtype),
+    },
+    tolerance=1e-6,
+)
+def lora_merge(weight, A, B, alpha):
+    """The sum in float32, cast back at the end."""
+    update = alpha / len(A) * (B.float() @ A.float())
+    return (weight.float() + update).to(weight.dtype)
+
+
+@exercise(
+    "mend", "BitFit", bitfit.wrap,
+    stub='''
+        def bitfit_names(model):
+            """model: a module. Returns the sorted names of all its biases, as named_parameters() gives them."""
+            return sorted(name for name, _ in model.named_parameters() if "bias" in name)
+    ''',
+    cases=lambda: [(_Biased(),)],
+    reference=_names,
+    mistakes={
+        "part_of_a_name": lambda m: _names_where(m, lambda name, p: "bias" in name),
+        "vectors": lambda m: _names_where(m, lambda name, p: p.dim() == 1),
+        "norms_left_out": lambda m: _names_where(m, lambda name, p: name == "query.bias"),
+    },
+)
+def bitfit_names(model):
+    """Chosen by the last part of the name."""
+    return sorted(name for name, _ in model.named_parameters() if name.split(".")[-1] == "bias")
+
+
+@exercise(
+    "write", "Adapter layers", adapters.Adapted,
+    stub="h: (T, D); down: (m, D); up: (D, m). Returns (T, D).",
+    cases=_bottlenecks,
+    reference=_adapter,
+    mistakes={
+        "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
+        "no_bend": lambda h, down, up: h + h @ down.T @ up.T,
+        "bent_after": lambda h, down, up: h + F.gelu(h @ down.T @ up.T),
+        "relu": lambda h, down, up: h + F.relu(h @ down.T) @ up.T,
+    },
+)
+def adapter(h, down, up):
+    """A bottleneck beside a skip."""
+    return h + F.gelu(h @ down.T) @ up.T
+
+
+@exercise(
+    "predict", LORA, lora.break_even,
+    stub="a rank",
+    reference=_largest_saving_rank,
+    tolerance=0.0,
+    mistakes={"ties": lambda: 48.0, "half": lambda: 32.0, "half_of_the_long_side": lambda: 96.0,
+              "square": lambda: 64.0},
+)
+def largest_saving_rank():
+    """r (64 + 192) < 64 · 192 for r below 48; at 48 both are equal."""
+    return 64 * 192 // (64 + 192) - 1

@@ -9,7 +9,7 @@ from torch import Tensor, tensor
 from minialign import logprobs
 from minialign.instruct import mixture, zero_shot
 from minialign.lab.exercises import worded
-from minialign.lab.exercises.exercise import Exercise, Wrong
+from minialign.lab.exercises.exercise import Wrong, exercise
 from minialign.runs.errors import UserError
 from minialign.world.templates import FIELD, Template, render
 
@@ -91,68 +91,80 @@ def _judge_template(wording: str) -> str:
     return f"The model taught in your words: {numbers}."
 
 
-EXERCISES = (
-    Exercise(
-        name="option_score",
-        notebook=3,
-        kind="write",
-        heading="Results (zero-shot)",
-        look=logprobs.sequence_logprobs,
-        stub='def option_score(logits, option):\n    """logits: (T, V), row t predicts token t; option: (T,) ids. '
-             'Returns one number (a tensor)."""\n',
-        cases=_options,
-        reference=_score,
-        mistakes={
-            "mean": lambda g, o: _score(g, o) / len(o),
-            "raw": lambda g, o: _taken(g, o).sum(),
-            "probability": lambda g, o: _score(g, o).exp(),
-            "sum_of_probabilities": lambda g, o: _taken(g.softmax(-1), o).sum(),
-            "last_token": lambda g, o: _taken(g.log_softmax(-1), o)[-1],
-            "wrong_axis": lambda g, o: _taken(g.log_softmax(0), o).sum(),
-            "sign": lambda g, o: -_score(g, o),
-        },
-    ),
-    Exercise(
-        name="mixing_rates",
-        notebook=3,
-        kind="write",
-        heading=HEADING,
-        look=mixture.rates,
-        stub='def mixing_rates(sizes, templates, cap):\n    """sizes: {task: examples}; templates: {task: wordings}; '
-             'cap: K. Returns {task: rate}."""\n',
-        cases=lambda: [({"small": 300, "large": 20_000}, {"small": 3, "large": 10}, 1000),
-                       ({"a": 50, "b": 100}, {"a": 1, "b": 4}, 80)],
-        reference=_rates,
-        mistakes={
-            "no_cap": lambda s, t, cap: {k: s[k] / t[k] for k in s},
-            "not_shared": lambda s, t, cap: {k: min(s[k], cap) for k in s},
-            "cap_after": lambda s, t, cap: {k: min(s[k] / t[k], cap) for k in s},
-            "multiplied": lambda s, t, cap: {k: min(s[k], cap) * t[k] for k in s},
-            "shares": _shares,
-        },
-    ),
-    Exercise(
-        name="hold_out",
-        notebook=3,
-        kind="mend",
-        heading="T0 model",
-        look=mixture.split_by_cluster,
-        cases=_tasks,
-        reference=_held_out,
-        mistakes={
-            "one_task": _one_of_each,
-            "part_of_a_name": lambda c, h: _split(c, lambda t: any(name in c[t] for name in h)),
-            "exchanged": lambda c, h: _held_out(c, h)[::-1],
-            "nothing_taken_away": lambda c, h: (sorted(c), _held_out(c, h)[1]),
-        },
-    ),
-    Exercise(
-        name="template",
-        notebook=3,
-        kind="beat",
-        heading=HEADING,
-        look=zero_shot.ask,
-        stub='template = ""\n',
-        judge=_judge_template,
-    ),
+@exercise(
+    "write", "Results (zero-shot)", logprobs.sequence_logprobs,
+    stub="logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor).",
+    cases=_options,
+    reference=_score,
+    mistakes={
+        "mean": lambda g, o: _score(g, o) / len(o),
+        "raw": lambda g, o: _taken(g, o).sum(),
+        "probability": lambda g, o: _score(g, o).exp(),
+        "sum_of_probabilities": lambda g, o: _taken(g.softmax(-1), o).sum(),
+        "last_token": lambda g, o: _taken(g.log_softmax(-1), o)[-1],
+        "wrong_axis": lambda g, o: _taken(g.log_softmax(0), o).sum(),
+        "sign": lambda g, o: -_score(g, o),
+    },
 )
+def option_score(logits, option):
+    """The chain rule: the sum of the tokens' log-probabilities."""
+    logprobs = logits.log_softmax(dim=-1)
+    return logprobs.gather(1, option[:, None]).sum()
+
+
+@exercise(
+    "write", HEADING, mixture.rates,
+    stub="sizes: {task: examples}; templates: {task: wordings}; cap: K. Returns {task: rate}.",
+    cases=lambda: [({"small": 300, "large": 20_000}, {"small": 3, "large": 10}, 1000),
+                   ({"a": 50, "b": 100}, {"a": 1, "b": 4}, 80)],
+    reference=_rates,
+    mistakes={
+        "no_cap": lambda s, t, cap: {k: s[k] / t[k] for k in s},
+        "not_shared": lambda s, t, cap: {k: min(s[k], cap) for k in s},
+        "cap_after": lambda s, t, cap: {k: min(s[k] / t[k], cap) for k in s},
+        "multiplied": lambda s, t, cap: {k: min(s[k], cap) * t[k] for k in s},
+        "shares": _shares,
+    },
+)
+def mixing_rates(sizes, templates, cap):
+    """Capped first, then shared out among the wordings."""
+    return {task: min(sizes[task], cap) / templates[task] for task in sizes}
+
+
+@exercise(
+    "mend", "T0 model", mixture.split_by_cluster,
+    stub='''
+        def hold_out(cluster_of, held_out):
+            """cluster_of: {task: its cluster}; held_out: clusters. Returns (tasks to train on, tasks to be examined
+            on), both sorted."""
+            train, examined, seen = [], [], set()
+            for task in sorted(cluster_of):
+                if cluster_of[task] in held_out and cluster_of[task] not in seen:
+                    examined.append(task)
+                    seen.add(cluster_of[task])
+                else:
+                    train.append(task)
+            return train, examined
+    ''',
+    cases=_tasks,
+    reference=_held_out,
+    mistakes={
+        "one_task": _one_of_each,
+        "part_of_a_name": lambda c, h: _split(c, lambda t: any(name in c[t] for name in h)),
+        "exchanged": lambda c, h: _held_out(c, h)[::-1],
+        "nothing_taken_away": lambda c, h: (sorted(c), _held_out(c, h)[1]),
+    },
+)
+def hold_out(cluster_of, held_out):
+    """Whole clusters."""
+    train = [task for task in cluster_of if cluster_of[task] not in held_out]
+    return sorted(train), sorted(task for task in cluster_of if cluster_of[task] in held_out)
+
+
+@exercise(
+    "beat", HEADING, zero_shot.ask,
+    judge=_judge_template,
+)
+def template():
+    """The question stands right before the answer, and nothing else is said."""
+    return "{text}\nQuestion: {question}\nAnswer:"

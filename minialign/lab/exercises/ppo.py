@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, tensor
 
 from minialign import logprobs
-from minialign.lab.exercises.exercise import Exercise
-from minialign.rlhf import best_of_n, gae, kl, ppo
+from minialign.lab.exercises.exercise import exercise
+from minialign.rlhf import best_of_n, kl, ppo
+from minialign.rlhf.gae import advantages_and_returns
 
 HEADING = "Fine-tune model on feedback"
 
@@ -52,109 +53,136 @@ def _exact_best_of(n: int, answers: int = 20_000) -> float:
     return float((p * (p * answers).clamp(min=1e-300).log()).sum())
 
 
-EXERCISES = (
-    Exercise(
-        name="gae",
-        notebook=5,
-        kind="write",
-        heading=HEADING,
-        look=gae.advantages_and_returns,
-        stub='def gae(rewards, values, mask, gamma, lam):\n    """rewards, values: (B, R); mask: (B, R) bool. Returns '
-             '(advantages, returns), (B, R) each."""\n',
-        cases=_episodes,
-        reference=gae.advantages_and_returns,
-        mistakes={
-            "past_the_end": (_bootstrapped, lambda *given: (_bootstrapped(*given)[0],
-                                                            _bootstrapped(*given)[0] + given[1])),
-            "no_lambda": lambda r, v, m, g, lam: gae.advantages_and_returns(r, v, m, g, 1.0),
-            "td_error": lambda r, v, m, g, lam: gae.advantages_and_returns(r, v, m, g, 0.0),
-            "no_gamma": lambda r, v, m, g, lam: gae.advantages_and_returns(r, v, m, 1.0, g * lam),
-            "returns_are_advantages": lambda r, v, m, g, lam: (gae.advantages_and_returns(r, v, m, g, lam)[0],) * 2,
-        },
-    ),
-    Exercise(
-        name="k3",
-        notebook=5,
-        kind="write",
-        heading=HEADING,
-        look=kl.k3,
-        stub='def k3(policy_logprobs, reference_logprobs):\n    """(...) each, of tokens that the policy sampled. '
-             'Returns (...) estimates."""\n',
-        cases=_logs,
-        reference=kl.k3,
-        mistakes={
-            "other_direction": lambda p, r: kl.k3(r, p),
-            "k1": kl.k1,
-            "negative_k1": lambda p, r: r - p,
-            "k2": kl.k2,
-            "sign_of_the_log": lambda p, r: (r - p).expm1() + (r - p),
-        },
-    ),
-    Exercise(
-        name="ppo_loss",
-        notebook=5,
-        kind="mend",
-        heading=HEADING,
-        look=ppo.policy_loss,
-        cases=_ratios,
-        reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0],
-        gradient=True,
-        mistakes={
-            "smaller_loss": lambda now, then, a, clip: torch.minimum(-a * (now - then).exp(),
-            -a * (now - then).exp().clamp(1 - clip, 1 + clip)),
-            "wrong_sign": lambda now, then, a, clip: -ppo.policy_loss(now, then, a, clip)[0],
-            "always_clipped": lambda now, then, a, clip: -a * (now - then).exp().clamp(1 - clip, 1 + clip),
-            "never_clipped": lambda now, then, a, clip: -a * (now - then).exp(),
-            "ratio_upside_down": lambda now, then, a, clip: torch.maximum(-a * (then - now).exp(),
-            -a * (then - now).exp().clamp(1 - clip, 1 + clip)),
-        },
-    ),
-    Exercise(
-        name="penalised_rewards",
-        notebook=5,
-        kind="write",
-        heading=HEADING,
-        look=ppo.penalised_rewards,
-        stub='def penalised_rewards(scores, policy_logprobs, reference_logprobs, mask, beta):\n    """scores: (B,); '
-             'the others: (B, R). Returns (B, R)."""\n',
-        cases=_scored,
-        reference=ppo.penalised_rewards,
-        mistakes={
-            "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
-            "score_at_padding": lambda s, p, r, m, b: (-b * (p - r)) * m + torch.cat([torch.zeros_like(p[:, 1:]),
-            s[:, None]], dim=1),
-            "score_everywhere": lambda s, p, r, m, b: (s[:, None] - b * (p - r)) * m,
-            "padding_counts": lambda s, p, r, m, b: -b * (p - r) + ppo.penalised_rewards(s, p, p, m, b),
-        },
-    ),
-    Exercise(
-        name="whiten",
-        notebook=5,
-        kind="write",
-        heading=HEADING,
-        look=logprobs.whiten,
-        stub='def whiten(x, mask):\n    """x: (B, R) float; mask: (B, R) bool. Returns (B, R)."""\n',
-        cases=lambda: [(tensor([[1.0, 3.0, 100.0], [5.0, 3.0, 7.0]]), tensor([[1, 1, 0], [1, 1, 1]]).bool())],
-        reference=logprobs.whiten,
-        mistakes={
-            "padding_counts": lambda x, m: logprobs.whiten(x, torch.ones_like(m)) * m,
-            "padding_kept": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m).sqrt(),
-            "not_centred": lambda x, m: logprobs.whiten(x, m, shift_mean=False),
-            "variance": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m) * m,
-            "n_minus_1": lambda x, m: (x - x[m].mean()) / x[m].std() * m,
-        },
-    ),
-    Exercise(
-        name="best_of_16",
-        notebook=5,
-        kind="predict",
-        heading=HEADING,
-        look=best_of_n.best_of_n_kl,
-        stub="prediction = ...  # nats",
-        reference=lambda: _exact_best_of(16),
-        tolerance=0.02,
-        why_tolerance="2 %: the run sums over 20,000 answers, the formula is for endlessly many",
-        unit="nats",
-        mistakes={"log_n": lambda: math.log(16), "bits": lambda: 4.0, "n": lambda: 16.0},
-    ),
+@exercise(
+    "write", HEADING, advantages_and_returns,
+    stub="rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each.",
+    cases=_episodes,
+    reference=advantages_and_returns,
+    mistakes={
+        "past_the_end": (_bootstrapped, lambda *given: (_bootstrapped(*given)[0],
+                                                        _bootstrapped(*given)[0] + given[1])),
+        "no_lambda": lambda r, v, m, g, lam: advantages_and_returns(r, v, m, g, 1.0),
+        "td_error": lambda r, v, m, g, lam: advantages_and_returns(r, v, m, g, 0.0),
+        "no_gamma": lambda r, v, m, g, lam: advantages_and_returns(r, v, m, 1.0, g * lam),
+        "returns_are_advantages": lambda r, v, m, g, lam: (advantages_and_returns(r, v, m, g, lam)[0],) * 2,
+    },
 )
+def gae(rewards, values, mask, gamma, lam):
+    """Backwards from the last token; what stands at padding counts as 0."""
+    rewards, values = rewards * mask, values * mask
+    advantages, following = torch.zeros_like(values), 0.0
+    for t in reversed(range(values.shape[1])):
+        next_value = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = delta + gamma * lam * following
+        advantages[:, t] = following
+    advantages = advantages * mask
+    return advantages, advantages + values
+
+
+@exercise(
+    "write", HEADING, kl.k3,
+    stub="(...) each, of tokens that the policy sampled. Returns (...) estimates.",
+    cases=_logs,
+    reference=kl.k3,
+    mistakes={
+        "other_direction": lambda p, r: kl.k3(r, p),
+        "k1": kl.k1,
+        "negative_k1": lambda p, r: r - p,
+        "k2": kl.k2,
+        "sign_of_the_log": lambda p, r: (r - p).expm1() + (r - p),
+    },
+)
+def k3(policy_logprobs, reference_logprobs):
+    """ρ − 1 − log ρ with ρ = π_ref / π."""
+    log_rho = reference_logprobs - policy_logprobs
+    return log_rho.exp() - 1 - log_rho
+
+
+@exercise(
+    "mend", HEADING, ppo.policy_loss,
+    stub='''
+        import torch
+
+
+        def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
+            """(N,) log-probabilities now and when sampled, (N,) advantages; clip: ε. Returns the (N,) losses of the
+            tokens, to be minimised."""
+            ratio = (logprobs - rollout_logprobs).exp()
+            plain = -advantages * ratio
+            clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+            return torch.minimum(plain, clipped)
+    ''',
+    cases=_ratios,
+    reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0],
+    gradient=True,
+    mistakes={
+        "smaller_loss": lambda now, then, a, clip: torch.minimum(-a * (now - then).exp(),
+        -a * (now - then).exp().clamp(1 - clip, 1 + clip)),
+        "wrong_sign": lambda now, then, a, clip: -ppo.policy_loss(now, then, a, clip)[0],
+        "always_clipped": lambda now, then, a, clip: -a * (now - then).exp().clamp(1 - clip, 1 + clip),
+        "never_clipped": lambda now, then, a, clip: -a * (now - then).exp(),
+        "ratio_upside_down": lambda now, then, a, clip: torch.maximum(-a * (then - now).exp(),
+        -a * (then - now).exp().clamp(1 - clip, 1 + clip)),
+    },
+)
+def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
+    """The larger of the two losses."""
+    ratio = (logprobs - rollout_logprobs).exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped)
+
+
+@exercise(
+    "write", HEADING, ppo.penalised_rewards,
+    stub="scores: (B,); the others: (B, R). Returns (B, R).",
+    cases=_scored,
+    reference=ppo.penalised_rewards,
+    mistakes={
+        "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
+        "score_at_padding": lambda s, p, r, m, b: (-b * (p - r)) * m + torch.cat([torch.zeros_like(p[:, 1:]),
+        s[:, None]], dim=1),
+        "score_everywhere": lambda s, p, r, m, b: (s[:, None] - b * (p - r)) * m,
+        "padding_counts": lambda s, p, r, m, b: -b * (p - r) + ppo.penalised_rewards(s, p, p, m, b),
+    },
+)
+def penalised_rewards(scores, policy_logprobs, reference_logprobs, mask, beta):
+    """The penalty at every token, the score at the last real one."""
+    rewards = -beta * (policy_logprobs - reference_logprobs)
+    last = mask.sum(dim=1) - 1
+    rewards[torch.arange(len(scores)), last] += scores
+    return rewards * mask
+
+
+@exercise(
+    "write", HEADING, logprobs.whiten,
+    stub="x: (B, R) float; mask: (B, R) bool. Returns (B, R).",
+    cases=lambda: [(tensor([[1.0, 3.0, 100.0], [5.0, 3.0, 7.0]]), tensor([[1, 1, 0], [1, 1, 1]]).bool())],
+    reference=logprobs.whiten,
+    mistakes={
+        "padding_counts": lambda x, m: logprobs.whiten(x, torch.ones_like(m)) * m,
+        "padding_kept": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m).sqrt(),
+        "not_centred": lambda x, m: logprobs.whiten(x, m, shift_mean=False),
+        "variance": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m) * m,
+        "n_minus_1": lambda x, m: (x - x[m].mean()) / x[m].std() * m,
+    },
+)
+def whiten(x, mask):
+    """Mean and variance of the real tokens alone."""
+    real = x[mask]
+    return (x - real.mean()) / (real.var(unbiased=False) + 1e-8).sqrt() * mask
+
+
+@exercise(
+    "predict", HEADING, best_of_n.best_of_n_kl,
+    stub="nats",
+    reference=lambda: _exact_best_of(16),
+    tolerance=0.02,
+    why_tolerance="2 %: the run sums over 20,000 answers, the formula is for endlessly many",
+    unit="nats",
+    mistakes={"log_n": lambda: math.log(16), "bits": lambda: 4.0, "n": lambda: 16.0},
+)
+def best_of_16():
+    """log n − (n − 1) / n."""
+    return math.log(16) - 15 / 16

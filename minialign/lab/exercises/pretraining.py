@@ -10,8 +10,9 @@ from torch import Tensor, tensor
 
 from minialign import batching, logprobs
 from minialign.batching import IGNORE
-from minialign.lab.exercises.exercise import Exercise
-from minialign.pretrain import causal_lm, span_corruption
+from minialign.lab.exercises.exercise import exercise
+from minialign.pretrain import causal_lm
+from minialign.pretrain.span_corruption import GAPS, SpanCorruptedText, corrupt, noise_budget
 
 HEADING = "T0 model (masked language modelling)"
 
@@ -40,19 +41,19 @@ def _row_means(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _texts() -> list[tuple]:
-    gaps = list(span_corruption.GAPS)[:3]
+    gaps = list(GAPS)[:3]
     return [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], gaps), (list(range(60, 70)), [(0, 2), (8, 10)], gaps),
             ([50, 51], [], gaps)]
 
 
 def _corrupt(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
-    return span_corruption.corrupt(ids, spans)
+    return corrupt(ids, spans)
 
 
 def _renamed(ids: list, spans: list, names: list) -> tuple[list, list]:
     """Corruption with other sentinels."""
-    inputs, targets = span_corruption.corrupt(ids, spans)
-    other = dict(zip(span_corruption.GAPS, names))
+    inputs, targets = corrupt(ids, spans)
+    other = dict(zip(GAPS, names))
     return [other.get(i, i) for i in inputs], [other.get(i, i) for i in targets]
 
 
@@ -66,7 +67,7 @@ def _every_token(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
 
 
 def _written() -> float:
-    rows = span_corruption.SpanCorruptedText([list(range(20, 120))], 1, 0)
+    rows = SpanCorruptedText([list(range(20, 120))], 1, 0)
     return rows.batch([0]).count
 
 
@@ -74,89 +75,104 @@ def _perplexity(losses: list, counts: list) -> float:
     return causal_lm.perplexity(sum(losses) / sum(counts))
 
 
-EXERCISES = (
-    Exercise(
-        name="label_shift",
-        notebook=2,
-        kind="write",
-        heading=HEADING,
-        look=batching.next_token_batch,
-        stub='def label_shift(row, prompt):\n    """row: ids from begin to end token; prompt: how many are the prompt. '
-             'Returns (tokens, labels), lists."""\n',
-        cases=lambda: [([1, 30, 31, 40, 41, 2], 3), ([1, 30, 2], 1)],
-        reference=_shifted,
-        mistakes={
-            "not_shifted": (lambda r, p: _hidden(r[:-1], r[:-1], p), lambda r, p: _hidden(r[:-1], r[:-1], p - 1)),
-            "prompt_taught": lambda r, p: (r[:-1], r[1:]),
-            "first_answer_lost": lambda r, p: _hidden(r[:-1], r[1:], p),
-            "end_lost": lambda r, p: _hidden(r[:-2], r[1:-1], p - 1),
-            "backwards": lambda r, p: _hidden(r[1:], r[:-1], p - 1),
-            "zero_for_ignore": lambda r, p: (r[:-1], [0] * (p - 1) + r[p:]),
-        },
-    ),
-    Exercise(
-        name="mean_loss",
-        notebook=2,
-        kind="write",
-        heading=HEADING,
-        look=logprobs.label_loss,
-        stub='def mean_loss(logits, labels):\n    """logits: (B, T, V); labels: (B, T), -100 where nothing is taught. '
-             'Returns one number (a tensor)."""\n',
-        cases=_losses,
-        reference=_mean_loss,
-        gradient=True,
-        mistakes={
-            "all_places": lambda g, y: logprobs.label_loss(g, y) / y.numel(),
-            "rows_first": _row_means,
-            "sum": logprobs.label_loss,
-            "bits": lambda g, y: _mean_loss(g, y) / math.log(2),
-            "no_gradient": lambda g, y: _mean_loss(g, y).detach(),
-        },
-    ),
-    Exercise(
-        name="span_corruption",
-        notebook=2,
-        kind="write",
-        heading=HEADING,
-        look=span_corruption.corrupt,
-        stub='def span_corruption(ids, spans, sentinels):\n    """ids: a list; spans: [(start, end)]; sentinels: ids. '
-             'Returns (inputs, targets), lists."""\n',
-        cases=_texts,
-        reference=_corrupt,
-        mistakes={
-            "one_sentinel": lambda ids, spans, names: _renamed(ids, spans, [names[0]] * len(names)),
-            "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
-            "every_token": _every_token,
-            "no_marks": lambda ids, spans, names: (_corrupt(ids, spans, names)[0],
-                                                   [i for a, b in spans for i in ids[a:b]]),
-            "not_cut": lambda ids, spans, names: (ids, _corrupt(ids, spans, names)[1]),
-        },
-    ),
-    Exercise(
-        name="perplexity",
-        notebook=2,
-        kind="mend",
-        heading=HEADING,
-        look=causal_lm.perplexity,
-        cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])],
-        reference=_perplexity,
-        mistakes={
-            "mean_of_perplexities": lambda s, n: sum(math.exp(a / b) for a, b in zip(s, n)) / len(s),
-            "batches_alike": lambda s, n: math.exp(sum(a / b for a, b in zip(s, n)) / len(s)),
-            "powers_of_2": lambda s, n: 2 ** (sum(s) / sum(n)),
-            "loss": lambda s, n: sum(s) / sum(n),
-        },
-    ),
-    Exercise(
-        name="decoder_writes",
-        notebook=2,
-        kind="predict",
-        heading=HEADING,
-        look=span_corruption.noise_budget,
-        stub="prediction = ...  # tokens",
-        reference=_written,
-        tolerance=0.0,
-        mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100,
-                  "what_is_left": lambda: 90},
-    ),
+@exercise(
+    "write", HEADING, batching.next_token_batch,
+    stub="row: ids from begin to end token; prompt: how many are the prompt. Returns (tokens, labels), lists.",
+    cases=lambda: [([1, 30, 31, 40, 41, 2], 3), ([1, 30, 2], 1)],
+    reference=_shifted,
+    mistakes={
+        "not_shifted": (lambda r, p: _hidden(r[:-1], r[:-1], p), lambda r, p: _hidden(r[:-1], r[:-1], p - 1)),
+        "prompt_taught": lambda r, p: (r[:-1], r[1:]),
+        "first_answer_lost": lambda r, p: _hidden(r[:-1], r[1:], p),
+        "end_lost": lambda r, p: _hidden(r[:-2], r[1:-1], p - 1),
+        "backwards": lambda r, p: _hidden(r[1:], r[:-1], p - 1),
+        "zero_for_ignore": lambda r, p: (r[:-1], [0] * (p - 1) + r[p:]),
+    },
 )
+def label_shift(row, prompt):
+    """Label t is token t + 1; those that lie in the prompt are not taught."""
+    tokens, labels = row[:-1], row[1:]
+    return tokens, [-100] * (prompt - 1) + labels[prompt - 1 :]
+
+
+@exercise(
+    "write", HEADING, logprobs.label_loss,
+    stub="logits: (B, T, V); labels: (B, T), -100 where nothing is taught. Returns one number (a tensor).",
+    cases=_losses,
+    reference=_mean_loss,
+    gradient=True,
+    mistakes={
+        "all_places": lambda g, y: logprobs.label_loss(g, y) / y.numel(),
+        "rows_first": _row_means,
+        "sum": logprobs.label_loss,
+        "bits": lambda g, y: _mean_loss(g, y) / math.log(2),
+        "no_gradient": lambda g, y: _mean_loss(g, y).detach(),
+    },
+)
+def mean_loss(logits, labels):
+    """Over all labels of the batch, whatever row they stand in."""
+    taught = labels != -100
+    logprobs = logits[taught].log_softmax(dim=-1)
+    return -logprobs.gather(1, labels[taught][:, None]).mean()
+
+
+@exercise(
+    "write", HEADING, corrupt,
+    stub="ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists.",
+    cases=_texts,
+    reference=_corrupt,
+    mistakes={
+        "one_sentinel": lambda ids, spans, names: _renamed(ids, spans, [names[0]] * len(names)),
+        "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
+        "every_token": _every_token,
+        "no_marks": lambda ids, spans, names: (_corrupt(ids, spans, names)[0],
+                                               [i for a, b in spans for i in ids[a:b]]),
+        "not_cut": lambda ids, spans, names: (ids, _corrupt(ids, spans, names)[1]),
+    },
+)
+def span_corruption(ids, spans, sentinels):
+    """A sentinel in place of each span, and each span behind its sentinel."""
+    inputs, targets, place = [], [], 0
+    for sentinel, (start, end) in zip(sentinels, spans):
+        inputs += [*ids[place:start], sentinel]
+        targets += [sentinel, *ids[start:end]]
+        place = end
+    return inputs + ids[place:], targets
+
+
+@exercise(
+    "mend", HEADING, causal_lm.perplexity,
+    stub='''
+        import math
+
+
+        def perplexity(losses, counts):
+            """losses: for each batch the sum of -log p over its labels, nats; counts: how many labels it has. Returns
+            the perplexity of all labels."""
+            return sum(math.exp(loss / count) for loss, count in zip(losses, counts)) / len(losses)
+    ''',
+    cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])],
+    reference=_perplexity,
+    mistakes={
+        "mean_of_perplexities": lambda s, n: sum(math.exp(a / b) for a, b in zip(s, n)) / len(s),
+        "batches_alike": lambda s, n: math.exp(sum(a / b for a, b in zip(s, n)) / len(s)),
+        "powers_of_2": lambda s, n: 2 ** (sum(s) / sum(n)),
+        "loss": lambda s, n: sum(s) / sum(n),
+    },
+)
+def perplexity(losses, counts):
+    """The exponential of the mean over all labels."""
+    return math.exp(sum(losses) / sum(counts))
+
+
+@exercise(
+    "predict", HEADING, noise_budget,
+    stub="tokens",
+    reference=_written,
+    tolerance=0.0,
+    mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100,
+              "what_is_left": lambda: 90},
+)
+def decoder_writes():
+    """15 tokens, 5 sentinels, the end."""
+    return 15 + 5 + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, tensor
 
-from minialign.lab.exercises.exercise import Exercise, Wrong
+from minialign.lab.exercises.exercise import Wrong, exercise
 from minialign.quant import int8_matmul, mappings, qat
 from minialign.quant.mappings import MappingConfig, quantize_tensor, to_codes
 
@@ -107,104 +107,122 @@ def _judge_scale(answer) -> str:
     return f"The {numbers}."
 
 
-EXERCISES = (
-    Exercise(
-        name="absmax",
-        notebook=7,
-        kind="write",
-        heading=HEADING,
-        look=mappings.absmax_scale,
-        stub='def absmax(x):\n    """x: any shape, float32. Returns (q, s)."""\n',
-        cases=_values,
-        reference=_absmax,
-        tolerance=1e-5,
-        also=lambda found: "a scale above 0" if float(found[1]) > 0 else "a scale of 0 (or no number)",
-        mistakes={
-            "levels_128": lambda x: _codes(x, (x.abs().max() / 128).clamp(min=mappings.TINY)),
-            "half_level": lambda x: _codes(x, (x.abs().max() / 127.5).clamp(min=mappings.TINY)),
-            "signed_max": lambda x: _codes(x, (x.max() / 127).clamp(min=mappings.TINY)),
-            "truncated": lambda x: ((x / _absmax(x)[1]).clamp(-127, 127).to(torch.int8), _absmax(x)[1]),
-            "inverted": lambda x: (_absmax(x)[0], 1 / _absmax(x)[1]),
-            "zeros": lambda x: _codes(x, x.abs().max() / 127),
-        },
-    ),
-    Exercise(
-        name="zero_point",
-        notebook=7,
-        kind="write",
-        heading=HEADING,
-        look=mappings.zero_point_scale,
-        stub='def zero_point(x):\n    """x: any shape, float32. Returns (q, s, z)."""\n',
-        cases=_ranges,
-        reference=_zero_point,
-        tolerance=1e-6,
-        mistakes={
-            "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(),
-            inside=False)),
-            "steps_256": tuple(lambda x, i=i: _with_range(x, x.min().clamp(max=0), x.max().clamp(min=0), 256, i)
-                               for i in (True, False)),
-            "absmax": lambda x: (*_absmax(x), torch.zeros((), dtype=torch.int32)),
-            "sign": lambda x: (lambda q, s, z: (((x / s).round() - z).clamp(-128, 127).to(torch.int8), s,
-                                                z))(*_zero_point(x)),
-            "unsigned": lambda x: (lambda q, s, z: ((q.int() + 128).to(torch.uint8), s, z + 128))(*_zero_point(x)),
-        },
-    ),
-    Exercise(
-        name="fake_quantize",
-        notebook=7,
-        kind="mend",
-        heading="Quantization, Quantization-Aware Training",
-        look=qat.fake_quantize,
-        cases=lambda: [(tensor([0.26, -0.31, 1.2, -2.0]), tensor(0.1)), (tensor([0.0, 3.0, -0.9]), tensor(0.25))],
-        reference=_fake,
-        gradient=True,
-        mistakes={
-            "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
-            "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
-            "no_clamp": lambda x, s: _through((x / s).round() * s, x),
-            "not_rounded": lambda x, s: (x / s).clamp(-7, 7) * s,
-        },
-    ),
-    Exercise(
-        name="integer_product",
-        notebook=7,
-        kind="write",
-        heading=HEADING,
-        look=int8_matmul.integer_linear,
-        stub='def integer_product(x, x_scale, w, w_scale):\n    """x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; '
-             'w_scale: (N, 1). Returns (T, N)."""\n',
-        cases=_products,
-        reference=_linear,
-        mistakes={
-            "overflow": lambda x, s, w, t: (x @ w.T).float() * s * t.T,
-            "one_scale": lambda x, s, w, t: (x.int() @ w.int().T).float() * s,
-            "added_scales": lambda x, s, w, t: (x.int() @ w.int().T).float() * (s + t.T),
-            "not_transposed": lambda x, s, w, t: (x.int() @ w.int()).float() * s * t.T,
-        },
-    ),
-    Exercise(
-        name="half_step",
-        notebook=7,
-        kind="predict",
-        heading=HEADING,
-        look=mappings.quantize_tensor,
-        stub="prediction = ...  # in units of the values",
-        reference=_largest_error,
-        tolerance=0.002,
-        why_tolerance="0.2 % for the grid of values that was tried",
-        mistakes={
-            "whole_step": lambda: 0.05,
-            "both_sides": lambda: 12.7 / 255 / 2,
-            "quarter_step": lambda: 0.0125,
-        },
-    ),
-    Exercise(
-        name="clipped_scale",
-        notebook=7,
-        kind="beat",
-        heading=HEADING,
-        look=mappings.to_codes,
-        stub='def clipped_scale(x):\n    """x: (4002,) float32. Returns one number above 0."""\n',
-        judge=_judge_scale,
-    ),
+@exercise(
+    "write", HEADING, mappings.absmax_scale,
+    stub="x: any shape, float32. Returns (q, s).",
+    cases=_values,
+    reference=_absmax,
+    tolerance=1e-5,
+    also=lambda found: "a scale above 0" if float(found[1]) > 0 else "a scale of 0 (or no number)",
+    mistakes={
+        "levels_128": lambda x: _codes(x, (x.abs().max() / 128).clamp(min=mappings.TINY)),
+        "half_level": lambda x: _codes(x, (x.abs().max() / 127.5).clamp(min=mappings.TINY)),
+        "signed_max": lambda x: _codes(x, (x.max() / 127).clamp(min=mappings.TINY)),
+        "truncated": lambda x: ((x / _absmax(x)[1]).clamp(-127, 127).to(torch.int8), _absmax(x)[1]),
+        "inverted": lambda x: (_absmax(x)[0], 1 / _absmax(x)[1]),
+        "zeros": lambda x: _codes(x, x.abs().max() / 127),
+    },
 )
+def absmax(x):
+    """Map to int8 with one symmetric scale."""
+    s = (x.abs().max() / 127).clamp(min=1e-38)
+    q = (x / s).round().clamp(-127, 127).to(torch.int8)
+    return q, s
+
+
+@exercise(
+    "write", HEADING, mappings.zero_point_scale,
+    stub="x: any shape, float32. Returns (q, s, z).",
+    cases=_ranges,
+    reference=_zero_point,
+    tolerance=1e-6,
+    mistakes={
+        "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(),
+        inside=False)),
+        "steps_256": tuple(lambda x, i=i: _with_range(x, x.min().clamp(max=0), x.max().clamp(min=0), 256, i)
+                           for i in (True, False)),
+        "absmax": lambda x: (*_absmax(x), torch.zeros((), dtype=torch.int32)),
+        "sign": lambda x: (lambda q, s, z: (((x / s).round() - z).clamp(-128, 127).to(torch.int8), s,
+                                            z))(*_zero_point(x)),
+        "unsigned": lambda x: (lambda q, s, z: ((q.int() + 128).to(torch.uint8), s, z + 128))(*_zero_point(x)),
+    },
+)
+def zero_point(x):
+    """Map to int8 with a scale and a zero-point."""
+    low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+    s = (high - low) / 255
+    z = -128 - (low / s).round()
+    q = ((x / s).round() + z).clamp(-128, 127).to(torch.int8)
+    return q, s, z.int()
+
+
+@exercise(
+    "mend", "Quantization, Quantization-Aware Training", qat.fake_quantize,
+    stub='''
+        def fake_quantize(x, s):
+            """x: any shape, float32; s: one number above 0. Returns x on the grid of 4 bits, as floats."""
+            codes = (x / s).round().clamp(-7, 7)
+            return s * codes
+    ''',
+    cases=lambda: [(tensor([0.26, -0.31, 1.2, -2.0]), tensor(0.1)), (tensor([0.0, 3.0, -0.9]), tensor(0.25))],
+    reference=_fake,
+    gradient=True,
+    mistakes={
+        "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
+        "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
+        "no_clamp": lambda x, s: _through((x / s).round() * s, x),
+        "not_rounded": lambda x, s: (x / s).clamp(-7, 7) * s,
+    },
+)
+def fake_quantize(x, s):
+    """Round in the forward pass alone."""
+    y = x / s
+    y = y + (y.round() - y).detach()
+    return s * y.clamp(-7, 7)
+
+
+@exercise(
+    "write", HEADING, int8_matmul.integer_linear,
+    stub="x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N).",
+    cases=_products,
+    reference=_linear,
+    mistakes={
+        "overflow": lambda x, s, w, t: (x @ w.T).float() * s * t.T,
+        "one_scale": lambda x, s, w, t: (x.int() @ w.int().T).float() * s,
+        "added_scales": lambda x, s, w, t: (x.int() @ w.int().T).float() * (s + t.T),
+        "not_transposed": lambda x, s, w, t: (x.int() @ w.int()).float() * s * t.T,
+    },
+)
+def integer_product(x, x_scale, w, w_scale):
+    """Sum in int32, scale at the end."""
+    total = x.int() @ w.int().T
+    return total.float() * x_scale * w_scale.T
+
+
+@exercise(
+    "predict", HEADING, mappings.quantize_tensor,
+    stub="in units of the values",
+    reference=_largest_error,
+    tolerance=0.002,
+    why_tolerance="0.2 % for the grid of values that was tried",
+    mistakes={
+        "whole_step": lambda: 0.05,
+        "both_sides": lambda: 12.7 / 255 / 2,
+        "quarter_step": lambda: 0.0125,
+    },
+)
+def half_step():
+    """Half of s = max|x| / 127."""
+    return 6.35 / 127 / 2
+
+
+@exercise(
+    "beat", HEADING, mappings.to_codes,
+    stub="x: (4002,) float32. Returns one number above 0.",
+    judge=_judge_scale,
+)
+def clipped_scale(x):
+    """Try many scales and keep the one with the least squared error."""
+    scales = x.abs().max() / 7 * torch.linspace(0.05, 1, 100)
+    errors = [(((x / s).round().clamp(-7, 7) * s - x) ** 2).mean() for s in scales]
+    return scales[torch.stack(errors).argmin()]

@@ -3,11 +3,15 @@ one may be."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, tensor
 
 from minialign import evaluation, generation
-from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.exercises.exercise import exercise
 from minialign.rlhf import dpo, rouge
 
 
@@ -58,90 +62,106 @@ def _dpo(c: Tensor, r: Tensor, c0: Tensor, r0: Tensor, beta: float) -> Tensor:
     return dpo.dpo_loss(c - c0, r - r0, beta)
 
 
-EXERCISES = (
-    Exercise(
-        name="top_p",
-        notebook=10,
-        kind="write",
-        heading="Instruction tuning",
-        look=generation.filter_logits,
-        stub='def top_p(logits, p):\n    """logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity '
-             'at what is left out."""\n',
-        cases=_opinions,
-        reference=_top_p,
-        mistakes={
-            "crossing_lost": lambda g, p: _kept(g, lambda total, own: total <= p),
-            "single_probabilities": lambda g, p: g.masked_fill(g.softmax(-1) < 1 - p, -torch.inf),
-            "zeros": lambda g, p: _top_p(g, p).masked_fill(_top_p(g, p).isinf(), 0.0),
-            "unlikely_kept": lambda g, p: g.masked_fill(~_top_p(g, p).isinf(), -torch.inf),
-            "probabilities": lambda g, p: _top_p(g, p).softmax(-1),
-            "not_put_back": lambda g, p: _top_p(g, p).sort(dim=-1, descending=True).values,
-        },
-    ),
-    Exercise(
-        name="rouge_1",
-        notebook=10,
-        kind="write",
-        heading="Model alignment",
-        look=rouge.rouge_n,
-        stub='def rouge_1(answer, reference):\n    """Two texts. Returns a float, F of ROUGE-1."""\n',
-        cases=_texts,
-        reference=_rouge1,
-        mistakes={
-            "unclipped": _unclipped,
-            "sets": _sets,
-            "recall": lambda a, b: rouge.rouge_n(a, b, 1).recall,
-            "precision": lambda a, b: rouge.rouge_n(a, b, 1).precision,
-            "capitals": lambda a, b: _rouge1(
-                " ".join(w if w.islower() else "zz" for w in a.split()), " ".join("qq" if not w.islower() else w
-                for w in b.split())
-            ),
-        },
-    ),
-    Exercise(
-        name="end_mask",
-        notebook=10,
-        kind="mend",
-        heading="Fine-tune model on feedback",
-        look=generation.end_mask,
-        cases=_ends,
-        reference=generation.end_mask,
-        mistakes={
-            "end_left_out": lambda t, end: t != end,
-            "before_the_end": lambda t, end: (t == end).long().cumsum(dim=1) == 0,
-            "first_row_of_ends": lambda t, end: (t == end).long().cumsum(dim=1) <= 1,
-            "everything": lambda t, end: torch.ones_like(t, dtype=torch.bool),
-        },
-    ),
-    Exercise(
-        name="dpo_loss",
-        notebook=10,
-        kind="write",
-        heading="New trend",
-        look=dpo.dpo_loss,
-        stub='def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):\n    """(P,) '
-             'log-probabilities of answers. Returns (P,)."""\n',
-        cases=_dpo_cases,
-        reference=_dpo,
-        mistakes={
-            "no_reference": lambda c, r, c0, r0, beta: dpo.dpo_loss(c, r, beta),
-            "no_beta": lambda c, r, c0, r0, beta: _dpo(c, r, c0, r0, 1.0),
-            "exchanged": lambda c, r, c0, r0, beta: _dpo(r, c, r0, c0, beta),
-            "sign": lambda c, r, c0, r0, beta: -_dpo(c, r, c0, r0, beta),
-            "beta_outside": lambda c, r, c0, r0, beta: beta * _dpo(c, r, c0, r0, 1.0),
-            "mean": lambda c, r, c0, r0, beta: _dpo(c, r, c0, r0, beta).mean(),
-        },
-    ),
-    Exercise(
-        name="nine_of_ten",
-        notebook=10,
-        kind="predict",
-        heading="Results of alignment",
-        look=evaluation.wilson_interval,
-        stub="prediction = ...  # between 0 and 1",
-        reference=lambda: evaluation.wilson_interval(9, 10).low,
-        tolerance=0.05,
-        why_tolerance="5 %: a guess by head is enough",
-        mistakes={"normal": lambda: 0.714, "point": lambda: 0.9, "one_half": lambda: 0.5},
-    ),
+@exercise(
+    "write", "Instruction tuning", generation.filter_logits,
+    stub="logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity at what is left out.",
+    cases=_opinions,
+    reference=_top_p,
+    mistakes={
+        "crossing_lost": lambda g, p: _kept(g, lambda total, own: total <= p),
+        "single_probabilities": lambda g, p: g.masked_fill(g.softmax(-1) < 1 - p, -torch.inf),
+        "zeros": lambda g, p: _top_p(g, p).masked_fill(_top_p(g, p).isinf(), 0.0),
+        "unlikely_kept": lambda g, p: g.masked_fill(~_top_p(g, p).isinf(), -torch.inf),
+        "probabilities": lambda g, p: _top_p(g, p).softmax(-1),
+        "not_put_back": lambda g, p: _top_p(g, p).sort(dim=-1, descending=True).values,
+    },
 )
+def top_p(logits, p):
+    """Keep a token while what is likelier than it has less than p."""
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    likelier = probabilities.cumsum(dim=-1) - probabilities
+    return torch.empty_like(logits).scatter(-1, order, ordered.masked_fill(likelier >= p, float("-inf")))
+
+
+@exercise(
+    "write", "Model alignment", rouge.rouge_n,
+    stub="Two texts. Returns a float, F of ROUGE-1.",
+    cases=_texts,
+    reference=_rouge1,
+    mistakes={
+        "unclipped": _unclipped,
+        "sets": _sets,
+        "recall": lambda a, b: rouge.rouge_n(a, b, 1).recall,
+        "precision": lambda a, b: rouge.rouge_n(a, b, 1).precision,
+        "capitals": lambda a, b: _rouge1(
+            " ".join(w if w.islower() else "zz" for w in a.split()), " ".join("qq" if not w.islower() else w
+            for w in b.split())
+        ),
+    },
+)
+def rouge_1(answer, reference):
+    """Words in common, each no more often than the reference has it."""
+    own, theirs = (Counter(re.findall(r"[a-z0-9]+", text.lower())) for text in (answer, reference))
+    matches = sum((own & theirs).values())
+    if matches == 0:
+        return 0.0
+    precision, recall = matches / sum(own.values()), matches / sum(theirs.values())
+    return 2 * precision * recall / (precision + recall)
+
+
+@exercise(
+    "mend", "Fine-tune model on feedback", generation.end_mask,
+    stub='''
+        def end_mask(tokens, end):
+            """tokens: (B, R) ids; end: the end token's id, with which short answers are filled up too. Returns (B, R)
+            bool, true up to and with the first end."""
+            return tokens != end
+    ''',
+    cases=_ends,
+    reference=generation.end_mask,
+    mistakes={
+        "end_left_out": lambda t, end: t != end,
+        "before_the_end": lambda t, end: (t == end).long().cumsum(dim=1) == 0,
+        "first_row_of_ends": lambda t, end: (t == end).long().cumsum(dim=1) <= 1,
+        "everything": lambda t, end: torch.ones_like(t, dtype=torch.bool),
+    },
+)
+def end_mask(tokens, end):
+    """True while no end token came before."""
+    ends = (tokens == end).long()
+    return ends.cumsum(dim=1) - ends == 0
+
+
+@exercise(
+    "write", "New trend", dpo.dpo_loss,
+    stub="(P,) log-probabilities of answers. Returns (P,).",
+    cases=_dpo_cases,
+    reference=_dpo,
+    mistakes={
+        "no_reference": lambda c, r, c0, r0, beta: dpo.dpo_loss(c, r, beta),
+        "no_beta": lambda c, r, c0, r0, beta: _dpo(c, r, c0, r0, 1.0),
+        "exchanged": lambda c, r, c0, r0, beta: _dpo(r, c, r0, c0, beta),
+        "sign": lambda c, r, c0, r0, beta: -_dpo(c, r, c0, r0, beta),
+        "beta_outside": lambda c, r, c0, r0, beta: beta * _dpo(c, r, c0, r0, 1.0),
+        "mean": lambda c, r, c0, r0, beta: _dpo(c, r, c0, r0, beta).mean(),
+    },
+)
+def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):
+    """The reward is beta times the log-ratio."""
+    gap = (chosen - chosen_reference) - (rejected - rejected_reference)
+    return -F.logsigmoid(beta * gap)
+
+
+@exercise(
+    "predict", "Results of alignment", evaluation.wilson_interval,
+    stub="between 0 and 1",
+    reference=lambda: evaluation.wilson_interval(9, 10).low,
+    tolerance=0.05,
+    why_tolerance="5 %: a guess by head is enough",
+    mistakes={"normal": lambda: 0.714, "point": lambda: 0.9, "one_half": lambda: 0.5},
+)
+def nine_of_ten():
+    """Wilson's interval for 9 of 10."""
+    p, n, z = 0.9, 10, 1.96
+    return (p + z * z / (2 * n) - z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)

@@ -11,7 +11,7 @@ import torch
 
 from minialign import evaluation, heads
 from minialign.batching import next_token_batch
-from minialign.lab.exercises.exercise import Exercise, Wrong
+from minialign.lab.exercises.exercise import Wrong, exercise
 from minialign.pretrain.causal_lm import mean_loss
 from minialign.transformer import TransformerConfig
 from minialign.world import gold
@@ -59,45 +59,44 @@ def _pooled(outcomes: list) -> float:
     return sum(map(sum, outcomes)) / sum(map(len, outcomes))
 
 
-EXERCISES = (
-    Exercise(
-        name="untrained_loss",
-        notebook=0,
-        kind="predict",
-        heading="Instruction tuning (next-token predictors)",
-        look=mean_loss,
-        stub="prediction = ...  # nats a token",
-        reference=_untrained,
-        tolerance=0.02,
-        why_tolerance="2 %: random weights have slight opinions",
-        unit="nats",
-        mistakes={"bits": lambda: math.log2(1000), "perplexity": lambda: 1000.0, "sign": lambda: -math.log(1000),
-                  "nothing": lambda: 0.0},
-    ),
-    Exercise(
-        name="win_share",
-        notebook=0,
-        kind="write",
-        heading="Results of alignment",
-        look=evaluation.win_rate,
-        stub='def win_share(outcomes):\n    """outcomes: for each prompt a list of judgements, 1 a win, 0.5 a tie, 0 a '
-             'loss. Returns a float."""\n',
-        cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 0.0, 1.0], [0.5]],)],
-        reference=lambda outcomes: evaluation.win_rate(outcomes).mean,
-        mistakes={
-            "pooled": _pooled,
-            "ties_lose": lambda outcomes: sum(sum(o == 1 for o in p) / len(p) for p in outcomes) / len(outcomes),
-            "sum": lambda outcomes: sum(sum(p) / len(p) for p in outcomes),
-            "majority": lambda outcomes: sum(sum(p) / len(p) > 0.5 for p in outcomes) / len(outcomes),
-        },
-    ),
-    Exercise(
-        name="summary",
-        notebook=0,
-        kind="beat",
-        heading="Model alignment",
-        look=gold.score,
-        stub='summary = ""\n',
-        judge=_judge_summary,
-    ),
+@exercise(
+    "predict", "Instruction tuning (next-token predictors)", mean_loss,
+    stub="nats a token",
+    reference=_untrained,
+    tolerance=0.02,
+    why_tolerance="2 %: random weights have slight opinions",
+    unit="nats",
+    mistakes={"bits": lambda: math.log2(1000), "perplexity": lambda: 1000.0, "sign": lambda: -math.log(1000),
+              "nothing": lambda: 0.0},
 )
+def untrained_loss():
+    """All of the 1000 tokens are about equally likely."""
+    return math.log(1000)
+
+
+@exercise(
+    "write", "Results of alignment", evaluation.win_rate,
+    stub="outcomes: for each prompt a list of judgements, 1 a win, 0.5 a tie, 0 a loss. Returns a float.",
+    cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 0.0, 1.0], [0.5]],)],
+    reference=lambda outcomes: evaluation.win_rate(outcomes).mean,
+    mistakes={
+        "pooled": _pooled,
+        "ties_lose": lambda outcomes: sum(sum(o == 1 for o in p) / len(p) for p in outcomes) / len(outcomes),
+        "sum": lambda outcomes: sum(sum(p) / len(p) for p in outcomes),
+        "majority": lambda outcomes: sum(sum(p) / len(p) > 0.5 for p in outcomes) / len(outcomes),
+    },
+)
+def win_share(outcomes):
+    """Each prompt counts once."""
+    shares = [sum(judges) / len(judges) for judges in outcomes]
+    return sum(shares) / len(shares)
+
+
+@exercise(
+    "beat", "Model alignment", gold.score,
+    judge=_judge_summary,
+)
+def summary():
+    """What happened, and how it ended."""
+    return ("Anna baked some cake. Anna won the first prize for the cake. Lily was sad. Anna and Lily ate the cake "
+            "together.")

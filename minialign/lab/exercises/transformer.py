@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, tensor
 
 from minialign import positions, transformer
-from minialign.lab.exercises.exercise import Exercise
+from minialign.lab.exercises.exercise import exercise
 from minialign.positions import rotate, rotation_table
 from minialign.transformer import TransformerConfig
 
@@ -68,95 +68,112 @@ def _size(layer: torch.nn.Module) -> int:
     return sum(p.numel() for p in layer.parameters())
 
 
-EXERCISES = (
-    Exercise(
-        name="causal_mask",
-        notebook=1,
-        kind="write",
-        heading=HEADING,
-        look=positions.causal_mask,
-        stub='def causal_mask(T):\n    """T: an int. Returns (T, T) bool."""\n',
-        cases=lambda: [(3,), (1,), (6,)],
-        reference=positions.causal_mask,
-        mistakes={
-            "not_itself": lambda T: torch.ones(T, T).tril(-1).bool(),
-            "future": lambda T: torch.ones(T, T).triu().bool(),
-            "forbidden": lambda T: torch.ones(T, T).triu(1).bool(),
-            "one_ahead": lambda T: torch.ones(T, T).tril(1).bool(),
-            "everything": lambda T: torch.ones(T, T).bool(),
-            "not_bool": lambda T: torch.ones(T, T).tril(),
-        },
-    ),
-    Exercise(
-        name="attention",
-        notebook=1,
-        kind="write",
-        heading=HEADING,
-        look=transformer.attention,
-        stub='def attention(query, key, value, allowed):\n    """query, key, value: (B, H, T, d); allowed: (T, T) '
-             'bool. Returns (B, H, T, d)."""\n',
-        cases=_looks,
-        reference=_attention,
-        mistakes={
-            "no_root": lambda q, k, v, a: _scores(q, k, a, 1.0).softmax(dim=-1) @ v,
-            "no_square_root": lambda q, k, v, a: _scores(q, k, a, q.shape[-1]).softmax(dim=-1) @ v,
-            "wrong_axis": lambda q, k, v, a: _scores(q, k, a, math.sqrt(q.shape[-1])).softmax(dim=-2) @ v,
-            "masked_after": _masked_after,
-            "mask_inverted": lambda q, k, v, a: _scores(q, k, ~a, math.sqrt(q.shape[-1])).softmax(dim=-1) @ v,
-            "mask_forgotten": lambda q, k, v, a: _attention(q, k, v, torch.ones_like(a)),
-            "zero_for_minus_infinity": lambda q, k, v, a: (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-                                                           * a).softmax(dim=-1) @ v,
-        },
-    ),
-    Exercise(
-        name="rotary",
-        notebook=1,
-        kind="write",
-        heading=HEADING,
-        look=positions.rotate,
-        stub='def rotary(x, positions):\n    """x: (T, d) float, d even; positions: (T,) int. Returns (T, d)."""\n',
-        cases=_turns,
-        reference=_rotary,
-        mistakes={
-            "neighbours": _neighbours,
-            "backwards": lambda x, p: _rotary(x, -p),
-            "one_speed": lambda x, p: _rotated(x, p[:, None].float().expand(-1, x.shape[-1] // 2)),
-            "half_exponent": lambda x, p: _rotated(x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2)
-            / x.shape[-1])),
-            "from_the_row": lambda x, p: _rotary(x, torch.arange(len(p))),
-            "from_one": lambda x, p: _rotary(x, p + 1),
-        },
-    ),
-    Exercise(
-        name="positions_of",
-        notebook=1,
-        kind="mend",
-        heading=HEADING,
-        look=positions.positions_from_mask,
-        cases=_masks,
-        reference=_places,
-        mistakes={
-            "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
-            "from_one": lambda m: m.long().cumsum(dim=1) * m,
-            "negative": lambda m: m.long().cumsum(dim=1) - 1,
-            "from_the_end": lambda m: (torch.arange(m.shape[1]) - (m.shape[1]
-            - m.sum(dim=1, keepdim=True))).clamp(min=0) * m,
-        },
-    ),
-    Exercise(
-        name="attention_numbers",
-        notebook=1,
-        kind="predict",
-        heading=HEADING,
-        look=transformer.Attention,
-        stub="prediction = ...  # how many",
-        reference=lambda: _size(transformer.Attention(TransformerConfig(vocabulary=320, width=96, heads=3), 0)),
-        tolerance=0.0,
-        mistakes={
-            "no_bias": lambda: 4 * 96 * 96,
-            "no_output": lambda: 3 * (96 * 96 + 96),
-            "every_head": lambda: 3 * 4 * (96 * 96 + 96),
-            "one_head": lambda: 4 * (96 * 32 + 32),
-        },
-    ),
+@exercise(
+    "write", HEADING, positions.causal_mask,
+    stub="T: an int. Returns (T, T) bool.",
+    cases=lambda: [(3,), (1,), (6,)],
+    reference=positions.causal_mask,
+    mistakes={
+        "not_itself": lambda T: torch.ones(T, T).tril(-1).bool(),
+        "future": lambda T: torch.ones(T, T).triu().bool(),
+        "forbidden": lambda T: torch.ones(T, T).triu(1).bool(),
+        "one_ahead": lambda T: torch.ones(T, T).tril(1).bool(),
+        "everything": lambda T: torch.ones(T, T).bool(),
+        "not_bool": lambda T: torch.ones(T, T).tril(),
+    },
 )
+def causal_mask(T):
+    """Row t is true at 0..t."""
+    return torch.ones(T, T).tril().bool()
+
+
+@exercise(
+    "write", HEADING, transformer.attention,
+    stub="query, key, value: (B, H, T, d); allowed: (T, T) bool. Returns (B, H, T, d).",
+    cases=_looks,
+    reference=_attention,
+    mistakes={
+        "no_root": lambda q, k, v, a: _scores(q, k, a, 1.0).softmax(dim=-1) @ v,
+        "no_square_root": lambda q, k, v, a: _scores(q, k, a, q.shape[-1]).softmax(dim=-1) @ v,
+        "wrong_axis": lambda q, k, v, a: _scores(q, k, a, math.sqrt(q.shape[-1])).softmax(dim=-2) @ v,
+        "masked_after": _masked_after,
+        "mask_inverted": lambda q, k, v, a: _scores(q, k, ~a, math.sqrt(q.shape[-1])).softmax(dim=-1) @ v,
+        "mask_forgotten": lambda q, k, v, a: _attention(q, k, v, torch.ones_like(a)),
+        "zero_for_minus_infinity": lambda q, k, v, a: (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+                                                       * a).softmax(dim=-1) @ v,
+    },
+)
+def attention(query, key, value, allowed):
+    """The softmax of the scaled scores mixes the values."""
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores.softmax(dim=-1) @ value
+
+
+@exercise(
+    "write", HEADING, positions.rotate,
+    stub="x: (T, d) float, d even; positions: (T,) int. Returns (T, d).",
+    cases=_turns,
+    reference=_rotary,
+    mistakes={
+        "neighbours": _neighbours,
+        "backwards": lambda x, p: _rotary(x, -p),
+        "one_speed": lambda x, p: _rotated(x, p[:, None].float().expand(-1, x.shape[-1] // 2)),
+        "half_exponent": lambda x, p: _rotated(x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2)
+        / x.shape[-1])),
+        "from_the_row": lambda x, p: _rotary(x, torch.arange(len(p))),
+        "from_one": lambda x, p: _rotary(x, p + 1),
+    },
+)
+def rotary(x, positions):
+    """Turn each pair (x_i, x_{i + d/2}) by position times frequency."""
+    d = x.shape[-1]
+    frequencies = 10_000 ** (-torch.arange(0, d, 2) / d)
+    angles = positions[:, None] * frequencies
+    a, b = x[:, : d // 2], x[:, d // 2 :]
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
+
+
+@exercise(
+    "mend", HEADING, positions.positions_from_mask,
+    stub='''
+        import torch
+
+
+        def positions_of(mask):
+            """mask: (B, T) bool, true at real tokens. Returns (B, T) int: 0 for the first real token of a row, 1 for
+            the next ...; 0 at pads."""
+            B, T = mask.shape
+            return torch.arange(T).expand(B, T) * mask
+    ''',
+    cases=_masks,
+    reference=_places,
+    mistakes={
+        "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
+        "from_one": lambda m: m.long().cumsum(dim=1) * m,
+        "negative": lambda m: m.long().cumsum(dim=1) - 1,
+        "from_the_end": lambda m: (torch.arange(m.shape[1]) - (m.shape[1]
+        - m.sum(dim=1, keepdim=True))).clamp(min=0) * m,
+    },
+)
+def positions_of(mask):
+    """Count the real tokens that came before."""
+    places = mask.long().cumsum(dim=1) - 1
+    return places * mask
+
+
+@exercise(
+    "predict", HEADING, transformer.Attention,
+    stub="how many",
+    reference=lambda: _size(transformer.Attention(TransformerConfig(vocabulary=320, width=96, heads=3), 0)),
+    tolerance=0.0,
+    mistakes={
+        "no_bias": lambda: 4 * 96 * 96,
+        "no_output": lambda: 3 * (96 * 96 + 96),
+        "every_head": lambda: 3 * 4 * (96 * 96 + 96),
+        "one_head": lambda: 4 * (96 * 32 + 32),
+    },
+)
+def attention_numbers():
+    """Query, key, value and output: each 96 x 96 weights and 96 biases, shared out among the heads."""
+    return 4 * (96 * 96 + 96)
