@@ -131,7 +131,7 @@ def _check_function(task: Exercise, answer: Any) -> str:
     """Compare a function with the project's own on every example."""
     _check_signature(task, answer)
     cases, got = list(task.cases()), []
-    expected = [_result(task, task.reference, copy.deepcopy(case)) for case in cases]
+    expected = [_result(task, task.reference or task.look, copy.deepcopy(case)) for case in cases]
     for case in cases:
         kept = copy.deepcopy(case)
         got.append(_result(task, answer, kept))

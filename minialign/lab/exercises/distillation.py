@@ -64,9 +64,7 @@ def _gradient(temperature: float, squared: bool) -> float:
 
 @exercise(
     "write", HEADING, losses.soft_target_loss,
-    stub="student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor).",
-    cases=_logits,
-    reference=losses.soft_target_loss,
+    stub="student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor).", cases=_logits,
     mistakes={
         "no_square": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / T**2,
         "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
@@ -88,9 +86,7 @@ def soft_targets(student, teacher, mask, T):
 
 @exercise(
     "write", HEADING, losses.relation,
-    stub="values: (B, T, D), all heads side by side. Returns (B, heads, T, T).",
-    cases=_values,
-    reference=_relation,
+    stub="values: (B, T, D), all heads side by side. Returns (B, heads, T, T).", cases=_values, reference=_relation,
     mistakes={
         "no_root": lambda v, h: _related(v, h, 1.0).softmax(-1),
         "whole_width": lambda v, h: _related(v, h, math.sqrt(v.shape[-1])).softmax(-1),
@@ -118,8 +114,7 @@ def value_relation(values, heads):
             difference where it is allowed to look."""
             return F.mse_loss(student, teacher)
     ''',
-    cases=_scores,
-    reference=_attention_loss,
+    cases=_scores, reference=_attention_loss,
     mistakes={
         "not_a_number": lambda s, t, a: F.mse_loss(s, t),
         "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),
@@ -135,9 +130,7 @@ def attention_loss(student, teacher, allowed):
 
 @exercise(
     "predict", HEADING, losses.soft_target_loss,
-    stub="a ratio",
-    reference=lambda: _gradient(4.0, squared=False) / _gradient(1.0, squared=False),
-    tolerance=0.4,
+    stub="a ratio", reference=lambda: _gradient(4.0, squared=False) / _gradient(1.0, squared=False), tolerance=0.4,
     why_tolerance="40 %: 1 / T² holds for high temperatures, and 4 is not that high",
     mistakes={"linear": lambda: 0.25, "unchanged": lambda: 1.0, "grows": lambda: 16.0},
 )

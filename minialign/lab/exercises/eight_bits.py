@@ -14,15 +14,6 @@ HEADING = "LMM.int8()"
 ROWS = MappingConfig(per="row")
 
 
-def _activations() -> list[tuple]:
-    return [
-        (tensor([[1.0, -6.0, 0.5, 2.0], [0.0, 1.0, 5.9, 2.0]]), 6.0),
-        (tensor([[0.1, 20.0, -30.0]]), 6.0),
-        (tensor([[20.0, 1.0], [1.0, 3.0]]), 3.0),
-        (tensor([[9.0, 0.0], [1.0, 8.0]]), 6.0),
-    ]
-
-
 def _int8(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
     every = torch.ones(weight.shape[1], dtype=torch.bool)
     return llm_int8.LLMInt8Linear(quantize_tensor(weight, ROWS), activation=ROWS, threshold=threshold, columns=every,
@@ -64,15 +55,15 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
     return norm(x).detach()
 
 
-def _halves() -> list[tuple]:
-    return [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()), (tensor([[0.5, 2.0, 1.0]]).half(),
-        torch.ones(3).half())]
-
-
 @exercise(
     "write", HEADING, llm_int8.outlier_columns,
     stub="x: (T, K) float32; threshold: above 0. Returns (K,) bool.",
-    cases=_activations,
+    cases=lambda: [
+                (tensor([[1.0, -6.0, 0.5, 2.0], [0.0, 1.0, 5.9, 2.0]]), 6.0),
+                (tensor([[0.1, 20.0, -30.0]]), 6.0),
+                (tensor([[20.0, 1.0], [1.0, 3.0]]), 3.0),
+                (tensor([[9.0, 0.0], [1.0, 8.0]]), 6.0),
+            ],
     reference=_outliers,
     mistakes={
         "single_values": lambda x, a: x.abs() >= a,
@@ -90,10 +81,7 @@ def outlier_columns(x, threshold):
 
 @exercise(
     "write", HEADING, llm_int8.LLMInt8Linear,
-    stub="x: (T, K); weight: (N, K), float32. Returns (T, N) float32.",
-    cases=_inputs,
-    reference=_int8,
-    tolerance=2e-3,
+    stub="x: (T, K); weight: (N, K), float32. Returns (T, N) float32.", cases=_inputs, reference=_int8, tolerance=2e-3,
     mistakes={
         "no_outliers": lambda x, w, a: _int8(x, w, 0.0),
         "spoiled_scales": _spoiled,
@@ -123,9 +111,9 @@ def int8_with_outliers(x, weight, threshold):
             mean square, times the weight."""
             return weight * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6))
     ''',
-    cases=_halves,
-    reference=_norm,
-    tolerance=2e-3,
+    cases=lambda: [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()), (tensor([[0.5, 2.0, 1.0]]).half(),
+                torch.ones(3).half())],
+    reference=_norm, tolerance=2e-3,
     mistakes={
         "overflow": lambda x, g: g * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
         "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True)
@@ -144,10 +132,7 @@ def rms_norm(x, weight):
 
 @exercise(
     "predict", "Quantization", mappings.Quantized,
-    stub="bytes",
-    reference=lambda: quantize_tensor(torch.ones(512, 2048), ROWS).bytes,
-    tolerance=0.0,
-    unit="bytes",
+    stub="bytes", reference=lambda: quantize_tensor(torch.ones(512, 2048), ROWS).bytes, tolerance=0.0, unit="bytes",
     mistakes={
         "no_scales": lambda: 512 * 2048,
         "half": lambda: 2 * 512 * 2048,

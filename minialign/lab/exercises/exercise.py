@@ -47,8 +47,7 @@ class Exercise:
     look: Callable[..., Any]  # where the project does it: a function or a class
     solution: Callable[..., Any]  # one way to solve it; its name is the exercise's
     stub: str = ""  # the empty function's docstring; mend: the source with the bug; predict: what number is meant
-    # the right result, from the same arguments; None where there is a judge
-    reference: Callable[..., Any] | None = None
+    reference: Callable[..., Any] | None = None  # the right result, from the same arguments; None: `look` gives it
     # the examples: tuples of arguments, the one that is easiest to follow first
     cases: Callable[[], Sequence[tuple]] = lambda: [()]
     # short name -> what one gets who makes it (or the ways to make it)

@@ -17,14 +17,6 @@ from minialign.world.annotators import Annotator
 from minialign.world.gold import Gold
 
 
-def _pairs() -> list[tuple]:
-    return [(tensor([2.0, 0.5]), tensor([1.0, 0.5])), (tensor([-100.0, 3.0]), tensor([100.0, -3.0]))]
-
-
-def _accuracies() -> list[tuple]:
-    return [(tensor([2.0, 1.0, 0.0, 3.0]), tensor([1.0, 1.0, 1.0, 2.0])), (tensor([0.0, 0.0]), tensor([0.0, 0.0]))]
-
-
 def _last(scores: Tensor, mask: Tensor) -> Tensor:
     return scores[torch.arange(len(scores)), last_real(mask)]
 
@@ -45,8 +37,7 @@ def _share_of_wins(difference: float, questions: int = 40_000) -> float:
 @exercise(
     "write", "Train a reward model", reward_model.bradley_terry_loss,
     stub="chosen, rejected: (B,) scores. Returns (B,) losses.",
-    cases=_pairs,
-    reference=reward_model.bradley_terry_loss,
+    cases=lambda: [(tensor([2.0, 0.5]), tensor([1.0, 0.5])), (tensor([-100.0, 3.0]), tensor([100.0, -3.0]))],
     mistakes={
         "sign": lambda c, r: F.logsigmoid(c - r),
         "exchanged": lambda c, r: -F.logsigmoid(r - c),
@@ -64,8 +55,7 @@ def bradley_terry(chosen, rejected):
 @exercise(
     "write", "Train a reward model", reward_model.pair_accuracy,
     stub="chosen, rejected: (B,) scores. Returns a float.",
-    cases=_accuracies,
-    reference=reward_model.pair_accuracy,
+    cases=lambda: [(tensor([2.0, 1.0, 0.0, 3.0]), tensor([1.0, 1.0, 1.0, 2.0])), (tensor([0.0, 0.0]), tensor([0.0, 0.0]))],
     mistakes={
         "ties_lose": lambda c, r: float((c > r).float().mean()),
         "ties_win": lambda c, r: float((c >= r).float().mean()),
@@ -87,8 +77,7 @@ def pair_accuracy(chosen, rejected):
             each row's last real token."""
             return scores[:, -1]
     ''',
-    cases=_padded,
-    reference=_last,
+    cases=_padded, reference=_last,
     mistakes={
         "last_column": lambda s, m: s[:, -1],
         "padding_on_the_right_only": lambda s, m: s[torch.arange(len(s)), m.sum(dim=1) - 1],
@@ -104,9 +93,7 @@ def score_at_the_end(scores, mask):
 
 @exercise(
     "predict", "Collecting human feedback", Annotator,
-    stub="between 0 and 1",
-    reference=lambda: _share_of_wins(1.5),
-    tolerance=0.01,
+    stub="between 0 and 1", reference=lambda: _share_of_wins(1.5), tolerance=0.01,
     why_tolerance="1 %: 40,000 choices are a sample",
     mistakes={"always": lambda: 1.0, "proportion": lambda: 0.6, "never_mind": lambda: 0.5},
 )

@@ -86,8 +86,7 @@ def _largest_saving_rank(out: int = 64, inside: int = 192) -> int:
 
 @exercise(
     "write", LORA, lora.LoRALinear,
-    stub="x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out).",
-    cases=_updates,
+    stub="x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out).", cases=_updates,
     reference=lambda x, w, A, B, alpha: _layer(w, A, B, alpha)(x),
     mistakes={
         "no_scale": lambda x, w, A, B, alpha: x @ (w + B @ A).T,
@@ -106,8 +105,7 @@ def lora_forward(x, weight, A, B, alpha):
 
 @exercise(
     "write", LORA, lora.merge,
-    stub="weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in).",
-    cases=_halves,
+    stub="weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in).", cases=_halves,
     reference=_merged,
     mistakes={
         "no_scale": lambda w, A, B, alpha: (w.float() + B.float() @ A.float()).to(w.dtype),
@@ -130,8 +128,7 @@ def lora_merge(weight, A, B, alpha):
             """model: a module. Returns the sorted names of all its biases, as named_parameters() gives them."""
             return sorted(name for name, _ in model.named_parameters() if "bias" in name)
     ''',
-    cases=lambda: [(_Biased(),)],
-    reference=_names,
+    cases=lambda: [(_Biased(),)], reference=_names,
     mistakes={
         "part_of_a_name": lambda m: _names_where(m, lambda name, p: "bias" in name),
         "vectors": lambda m: _names_where(m, lambda name, p: p.dim() == 1),
@@ -145,9 +142,7 @@ def bitfit_names(model):
 
 @exercise(
     "write", "Adapter layers", adapters.Adapted,
-    stub="h: (T, D); down: (m, D); up: (D, m). Returns (T, D).",
-    cases=_bottlenecks,
-    reference=_adapter,
+    stub="h: (T, D); down: (m, D); up: (D, m). Returns (T, D).", cases=_bottlenecks, reference=_adapter,
     mistakes={
         "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
         "no_bend": lambda h, down, up: h + h @ down.T @ up.T,
@@ -162,9 +157,7 @@ def adapter(h, down, up):
 
 @exercise(
     "predict", LORA, lora.break_even,
-    stub="a rank",
-    reference=_largest_saving_rank,
-    tolerance=0.0,
+    stub="a rank", reference=_largest_saving_rank, tolerance=0.0,
     mistakes={"ties": lambda: 48.0, "half": lambda: 32.0, "half_of_the_long_side": lambda: 96.0,
               "square": lambda: 64.0},
 )

@@ -93,8 +93,7 @@ def _judge_template(wording: str) -> str:
 
 @exercise(
     "write", "Results (zero-shot)", logprobs.sequence_logprobs,
-    stub="logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor).",
-    cases=_options,
+    stub="logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor).", cases=_options,
     reference=_score,
     mistakes={
         "mean": lambda g, o: _score(g, o) / len(o),
@@ -146,8 +145,7 @@ def mixing_rates(sizes, templates, cap):
                     train.append(task)
             return train, examined
     ''',
-    cases=_tasks,
-    reference=_held_out,
+    cases=_tasks, reference=_held_out,
     mistakes={
         "one_task": _one_of_each,
         "part_of_a_name": lambda c, h: _split(c, lambda t: any(name in c[t] for name in h)),
@@ -161,10 +159,7 @@ def hold_out(cluster_of, held_out):
     return sorted(train), sorted(task for task in cluster_of if cluster_of[task] in held_out)
 
 
-@exercise(
-    "beat", HEADING, zero_shot.ask,
-    judge=_judge_template,
-)
+@exercise("beat", HEADING, zero_shot.ask, judge=_judge_template)
 def template():
     """The question stands right before the answer, and nothing else is said."""
     return "{text}\nQuestion: {question}\nAnswer:"

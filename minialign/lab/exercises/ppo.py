@@ -32,14 +32,6 @@ def _bootstrapped(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, l
     return found * mask, (found + values) * mask
 
 
-def _logs() -> list[tuple]:
-    return [(tensor([-1.0, -2.0, -0.5]), tensor([-1.5, -1.0, -0.5])), (tensor([[-3.0]]), tensor([[-0.1]]))]
-
-
-def _ratios() -> list[tuple]:
-    return [(tensor([-1.0, -0.6, -1.4, -1.0]), tensor([-1.0, -1.0, -1.0, -1.3]), tensor([1.0, 2.0, -2.0, -1.0]), 0.2)]
-
-
 def _scored() -> list[tuple]:
     policy, reference = tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]]), tensor([[-1.5, -1.0, -1.0, -1.0],
         [-2.0, -1.0, -3.0, -1.0]])
@@ -55,9 +47,7 @@ def _exact_best_of(n: int, answers: int = 20_000) -> float:
 
 @exercise(
     "write", HEADING, advantages_and_returns,
-    stub="rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each.",
-    cases=_episodes,
-    reference=advantages_and_returns,
+    stub="rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each.", cases=_episodes,
     mistakes={
         "past_the_end": (_bootstrapped, lambda *given: (_bootstrapped(*given)[0],
                                                         _bootstrapped(*given)[0] + given[1])),
@@ -83,8 +73,7 @@ def gae(rewards, values, mask, gamma, lam):
 @exercise(
     "write", HEADING, kl.k3,
     stub="(...) each, of tokens that the policy sampled. Returns (...) estimates.",
-    cases=_logs,
-    reference=kl.k3,
+    cases=lambda: [(tensor([-1.0, -2.0, -0.5]), tensor([-1.5, -1.0, -0.5])), (tensor([[-3.0]]), tensor([[-0.1]]))],
     mistakes={
         "other_direction": lambda p, r: kl.k3(r, p),
         "k1": kl.k1,
@@ -113,9 +102,8 @@ def k3(policy_logprobs, reference_logprobs):
             clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
             return torch.minimum(plain, clipped)
     ''',
-    cases=_ratios,
-    reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0],
-    gradient=True,
+    cases=lambda: [(tensor([-1.0, -0.6, -1.4, -1.0]), tensor([-1.0, -1.0, -1.0, -1.3]), tensor([1.0, 2.0, -2.0, -1.0]), 0.2)],
+    reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0], gradient=True,
     mistakes={
         "smaller_loss": lambda now, then, a, clip: torch.minimum(-a * (now - then).exp(),
         -a * (now - then).exp().clamp(1 - clip, 1 + clip)),
@@ -136,9 +124,7 @@ def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
 
 @exercise(
     "write", HEADING, ppo.penalised_rewards,
-    stub="scores: (B,); the others: (B, R). Returns (B, R).",
-    cases=_scored,
-    reference=ppo.penalised_rewards,
+    stub="scores: (B,); the others: (B, R). Returns (B, R).", cases=_scored,
     mistakes={
         "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
         "score_at_padding": lambda s, p, r, m, b: (-b * (p - r)) * m + torch.cat([torch.zeros_like(p[:, 1:]),
@@ -159,7 +145,6 @@ def penalised_rewards(scores, policy_logprobs, reference_logprobs, mask, beta):
     "write", HEADING, logprobs.whiten,
     stub="x: (B, R) float; mask: (B, R) bool. Returns (B, R).",
     cases=lambda: [(tensor([[1.0, 3.0, 100.0], [5.0, 3.0, 7.0]]), tensor([[1, 1, 0], [1, 1, 1]]).bool())],
-    reference=logprobs.whiten,
     mistakes={
         "padding_counts": lambda x, m: logprobs.whiten(x, torch.ones_like(m)) * m,
         "padding_kept": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m).sqrt(),
@@ -176,11 +161,8 @@ def whiten(x, mask):
 
 @exercise(
     "predict", HEADING, best_of_n.best_of_n_kl,
-    stub="nats",
-    reference=lambda: _exact_best_of(16),
-    tolerance=0.02,
-    why_tolerance="2 %: the run sums over 20,000 answers, the formula is for endlessly many",
-    unit="nats",
+    stub="nats", reference=lambda: _exact_best_of(16), tolerance=0.02,
+    why_tolerance="2 %: the run sums over 20,000 answers, the formula is for endlessly many", unit="nats",
     mistakes={"log_n": lambda: math.log(16), "bits": lambda: 4.0, "n": lambda: 16.0},
 )
 def best_of_16():

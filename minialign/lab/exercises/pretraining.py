@@ -78,8 +78,7 @@ def _perplexity(losses: list, counts: list) -> float:
 @exercise(
     "write", HEADING, batching.next_token_batch,
     stub="row: ids from begin to end token; prompt: how many are the prompt. Returns (tokens, labels), lists.",
-    cases=lambda: [([1, 30, 31, 40, 41, 2], 3), ([1, 30, 2], 1)],
-    reference=_shifted,
+    cases=lambda: [([1, 30, 31, 40, 41, 2], 3), ([1, 30, 2], 1)], reference=_shifted,
     mistakes={
         "not_shifted": (lambda r, p: _hidden(r[:-1], r[:-1], p), lambda r, p: _hidden(r[:-1], r[:-1], p - 1)),
         "prompt_taught": lambda r, p: (r[:-1], r[1:]),
@@ -98,9 +97,7 @@ def label_shift(row, prompt):
 @exercise(
     "write", HEADING, logprobs.label_loss,
     stub="logits: (B, T, V); labels: (B, T), -100 where nothing is taught. Returns one number (a tensor).",
-    cases=_losses,
-    reference=_mean_loss,
-    gradient=True,
+    cases=_losses, reference=_mean_loss, gradient=True,
     mistakes={
         "all_places": lambda g, y: logprobs.label_loss(g, y) / y.numel(),
         "rows_first": _row_means,
@@ -118,8 +115,7 @@ def mean_loss(logits, labels):
 
 @exercise(
     "write", HEADING, corrupt,
-    stub="ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists.",
-    cases=_texts,
+    stub="ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists.", cases=_texts,
     reference=_corrupt,
     mistakes={
         "one_sentinel": lambda ids, spans, names: _renamed(ids, spans, [names[0]] * len(names)),
@@ -151,8 +147,7 @@ def span_corruption(ids, spans, sentinels):
             the perplexity of all labels."""
             return sum(math.exp(loss / count) for loss, count in zip(losses, counts)) / len(losses)
     ''',
-    cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])],
-    reference=_perplexity,
+    cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])], reference=_perplexity,
     mistakes={
         "mean_of_perplexities": lambda s, n: sum(math.exp(a / b) for a, b in zip(s, n)) / len(s),
         "batches_alike": lambda s, n: math.exp(sum(a / b for a, b in zip(s, n)) / len(s)),
@@ -167,9 +162,7 @@ def perplexity(losses, counts):
 
 @exercise(
     "predict", HEADING, noise_budget,
-    stub="tokens",
-    reference=_written,
-    tolerance=0.0,
+    stub="tokens", reference=_written, tolerance=0.0,
     mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100,
               "what_is_left": lambda: 90},
 )

@@ -35,14 +35,6 @@ def _codes(x: Tensor, scale: Tensor, low: int = -127) -> tuple[Tensor, Tensor]:
     return (x / scale).round().clamp(low, 127).to(torch.int8), scale
 
 
-def _values() -> list[tuple]:
-    return [(tensor([0.5, -2.54, 1.0, 0.03]),), (tensor([[-0.2, 0.9], [0.4, 1.27]]),), (torch.zeros(3),)]
-
-
-def _ranges() -> list[tuple]:
-    return [(tensor([-0.5, 0.0, 1.0, 2.05]),), (tensor([1.1, 1.6, 2.0]),), (tensor([-3.0, -1.0]),)]
-
-
 def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
     return int8_matmul.integer_linear(q, s, None, w, t, None)
 
@@ -110,9 +102,8 @@ def _judge_scale(answer) -> str:
 @exercise(
     "write", HEADING, mappings.absmax_scale,
     stub="x: any shape, float32. Returns (q, s).",
-    cases=_values,
-    reference=_absmax,
-    tolerance=1e-5,
+    cases=lambda: [(tensor([0.5, -2.54, 1.0, 0.03]),), (tensor([[-0.2, 0.9], [0.4, 1.27]]),), (torch.zeros(3),)],
+    reference=_absmax, tolerance=1e-5,
     also=lambda found: "a scale above 0" if float(found[1]) > 0 else "a scale of 0 (or no number)",
     mistakes={
         "levels_128": lambda x: _codes(x, (x.abs().max() / 128).clamp(min=mappings.TINY)),
@@ -133,9 +124,8 @@ def absmax(x):
 @exercise(
     "write", HEADING, mappings.zero_point_scale,
     stub="x: any shape, float32. Returns (q, s, z).",
-    cases=_ranges,
-    reference=_zero_point,
-    tolerance=1e-6,
+    cases=lambda: [(tensor([-0.5, 0.0, 1.0, 2.05]),), (tensor([1.1, 1.6, 2.0]),), (tensor([-3.0, -1.0]),)],
+    reference=_zero_point, tolerance=1e-6,
     mistakes={
         "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(),
         inside=False)),
@@ -165,8 +155,7 @@ def zero_point(x):
             return s * codes
     ''',
     cases=lambda: [(tensor([0.26, -0.31, 1.2, -2.0]), tensor(0.1)), (tensor([0.0, 3.0, -0.9]), tensor(0.25))],
-    reference=_fake,
-    gradient=True,
+    reference=_fake, gradient=True,
     mistakes={
         "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
         "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
@@ -183,8 +172,7 @@ def fake_quantize(x, s):
 
 @exercise(
     "write", HEADING, int8_matmul.integer_linear,
-    stub="x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N).",
-    cases=_products,
+    stub="x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N).", cases=_products,
     reference=_linear,
     mistakes={
         "overflow": lambda x, s, w, t: (x @ w.T).float() * s * t.T,
@@ -201,9 +189,7 @@ def integer_product(x, x_scale, w, w_scale):
 
 @exercise(
     "predict", HEADING, mappings.quantize_tensor,
-    stub="in units of the values",
-    reference=_largest_error,
-    tolerance=0.002,
+    stub="in units of the values", reference=_largest_error, tolerance=0.002,
     why_tolerance="0.2 % for the grid of values that was tried",
     mistakes={
         "whole_step": lambda: 0.05,
@@ -218,8 +204,7 @@ def half_step():
 
 @exercise(
     "beat", HEADING, mappings.to_codes,
-    stub="x: (4002,) float32. Returns one number above 0.",
-    judge=_judge_scale,
+    stub="x: (4002,) float32. Returns one number above 0.", judge=_judge_scale,
 )
 def clipped_scale(x):
     """Try many scales and keep the one with the least squared error."""

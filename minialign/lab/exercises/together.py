@@ -27,17 +27,8 @@ def _kept(logits: Tensor, keep) -> Tensor:
     return logits.scatter(-1, order, ordered.masked_fill(~keep(own.cumsum(dim=-1), own), -torch.inf))
 
 
-def _opinions() -> list[tuple]:
-    return [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6), (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(),
-                                                          0.5)]
-
-
 def _rouge1(answer: str, reference: str) -> float:
     return rouge.rouge_n(answer, reference, 1).f
-
-
-def _texts() -> list[tuple]:
-    return [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."), ("", "Nora ran home.")]
 
 
 def _sets(answer: str, reference: str) -> float:
@@ -50,14 +41,6 @@ def _unclipped(answer: str, reference: str) -> float:
     return rouge.share(sum(word in b for word in a), len(a), len(b)).f
 
 
-def _ends() -> list[tuple]:
-    return [(tensor([[5, 6, 2, 2, 2], [5, 2, 7, 2, 2], [5, 6, 7, 8, 9]]), 2)]
-
-
-def _dpo_cases() -> list[tuple]:
-    return [(tensor([-3.0, -9.0]), tensor([-4.0, -5.0]), tensor([-3.5, -8.0]), tensor([-3.0, -6.0]), 0.5)]
-
-
 def _dpo(c: Tensor, r: Tensor, c0: Tensor, r0: Tensor, beta: float) -> Tensor:
     return dpo.dpo_loss(c - c0, r - r0, beta)
 
@@ -65,7 +48,8 @@ def _dpo(c: Tensor, r: Tensor, c0: Tensor, r0: Tensor, beta: float) -> Tensor:
 @exercise(
     "write", "Instruction tuning", generation.filter_logits,
     stub="logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity at what is left out.",
-    cases=_opinions,
+    cases=lambda: [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6), (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(),
+                                                                  0.5)],
     reference=_top_p,
     mistakes={
         "crossing_lost": lambda g, p: _kept(g, lambda total, own: total <= p),
@@ -87,7 +71,7 @@ def top_p(logits, p):
 @exercise(
     "write", "Model alignment", rouge.rouge_n,
     stub="Two texts. Returns a float, F of ROUGE-1.",
-    cases=_texts,
+    cases=lambda: [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."), ("", "Nora ran home.")],
     reference=_rouge1,
     mistakes={
         "unclipped": _unclipped,
@@ -118,8 +102,7 @@ def rouge_1(answer, reference):
             bool, true up to and with the first end."""
             return tokens != end
     ''',
-    cases=_ends,
-    reference=generation.end_mask,
+    cases=lambda: [(tensor([[5, 6, 2, 2, 2], [5, 2, 7, 2, 2], [5, 6, 7, 8, 9]]), 2)],
     mistakes={
         "end_left_out": lambda t, end: t != end,
         "before_the_end": lambda t, end: (t == end).long().cumsum(dim=1) == 0,
@@ -136,7 +119,7 @@ def end_mask(tokens, end):
 @exercise(
     "write", "New trend", dpo.dpo_loss,
     stub="(P,) log-probabilities of answers. Returns (P,).",
-    cases=_dpo_cases,
+    cases=lambda: [(tensor([-3.0, -9.0]), tensor([-4.0, -5.0]), tensor([-3.5, -8.0]), tensor([-3.0, -6.0]), 0.5)],
     reference=_dpo,
     mistakes={
         "no_reference": lambda c, r, c0, r0, beta: dpo.dpo_loss(c, r, beta),
@@ -155,9 +138,7 @@ def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):
 
 @exercise(
     "predict", "Results of alignment", evaluation.wilson_interval,
-    stub="between 0 and 1",
-    reference=lambda: evaluation.wilson_interval(9, 10).low,
-    tolerance=0.05,
+    stub="between 0 and 1", reference=lambda: evaluation.wilson_interval(9, 10).low, tolerance=0.05,
     why_tolerance="5 %: a guess by head is enough",
     mistakes={"normal": lambda: 0.714, "point": lambda: 0.9, "one_half": lambda: 0.5},
 )

@@ -61,10 +61,7 @@ def _pooled(outcomes: list) -> float:
 
 @exercise(
     "predict", "Instruction tuning (next-token predictors)", mean_loss,
-    stub="nats a token",
-    reference=_untrained,
-    tolerance=0.02,
-    why_tolerance="2 %: random weights have slight opinions",
+    stub="nats a token", reference=_untrained, tolerance=0.02, why_tolerance="2 %: random weights have slight opinions",
     unit="nats",
     mistakes={"bits": lambda: math.log2(1000), "perplexity": lambda: 1000.0, "sign": lambda: -math.log(1000),
               "nothing": lambda: 0.0},
@@ -92,10 +89,7 @@ def win_share(outcomes):
     return sum(shares) / len(shares)
 
 
-@exercise(
-    "beat", "Model alignment", gold.score,
-    judge=_judge_summary,
-)
+@exercise("beat", "Model alignment", gold.score, judge=_judge_summary)
 def summary():
     """What happened, and how it ended."""
     return ("Anna baked some cake. Anna won the first prize for the cake. Lily was sad. Anna and Lily ate the cake "

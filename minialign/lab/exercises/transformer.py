@@ -60,19 +60,13 @@ def _places(mask: Tensor) -> Tensor:
     return positions.positions_from_mask(mask).masked_fill(~mask, 0)
 
 
-def _masks() -> list[tuple]:
-    return [(tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool(),), (tensor([[1, 1, 0], [0, 1, 1]]).bool(),)]
-
-
 def _size(layer: torch.nn.Module) -> int:
     return sum(p.numel() for p in layer.parameters())
 
 
 @exercise(
     "write", HEADING, positions.causal_mask,
-    stub="T: an int. Returns (T, T) bool.",
-    cases=lambda: [(3,), (1,), (6,)],
-    reference=positions.causal_mask,
+    stub="T: an int. Returns (T, T) bool.", cases=lambda: [(3,), (1,), (6,)],
     mistakes={
         "not_itself": lambda T: torch.ones(T, T).tril(-1).bool(),
         "future": lambda T: torch.ones(T, T).triu().bool(),
@@ -89,8 +83,7 @@ def causal_mask(T):
 
 @exercise(
     "write", HEADING, transformer.attention,
-    stub="query, key, value: (B, H, T, d); allowed: (T, T) bool. Returns (B, H, T, d).",
-    cases=_looks,
+    stub="query, key, value: (B, H, T, d); allowed: (T, T) bool. Returns (B, H, T, d).", cases=_looks,
     reference=_attention,
     mistakes={
         "no_root": lambda q, k, v, a: _scores(q, k, a, 1.0).softmax(dim=-1) @ v,
@@ -112,9 +105,7 @@ def attention(query, key, value, allowed):
 
 @exercise(
     "write", HEADING, positions.rotate,
-    stub="x: (T, d) float, d even; positions: (T,) int. Returns (T, d).",
-    cases=_turns,
-    reference=_rotary,
+    stub="x: (T, d) float, d even; positions: (T,) int. Returns (T, d).", cases=_turns, reference=_rotary,
     mistakes={
         "neighbours": _neighbours,
         "backwards": lambda x, p: _rotary(x, -p),
@@ -146,7 +137,7 @@ def rotary(x, positions):
             B, T = mask.shape
             return torch.arange(T).expand(B, T) * mask
     ''',
-    cases=_masks,
+    cases=lambda: [(tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool(),), (tensor([[1, 1, 0], [0, 1, 1]]).bool(),)],
     reference=_places,
     mistakes={
         "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
