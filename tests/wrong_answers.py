@@ -111,9 +111,9 @@ WRONG = {
     ],
     "adapter": [
         ("no_skip", ("h + F", "F")),
-        ("no_bend", ("F.gelu(h @ down.T)", "h @ down.T")),
+        ("no_nonlinearity", ("F.gelu(h @ down.T)", "h @ down.T")),
         ("relu", ("gelu", "relu")),
-        ("bent_after", ("F.gelu(h @ down.T) @ up.T", "F.gelu(h @ down.T @ up.T)")),
+        ("nonlinearity_after", ("F.gelu(h @ down.T) @ up.T", "F.gelu(h @ down.T @ up.T)")),
     ],
     "largest_saving_rank": [("ties", 48), ("half", 32), ("square", 64), ("low", 20)],
     "soft_targets": [

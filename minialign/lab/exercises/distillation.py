@@ -17,11 +17,9 @@ HEADING = "Model distillation"
 
 def _logits() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    large = torch.randn(2, 3, 5, generator=chance), torch.randn(2, 3, 5, generator=chance), tensor([[1, 1, 1],
-        [1, 0, 0]]).bool()
-    small = tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]]), tensor([True,
-        False])
-    return [(*small, 2.0), (*large, 3.0)]
+    large = tuple(torch.randn(2, 3, 5, generator=chance) for _ in range(2))
+    small = tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
+    return [(*small, tensor([True, False]), 2.0), (*large, tensor([[1, 1, 1], [1, 0, 0]]).bool(), 3.0)]
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
@@ -44,22 +42,18 @@ def _related(values: Tensor, heads: int, divisor: float) -> Tensor:
 
 
 def _scores() -> list[tuple]:
-    allowed = torch.ones(2, 2).tril().bool()
-    minus = -math.inf
+    allowed, minus = torch.ones(2, 2).tril().bool(), -math.inf
     return [(tensor([[1.0, minus], [0.0, 2.0]]), tensor([[3.0, minus], [0.0, 1.0]]), allowed),
             (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), allowed)]
 
 
-def _attention_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor:
-    return losses.attention_score_loss(student[None, None], teacher[None, None], allowed)
-
-
-def _gradient(temperature: float, squared: bool) -> float:
+def _gradient(temperature: float) -> float:
+    """Size of the gradient of the loss without T²."""
     chance = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(200, 50, generator=chance).requires_grad_(True), torch.randn(200, 50,
-        generator=chance)
+    student, teacher = (torch.randn(200, 50, generator=chance) for _ in range(2))
+    student.requires_grad_(True)
     loss = losses.soft_target_loss(student, teacher, torch.ones(200, dtype=torch.bool), temperature)
-    return float(torch.autograd.grad(loss if squared else loss / temperature**2, student)[0].norm())
+    return float(torch.autograd.grad(loss / temperature**2, student)[0].norm())
 
 
 @exercise(
@@ -70,8 +64,8 @@ def _gradient(temperature: float, squared: bool) -> float:
         "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
         "cold": lambda s, t, m, T: masked_mean(_kl(t, s), m) * T**2,
         "cold_teacher": lambda s, t, m, T: masked_mean(_kl(t, s / T), m) * T**2,
-        "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(-((t / T).softmax(-1)
-        * (s / T).log_softmax(-1)).sum(-1), m),
+        "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(
+            -((t / T).softmax(-1) * (s / T).log_softmax(-1)).sum(-1), m),
         "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
         "mean_over_words": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / s.shape[-1],
         "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
@@ -114,7 +108,7 @@ def value_relation(values, heads):
             difference where it is allowed to look."""
             return F.mse_loss(student, teacher)
     ''',
-    cases=_scores, reference=_attention_loss,
+    cases=_scores, reference=lambda s, t, a: losses.attention_score_loss(s[None, None], t[None, None], a),
     mistakes={
         "not_a_number": lambda s, t, a: F.mse_loss(s, t),
         "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),
@@ -130,7 +124,7 @@ def attention_loss(student, teacher, allowed):
 
 @exercise(
     "predict", HEADING, losses.soft_target_loss,
-    stub="a ratio", reference=lambda: _gradient(4.0, squared=False) / _gradient(1.0, squared=False), tolerance=0.4,
+    stub="a ratio", reference=lambda: _gradient(4.0) / _gradient(1.0), tolerance=0.4,
     why_tolerance="40 %: 1 / T² holds for high temperatures, and 4 is not that high",
     mistakes={"linear": lambda: 0.25, "unchanged": lambda: 1.0, "grows": lambda: 16.0},
 )

@@ -3,6 +3,7 @@ r"""Exercises of notebook 08: outlier columns, LLM.int8(), norms in 16 bits, and
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, tensor
 
 from minialign.lab.exercises.exercise import exercise
@@ -20,26 +21,13 @@ def _int8(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
                                   original=weight).product(x)
 
 
-def _parts(x: Tensor, weight: Tensor, columns: Tensor, measured: Tensor) -> Tensor:
-    """Integers for the other columns, with scales measured on `measured`."""
-    scale = measured.abs().amax(dim=1, keepdim=True) / 127
+def _spoiled(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
+    """Scales that are measured with the outliers in them."""
+    columns = llm_int8.outlier_columns(x, threshold)
+    scale = x.abs().amax(dim=1, keepdim=True) / 127
     codes = (x / scale).round().clamp(-127, 127) * ~columns
     mapped = quantize_tensor(weight, ROWS)
-    return codes @ mapped.values.float().T * scale * mapped.scale.T
-
-
-def _outliers(x: Tensor, threshold: float) -> Tensor:
-    return llm_int8.outlier_columns(x, threshold)
-
-
-def _spoiled(x: Tensor, w: Tensor, a: float) -> Tensor:
-    columns = _outliers(x, a)
-    return _parts(x, w, columns, x) + x[:, columns] @ w[:, columns].T
-
-
-def _twice(x: Tensor, w: Tensor, a: float) -> Tensor:
-    columns = _outliers(x, a)
-    return _int8(x, w, 0.0) + x[:, columns] @ w[:, columns].T
+    return codes @ mapped.values.float().T * scale * mapped.scale.T + x[:, columns] @ weight[:, columns].T
 
 
 def _inputs() -> list[tuple]:
@@ -58,13 +46,8 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 @exercise(
     "write", HEADING, llm_int8.outlier_columns,
     stub="x: (T, K) float32; threshold: above 0. Returns (K,) bool.",
-    cases=lambda: [
-                (tensor([[1.0, -6.0, 0.5, 2.0], [0.0, 1.0, 5.9, 2.0]]), 6.0),
-                (tensor([[0.1, 20.0, -30.0]]), 6.0),
-                (tensor([[20.0, 1.0], [1.0, 3.0]]), 3.0),
-                (tensor([[9.0, 0.0], [1.0, 8.0]]), 6.0),
-            ],
-    reference=_outliers,
+    cases=lambda: [(tensor([[1.0, -6.0, 0.5, 2.0], [0.0, 1.0, 5.9, 2.0]]), 6.0), (tensor([[0.1, 20.0, -30.0]]), 6.0),
+                   (tensor([[20.0, 1.0], [1.0, 3.0]]), 3.0), (tensor([[9.0, 0.0], [1.0, 8.0]]), 6.0)],
     mistakes={
         "single_values": lambda x, a: x.abs() >= a,
         "rows": lambda x, a: (x.abs() >= a).any(dim=1),
@@ -85,8 +68,8 @@ def outlier_columns(x, threshold):
     mistakes={
         "no_outliers": lambda x, w, a: _int8(x, w, 0.0),
         "spoiled_scales": _spoiled,
-        "counted_twice": _twice,
-        "left_out": lambda x, w, a: _int8(x * ~_outliers(x, a), w, 0.0),
+        "counted_twice": lambda x, w, a: _int8(x, w, 0.0) + (x * llm_int8.outlier_columns(x, a)) @ w.T,
+        "left_out": lambda x, w, a: _int8(x * ~llm_int8.outlier_columns(x, a), w, 0.0),
         "not_quantized": lambda x, w, a: x @ w.T,
     },
 )
@@ -111,16 +94,14 @@ def int8_with_outliers(x, weight, threshold):
             mean square, times the weight."""
             return weight * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6))
     ''',
-    cases=lambda: [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()), (tensor([[0.5, 2.0, 1.0]]).half(),
-                torch.ones(3).half())],
+    cases=lambda: [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()),
+                   (tensor([[0.5, 2.0, 1.0]]).half(), torch.ones(3).half())],
     reference=_norm, tolerance=2e-3,
     mistakes={
         "overflow": lambda x, g: g * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)),
-        "wide": lambda x, g: g.float() * (x.float() * torch.rsqrt(x.float().pow(2).mean(dim=-1, keepdim=True)
-        + 1e-6)),
+        "wide": lambda x, g: _norm(x.float(), g.float()),
         "no_gain": lambda x, g: _norm(x, torch.ones_like(g)),
-        "sum": lambda x, g: (g.float() * x.float() * torch.rsqrt(x.float().pow(2).sum(dim=-1,
-        keepdim=True))).half(),
+        "sum": lambda x, g: (g.float() * F.normalize(x.float(), dim=-1)).half(),
     },
 )
 def rms_norm(x, weight):

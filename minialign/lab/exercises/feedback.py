@@ -23,8 +23,7 @@ def _last(scores: Tensor, mask: Tensor) -> Tensor:
 
 def _padded() -> list[tuple]:
     scores = tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]])
-    return [(scores, tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()), (scores,
-        tensor([[0, 1, 1, 1], [0, 0, 1, 1]]).bool())]
+    return [(scores, tensor(mask).bool()) for mask in ([[1, 1, 0, 0], [1, 1, 1, 1]], [[0, 1, 1, 1], [0, 0, 1, 1]])]
 
 
 def _share_of_wins(difference: float, questions: int = 40_000) -> float:
@@ -55,7 +54,7 @@ def bradley_terry(chosen, rejected):
 @exercise(
     "write", "Train a reward model", reward_model.pair_accuracy,
     stub="chosen, rejected: (B,) scores. Returns a float.",
-    cases=lambda: [(tensor([2.0, 1.0, 0.0, 3.0]), tensor([1.0, 1.0, 1.0, 2.0])), (tensor([0.0, 0.0]), tensor([0.0, 0.0]))],
+    cases=lambda: [(tensor([2.0, 1.0, 0.0, 3.0]), tensor([1.0, 1.0, 1.0, 2.0])), (torch.zeros(2), torch.zeros(2))],
     mistakes={
         "ties_lose": lambda c, r: float((c > r).float().mean()),
         "ties_win": lambda c, r: float((c >= r).float().mean()),

@@ -10,6 +10,7 @@ from torch import Tensor, nn, tensor
 
 from minialign.lab.exercises.exercise import exercise
 from minialign.peft import adapters, bitfit, lora
+from minialign.peft.trainable import trained
 
 LORA = "Low Ranking Adaptation (LoRA)"
 
@@ -43,17 +44,10 @@ def _halves() -> list[tuple]:
             (*half, 3.0)]
 
 
-class _Biased(nn.Module):
+def _biased() -> nn.Module:
     """A model with biases, a norm, and a table whose name only sounds like one."""
-
-    def __init__(self):
-        super().__init__()
-        self.query, self.norm, self.relative_attention_bias = nn.Linear(2, 2), nn.LayerNorm(2), nn.Embedding(4, 1)
-
-
-def _names(model: nn.Module) -> list[str]:
-    wrapped = bitfit.wrap(model)
-    return sorted(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
+    return nn.ModuleDict({"query": nn.Linear(2, 2), "norm": nn.LayerNorm(2),
+                          "relative_attention_bias": nn.Embedding(4, 1)})
 
 
 def _names_where(model: nn.Module, chosen) -> list[str]:
@@ -128,7 +122,7 @@ def lora_merge(weight, A, B, alpha):
             """model: a module. Returns the sorted names of all its biases, as named_parameters() gives them."""
             return sorted(name for name, _ in model.named_parameters() if "bias" in name)
     ''',
-    cases=lambda: [(_Biased(),)], reference=_names,
+    cases=lambda: [(_biased(),)], reference=lambda model: sorted(trained(bitfit.wrap(model))),
     mistakes={
         "part_of_a_name": lambda m: _names_where(m, lambda name, p: "bias" in name),
         "vectors": lambda m: _names_where(m, lambda name, p: p.dim() == 1),
@@ -145,8 +139,8 @@ def bitfit_names(model):
     stub="h: (T, D); down: (m, D); up: (D, m). Returns (T, D).", cases=_bottlenecks, reference=_adapter,
     mistakes={
         "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
-        "no_bend": lambda h, down, up: h + h @ down.T @ up.T,
-        "bent_after": lambda h, down, up: h + F.gelu(h @ down.T @ up.T),
+        "no_nonlinearity": lambda h, down, up: h + h @ down.T @ up.T,
+        "nonlinearity_after": lambda h, down, up: h + F.gelu(h @ down.T @ up.T),
         "relu": lambda h, down, up: h + F.relu(h @ down.T) @ up.T,
     },
 )

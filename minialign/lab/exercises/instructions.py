@@ -20,8 +20,8 @@ ENOUGH = 0.8  # share of right answers
 
 def _options() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    return [(tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), tensor([0, 2])), (torch.randn(4, 6, generator=chance),
-        tensor([5, 0, 3, 3]))]
+    return [(tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), tensor([0, 2])),
+            (torch.randn(4, 6, generator=chance), tensor([5, 0, 3, 3]))]
 
 
 def _score(logits: Tensor, option: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def _shares(sizes: dict, templates: dict, cap: int) -> dict:
 
 
 def _held_out(cluster_of: dict, held_out: list) -> tuple[list, list]:
-    split = mixture.split_by_cluster({task: [{"cluster": cluster}] * 2 for task, cluster in cluster_of.items()},
-                                     held_out)
+    examples = {task: [{"cluster": cluster}] * 2 for task, cluster in cluster_of.items()}
+    split = mixture.split_by_cluster(examples, held_out)
     return sorted(split.train), sorted(split.held_out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, tensor
 
 from minialign import logprobs
@@ -23,7 +24,7 @@ def _episodes() -> list[tuple]:
     return [(*short, 1.0, 0.5), (*long, 0.9, 0.95)]
 
 
-def _bootstrapped(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def _past_the_end(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     following, found = torch.zeros(len(rewards)), torch.zeros_like(values)
     for t in reversed(range(rewards.shape[1])):
         after = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
@@ -32,9 +33,15 @@ def _bootstrapped(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, l
     return found * mask, (found + values) * mask
 
 
+def _losses(now: Tensor, then: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Plain and clipped."""
+    ratio = (now - then).exp()
+    return -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+
+
 def _scored() -> list[tuple]:
-    policy, reference = tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]]), tensor([[-1.5, -1.0, -1.0, -1.0],
-        [-2.0, -1.0, -3.0, -1.0]])
+    policy = tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]])
+    reference = tensor([[-1.5, -1.0, -1.0, -1.0], [-2.0, -1.0, -3.0, -1.0]])
     return [(tensor([2.0, -1.0]), policy, reference, tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), 0.1)]
 
 
@@ -49,8 +56,8 @@ def _exact_best_of(n: int, answers: int = 20_000) -> float:
     "write", HEADING, advantages_and_returns,
     stub="rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each.", cases=_episodes,
     mistakes={
-        "past_the_end": (_bootstrapped, lambda *given: (_bootstrapped(*given)[0],
-                                                        _bootstrapped(*given)[0] + given[1])),
+        "past_the_end": (_past_the_end, lambda r, v, *rest: (_past_the_end(r, v, *rest)[0],
+                                                             _past_the_end(r, v, *rest)[0] + v)),
         "no_lambda": lambda r, v, m, g, lam: advantages_and_returns(r, v, m, g, 1.0),
         "td_error": lambda r, v, m, g, lam: advantages_and_returns(r, v, m, g, 0.0),
         "no_gamma": lambda r, v, m, g, lam: advantages_and_returns(r, v, m, 1.0, g * lam),
@@ -102,16 +109,15 @@ def k3(policy_logprobs, reference_logprobs):
             clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
             return torch.minimum(plain, clipped)
     ''',
-    cases=lambda: [(tensor([-1.0, -0.6, -1.4, -1.0]), tensor([-1.0, -1.0, -1.0, -1.3]), tensor([1.0, 2.0, -2.0, -1.0]), 0.2)],
+    cases=lambda: [(tensor([-1.0, -0.6, -1.4, -1.0]), tensor([-1.0, -1.0, -1.0, -1.3]), tensor([1.0, 2.0, -2.0, -1.0]),
+                    0.2)],
     reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0], gradient=True,
     mistakes={
-        "smaller_loss": lambda now, then, a, clip: torch.minimum(-a * (now - then).exp(),
-        -a * (now - then).exp().clamp(1 - clip, 1 + clip)),
+        "smaller_loss": lambda now, then, a, clip: torch.minimum(*_losses(now, then, a, clip)),
         "wrong_sign": lambda now, then, a, clip: -ppo.policy_loss(now, then, a, clip)[0],
-        "always_clipped": lambda now, then, a, clip: -a * (now - then).exp().clamp(1 - clip, 1 + clip),
-        "never_clipped": lambda now, then, a, clip: -a * (now - then).exp(),
-        "ratio_upside_down": lambda now, then, a, clip: torch.maximum(-a * (then - now).exp(),
-        -a * (then - now).exp().clamp(1 - clip, 1 + clip)),
+        "always_clipped": lambda now, then, a, clip: _losses(now, then, a, clip)[1],
+        "never_clipped": lambda now, then, a, clip: _losses(now, then, a, clip)[0],
+        "ratio_upside_down": lambda now, then, a, clip: torch.maximum(*_losses(then, now, a, clip)),
     },
 )
 def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
@@ -127,8 +133,7 @@ def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
     stub="scores: (B,); the others: (B, R). Returns (B, R).", cases=_scored,
     mistakes={
         "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
-        "score_at_padding": lambda s, p, r, m, b: (-b * (p - r)) * m + torch.cat([torch.zeros_like(p[:, 1:]),
-        s[:, None]], dim=1),
+        "score_at_padding": lambda s, p, r, m, b: -b * (p - r) * m + F.pad(s[:, None], (p.shape[1] - 1, 0)),
         "score_everywhere": lambda s, p, r, m, b: (s[:, None] - b * (p - r)) * m,
         "padding_counts": lambda s, p, r, m, b: -b * (p - r) + ppo.penalised_rewards(s, p, p, m, b),
     },

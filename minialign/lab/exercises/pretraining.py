@@ -36,22 +36,14 @@ def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return logprobs.label_loss(logits, labels) / (labels != IGNORE).sum()
 
 
-def _row_means(logits: Tensor, labels: Tensor) -> Tensor:
-    return torch.stack([_mean_loss(row, answers) for row, answers in zip(logits, labels)]).mean()
-
-
 def _texts() -> list[tuple]:
     gaps = list(GAPS)[:3]
     return [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], gaps), (list(range(60, 70)), [(0, 2), (8, 10)], gaps),
             ([50, 51], [], gaps)]
 
 
-def _corrupt(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
-    return corrupt(ids, spans)
-
-
-def _renamed(ids: list, spans: list, names: list) -> tuple[list, list]:
-    """Corruption with other sentinels."""
+def _corrupt(ids: list, spans: list, names: list) -> tuple[list, list]:
+    """The project's corruption, with these sentinels."""
     inputs, targets = corrupt(ids, spans)
     other = dict(zip(GAPS, names))
     return [other.get(i, i) for i in inputs], [other.get(i, i) for i in targets]
@@ -64,15 +56,6 @@ def _every_token(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
         inputs.append(sentinels[inside[0]] if inside else token)
         targets += [sentinels[inside[0]], token] if inside else []
     return inputs, targets
-
-
-def _written() -> float:
-    rows = SpanCorruptedText([list(range(20, 120))], 1, 0)
-    return rows.batch([0]).count
-
-
-def _perplexity(losses: list, counts: list) -> float:
-    return causal_lm.perplexity(sum(losses) / sum(counts))
 
 
 @exercise(
@@ -100,7 +83,7 @@ def label_shift(row, prompt):
     cases=_losses, reference=_mean_loss, gradient=True,
     mistakes={
         "all_places": lambda g, y: logprobs.label_loss(g, y) / y.numel(),
-        "rows_first": _row_means,
+        "rows_first": lambda g, y: torch.stack([_mean_loss(*row) for row in zip(g, y)]).mean(),
         "sum": logprobs.label_loss,
         "bits": lambda g, y: _mean_loss(g, y) / math.log(2),
         "no_gradient": lambda g, y: _mean_loss(g, y).detach(),
@@ -118,11 +101,10 @@ def mean_loss(logits, labels):
     stub="ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists.", cases=_texts,
     reference=_corrupt,
     mistakes={
-        "one_sentinel": lambda ids, spans, names: _renamed(ids, spans, [names[0]] * len(names)),
+        "one_sentinel": lambda ids, spans, names: _corrupt(ids, spans, [names[0]] * len(names)),
         "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
         "every_token": _every_token,
-        "no_marks": lambda ids, spans, names: (_corrupt(ids, spans, names)[0],
-                                               [i for a, b in spans for i in ids[a:b]]),
+        "no_marks": lambda ids, spans, names: (corrupt(ids, spans)[0], [i for a, b in spans for i in ids[a:b]]),
         "not_cut": lambda ids, spans, names: (ids, _corrupt(ids, spans, names)[1]),
     },
 )
@@ -147,7 +129,8 @@ def span_corruption(ids, spans, sentinels):
             the perplexity of all labels."""
             return sum(math.exp(loss / count) for loss, count in zip(losses, counts)) / len(losses)
     ''',
-    cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])], reference=_perplexity,
+    cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])],
+    reference=lambda losses, counts: causal_lm.perplexity(sum(losses) / sum(counts)),
     mistakes={
         "mean_of_perplexities": lambda s, n: sum(math.exp(a / b) for a, b in zip(s, n)) / len(s),
         "batches_alike": lambda s, n: math.exp(sum(a / b for a, b in zip(s, n)) / len(s)),
@@ -162,7 +145,7 @@ def perplexity(losses, counts):
 
 @exercise(
     "predict", HEADING, noise_budget,
-    stub="tokens", reference=_written, tolerance=0.0,
+    stub="tokens", reference=lambda: SpanCorruptedText([list(range(20, 120))], 1, 0).batch([0]).count, tolerance=0.0,
     mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100,
               "what_is_left": lambda: 90},
 )

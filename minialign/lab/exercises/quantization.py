@@ -23,16 +23,25 @@ def _zero_point(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mapped.values, mapped.scale.squeeze(), mapped.zero_point.squeeze()
 
 
-def _with_range(x: Tensor, low: Tensor, high: Tensor, steps: int = 255, inside: bool = True) -> tuple[Tensor, Tensor,
-        Tensor]:
+def _with_range(x: Tensor, low: Tensor, high: Tensor, steps: int = 255, inside: bool = True) -> tuple:
     scale = (high - low) / steps
     zero = -128 - (low / scale).round()
     zero = (zero.clamp(-128, 127) if inside else zero).int()
     return ((x / scale).round() + zero).clamp(-128, 127).to(torch.int8), scale, zero
 
 
-def _codes(x: Tensor, scale: Tensor, low: int = -127) -> tuple[Tensor, Tensor]:
-    return (x / scale).round().clamp(low, 127).to(torch.int8), scale
+def _minus_zero(x: Tensor) -> tuple:
+    _, scale, zero = _zero_point(x)
+    return ((x / scale).round() - zero).clamp(-128, 127).to(torch.int8), scale, zero
+
+
+def _unsigned(x: Tensor) -> tuple:
+    codes, scale, zero = _zero_point(x)
+    return (codes.int() + 128).to(torch.uint8), scale, zero + 128
+
+
+def _codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return (x / scale).round().clamp(-127, 127).to(torch.int8), scale
 
 
 def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
@@ -41,20 +50,15 @@ def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
 
 def _products() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    large = torch.randint(-127, 128, (2, 64), generator=chance).to(torch.int8), torch.randint(-127, 128, (3, 64),
-        generator=chance).to(torch.int8)
+    x, w = (torch.randint(-127, 128, (rows, 64), generator=chance).to(torch.int8) for rows in (2, 3))
     small = tensor([[100, 2], [-50, 127]]).to(torch.int8), tensor([[3, 1], [100, 100]]).to(torch.int8)
     scales = tensor([[0.5], [0.25]])
-    return [(small[0], scales, small[1], tensor([[0.1], [2.0]])), (large[0], scales, large[1],
-        tensor([[0.1], [2.0], [3.0]]))]
+    return [(small[0], scales, small[1], tensor([[0.1], [2.0]])), (x, scales, w, tensor([[0.1], [2.0], [3.0]]))]
 
 
-def _fake(x: Tensor, s: Tensor) -> Tensor:
-    return qat.fake_quantize(x, s, None, FOUR_BITS)
-
-
-def _through(value: Tensor, of: Tensor) -> Tensor:
-    return of + (value - of).detach()
+def _through(value: Tensor, x: Tensor) -> Tensor:
+    """The value, with the gradient of x."""
+    return x + (value - x).detach()
 
 
 def _largest_error() -> float:
@@ -62,26 +66,19 @@ def _largest_error() -> float:
     return float((quantize_tensor(x, ABSMAX).dequantize() - x).abs().max())
 
 
-def _heavy() -> Tensor:
-    x = torch.randn(4000, generator=torch.Generator().manual_seed(0))
-    return torch.cat([x, tensor([12.0, -15.0])])
-
-
 def _squared_error(x: Tensor, scale: Tensor) -> float:
     return float(((to_codes(x, scale, None, FOUR_BITS).float() * scale - x) ** 2).mean())
 
 
 def _judge_scale(answer) -> str:
-    x = _heavy()
-    found, absmax = answer(x.clone()), x.abs().max() / 7
+    x = torch.cat([torch.randn(4000, generator=torch.Generator().manual_seed(0)), tensor([12.0, -15.0])])
+    found, absmax, positive = answer(x.clone()), x.abs().max() / 7, "The scale must be one number above 0; yours is"
     try:
         scale = torch.as_tensor(found).float()
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong("positive", f"The scale must be one number above 0; yours is {str(found)[:60]!r}. It divides the "
-                                f"values.") from None
+        raise Wrong("positive", f"{positive} {str(found)[:60]!r}. It divides the values.") from None
     if scale.numel() != 1 or not float(scale) > 0:
-        raise Wrong("positive", f"The scale must be one number above 0; yours is {scale.tolist()}. It divides the "
-                                f"values.")
+        raise Wrong("positive", f"{positive} {scale.tolist()}. It divides the values.")
     mine, theirs = _squared_error(x, scale), _squared_error(x, absmax)
     numbers = (f"mean squared error {mine:.4f} with your scale {float(scale):.4f}; absmax, scale {float(absmax):.4f}, "
                f"has {theirs:.4f}")
@@ -89,13 +86,11 @@ def _judge_scale(answer) -> str:
         raise Wrong("absmax", f"This is absmax again: {numbers}. The value -15 alone sets the step, and 4000 others "
                               f"pay for it. Let it be cut off.")
     if mine >= 0.25 * theirs:
-        which = ("fine", "cuts off too much") if float(scale) < 0.3 else ("coarse",
-            "still gives most codes to values that nearly never come")
-        raise Wrong(
-            which[0],
-            f"Below a quarter of absmax's error is wanted: {numbers}. Your grid ends at {7 * float(scale):.2f} and "
-            f"{which[1]}: try several, keep the best.",
-        )
+        key, why = "coarse", "still gives most codes to values that nearly never come"
+        if float(scale) < 0.3:
+            key, why = "fine", "cuts off too much"
+        raise Wrong(key, f"Below a quarter of absmax's error is wanted: {numbers}. Your grid ends at "
+                         f"{7 * float(scale):.2f} and {why}: try several, keep the best.")
     return f"The {numbers}."
 
 
@@ -127,14 +122,12 @@ def absmax(x):
     cases=lambda: [(tensor([-0.5, 0.0, 1.0, 2.05]),), (tensor([1.1, 1.6, 2.0]),), (tensor([-3.0, -1.0]),)],
     reference=_zero_point, tolerance=1e-6,
     mistakes={
-        "without_zero": (lambda x: _with_range(x, x.min(), x.max()), lambda x: _with_range(x, x.min(), x.max(),
-        inside=False)),
+        "without_zero": tuple(lambda x, i=i: _with_range(x, x.min(), x.max(), inside=i) for i in (True, False)),
         "steps_256": tuple(lambda x, i=i: _with_range(x, x.min().clamp(max=0), x.max().clamp(min=0), 256, i)
                            for i in (True, False)),
         "absmax": lambda x: (*_absmax(x), torch.zeros((), dtype=torch.int32)),
-        "sign": lambda x: (lambda q, s, z: (((x / s).round() - z).clamp(-128, 127).to(torch.int8), s,
-                                            z))(*_zero_point(x)),
-        "unsigned": lambda x: (lambda q, s, z: ((q.int() + 128).to(torch.uint8), s, z + 128))(*_zero_point(x)),
+        "sign": _minus_zero,
+        "unsigned": _unsigned,
     },
 )
 def zero_point(x):
@@ -155,7 +148,7 @@ def zero_point(x):
             return s * codes
     ''',
     cases=lambda: [(tensor([0.26, -0.31, 1.2, -2.0]), tensor(0.1)), (tensor([0.0, 3.0, -0.9]), tensor(0.25))],
-    reference=_fake, gradient=True,
+    reference=lambda x, s: qat.fake_quantize(x, s, None, FOUR_BITS), gradient=True,
     mistakes={
         "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
         "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
@@ -191,11 +184,7 @@ def integer_product(x, x_scale, w, w_scale):
     "predict", HEADING, mappings.quantize_tensor,
     stub="in units of the values", reference=_largest_error, tolerance=0.002,
     why_tolerance="0.2 % for the grid of values that was tried",
-    mistakes={
-        "whole_step": lambda: 0.05,
-        "both_sides": lambda: 12.7 / 255 / 2,
-        "quarter_step": lambda: 0.0125,
-    },
+    mistakes={"whole_step": lambda: 0.05, "both_sides": lambda: 12.7 / 255 / 2, "quarter_step": lambda: 0.0125},
 )
 def half_step():
     """Half of s = max|x| / 127."""

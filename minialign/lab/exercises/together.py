@@ -48,8 +48,8 @@ def _dpo(c: Tensor, r: Tensor, c0: Tensor, r0: Tensor, beta: float) -> Tensor:
 @exercise(
     "write", "Instruction tuning", generation.filter_logits,
     stub="logits: (B, V); p: in (0, 1). Returns (B, V): the logits, minus infinity at what is left out.",
-    cases=lambda: [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6), (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(),
-                                                                  0.5)],
+    cases=lambda: [(tensor([[0.4, 0.1, 0.3, 0.2]]).log(), 0.6),
+                   (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(), 0.5)],
     reference=_top_p,
     mistakes={
         "crossing_lost": lambda g, p: _kept(g, lambda total, own: total <= p),
@@ -71,17 +71,16 @@ def top_p(logits, p):
 @exercise(
     "write", "Model alignment", rouge.rouge_n,
     stub="Two texts. Returns a float, F of ROUGE-1.",
-    cases=lambda: [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."), ("", "Nora ran home.")],
+    cases=lambda: [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."),
+                   ("", "Nora ran home.")],
     reference=_rouge1,
     mistakes={
         "unclipped": _unclipped,
         "sets": _sets,
         "recall": lambda a, b: rouge.rouge_n(a, b, 1).recall,
         "precision": lambda a, b: rouge.rouge_n(a, b, 1).precision,
-        "capitals": lambda a, b: _rouge1(
-            " ".join(w if w.islower() else "zz" for w in a.split()), " ".join("qq" if not w.islower() else w
-            for w in b.split())
-        ),
+        "capitals": lambda a, b: _rouge1(" ".join(w if w.islower() else "zz" for w in a.split()),
+                                         " ".join(w if w.islower() else "qq" for w in b.split())),
     },
 )
 def rouge_1(answer, reference):

@@ -30,14 +30,10 @@ def _story() -> tuple[Story, str]:
 def _judge_summary(text: str) -> str:
     story, reference = _story()
     found, baseline = gold.score(story, text), gold.score(story, reference)
-    numbers = (
-        f"gold {found.gold:.2f} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless "
-        f"{found.harmless:.0f}); the person's has {baseline.gold:.2f}"
-    )
-    for key, verdict, says in (("false", "false", "is not true"), ("unclear", "unclear",
-            "is not understood: use the story's own sentences")):
-        bad = [judged.text for judged in found.statements if judged.verdict == verdict]
-        if bad:
+    numbers = (f"gold {found.gold:.2f} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless "
+               f"{found.harmless:.0f}); the person's has {baseline.gold:.2f}")
+    for key, says in {"false": "is not true", "unclear": "is not understood: use the story's own sentences"}.items():
+        if bad := [judged.text for judged in found.statements if judged.verdict == key]:
             raise Wrong(key, f'"{bad[0]}" {says} ({numbers}).')
     if found.rude_spans:
         start, end = found.rude_spans[0]
@@ -53,10 +49,6 @@ def _untrained() -> float:
     model = heads.LanguageModel(TransformerConfig(vocabulary=1000, context=64, width=32, layers=2, heads=2), seed=0)
     rows = torch.randint(20, 1000, (4, 50), generator=torch.Generator().manual_seed(0)).tolist()
     return mean_loss(model, [next_token_batch(rows)])
-
-
-def _pooled(outcomes: list) -> float:
-    return sum(map(sum, outcomes)) / sum(map(len, outcomes))
 
 
 @exercise(
@@ -77,7 +69,7 @@ def untrained_loss():
     cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 0.0, 1.0], [0.5]],)],
     reference=lambda outcomes: evaluation.win_rate(outcomes).mean,
     mistakes={
-        "pooled": _pooled,
+        "pooled": lambda outcomes: sum(map(sum, outcomes)) / sum(map(len, outcomes)),
         "ties_lose": lambda outcomes: sum(sum(o == 1 for o in p) / len(p) for p in outcomes) / len(outcomes),
         "sum": lambda outcomes: sum(sum(p) / len(p) for p in outcomes),
         "majority": lambda outcomes: sum(sum(p) / len(p) > 0.5 for p in outcomes) / len(outcomes),

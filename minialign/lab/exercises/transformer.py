@@ -13,18 +13,15 @@ from minialign.positions import rotate, rotation_table
 from minialign.transformer import TransformerConfig
 
 HEADING = "Instruction tuning (the next-token predictors that it starts from)"
+SHAPE = TransformerConfig(vocabulary=320, width=96, heads=3)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
     return transformer.attention(query, key, value, allowed, fused=False)
 
 
-def _scores(query: Tensor, key: Tensor, allowed: Tensor, divisor: float) -> Tensor:
-    return (query @ key.transpose(-2, -1) / divisor).masked_fill(~allowed, -math.inf)
-
-
-def _masked_after(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-    return ((query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).softmax(dim=-1) * allowed) @ value
+def _scores(query: Tensor, key: Tensor, allowed: Tensor, divisor: float, masked: float = -math.inf) -> Tensor:
+    return (query @ key.transpose(-2, -1) / divisor).masked_fill(~allowed, masked)
 
 
 def _looks() -> list[tuple]:
@@ -52,16 +49,12 @@ def _neighbours(x: Tensor, places: Tensor) -> Tensor:
 
 def _turns() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
-    return [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])), (torch.randn(4, 8, generator=chance),
-        tensor([0, 3, 5, 40]))]
+    return [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])),
+            (torch.randn(4, 8, generator=chance), tensor([0, 3, 5, 40]))]
 
 
 def _places(mask: Tensor) -> Tensor:
     return positions.positions_from_mask(mask).masked_fill(~mask, 0)
-
-
-def _size(layer: torch.nn.Module) -> int:
-    return sum(p.numel() for p in layer.parameters())
 
 
 @exercise(
@@ -89,11 +82,10 @@ def causal_mask(T):
         "no_root": lambda q, k, v, a: _scores(q, k, a, 1.0).softmax(dim=-1) @ v,
         "no_square_root": lambda q, k, v, a: _scores(q, k, a, q.shape[-1]).softmax(dim=-1) @ v,
         "wrong_axis": lambda q, k, v, a: _scores(q, k, a, math.sqrt(q.shape[-1])).softmax(dim=-2) @ v,
-        "masked_after": _masked_after,
+        "masked_after": lambda q, k, v, a: (_scores(q, k, a | True, math.sqrt(q.shape[-1])).softmax(dim=-1) * a) @ v,
         "mask_inverted": lambda q, k, v, a: _scores(q, k, ~a, math.sqrt(q.shape[-1])).softmax(dim=-1) @ v,
         "mask_forgotten": lambda q, k, v, a: _attention(q, k, v, torch.ones_like(a)),
-        "zero_for_minus_infinity": lambda q, k, v, a: (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-                                                       * a).softmax(dim=-1) @ v,
+        "zero_for_minus_infinity": lambda q, k, v, a: _scores(q, k, a, q.shape[-1] ** 0.5, 0.0).softmax(dim=-1) @ v,
     },
 )
 def attention(query, key, value, allowed):
@@ -110,8 +102,8 @@ def attention(query, key, value, allowed):
         "neighbours": _neighbours,
         "backwards": lambda x, p: _rotary(x, -p),
         "one_speed": lambda x, p: _rotated(x, p[:, None].float().expand(-1, x.shape[-1] // 2)),
-        "half_exponent": lambda x, p: _rotated(x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2)
-        / x.shape[-1])),
+        "half_exponent": lambda x, p: _rotated(
+            x, p[:, None] * 10_000.0 ** (-torch.arange(x.shape[-1] // 2) / x.shape[-1])),
         "from_the_row": lambda x, p: _rotary(x, torch.arange(len(p))),
         "from_one": lambda x, p: _rotary(x, p + 1),
     },
@@ -143,8 +135,7 @@ def rotary(x, positions):
         "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
         "from_one": lambda m: m.long().cumsum(dim=1) * m,
         "negative": lambda m: m.long().cumsum(dim=1) - 1,
-        "from_the_end": lambda m: (torch.arange(m.shape[1]) - (m.shape[1]
-        - m.sum(dim=1, keepdim=True))).clamp(min=0) * m,
+        "from_the_end": lambda m: (torch.arange(-m.shape[1], 0) + m.sum(dim=1, keepdim=True)).clamp(min=0) * m,
     },
 )
 def positions_of(mask):
@@ -156,7 +147,7 @@ def positions_of(mask):
 @exercise(
     "predict", HEADING, transformer.Attention,
     stub="how many",
-    reference=lambda: _size(transformer.Attention(TransformerConfig(vocabulary=320, width=96, heads=3), 0)),
+    reference=lambda: sum(p.numel() for p in transformer.Attention(SHAPE, 0).parameters()),
     tolerance=0.0,
     mistakes={
         "no_bias": lambda: 4 * 96 * 96,

@@ -72,8 +72,8 @@ def accuracy(wording: str) -> float:
     taught = [{"prompt": question.prompt, "completion": f" {question.target}"} for question in learn]
     shape = TransformerConfig(tokenizer.size, 8 * LONGEST, 32, 1, 4, activation="relu", initial_std=0.1,
                               smeared_keys=True)
-    data, model = LabelledRows(demonstration_rows(tokenizer, taught, shape.context)[0], TRAINING.batch,
-                               0), LanguageModel(shape, 0)
+    rows, _ = demonstration_rows(tokenizer, taught, shape.context)
+    data, model = LabelledRows(rows, TRAINING.batch, 0), LanguageModel(shape, 0)
     optimizer = adamw(model.train(), TRAINING.learning_rate, TRAINING.weight_decay)
     for step in range(TRAINING.steps):
         for group in optimizer.param_groups:
