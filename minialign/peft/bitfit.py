@@ -1,6 +1,6 @@
 r"""BitFit: only the biases train.
 
-    θ_b ← θ_b − η ∇L           b: the additive term of every linear layer and every norm          Ben Zaken et al. 2022 (BitFit), §3
+    θ_b ← θ_b − η ∇L           b: the additive term of every linear layer and norm        Ben Zaken et al. 2022, §3
 
 Less than a thousandth of a large model; a few percent of a toy. Details that matter:
     1. All biases, those of the norms too; chosen by their exact last name, not by a part of it

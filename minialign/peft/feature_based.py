@@ -1,6 +1,8 @@
 r"""Feature-based transfer: the body is frozen and read once, and a head learns from what it said.
 
-    features hᵢ = body(xᵢ), computed once;      head: min_W Σᵢ CE(W hᵢ + b, yᵢ)          Devlin et al. 2019 (BERT), §5.3; Houlsby et al. 2019, §1
+    features hᵢ = body(xᵢ), computed once;      head: min_W Σᵢ CE(W hᵢ + b, yᵢ)
+
+Source: Devlin et al. 2019 (BERT), §5.3; Houlsby et al. 2019, §1.
 
 The cheapest of all: after one pass over the data, training never touches the body. It works as far as the body already
 knows what the task asks for. Details that matter:

@@ -1,7 +1,7 @@
 r"""Transfer: a pretrained model, a method, some data of one's own, and what came of it, in comparable numbers.
 
     demonstrations (prompt, completion)     the language model's own loss, on the completion alone
-    texts with labels (text, label)         a head on the body; loss = −log p(label | text)          Devlin et al. 2019 (BERT), §4.1
+    texts with labels (text, label)         a head on the body; −log p(label | text)     Devlin et al. 2019 (BERT), §4.1
 
 Every method gets the same data, the same number of steps and its own learning rate: BitFit and prompt tuning have
 little to move and need a large one. What is reported: held-out loss and accuracy, how much trained, bytes of the file,

@@ -6,7 +6,8 @@ and what serving it costs.
     merged     median(merged model) / median(plain model), reading a batch, and one text                       reach: 1
     mixed      median(a batch that mixes 8 tasks) / median(the same batch for one task)               reach: at most 1.5
     features   median(a step through the frozen body) / median(a step on cached features)
-    memory     bytes of AdamW's state; bytes that autograd keeps for the backward pass, below the lowest trained layer as well (reach: 0)
+    memory     bytes of AdamW's state; bytes that autograd keeps for the backward pass, also below the lowest
+               trained layer (reach: 0)
 
 Size M: 4 layers, width 128, 4 heads, 1024 words, 32 × 128 tokens, fp32; LoRA of rank 8 on queries and values. Details
 that matter:
@@ -212,8 +213,8 @@ def below_the_lowest() -> int:
     """Bytes kept below a LoRA in the last block: what a deep model keeps more than one of a single block with the same
     LoRA in it."""
     deep, shallow = base(), LanguageModel(replace(SIZE.config(SIZE.context), layers=1), 0)
-    return kept(lora.wrap(deep, LoRAConfig(8, targets=("blocks.3.attention.query",)))) - kept(lora.wrap(shallow,
-        LoRAConfig(8, targets=("query",))))
+    lowest, only = (LoRAConfig(8, targets=(name,)) for name in ("blocks.3.attention.query", "query"))
+    return kept(lora.wrap(deep, lowest)) - kept(lora.wrap(shallow, only))
 
 
 def parse() -> argparse.Namespace:

@@ -19,11 +19,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
@@ -39,16 +39,16 @@ from minialign.runs.tensors import read_tensors
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 FUSED = ("query", "key", "value")  # what c_attn holds, in this order
 LLAMA = {"attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
-         "attention.value": "self_attn.v_proj"}
-LLAMA |= {"attention.output": "self_attn.o_proj", "feed_forward.gate": "mlp.gate_proj"}
-LLAMA |= {"feed_forward.inner": "mlp.up_proj", "feed_forward.output": "mlp.down_proj"}
-GPT2 = {**{f"attention.{part}": "attn.c_attn" for part in FUSED}, "attention.output": "attn.c_proj"}
-GPT2 |= {"feed_forward.inner": "mlp.c_fc", "feed_forward.output": "mlp.c_proj"}
+         "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
+         "feed_forward.gate": "mlp.gate_proj", "feed_forward.inner": "mlp.up_proj",
+         "feed_forward.output": "mlp.down_proj"}
+GPT2 = {**{f"attention.{part}": "attn.c_attn" for part in FUSED}, "attention.output": "attn.c_proj",
+        "feed_forward.inner": "mlp.c_fc", "feed_forward.output": "mlp.c_proj"}
 # where the blocks stand there, and what their layers are called
 FAMILIES = {"llama": ("model.layers", LLAMA), "gpt2": ("transformer.h", GPT2)}
 UNKNOWN_HERE = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
-                "trainable_token_indices", "use_qalora")
-UNKNOWN_HERE += ("alora_invocation_tokens", "kasa_config", "use_bdlora", "arrow_config")
+                "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "kasa_config", "use_bdlora",
+                "arrow_config")
 # starts of A and B that leave the base as it is: pissa and olora do not
 BASE_KEPT = (None, True, False, "gaussian", "eva", "orthogonal")
 
@@ -73,10 +73,9 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     method = about.method if about else "nothing"
     if method == "prompt-tuning" and not heads_of(model):
         (prompt,) = tensors.values()
-        depth, heads = model.config.layers, model.config.heads
-        shape = {"num_virtual_tokens": len(prompt), "token_dim": prompt.shape[1], "num_layers": depth,
-                 "num_attention_heads": heads}
-        config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", **shape, "num_transformer_submodules": 1,
+        config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": len(prompt),
+                  "token_dim": prompt.shape[1], "num_layers": model.config.layers,
+                  "num_attention_heads": model.config.heads, "num_transformer_submodules": 1,
                   "prompt_tuning_init": "RANDOM"}
         return _write(folder, config, {"prompt_embeddings": prompt})
     if method == "bitfit" and not heads_of(model):
@@ -95,20 +94,18 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     out = {}
     for theirs, ours in found.items():
         if fused:  # one rank for all layers: those that are not fused are filled up with zeros
-            A, B = _fuse(model, ours, update.rank) if "c_attn" in theirs else _fill(tensors, *ours.values(),
-                3 * update.rank)
+            A, B = _fuse(model, ours, update.rank) if "c_attn" in theirs else _fill(model, *ours.values())
         else:
-            (name,) = ours.values()
-            A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
+            layer = model.get_submodule(*ours.values())
+            A, B = layer.A, layer.B
         out |= {f"{theirs}.lora_A.weight": A, f"{theirs}.lora_B.weight": B}
     grown = (math.sqrt(3) if update.rank_stabilised else 3) if fused else 1
-    targets = sorted({".".join(name.split(".")[-2:])
-                      for name in found}) if family == "gpt2" else sorted({name.split(".")[-1] for name in found})
+    parts = 2 if family == "gpt2" else 1  # of a name there
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": update.rank * (3 if fused else 1),
-              "lora_alpha": update.alpha * grown}
-    config |= {"target_modules": targets, "lora_dropout": update.dropout, "fan_in_fan_out": family == "gpt2",
-               "bias": "none"}
-    return _write(folder, config | {"use_rslora": update.rank_stabilised}, out)
+              "lora_alpha": update.alpha * grown, "lora_dropout": update.dropout,
+              "target_modules": sorted({".".join(name.split(".")[-parts:]) for name in found}),
+              "fan_in_fan_out": family == "gpt2", "bias": "none", "use_rslora": update.rank_stabilised}
+    return _write(folder, config, out)
 
 
 def _fuse(model: nn.Module, ours: dict[str, str], rank: int) -> tuple[Tensor, Tensor]:
@@ -124,11 +121,11 @@ def _fuse(model: nn.Module, ours: dict[str, str], rank: int) -> tuple[Tensor, Te
     return A, B
 
 
-def _fill(tensors: dict[str, Tensor], name: str, rank: int) -> tuple[Tensor, Tensor]:
-    """An update with zeros up to a larger rank."""
-    A, B = tensors[f"{name}.A"].detach(), tensors[f"{name}.B"].detach()
-    more = rank - len(A)
-    return torch.cat([A, A.new_zeros(more, A.shape[1])]), torch.cat([B, B.new_zeros(len(B), more)], dim=1)
+def _fill(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """An update with zeros up to three times its rank."""
+    layer = model.get_submodule(name)
+    more = 2 * len(layer.A)
+    return F.pad(layer.A, (0, 0, 0, more)), F.pad(layer.B, (0, more))
 
 
 def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
@@ -184,16 +181,15 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
         found |= {f"body.blocks.{place[1]}.{our}": (A, B) for our, B in zip(ours, parts)}
     if not found or 2 * len({id(A) for A, _ in found.values()}) != len(tensors):
         raise UserError("holds tensors that are no LoRA's", Path(folder) / TENSORS)
-    config = LoRAConfig(int(settings["r"]), float(settings["lora_alpha"]), tuple(found),
-                        float(settings.get("lora_dropout") or 0.0))
-    wrapped = lora.wrap(model, changed(config, rank_stabilised=bool(settings.get("use_rslora"))))
+    config = LoRAConfig(rank=int(settings["r"]), alpha=float(settings["lora_alpha"]), targets=tuple(found),
+                        dropout=float(settings.get("lora_dropout") or 0.0),
+                        rank_stabilised=bool(settings.get("use_rslora")))
+    wrapped = lora.wrap(model, config)
     for name, (A, B) in found.items():
         layer = wrapped.get_submodule(name)
         if layer.A.shape != A.shape or layer.B.shape != B.shape:
-            raise UserError(
-                f"{name} has A {tuple(A.shape)} and B {tuple(B.shape)}; the model's layer needs {tuple(layer.A.shape)} "
-                f"and {tuple(layer.B.shape)}", folder
-            )
+            raise UserError(f"{name} has A {tuple(A.shape)} and B {tuple(B.shape)}; the model's layer needs "
+                            f"{tuple(layer.A.shape)} and {tuple(layer.B.shape)}", folder)
         layer.A.data.copy_(A)
         layer.B.data.copy_(B)
     return wrapped

@@ -12,7 +12,7 @@ a gradient. Details that matter:
        taken by halves (test_what_is_more_than_biases_is_refused_and_the_model_untouched).
     3. A Llama has no biases; the error says so.
 
-Read next: peft_library.py.
+Called by peft_library.py.
 """
 
 from __future__ import annotations
@@ -33,66 +33,47 @@ NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
 CARRIER = "attn.c_proj"  # of the first block: the layer with the update of zeros
 
 
-def library_name(name: str, blocks: str, layers: dict[str, str]) -> str | None:
-    """The library's name, without `base_model.model.`, of the parameter that one of our biases is, or is a part of;
-    None when it has none."""
-    if name == "body.norm.bias":
-        return blocks.removesuffix("h") + "ln_f.bias"
-    place = re.fullmatch(r"body\.blocks\.(\d+)\.(.+)\.bias", name)
-    theirs = place and (layers | NORMS).get(place[2])
-    return f"{blocks}.{place[1]}.{theirs}.bias" if theirs else None
+def grouped(model: nn.Module, family: str, blocks: str, layers: dict[str, str]) -> dict[str, list[str]]:
+    """Library's name of a bias, without `base_model.model.` -> ours that stand side by side in it: query, key and value
+    in c_attn, one everywhere else.
 
-
-def grouped(names: list[str], blocks: str, layers: dict[str, str]) -> dict[str, list[str]]:
-    """Library's name -> ours that stand side by side in it, in the model's order: query, key and value in c_attn, one
-    everywhere else."""
+    Raises:
+        UserError: a family without biases, or a model whose biases are not the family's.
+    """
+    if family != "gpt2":
+        raise UserError(f"a {family} has no biases, so there is no BitFit of it; use lora")
     found: dict[str, list[str]] = {}
-    for name in names:
-        theirs = library_name(name, blocks, layers)
-        if theirs is None:
+    for name in bitfit.biases_of(model):
+        place = re.fullmatch(r"body\.blocks\.(\d+)\.(.+)\.bias", name)
+        if name == "body.norm.bias":
+            theirs = blocks.removesuffix("h") + "ln_f.bias"
+        elif place and place[2] in layers | NORMS:
+            theirs = f"{blocks}.{place[1]}.{(layers | NORMS)[place[2]]}.bias"
+        else:
             raise UserError(f"{name} has no counterpart in a gpt2 of the transformers library")
         found.setdefault(theirs, []).append(name)
     return found
 
 
-def biases(model: nn.Module) -> list[str]:
-    """Names of all biases of a model."""
-    return [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"]
-
-
-def refuse_llama(family: str) -> None:
-    """Raise UserError for a family without biases."""
-    if family != "gpt2":
-        raise UserError(f"a {family} has no biases, so there is no BitFit of it; use lora")
-
-
-def biases_out(model: nn.Module, family: str, blocks: str, layers: dict[str, str]) -> tuple[dict[str, Any],
-        dict[str, Tensor]]:
+def biases_out(model: nn.Module, family: str, blocks: str, layers: dict[str, str]) -> tuple[dict[str, Any], dict]:
     """Configuration and tensors for the library, of a model that `bitfit` wrapped.
 
     Args:
         model: in this project's form; family: "gpt2"; blocks: where the blocks stand in the library; layers: our names
             of layers -> the library's.
     Raises:
-        UserError: a family without biases, or a model whose biases are not the family's.
+        UserError: as `grouped`.
     """
-    refuse_llama(family)
     moved, every = set(trained(model)), dict(model.named_parameters())
-    carrier, out = f"{blocks}.0.{CARRIER}", {}
-    for theirs, ours in grouped(biases(model), blocks, layers).items():
-        if moved & set(ours):
-            out[base_layer(theirs, carrier)] = torch.cat([every[name].detach() for name in ours])
-    width = model.config.width
+    carrier, width = f"{blocks}.0.{CARRIER}", model.config.width
+    out = {theirs: torch.cat([every[name].detach() for name in ours])
+           for theirs, ours in grouped(model, family, blocks, layers).items() if moved & set(ours)}
+    if f"{carrier}.bias" in out:  # the library keeps the original layer inside its LoRA
+        out[f"{carrier}.base_layer.bias"] = out.pop(f"{carrier}.bias")
     out |= {f"{carrier}.lora_A.weight": torch.zeros(1, width), f"{carrier}.lora_B.weight": torch.zeros(width, 1)}
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "target_modules": [carrier],
-              "lora_dropout": 0.0}
-    return config | {"fan_in_fan_out": True, "bias": "all"}, {f"base_model.model.{name}": tensor for name,
-        tensor in out.items()}
-
-
-def base_layer(name: str, wrapped: str) -> str:
-    """A bias's name where the library keeps the original layer inside its LoRA."""
-    return f"{wrapped}.base_layer.bias" if name == f"{wrapped}.bias" else name
+              "lora_dropout": 0.0, "fan_in_fan_out": True, "bias": "all"}
+    return config, {f"base_model.model.{name}": tensor for name, tensor in out.items()}
 
 
 def biases_in(model: nn.Module, tensors: dict[str, Tensor], file: Path, family: str, blocks: str,
@@ -106,25 +87,23 @@ def biases_in(model: nn.Module, tensors: dict[str, Tensor], file: Path, family: 
         UserError: a family without biases, a LoRA that changes something, or biases of another model; the model is
             untouched.
     """
-    refuse_llama(family)
+    own, values, names = dict(model.named_parameters()), {}, grouped(model, family, blocks, layers)
     for name in (name for name in tensors if name.endswith(".lora_B.weight")):
         if tensors[name].any():
             raise UserError(f"{name} is not 0: it trains matrices and biases together, which is no method of this "
                             f"project; merge it in the library", file)
-    own, values = dict(model.named_parameters()), {}
-    names = grouped(biases(model), blocks, layers)
     for name in (name for name in tensors if name.endswith(".bias")):
         theirs = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        if theirs not in names or tensors[name].dim() != 1 or len(tensors[name]) != sum(len(own[our])
-                for our in names[theirs]):
+        sizes = [len(own[our]) for our in names.get(theirs, ())]
+        if not sizes or tensors[name].shape != (sum(sizes),):
             raise UserError(f"{name} {tuple(tensors[name].shape)} is no bias of this model; use the base that it was "
                             f"made for", file)
-        values |= zip(names[theirs], tensors[name].split([len(own[our]) for our in names[theirs]]))
+        values |= zip(names[theirs], tensors[name].split(sizes))
     odd = [name for name in tensors if not name.endswith((".bias", ".lora_A.weight", ".lora_B.weight"))]
     if odd or not values:
         raise UserError(f"holds {odd[0]}, which is no bias" if odd else "holds no biases", file)
-    every = set(values) == set(biases(model))
-    wrapped = bitfit.wrap(model, BitFitConfig() if every else BitFitConfig(names=tuple(values)))
+    every = set(values) == set(bitfit.biases_of(model))
+    wrapped = bitfit.wrap(model, BitFitConfig(names=() if every else tuple(values)))
     for name, value in values.items():
         wrapped.get_parameter(name).data.copy_(value)
     return wrapped
