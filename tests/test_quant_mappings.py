@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from minialign.lab.quantization_diagrams import show_mapping
-from minialign.quant import int8_matmul as products
-from minialign.quant.int8_matmul import by_float_blocks, by_int_mm, by_reference, fastest_kernel, int8_matmul, integer_linear
+from minialign.quant import fast_products as products
+from minialign.quant.fast_products import by_float_blocks, by_int_mm, by_reference, fastest_kernel, int8_matmul
+from minialign.quant.linear import integer_linear
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error, show_codes
 from minialign.runs.errors import UserError
 
@@ -199,7 +200,7 @@ def test_scales_are_an_outer_product():
     x, w = torch.tensor([[1.0, -2.0], [10.0, 5.0]]), torch.tensor([[0.5, 0.25], [3.0, -1.0], [0.0, 8.0]])
     config = MappingConfig(per="row")
     a, b = quantize_tensor(x, config), quantize_tensor(w, config)
-    found = integer_linear(a.values, a.scale, None, b.values, b.scale, None)
+    found = integer_linear(a, b)
     slow = torch.tensor([[sum(int(a.values[t, k]) * int(b.values[n, k]) for k in range(2)) * float(a.scale[t])
                           * float(b.scale[n]) for n in range(3)] for t in range(2)])  # fmt: skip  # noqa: E501
     torch.testing.assert_close(found, slow)
@@ -215,6 +216,6 @@ def test_the_terms_of_the_zero_points_give_the_product_of_what_was_mapped(x_mapp
     x, w = torch.rand(5, 40, generator=G) + 1, torch.randn(7, 40, generator=G) - 0.5
     a, b = quantize_tensor(x, MappingConfig(x_mapping, per=x_per)), quantize_tensor(w,
         MappingConfig(w_mapping, per=w_per))
-    found = integer_linear(a.values, a.scale, a.zero_point, b.values, b.scale, b.zero_point)
+    found = integer_linear(a, b)
     torch.testing.assert_close(found.double(), a.dequantize().double() @ b.dequantize().double().T, atol=1e-4,
                                rtol=1e-5)

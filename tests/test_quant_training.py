@@ -10,7 +10,7 @@ from torch import nn
 
 from minialign.heads import LanguageModel
 from minialign.quant import half
-from minialign.quant.half import HalfEmbedding, HalfLinear, compute_half, mixed_precision, overflow_report, store_half
+from minialign.quant.half import HalfEmbedding, HalfLinear, compute_half, overflow_report, store_half
 from minialign.quant.linear import StaticLinear
 from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.quant.ptq import module_bytes, quantize
@@ -285,16 +285,6 @@ def test_the_overflow_report_names_the_layer():
     assert last.overflows == 0 and last.vanishes == pytest.approx(1 / 8)
     assert [name for name, _ in model.named_modules()] == names
     assert all(row.overflows == row.vanishes == 0 for row in overflow_report(model, [inputs()], torch.bfloat16))
-
-
-def test_mixed_precision_is_on_only_where_it_pays(monkeypatch):
-    layer = linear()
-    for speed, dtype in ((0.1, torch.float32), (2.0, torch.bfloat16)):
-        monkeypatch.setattr(half, "bf16_speed", lambda *arguments, speed=speed: speed)
-        with mixed_precision():
-            assert layer(inputs()).dtype == dtype
-    monkeypatch.undo()
-    assert half.bf16_speed(16, 32) > 0
 
 
 # files

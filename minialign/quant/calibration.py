@@ -1,32 +1,35 @@
 r"""Calibration: which range of its input a layer will meet, learned from a few examples before its scale is fixed.
 
-    min-max            [min x, max x] over everything seen                    one wild value decides the scale of all
-    moving average     r ← (1 − c) r + c · range of this batch               forgets, so one wild batch decides less; Jacob et al. 2018, §3.1
-    percentile         cuts off a share of the values at either end          Wu et al. 2020, §3.2
+    min-max            [min x, max x] over everything seen           one wild value decides the scale of all
+    moving average     r ← (1 − c) r + c · range of this batch       one wild batch decides less; Jacob et al. 2018, §3.1
+    percentile         cuts off a share of the values at either end                            Wu et al. 2020, §3.2
     mse                the range [αl, αh] whose mean squared rounding-and-clipping error is least, α from 0.05 to 1
 
 The calibration set is unlabelled text like that which the model will read, and not the text of the final measurement: a
 scale that was chosen on that has seen the answer (the command refuses it). Details that matter:
     1. Percentile and mse look at a histogram that doubles its reach when a larger value comes, so memory is constant
        and no value is lost (test_the_histogram_keeps_every_value_when_it_grows).
-    2. Only `calibrate` shows an observer anything; afterwards it is gone from the model
+    2. Only `watch` shows an observer anything; afterwards it is gone from the model
        (test_no_observer_is_left_in_the_model).
     3. With fewer values than a percentile can cut, it is min-max: the range is never narrower than the histogram's bins
        can tell.
 
-Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme static --calibration FILE
+Read next: scheme.py. Try it:  python -m minialign quantize RUN --scheme static --calibration FILE
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minialign.quant.mappings import MappingConfig, scales_of_range, to_codes
+from minialign.heads import evaluating
+from minialign.quant.mappings import MappingConfig, from_codes, scales_of_range, to_codes
 from minialign.runs.errors import UserError
+from minialign.runs.submodules import replace_modules
 
 BINS = 4096  # of a histogram over [−reach, reach]
 
@@ -40,8 +43,11 @@ class MinMax:
     def see(self, x: Tensor) -> None:
         """Take in some values, any shape."""
         low, high = x.float().aminmax()
-        self.low, self.high = (low, high) if self.low is None else (torch.minimum(self.low, low),
-            torch.maximum(self.high, high))
+        self.low, self.high = (low, high) if self.low is None else self.updated(low, high)
+
+    def updated(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """The range so far and that of a new batch in one."""
+        return torch.minimum(self.low, low), torch.maximum(self.high, high)
 
     def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
         """(low, high), scalars. Raises UserError when nothing was seen."""
@@ -64,11 +70,9 @@ class MovingAverage(MinMax):
             raise UserError(f"rate is {rate}; it must be above 0 and at most 1")
         self.rate = rate
 
-    def see(self, x: Tensor) -> None:
-        """Take in one batch's values."""
-        low, high = x.float().aminmax()
-        self.low, self.high = (low, high) if self.low is None else (self.low.lerp(low, self.rate),
-            self.high.lerp(high, self.rate))
+    def updated(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """r ← (1 − c) r + c · range of this batch."""
+        return self.low.lerp(low, self.rate), self.high.lerp(high, self.rate)
 
 
 class Histogram(MinMax):
@@ -116,12 +120,11 @@ class Percentile(Histogram):
         """(low, high): bin edges outside of which lies at most (1 − share) / 2 of the values each, never beyond min and
         max."""
         low, high = super().range(config)
-        cut = (1 - self.share) / 2 * self.counts.sum()
+        cut, width = (1 - self.share) / 2 * self.counts.sum(), 2 * self.reach / BINS
         below = int((self.counts.cumsum(0) <= cut).sum())  # bins that may go at the lower end
         above = int((self.counts.flip(0).cumsum(0) <= cut).sum())
-        width = 2 * self.reach / BINS
-        return torch.maximum(low, torch.tensor(below * width - self.reach)), torch.minimum(high,
-            torch.tensor(self.reach - above * width))
+        edges = torch.tensor([below * width - self.reach, self.reach - above * width])
+        return torch.maximum(low, edges[0]), torch.minimum(high, edges[1])
 
 
 class MeanSquaredError(Histogram):
@@ -133,63 +136,76 @@ class MeanSquaredError(Histogram):
         x, best = self.centres().float(), (float("inf"), 1.0)
         for percent in range(100, 4, -1):
             scale, zero_point = scales_of_range(low * percent / 100, high * percent / 100, config)
-            codes = to_codes(x, scale, zero_point, config).float()
-            back = scale * (codes if zero_point is None else codes - zero_point)
+            back = from_codes(to_codes(x, scale, zero_point, config), scale, zero_point, config)
             best = min(best, (float(((x - back).double() ** 2 * self.counts).sum()), percent / 100))
         return low * best[1], high * best[1]
 
 
 OBSERVERS: dict[str, Callable[[], MinMax]] = {
-    "min-max": MinMax,
-    "moving-average": MovingAverage,
-    "percentile": Percentile,
-    "mse": MeanSquaredError,
+    "min-max": MinMax, "moving-average": MovingAverage, "percentile": Percentile, "mse": MeanSquaredError,
 }
 
 
-class Observed(nn.Module):
-    """A linear layer that shows its input to an observer, and computes as before.
+class Watched(nn.Module):
+    """A module that shows each input and output to `see`, and computes as before."""
 
-    Args:
-        linear: the layer, kept.
-        observer: what looks on.
-        name: of the layer, for errors.
-    """
-
-    def __init__(self, linear: nn.Module, observer: MinMax, name: str):
+    def __init__(self, inner: nn.Module, see: Callable[[Tensor, Tensor], None]):
         super().__init__()
-        self.linear, self.observer, self.name = linear, observer, name
+        self.inner, self.see = inner, see
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's own output."""
-        if x.numel():
-            self.observer.see(x.detach())
-            if not bool(torch.isfinite(torch.stack([self.observer.low, self.observer.high])).all()):
-                raise UserError(f"{self.name}: its input holds NaN or infinite values while it is calibrated; look for "
-                                f"the layer before it that makes them")
-        return self.linear(x)
+        """The module's own output."""
+        y = self.inner(x)
+        self.see(x, y)
+        return y
 
 
-def feed(model: nn.Module, batches: Iterable[Any]) -> int:
-    """Run a model on batches without gradients: a tensor is its one argument, a tuple its arguments, a dictionary its
-    keywords.
+def run_watched(model: nn.Module, modules: dict[str, nn.Module], batches: Iterable[Any],
+                see: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Run a model on batches, without gradients and in evaluation mode, and call see(name, input, output) each time that
+    one of the modules with these names is used; afterwards the model is as it was.
 
-    Returns:
-        How many batches there were.
+    Args:
+        batches: a tensor is the model's one argument, a tuple its arguments, a dictionary its keywords.
     Raises:
-        UserError: none.
+        UserError: no batches.
     """
     count = 0
-    with torch.no_grad():
-        for batch in batches:
-            count += 1
-            if isinstance(batch, dict):
-                model(**batch)
-            elif isinstance(batch, tuple | list):
-                model(*batch)
-            else:
-                model(batch)
+    replace_modules(model, {name: Watched(module, partial(see, name)) for name, module in modules.items()})
+    try:
+        with evaluating(model), torch.no_grad():
+            for count, batch in enumerate(batches, 1):
+                if isinstance(batch, dict):
+                    model(**batch)
+                else:
+                    model(*(batch if isinstance(batch, tuple | list) else (batch,)))
+    finally:
+        replace_modules(model, modules)
     if count == 0:
         raise UserError("the calibration set is empty; give at least one batch of text like that which the model will "
                         "read")
-    return count
+
+
+def watch(model: nn.Module, layers: dict[str, nn.Linear], batches: Iterable[Any],
+          make: Callable[[], MinMax]) -> dict[str, MinMax]:
+    """Show each layer's input to an observer of its own. The observers by name; the model is as it was.
+
+    Raises:
+        UserError: no batches, a layer that none of them reached, or inputs that are not finite.
+    """
+    observers = {name: make() for name in layers}
+
+    def see(name: str, x: Tensor, _: Tensor) -> None:
+        if x.numel():
+            observer = observers[name]
+            observer.see(x.detach())
+            if not bool(torch.isfinite(torch.stack([observer.low, observer.high])).all()):
+                raise UserError(f"{name}: its input holds NaN or infinite values while it is calibrated; look for the "
+                                f"layer before it that makes them")
+
+    run_watched(model, layers, batches, see)
+    unreached = [name for name, observer in observers.items() if observer.low is None]
+    if unreached:
+        raise UserError(f"{unreached[0]} ({len(unreached)} such) was reached by no batch of the calibration set; give "
+                        f"batches that use the whole model")
+    return observers

@@ -5,11 +5,10 @@ r"""Half precision: sixteen bits a number, half the bytes of float32, and no sca
 
 It is rounding to a smaller set of floats (65,536 of them), not a continuous range; nobody calls it quantization,
 because nothing is stored beside the numbers. float16 is finer, and overflows; bfloat16 has float32's range, and is
-coarse. Two ways:
+coarse.
 
-    store    weights in 16 bits, read back to the type of x when used: half the bytes, same range as before, on any processor
-    compute  everything in 16 bits, norms in float32: faster only where the processor multiplies 16-bit numbers by
-    itself
+    store    weights in 16 bits, read back to the type of x when used: half the bytes, on any processor
+    compute  everything in 16 bits, norms in float32: faster only where the processor multiplies 16-bit numbers itself
 
 Details that matter:
     1. 70,000 becomes infinite in float16 and 70,144 in bfloat16; 10⁻⁸ becomes 0 in float16
@@ -20,8 +19,6 @@ Details that matter:
        (test_a_weight_that_does_not_fit_is_an_error_that_names_it).
     4. Which of a model's layers would overflow can be seen beforehand, on text, in float32
        (test_the_overflow_report_names_the_layer).
-    5. bfloat16 products on a processor without instructions for them are many times slower, so mixed precision is on
-       only where a quick measurement says that it pays (test_mixed_precision_is_on_only_where_it_pays).
 
 Source: Micikevicius et al. 2018, §3. Read next: saving.py.
 Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
@@ -29,19 +26,15 @@ Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.heads import evaluating
-from minialign.quant.calibration import feed
+from minialign.quant.calibration import run_watched
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
 
@@ -114,8 +107,8 @@ def store_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             key = id(module.weight)
             if key not in stored:
                 stored[key] = rounded(module.weight, dtype, f"{name}.weight")
-            new[name] = HalfLinear(stored[key],
-                                   module.bias) if type(module) is nn.Linear else HalfEmbedding(stored[key])
+            linear = type(module) is nn.Linear
+            new[name] = HalfLinear(stored[key], module.bias) if linear else HalfEmbedding(stored[key])
     if not new:
         raise UserError("the model has neither linear layers nor embeddings; there is nothing to store in 16 bits")
     replace_modules(model, new)
@@ -123,11 +116,7 @@ def store_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 class InFloat32(nn.Module):
-    """A norm that is computed in float32 whatever comes in, and gives back the type that came.
-
-    Args:
-        norm: kept in float32.
-    """
+    """A norm that is computed in float32 whatever comes in, and gives back the type that came."""
 
     def __init__(self, norm: nn.Module):
         super().__init__()
@@ -139,8 +128,7 @@ class InFloat32(nn.Module):
 
 
 def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert all parameters to 16 bits, norms (classes whose name ends in Norm) excepted, so that everything else is
-    computed in 16 bits too.
+    """Convert all parameters to 16 bits, but those of norms, so that everything else is computed in 16 bits too.
 
     Returns:
         The same model, changed.
@@ -149,8 +137,9 @@ def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     for name, parameter in model.named_parameters():
         rounded(parameter, dtype, name)
-    norms = {name: module for name, module in model.named_modules() if type(module).__name__.endswith("Norm") and name}
-    kept = [(tensor, tensor.detach().float().clone()) for norm in norms.values() for tensor in tensors_in(norm)]
+    norms = {name: module for name, module in model.named_modules() if is_norm(module) and name}
+    kept = [(tensor, tensor.detach().float().clone()) for norm in norms.values()
+            for tensor in (*norm.parameters(), *norm.buffers()) if tensor.is_floating_point()]
     model.to(dtype)
     for tensor, before in kept:
         tensor.data = before  # as it was, not rounded and widened again
@@ -158,9 +147,9 @@ def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def tensors_in(module: nn.Module) -> list[Tensor]:
-    """A module's parameters and buffers of real numbers."""
-    return [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+def is_norm(module: nn.Module) -> bool:
+    """Whether the name of its class ends in Norm."""
+    return type(module).__name__.endswith("Norm")
 
 
 @dataclass
@@ -173,24 +162,6 @@ class Extremes:
     vanishes: float = 0.0  # share of outputs that are not 0 and would be
 
 
-class Watched(nn.Module):
-    """A module that notes the extremes of its output and computes as before."""
-
-    def __init__(self, inner: nn.Module, found: Extremes, dtype: torch.dtype):
-        super().__init__()
-        self.inner, self.found, self.dtype, self.seen = inner, found, dtype, 0
-
-    def forward(self, *arguments, **keywords) -> Tensor:
-        """The module's own output."""
-        y = self.inner(*arguments, **keywords)
-        half, found, n = y.to(self.dtype), self.found, y.numel()
-        found.largest = max(found.largest, float(y.abs().max()))
-        for field, count in (("overflows", half.isinf() & y.isfinite()), ("vanishes", (half == 0) & (y != 0))):
-            setattr(found, field, (getattr(found, field) * self.seen + int(count.sum())) / (self.seen + n))
-        self.seen += n
-        return y
-
-
 def overflow_report(model: nn.Module, batches: Iterable[Any], dtype: torch.dtype) -> list[Extremes]:
     """Run a model in float32 and see which linear layers' and norms' outputs would overflow or vanish in 16 bits.
 
@@ -199,37 +170,16 @@ def overflow_report(model: nn.Module, batches: Iterable[Any], dtype: torch.dtype
     Returns:
         One entry a layer, the largest output first.
     """
-    def kinds(m):
-        return isinstance(m, nn.Linear) or type(m).__name__.endswith("Norm")
-    watched = {name: Watched(module, Extremes(name), dtype) for name, module in model.named_modules() if kinds(module)
-               and name}
-    replace_modules(model, watched)
-    try:
-        with evaluating(model):
-            feed(model, batches)
-    finally:
-        replace_modules(model, {name: wrapper.inner for name, wrapper in watched.items()})
-    return sorted((wrapper.found for wrapper in watched.values()), key=lambda found: -found.largest)
+    layers = {name: module for name, module in model.named_modules()
+              if name and (isinstance(module, nn.Linear) or is_norm(module))}
+    found, seen = {name: Extremes(name) for name in layers}, dict.fromkeys(layers, 0)  # seen: outputs so far
 
+    def see(name: str, _: Tensor, y: Tensor) -> None:
+        half, extremes, before, after = y.to(dtype), found[name], seen[name], seen[name] + y.numel()
+        extremes.largest = max(extremes.largest, float(y.abs().max()))
+        extremes.overflows = (extremes.overflows * before + int((half.isinf() & y.isfinite()).sum())) / after
+        extremes.vanishes = (extremes.vanishes * before + int(((half == 0) & (y != 0)).sum())) / after
+        seen[name] = after
 
-@lru_cache(maxsize=64)
-def bf16_speed(rows: int = 256, width: int = 512) -> float:
-    """How many times faster one bfloat16 product is than the same in float32, here and now; below 1 it is slower. Best
-    of three each."""
-    x, w = torch.ones(rows, width), torch.ones(width, width)
-    times = []
-    for a, b in ((x, w), (x.bfloat16(), w.bfloat16())):
-        F.linear(a, b)
-        tries = []
-        for _ in range(3):
-            began = time.perf_counter()
-            F.linear(a, b)
-            tries.append(time.perf_counter() - began)
-        times.append(min(tries))
-    return times[0] / times[1]
-
-
-def mixed_precision(rows: int = 256, width: int = 512) -> AbstractContextManager:
-    """Autocast to bfloat16 where a product of this size is faster so, else nothing: weights, norms and losses stay in
-    float32 either way."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bf16_speed(rows, width) > 1.1)
+    run_watched(model, layers, batches, see)
+    return sorted(found.values(), key=lambda extremes: -extremes.largest)

@@ -3,9 +3,12 @@ r"""LLM.int8(): integers for almost everything, 16 bits for the few features tha
     O = { k : maxₜ |X[t, k]| ≥ α },   α = 6.0
     X Wᵀ ≈ X[:, O] W[:, O]ᵀ  +  s_x s_wᵀ ⊙ ( Q_x Q_wᵀ )      over the other columns    Dettmers et al. 2022, §3.2, Eq. 8
 
+    s_x[t] = max |X[t, k]| / 127  over k ∉ O,   Q_x = round(X / s_x)        a scale for each row of X: a token
+    s_w[n] = max |W[n, k]| / 127  over all k,   Q_w = round(W / s_w)        a scale for each row of W: an output
+
 Large models have a few feature dimensions (columns of X) whose values are twenty times the others', in all tokens. One
 of them in a row takes all the codes for itself: the scale that holds 60 rounds everything below 0.24 to 0. So these
-columns, and the same columns of W, go another way.
+columns, and the same columns of W, are multiplied in floating point.
 Details that matter:
     1. Columns are found in X alone, over all tokens of the call, at run time; one large value makes its column an
        outlier (test_one_large_value_makes_its_whole_column_an_outlier). |x| = α counts
@@ -33,7 +36,7 @@ import math
 import torch
 from torch import Tensor
 
-from minialign.quant.linear import DynamicLinear, not_finite
+from minialign.quant.linear import QuantizedLinear, integer_linear
 from minialign.quant.mappings import MappingConfig, Quantized
 
 
@@ -45,7 +48,7 @@ def outlier_columns(x: Tensor, threshold: float) -> Tensor:
     return torch.maximum(x.amax(dim=0), -x.amin(dim=0)) >= threshold
 
 
-class LLMInt8Linear(DynamicLinear):
+class LLMInt8Linear(QuantizedLinear):
     """Vector-wise int8 with the outlier columns of the input in 16 bits.
 
     Args:
@@ -57,46 +60,37 @@ class LLMInt8Linear(DynamicLinear):
         original: (N, K) the weights as they were, needed with `columns`.
     """
 
-    def __init__(
-        self,
-        weight: Quantized,
-        bias: Tensor | None = None,
-        name: str = "this layer",
-        activation: MappingConfig | None = None,
-        threshold: float = 6.0,
-        columns: Tensor | None = None,
-        original: Tensor | None = None,
-    ):
-        super().__init__(weight, bias, name, activation)
+    def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer",
+                 activation: MappingConfig | None = None, threshold: float = 6.0, columns: Tensor | None = None,
+                 original: Tensor | None = None):
+        super().__init__(weight, bias, name, activation or MappingConfig(per="row"))
         self.threshold = threshold
         columns = torch.zeros(self.in_features, dtype=torch.bool) if columns is None else columns
-        # (K,) where a column's original weights stand; −1: nowhere
-        place = torch.where(columns, columns.cumsum(0) - 1, -1)
-        self.register_buffer("place", place.int())
+        place = torch.where(columns, columns.cumsum(0) - 1, -1)  # (K,) row of a column in `original`; −1: not kept
         kept = torch.zeros(0, self.out_features) if original is None else original.detach().T[columns]
+        self.register_buffer("place", place.int())
         self.register_buffer("original", kept.to(torch.float16).contiguous())  # (kept, N)
 
-    def settings(self) -> dict:
-        """How x is mapped, and α."""
-        return {**super().settings(), "threshold": self.threshold}
+    def product(self, x: Tensor) -> Tensor:
+        """(T, K) float32 -> (T, N) float32, without bias: the outliers in floating point and the rest in integers."""
+        columns = outlier_columns(x, self.threshold).nonzero().squeeze(1)  # (O,)
+        large = x[:, columns]  # (T, O)
+        if not bool(torch.isfinite(large).all()):
+            raise self.not_finite()
+        rest = self.encode(x.index_fill(1, columns, 0.0) if len(columns) else x)  # Q_x (T, K) and s_x, without outliers
+        y = integer_linear(rest, self.quantized_weight(), self.weight_sum)  # (T, N)   s_x s_wᵀ ⊙ ( Q_x Q_wᵀ )
+        return y.addmm_(large, self.outlier_weights(columns))  # Eq. 8
 
     def outlier_weights(self, columns: Tensor) -> Tensor:
         """(O, N) float32 weights of the columns with these numbers (O,): the original ones where they were kept."""
         place = self.place[columns].long()
         if bool((place >= 0).all()):
             return self.original[place].float()
-        weight = Quantized(self.weight[:, columns], self.weight_scale, self.weight_zero,
-                           self.weight_config).dequantize().T.contiguous()
+        codes = Quantized(self.weight[:, columns], self.weight_scale, self.weight_zero, self.weight_config)
+        weight = codes.dequantize().T.contiguous()
         weight[place >= 0] = self.original[place[place >= 0]].float()
         return weight
 
-    def product(self, x: Tensor) -> Tensor:
-        """(T, K) float32 -> (T, N): the outliers' part in floating point and the rest in integers."""
-        columns = outlier_columns(x, self.threshold).nonzero().squeeze(1)  # (O,)
-        if len(columns) == 0:
-            return super().product(x)
-        large = x[:, columns]  # (T, O)
-        if not bool(torch.isfinite(large).all()):
-            raise not_finite(self.name)
-        rest = super().product(x.index_fill(1, columns, 0.0))  # (T, N)   scales measured without the outliers
-        return rest.addmm_(large, self.outlier_weights(columns))  # Eq. 8
+    def settings(self) -> dict:
+        """How x is mapped, and α."""
+        return {**super().settings(), "threshold": self.threshold}

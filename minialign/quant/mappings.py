@@ -20,8 +20,8 @@ the fewer values share it, the smaller the step. Details that matter:
     5. The last group of a row may be shorter: it is filled up with zeros, which lie in every range
        (test_a_group_may_be_wider_than_what_is_left).
 
-Read next: int8_matmul.py (computing with the integers), show_mapping in lab/quantization_diagrams.py (the two pictures
-of the notes).
+Read next: linear.py (computing with the integers), show_mapping in lab/quantization_diagrams.py (the two pictures of
+the notes).
 Try it:  python -m minialign quantize RUN --scheme absmax
 """
 
@@ -38,8 +38,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
 
 TINY = torch.finfo(torch.float32).tiny  # the smallest step: 1 / TINY is still finite
-MAPPINGS = ("absmax", "zero-point")
-SHARES = ("tensor", "row", "column", "group")
+CHOICES = {"mapping": ("absmax", "zero-point"), "per": ("tensor", "row", "column", "group")}
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class MappingConfig:
     group: int = 32  # neighbours in a row that share a scale, with per = group
 
     def __post_init__(self):
-        for name, allowed in (("mapping", MAPPINGS), ("per", SHARES)):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         check_ranges(self, {"bits": (2, 8), "group": (1, 2**20)})
@@ -63,28 +62,10 @@ class MappingConfig:
         greatest = 2 ** (self.bits - 1) - 1
         return (-greatest if self.mapping == "absmax" else -greatest - 1), greatest
 
-
-@dataclass
-class Quantized:
-    """A tensor as integers, with what is needed to read them."""
-
-    values: Tensor  # the tensor's own shape, int8
-    scale: Tensor  # s, float32; broadcasts against the values: (1, 1), (N, 1), (1, K), or (N, G, 1) for groups
-    zero_point: Tensor | None  # z, int32, the scale's shape; None for absmax, whose zero is 0
-    config: MappingConfig
-
-    def dequantize(self) -> Tensor:
-        """x̂ = s (q − z), float32, the values' shape."""
-        values = self.values.float()
-        if self.config.per == "group":
-            values = in_groups(values, self.config.group)  # (..., G, group)
-        real = self.scale * (values if self.zero_point is None else values - self.zero_point)
-        return real.flatten(-2)[..., : self.values.shape[-1]] if self.config.per == "group" else real
-
     @property
-    def bytes(self) -> int:
-        """What the tensors take in memory, scales and zero-points included."""
-        return sum(t.numel() * t.element_size() for t in (self.values, self.scale, self.zero_point) if t is not None)
+    def scales_rows(self) -> bool:
+        """Whether a row has one scale, which can be multiplied after a sum along the row, as in a matrix product."""
+        return self.per in ("tensor", "row")
 
 
 def absmax_scale(low: Tensor, high: Tensor, config: MappingConfig) -> Tensor:
@@ -113,19 +94,65 @@ def scales_of_range(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[T
     Raises:
         UserError: the range is not finite, because some value was not.
     """
-    scale, zero_point = (absmax_scale(low, high, config), None) if config.mapping == "absmax" else zero_point_scale(low,
-        high, config)
-    # NaN and infinity pass through all of it, and the greatest of them shows it
-    if scale.numel() and not math.isfinite(float(scale.max())):
+    absmax = config.mapping == "absmax"
+    scale, zero_point = (absmax_scale(low, high, config), None) if absmax else zero_point_scale(low, high, config)
+    if scale.numel() and not math.isfinite(float(scale.max())):  # NaN and infinity pass through all of it
         raise UserError("there are values that are not finite (NaN or infinite); no scale can hold them: look for the "
                         "layer that made them")
     return scale, zero_point
 
 
+def measured_scales(x: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero-point of what shares them in x (..., K), without gradient: of all (1, ..., 1), of each row
+    (..., 1), of each column (1, ..., K), or of each of G groups in a row (..., G, 1)."""
+    x = x.detach().float()
+    if config.per == "group":
+        x = F.pad(x, (0, -x.shape[-1] % config.group)).unflatten(-1, (-1, config.group))  # (..., G, group)
+    dims = {"tensor": tuple(range(x.dim())), "column": tuple(range(x.dim() - 1))}.get(config.per, -1)
+    return scales_of_range(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), config)
+
+
+def for_each_value(x: Tensor, config: MappingConfig, *parts: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Scales or zero-points, so that they broadcast against x (..., K): those of groups (..., G, 1) become (..., K).
+
+    Only this and `measured_scales` know of groups.
+    """
+    if config.per != "group":
+        return parts
+    return tuple(None if part is None else part.expand(*part.shape[:-1], config.group).flatten(-2)[..., : x.shape[-1]]
+                 for part in parts)
+
+
 def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: MappingConfig) -> Tensor:
     """q = clamp(round(x / s) + z), int8, x's shape; what lies outside the range takes its nearest end."""
+    scale, zero_point = for_each_value(x, config, scale, zero_point)
     q = (x / scale).round_()
     return (q if zero_point is None else q.add_(zero_point)).clamp_(*config.codes).to(torch.int8)
+
+
+def from_codes(values: Tensor, scale: Tensor, zero_point: Tensor | None, config: MappingConfig) -> Tensor:
+    """x̂ = s (q − z), float32, the values' shape."""
+    scale, zero_point = for_each_value(values, config, scale, zero_point)
+    return scale * (values.float() if zero_point is None else values.float() - zero_point)
+
+
+@dataclass
+class Quantized:
+    """A tensor as integers, with what is needed to read them."""
+
+    values: Tensor  # the tensor's own shape, int8
+    scale: Tensor  # s, float32; broadcasts against the values: (1, 1), (N, 1), (1, K); or (N, G, 1) for groups
+    zero_point: Tensor | None  # z, int32, the scale's shape; None for absmax, whose zero is 0
+    config: MappingConfig
+
+    def dequantize(self) -> Tensor:
+        """x̂ = s (q − z), float32, the values' shape."""
+        return from_codes(self.values, self.scale, self.zero_point, self.config)
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take in memory, scales and zero-points included."""
+        return sum(t.numel() * t.element_size() for t in (self.values, self.scale, self.zero_point) if t is not None)
 
 
 def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
@@ -134,45 +161,32 @@ def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
     Args:
         x: (..., K) any float type, at least one value. A row is what the last dimension runs along, a column what it
             counts.
-        config: the mapping and what shares a scale.
-    Returns:
-        Its integers, of x's shape.
     Raises:
         UserError: NaN or infinite values.
     """
-    x = x.detach().float()
-    grouped = in_groups(x, config.group) if config.per == "group" else x
-    scale, zero_point = scales_of_range(*ranges(grouped, "row" if config.per == "group" else config.per), config)
-    values = to_codes(grouped, scale, zero_point, config)
-    values = values.flatten(-2)[..., : x.shape[-1]].contiguous() if config.per == "group" else values
-    return Quantized(values, scale, zero_point, config)
-
-
-def ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
-    """Least and greatest value of what shares a scale, kept broadcastable: of all, of each row (..., 1), or of each
-    column (1, ..., K)."""
-    dims = {"tensor": tuple(range(x.dim())), "row": (-1,), "column": tuple(range(x.dim() - 1))}[per]
-    return x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-
-
-def in_groups(x: Tensor, group: int) -> Tensor:
-    """(..., K) -> (..., G, group), the last group filled up with zeros."""
-    return F.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    scale, zero_point = measured_scales(x, config)
+    return Quantized(to_codes(x.detach().float(), scale, zero_point, config), scale, zero_point, config)
 
 
 def round_trip_error(x: Tensor, config: MappingConfig) -> float:
     """‖x − x̂‖ / ‖x‖; 0 for a tensor of zeros."""
-    difference = (x.float() - quantize_tensor(x, config).dequantize()).norm()
-    return float(difference / x.float().norm().clamp(min=TINY))
+    return relative_error(quantize_tensor(x, config).dequantize(), x)
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """‖x̂ − x‖ / ‖x‖, in float32; 0 for two tensors of zeros."""
+    exact = exact.detach().float()
+    return float((found - exact).norm() / exact.norm().clamp(min=TINY))
 
 
 def show_codes(x: Tensor, config: MappingConfig, most: int = 12) -> str:
-    """A small table for a terminal: values, their codes and what comes back, with scale and zero-point; of the first
-    `most` values."""
+    """A small table for a terminal: scale and zero-point, and of the first `most` values their codes and what comes
+    back."""
     mapped = quantize_tensor(x.flatten()[None], replace(config, per="tensor"))
     zero = 0 if mapped.zero_point is None else int(mapped.zero_point)
+    least, greatest = config.codes
     lines = [f"{config.mapping}, {config.bits} bits: scale {float(mapped.scale):.6g}, zero-point {zero}, codes "
-             f"{config.codes[0]}…{config.codes[1]}"]
-    lines += [f"{float(v):>12.5f} -> {int(q):>4} -> {float(r):>12.5f}" for v, q,
-              r in zip(x.flatten(), mapped.values[0], mapped.dequantize()[0])][:most]
+             f"{least}…{greatest}"]
+    for value, code, back in list(zip(x.flatten(), mapped.values[0], mapped.dequantize()[0]))[:most]:
+        lines.append(f"{float(value):>12.5f} -> {int(code):>4} -> {float(back):>12.5f}")
     return "\n".join(lines)

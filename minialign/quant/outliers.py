@@ -2,7 +2,7 @@ r"""Outlier features: which features of a layer's input are far larger than the 
 place; and what they are worth.
 
     largest(k) = maxₜ |X[t, k]|       feature k is an outlier where it reaches α = 6.0          Dettmers et al. 2022, §4
-    worth(k)   = what the model loses when the layers read 0 in the place of feature k              the same, §4.1
+    worth(k)   = what the model loses when the layers read 0 in the place of feature k                    the same, §4.1
 
 They found that from 6.7 billion parameters on the same few features are outliers in nearly all layers and tokens, and
 that zeroing these hurts far more than zeroing as many others. A small model can be asked the same questions. Details
@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.quant.calibration import MinMax
-from minialign.quant.ptq import watch
+from minialign.quant.calibration import MinMax, watch
+from minialign.quant.llm_int8 import outlier_columns
 from minialign.quant.selection import ALL, select
 from minialign.runs.errors import UserError
 
@@ -40,14 +40,15 @@ class FeatureSizes(MinMax):
 
     def __init__(self, threshold: float = 6.0):
         super().__init__()
-        self.threshold, self.count = threshold, 0
+        self.threshold, self.count, self.shares = threshold, 0, []  # α, tokens, share of outlier columns in each batch
         # (K,) max |x|; (K,) place in its row where it stood; (K,) how many tokens reach α
         self.largest = self.place = self.large = torch.zeros(0)
 
     def see(self, x: Tensor) -> None:
         """Take in one batch's input, (..., T, K)."""
         super().see(x)
-        rows = x.abs().reshape(-1, *x.shape[-2:])  # (B, T, K)
+        rows = torch.atleast_2d(x.abs())
+        rows = rows.reshape(-1, *rows.shape[-2:])  # (B, T, K)
         values, places = rows.amax(dim=0).max(dim=0)  # (K,) each
         large = (rows >= self.threshold).sum(dim=(0, 1))  # (K,)
         if self.count == 0:
@@ -56,6 +57,17 @@ class FeatureSizes(MinMax):
             self.place = torch.where(values > self.largest, places, self.place)
             self.largest, self.large = torch.maximum(self.largest, values), self.large + large
         self.count += rows.shape[0] * rows.shape[1]
+        self.shares.append(float(outlier_columns(values[None], self.threshold).float().mean()))
+
+    @property
+    def columns(self) -> Tensor:
+        """(K,) true for features that reach α in some token: outlier columns of LLM.int8()."""
+        return outlier_columns(self.largest[None], self.threshold)
+
+    @property
+    def mean_share(self) -> float:
+        """Share of the columns of a batch that LLM.int8() computes in 16 bits, on average."""
+        return sum(self.shares) / len(self.shares)
 
     @property
     def outliers(self) -> list[int]:
@@ -87,8 +99,7 @@ def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[st
 def share_of_columns(found: dict[str, FeatureSizes], threshold: float) -> float:
     """Share of all columns of all layers that reach a threshold: what LLM.int8() would compute in 16 bits, were these
     tokens one call."""
-    columns = torch.cat([sizes.largest for sizes in found.values()])
-    return float((columns >= threshold).float().mean())
+    return float((torch.cat([sizes.largest for sizes in found.values()]) >= threshold).float().mean())
 
 
 def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
@@ -99,12 +110,11 @@ def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
         UserError: no feature is an outlier anywhere.
     """
     layers = Counter(feature for sizes in found.values() for feature in sizes.outliers)
+    reach = torch.stack([sizes.largest for sizes in found.values()]).amax(dim=0)  # (K,) over all layers
     if not layers:
-        largest = max(float(sizes.largest.max()) for sizes in found.values())
-        raise UserError(f"no feature reaches the threshold in any of these layers; the largest value is {largest:.3g}: "
-                        f"lower the threshold")
-    chosen = max(layers, key=lambda feature: (layers[feature], max(float(sizes.largest[feature])
-        for sizes in found.values())))
+        raise UserError(f"no feature reaches the threshold in any of these layers; the largest value is "
+                        f"{float(reach.max()):.3g}: lower the threshold")
+    chosen = max(layers, key=lambda feature: (layers[feature], float(reach[feature])))
     return chosen, [name for name, sizes in found.items() if chosen in sizes.outliers]
 
 
@@ -115,14 +125,14 @@ def silenced(model: nn.Module, include: Sequence[str], features: Sequence[int]) 
     Args:
         model: changed for a while; include: patterns of the layers; features: numbers of columns.
     """
-    layers = select(model, include).layers.values()
-    kept = [layer.weight.detach()[:, list(features)].clone() for layer in layers]
+    layers, columns = select(model, include).layers.values(), list(features)
+    kept = [layer.weight.detach()[:, columns].clone() for layer in layers]
     try:
         with torch.no_grad():
             for layer in layers:
-                layer.weight[:, list(features)] = 0.0
+                layer.weight[:, columns] = 0.0
         yield model
     finally:
         with torch.no_grad():
-            for layer, columns in zip(layers, kept):
-                layer.weight[:, list(features)] = columns
+            for layer, before in zip(layers, kept):
+                layer.weight[:, columns] = before

@@ -1,9 +1,10 @@
 r"""Quantization-aware training: the forward pass sees rounded numbers, the backward pass moves the real ones.
 
-    forward     ŵ = s (clamp(round(w / s) + z, q⁻, q⁺) − z)             "fake" quantization: floats that lie on the grid
-    backward    ∂ŵ/∂w = 1 where q⁻ ≤ round(w / s) + z ≤ q⁺, else 0        straight-through estimator, Bengio et al. 2013
-    learned step (LSQ)    ∂ŵ/∂s = round(w / s) − w / s inside, q⁻ or q⁺ outside, times g = 1 / √(n q⁺)          Esser et al. 2020, §2.1, Eq. 3
-                          s starts at 2 mean|w| / √q⁺                                            Esser et al. 2020, §2.1
+    forward     ŵ = s (clamp(round(w / s) + z, q⁻, q⁺) − z)           "fake" quantization: floats that lie on the grid
+    backward    ∂ŵ/∂w = 1 where q⁻ ≤ round(w / s) + z ≤ q⁺, else 0    straight-through estimator, Bengio et al. 2013
+    learned step (LSQ), Esser et al. 2020, §2.1, Eq. 3:
+                ∂ŵ/∂s = round(w / s) − w / s inside, q⁻ or q⁺ outside, times g = 1 / √(n q⁺)
+                s starts at 2 mean|w| / √q⁺
 
 The *latent* weights w stay in full precision and are what the optimizer moves; the integers are derived from them anew
 in each forward pass. (Rounding itself has gradient 0 almost everywhere: nothing would ever be learned through it.)
@@ -37,10 +38,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.quant.calibration import MinMax
-from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
-from minialign.quant.mappings import TINY, MappingConfig, Quantized, in_groups, ranges, scales_of_range, to_codes
-from minialign.quant.ptq import observe
-from minialign.quant.scheme import SchemeConfig
+from minialign.quant.linear import QuantizedLinear
+from minialign.quant.mappings import TINY, MappingConfig, Quantized, for_each_value, measured_scales, quantize_tensor, to_codes
+from minialign.quant.scheme import SchemeConfig, calibrated_scale, integer_layer, observe
 from minialign.quant.selection import ALL, KEEP, select
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
@@ -55,27 +55,18 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: M
     """x̂ on the grid, with the gradients above.
 
     Args:
-        x: any shape; scale: broadcastable, above 0, may need a gradient; zero_point: the scale's shape, or None for
+        x: any shape; scale: of what shares it, above 0, may need a gradient; zero_point: the scale's shape, or None for
             absmax.
         config: which codes there are.
     """
+    scale, zero_point = for_each_value(x, config, scale, zero_point)
     z = 0 if zero_point is None else zero_point
     return scale * ((round_through(x / scale) + z).clamp(*config.codes) - z)
 
 
-def measured(x: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
-    """Scale and zero-point of x as they are now, without gradient."""
-    x = x.detach()
-    return scales_of_range(*ranges(in_groups(x, config.group) if config.per == "group" else x,
-                                   "row" if config.per == "group" else config.per), config)
-
-
 def fake_quantize_measured(x: Tensor, config: MappingConfig) -> Tensor:
-    """x̂ with scales measured on x itself; groups included."""
-    scale, zero_point = measured(x, config)
-    if config.per != "group":
-        return fake_quantize(x, scale, zero_point, config)
-    return fake_quantize(in_groups(x, config.group), scale, zero_point, config).flatten(-2)[..., : x.shape[-1]]
+    """x̂ with scales measured on x itself."""
+    return fake_quantize(x, *measured_scales(x, config), config)
 
 
 def initial_step(x: Tensor, config: MappingConfig) -> Tensor:
@@ -88,6 +79,11 @@ def scaled_gradient(step: Tensor, factor: float) -> Tensor:
     """The step itself, exactly, with its gradient multiplied by a factor."""
     part = step * factor
     return step.detach() + (part - part.detach())
+
+
+def as_scale(step: Tensor) -> Tensor:
+    """(N,) or (1,) learned steps as scales (N, 1) or (1, 1), above 0 wherever the optimizer took them."""
+    return step[:, None].abs().clamp(min=TINY)
 
 
 class FakeQuantizedLinear(nn.Module):
@@ -106,19 +102,19 @@ class FakeQuantizedLinear(nn.Module):
         super().__init__()
         if scheme.method == "llm-int8":
             raise UserError("llm-int8 is for trained models; train with the method weights, dynamic or static")
-        if learned_step and (scheme.per == "group" or "zero-point" in (scheme.mapping, scheme.activation_mapping)):
+        if learned_step and (not scheme.weight_config.scales_rows or "zero-point" in (scheme.mapping,
+                                                                                   scheme.activation_mapping)):
             raise UserError("learned steps need absmax, and one scale a row or tensor; change the scheme or turn them "
                             "off")
+        if scheme.method == "static" and observer is None:
+            raise UserError(f"{name} has no scale for its input yet: give `prepare` a calibration set")
         self.linear, self.scheme, self.name = linear, scheme, name
         scale, zero_point = None, None
         if scheme.method == "static":
-            if observer is None:
-                raise UserError(f"{name} has no scale for its input yet: give `prepare` a calibration set")
-            scale, zero_point = scales_of_range(*(v.view(1, 1) for v in observer.range(scheme.activation_config)),
-                                                scheme.activation_config)
+            scale, zero_point = calibrated_scale(observer, scheme.activation_config)
         learns_input = learned_step and scale is not None
-        self.weight_step = nn.Parameter(initial_step(linear.weight,
-            scheme.weight_config).flatten()) if learned_step else None  # (N,) or (1,)
+        step = initial_step(linear.weight, scheme.weight_config).flatten() if learned_step else None
+        self.weight_step = nn.Parameter(step) if learned_step else None  # (N,) or (1,)
         # (1,)   DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q
         self.input_step = nn.Parameter(scale.flatten()) if learns_input else None
         self.register_buffer("activation_scale", None if learns_input else scale)
@@ -131,7 +127,7 @@ class FakeQuantizedLinear(nn.Module):
             return fake_quantize_measured(weight, config)
         shared = weight.numel() // self.weight_step.numel()
         step = scaled_gradient(self.weight_step, 1 / math.sqrt(shared * config.codes[1]))  # g
-        return fake_quantize(weight, step[:, None].abs().clamp(min=TINY), None, config)
+        return fake_quantize(weight, as_scale(step), None, config)
 
     def fake_input(self, x: Tensor) -> Tensor:
         """(..., K) the input on its grid."""
@@ -143,7 +139,7 @@ class FakeQuantizedLinear(nn.Module):
         if self.input_step is None:
             return fake_quantize(x, self.activation_scale, self.activation_zero, config)
         step = scaled_gradient(self.input_step, 1 / math.sqrt(self.linear.in_features * config.codes[1]))
-        return fake_quantize(x, step.abs().clamp(min=TINY), None, config)
+        return fake_quantize(x, as_scale(step), None, config)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
@@ -151,32 +147,18 @@ class FakeQuantizedLinear(nn.Module):
 
     def converted(self) -> QuantizedLinear:
         """The layer of integers that computes the same."""
-        scheme, bias = self.scheme, self.linear.bias
-        weight = self.linear.weight.detach().float()
-        config = scheme.weight_config
-        scale, zero_point = measured(weight, config) if self.weight_step is None else (self.weight_step.detach()[:,
-            None].abs().clamp(min=TINY), None)
-        grouped = in_groups(weight, config.group) if config.per == "group" else weight
-        values = to_codes(grouped, scale, zero_point, config)
-        values = values.flatten(-2)[:, : weight.shape[1]].contiguous() if config.per == "group" else values
-        mapped = Quantized(values, scale, zero_point, config)
-        if scheme.method == "weights":
-            return WeightOnlyLinear(mapped, bias, self.name, scheme.single_token)
-        if scheme.method == "dynamic":
-            return DynamicLinear(mapped, bias, self.name, scheme.activation_config)
-        input_scale = self.activation_scale if self.input_step is None else self.input_step.detach()[:,
-            None].abs().clamp(min=TINY)
-        return StaticLinear(mapped, bias, self.name, scheme.activation_config, input_scale, self.activation_zero)
+        weight, config = self.linear.weight.detach().float(), self.scheme.weight_config
+        if self.weight_step is None:
+            mapped = quantize_tensor(weight, config)
+        else:
+            step = as_scale(self.weight_step.detach())
+            mapped = Quantized(to_codes(weight, step, None, config), step, None, config)
+        input_scale = self.activation_scale if self.input_step is None else as_scale(self.input_step.detach())
+        return integer_layer(mapped, self.linear.bias, self.name, self.scheme, input_scale, self.activation_zero)
 
 
-def prepare(
-    model: nn.Module,
-    scheme: SchemeConfig,
-    batches: Iterable[Any] | None = None,
-    learned_step: bool = False,
-    include: Sequence[str] = ALL,
-    keep: Sequence[str] = KEEP,
-) -> nn.Module:
+def prepare(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | None = None, learned_step: bool = False,
+            include: Sequence[str] = ALL, keep: Sequence[str] = KEEP) -> nn.Module:
     """Put fake-quantized layers in the place of a model's linear layers, to be trained by any loop.
 
     Args:
@@ -193,8 +175,8 @@ def prepare(
         raise UserError("the method static needs a calibration set; give batches of text like that which the model "
                         "will read")
     observers = observe(model, layers, list(batches), scheme) if scheme.method == "static" else {}
-    replace_modules(model, {name: FakeQuantizedLinear(linear, scheme, name, observers.get(name), learned_step) for name,
-                            linear in layers.items()})
+    replace_modules(model, {name: FakeQuantizedLinear(linear, scheme, name, observers.get(name), learned_step)
+                            for name, linear in layers.items()})
     return model
 
 

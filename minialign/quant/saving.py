@@ -36,10 +36,10 @@ from minialign.runs.tensors import read_tensors, tensor_file, tensors_of
 from minialign.tokenizer import Tokenizer, load_tokenizer
 from minialign.transformer import TransformerConfig
 
-KINDS = {kind.__name__: kind for kind in (WeightOnlyLinear, DynamicLinear, StaticLinear, LLMInt8Linear)}
+KINDS = {kind.__name__: kind for kind in (WeightOnlyLinear, DynamicLinear, StaticLinear, LLMInt8Linear, QuantizedTable,
+                                          TableHead, HalfLinear, HalfEmbedding)}
 QUANTIZED = "quantized.safetensors"  # in a run folder, in the place of the plain weights
 WHAT = "quantized-model"  # what its config.json says that it holds
-HALF_KINDS = {kind.__name__: kind for kind in (HalfLinear, HalfEmbedding)}
 
 
 def pack_bits(values: Tensor, bits: int) -> Tensor:
@@ -63,22 +63,21 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
     layers, tables = {}, {}
     for name, module in model.named_modules():
         kind = type(module).__name__
+        if KINDS.get(kind) is not type(module) or name.removesuffix(".scores") in layers:
+            continue  # not ours, or the layer inside a table
+        layers[name], inner = {"kind": kind}, getattr(module, "scores", module)
+        if isinstance(inner, QuantizedLinear):
+            layers[name] |= {"weight": to_dict(inner.weight_config), **inner.settings()}
         if isinstance(module, QuantizedTable):
-            layers[name] = {"kind": kind, "weight": to_dict(module.scores.weight_config), **module.scores.settings()}
             tables[id(module)] = name
         elif isinstance(module, TableHead):
-            layers[name] = {"kind": kind, "table": tables[id(module.table)]}
-        elif isinstance(module, QuantizedLinear) and name.removesuffix(".scores") not in layers:
-            layers[name] = {"kind": kind, "weight": to_dict(module.weight_config), **module.settings()}
-        elif kind in HALF_KINDS:
-            layers[name] = {"kind": kind}
+            layers[name]["table"] = tables[id(module.table)]
     return layers
 
 
 def quantized_file(model: nn.Module, **about: Any) -> bytes:
     """A quantized model as the bytes of a safetensors file; `about` are facts that go with it."""
-    tensors = {name: t for name,
-               t in tensors_of(model).items() if not name.endswith("weight_sum")}  # sums are made again
+    tensors = {name: t for name, t in tensors_of(model).items() if not name.endswith("weight_sum")}  # sums are made again
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear) and module.weight_config.bits < 8:
             tensors[f"{name}.weight"] = pack_bits(module.weight, module.weight_config.bits)
@@ -106,30 +105,28 @@ def load_quantized(model: nn.Module, path: Path) -> nn.Module:
         raise UserError("holds no quantized model; make one with `minialign quantize RUN --out FILE`", path)
     present, new, shared = dict(model.named_modules()), {}, {}
     for name, settings in about["layers"].items():
-        empty = isinstance(settings, dict) and settings.get("kind") == "TableHead" and getattr(model, name,
-            model) is None
-        if not empty and not isinstance(present.get(name), nn.Linear | nn.Embedding):
-            raise UserError(f"holds another model: it has a layer {name!r}, which the model does not", path)
         part = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        kind, place = settings.get("kind") if isinstance(settings, dict) else None, present.get(name)
+        vacant = kind == "TableHead" and getattr(model, name, model) is None
+        if not vacant and not isinstance(place, nn.Linear | nn.Embedding):
+            raise UserError(f"holds another model: it has a layer {name!r}, which the model does not", path)
         try:
-            if settings["kind"] in HALF_KINDS:
-                stored = shared.setdefault(id(present[name].weight), part.get("stored"))
-                new[name] = HalfLinear(stored,
-                                       part.get("bias")) if settings["kind"] == "HalfLinear" else HalfEmbedding(stored)
-            elif settings["kind"] == "TableHead":
+            if kind == "TableHead":
                 new[name] = TableHead(new[settings["table"]], part.get("bias"))
-            elif settings["kind"] == "QuantizedTable":
-                inner = {key.removeprefix("scores."): t for key, t in part.items()}
-                new[name] = QuantizedTable(build_layer({**settings, "kind": "WeightOnlyLinear"}, inner,
-                                                       tuple(present[name].weight.shape), name))
+            elif kind in ("HalfLinear", "HalfEmbedding"):
+                stored = shared.setdefault(id(place.weight), part.get("stored"))
+                new[name] = HalfLinear(stored, part.get("bias")) if kind == "HalfLinear" else HalfEmbedding(stored)
+            elif kind == "QuantizedTable":
+                scores = {key.removeprefix("scores."): t for key, t in part.items()}
+                new[name] = QuantizedTable(build_layer(WeightOnlyLinear, settings, scores, place.weight.shape, name))
             else:
-                new[name] = build_layer(settings, part, tuple(present[name].weight.shape), name)
+                new[name] = build_layer(KINDS[kind], settings, part, place.weight.shape, name)
         except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
             raise UserError(f"{name} cannot be read ({str(error)[:80]}); restore the file from a copy, or quantize "
                             f"again", path) from None
-    def outside(name):
-        return not any(name.startswith(f"{layer}.") for layer in new)
-    own, rest = ({name: t for name, t in source.items() if outside(name)} for source in (tensors_of(model), tensors))
+    inside = tuple(f"{layer}." for layer in new)
+    own, rest = ({name: t for name, t in source.items() if not name.startswith(inside)}
+                 for source in (tensors_of(model), tensors))
     odd = sorted(set(own) ^ set(rest)) or [name for name, t in own.items() if t.shape != rest[name].shape]
     if odd:
         raise UserError(f"holds another model: {odd[0]!r} ({len(odd)} such names) is only in one of the two, or has "
@@ -139,6 +136,26 @@ def load_quantized(model: nn.Module, path: Path) -> nn.Module:
             tensor.copy_(rest[name])
     replace_modules(model, new)
     return model.eval()
+
+
+def build_layer(kind: type, settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[int, ...],
+                name: str) -> QuantizedLinear:
+    """One linear layer from what the file says and holds of it."""
+    config = from_dict(MappingConfig, settings["weight"])
+    values = part["weight"] if config.bits == 8 else unpack_bits(part["weight"], config.bits, shape)
+    if values.shape != shape or values.dtype != torch.int8:
+        raise ValueError(f"its integers have shape {tuple(values.shape)}, the model's layer {tuple(shape)}")
+    weight, bias = Quantized(values, part["weight_scale"], part.get("weight_zero"), config), part.get("bias")
+    if kind is WeightOnlyLinear:
+        return WeightOnlyLinear(weight, bias, name, settings["single_token"])
+    activation = from_dict(MappingConfig, settings["activation"])
+    if kind is DynamicLinear:
+        return DynamicLinear(weight, bias, name, activation)
+    if kind is StaticLinear:
+        return StaticLinear(weight, bias, name, activation, part["activation_scale"], part.get("activation_zero"))
+    layer = LLMInt8Linear(weight, bias, name, activation, settings["threshold"])
+    layer.place, layer.original = part["place"], part["original"]
+    return layer
 
 
 def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
@@ -154,24 +171,3 @@ def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
                         "quantize again", folder)
     model = LanguageModel(from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG))
     return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
-
-
-def build_layer(settings: dict[str, Any], part: dict[str, Tensor], shape: tuple[int, ...],
-                name: str) -> QuantizedLinear:
-    """One layer from what the file says and holds of it."""
-    config = from_dict(MappingConfig, settings["weight"])
-    values = part["weight"] if config.bits == 8 else unpack_bits(part["weight"], config.bits, shape)
-    if tuple(values.shape) != shape or values.dtype != torch.int8:
-        raise ValueError(f"its integers have shape {tuple(values.shape)}, the model's layer {shape}")
-    weight, kind = Quantized(values, part["weight_scale"], part.get("weight_zero"), config), KINDS[settings["kind"]]
-    if kind is WeightOnlyLinear:
-        return WeightOnlyLinear(weight, part.get("bias"), name, settings["single_token"])
-    activation = from_dict(MappingConfig, settings["activation"])
-    if kind is DynamicLinear:
-        return DynamicLinear(weight, part.get("bias"), name, activation)
-    if kind is StaticLinear:
-        return StaticLinear(weight, part.get("bias"), name, activation, part["activation_scale"],
-                            part.get("activation_zero"))
-    layer = LLMInt8Linear(weight, part.get("bias"), name, activation, settings["threshold"])
-    layer.place, layer.original = part["place"], part["original"]
-    return layer

@@ -1,10 +1,10 @@
-r"""Schemes: what is done to a model's linear layers, as one small configuration; the common ones have names.
+r"""Schemes: what is done to a linear layer, as one small configuration; the common ones have names.
 
-    weights              int8 weights, floating-point products              4-bit-weights        the same with 4 bits in groups of 32
-    absmax             int8 × int8, one absmax scale a matrix             zero-point           the same with zero-points
-    row-wise             a scale for each row of X, one for W    vector-wise          a scale for each row of X and of W
-    llm-int8             vector-wise, outlier columns in 16 bits            llm-int8-compact     only calibrated outlier columns keep their weights
-    static               calibrated absmax scale of X              static-zero-point    calibrated zero-point scale of X
+    weights       int8 weights, floating-point products      4-bit-weights      the same with 4 bits in groups of 32
+    absmax        int8 × int8, one absmax scale a matrix     zero-point         the same with zero-points
+    row-wise      a scale for each row of X, one for W       vector-wise        a scale for each row of X and of W
+    llm-int8      vector-wise, outlier columns in 16 bits    llm-int8-compact   only calibrated outliers keep their weights
+    static        calibrated absmax scale of X               static-zero-point  calibrated zero-point scale of X
 
 absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
 tell them apart. Read next: ptq.py.
@@ -13,15 +13,24 @@ tell them apart. Read next: ptq.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from minialign.quant.calibration import OBSERVERS
-from minialign.quant.mappings import MappingConfig
+import torch
+from torch import Tensor, nn
+
+from minialign.quant.calibration import OBSERVERS, MinMax, watch
+from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
+from minialign.quant.llm_int8 import LLMInt8Linear
+from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor, scales_of_range
+from minialign.quant.outliers import FeatureSizes
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
 
-METHODS = ("weights", "dynamic", "static", "llm-int8")
-ORIGINALS = ("original", "calibrated", "dequantized")
+CHOICES = {"method": ("weights", "dynamic", "static", "llm-int8"), "observer": tuple(OBSERVERS),
+           "outlier_weights": ("original", "calibrated", "dequantized"), "per": ("tensor", "row", "group"),
+           "activation_per": ("tensor", "row")}
 
 
 @dataclass(frozen=True)
@@ -43,20 +52,18 @@ class SchemeConfig:
     single_token: bool = False  # weights: up to four tokens take a faster kernel that computes in bfloat16
 
     def __post_init__(self):
-        choices = {"method": METHODS, "observer": tuple(OBSERVERS), "outlier_weights": ORIGINALS,
-                   "per": ("tensor", "row", "group")}
-        for name, allowed in {**choices, "activation_per": ("tensor", "row")}.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         check_ranges(self, {"threshold": (0, math.inf)})
+        weight, _ = self.weight_config, self.activation_config  # their own checks
         if self.method == "static" and self.activation_per != "tensor":
             raise UserError("a static scale is one for all tokens: activation_per must be tensor, or the method dynamic")
-        if self.per == "group" and self.method != "weights":
+        if self.method != "weights" and not weight.scales_rows:
             raise UserError(f"groups of weights are for the method weights, not {self.method}: their scales would not "
                             f"leave the integer sum")
-        if self.single_token and (self.method != "weights" or self.mapping != "absmax" or self.per == "group"):
+        if self.single_token and (self.method != "weights" or self.mapping != "absmax" or not weight.scales_rows):
             raise UserError("single_token is for the method weights, with absmax and one scale a row or tensor")
-        _ = self.weight_config, self.activation_config  # their own checks
 
     @property
     def weight_config(self) -> MappingConfig:
@@ -94,3 +101,52 @@ def scheme_named(name: str) -> SchemeConfig:
     if name not in SCHEMES:
         raise UserError(f"there is no scheme {name!r}; choose one of {', '.join(SCHEMES)}")
     return SCHEMES[name]
+
+
+def observe(model: nn.Module, layers: dict[str, nn.Linear], batches: Iterable[Any],
+            scheme: SchemeConfig) -> dict[str, MinMax]:
+    """Show each layer's input to the observer that a scheme needs; the observers by name."""
+    if scheme.method == "llm-int8":
+        return watch(model, layers, batches, lambda: FeatureSizes(scheme.threshold))
+    return watch(model, layers, batches, OBSERVERS[scheme.observer] if scheme.method == "static" else MinMax)
+
+
+def calibrated_scale(observer: MinMax, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
+    """(1, 1) scale and zero-point of what an observer saw."""
+    return scales_of_range(*(end.view(1, 1) for end in observer.range(config)), config)
+
+
+def integer_layer(weight: Quantized, bias: Tensor | None, name: str, scheme: SchemeConfig, scale: Tensor | None = None,
+                  zero_point: Tensor | None = None) -> QuantizedLinear:
+    """The layer of a scheme without outliers; `scale` and `zero_point` are those of its input, for static schemes."""
+    if scheme.method == "weights":
+        return WeightOnlyLinear(weight, bias, name, scheme.single_token)
+    if scheme.method == "dynamic":
+        return DynamicLinear(weight, bias, name, scheme.activation_config)
+    return StaticLinear(weight, bias, name, scheme.activation_config, scale, zero_point)
+
+
+def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer", observer: MinMax | None = None,
+                    columns: Tensor | None = None) -> QuantizedLinear:
+    """One linear layer as a scheme has it.
+
+    Args:
+        linear: stays untouched.
+        name: for errors.
+        observer: what saw its input, for static schemes; without it the layer refuses to work.
+        columns: (K,) bool, outlier columns of the calibration set, for llm-int8 with calibrated outliers.
+    Raises:
+        UserError: weights that are not finite.
+    """
+    for part, verb in (("weight", "weights hold"), ("bias", "bias holds")):
+        tensor = getattr(linear, part)
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{name}: its {verb} NaN or infinite values; take a checkpoint from before "
+                            f"{'they' if part == 'weight' else 'it'} went wrong")
+    weight = quantize_tensor(linear.weight, scheme.weight_config)
+    if scheme.method == "llm-int8":
+        kept = {"original": torch.ones(linear.in_features, dtype=torch.bool), "calibrated": columns, "dequantized": None}
+        return LLMInt8Linear(weight, linear.bias, name, scheme.activation_config, scheme.threshold,
+                             kept[scheme.outlier_weights], linear.weight)
+    grid = () if scheme.method != "static" or observer is None else calibrated_scale(observer, scheme.activation_config)
+    return integer_layer(weight, linear.bias, name, scheme, *grid)

@@ -3,9 +3,9 @@ r"""Token tables in int8: the vectors of the vocabulary, and the head that share
     lookup   e_t = s_t q_t                       one scale a token
     head     logits = (h Qᵀ) ⊙ sᵀ                the same integers, read a second time
 
-By default embeddings and heads stay in floating point. In a small model they are most of it (SmolLM2-135M: a fifth of
-the parameters, and 113 MB of float32 are read for every token that it writes), so they can be included. The logits
-carry the rounding directly: measure KL before trusting it.
+By default embeddings and heads stay in floating point. In a small model they are much of it (SmolLM2-135M: a fifth of
+the parameters, 113 MB of float32 read for every token that it writes), so they can be included. The logits carry the
+rounding directly: measure KL before trusting it.
 Details that matter:
     1. A head that shares its table still does (test_a_shared_table_is_stored_once_and_serves_both).
     2. Models that multiply by `embedding.weight` themselves find a float32 one there, made when it is asked for
@@ -25,11 +25,7 @@ from minialign.quant.mappings import MappingConfig, quantize_tensor
 
 
 class QuantizedTable(nn.Module):
-    """An embedding whose vectors are int8, one scale each.
-
-    Args:
-        scores: the table as a layer of V outputs; its weight is the table.
-    """
+    """An embedding whose vectors are int8, one scale each; `scores` is the table as a layer of V outputs."""
 
     def __init__(self, scores: WeightOnlyLinear):
         super().__init__()
@@ -47,12 +43,7 @@ class QuantizedTable(nn.Module):
 
 
 class TableHead(nn.Module):
-    """A head that multiplies by somebody's table; it has no numbers of its own but a bias.
-
-    Args:
-        table: shared.
-        bias: (V,) or None.
-    """
+    """A head that multiplies by a shared table; it has no numbers of its own but a bias, (V,) or None."""
 
     def __init__(self, table: QuantizedTable, bias: Tensor | None = None):
         super().__init__()
@@ -69,26 +60,23 @@ def quantized_tables(model: nn.Module, single_token: bool = False) -> dict[str, 
     """What to put in the place of a model's embeddings and of the heads that share them; the model is unchanged.
 
     Args:
-        model: any module.
-        single_token: heads take the faster way for up to four tokens (linear.py, detail 4).
+        single_token: heads take the faster kernel for up to four tokens, see fast_products.py.
     Returns:
         Name -> new module, for `replace_modules`.
     Raises:
         UserError: vectors that are not finite.
     """
-    new, tables = {}, {}
+    new, tables = {}, {}  # tables: by the weight that they stand for
     for name, module in model.named_modules():
         if type(module) is nn.Embedding and module.max_norm is None:
-            table = tables.get(id(module.weight))
-            if table is None:
+            key = id(module.weight)
+            if key not in tables:
                 mapped = quantize_tensor(module.weight, MappingConfig(per="row"))
-                table = tables[id(module.weight)] = QuantizedTable(WeightOnlyLinear(mapped, None, name, single_token))
-            new[name] = table
+                tables[key] = QuantizedTable(WeightOnlyLinear(mapped, None, name, single_token))
+            new[name] = tables[key]
     for name, module in model.named_modules():
         if type(module) is nn.Linear and id(module.weight) in tables:
             new[name] = TableHead(tables[id(module.weight)], module.bias)
-    by_size = sorted(tables.values(), key=lambda table: -table.num_embeddings)
-    # an empty place for a head: it uses the largest table, that of the words
-    if by_size and getattr(model, "head", model) is None:
-        new["head"] = TableHead(by_size[0])
+    if tables and getattr(model, "head", model) is None:  # an empty place for a head, which reads the words' table
+        new["head"] = TableHead(max(tables.values(), key=lambda table: table.num_embeddings))
     return new

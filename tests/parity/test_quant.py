@@ -21,13 +21,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from minialign.quant.calibration import MinMax, MovingAverage
-from minialign.quant.int8_matmul import int8_matmul
+from minialign.quant.fast_products import int8_matmul
 from minialign.quant.linear import StaticLinear
 from minialign.quant.llm_int8 import outlier_columns
 from minialign.quant.mappings import MappingConfig, quantize_tensor
-from minialign.quant.ptq import quantized_layer
 from minialign.quant.qat import fake_quantize, scaled_gradient
-from minialign.quant.scheme import SCHEMES, SchemeConfig
+from minialign.quant.scheme import SCHEMES, SchemeConfig, quantized_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 G = torch.Generator().manual_seed(0)

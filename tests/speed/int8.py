@@ -35,9 +35,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import THREADS, machine, measure
-from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
-from minialign.quant.ptq import quantized_layer
-from minialign.quant.scheme import SchemeConfig
+from minialign.quant.fast_products import fastest_kernel, has_integer_products
+from minialign.quant.scheme import SchemeConfig, quantized_layer
 
 # tokens × inputs × outputs
 SHAPES = ["64x512x512", "512x1024x1024", "512x2048x2048", "512x4096x4096", "1x1024x1024", "1x4096x4096"]

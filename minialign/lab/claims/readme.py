@@ -95,7 +95,7 @@ MAP = (
         ("quant/mappings.py", "quant/calibration.py", "quant/ptq.py", "quant/qat.py", "quant/linear.py"),
         *(("absmax-zeropoint", "ptq-qat", "static-dynamic"), (7,)),
     ),
-    Heading("LLM.int8(); half precision", ("quant/llm_int8.py", "quant/int8_matmul.py", "quant/half.py"),
+    Heading("LLM.int8(); half precision", ("quant/llm_int8.py", "quant/fast_products.py", "quant/half.py"),
             ("int8-outliers", "half-precision"), (8,)),
     Heading(
         "Model distillation",

@@ -41,8 +41,8 @@ from minialign.lab.claims.quantized import Subject, cost, subject
 from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.lab.plotting import figure, legend, lines_with_intervals, save_png
 from minialign.quant.calibration import MinMax
-from minialign.quant.ptq import quantize, quantized_layer
-from minialign.quant.scheme import SchemeConfig
+from minialign.quant.ptq import quantize
+from minialign.quant.scheme import SchemeConfig, quantized_layer
 
 CLAIM = Claim("static-dynamic", "Calibrated scales are fast and steady; scales measured on the spot fit better.",
               "Jacob et al. 2018, §3; Wu et al. 2020, §3.2")

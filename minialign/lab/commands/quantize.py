@@ -20,9 +20,9 @@ from minialign.lab.commands.inputs import open_base, read_documents
 from minialign.lab.commands.options import TYPES, Command, Option, file_option, run_options
 from minialign.lab.fidelity import fidelity, windows
 from minialign.pretrain.causal_lm import encode_documents
+from minialign.quant.fast_products import fastest_kernel, has_integer_products
 from minialign.quant.half import HALVES, store_half
-from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
-from minialign.quant.linear import IntegerLinear, QuantizedLinear
+from minialign.quant.linear import QuantizedLinear
 from minialign.quant.ptq import module_bytes, quantize
 from minialign.quant.saving import QUANTIZED, WHAT, save_quantized
 from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
@@ -220,7 +220,8 @@ def layer_times(before: nn.Module, after: nn.Module) -> str:
 
 def kernel_note(model: nn.Module) -> str:
     """How the integer products were computed, said openly."""
-    shapes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, IntegerLinear)]
+    shapes = [(layer.in_features, layer.out_features) for layer in model.modules()
+              if isinstance(layer, QuantizedLinear) and layer.activation is not None]
     if not shapes:
         return "products in floating point: integers save memory here, not arithmetic"
     if not has_integer_products():

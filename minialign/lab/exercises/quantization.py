@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, tensor
 
 from minialign.lab.exercises.exercise import Wrong, exercise
-from minialign.quant import int8_matmul, mappings, qat
-from minialign.quant.mappings import MappingConfig, quantize_tensor, to_codes
+from minialign.quant import linear, mappings, qat
+from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor, to_codes
 
 HEADING = "Quantization"
 ABSMAX, ZERO_POINT, FOUR_BITS = MappingConfig(), MappingConfig(mapping="zero-point"), MappingConfig(bits=4)
@@ -45,7 +45,7 @@ def _codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
-    return int8_matmul.integer_linear(q, s, None, w, t, None)
+    return linear.integer_linear(Quantized(q, s, None, ABSMAX), Quantized(w, t, None, ABSMAX))
 
 
 def _products() -> list[tuple]:
@@ -164,7 +164,7 @@ def fake_quantize(x, s):
 
 
 @exercise(
-    "write", HEADING, int8_matmul.integer_linear,
+    "write", HEADING, linear.integer_linear,
     stub="x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N).", cases=_products,
     reference=_linear,
     mistakes={
