@@ -1,16 +1,14 @@
 r"""What quantization costs: how much worse a model predicts, and how far its opinions have moved.
 
-    perplexity      exp(mean −log π(tokenₜ | window before it))          hardly tells good schemes apart: errors up and down cancel
-    KL              mean Σ_v π(v) log(π(v) / π̂(v)), nats a token          never cancels: 0 only when nothing changed
+    perplexity      exp(mean −log π(tokenₜ | window before it))      hardly tells good schemes apart: errors cancel
+    KL              mean Σ_v π(v) log(π(v) / π̂(v)), nats a token      never cancels: 0 only when nothing changed
     agreement       share of places where both would say the same token
 
 π is the model before, π̂ after. Read next: quant/ptq.py. Details that matter:
     1. Windows do not overlap, and the first token of each is not predicted (test_fidelity_equals_its_definition).
-    2. An encoder says what stands at hidden places, every seventh, and is compared there
-       (test_an_encoder_is_compared_at_hidden_places).
+    2. An encoder says what stands at hidden places, every seventh (test_an_encoder_is_compared_at_hidden_places).
     3. A model compared with itself has KL 0 and agrees everywhere (test_a_model_is_faithful_to_itself).
-    4. A model that is compared with many copies of itself need read the rows once only
-       (test_what_is_remembered_is_what_the_model_says).
+    4. A model that is compared with many others reads the rows once (test_what_is_remembered_is_what_the_model_says).
 """
 
 from __future__ import annotations
@@ -45,8 +43,7 @@ class Fidelity:
 
 
 def windows(ids: list[int], window: int, most: int) -> Tensor:
-    """(rows, window) ids, without overlap: as many whole windows as `most` tokens hold; one shorter window when the
-    text is short.
+    """(rows, window) ids: as many whole windows as `most` tokens hold; one shorter window when the text is short.
 
     Raises:
         UserError: fewer than two tokens.
@@ -58,17 +55,17 @@ def windows(ids: list[int], window: int, most: int) -> Tensor:
     return torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
 
 
-class Remembered(nn.Module):
-    """What a model says of some rows, kept: one model is compared with many copies of it, and reads the rows once.
+def kind_of(model: nn.Module) -> str:
+    """A model's kind; without a configuration it is a decoder."""
+    return getattr(getattr(model, "config", None), "kind", "decoder")
 
-    Args:
-        model: (B, T) ids -> (B, T, V) logits, which take 4 V bytes a token here.
-        rows: (R, T) ids, the ones that `fidelity` will be given.
-    """
+
+class Remembered(nn.Module):
+    """What a model says of rows (R, T), the ones that `fidelity` will be given: 4 V bytes a token."""
 
     def __init__(self, model: nn.Module, rows: Tensor):
         super().__init__()
-        if getattr(getattr(model, "config", None), "kind", "decoder") == "encoder":
+        if kind_of(model) == "encoder":
             raise UserError("an encoder is asked with words hidden, which its plain answers do not tell; give fidelity "
                             "the model itself")
         with torch.no_grad(), evaluating(model):
@@ -84,10 +81,7 @@ class Remembered(nn.Module):
 
 def questions(rows: Tensor, kind: str, hidden_word: int = MASK) -> tuple[Tensor, Tensor, Tensor | None]:
     """What a model of some kind reads of windows (B, T), the M tokens that it shall say, and at which places (B, T);
-    None: at all that it reads.
-
-    `hidden_word` is the id that stands where an encoder is asked; published ones have another than this project's.
-    """
+    None: at all that it reads. `hidden_word` stands where an encoder is asked; published ones have their own."""
     if kind != "encoder":
         return rows[:, :-1], rows[:, 1:].flatten(), None
     T = rows.shape[1]
@@ -97,17 +91,11 @@ def questions(rows: Tensor, kind: str, hidden_word: int = MASK) -> tuple[Tensor,
 
 @torch.no_grad()
 def fidelity(before: nn.Module, after: nn.Module, rows: Tensor, batch: int = 4) -> Fidelity:
-    """Compare two models on windows of text.
-
-    Args:
-        before, after: (B, T) ids -> (B, T, V) logits.
-        rows: (rows, window) ids.
-        batch: windows that are read together.
-    """
-    nats, kl, same, count, kind = [0.0, 0.0], 0.0, 0, 0, getattr(getattr(before, "config", None), "kind", "decoder")
+    """Compare two models, (B, T) ids -> (B, T, V) logits, on windows (rows, T) of text, `batch` of them together."""
+    nats, kl, same, count = [0.0, 0.0], 0.0, 0, 0
     with evaluating(before), evaluating(after):
         for part in rows.split(batch):
-            tokens, said, places = questions(part, kind, getattr(before, "hidden_word", MASK))
+            tokens, said, places = questions(part, kind_of(before), getattr(before, "hidden_word", MASK))
             logits = [model(tokens) for model in (before, after)]  # (B, T, V) each
             logits = [x.flatten(0, 1) if places is None else x[places] for x in logits]  # (M, V) each
             for i in (0, 1):

@@ -19,15 +19,11 @@ TICKS = 16  # with more codes than this, only some of them are marked
 
 
 def show_mapping(x: Tensor, bits: int = 4, width: float = 9.2, height: float = 2.9) -> Figure:
-    """Draw how absmax and zero-point map a tensor, side by side.
+    """Draw how absmax and zero-point map a tensor, side by side, width × height inches.
 
     Args:
-        x: any shape, finite, at least one value; drawn are at most 200 of its values, evenly chosen from the sorted
-            ones.
+        x: any shape, finite; drawn are at most 200 of its values, evenly chosen from the sorted ones.
         bits: of the integers, 2 to 8; few show the steps.
-        width, height: inches.
-    Returns:
-        The figure; `plotting.save_png` and `as_svg` write it.
     """
     fig = Figure(figsize=(width, height), layout="constrained")
     for axes, mapping in zip(fig.subplots(1, 2), ("absmax", "zero-point")):
@@ -44,17 +40,19 @@ def draw_mapping(axes: Axes, x: Tensor, config: MappingConfig) -> None:
     scale, (least, greatest) = float(whole.scale), config.codes
     codes = (values / scale).round().add(zero).clamp(least, greatest).tolist()
     low, high = scale * (least - zero), scale * (greatest - zero)  # what the codes can stand for
-    def place(value):
-        return (value - low) / (high - low)  # both lines are as long as the range of the codes
-    def at(code):
-        return (code - least) / (greatest - least)
+
+    def at(code: float) -> float:
+        return (code - least) / (greatest - least)  # both lines are as long as the range of the codes
+
+    def place(value: float) -> float:
+        return (value - low) / (high - low)
+
     colour, _, marker = STYLES[0]
-    for value, code in zip(values.tolist(), codes):
-        axes.plot([place(value), at(code)], [1, 0], color=colour, linewidth=0.5, alpha=0.35)
-    axes.plot([place(v) for v in values.tolist()], [1] * len(values), linestyle="", marker="|", markersize=9,
-              color=colour)
-    axes.plot([at(c) for c in sorted(set(codes))], [0] * len(set(codes)), linestyle="", marker=marker, markersize=4,
-              color=STYLES[1][0])
+    ticks, used = [place(value) for value in values.tolist()], sorted(set(codes))
+    for tick, code in zip(ticks, codes):
+        axes.plot([tick, at(code)], [1, 0], color=colour, linewidth=0.5, alpha=0.35)
+    axes.plot(ticks, [1] * len(ticks), linestyle="", marker="|", markersize=9, color=colour)
+    axes.plot([at(c) for c in used], [0] * len(used), linestyle="", marker=marker, markersize=4, color=STYLES[1][0])
     for height in (0, 1):
         axes.plot([0, 1], [height, height], color=INK, linewidth=0.9, zorder=1)
     step = max(1, (greatest - least + 1) // TICKS)
@@ -66,10 +64,8 @@ def draw_mapping(axes: Axes, x: Tensor, config: MappingConfig) -> None:
         axes.text(place(value), 1.12, f"{value:.3g}", ha="center", va="bottom")
     axes.plot([place(0.0), at(zero)], [1, 0], color=STYLES[1][0], linewidth=1.6)  # where 0 goes
     axes.set_title(f"{config.mapping}, {config.bits} bits: step {scale:.3g}, 0 goes to {zero}")
-    axes.set_ylim(-0.4, 1.45)
+    axes.set(ylim=(-0.4, 1.45), xticks=[])
     axes.set_yticks([0, 1], ["integers", "real"])
-    axes.set_xticks([])
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)

@@ -1,18 +1,16 @@
 r"""Calibration: which range of its input a layer will meet, learned from a few examples before its scale is fixed.
 
     min-max            [min x, max x] over everything seen           one wild value decides the scale of all
-    moving average     r ← (1 − c) r + c · range of this batch       one wild batch decides less; Jacob et al. 2018, §3.1
-    percentile         cuts off a share of the values at either end                            Wu et al. 2020, §3.2
+    moving average     r ← (1 − c) r + c · range of this batch       one batch decides less; Jacob et al. 2018, §3.1
+    percentile         cuts off a share of the values at either end                          Wu et al. 2020, §3.2
     mse                the range [αl, αh] whose mean squared rounding-and-clipping error is least, α from 0.05 to 1
 
 The calibration set is unlabelled text like that which the model will read, and not the text of the final measurement: a
 scale that was chosen on that has seen the answer (the command refuses it). Details that matter:
     1. Percentile and mse look at a histogram that doubles its reach when a larger value comes, so memory is constant
        and no value is lost (test_the_histogram_keeps_every_value_when_it_grows).
-    2. Only `watch` shows an observer anything; afterwards it is gone from the model
-       (test_no_observer_is_left_in_the_model).
-    3. With fewer values than a percentile can cut, it is min-max: the range is never narrower than the histogram's bins
-       can tell.
+    2. Only `watch` shows an observer anything; afterwards it is gone (test_no_observer_is_left_in_the_model).
+    3. With fewer values than a percentile can cut, it is min-max.
 
 Read next: scheme.py. Try it:  python -m minialign quantize RUN --scheme static --calibration FILE
 """
@@ -58,11 +56,7 @@ class MinMax:
 
 
 class MovingAverage(MinMax):
-    """Exponential average of each batch's least and greatest value.
-
-    Args:
-        rate: c, weight of the newest batch, above 0, at most 1.
-    """
+    """Exponential average of each batch's range; `rate` is c, the weight of the newest one, above 0, at most 1."""
 
     def __init__(self, rate: float = 0.1):
         super().__init__()
@@ -76,8 +70,7 @@ class MovingAverage(MinMax):
 
 
 class Histogram(MinMax):
-    """Counts in equal bins over [−reach, reach]; the reach doubles, and bins merge two by two, when a larger value
-    comes."""
+    """Counts in equal bins over [−reach, reach]; when a larger value comes, the reach doubles and bins merge."""
 
     def __init__(self):
         super().__init__()
@@ -104,11 +97,7 @@ class Histogram(MinMax):
 
 
 class Percentile(Histogram):
-    """The range without the largest and the smallest values.
-
-    Args:
-        share: of all values that the range shall hold, e.g. 0.999; half of the rest is cut off at either end.
-    """
+    """The range that holds a share of all values, e.g. 0.999; half of the rest is cut off at either end."""
 
     def __init__(self, share: float = 0.999):
         super().__init__()
@@ -117,8 +106,7 @@ class Percentile(Histogram):
         self.share = share
 
     def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
-        """(low, high): bin edges outside of which lies at most (1 − share) / 2 of the values each, never beyond min and
-        max."""
+        """(low, high): bin edges with at most (1 − share) / 2 of the values outside each, within min and max."""
         low, high = super().range(config)
         cut, width = (1 - self.share) / 2 * self.counts.sum(), 2 * self.reach / BINS
         below = int((self.counts.cumsum(0) <= cut).sum())  # bins that may go at the lower end
@@ -147,7 +135,7 @@ OBSERVERS: dict[str, Callable[[], MinMax]] = {
 
 
 class Watched(nn.Module):
-    """A module that shows each input and output to `see`, and computes as before."""
+    """A module that shows each input and output to `see` and computes as before."""
 
     def __init__(self, inner: nn.Module, see: Callable[[Tensor, Tensor], None]):
         super().__init__()
@@ -162,28 +150,28 @@ class Watched(nn.Module):
 
 def run_watched(model: nn.Module, modules: dict[str, nn.Module], batches: Iterable[Any],
                 see: Callable[[str, Tensor, Tensor], None]) -> None:
-    """Run a model on batches, without gradients and in evaluation mode, and call see(name, input, output) each time that
-    one of the modules with these names is used; afterwards the model is as it was.
+    """Run a model on batches and call see(name, input, output) whenever one of these modules is used; afterwards the
+    model is as it was.
 
     Args:
         batches: a tensor is the model's one argument, a tuple its arguments, a dictionary its keywords.
     Raises:
         UserError: no batches.
     """
-    count = 0
+    batches = list(batches)
+    if not batches:
+        raise UserError("the calibration set is empty; give at least one batch of text like that which the model will "
+                        "read")
     replace_modules(model, {name: Watched(module, partial(see, name)) for name, module in modules.items()})
     try:
         with evaluating(model), torch.no_grad():
-            for count, batch in enumerate(batches, 1):
+            for batch in batches:
                 if isinstance(batch, dict):
                     model(**batch)
                 else:
                     model(*(batch if isinstance(batch, tuple | list) else (batch,)))
     finally:
         replace_modules(model, modules)
-    if count == 0:
-        raise UserError("the calibration set is empty; give at least one batch of text like that which the model will "
-                        "read")
 
 
 def watch(model: nn.Module, layers: dict[str, nn.Linear], batches: Iterable[Any],
@@ -197,9 +185,8 @@ def watch(model: nn.Module, layers: dict[str, nn.Linear], batches: Iterable[Any]
 
     def see(name: str, x: Tensor, _: Tensor) -> None:
         if x.numel():
-            observer = observers[name]
-            observer.see(x.detach())
-            if not bool(torch.isfinite(torch.stack([observer.low, observer.high])).all()):
+            observers[name].see(x)
+            if not bool(torch.isfinite(torch.stack([observers[name].low, observers[name].high])).all()):
                 raise UserError(f"{name}: its input holds NaN or infinite values while it is calibrated; look for the "
                                 f"layer before it that makes them")
 

@@ -1,26 +1,26 @@
-r"""Fast ways to products with integers; linear.py has the formulas, which these equal.
+r"""Fast ways to the products of linear.py, which has the formulas.
 
-Q_x Q_wᵀ of int8, summed in int32 without rounding anywhere. Which kernel runs changes no number, only the time:
+Q_x Q_wᵀ of int8, summed in int32, exactly. Which kernel runs changes no number, only the time:
 
-    reference    int64: plain and slow, what the other two are tested against
-    float        a product of floats of at most 1024 terms a block. No sum of so many int8 products exceeds
-                 1024 · 128² = 2²⁴, up to which a float32 holds every integer, so it is exact; blocks are added as
-                 int32. The fast way without integer instructions.
-    int_mm       torch._int_mm: the processor's own integer products. Fast where it has them (AVX-512 VNNI); elsewhere
-                 40 to 90 times *slower* than a product of floats.
+    reference      int64: plain and slow, what the other two are tested against
+    float          floats, at most 1024 terms a block: no sum of so many int8 products exceeds 1024 · 128² = 2²⁴, up to
+                   which a float32 holds every integer. Blocks are added as int32. Fast without integer instructions.
+    int_mm         torch._int_mm: the processor's own integer products. Fast where it has them (AVX-512 VNNI); elsewhere
+                   40 to 90 times *slower* than a product of floats.
 
-x Ŵᵀ of floats and int8 weights, with absmax and one scale a row, so that the scale leaves the sum: (x Q_wᵀ) ⊙ s_wᵀ.
+x Ŵᵀ of floats and int8 weights as (x Q_wᵀ) ⊙ s_wᵀ, with absmax and one scale a row, which leaves the sum:
 
     tiles          weights are read as floats a few outputs at a time, which stay in the cache
+                   (test_the_fast_way_for_weights_is_the_plain_formula)
     single token   torch's kernel for at most four tokens. It reads a quarter of the bytes, which is what one token
                    costs, and computes in bfloat16: off by about 0.3 % (test_the_fast_way_for_single_tokens_is_close)
 
 Details that matter:
     1. A sum in float32 over 4096 terms would lose its last bits: 4096 · 127² > 2²⁴
        (test_a_long_sum_of_large_products_is_exact).
-    2. Shapes that a kernel does not take are filled up with zeros, which add nothing
-       (test_shapes_that_the_kernel_does_not_take_are_padded), or go another way: torch's kernel for single tokens reads
-       beyond its memory when K is no multiple of 16 (test_single_tokens_of_any_width_are_computed).
+    2. Shapes that int_mm does not take are filled up with zeros, which add nothing
+       (test_shapes_that_the_kernel_does_not_take_are_padded). The kernel for single tokens reads beyond its memory when
+       K is no multiple of 16: such layers take tiles (test_single_tokens_of_any_width_are_computed).
     3. `int_mm` is tried only where the processor has such instructions; there each shape is timed once, and the faster
        kernel is kept (test_the_kernel_is_chosen_by_the_processor_and_then_by_the_clock).
 
@@ -47,13 +47,8 @@ FEW = 4  # tokens; with more of them torch's kernel for single tokens is slower 
 
 
 def int8_matmul(a: Tensor, b: Tensor, kernel: str | None = None) -> Tensor:
-    """A Bᵀ in integers.
+    """A Bᵀ of (T, K) and (N, K) int8: (T, N) int32, exact, by a kernel of that name or the one that is faster here.
 
-    Args:
-        a: (T, K) int8; b: (N, K) int8.
-        kernel: int_mm | float | reference; None takes the one that is faster here. All give the same integers.
-    Returns:
-        (T, N) int32, exact.
     Raises:
         UserError: types other than int8, or so many terms that an int32 could overflow.
     """
@@ -82,7 +77,7 @@ def by_float_blocks(a: Tensor, b: Tensor) -> Tensor:
 
 
 def by_int_mm(a: Tensor, b: Tensor, takes: tuple[int, int, int] | None = None) -> Tensor:
-    """(T, N) int32 by torch._int_mm, filled up with zeros to what it takes: at least rows, multiples of K and N."""
+    """(T, N) int32 by torch._int_mm, filled up with zeros to what it takes: fewest rows, multiples of K and N."""
     rows, inner, outer = takes or TAKES.get(a.device.type, TAKES["cuda"])
     T, N, K = len(a), len(b), a.shape[1]
     missing = max(0, rows - T), -N % outer, -K % inner
@@ -101,8 +96,7 @@ def has_integer_products(device: str = "cpu") -> bool:
 
 @lru_cache(maxsize=1024)
 def fastest_kernel(device: str, T: int, K: int, N: int) -> str:
-    """int_mm or float, whichever was faster for this shape in three tries each; never int_mm where the processor lacks
-    the instructions."""
+    """int_mm or float, whichever was faster for this shape in three tries; float where instructions are missing."""
     if not has_integer_products(device):
         return "float"
     if device != "cpu":

@@ -3,22 +3,18 @@ r"""Half precision: sixteen bits a number, half the bytes of float32, and no sca
     float16     1 sign, 5 exponent, 10 fraction bits     largest 65,504    smallest 6 · 10⁻⁸     relative step 2⁻¹¹
     bfloat16    1 sign, 8 exponent,  7 fraction bits     largest 3 · 10³⁸  smallest 9 · 10⁻⁴¹    relative step 2⁻⁸
 
+    store       weights in 16 bits, read back to the type of x when used: half the bytes, on any processor
+    compute     everything in 16 bits, norms in float32: faster only where the processor multiplies 16-bit numbers
+
 It is rounding to a smaller set of floats (65,536 of them), not a continuous range; nobody calls it quantization,
-because nothing is stored beside the numbers. float16 is finer, and overflows; bfloat16 has float32's range, and is
-coarse.
-
-    store    weights in 16 bits, read back to the type of x when used: half the bytes, on any processor
-    compute  everything in 16 bits, norms in float32: faster only where the processor multiplies 16-bit numbers itself
-
-Details that matter:
+because nothing is stored beside the numbers. Details that matter:
     1. 70,000 becomes infinite in float16 and 70,144 in bfloat16; 10⁻⁸ becomes 0 in float16
        (test_what_overflows_and_what_vanishes).
     2. Norms and the softmax are computed in float32: a sum of squares of a few hundreds is beyond float16
        (test_norms_are_computed_in_float32).
     3. A weight that would overflow is an error that names it
-       (test_a_weight_that_does_not_fit_is_an_error_that_names_it).
-    4. Which of a model's layers would overflow can be seen beforehand, on text, in float32
-       (test_the_overflow_report_names_the_layer).
+       (test_a_weight_that_does_not_fit_is_an_error_that_names_it). Which layers' outputs would can be seen beforehand,
+       in float32 (test_the_overflow_report_names_the_layer).
 
 Source: Micikevicius et al. 2018, §3. Read next: saving.py.
 Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
@@ -42,8 +38,7 @@ HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """A parameter in 16 bits. Raises UserError, with its name, when a finite number in it is beyond the type's range,
-    or one was not finite before."""
+    """A parameter in 16 bits. Raises UserError, with its name, for a number beyond the type's range."""
     half = tensor.detach().to(dtype)
     if not bool(torch.isfinite(half).all()):
         largest = float(tensor.detach().abs().max())
@@ -53,11 +48,7 @@ def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 
 class HalfLinear(nn.Module):
-    """A linear layer whose weight is stored in 16 bits and used in the type of its input.
-
-    Args:
-        stored: (N, K) 16-bit weight; bias: (N,) or None, which stays as it is.
-    """
+    """A linear layer whose weight (N, K) is stored in 16 bits and used in the type of its input."""
 
     def __init__(self, stored: Tensor, bias: Tensor | None = None):
         super().__init__()
@@ -71,12 +62,7 @@ class HalfLinear(nn.Module):
 
 
 class HalfEmbedding(nn.Module):
-    """A table stored in 16 bits that gives float32 vectors; `weight` is the whole table in float32, for heads that
-    multiply by it.
-
-    Args:
-        stored: (V, D) 16-bit table.
-    """
+    """A table (V, D) stored in 16 bits that gives float32 vectors."""
 
     def __init__(self, stored: Tensor):
         super().__init__()
@@ -85,7 +71,7 @@ class HalfEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(V, D) float32, made when asked for."""
+        """(V, D) float32, for heads that multiply by it; made when asked for."""
         return self.stored.float()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -94,10 +80,10 @@ class HalfEmbedding(nn.Module):
 
 
 def store_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Store the weights of all linear layers and embeddings in 16 bits; a weight that two of them share is stored once.
+    """Store the weights of a model's linear layers and embeddings in 16 bits, one that several share only once.
 
     Returns:
-        The same model, changed, in evaluation mode.
+        The same model, in evaluation mode.
     Raises:
         UserError: a weight beyond the type's range; the model is unchanged.
     """
@@ -128,10 +114,8 @@ class InFloat32(nn.Module):
 
 
 def compute_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert all parameters to 16 bits, but those of norms, so that everything else is computed in 16 bits too.
+    """Compute a model in 16 bits: all parameters are converted, but those of norms. The same model.
 
-    Returns:
-        The same model, changed.
     Raises:
         UserError: a parameter beyond the type's range; the model is unchanged.
     """
@@ -163,12 +147,9 @@ class Extremes:
 
 
 def overflow_report(model: nn.Module, batches: Iterable[Any], dtype: torch.dtype) -> list[Extremes]:
-    """Run a model in float32 and see which linear layers' and norms' outputs would overflow or vanish in 16 bits.
+    """Which linear layers' and norms' outputs would overflow or vanish in 16 bits, the largest first.
 
-    Args:
-        model: unchanged afterwards; batches: as for `ptq.quantize`; dtype: torch.float16 or torch.bfloat16.
-    Returns:
-        One entry a layer, the largest output first.
+    The model is run in float32 on batches, as for `ptq.quantize`, and unchanged afterwards.
     """
     layers = {name: module for name, module in model.named_modules()
               if name and (isinstance(module, nn.Linear) or is_norm(module))}

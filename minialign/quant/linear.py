@@ -1,17 +1,16 @@
 r"""Linear layers whose weights are integers: three ways to treat what comes in.
 
     weights only    y = x Ŵᵀ + b,  Ŵ = s_w (Q_w − z_w)      x stays as it is; saves memory, computes in floating point
-    dynamic         y ≈ X̂ Ŵᵀ + b   in integers      the scale of x is measured at run time, a token's or the whole call's
-    static          y ≈ X̂ Ŵᵀ + b   in integers      the scale of x was calibrated before and never changes
+    dynamic         y ≈ x̂ Ŵᵀ + b   in integers              the scale of x is measured at run time
+    static          y ≈ x̂ Ŵᵀ + b   in integers              the scale of x was calibrated before and never changes
 
-With X̂ = s_x (Q_x − z_x), (T, K), and Ŵ, (N, K), the scales are multiplied after the sum over K, which is one of integers:
+With x̂ = s_x (Q_x − z_x), (T, K), and Ŵ, (N, K), the sum over K is one of integers; the scales multiply it at the end:
 
-    X̂ Ŵᵀ = s_x s_wᵀ ⊙ [ Q_x Q_wᵀ − z_x 1 (Q_w 1)ᵀ − (Q_x 1) z_wᵀ + K z_x z_wᵀ ]         Jacob et al. 2018, §2.3, Eq. 7
+    x̂ Ŵᵀ = s_x s_wᵀ ⊙ [ Q_x Q_wᵀ − z_x 1 (Q_w 1)ᵀ − (Q_x 1) z_wᵀ + K z_x z_wᵀ ]       Jacob et al. 2018, §2.3, Eq. 7
 
-A scale for each row of X and of W (a *column* of the paper's W, which is our Wᵀ) is vector-wise quantization, Dettmers
-et al. 2022, §3.1, Eq. 3. "Dynamic" is about activations alone: weights have fixed scales in all three. Static saves the
-look at x and gives a token the same integers whatever stands beside it; dynamic fits each input and needs no
-calibration set. Details that matter:
+A scale for each row of x and of W (a *column* of the paper's W, which is our Wᵀ) is vector-wise quantization, Dettmers
+et al. 2022, §3.1, Eq. 3. Weights have fixed scales in all three. A static scale gives a token the same integers
+whatever stands beside it; dynamic ones fit each input and need no calibration set. Details that matter:
     1. The bias stays in floating point and is added once, at the very end
        (test_the_bias_is_added_once_and_never_quantized).
     2. Scales multiply the finished integers, an outer product (test_scales_are_an_outer_product). Those of groups or
@@ -21,8 +20,8 @@ calibration set. Details that matter:
     4. NaN or infinite activations are an error that names the layer; a cast to int8 would turn them into ordinary
        numbers (test_activations_that_are_not_finite_are_an_error_that_names_the_layer).
 
-fast_products.py computes the same products in less time. Read next: llm_int8.py.
-Try it:  python -m minialign quantize RUN --scheme weights, zero-point or static
+fast_products.py computes the same in less time. Read next: llm_int8.py.
+Try it:  python -m minialign quantize RUN --scheme weights
 """
 
 from __future__ import annotations
@@ -42,13 +41,9 @@ def dequantized_linear(x: Tensor, weight: Quantized, bias: Tensor | None = None)
 
 
 def integer_linear(x: Quantized, w: Quantized, w_sum: Tensor | None = None) -> Tensor:
-    r"""X̂ Ŵᵀ from the integers of both, the zero-points' terms written out.                       Jacob et al., Eq. 7
+    """x̂ Ŵᵀ of (T, K) and (N, K), each with one scale a row or for all: (T, N) float32.              Jacob et al., Eq. 7
 
-    Args:
-        x: (T, K), one scale a row or for all; w: (N, K), likewise.
-        w_sum: (N,) int32, the sums of w's rows, when they are known already.
-    Returns:
-        (T, N) float32.
+    `w_sum` are the sums of w's rows, (N,) int32, when they are known already.
     """
     total = int8_matmul(x.values, w.values)  # (T, N) int32   Q_x Q_wᵀ
     if x.zero_point is not None:
@@ -62,15 +57,13 @@ def integer_linear(x: Quantized, w: Quantized, w_sum: Tensor | None = None) -> T
 
 
 class QuantizedLinear(nn.Module):
-    """What the layers share: integers of the weight, their scales, and the bias; a subclass says what is done with x.
+    """What the layers share: integers on both sides, or, without `activation`, of the weight alone.
 
     Args:
-        weight: (N, K) as integers.
-        bias: (N,) or None.
-        name: of the layer in its model, for errors.
+        weight: (N, K); bias: (N,) or None; name: of the layer in its model, for errors.
         activation: how x becomes integers; None where it stays as it is.
     Raises:
-        UserError: both sides in integers, and scales of groups or columns, which cannot leave the sum.
+        UserError: scales of groups or columns, which cannot leave the sum of an integer product.
     """
 
     def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer",
@@ -128,9 +121,7 @@ class QuantizedLinear(nn.Module):
 class WeightOnlyLinear(QuantizedLinear):
     """Integer weights, read back to floating point when they are used.
 
-    Args:
-        single_token: let up to four tokens take torch's faster, less exact kernel (8 bits, absmax, one scale a row or
-            tensor only).
+    `single_token` lets up to four tokens take torch's faster, less exact kernel (absmax, one scale a row or tensor).
     """
 
     def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer",
@@ -162,11 +153,7 @@ class DynamicLinear(QuantizedLinear):
 
 
 class StaticLinear(QuantizedLinear):
-    """The scale of x was calibrated; it is one for the whole tensor.
-
-    Args:
-        scale: (1, 1) float32 of x; zero_point: (1, 1) int32 or None; scale None means: not calibrated yet.
-    """
+    """The scale of x, (1, 1), was calibrated, and so was its zero-point. Without a scale the layer refuses to work."""
 
     def __init__(self, weight: Quantized, bias: Tensor | None = None, name: str = "this layer",
                  activation: MappingConfig | None = None, scale: Tensor | None = None,

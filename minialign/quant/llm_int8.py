@@ -41,8 +41,7 @@ from minialign.quant.mappings import MappingConfig, Quantized
 
 
 def outlier_columns(x: Tensor, threshold: float) -> Tensor:
-    """(K,) true for the columns of (T, K) in which some |x| ≥ threshold; none when the threshold is 0, infinite, or
-    there are no rows."""
+    """(K,) true for the columns of (T, K) in which some |x| ≥ threshold; none when the threshold is 0 or infinite."""
     if not 0 < threshold < math.inf or len(x) == 0:
         return torch.zeros(x.shape[-1], dtype=torch.bool)
     return torch.maximum(x.amax(dim=0), -x.amin(dim=0)) >= threshold

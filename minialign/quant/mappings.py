@@ -74,12 +74,9 @@ def absmax_scale(low: Tensor, high: Tensor, config: MappingConfig) -> Tensor:
 
 
 def zero_point_scale(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor]:
-    """Scale and zero-point of ranges [low, high], 0 taken into them.                   Jacob et al. 2018, §2.1 and §3
+    """s, float32, never 0, and z, int32, one of the codes, of ranges [low, high], any shape, 0 taken into them.
 
-    Args:
-        low, high: (...) least and greatest value.
-    Returns:
-        s (...) float32, never 0; z (...) int32, one of the codes.
+    Jacob et al. 2018, §2.1 and §3.
     """
     least, greatest = config.codes
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
@@ -89,11 +86,7 @@ def zero_point_scale(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[
 
 
 def scales_of_range(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
-    """(scale, zero-point) by either mapping; the zero-point is None for absmax.
-
-    Raises:
-        UserError: the range is not finite, because some value was not.
-    """
+    """(scale, zero-point or None) by either mapping. Raises UserError for a range that is not finite."""
     absmax = config.mapping == "absmax"
     scale, zero_point = (absmax_scale(low, high, config), None) if absmax else zero_point_scale(low, high, config)
     if scale.numel() and not math.isfinite(float(scale.max())):  # NaN and infinity pass through all of it
@@ -156,13 +149,9 @@ class Quantized:
 
 
 def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
-    """Map a tensor with scales of its own.
+    """Map a tensor (..., K) of any float type, with at least one value, with scales of its own.
 
-    Args:
-        x: (..., K) any float type, at least one value. A row is what the last dimension runs along, a column what it
-            counts.
-    Raises:
-        UserError: NaN or infinite values.
+    A row is what the last dimension runs along, a column what it counts. Raises UserError for NaN or infinite values.
     """
     scale, zero_point = measured_scales(x, config)
     return Quantized(to_codes(x.detach().float(), scale, zero_point, config), scale, zero_point, config)
@@ -180,8 +169,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def show_codes(x: Tensor, config: MappingConfig, most: int = 12) -> str:
-    """A small table for a terminal: scale and zero-point, and of the first `most` values their codes and what comes
-    back."""
+    """A small table: scale and zero-point, then the first `most` values, their codes and what comes back."""
     mapped = quantize_tensor(x.flatten()[None], replace(config, per="tensor"))
     zero = 0 if mapped.zero_point is None else int(mapped.zero_point)
     least, greatest = config.codes

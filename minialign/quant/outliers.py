@@ -4,9 +4,8 @@ place; and what they are worth.
     largest(k) = maxₜ |X[t, k]|       feature k is an outlier where it reaches α = 6.0          Dettmers et al. 2022, §4
     worth(k)   = what the model loses when the layers read 0 in the place of feature k                    the same, §4.1
 
-They found that from 6.7 billion parameters on the same few features are outliers in nearly all layers and tokens, and
-that zeroing these hurts far more than zeroing as many others. A small model can be asked the same questions. Details
-that matter:
+From 6.7 billion parameters on, they found, the same few features are outliers in nearly all layers and tokens, and
+zeroing these hurts far more than zeroing as many others. Details that matter:
     1. A feature that is large in all tokens and one that is large at the first alone are two things: `tokens` and
        `place` tell them apart (test_sizes_places_and_shares_equal_their_definitions).
     2. Zeroing a feature is zeroing the columns of the weights that read it; afterwards they are what they were, to the
@@ -32,17 +31,12 @@ from minialign.runs.errors import UserError
 
 
 class FeatureSizes(MinMax):
-    """An observer of one layer's input, feature by feature.
-
-    Args:
-        threshold: α, from which on a value counts as large.
-    """
+    """An observer of one layer's input, feature by feature; a value counts as large from the threshold α on."""
 
     def __init__(self, threshold: float = 6.0):
         super().__init__()
         self.threshold, self.count, self.shares = threshold, 0, []  # α, tokens, share of outlier columns in each batch
-        # (K,) max |x|; (K,) place in its row where it stood; (K,) how many tokens reach α
-        self.largest = self.place = self.large = torch.zeros(0)
+        self.largest = self.place = self.large = 0  # (K,) max |x|; where in its row it stood; tokens that reach α
 
     def see(self, x: Tensor) -> None:
         """Take in one batch's input, (..., T, K)."""
@@ -50,12 +44,9 @@ class FeatureSizes(MinMax):
         rows = torch.atleast_2d(x.abs())
         rows = rows.reshape(-1, *rows.shape[-2:])  # (B, T, K)
         values, places = rows.amax(dim=0).max(dim=0)  # (K,) each
-        large = (rows >= self.threshold).sum(dim=(0, 1))  # (K,)
-        if self.count == 0:
-            self.largest, self.place, self.large = values, places, large
-        else:
-            self.place = torch.where(values > self.largest, places, self.place)
-            self.largest, self.large = torch.maximum(self.largest, values), self.large + large
+        new = torch.ones_like(values, dtype=torch.bool) if self.count == 0 else values > self.largest
+        self.place, self.largest = torch.where(new, places, self.place), torch.where(new, values, self.largest)
+        self.large = self.large + (rows >= self.threshold).sum(dim=(0, 1))
         self.count += rows.shape[0] * rows.shape[1]
         self.shares.append(float(outlier_columns(values[None], self.threshold).float().mean()))
 
@@ -83,13 +74,10 @@ class FeatureSizes(MinMax):
 
 def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[str] = ALL,
                   threshold: float = 6.0) -> dict[str, FeatureSizes]:
-    """Look at what the linear layers of a model read.
+    """What the linear layers of a model read, by name, in their order; the model is unchanged.
 
     Args:
-        model: unchanged afterwards; batches: as for `ptq.quantize`, all rows of one batch beginning at the same place.
-        include: patterns of layers, see selection.py; threshold: α.
-    Returns:
-        name -> sizes, in the order of the layers.
+        batches: as for `ptq.quantize`; include: patterns of layers, see selection.py; threshold: α.
     Raises:
         UserError: no batches, patterns that fit nothing, a layer that is not reached, or an input that is not finite.
     """
@@ -97,14 +85,12 @@ def feature_sizes(model: nn.Module, batches: Iterable[Any], include: Sequence[st
 
 
 def share_of_columns(found: dict[str, FeatureSizes], threshold: float) -> float:
-    """Share of all columns of all layers that reach a threshold: what LLM.int8() would compute in 16 bits, were these
-    tokens one call."""
+    """Share of all layers' columns that reach a threshold: what LLM.int8() computes in 16 bits, were this one call."""
     return float((torch.cat([sizes.largest for sizes in found.values()]) >= threshold).float().mean())
 
 
 def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
-    """The feature that is an outlier in most layers, and their names; of several the one that reaches further. All
-    layers must be equally wide.
+    """The feature that is an outlier in most of these equally wide layers, and their names; of several the largest.
 
     Raises:
         UserError: no feature is an outlier anywhere.
@@ -120,11 +106,7 @@ def systematic_feature(found: dict[str, FeatureSizes]) -> tuple[int, list[str]]:
 
 @contextmanager
 def silenced(model: nn.Module, include: Sequence[str], features: Sequence[int]) -> Iterator[nn.Module]:
-    """Inside the `with`, layers read 0 in the place of these features; afterwards the model is as it was.
-
-    Args:
-        model: changed for a while; include: patterns of the layers; features: numbers of columns.
-    """
+    """Inside the `with`, the layers that `include` fits read 0 in the place of these features."""
     layers, columns = select(model, include).layers.values(), list(features)
     kept = [layer.weight.detach()[:, columns].clone() for layer in layers]
     try:

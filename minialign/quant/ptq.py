@@ -109,8 +109,10 @@ def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | No
     batches = None if batches is None else list(batches)
     chosen, before = select(model, include, keep), module_bytes(model)
     observers = {} if batches is None else observe(model, chosen.layers, batches, scheme)
-    new = {name: quantized_layer(linear, scheme, name, observers.get(name), getattr(observers.get(name), "columns", None))
-           for name, linear in chosen.layers.items()}
+    new = {}
+    for name, linear in chosen.layers.items():
+        observer = observers.get(name)
+        new[name] = quantized_layer(linear, scheme, name, observer, getattr(observer, "columns", None))
     errors = {} if batches is None else output_errors(model, chosen.layers, new, batches)
     tables = quantized_tables(model, scheme.single_token) if embeddings else {}
     rows = []

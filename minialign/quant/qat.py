@@ -6,12 +6,10 @@ r"""Quantization-aware training: the forward pass sees rounded numbers, the back
                 ∂ŵ/∂s = round(w / s) − w / s inside, q⁻ or q⁺ outside, times g = 1 / √(n q⁺)
                 s starts at 2 mean|w| / √q⁺
 
+    prepare(model, scheme, batches)  ->  train with any loop  ->  convert(model)
+
 The *latent* weights w stay in full precision and are what the optimizer moves; the integers are derived from them anew
 in each forward pass. (Rounding itself has gradient 0 almost everywhere: nothing would ever be learned through it.)
-Prepare, train with any loop, convert:
-
-    prepare(model, scheme, batches)  ->  train  ->  convert(model)
-
 Details that matter:
     1. The estimator stands around the rounding alone, so the clamp's gradient of 0 outside the range remains
        (test_the_gradient_is_1_inside_the_range_and_0_outside).
@@ -52,13 +50,7 @@ def round_through(x: Tensor) -> Tensor:
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: MappingConfig) -> Tensor:
-    """x̂ on the grid, with the gradients above.
-
-    Args:
-        x: any shape; scale: of what shares it, above 0, may need a gradient; zero_point: the scale's shape, or None for
-            absmax.
-        config: which codes there are.
-    """
+    """x̂ on the grid, x's shape, with the gradients above. The scale, above 0, may need a gradient, too."""
     scale, zero_point = for_each_value(x, config, scale, zero_point)
     z = 0 if zero_point is None else zero_point
     return scale * ((round_through(x / scale) + z).clamp(*config.codes) - z)
@@ -86,14 +78,16 @@ def as_scale(step: Tensor) -> Tensor:
     return step[:, None].abs().clamp(min=TINY)
 
 
+def learned_scale(step: Tensor, shared: int, config: MappingConfig) -> Tensor:
+    """The same for training: the gradient of a step that n numbers share is scaled by g = 1 / √(n q⁺)."""
+    return as_scale(scaled_gradient(step, 1 / math.sqrt(shared * config.codes[1])))
+
+
 class FakeQuantizedLinear(nn.Module):
     """A linear layer that computes as its quantized self will, and learns as the layer that it holds.
 
     Args:
-        linear: holds the latent weights, which are trained.
-        scheme: how it will be quantized.
-        name: for errors.
-        observer: what saw the input, for static schemes.
+        linear: holds the latent weights, which are trained; observer: what saw its input, for static schemes.
         learned_step: learn the scales of the weights, and of the input in static schemes (absmax, no groups).
     """
 
@@ -102,22 +96,21 @@ class FakeQuantizedLinear(nn.Module):
         super().__init__()
         if scheme.method == "llm-int8":
             raise UserError("llm-int8 is for trained models; train with the method weights, dynamic or static")
-        if learned_step and (not scheme.weight_config.scales_rows or "zero-point" in (scheme.mapping,
-                                                                                   scheme.activation_mapping)):
+        zero_points = "zero-point" in (scheme.mapping, scheme.activation_mapping)
+        if learned_step and (zero_points or not scheme.weight_config.scales_rows):
             raise UserError("learned steps need absmax, and one scale a row or tensor; change the scheme or turn them "
                             "off")
         if scheme.method == "static" and observer is None:
             raise UserError(f"{name} has no scale for its input yet: give `prepare` a calibration set")
         self.linear, self.scheme, self.name = linear, scheme, name
-        scale, zero_point = None, None
+        scale = zero_point = self.weight_step = self.input_step = None
         if scheme.method == "static":
             scale, zero_point = calibrated_scale(observer, scheme.activation_config)
-        learns_input = learned_step and scale is not None
-        step = initial_step(linear.weight, scheme.weight_config).flatten() if learned_step else None
-        self.weight_step = nn.Parameter(step) if learned_step else None  # (N,) or (1,)
-        # (1,)   DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q
-        self.input_step = nn.Parameter(scale.flatten()) if learns_input else None
-        self.register_buffer("activation_scale", None if learns_input else scale)
+        if learned_step:
+            self.weight_step = nn.Parameter(initial_step(linear.weight, scheme.weight_config).flatten())  # (N,) or (1,)
+        if learned_step and scale is not None:  # DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q⁺
+            self.input_step, scale = nn.Parameter(scale.flatten()), None  # (1,)
+        self.register_buffer("activation_scale", scale)
         self.register_buffer("activation_zero", zero_point)
 
     def fake_weight(self) -> Tensor:
@@ -126,8 +119,7 @@ class FakeQuantizedLinear(nn.Module):
         if self.weight_step is None:
             return fake_quantize_measured(weight, config)
         shared = weight.numel() // self.weight_step.numel()
-        step = scaled_gradient(self.weight_step, 1 / math.sqrt(shared * config.codes[1]))  # g
-        return fake_quantize(weight, as_scale(step), None, config)
+        return fake_quantize(weight, learned_scale(self.weight_step, shared, config), None, config)
 
     def fake_input(self, x: Tensor) -> Tensor:
         """(..., K) the input on its grid."""
@@ -138,8 +130,7 @@ class FakeQuantizedLinear(nn.Module):
             return fake_quantize_measured(x.reshape(-1, x.shape[-1]), config).view(x.shape)
         if self.input_step is None:
             return fake_quantize(x, self.activation_scale, self.activation_zero, config)
-        step = scaled_gradient(self.input_step, 1 / math.sqrt(self.linear.in_features * config.codes[1]))
-        return fake_quantize(x, as_scale(step), None, config)
+        return fake_quantize(x, learned_scale(self.input_step, self.linear.in_features, config), None, config)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
@@ -148,27 +139,22 @@ class FakeQuantizedLinear(nn.Module):
     def converted(self) -> QuantizedLinear:
         """The layer of integers that computes the same."""
         weight, config = self.linear.weight.detach().float(), self.scheme.weight_config
-        if self.weight_step is None:
-            mapped = quantize_tensor(weight, config)
-        else:
+        mapped, scale = quantize_tensor(weight, config), self.activation_scale
+        if self.weight_step is not None:
             step = as_scale(self.weight_step.detach())
             mapped = Quantized(to_codes(weight, step, None, config), step, None, config)
-        input_scale = self.activation_scale if self.input_step is None else as_scale(self.input_step.detach())
-        return integer_layer(mapped, self.linear.bias, self.name, self.scheme, input_scale, self.activation_zero)
+        if self.input_step is not None:
+            scale = as_scale(self.input_step.detach())
+        return integer_layer(mapped, self.linear.bias, self.name, self.scheme, scale, self.activation_zero)
 
 
 def prepare(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | None = None, learned_step: bool = False,
             include: Sequence[str] = ALL, keep: Sequence[str] = KEEP) -> nn.Module:
-    """Put fake-quantized layers in the place of a model's linear layers, to be trained by any loop.
+    """Put fake-quantized layers in the place of a model's linear layers, to be trained by any loop. The same model.
 
     Args:
-        model: it is changed; its latent weights are its own parameters.
-        scheme: what it will be converted to: weights, dynamic or static.
-        batches: a calibration set, for static schemes.
-        learned_step: learn the scales (LSQ).
-        include, keep: patterns, as in selection.py.
-    Returns:
-        The same model.
+        scheme: what it will be converted to: weights, dynamic or static; batches: a calibration set, for static ones.
+        learned_step: learn the scales (LSQ); include, keep: patterns, see selection.py.
     """
     layers = select(model, include, keep).layers
     if scheme.method == "static" and batches is None:
@@ -181,8 +167,7 @@ def prepare(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | Non
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """Replace every fake-quantized layer of a trained model by integers; the same model, in evaluation mode. Raises
-    UserError when there are none."""
+    """The same model in evaluation mode, with integers for fake-quantized layers. Raises UserError without any."""
     fake = {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantizedLinear)}
     if not fake:
         raise UserError("the model has no fake-quantized layers; call `prepare` before it is trained")

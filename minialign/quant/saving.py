@@ -3,10 +3,9 @@ r"""Quantized models as files: integers packed to their bits, scales beside them
     b-bit integers      q + 2ᵇ⁻¹ as b bits, one after the other         4 bits: two a byte; 3 bits: eight in three bytes
     everything else     as it is: scales, zero-points, kept columns, biases, embeddings, norms
 
-A file is safetensors, with a digest: one that was cut short or altered is an error, never a wrong model
-(test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those of the file on the disk
-(test_sizes_are_those_of_the_file). In memory a 4-bit integer takes a byte, as torch has nothing smaller to compute
-with.
+A file is safetensors with a digest: one that was cut short or altered is an error, never a wrong model
+(test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those on the disk (test_sizes_are_those_of_the_file). In
+memory a 4-bit integer takes a byte, as torch has nothing smaller to compute with.
 
 Read next: ptq.py.
 Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out SMALL, then  python -m minialign sample SMALL
@@ -77,7 +76,8 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def quantized_file(model: nn.Module, **about: Any) -> bytes:
     """A quantized model as the bytes of a safetensors file; `about` are facts that go with it."""
-    tensors = {name: t for name, t in tensors_of(model).items() if not name.endswith("weight_sum")}  # sums are made again
+    # sums are made again
+    tensors = {name: t for name, t in tensors_of(model).items() if not name.endswith("weight_sum")}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear) and module.weight_config.bits < 8:
             tensors[f"{name}.weight"] = pack_bits(module.weight, module.weight_config.bits)
@@ -91,10 +91,8 @@ def save_quantized(model: nn.Module, path: Path, **about: Any) -> int:
 
 
 def load_quantized(model: nn.Module, path: Path) -> nn.Module:
-    """Turn an unquantized model of the same shape into the quantized one in a file.
+    """Turn an unquantized model of the same shape, whose weights do not matter, into the quantized one in a file.
 
-    Args:
-        model: built as for training; its weights do not matter. Its layers are replaced.
     Returns:
         The same model, in evaluation mode.
     Raises:
@@ -149,21 +147,17 @@ def build_layer(kind: type, settings: dict[str, Any], part: dict[str, Tensor], s
     if kind is WeightOnlyLinear:
         return WeightOnlyLinear(weight, bias, name, settings["single_token"])
     activation = from_dict(MappingConfig, settings["activation"])
-    if kind is DynamicLinear:
-        return DynamicLinear(weight, bias, name, activation)
     if kind is StaticLinear:
         return StaticLinear(weight, bias, name, activation, part["activation_scale"], part.get("activation_zero"))
-    layer = LLMInt8Linear(weight, bias, name, activation, settings["threshold"])
-    layer.place, layer.original = part["place"], part["original"]
+    layer = kind(weight, bias, name, activation)
+    if kind is LLMInt8Linear:
+        layer.threshold, layer.place, layer.original = settings["threshold"], part["place"], part["original"]
     return layer
 
 
 def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model and the tokenizer of a folder that `minialign quantize RUN --out` wrote.
-
-    Raises:
-        UserError: files that are missing, altered or do not belong together.
-    """
+    """The model and tokenizer that `minialign quantize RUN --out` wrote. Raises UserError when files are missing, altered
+    or do not belong together."""
     config = read_json(Path(folder) / CONFIG)
     tokenizer = load_tokenizer(Path(folder) / TOKENIZER)
     if tokenizer.fingerprint() != config.get("tokenizer"):

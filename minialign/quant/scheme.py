@@ -3,7 +3,7 @@ r"""Schemes: what is done to a linear layer, as one small configuration; the com
     weights       int8 weights, floating-point products      4-bit-weights      the same with 4 bits in groups of 32
     absmax        int8 × int8, one absmax scale a matrix     zero-point         the same with zero-points
     row-wise      a scale for each row of X, one for W       vector-wise        a scale for each row of X and of W
-    llm-int8      vector-wise, outlier columns in 16 bits    llm-int8-compact   only calibrated outliers keep their weights
+    llm-int8      vector-wise, outlier columns in 16 bits    llm-int8-compact   only calibrated outliers are kept
     static        calibrated absmax scale of X               static-zero-point  calibrated zero-point scale of X
 
 absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
@@ -58,7 +58,8 @@ class SchemeConfig:
         check_ranges(self, {"threshold": (0, math.inf)})
         weight, _ = self.weight_config, self.activation_config  # their own checks
         if self.method == "static" and self.activation_per != "tensor":
-            raise UserError("a static scale is one for all tokens: activation_per must be tensor, or the method dynamic")
+            raise UserError("a static scale is one for all tokens: activation_per must be tensor, or the method "
+                            "dynamic")
         if self.method != "weights" and not weight.scales_rows:
             raise UserError(f"groups of weights are for the method weights, not {self.method}: their scales would not "
                             f"leave the integer sum")
@@ -128,11 +129,9 @@ def integer_layer(weight: Quantized, bias: Tensor | None, name: str, scheme: Sch
 
 def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer", observer: MinMax | None = None,
                     columns: Tensor | None = None) -> QuantizedLinear:
-    """One linear layer as a scheme has it.
+    """One linear layer, which stays untouched, as a scheme has it.
 
     Args:
-        linear: stays untouched.
-        name: for errors.
         observer: what saw its input, for static schemes; without it the layer refuses to work.
         columns: (K,) bool, outlier columns of the calibration set, for llm-int8 with calibrated outliers.
     Raises:
@@ -145,8 +144,8 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
                             f"{'they' if part == 'weight' else 'it'} went wrong")
     weight = quantize_tensor(linear.weight, scheme.weight_config)
     if scheme.method == "llm-int8":
-        kept = {"original": torch.ones(linear.in_features, dtype=torch.bool), "calibrated": columns, "dequantized": None}
-        return LLMInt8Linear(weight, linear.bias, name, scheme.activation_config, scheme.threshold,
-                             kept[scheme.outlier_weights], linear.weight)
+        every = torch.ones(linear.in_features, dtype=torch.bool)
+        kept = {"original": every, "calibrated": columns, "dequantized": None}[scheme.outlier_weights]
+        return LLMInt8Linear(weight, linear.bias, name, scheme.activation_config, scheme.threshold, kept, linear.weight)
     grid = () if scheme.method != "static" or observer is None else calibrated_scale(observer, scheme.activation_config)
     return integer_layer(weight, linear.bias, name, scheme, *grid)

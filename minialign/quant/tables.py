@@ -4,13 +4,12 @@ r"""Token tables in int8: the vectors of the vocabulary, and the head that share
     head     logits = (h Qᵀ) ⊙ sᵀ                the same integers, read a second time
 
 By default embeddings and heads stay in floating point. In a small model they are much of it (SmolLM2-135M: a fifth of
-the parameters, 113 MB of float32 read for every token that it writes), so they can be included. The logits carry the
-rounding directly: measure KL before trusting it.
+the parameters), so they can be included. The logits carry the rounding directly: measure KL before trusting it.
 Details that matter:
     1. A head that shares its table still does (test_a_shared_table_is_stored_once_and_serves_both).
     2. Models that multiply by `embedding.weight` themselves find a float32 one there, made when it is asked for
-       (test_a_model_that_multiplies_by_the_table_finds_it). Where a model has an empty place called `head`, the int8
-       head takes it, which is faster.
+       (test_a_model_that_multiplies_by_the_table_finds_it). An empty place called `head` takes the int8 head, which is
+       faster.
 
 Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
 """
@@ -57,15 +56,8 @@ class TableHead(nn.Module):
 
 
 def quantized_tables(model: nn.Module, single_token: bool = False) -> dict[str, nn.Module]:
-    """What to put in the place of a model's embeddings and of the heads that share them; the model is unchanged.
-
-    Args:
-        single_token: heads take the faster kernel for up to four tokens, see fast_products.py.
-    Returns:
-        Name -> new module, for `replace_modules`.
-    Raises:
-        UserError: vectors that are not finite.
-    """
+    """What to put in the place of a model's embeddings and of the heads that share them, by name, for
+    `replace_modules`. Heads may take the kernel for single tokens. Raises UserError for vectors that are not finite."""
     new, tables = {}, {}  # tables: by the weight that they stand for
     for name, module in model.named_modules():
         if type(module) is nn.Embedding and module.max_norm is None:
