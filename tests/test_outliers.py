@@ -54,8 +54,8 @@ def test_planted_features_are_found_in_the_layers_that_read_them(model):
 def test_the_share_of_columns_is_over_all_layers(model):
     found = feature_sizes(model, [TOKENS], ["body.blocks.0.*"])
     largest = torch.cat([sizes.largest for sizes in found.values()])
-    assert share_of_columns(found, float(largest.median())) == pytest.approx(0.5, abs=0.02) and share_of_columns(found,
-        1e9) == 0.0
+    assert share_of_columns(found, float(largest.median())) == pytest.approx(0.5, abs=0.02)
+    assert share_of_columns(found, 1e9) == 0.0
 
 
 def test_without_outliers_the_largest_value_is_named(model):
@@ -69,9 +69,10 @@ def test_silenced_features_are_read_as_zeros_and_come_back(model):
     zeroed = x.clone()
     zeroed[:, [4, 9]] = 0
     with torch.no_grad(), silenced(model, ATTENTION, [4, 9]):
-        torch.testing.assert_close(layer(x), F.linear(zeroed, before["body.blocks.1.attention.query.weight"],
-                                                      layer.bias))
-        assert model.body.blocks[1].feed_forward.inner.weight.equal(before["body.blocks.1.feed_forward.inner.weight"]), "others read on"
+        expected = F.linear(zeroed, before["body.blocks.1.attention.query.weight"], layer.bias)
+        torch.testing.assert_close(layer(x), expected)
+        other = "body.blocks.1.feed_forward.inner.weight"
+        assert model.get_parameter(other).equal(before[other]), "others read on"
     with pytest.raises(ZeroDivisionError), silenced(model, ATTENTION, [4]):
         1 / 0  # noqa: B018
     assert all(model.state_dict()[name].equal(value) for name, value in before.items())
@@ -80,8 +81,7 @@ def test_silenced_features_are_read_as_zeros_and_come_back(model):
 def test_what_is_remembered_is_what_the_model_says(model):
     other = LanguageModel(SHAPE, 1).eval()
     kept = Remembered(model, TOKENS)
-    plain, remembered = fidelity(model, other, TOKENS, batch=2).to_dict(), fidelity(kept, other, TOKENS,
-        batch=2).to_dict()
+    plain, remembered = (fidelity(before, other, TOKENS, batch=2).to_dict() for before in (model, kept))
     assert remembered == pytest.approx(plain, rel=1e-4)
     with pytest.raises(UserError, match="was not asked about these rows"):
         fidelity(kept, other, TOKENS.flip(1))
@@ -90,6 +90,6 @@ def test_what_is_remembered_is_what_the_model_says(model):
 def test_an_encoder_is_asked_with_its_own_vocabulary_s_mask():
     rows = torch.arange(20, 60).view(2, 20)
     read, said, places = questions(rows, "encoder", hidden_word=103)
-    assert bool((read[places] == 103).all()) and torch.equal(rows[places], said) and torch.equal(read[~places],
-        rows[~places])
+    assert bool((read[places] == 103).all()) and torch.equal(rows[places], said)
+    assert torch.equal(read[~places], rows[~places])
     assert not bool((questions(rows, "encoder")[0] == 103).any())

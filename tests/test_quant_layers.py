@@ -57,8 +57,8 @@ def test_every_scheme_stays_close_to_the_layer_that_it_replaces(name):
     layer, x = linear(), inputs()
     observer = observed(SCHEMES[name], x) if name in STATIC else None
     with torch.no_grad():
-        assert 0 < off(quantized_layer(layer, SCHEMES[name], observer=observer)(x),
-                       layer(x)) < (0.1 if name == "4-bit-weights" else 0.03)
+        error = off(quantized_layer(layer, SCHEMES[name], observer=observer)(x), layer(x))
+    assert 0 < error < (0.1 if name == "4-bit-weights" else 0.03)
 
 
 @pytest.mark.parametrize("name", [n for n in SCHEMES if n not in ("weights", "4-bit-weights", *STATIC)])
@@ -142,8 +142,8 @@ def test_activations_that_are_not_finite_are_an_error_that_names_the_layer(wrong
     x = inputs()
     x[3, 5] = wrong
     for name in ("absmax", "zero-point", "vector-wise", "llm-int8", "static"):
-        layer = quantized_layer(linear(), SCHEMES[name], "blocks.1.key", observer=observed(SCHEMES[name], inputs())
-                                if name == "static" else None)
+        observer = observed(SCHEMES[name], inputs()) if name == "static" else None
+        layer = quantized_layer(linear(), SCHEMES[name], "blocks.1.key", observer)
         with pytest.raises(UserError, match="blocks.1.key.*NaN or infinite"):
             layer(x)
 
@@ -186,8 +186,8 @@ def test_static_equals_dynamic_on_the_batch_that_it_was_calibrated_on():
 
 def test_no_observer_is_left_in_the_model():
     model = quantize(LanguageModel(SHAPE), SCHEMES["static"], BATCHES)[0]
-    assert {type(m).__name__ for m in model.modules()} <= {type(m).__name__
-                                                           for m in LanguageModel(SHAPE).modules()} | {"StaticLinear"}
+    before = {type(module).__name__ for module in LanguageModel(SHAPE).modules()}
+    assert {type(module).__name__ for module in model.modules()} <= before | {"StaticLinear"}
 
 
 def test_calibration_that_fails_leaves_the_model_as_it_was():
@@ -296,8 +296,9 @@ def test_embeddings_norms_and_the_head_stay_as_they_are():
     before = copy.deepcopy(model)
     quantize(model, SCHEMES["vector-wise"])
     quantized = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-    expected = {f"body.blocks.{i}.{part}" for i in range(2) for part in ("attention.query", "attention.key",
-        "attention.value", "attention.output", "feed_forward.inner", "feed_forward.output")}  # fmt: skip  # noqa: E501
+    parts = ("attention.query", "attention.key", "attention.value", "attention.output", "feed_forward.inner",
+             "feed_forward.output")
+    expected = {f"body.blocks.{i}.{part}" for i in range(2) for part in parts}
     assert quantized == expected
     left = {name: p for name, p in model.named_parameters()}
     assert left and all("norm" in name or "embedding" in name for name in left)
@@ -307,8 +308,8 @@ def test_embeddings_norms_and_the_head_stay_as_they_are():
 def test_the_scalar_head_stays():
     model = ScalarModel(LanguageModel(SHAPE).body)
     report = quantize(model, SCHEMES["weights"])[1]
-    assert type(model.head) is nn.Linear and {row.name: row.kept
-                                              for row in report.rows}["head"] == "in the list of what stays"
+    kept = {row.name: row.kept for row in report.rows}
+    assert type(model.head) is nn.Linear and kept["head"] == "in the list of what stays"
 
 
 def test_a_layer_with_a_shared_weight_stays():
@@ -389,7 +390,8 @@ def test_the_report_is_a_table_with_reasons():
     model = ScalarModel(LanguageModel(SHAPE).body)
     report = quantize(model, SCHEMES["llm-int8"], BATCHES)[1]
     text = str(report)
-    assert "stays: in the list of what stays" in text and "body.blocks.1.attention.query" in text and f"bytes before, {report.bytes_after:,} after" in text
+    assert "stays: in the list of what stays" in text and "body.blocks.1.attention.query" in text
+    assert f"bytes before, {report.bytes_after:,} after" in text
     assert all(len(line) < 160 for line in text.splitlines())
     assert report.bytes_after == module_bytes(model) and report.to_dict()["rows"][0]["output_error"] > 0
 
@@ -445,8 +447,8 @@ def test_outlier_columns_go_through_the_original_weights_and_the_rest_through_in
     rest = x.clone()
     rest[:, columns] = 0
     config = MappingConfig(per="row")
-    expected = quantize_tensor(rest, config).dequantize() @ quantize_tensor(layer.weight,
-        config).dequantize().T + layer.bias
+    rest, weight = quantize_tensor(rest, config).dequantize(), quantize_tensor(layer.weight, config).dequantize()
+    expected = rest @ weight.T + layer.bias
     expected = expected + x[:, columns] @ layer.weight[:, columns].half().float().T
     torch.testing.assert_close(int8(layer)(x), expected, atol=1e-4, rtol=1e-5)
 
@@ -486,8 +488,8 @@ def test_the_outlier_part_uses_the_original_weights():
     layer, x = linear(), inputs(outliers=(3,))
     torch.testing.assert_close(int8(layer).outlier_weights(torch.tensor([3])), layer.weight[:, [3]].T.half().float())
     plain = int8(layer, outlier_weights="dequantized")
-    torch.testing.assert_close(plain.outlier_weights(torch.tensor([3])), plain.quantized_weight().dequantize()[:,
-        [3]].T)
+    read_back = plain.quantized_weight().dequantize()
+    torch.testing.assert_close(plain.outlier_weights(torch.tensor([3])), read_back[:, [3]].T)
     with torch.no_grad():
         assert off(int8(layer)(x), layer(x)) < off(plain(x), layer(x))
 
@@ -517,8 +519,9 @@ def test_planted_outliers_break_int8_and_the_16_bit_part_repairs_it():
         before = model(TOKENS)
         # larger by 60 after the norm, smaller by 60 in the next weight: the same function
         for block in model.body.blocks:
-            for norm, layers in ((block.attention_norm, (block.attention.query, block.attention.key,
-                    block.attention.value)), (block.feed_forward_norm, (block.feed_forward.inner,))):  # fmt: skip  # noqa: E501
+            attention = (block.attention.query, block.attention.key, block.attention.value)
+            for norm, layers in ((block.attention_norm, attention),
+                                 (block.feed_forward_norm, (block.feed_forward.inner,))):
                 norm.weight[7] *= 60
                 norm.bias[7] *= 60
                 for layer in layers:

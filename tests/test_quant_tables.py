@@ -41,13 +41,13 @@ def test_a_shared_table_is_stored_once_and_serves_both(place, tmp_path):
     weight = quantize_tensor(model.table.weight, MappingConfig(per="row")).dequantize()
     bias = 0 if place else model.head.bias.detach()
     _, report = quantize(model, SCHEMES["weights"], [tokens], embeddings=True)
-    assert isinstance(model.table, QuantizedTable) and isinstance(model.head,
-        TableHead) and model.head.table is model.table
+    assert isinstance(model.table, QuantizedTable) and isinstance(model.head, TableHead)
+    assert model.head.table is model.table
     torch.testing.assert_close(model.table(tokens), weight[tokens])
     hidden = torch.randn(2, 3, 16)
     torch.testing.assert_close(model.head(hidden), hidden @ weight.T + bias)
-    assert report.bytes_after == module_bytes(model) == (40 * 16 + 40 * 4) + (16 * 16 + 16 * 4 + 16 * 4) + (0 if place
-        else 40 * 4)
+    expected = (40 * 16 + 40 * 4) + (16 * 16 + 16 * 4 + 16 * 4) + (0 if place else 40 * 4)
+    assert report.bytes_after == module_bytes(model) == expected
     assert [row.name for row in report.rows if not row.kept] == ["table", "inner"] + ([] if place else ["head"])
     save_quantized(model, tmp_path / "model.safetensors")
     loaded = load_quantized(Tied(place, seed=5), tmp_path / "model.safetensors")
@@ -85,8 +85,8 @@ def test_embeddings_that_are_not_finite_are_an_error():
 def test_a_table_with_two_seats_is_replaced_in_both():
     model = LanguageModel(TransformerConfig(320, 48, 32, 1, 2, kind="encoder-decoder")).eval()
     quantize(model, SCHEMES["weights"], embeddings=True)
-    assert isinstance(model.body.encoder.token_embedding,
-                      QuantizedTable) and model.body.encoder.token_embedding is model.body.decoder.token_embedding
+    table = model.body.encoder.token_embedding
+    assert isinstance(table, QuantizedTable) and table is model.body.decoder.token_embedding
 
 
 def test_without_asking_embeddings_stay():

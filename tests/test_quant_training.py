@@ -14,7 +14,15 @@ from minialign.quant.half import HalfEmbedding, HalfLinear, compute_half, overfl
 from minialign.quant.linear import StaticLinear
 from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.quant.ptq import module_bytes, quantize
-from minialign.quant.qat import FakeQuantizedLinear, convert, fake_quantize, fake_quantize_measured, initial_step, prepare, round_through
+from minialign.quant.qat import (
+    FakeQuantizedLinear,
+    convert,
+    fake_quantize,
+    fake_quantize_measured,
+    initial_step,
+    prepare,
+    round_through,
+)
 from minialign.quant.saving import load_quantized, pack_bits, save_quantized, unpack_bits
 from minialign.quant.scheme import SCHEMES, SchemeConfig
 from minialign.runs.errors import UserError
@@ -84,8 +92,8 @@ def test_the_gradient_of_a_learned_step_is_that_of_the_paper():
 
 def test_a_learned_step_s_gradient_is_scaled_by_the_number_of_weights():
     layer = FakeQuantizedLinear(linear(), SchemeConfig("weights", bits=4, per="tensor"), learned_step=True)
-    assert float(layer.weight_step.detach()) == pytest.approx(2 * float(layer.linear.weight.detach().abs().mean())
-        / math.sqrt(7))
+    mean = float(layer.linear.weight.detach().abs().mean())
+    assert float(layer.weight_step.detach()) == pytest.approx(2 * mean / math.sqrt(7))
     layer.fake_weight().sum().backward()
     step = layer.weight_step.detach().clone().requires_grad_()
     fake_quantize(layer.linear.weight.detach(), step, None, MappingConfig(bits=4)).sum().backward()
@@ -223,8 +231,8 @@ def test_stored_in_16_bits_a_model_takes_half_the_bytes_and_says_nearly_the_same
         after = store_half(model, dtype)(TOKENS)
     assert 0 < (after - before).norm() / before.norm() < (0.002 if dtype == torch.float16 else 0.02)
     assert module_bytes(model) < 0.53 * size and after.dtype == torch.float32
-    assert isinstance(model.body.token_embedding, HalfEmbedding) and isinstance(model.body.blocks[0].attention.key,
-        HalfLinear)
+    assert isinstance(model.body.token_embedding, HalfEmbedding)
+    assert isinstance(model.body.blocks[0].attention.key, HalfLinear)
 
 
 def test_a_shared_weight_is_stored_once():
@@ -243,8 +251,8 @@ def test_norms_are_computed_in_float32(dtype):
         exact[0].weight.fill_(1.001)
         exact[0].bias.fill_(1e-3)
     kept = compute_half(exact, dtype)[0].norm
-    assert torch.equal(kept.weight, torch.full((64,), 1.001)) and torch.equal(kept.bias,
-        torch.full((64,), 1e-3))  # not rounded on the way
+    for found, value in ((kept.weight, 1.001), (kept.bias, 1e-3)):
+        assert torch.equal(found, torch.full((64,), value)), "not rounded on the way"
     norm = compute_half(nn.Sequential(nn.LayerNorm(64), nn.RMSNorm(64), nn.Linear(64, 64)), dtype)
     assert norm[0].norm.weight.dtype == norm[1].norm.weight.dtype == torch.float32 and norm[2].weight.dtype == dtype
     x = (inputs() * 300).to(dtype)
@@ -318,8 +326,8 @@ def test_trained_and_16_bit_models_come_back_too(tmp_path):
                               learned_step=True))
     save_quantized(trained, file)
     loaded = load_quantized(LanguageModel(SHAPE, seed=9), file)
-    assert torch.equal(loaded(TOKENS), trained(TOKENS)) and isinstance(loaded.body.blocks[0].attention.key,
-        StaticLinear)
+    assert torch.equal(loaded(TOKENS), trained(TOKENS))
+    assert isinstance(loaded.body.blocks[0].attention.key, StaticLinear)
     stored = store_half(LanguageModel(SHAPE), torch.float16)
     save_quantized(stored, file)
     assert torch.equal(load_quantized(LanguageModel(SHAPE, seed=9), file)(TOKENS), stored(TOKENS))

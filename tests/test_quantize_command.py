@@ -75,8 +75,8 @@ def test_a_quantized_run_writes_and_is_evaluated_as_its_model_would_be(scheme, d
     sampling = SamplingConfig(new_tokens=6, temperature=0.8)
     assert said.rstrip("\n") == ("Ida" + continue_texts(model, tokenizer, ["Ida"], sampling,
                                                         torch.Generator().manual_seed(1))[0]).rstrip("\n")
-    assert type_in(f"evaluate {tmp_path}/small --text {{d}}/text.txt",
-                   d) == 0 and "perplexity" in capsys.readouterr().out
+    assert type_in(f"evaluate {tmp_path}/small --text {{d}}/text.txt", d) == 0
+    assert "perplexity" in capsys.readouterr().out
     assert type_in(f"ask {tmp_path}/small --prompt Ida --options yes,no", d) == 0 and "yes" in capsys.readouterr().out
 
 
@@ -169,8 +169,8 @@ def test_an_encoder_is_compared_at_hidden_places():
             for t in (3, 10):
                 nats -= float(p[t, row[t]])
                 kl += float((p[t].exp() * (p[t] - q[t])).sum())
-    assert found.tokens == 4 and found.before == pytest.approx(math.exp(nats / 4),
-        rel=1e-5) and found.kl == pytest.approx(kl / 4, rel=1e-4)
+    assert found.tokens == 4 and found.before == pytest.approx(math.exp(nats / 4), rel=1e-5)
+    assert found.kl == pytest.approx(kl / 4, rel=1e-4)
     assert fidelity(before, before, rows[:, :2]).tokens == 2, "even the shortest text has a place to hide"
 
 

@@ -45,8 +45,7 @@ class Fidelity:
 def windows(ids: list[int], window: int, most: int) -> Tensor:
     """(rows, window) ids: as many whole windows as `most` tokens hold; one shorter window when the text is short.
 
-    Raises:
-        UserError: fewer than two tokens.
+    Raises UserError for fewer than two tokens.
     """
     ids = ids[: max(2, most)]
     if len(ids) < 2:
@@ -73,10 +72,11 @@ class Remembered(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, T, V). Raises UserError for rows that it was not shown."""
-        rows = [tuple(row.tolist()) for row in tokens]
-        if not all(row in self.said for row in rows):
-            raise UserError("the model was not asked about these rows; give Remembered the same rows as fidelity")
-        return torch.stack([self.said[row] for row in rows])
+        try:
+            return torch.stack([self.said[tuple(row.tolist())] for row in tokens])
+        except KeyError:
+            raise UserError("the model was not asked about these rows; give Remembered the same rows as fidelity"
+                            ) from None
 
 
 def questions(rows: Tensor, kind: str, hidden_word: int = MASK) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -19,12 +19,8 @@ TICKS = 16  # with more codes than this, only some of them are marked
 
 
 def show_mapping(x: Tensor, bits: int = 4, width: float = 9.2, height: float = 2.9) -> Figure:
-    """Draw how absmax and zero-point map a tensor, side by side, width × height inches.
-
-    Args:
-        x: any shape, finite; drawn are at most 200 of its values, evenly chosen from the sorted ones.
-        bits: of the integers, 2 to 8; few show the steps.
-    """
+    """Draw how absmax and zero-point map a finite tensor of any shape to 2 to 8 bits, of which few show the steps; at
+    most 200 of its values, evenly chosen from the sorted ones. Width and height are inches."""
     fig = Figure(figsize=(width, height), layout="constrained")
     for axes, mapping in zip(fig.subplots(1, 2), ("absmax", "zero-point")):
         draw_mapping(axes, x, MappingConfig(mapping, bits))

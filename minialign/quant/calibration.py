@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from minialign.heads import evaluating
-from minialign.quant.mappings import MappingConfig, from_codes, scales_of_range, to_codes
+from minialign.quant.mappings import MappingConfig, quantize_tensor, scales_of_range
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
 
@@ -53,6 +53,10 @@ class MinMax:
             raise UserError("nothing was calibrated: no values came by; give at least one batch that reaches every "
                             "layer")
         return self.low, self.high
+
+    def scales(self, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
+        """(1, 1) scale and zero-point of the range."""
+        return scales_of_range(*(end.view(1, 1) for end in self.range(config)), config)
 
 
 class MovingAverage(MinMax):
@@ -123,8 +127,8 @@ class MeanSquaredError(Histogram):
         low, high = super().range(config)
         x, best = self.centres().float(), (float("inf"), 1.0)
         for percent in range(100, 4, -1):
-            scale, zero_point = scales_of_range(low * percent / 100, high * percent / 100, config)
-            back = from_codes(to_codes(x, scale, zero_point, config), scale, zero_point, config)
+            scales = scales_of_range(low * percent / 100, high * percent / 100, config)
+            back = quantize_tensor(x, config, scales).dequantize()
             best = min(best, (float(((x - back).double() ** 2 * self.counts).sum()), percent / 100))
         return low * best[1], high * best[1]
 

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.quant.fast_products import fast_weight_product, int8_matmul
-from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor, to_codes
+from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor
 from minialign.runs.errors import UserError
 
 
@@ -167,10 +167,9 @@ class StaticLinear(QuantizedLinear):
 
     def encode(self, x: Tensor) -> Quantized:
         """Integers of x on the calibrated grid; what lies outside takes its nearest end."""
-        scale, zero_point = self.activation_scale, self.activation_zero
-        if scale is None:
+        if self.activation_scale is None:
             raise UserError(f"{self.name} has no scale for its input yet: calibrate first, quantize(model, scheme, "
                             f"batches)")
         if not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
             raise self.not_finite()
-        return Quantized(to_codes(x, scale, zero_point, self.activation), scale, zero_point, self.activation)
+        return quantize_tensor(x, self.activation, (self.activation_scale, self.activation_zero))

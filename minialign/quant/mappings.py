@@ -74,10 +74,7 @@ def absmax_scale(low: Tensor, high: Tensor, config: MappingConfig) -> Tensor:
 
 
 def zero_point_scale(low: Tensor, high: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor]:
-    """s, float32, never 0, and z, int32, one of the codes, of ranges [low, high], any shape, 0 taken into them.
-
-    Jacob et al. 2018, §2.1 and §3.
-    """
+    """s > 0 and z, int32, a code, of ranges [low, high] with 0 taken into them.        Jacob et al. 2018, §2.1, §3"""
     least, greatest = config.codes
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     steps = greatest - least
@@ -123,12 +120,6 @@ def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None, config: Mappin
     return (q if zero_point is None else q.add_(zero_point)).clamp_(*config.codes).to(torch.int8)
 
 
-def from_codes(values: Tensor, scale: Tensor, zero_point: Tensor | None, config: MappingConfig) -> Tensor:
-    """x̂ = s (q − z), float32, the values' shape."""
-    scale, zero_point = for_each_value(values, config, scale, zero_point)
-    return scale * (values.float() if zero_point is None else values.float() - zero_point)
-
-
 @dataclass
 class Quantized:
     """A tensor as integers, with what is needed to read them."""
@@ -140,7 +131,8 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """x̂ = s (q − z), float32, the values' shape."""
-        return from_codes(self.values, self.scale, self.zero_point, self.config)
+        scale, zero_point = for_each_value(self.values, self.config, self.scale, self.zero_point)
+        return scale * (self.values.float() if zero_point is None else self.values.float() - zero_point)
 
     @property
     def bytes(self) -> int:
@@ -148,12 +140,13 @@ class Quantized:
         return sum(t.numel() * t.element_size() for t in (self.values, self.scale, self.zero_point) if t is not None)
 
 
-def quantize_tensor(x: Tensor, config: MappingConfig) -> Quantized:
-    """Map a tensor (..., K) of any float type, with at least one value, with scales of its own.
+def quantize_tensor(x: Tensor, config: MappingConfig, scales: tuple[Tensor, Tensor | None] | None = None) -> Quantized:
+    """Map a tensor (..., K) of any float type, with at least one value, by its own scales or by a given (s, z).
 
-    A row is what the last dimension runs along, a column what it counts. Raises UserError for NaN or infinite values.
+    A row is what the last dimension runs along, a column what it counts. Raises UserError when its own scales would not
+    be finite, because some value is not.
     """
-    scale, zero_point = measured_scales(x, config)
+    scale, zero_point = scales or measured_scales(x, config)
     return Quantized(to_codes(x.detach().float(), scale, zero_point, config), scale, zero_point, config)
 
 

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 from minialign.quant.calibration import MinMax
 from minialign.quant.linear import QuantizedLinear
-from minialign.quant.mappings import TINY, MappingConfig, Quantized, for_each_value, measured_scales, quantize_tensor, to_codes
-from minialign.quant.scheme import SchemeConfig, calibrated_scale, integer_layer, observe
+from minialign.quant.mappings import TINY, MappingConfig, for_each_value, measured_scales, quantize_tensor
+from minialign.quant.scheme import SchemeConfig, integer_layer, observe
 from minialign.quant.selection import ALL, KEEP, select
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
@@ -105,7 +105,7 @@ class FakeQuantizedLinear(nn.Module):
         self.linear, self.scheme, self.name = linear, scheme, name
         scale = zero_point = self.weight_step = self.input_step = None
         if scheme.method == "static":
-            scale, zero_point = calibrated_scale(observer, scheme.activation_config)
+            scale, zero_point = observer.scales(scheme.activation_config)
         if learned_step:
             self.weight_step = nn.Parameter(initial_step(linear.weight, scheme.weight_config).flatten())  # (N,) or (1,)
         if learned_step and scale is not None:  # DEVIATION: starts at the calibrated scale, not at 2 mean |x| / √q⁺
@@ -139,13 +139,10 @@ class FakeQuantizedLinear(nn.Module):
     def converted(self) -> QuantizedLinear:
         """The layer of integers that computes the same."""
         weight, config = self.linear.weight.detach().float(), self.scheme.weight_config
-        mapped, scale = quantize_tensor(weight, config), self.activation_scale
-        if self.weight_step is not None:
-            step = as_scale(self.weight_step.detach())
-            mapped = Quantized(to_codes(weight, step, None, config), step, None, config)
-        if self.input_step is not None:
-            scale = as_scale(self.input_step.detach())
-        return integer_layer(mapped, self.linear.bias, self.name, self.scheme, scale, self.activation_zero)
+        scales = None if self.weight_step is None else (as_scale(self.weight_step.detach()), None)
+        input_scale = self.activation_scale if self.input_step is None else as_scale(self.input_step.detach())
+        return integer_layer(quantize_tensor(weight, config, scales), self.linear.bias, self.name, self.scheme,
+                             input_scale, self.activation_zero)
 
 
 def prepare(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | None = None, learned_step: bool = False,

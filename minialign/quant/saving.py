@@ -156,8 +156,8 @@ def build_layer(kind: type, settings: dict[str, Any], part: dict[str, Tensor], s
 
 
 def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model and tokenizer that `minialign quantize RUN --out` wrote. Raises UserError when files are missing, altered
-    or do not belong together."""
+    """The model and tokenizer that `minialign quantize RUN --out` wrote. Raises UserError for files that are missing,
+    altered or do not belong together."""
     config = read_json(Path(folder) / CONFIG)
     tokenizer = load_tokenizer(Path(folder) / TOKENIZER)
     if tokenizer.fingerprint() != config.get("tokenizer"):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from minialign.quant.calibration import OBSERVERS, MinMax, watch
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.llm_int8 import LLMInt8Linear
-from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor, scales_of_range
+from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor
 from minialign.quant.outliers import FeatureSizes
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
@@ -112,11 +112,6 @@ def observe(model: nn.Module, layers: dict[str, nn.Linear], batches: Iterable[An
     return watch(model, layers, batches, OBSERVERS[scheme.observer] if scheme.method == "static" else MinMax)
 
 
-def calibrated_scale(observer: MinMax, config: MappingConfig) -> tuple[Tensor, Tensor | None]:
-    """(1, 1) scale and zero-point of what an observer saw."""
-    return scales_of_range(*(end.view(1, 1) for end in observer.range(config)), config)
-
-
 def integer_layer(weight: Quantized, bias: Tensor | None, name: str, scheme: SchemeConfig, scale: Tensor | None = None,
                   zero_point: Tensor | None = None) -> QuantizedLinear:
     """The layer of a scheme without outliers; `scale` and `zero_point` are those of its input, for static schemes."""
@@ -147,5 +142,5 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
         every = torch.ones(linear.in_features, dtype=torch.bool)
         kept = {"original": every, "calibrated": columns, "dequantized": None}[scheme.outlier_weights]
         return LLMInt8Linear(weight, linear.bias, name, scheme.activation_config, scheme.threshold, kept, linear.weight)
-    grid = () if scheme.method != "static" or observer is None else calibrated_scale(observer, scheme.activation_config)
+    grid = () if scheme.method != "static" or observer is None else observer.scales(scheme.activation_config)
     return integer_layer(weight, linear.bias, name, scheme, *grid)
