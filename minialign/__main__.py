@@ -155,7 +155,7 @@ def answer(error: Exception) -> int:
     if isinstance(error, OSError):
         return complain(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the same command "
                         f"again")
-    if type(error).__name__ == "Stopped":  # training.Stopped, without importing torch just to ask
+    if type(error).__name__ == "Stopped":  # resumable.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
     if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):

@@ -1,8 +1,8 @@
 r"""Writing text: batched, with the key-value cache, from an explicit generator.
 
     π_T(y) = softmax(logits / T)                 temperature; T → 0 is greedy
-    top-k: the k likeliest tokens; top-p: the fewest tokens that hold a share p of the probability (Holtzman et al.
-    2020, §3.1)
+    top-k                                        the k likeliest tokens
+    top-p                                        the fewest that hold a share p           Holtzman et al. 2020, §3.1
 
 Details that matter:
     1. Prompts are padded on the left, so that every row's last token is a real one
@@ -49,10 +49,8 @@ class SamplingConfig:
         if self.new_tokens < 1:
             raise UserError(f"new tokens is {self.new_tokens}; it must be at least 1")
         if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError(
-                f"temperature {self.temperature} (at least 0), top-k {self.top_k} (at least 0) or top-p {self.top_p} "
-                f"(above 0, at most 1) is out of range"
-            )
+            raise UserError(f"temperature {self.temperature} (at least 0), top-k {self.top_k} (at least 0) or top-p "
+                            f"{self.top_p} (above 0, at most 1) is out of range")
 
 
 @dataclass
@@ -66,9 +64,13 @@ class Generated:
     logprobs: Tensor  # (N, R) log-probability of each sampled token, 0 outside the mask
     end: int = END  # id of the end token
 
+    def ids(self) -> list[list[int]]:
+        """N responses as lists of ids, the end token included."""
+        return [row[keep].tolist() for row, keep in zip(self.response, self.mask)]
+
     def texts(self, tokenizer: Tokenizer) -> list[str]:
-        """The responses as text."""
-        return [tokenizer.decode(row[keep]) for row, keep in zip(self.response, self.mask)]
+        """N responses as text."""
+        return [tokenizer.decode(row) for row in self.ids()]
 
     def ended(self) -> Tensor:
         """(N,) whether the model ended its response itself, within the length."""
@@ -88,13 +90,10 @@ def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def sample_token(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Invert the cumulative distribution: the first token whose cumulative probability exceeds the uniform number.
+    """(B,) ids: the first whose cumulative probability exceeds the uniform number.
 
     Args:
-        probabilities: (B, V), temperature and filters applied.
-        uniform: (B,) in [0, 1).
-    Returns:
-        (B,) ids, distributed so.
+        probabilities: (B, V), temperature and filters applied; uniform: (B,) in [0, 1).
     """
     cumulative = probabilities.cumsum(dim=-1)  # (B, V)
     threshold = uniform[:, None] * cumulative[:, -1:]  # rounding may leave the last entry below 1
@@ -108,20 +107,13 @@ def end_mask(tokens: Tensor, end: int = END) -> Tensor:
 
 
 @torch.no_grad()
-def generate(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    config: SamplingConfig,
-    generator: torch.Generator,
-    stop_early: bool = True,
-    answers: int = 1,
-) -> Generated:
+def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig,
+             generator: torch.Generator, stop_early: bool = True, answers: int = 1) -> Generated:
     """Continue prompts, all in one batch.
 
     Args:
         model: a decoder or an encoder-decoder.
-        prompts: B lists of ids, at least one id each (start with the begin token): what the decoder goes on from, or
-            the encoder reads.
+        prompts: B lists of ids, one each at least (the begin token): what the decoder goes on from, or the encoder reads.
         config: how tokens are chosen.
         generator: where chance comes from; same state, same text.
         stop_early: stop when every row has ended (False: always compute all tokens, for exact rollouts and timings).
@@ -134,25 +126,24 @@ def generate(
     if not prompts:
         raise UserError("there are no prompts to continue")
     check_room(model.config, max(map(len, prompts)), config.new_tokens)
-    two_sided = model.config.kind == "encoder-decoder"
     begin, end, filler = model.special
-    prompt, prompt_mask = pad(prompts, side="right" if two_sided else "left", value=filler)  # (B, P)
     N = len(prompts) * answers
-    # what the decoder reads first
-    start, start_mask = (torch.full((len(prompts), 1), begin), None) if two_sided else (prompt, prompt_mask)
-    cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
     uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
-    response = torch.full((N, config.new_tokens), filler)
-    logprobs = torch.zeros(N, config.new_tokens)
+    response, logprobs = torch.full((N, config.new_tokens), filler), torch.zeros(N, config.new_tokens)
     finished = torch.zeros(N, dtype=torch.bool)
     with evaluating(model):
-        decoder, memory = (model.body.decoder, (model.body.encoder(prompt, prompt_mask),
-                                                prompt_mask)) if two_sided else (model.body, ())
+        if model.config.kind == "encoder-decoder":
+            prompt, prompt_mask = pad(prompts, value=filler)  # (B, P)
+            start, start_mask = torch.full((len(prompts), 1), begin), None  # what the decoder reads first
+            decoder, memory = model.body.decoder, (model.body.encoder(prompt, prompt_mask), prompt_mask)
+        else:
+            prompt, prompt_mask = start, start_mask = pad(prompts, side="left", value=filler)  # (B, P)
+            decoder, memory = model.body, ()
+        cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
         hidden = decoder(start, start_mask, cache, *memory)[:, -1]  # (B, D)
         if answers > 1:
             cache.repeat(torch.arange(len(prompts)).repeat_interleave(answers))
-            # (N, D), (N, P, D), (N, P)
-            hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))
+            hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))  # (N, D), …
         for t in range(config.new_tokens):
             logits = shape_logits(model.logits(hidden), config)  # (N, V)
             probabilities = logits.softmax(dim=-1)
@@ -173,17 +164,13 @@ def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
         raise UserError("an encoder reads and does not write; use a decoder or an encoder-decoder")
     needed, each = (max(prompt, new_tokens), " each") if shape.kind == "encoder-decoder" else (prompt + new_tokens, "")
     if needed > shape.context:
-        raise UserError(
-            f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context of "
-            f"{shape.context}; "
-            "shorten the prompt or ask for fewer new tokens"
-        )
+        raise UserError(f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context of "
+                        f"{shape.context}; shorten the prompt or ask for fewer new tokens")
 
 
 def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, then top-p: the order in which the common libraries apply them."""
-    if config.temperature not in (0, 1.0):
-        # ≤ 0, so a tiny temperature cannot overflow
+    if config.temperature not in (0, 1.0):  # what is divided is at most 0, so a tiny temperature cannot overflow
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature
     return filter_logits(logits, config.top_k, config.top_p)
 
@@ -198,10 +185,8 @@ def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [as_prompt(tokenizer, ids) for ids in tokenizer.encode_many(list(texts))]
 
 
-def continue_texts(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig,
-    generator: torch.Generator, batch: int = 64
-) -> list[str]:
+def continue_texts(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig,
+                   generator: torch.Generator, batch: int = 64) -> list[str]:
     """The model's continuation of each prompt, in their order; rows of similar length are computed together."""
     ids = prompt_ids(tokenizer, prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

@@ -1,8 +1,8 @@
 r"""What a transformer's vectors are turned into: words, classes, one number.
 
-    next word    logits = x Eᵀ, with the same table E that turned tokens into vectors        Press & Wolf 2017 (tied embeddings)
-    class        logits = W x_first + b for an encoder, W x_last + b for a decoder           Devlin et al. 2019, §4.1
-    score        r = w·x + b, a scalar for every token; whose token counts, the caller says  Stiennon et al. 2020, §3.4
+    next word    logits = x Eᵀ, with the table E that turned tokens into vectors               Press & Wolf 2017
+    class        logits = W x_first + b for an encoder, W x_last + b for a decoder             Devlin et al. 2019, §4.1
+    score        r = w·x + b, a scalar for every token; the caller says whose token counts     Stiennon et al. 2020, §3.4
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def build_body(config: TransformerConfig) -> nn.Module:
 
 
 def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Generator) -> None:
-    """GPT-2's start: N(0, std²), zero biases, and what writes into the stream (`.output`) smaller by √(2N); Radford et
-    al. 2019, §2.3."""
+    """GPT-2's start (Radford et al. 2019, §2.3): N(0, std²), zero biases; `.output` matrices smaller by √(2 layers)."""
     for name, parameter in module.named_parameters():
         if parameter.dim() < 2:
             parameter.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -48,12 +47,7 @@ def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Ge
 
 
 class LanguageModel(nn.Module):
-    """A body and, as its head, its own table of token vectors.
-
-    Args:
-        config: shape of the body.
-        seed: of the initial weights.
-    """
+    """A body and, as its head, its own table of token vectors. `config` is the body's shape, `seed` that of its start."""
 
     special = SpecialIds()  # real weights come with a tokenizer of their own, and set theirs
 
@@ -68,8 +62,7 @@ class LanguageModel(nn.Module):
         return self.logits(self.body(tokens, *arguments, **keywords))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V). Call it on just those positions whose prediction is needed: it is a third of a small
-        model's work."""
+        """(..., D) -> (..., V). Call it where a prediction is needed only: it is a third of a small model's work."""
         body = self.body.decoder if self.config.kind == "encoder-decoder" else self.body
         return F.linear(hidden, body.token_embedding.weight)
 
@@ -99,13 +92,7 @@ class ScalarModel(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A body and a linear map from the token that has seen the whole text to the classes.
-
-    Args:
-        body: a decoder's or an encoder's stack (taken over, not copied).
-        classes: how many.
-        seed: of the head's start.
-    """
+    """A body (taken over, not copied) and a linear map from the token that has seen the whole text to the classes."""
 
     def __init__(self, body: Transformer, classes: int, seed: int = 0):
         super().__init__()
@@ -129,8 +116,8 @@ def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: S
 
     Args:
         body: a decoder's stack.
-        prompts: B lists of ids, which may be empty; answers: N lists of ids; of: for each answer which prompt it goes
-            on from.
+        prompts: B lists of ids, which may be empty; answers: N lists of ids.
+        of: (N,) which prompt each answer goes on from.
     Returns:
         (N, T, D) vectors of the answers' tokens, and mask (N, T), true at real ones.
     Raises:
@@ -138,11 +125,10 @@ def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: S
     """
     tokens, mask = pad(answers)  # (N, T)
     of = torch.as_tensor(of)
-    # one answer each: nothing to share, one pass is faster
-    if len(prompts) == len(answers) and torch.equal(of, torch.arange(len(of))):
+    if len(prompts) == len(answers) and torch.equal(of, torch.arange(len(of))):  # one each: one pass is faster
         whole, _ = pad([[*prompt, *answer] for prompt, answer in zip(prompts, answers)])
-        # (N, T) where in the row
-        place = torch.tensor([len(prompt) for prompt in prompts])[:, None] + torch.arange(tokens.shape[1])
+        start = torch.tensor([len(prompt) for prompt in prompts])
+        place = start[:, None] + torch.arange(tokens.shape[1])  # (N, T) where in the row
         place = place.clamp(max=whole.shape[1] - 1)[..., None].expand(-1, -1, body.config.width)
         return body(whole).gather(1, place), mask
     read, real = pad(prompts, side="left")  # (B, P)
@@ -182,8 +168,7 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
 
     Args:
         folder: a run folder.
-        what: "language-model" or "scalar-model" when only that will do; "decoder" when only a language model of that
-            kind will.
+        what: "language-model" or "scalar-model" when only that will do; "decoder" for a language model of that kind.
     Raises:
         UserError: missing, unfinished, of another kind, or with files that do not belong together.
     """
@@ -191,16 +176,15 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     if not run.path.is_dir():
         raise UserError("there is no such run folder; make one with `minialign pretrain`", folder)
     config = read_json(run.path / CONFIG)
-    if isinstance(config, dict) and config.get("what") == "quantized-model":
-        base = f"give the run that it was made from ({config.get('base')})"
-        raise UserError(f"holds a quantized model, which can be sampled and asked, and not changed; {base}", folder)
-    if not isinstance(config, dict) or not isinstance(config.get("model"),
-            dict) or config.get("what") not in ("language-model", "scalar-model"):
+    known = isinstance(config, dict) and config.get("what")
+    if known == "quantized-model":
+        raise UserError(f"holds a quantized model, which can be sampled and asked, and not changed; give the run that "
+                        f"it was made from ({config.get('base')})", folder)
+    if known not in ("language-model", "scalar-model") or not isinstance(config.get("model"), dict):
         raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
     if not run.finished:
         raise UserError("this run has not finished; run its command again to go on, then come back", folder)
-    found = str(config["model"].get("kind",
-        "decoder")) if what == "decoder" and config["what"] == "language-model" else config["what"]
+    found = str(config["model"].get("kind", "decoder")) if what == "decoder" and known == "language-model" else known
     if what is not None and found != what:
         raise UserError(f"holds {'an' if found[0] == 'e' else 'a'} {found}, and a {what} is needed here", folder)
     tokenizer = load_tokenizer(run.path / TOKENIZER)
@@ -208,7 +192,7 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy",
                         folder)
     shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
-    model = LanguageModel(shape) if config["what"] == "language-model" else ScalarModel(build_body(shape))
+    model = LanguageModel(shape) if known == "language-model" else ScalarModel(build_body(shape))
     load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
     return model.eval(), tokenizer
 
@@ -222,5 +206,5 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
 def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:
     """Two models that read the same ids must mean the same by them. Raises UserError otherwise."""
     if first[1].fingerprint() != second[1].fingerprint():
-        raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same `minialign "
-                        f"pretrain` run", first[0])
+        raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same "
+                        "`minialign pretrain` run", first[0])

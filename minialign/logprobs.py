@@ -2,32 +2,74 @@ r"""Log-probabilities of what was said, and averages that look at real tokens on
 
     log π(y|x) = Σₜ log π(yₜ | x, y₍<t₎)                   the chain rule; every method from SFT to PPO stands on it
 
-All of these take logits that are already aligned with the tokens they predict (batching.py); nothing here shifts
-anything.
+Who predicts whom is said in two places: batching.py shifts the labels of whole rows, and `predicting_vectors` here
+begins with the prompt's last token, which predicts the answer's first. Everything else takes logits that are aligned
+with their tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from minialign.batching import IGNORE
+from minialign.batching import IGNORE, pad
+from minialign.cache import Cache
+from minialign.heads import LanguageModel, read_answers
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each token, nats.
+    """(...) log π(token), nats, of ids `tokens` (...) under the logits (..., V) that predict them.
 
-    Args:
-        logits: (..., V) that predict `tokens`.
-        tokens: (...) ids.
-        temperature: divides the logits. What was sampled at a temperature must be scored at it
-            (test_the_logprob_is_that_of_the_distribution_sampled_from).
-    Returns:
-        (...) log π(token).
+    The temperature divides the logits: what was sampled at one must be scored at it
+    (test_the_logprob_is_that_of_the_distribution_sampled_from).
     """
     logits = logits / temperature if temperature != 1.0 else logits
     return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
+
+
+def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+                       of: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A decoder's vectors from which each answer token is predicted: the prompt's last one for the first, and so on.
+
+    Args:
+        body: a decoder's stack.
+        prompts: B lists of at least one id, read once for all their answers; answers: N lists of at least one id.
+        of: (N,) which prompt each answer goes on from.
+    Returns:
+        (N, T, D) vectors, and mask (N, T), true at real tokens.
+    """
+    read = [[prompts[p][-1], *answer[:-1]] for p, answer in zip(of, answers)]
+    return read_answers(body, [prompt[:-1] for prompt in prompts], read, of)
+
+
+def predicting_vectors_of_two(model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+                              of: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The same of an encoder-decoder: the encoder reads each prompt once, the decoder its begin token once, and then
+    every answer."""
+    tokens, mask = pad(answers)  # (N, T)
+    of = torch.as_tensor(of)
+    inputs, input_mask = pad(prompts)  # (B, S)
+    cache = Cache(model.config, len(prompts), tokens.shape[1])
+    memory = model.body.encoder(inputs, input_mask)
+    begin = torch.full((len(prompts), 1), model.special.begin)
+    first = model.body.decoder(begin, None, cache, memory, input_mask)  # (B, 1, D)
+    cache.repeat(of)
+    rest = model.body.decoder(tokens[:, :-1], mask[:, :-1], cache, memory, input_mask[of])  # (N, T − 1, D)
+    return torch.cat([first[of], rest], dim=1), mask
+
+
+def answer_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+                    of: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(N, T) log π of each answer token, nats, 0 at padding; and mask (N, T). Arguments as in `predicting_vectors`."""
+    if model.config.kind == "encoder-decoder":
+        hidden, mask = predicting_vectors_of_two(model, prompts, answers, of)
+    else:
+        hidden, mask = predicting_vectors(model.body, prompts, answers, of)
+    said = torch.tensor([token for answer in answers for token in answer])  # (M,) all answers in one line
+    return torch.zeros(mask.shape).masked_scatter(mask, token_logprobs(model.logits(hidden[mask]), said)), mask
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,18 +94,14 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_variance(x: Tensor, mask: Tensor) -> Tensor:
-    """Population variance (divided by n, as in OpenAI's released code; TRL divides by n − 1) of x where mask is
-    true."""
+    """Population variance of x where mask is true (divided by n, as in OpenAI's released code; TRL divides by n − 1)."""
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
     """Variance 1, and mean 0 unless `shift_mean` is off (rewards keep theirs), over the real tokens; 0 elsewhere.
 
-    Args:
-        x: any shape; mask: the same, true at real tokens.
-        eps: added to the variance.
-    Source: Ziegler et al. 2019, released code; "whitening" of rewards and advantages.
+    `eps` is added to the variance. Source: Ziegler et al. 2019, released code; "whitening" of rewards and advantages.
     """
     mean = masked_mean(x, mask)
     whitened = (x - mean) * torch.rsqrt(masked_variance(x, mask) + eps)

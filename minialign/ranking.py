@@ -18,18 +18,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minialign.batching import pad
-from minialign.cache import Cache
-from minialign.heads import LanguageModel, evaluating, read_answers
-from minialign.logprobs import token_logprobs
+from minialign.heads import LanguageModel, evaluating
+from minialign.logprobs import answer_logprobs
 from minialign.runs.errors import UserError
 
 
 @torch.no_grad()
-def option_logprobs(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]],
-    mean: bool = False, batch: int = 32
-) -> list[Tensor]:
+def option_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]],
+                    mean: bool = False, batch: int = 32) -> list[Tensor]:
     """How likely each option is after its prompt.
 
     Args:
@@ -45,46 +41,20 @@ def option_logprobs(
     """
     for i, choices in enumerate(options):
         if not choices or not all(choices):
-            raise UserError(f"prompt {i} has {'an option of no token' if choices else 'no options'}; there is nothing "
-                            f"to rank")
+            nothing = "an option of no token" if choices else "no options"
+            raise UserError(f"prompt {i} has {nothing}; there is nothing to rank")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
     with evaluating(model):
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            of = torch.tensor([place for place, i in enumerate(chosen) for _ in options[i]])  # (N,) whose option it is
+            of = [place for place, i in enumerate(chosen) for _ in options[i]]  # (N,) whose option it is
             said = [[*option, model.special.end] for i in chosen for option in options[i]]  # N lists
-            read = _encoder_decoder if model.config.kind == "encoder-decoder" else _decoder
-            # (N, T, D), (N, T), (N, T)
-            hidden, tokens, mask = read(model, [list(prompts[i]) for i in chosen], said, of)
-            logprobs = torch.zeros(mask.shape).masked_scatter_(mask, token_logprobs(model.logits(hidden[mask]),
-                tokens[mask]))
+            logprobs, mask = answer_logprobs(model, [list(prompts[i]) for i in chosen], said, of)
             total = logprobs.sum(dim=1) / (mask.sum(dim=1) if mean else 1)  # (N,)
             for i, part in zip(chosen, total.split([len(options[i]) for i in chosen])):
                 found[i] = part
     return found
-
-
-def _decoder(model: LanguageModel, prompts: list[list[int]], said: list[list[int]], of: Tensor) -> tuple[Tensor, Tensor,
-        Tensor]:
-    """Vectors that predict each token of N options, the tokens, and which are real."""
-    read = [[prompts[p][-1], *option[:-1]] for p, option in zip(of.tolist(), said)]
-    hidden, _ = read_answers(model.body, [prompt[:-1] for prompt in prompts], read, of)
-    return hidden, *pad(said)
-
-
-def _encoder_decoder(model: LanguageModel, prompts: list[list[int]], said: list[list[int]], of: Tensor) -> tuple[Tensor,
-        Tensor, Tensor]:
-    """The same: the encoder reads each prompt once, the decoder its begin token once, and then every option."""
-    tokens, mask = pad(said)  # (N, T)
-    inputs, input_mask = pad(prompts)  # (B, S)
-    cache = Cache(model.config, len(prompts), tokens.shape[1])
-    memory = model.body.encoder(inputs, input_mask)
-    first = model.body.decoder(torch.full((len(prompts), 1), model.special.begin), None, cache, memory,
-                               input_mask)  # (B, 1, D)
-    cache.repeat(of)
-    rest = model.body.decoder(tokens[:, :-1], mask[:, :-1], cache, memory, input_mask[of])  # (N, T − 1, D)
-    return torch.cat([first[of], rest], dim=1), tokens, mask
 
 
 def rank(scores: Sequence[Tensor]) -> list[int]:

@@ -21,10 +21,8 @@ loss on held-out examples, nats.
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +35,7 @@ from minialign.heads import evaluating
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
 from minialign.runs.processes import agreed, join_processes
+from minialign.runs.resumable import Stopped, interruptible
 from minialign.runs.run_folder import RunFolder
 
 
@@ -84,10 +83,6 @@ class Data(Protocol):
         examples)."""
 
 
-class Stopped(Exception):
-    """The user pressed Ctrl-C; everything is saved."""
-
-
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.98,
           eps: float = 1e-8) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, Alg. 2) with decay on matrices only, for the parameters that train; torch's
@@ -108,27 +103,6 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, config.steps - warmup)
     return config.learning_rate * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag that is looked at between steps; the second one ends the process at once."""
-    pressed = []
-
-    def note(signum, frame):
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(True)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: nobody can press anything there
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig,

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from minialign.heads import LanguageModel
-from minialign.rlhf.dpo import DPO, DPOConfig, ReferenceLogprobs, answer_logprobs, batch_loss, dpo_loss, evaluate_dpo, logratios, train_dpo
+from minialign.logprobs import answer_logprobs
+from minialign.rlhf.dpo import (
+    DPO,
+    DPOConfig,
+    batch_loss,
+    dpo_loss,
+    evaluate_dpo,
+    logratios,
+    reference_logprobs,
+    train_dpo,
+)
 from minialign.rlhf.kl import exact_kl
 from minialign.rlhf.ranked import Comparisons, Ranked
 from minialign.runs.errors import UserError
@@ -32,7 +42,7 @@ def policy():
 
 def test_answer_logprobs_obey_the_chain_rule(policy):
     batch = Comparisons(RANKED, 1, 0).batch([0, 1, 2, 3])
-    found = answer_logprobs(policy, batch.prompts, batch.answers, batch.of)
+    found = answer_logprobs(policy, batch.prompts, batch.answers, batch.of)[0].sum(dim=1)
     for value, answer, p in zip(found, batch.answers, batch.of):
         slow, said = 0.0, list(batch.prompts[p])
         for token in answer:
@@ -42,7 +52,8 @@ def test_answer_logprobs_obey_the_chain_rule(policy):
 
 
 def test_before_the_first_step_the_loss_is_log_2(policy):
-    data, reference = Comparisons(RANKED, 1, 0), ReferenceLogprobs(policy, RANKED)
+    data = Comparisons(RANKED, 1, 0)
+    reference = reference_logprobs(policy, data)
     loss = batch_loss(policy.train(), data.batch([0, 1, 2, 3]), reference, DPOConfig())
     assert float(loss.detach()) == pytest.approx(4 * math.log(2), abs=1e-5)  # four prompts; dropout would have moved it
     found = evaluate_dpo(policy.eval(), data, reference, DPOConfig())
@@ -111,13 +122,26 @@ def test_the_reference_is_read_once_and_never_moves(policy, tmp_path):
     trained, facts = train_dpo(policy, RANKED, RANKED[:2], DPOConfig(beta=0.3), QUICK, RunFolder(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(before.values(), policy.state_dict().values()))
     assert not {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in trained.parameters()}
-    data, reference = Comparisons(RANKED[:2], 1, 0), ReferenceLogprobs(policy, RANKED[:2])
+    data = Comparisons(RANKED[:2], 1, 0)
+    reference = reference_logprobs(policy, data)
     again = evaluate_dpo(trained, data, reference, DPOConfig(beta=0.3))
     assert {name: facts[name] for name in again} == pytest.approx(again)
     assert facts["accuracy"] == 1.0 and facts["validation"] < 0.5 and facts["gap"] > 0.3
     seen = [record for record in RunFolder(tmp_path).metrics() if "chosen" in record]
     assert [record["step"] for record in seen] == [4, 8, 12]
     assert seen[0]["gap"] < seen[-1]["gap"] and seen[-1]["rejected"] < 0
+
+
+def test_dpo_trains_only_the_lora_of_a_policy_that_has_one(policy, tmp_path):
+    from minialign.peft import lora
+
+    wrapped = lora.wrap(policy, lora.LoRAConfig(rank=2))
+    free = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    before = copy.deepcopy(wrapped.state_dict())
+    trained, _ = train_dpo(wrapped, RANKED, RANKED[:2], DPOConfig(), QUICK, RunFolder(tmp_path))
+    assert free and {name for name, p in trained.named_parameters() if p.requires_grad} == free
+    moved = {name for name, x in trained.state_dict().items() if not torch.equal(x, before[name])}
+    assert moved and moved <= free
 
 
 def test_imitation_holds_the_chosen_answers_up(policy, tmp_path):
@@ -132,7 +156,8 @@ def test_imitation_holds_the_chosen_answers_up(policy, tmp_path):
 
 def test_a_batch_of_prompts_is_the_sum_of_its_prompts(policy):
     moved = LanguageModel(SHAPE, 1).eval()
-    data, reference = Comparisons(RANKED, 1, 0), ReferenceLogprobs(policy, RANKED)
+    data = Comparisons(RANKED, 1, 0)
+    reference = reference_logprobs(policy, data)
     config = DPOConfig(beta=0.3, label_smoothing=0.1, imitation=0.5)
     whole = batch_loss(moved, data.batch([0, 1, 2, 3]), reference, config)
     parts = sum(batch_loss(moved, data.batch([k]), reference, config) for k in range(4))

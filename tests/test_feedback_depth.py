@@ -12,12 +12,10 @@ from minialign.heads import LanguageModel, ScalarModel
 from minialign.lab.commands.hacking import command as hacking
 from minialign.lab.report.reward import calibration_figure
 from minialign.rlhf.best_of_n import beside_best_of_n, best_of_n_kl
-from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.equal_length import resampled, win_rates
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.reward_checks import calibration
-from minialign.rlhf.reward_model import score_rows
-from minialign.rlhf.rollout import score_answers
+from minialign.rlhf.reward_model import Ensemble, score_answers, score_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import write_jsonl
 from minialign.runs.run_folder import RunFolder
@@ -42,14 +40,13 @@ def judged(prompts=60, seed=0):
 
 def test_an_ensemble_scores_like_its_members_together():
     members = three()
-    rows, response, mask = [[*p, 70, 2] for p in PROMPTS], torch.tensor([[70, 2]] * 4), torch.ones(4, 2,
-        dtype=torch.bool)
+    rows = [[*p, 70, 2] for p in PROMPTS]
     each = torch.stack([score_rows(member, rows) for member in members])
     torch.testing.assert_close(score_rows(Ensemble(members), rows), each.mean(0))
     cautious = each.mean(0) - 0.5 * each.std(0, correction=0)
     torch.testing.assert_close(score_rows(Ensemble(members, 0.5), rows), cautious)
-    torch.testing.assert_close(score_answers(Ensemble(members, 0.5), PROMPTS, response, mask), cautious, atol=1e-5,
-                               rtol=1e-5)
+    found = score_answers(Ensemble(members, 0.5), PROMPTS, [[70, 2]] * 4, range(4)).detach()
+    torch.testing.assert_close(found, cautious, atol=1e-5, rtol=1e-5)
     for bad in (([], 0.0), (members, -1.0), (members, float("nan"))):
         with pytest.raises(UserError, match="no ensemble"):
             Ensemble(*bad)

@@ -8,14 +8,18 @@ import math
 import pytest
 import torch
 
-from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.rlhf.hacking import show_hacking, widest
-from minialign.rlhf.learner import FAILED, Learner
-from minialign.rlhf.ppo import PPOConfig, ppo_update, train_ppo
+from minialign.rlhf.ppo import Learner, PPOConfig, collect, estimate_advantages, ppo_update, train_ppo
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix, alignment_tax, text_logprobs
-from minialign.rlhf.reward_checks import blind_baselines, calibration, calibration_error, ensemble_scores, show_calibration
-from minialign.rlhf.rollout import collect
+from minialign.rlhf.reward_checks import (
+    blind_baselines,
+    calibration,
+    calibration_error,
+    show_calibration,
+    show_hacking,
+    widest,
+)
+from minialign.rlhf.reward_model import ensemble_scores
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
@@ -23,6 +27,7 @@ from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 24, 32, 1, 2, initial_std=0.2)
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
+FAILED = "failed-rollout.safetensors"
 CONFIG = PPOConfig(updates=4, prompts=4, minibatch=2, epochs=1, new_tokens=6, learning_rate=3e-3)
 ROWS = torch.randint(20, 320, (9, 25), generator=torch.Generator().manual_seed(3))
 
@@ -39,16 +44,19 @@ def vector(model):
 def test_the_mix_adds_its_gradient_to_that_of_ppo():
     policy, reward = models()
     value = ScalarModel(copy.deepcopy(policy.body), head_std=0.0)
-    rollout = collect(policy, copy.deepcopy(policy), value, reward, PROMPTS, SamplingConfig(6),
-                      torch.Generator().manual_seed(0))
+    config = PPOConfig(updates=1, prompts=4, minibatch=4, epochs=1, new_tokens=6, learning_rate=1e-3, beta=0.0)
+    rollout = collect(policy, copy.deepcopy(policy), value, reward, PROMPTS, config, torch.Generator().manual_seed(0))
     # no reward: nothing but the text pulls
     rollout.scores, rollout.values = torch.zeros(4), torch.zeros(rollout.values.shape)
-    config = PPOConfig(updates=1, prompts=4, minibatch=4, epochs=1, new_tokens=6, learning_rate=1e-3, beta=0.0)
-    learner = Learner.start(policy, value, config, PretrainingMix(ROWS, MixConfig(mix_weight=2.0, mix_rows=4)))
+    estimate_advantages(rollout, 0.0, config)
+    learner = Learner(policy, value, config, PretrainingMix(ROWS, MixConfig(mix_weight=2.0, mix_rows=4)))
     before, seen = copy.deepcopy(policy), []
-    learner.policy_optimizer.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten()
-        for p in policy.parameters()]).clone()))
-    metrics = ppo_update(learner, rollout, config, torch.Generator().manual_seed(5))
+
+    def note_gradient(*_):
+        seen.append(torch.cat([p.grad.flatten() for p in policy.parameters()]).clone())
+
+    learner.policy_optimizer.register_step_pre_hook(note_gradient)
+    metrics = ppo_update(learner, rollout, torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     torch.randperm(4, generator=generator)  # the order of the minibatches is drawn first
     drawn = ROWS[torch.randint(len(ROWS), (4,), generator=generator)]

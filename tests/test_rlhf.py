@@ -1,6 +1,7 @@
 """The equations of reinforcement learning from feedback, against enumeration, definitions and invariants."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -11,9 +12,19 @@ from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import token_logprobs, whiten
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
-from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3
-from minialign.rlhf.ppo import Learner, PPOConfig, penalised_rewards, policy_loss, ppo_update, value_loss
+from minialign.rlhf.ppo import (
+    Learner,
+    PPOConfig,
+    advantages_and_returns,
+    collect,
+    estimate_advantages,
+    penalised_rewards,
+    policy_loss,
+    ppo_update,
+    train_ppo,
+    value_loss,
+)
 from minialign.rlhf.ranked import Comparisons, Ranked, ranked_rows
 from minialign.rlhf.reward_model import (
     answer_rows,
@@ -21,30 +32,32 @@ from minialign.rlhf.reward_model import (
     evaluate_pairs,
     normalise,
     pair_accuracy,
+    penalise_missing_end,
     reward_loss,
     score_rows,
     scores_at_the_end,
 )
-from minialign.rlhf.rollout import answer_vectors, collect, penalise_missing_end
 from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2, dropout=0.1)
+SHORT = PPOConfig(prompts=4, minibatch=4, epochs=1, new_tokens=10, temperature=0.7, missing_end="subtract",
+                  missing_end_score=1.0)
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
 
 
 def models():
     policy = LanguageModel(SHAPE, 0)
-    return policy, copy.deepcopy(policy), ScalarModel(copy.deepcopy(policy.body),
-                                                      seed=1), ScalarModel(copy.deepcopy(policy.body), seed=1)
+    value, reward = (ScalarModel(copy.deepcopy(policy.body), seed=1) for _ in range(2))
+    return policy, copy.deepcopy(policy), value, reward
 
 
-def rolled(seed=0, new_tokens=10):
+def rolled():
     policy, reference, value, reward = models()
     policy.train()
-    sampling = SamplingConfig(new_tokens, temperature=0.7)
-    return policy, reward, collect(policy, reference, value, reward, PROMPTS, sampling,
-                                   torch.Generator().manual_seed(seed)), value
+    rollout = collect(policy, reference, value, reward, PROMPTS, SHORT, torch.Generator().manual_seed(0))
+    return policy, reward, rollout, value
 
 
 def test_k1_and_k3_average_to_the_exact_kl():
@@ -120,8 +133,7 @@ def test_kl_is_0_before_the_first_update():
 def test_rollout_logprobs_equal_a_full_pass():
     policy, _, rollout, _ = rolled()
     policy.eval()
-    shared = token_logprobs(policy.logits(answer_vectors(policy.body, PROMPTS, rollout.response, rollout.mask)),
-                            rollout.response, 0.7)
+    shared = token_logprobs(policy.logits(rollout.vectors(policy.body)), rollout.response, 0.7)
     assert float(((shared - rollout.logprobs) * rollout.mask).detach().abs().max()) < 1e-5
     for prompt, row, keep, logprobs in zip(PROMPTS, rollout.response, rollout.mask, rollout.logprobs):
         logits = policy(torch.tensor([prompt + row[keep].tolist()]))[0, len(prompt) - 1 : -1]
@@ -130,30 +142,28 @@ def test_rollout_logprobs_equal_a_full_pass():
 
 def test_several_answers_to_a_prompt_are_those_of_several_prompts():
     policy, reference, value, reward = models()
-    sampling, prompts = SamplingConfig(10, temperature=0.7), [*PROMPTS, [1]]
-    once = collect(policy, reference, value, reward, prompts, sampling, torch.Generator().manual_seed(0), answers=3)
-    again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], sampling,
+    prompts = [*PROMPTS, [1]]
+    three = dataclasses.replace(SHORT, prompts=5, answers=3, minibatch=15)
+    one = dataclasses.replace(SHORT, prompts=15, minibatch=15)
+    once = collect(policy, reference, value, reward, prompts, three, torch.Generator().manual_seed(0))
+    again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], one,
                     torch.Generator().manual_seed(0))
-    assert once.answers == 3 and again.answers == 1
+    assert once.spoken()[1] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4] and again.spoken()[1] == list(range(15))
     for name in ("response", "mask", "logprobs", "reference_logprobs", "values", "scores"):
         torch.testing.assert_close(getattr(once, name), getattr(again, name), atol=1e-5, rtol=1e-5)
     part = once.take(torch.tensor([4, 1]))
     assert part.prompts == [prompts[4], prompts[1]] and part.response.shape[1] == int(part.mask.sum(dim=1).max())
     torch.testing.assert_close(part.scores, once.scores[[12, 13, 14, 3, 4, 5]])
     trained = []
-    # and PPO makes the same of both
-    for rollout, shape in ((once, {"prompts": 5, "answers": 3}), (again, {"prompts": 15})):
-        config = PPOConfig(minibatch=15, epochs=1, temperature=0.7, **shape)
-        learner = Learner.start(copy.deepcopy(policy), copy.deepcopy(value), config)
-        ppo_update(learner, rollout, config, torch.Generator().manual_seed(0))
+    for rollout, config in ((once, three), (again, one)):  # and PPO makes the same of both
+        learner = Learner(copy.deepcopy(policy), copy.deepcopy(value), config)
+        estimate_advantages(rollout, config.beta, config)
+        ppo_update(learner, rollout, torch.Generator().manual_seed(0))
         trained.append(torch.nn.utils.parameters_to_vector(learner.policy.parameters()))
     torch.testing.assert_close(*trained, atol=2e-4, rtol=0)
 
 
 def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
-    from minialign.rlhf.ppo import train_ppo
-    from minialign.runs.run_folder import RunFolder
-
     policy, _, _, reward = models()
     config = PPOConfig(updates=3, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2, value_warmup=2)
     train_ppo(policy.eval(), reward, PROMPTS * 2, config, RunFolder(tmp_path))
@@ -164,12 +174,11 @@ def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
 def test_ratios_are_1_before_the_first_step():
     policy, _, rollout, value = rolled()
     policy.train()
-    learner = Learner.start(policy, value, PPOConfig(prompts=4, minibatch=4, learning_rate=0.0,
-                                                     value_learning_rate=0.0))
+    learner = Learner(policy, value, dataclasses.replace(SHORT, learning_rate=0.0, value_learning_rate=0.0))
     before = copy.deepcopy(policy.state_dict())
     policy.eval()
-    metrics = ppo_update(learner, rollout, PPOConfig(prompts=4, minibatch=4, epochs=1, temperature=0.7),
-                         torch.Generator().manual_seed(0))
+    estimate_advantages(rollout, SHORT.beta, SHORT)
+    metrics = ppo_update(learner, rollout, torch.Generator().manual_seed(0))
     assert metrics["clip_fraction"] == 0.0 and abs(metrics["policy_loss"]) < 1e-5
     assert all(torch.equal(a, b) for a, b in zip(before.values(), policy.state_dict().values()))
 
@@ -186,6 +195,19 @@ def test_both_conventions_for_a_missing_end():
     scores, ended = torch.tensor([0.5, 0.5]), torch.tensor([True, False])
     assert penalise_missing_end(scores, ended, "subtract", 1.0).tolist() == [0.5, -0.5]
     assert penalise_missing_end(scores, ended, "replace", 1.0).tolist() == [0.5, -1.0]
+
+
+@pytest.mark.parametrize("change", [{}, {"missing_end": "subtract", "missing_end_score": 0.5}])
+def test_a_rollout_scores_a_missing_end_as_the_configuration_says(change):
+    """There is one default, the configuration's: 3 standard deviations below the reference in place of the score."""
+    policy, reference, value, reward = models()
+    config = PPOConfig(prompts=4, minibatch=4, new_tokens=4, **change)
+    rollout = collect(policy, reference, value, reward, PROMPTS, config, torch.Generator().manual_seed(1))
+    rows = [prompt + answer for prompt, answer in zip(PROMPTS, rollout.spoken()[0])]
+    scores, ended = score_rows(reward, rows), (rollout.response == 2).any(dim=1)
+    assert not ended.all()
+    expected = torch.where(ended, scores, scores - 0.5 if change else torch.full((4,), -3.0))
+    torch.testing.assert_close(rollout.scores, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_policy_loss_in_all_four_quadrants():
@@ -222,7 +244,7 @@ def test_the_score_does_not_depend_on_padding():
         torch.testing.assert_close(scores_at_the_end(reward, tokens, mask), plain, atol=1e-5, rtol=1e-5)
 
 
-def test_normalised_scores_have_mean_0_and_deviation_1():
+def test_normalised_scores_have_mean_0_and_std_1():
     _, _, _, reward = models()
     rows = [[1, 30 + i, 99 - i, 2] for i in range(20)]
     normalise(reward.eval(), rows)
@@ -300,9 +322,6 @@ def test_best_of_n_has_its_kl_and_takes_the_best():
 
 
 def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
-    from minialign.rlhf.ppo import train_ppo
-    from minialign.runs.run_folder import RunFolder
-
     policy, _, _, reward = models()
     before = copy.deepcopy(policy.state_dict())
     seen = []
@@ -323,8 +342,6 @@ def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
 
 def test_of_a_policy_with_a_lora_only_the_lora_is_optimised(tmp_path):
     from minialign.peft import lora
-    from minialign.rlhf.ppo import train_ppo
-    from minialign.runs.run_folder import RunFolder
 
     policy, _, _, reward = models()
     plain = copy.deepcopy(policy.state_dict())
@@ -345,10 +362,6 @@ def test_of_a_policy_with_a_lora_only_the_lora_is_optimised(tmp_path):
 
 
 def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
-    from minialign.rlhf.ppo import train_ppo
-    from minialign.runs.errors import UserError
-    from minialign.runs.run_folder import RunFolder
-
     policy, _, _, reward = models()
     config = PPOConfig(updates=6, prompts=4, minibatch=2, new_tokens=8, target_kl=1.0, horizon=50)
     whole, _ = train_ppo(policy.eval(), reward, PROMPTS * 3, config, RunFolder(tmp_path / "whole"))

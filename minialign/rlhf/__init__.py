@@ -4,14 +4,13 @@ price. In reading order:
     comparisons.py       pairs of answers and which one was preferred
     rouge.py             the metric that they should replace
     ranked.py            comparisons as rows of ids
-    reward_model.py      one number for an answer, learned from choices: Bradley and Terry's model
-    reward_checks.py     how far to trust it; ensemble.py several of them as one
-    best_of_n.py         using it without any training of the policy
+    reward_model.py      one number for an answer, learned from choices: Bradley and Terry's model; several as one
+    reward_checks.py     how far to trust it, and which answers it likes beyond their worth
     kl.py                how far a policy has moved from its reference, and the price of it
-    rollout.py           the policy answers, and all that is needed is written down
-    gae.py               by how much each token was better than expected
-    ppo.py               the clipped update; learner.py one step of it; pretraining_mix.py so that less is forgotten
+    ppo.py               the policy answers, each token gets its advantage, the clipped update: all of PPO
+    pretraining_mix.py   beside it a little pretraining text, so that less is forgotten
+    rollout_table.py     an answer of PPO's as a table
+    best_of_n.py         using the reward model without any training of the policy
     dpo.py               the same aim without reward model and sampling
     equal_length.py      win rates that length cannot buy
-    hacking.py           answers that the reward model likes beyond their worth
 """

@@ -1,9 +1,9 @@
-r"""Best of n: sample n answers, keep the one that the reward model likes best. No training; n times the work for each
-answer.
+r"""Best of n: sample n answers, keep the one that the reward model likes best. No training; n times the work an answer.
 
-    KL(best of n ‖ π_ref) = log n − (n − 1) / n      nats per answer; an upper bound when two answers can tie    Stiennon et al. 2020, App. G
+    KL(best of n ‖ π_ref) = log n − (n − 1) / n      nats per answer                   Stiennon et al. 2020, App. G
 
-It is the yardstick for PPO: an optimised policy should beat best of n at the same KL, or say that it does not.
+The formula is an upper bound when two answers can tie. Best of n is the yardstick for PPO: an optimised policy should
+beat it at the same KL, or say that it does not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from minialign.evaluation import Interval, mean_interval
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.rlhf.ensemble import Ensemble
-from minialign.rlhf.reward_model import answer_rows, score_rows
+from minialign.rlhf.reward_model import Ensemble, answer_rows, score_rows
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
@@ -30,27 +30,17 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def sample_and_score(
-    policy: LanguageModel,
-    reward: ScalarModel | Ensemble,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    n: int,
-    sampling: SamplingConfig,
-    generator: torch.Generator,
-) -> tuple[list[list[str]], torch.Tensor]:
-    """n answers to each prompt and their scores.
-
-    Returns:
-        P lists of n answers, and (P, n) scores.
-    """
+def sample_and_score(policy: LanguageModel, reward: ScalarModel | Ensemble, tokenizer: Tokenizer,
+                     prompts: Sequence[str], n: int, sampling: SamplingConfig,
+                     generator: torch.Generator) -> tuple[list[list[str]], Tensor]:
+    """n answers to each of P prompts, P lists of n texts; and their scores (P, n)."""
     repeated = [prompt for prompt in prompts for _ in range(n)]
     answers = continue_texts(policy, tokenizer, repeated, sampling, generator)
     scores = score_rows(reward, answer_rows(tokenizer, repeated, answers, reward.config.context)).view(len(prompts), n)
     return [answers[i * n : (i + 1) * n] for i in range(len(prompts))], scores
 
 
-def best_of(answers: list[list[str]], scores: torch.Tensor, n: int) -> tuple[list[str], torch.Tensor]:
+def best_of(answers: list[list[str]], scores: Tensor, n: int) -> tuple[list[str], Tensor]:
     """The best of the first n answers to each prompt, and (P,) its score: one sampling serves every smaller n."""
     best = scores[:, :n].argmax(dim=1)
     return [row[i] for row, i in zip(answers, best.tolist())], scores[torch.arange(len(answers)), best]
@@ -65,24 +55,12 @@ class Beside:
     kl: float  # of the rival from the reference, nats, at most
 
 
-def beside_best_of_n(
-    policy: LanguageModel,
-    reference: LanguageModel,
-    reward: ScalarModel | Ensemble,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    n: int,
-    sampling: SamplingConfig,
-    seed: int,
-) -> Beside:
+def beside_best_of_n(policy: LanguageModel, reference: LanguageModel, reward: ScalarModel | Ensemble,
+                     tokenizer: Tokenizer, prompts: Sequence[str], n: int, sampling: SamplingConfig,
+                     seed: int) -> Beside:
     """What the reward model says of a policy and of the best of n answers of its reference, with intervals over prompts
-    (two at least).
-
-    The same model scores both, so this says who found more of what it likes, and nothing about what that is worth
-    (hacking.py).
-    """
-    own = sample_and_score(policy, reward, tokenizer, prompts, 1, sampling, torch.Generator().manual_seed(seed))[1][:,
-        0]
-    best = sample_and_score(reference, reward, tokenizer, prompts, n, sampling,
-                            torch.Generator().manual_seed(seed + 1))[1].amax(dim=1)
-    return Beside(mean_interval(own.tolist()), mean_interval(best.tolist()), best_of_n_kl(n))
+    (two at least). The same model scores both: this says who found more of what it likes, not what that is worth."""
+    scores = [sample_and_score(model, reward, tokenizer, prompts, count, sampling,
+                               torch.Generator().manual_seed(seed + place))[1].amax(dim=1).tolist()
+              for place, (model, count) in enumerate(((policy, 1), (reference, n)))]
+    return Beside(*map(mean_interval, scores), best_of_n_kl(n))

@@ -4,9 +4,7 @@ One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annot
 `rejected_policy`, `confidence` (1 to 9 here; other people's scales are kept as they are), `shown_first` ("chosen" |
 "rejected"), `time`, `task`. Other fields are kept. A text may be a string or a list of chat messages ({"role",
 "content"}); where `chosen` and `rejected` are whole conversations, what they begin with in common is the prompt. The
-labelling page writes the same lines, and besides them ties, skipped pairs, pairs that were asked again, and undo marks.
-
-Details that matter:
+labelling page writes the same lines, and ties, skipped pairs, pairs that were asked again, and undo marks. Details:
     1. Pairs mix several policies and the references, as in the summarisation data (Stiennon et al. 2020, §3.2): a
        reward model that has only seen one policy's answers cannot judge another's.
     2. Splits are by prompt (test_no_prompt_stands_on_both_sides_of_a_split).
@@ -22,7 +20,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -51,16 +49,15 @@ class Candidate:
 
 def is_chat(value: Any) -> bool:
     """Whether it is a list of chat messages."""
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and isinstance(m.get("content"), str)
-                                                           for m in value)
+    return isinstance(value, list) and value != [] and all(
+        isinstance(message, dict) and isinstance(message.get("content"), str) for message in value)
 
 
 def text_of(value: Any, file: object = None, line: int | None = None) -> str:
-    """A string as it is; of one chat message its content; several as `role: content`, one a line, so that it stays
-    known who speaks."""
+    """A string as it is; of one chat message its content; several as `role: content`, one a line."""
     if is_chat(value):
-        value = value[0]["content"] if len(value) == 1 else "\n".join(f"{message.get('role', 'somebody')}: "
-            f"{message['content']}" for message in value)
+        said = [f"{message.get('role', 'somebody')}: {message['content']}" for message in value]
+        value = value[0]["content"] if len(value) == 1 else "\n".join(said)
     if not isinstance(value, str):
         raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]!r}", file, line)
     if not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value):
@@ -69,19 +66,17 @@ def text_of(value: Any, file: object = None, line: int | None = None) -> str:
 
 
 def divide_conversations(record: dict) -> dict:
-    """A line whose `chosen` and `rejected` are whole conversations, as `prompt` (what they begin with in common) and
-    two answers."""
-    if not (is_chat(record.get("chosen")) and is_chat(record.get("rejected"))) or (is_chat(record.get("prompt"))
-            and record["prompt"]):
+    """A line with two whole conversations, as `prompt` (what they begin with in common) and two answers."""
+    chosen, rejected, given = (record.get(field) for field in ("chosen", "rejected", "prompt"))
+    if not is_chat(chosen) or not is_chat(rejected) or is_chat(given):
         return record
-    both = list(zip(record["chosen"], record["rejected"]))
-    common = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
-    common = min(common, len(record["chosen"]) - 1, len(record["rejected"]) - 1)  # each keeps an answer
+    common = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), len(chosen))
+    common = min(common, len(chosen) - 1, len(rejected) - 1)  # each keeps an answer
     if common == 0:
         return record
-    shared, given = record["chosen"][:common], record.get("prompt")
-    prompt = given if isinstance(given, str) and given == shared[-1]["content"] and common == 1 else shared
-    return {**record, "prompt": prompt, "chosen": record["chosen"][common:], "rejected": record["rejected"][common:]}
+    shared = chosen[:common]
+    prompt = given if common == 1 and given == shared[0]["content"] else shared
+    return {**record, "prompt": prompt, "chosen": chosen[common:], "rejected": rejected[common:]}
 
 
 def name_of(record: dict, field: str = "id") -> tuple[str, int | None]:
@@ -104,39 +99,34 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
     undone = taken_back(records)
     kept, left_out = [], Counter()
     for record in records:
-        line = record["line"]
         if type(record.get("undo")) is int:
             continue
         reason = TAKEN_BACK if name_of(record) in undone else ASIDE.get(str(record.get("choice")))
         if reason is None and record.get("again") is True:
             reason = ASKED_AGAIN
-        if reason is not None:
-            left_out[reason] += 1
-            continue
-        record = divide_conversations(record)
-        check_fields(record, ("prompt", "chosen", "rejected"), (str, list), path, line)
-        texts = {field: "" if record[field] == [] else text_of(record[field], path, line)
-                 for field in ("prompt", "chosen", "rejected")}
-        check_facts(record, path)
-        if texts["chosen"] == texts["rejected"]:
-            left_out[EQUAL] += 1
+        if reason is None:
+            record, fields = divide_conversations(record), ("prompt", "chosen", "rejected")
+            check_fields(record, fields, (str, list), path, record["line"])
+            record |= {name: text_of(record[name], path, record["line"]) if record[name] else "" for name in fields}
+            check_facts(record, path)
+            reason = EQUAL if record["chosen"] == record["rejected"] else None
+        if reason is None:
+            kept.append(record)
         else:
-            kept.append({**record, **texts})
+            left_out[reason] += 1
     return kept, left_out
 
 
 def check_facts(record: dict, path: Path) -> None:
     """Raise UserError when something that is known about a comparison cannot be meant so; names the line."""
-    known = {name: (str,) for name in ("annotator", "chosen_policy", "rejected_policy", "time")} | {"confidence":
-        (int, float)}
-    for name, kinds in known.items():
-        value = record.get(name)
+    texts, line = ("annotator", "chosen_policy", "rejected_policy", "time"), record["line"]
+    for name in (*texts, "confidence"):
+        value, kinds = record.get(name), str if name in texts else (int, float)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
-            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {'text' if kinds == (str,) else 'a number'}", path,
-                            record["line"])
-    if record.get("shown_first") not in (None, "chosen", "rejected"):
-        raise UserError(f"'shown_first' is {str(record['shown_first'])[:40]!r}; it must be chosen or rejected", path,
-                        record["line"])
+            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {'text' if name in texts else 'a number'}", path, line)
+    first = record.get("shown_first")
+    if first not in (None, "chosen", "rejected"):
+        raise UserError(f"'shown_first' is {str(first)[:40]!r}; it must be chosen or rejected", path, line)
 
 
 def say_left_out(left_out: Counter[str]) -> str:
@@ -145,10 +135,7 @@ def say_left_out(left_out: Counter[str]) -> str:
 
 
 def split_by_prompt(comparisons: list[dict], share: float = 0.1) -> tuple[list[dict], list[dict]]:
-    """Training and held-out comparisons; all pairs of one prompt stand on the same side.
-
-    Without prompts (texts compared as such) the pair's own first text in alphabetical order stands in for the prompt.
-    """
+    """Training and held-out comparisons; all pairs of one prompt stand on the same side."""
     return tuple([c for c in comparisons if held_out(key_of(c), share) is side] for side in (False, True))
 
 
@@ -157,22 +144,18 @@ def key_of(comparison: dict) -> str:
     return comparison["prompt"] or min(comparison["chosen"], comparison["rejected"])
 
 
-def sample_pairs(
-    candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig,
-    seed: int = 0, answers: int = 2
-) -> tuple[list[dict], int]:
+def sample_pairs(candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str],
+                 sampling: SamplingConfig, seed: int = 0, answers: int = 2) -> tuple[list[dict], int]:
     """For each prompt some answers of candidates drawn by chance, and all pairs of them, each in random order.
 
     Args:
         candidates: where answers come from; a model may answer twice, a list of texts has one answer.
-        tokenizer: of the models.
-        prompts: what is answered.
+        tokenizer: of the models; prompts: what is answered.
         sampling: how models answer; each candidate brings its own temperature.
         seed: of the draw of candidates, the order and the samples.
         answers: K to a prompt, which make C(K, 2) pairs.
     Returns:
-        {"prompt", "first", "second", "first_policy", "second_policy", "index"} for each pair, and how many were dropped
-        as equal.
+        {"prompt", "first", "second", "first_policy", "second_policy", "index"} of each pair, and how many were equal.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     pool = [i for i, candidate in enumerate(candidates) for _ in range(1 if candidate.model is None else answers)]
@@ -186,36 +169,20 @@ def sample_pairs(
         if candidate.model is None:
             written = [candidate.texts[k] for k, _ in wanted]
         else:
-            config = SamplingConfig(sampling.new_tokens, candidate.temperature, sampling.top_k, sampling.top_p)
+            config = replace(sampling, temperature=candidate.temperature)
             written = continue_texts(candidate.model, tokenizer, [prompts[k] for k, _ in wanted], config, generator)
         for (k, place), text in zip(wanted, written):
             texts[k][place] = text
-    pairs = [
-        {
-            "prompt": prompt,
-            "first": texts[k][i],
-            "second": texts[k][j],
-            "first_policy": candidates[drawn[k][i]].name,
-            "second_policy": candidates[drawn[k][j]].name,
-            "index": k,
-        }
-        for k, prompt in enumerate(prompts)
-        for i, j in combinations(range(answers), 2)
-    ]
+    pairs = [{"prompt": prompt, "first": texts[k][i], "second": texts[k][j], "first_policy": candidates[drawn[k][i]].name,
+              "second_policy": candidates[drawn[k][j]].name, "index": k}
+             for k, prompt in enumerate(prompts) for i, j in combinations(range(answers), 2)]
     different = [pair for pair in pairs if pair["first"].strip() != pair["second"].strip()]
     return different, len(pairs) - len(different)
 
 
 def as_comparison(pair: dict, winner: str, **facts: Any) -> dict:
-    """A judged pair as a comparison. `winner` is "first" or "second"; facts are kept beside it (annotator, confidence,
-    …)."""
+    """A judged pair as a comparison; `winner` is "first" or "second"; facts (annotator, confidence, …) stand beside."""
     loser = {"first": "second", "second": "first"}[winner]
-    return {
-        "prompt": pair["prompt"],
-        "chosen": pair[winner],
-        "rejected": pair[loser],
-        "chosen_policy": pair[f"{winner}_policy"],
-        "rejected_policy": pair[f"{loser}_policy"],
-        "shown_first": "chosen" if winner == "first" else "rejected",
-        **facts,
-    }
+    texts = {"prompt": pair["prompt"], "chosen": pair[winner], "rejected": pair[loser]}
+    policies = {"chosen_policy": pair[f"{winner}_policy"], "rejected_policy": pair[f"{loser}_policy"]}
+    return {**texts, **policies, "shown_first": "chosen" if winner == "first" else "rejected", **facts}

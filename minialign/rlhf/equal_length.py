@@ -1,6 +1,6 @@
 r"""Win rates that length cannot buy: what is left when both sides write as many words, and how sure that is.
 
-    P(win) = σ(a + b log(words / words of the rival))        reported is σ(a)         after Dubois et al. 2024, §3, without their model terms
+    P(win) = σ(a + b log(words / words of the rival)), reported is σ(a)     Dubois et al. 2024, §3, without model terms
 
 The interval is a bootstrap over prompts (Efron & Tibshirani 1993, §13.3): the prompts are drawn again with replacement,
 both coefficients are fitted again on each draw, and the middle 95 % of the σ(a) are the interval. A prompt is drawn
@@ -69,10 +69,10 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
                         f"equally many")
     won = win_rate(outcomes)
     shares = torch.tensor([sum(judges) / len(judges) for judges in outcomes], dtype=torch.float64)  # (P,)
-    words = torch.tensor([[max(1, len(text.split())) for text in side] for side in (answers, rivals)],
-                         dtype=torch.float64)  # (2, P)
-    log_ratios = words[0].log() - words[1].log()
-    mean = float(rates_at_equal_length(shares, log_ratios, torch.ones(1, len(shares), dtype=torch.float64)))
+    words = [[max(1, len(text.split())) for text in side] for side in (answers, rivals)]
+    words = torch.tensor(words, dtype=torch.float64)  # (2, P)
+    log_ratios, once = words[0].log() - words[1].log(), torch.ones(1, len(shares), dtype=torch.float64)
+    mean = float(rates_at_equal_length(shares, log_ratios, once))
     found = rates_at_equal_length(shares, log_ratios, resampled(len(shares), draws, seed)).sort().values
     low, high = (float(found[round(edge * (draws - 1))]) for edge in (0.025, 0.975))
     return WinRate(won, Interval(mean, min(low, mean), max(high, mean)))
@@ -81,5 +81,5 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
 def resampled(prompts: int, draws: int, seed: int) -> Tensor:
     """(draws, prompts): how often each prompt comes up when as many are drawn with replacement."""
     drawn = torch.randint(prompts, (draws, prompts), generator=torch.Generator().manual_seed(seed))
-    return torch.zeros(draws, prompts, dtype=torch.float64).scatter_add_(1, drawn,
-        torch.ones(draws, prompts, dtype=torch.float64))
+    once = torch.ones(draws, prompts, dtype=torch.float64)
+    return torch.zeros(draws, prompts, dtype=torch.float64).scatter_add_(1, drawn, once)

@@ -15,17 +15,24 @@ policy of the last rollout. Details that matter:
     1. E[k1] = E[k3] = KL, checked by enumerating a vocabulary (test_k1_and_k3_average_to_the_exact_kl).
     2. The adaptive price compares the KL summed over a sequence with its target, error clipped to ±0.2
        (test_adaptive_beta_follows_its_rule).
+    3. What is frozen in a policy stays frozen while it learns: of a LoRA on a frozen model, only the LoRA learns
+       (test_of_a_policy_with_a_lora_only_the_lora_is_optimised, test_dpo_trains_only_the_lora_of_a_policy_that_has_one).
 
 Read next: ppo.py (where the price is paid).
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from minialign.runs.errors import UserError
+from minialign.generation import SamplingConfig, generate
+from minialign.heads import LanguageModel
+from minialign.logprobs import predicting_vectors, token_logprobs
 
 
 def k1(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
@@ -45,8 +52,7 @@ def k3(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 
 def exact_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """(...) Σ_v π(v) (log π(v) − log π_ref(v)) of two distributions in logits (..., V), nats: for vocabularies that can
-    be summed over."""
+    """(...) Σ_v π(v) (log π(v) − log π_ref(v)) of distributions in logits (..., V), nats."""
     policy, reference = policy_logits.log_softmax(dim=-1), reference_logits.log_softmax(dim=-1)
     return (policy.exp() * (policy - reference)).sum(dim=-1)
 
@@ -67,13 +73,30 @@ class KLPrice:
     target: float = 0.0
     horizon: int = 10_000
 
-    def __post_init__(self):
-        if self.beta < 0 or self.target < 0 or self.horizon < 1:
-            raise UserError(f"beta {self.beta} and target KL {self.target} must be at least 0, horizon {self.horizon} "
-                            f"at least 1")
-
     def update(self, sequence_kl: float, episodes: int) -> None:
         """Move beta after `episodes` sequences whose mean summed KL was `sequence_kl` nats."""
         if self.target:
             error = max(-0.2, min(0.2, sequence_kl / self.target - 1))
             self.beta *= 1 + error * episodes / self.horizon
+
+
+def learner_and_reference(policy: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Two copies of a policy: one that learns, all of it or what is free where some of it is frozen; and the reference,
+    frozen for good."""
+    learner, reference = copy.deepcopy(policy), copy.deepcopy(policy)
+    partly_frozen = len({p.requires_grad for p in policy.parameters()}) == 2
+    return learner if partly_frozen else learner.requires_grad_(True), reference.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def sampled_kl(policy: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]],
+               sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
+    """(N,) for each prompt one answer's log π(y|x) − log π_ref(y|x), nats (k1); its mean estimates KL(π ‖ π_ref)."""
+    parts = []
+    for start in range(0, len(prompts), 64):
+        part = prompts[start : start + 64]
+        said = generate(policy, part, sampling, generator)
+        vectors, _ = predicting_vectors(reference.body, part, said.ids(), range(len(part)))
+        reference_logprobs = token_logprobs(reference.logits(vectors), said.response, sampling.temperature)
+        parts.append((k1(said.logprobs, reference_logprobs) * said.mask).sum(dim=1))
+    return torch.cat(parts)

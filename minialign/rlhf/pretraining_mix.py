@@ -1,5 +1,4 @@
-r"""PPO-ptx: learn a little pretraining text in every step of PPO, so that what the model could do before is not
-forgotten.
+r"""PPO-ptx: learn a little pretraining text in every step of PPO, so that less of what the model could do is forgotten.
 
     J(φ) = E[ r(x, y) − β log(π/π_ref) ] + γ E_{x ∼ pretraining} [ log π(x) ]            Ouyang et al. 2022, §3.5, Eq. 2
 
@@ -43,19 +42,15 @@ class MixConfig:
 
 
 class PretrainingMix:
-    """Text that PPO goes on learning.
-
-    Args:
-        rows: (rows, T + 1) packed ids (batching.pack); config: how much of it.
-    """
+    """Text that PPO goes on learning: (rows, T + 1) packed ids (batching.pack), and how much of it."""
 
     def __init__(self, rows: Tensor, config: MixConfig):
         self.rows, self.config = rows, config
 
     def loss(self, policy: LanguageModel, generator: torch.Generator) -> Tensor:
         """Mean −log π of the tokens of some random rows, nats, without γ."""
-        return -text_logprobs(policy, self.rows[torch.randint(len(self.rows), (self.config.mix_rows,),
-            generator=generator)]).mean()
+        drawn = torch.randint(len(self.rows), (self.config.mix_rows,), generator=generator)
+        return -text_logprobs(policy, self.rows[drawn]).mean()
 
 
 def text_logprobs(policy: LanguageModel, rows: Tensor) -> Tensor:
@@ -66,11 +61,7 @@ def text_logprobs(policy: LanguageModel, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def alignment_tax(policy: LanguageModel, reference: LanguageModel, rows: Tensor) -> Interval:
     """Nats per token that held-out text costs the policy more than the reference, mean over (rows, T + 1) packed rows;
-    below 0 it costs less.
-
-    Raises:
-        UserError: fewer than two rows, from which no interval can be had.
-    """
+    below 0 it costs less. Raises UserError for fewer than two rows, from which no interval can be had."""
     extra = [text_logprobs(reference, part).mean(dim=1) - text_logprobs(policy, part).mean(dim=1)
              for part in rows.split(16)]
     return mean_interval(torch.cat(extra).tolist())

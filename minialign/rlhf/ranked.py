@@ -15,6 +15,7 @@ Read next: reward_model.py, dpo.py.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,12 +61,7 @@ class RankedBatch:
 
 
 class Comparisons:
-    """Ranked answers as training data: all pairs of a prompt stand in one batch, and each answer is read once for all
-    its pairs.
-
-    Args:
-        ranked: from `ranked_rows`; batch: prompts a step; seed: of their order.
-    """
+    """Ranked answers, from `ranked_rows`, as training data: `batch` prompts a step, their order from `seed`."""
 
     def __init__(self, ranked: list[Ranked], batch: int, seed: int):
         self.ranked, self.order = ranked, Order([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
@@ -74,6 +70,11 @@ class Comparisons:
         """The step's prompts, in `parts` pieces."""
         chosen = self.order(step)
         return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
+
+    def in_order(self, size: int = 32) -> Iterator[RankedBatch]:
+        """All prompts in their order, `size` at a time: for looking at each of them once."""
+        names = list(range(len(self.ranked)))
+        return (self.batch(names[start : start + size]) for start in range(0, len(names), size))
 
     def batch(self, names: list[int]) -> RankedBatch:
         """The pairs of the named prompts."""
@@ -84,39 +85,33 @@ class Comparisons:
             weights += [1 / len(ranked.pairs)] * len(ranked.pairs)
             of += [place] * len(ranked.answers)
             answers += ranked.answers
-        prompts = [self.ranked[name].prompt for name in names]
-        return RankedBatch(prompts, answers, of, torch.tensor(chosen), torch.tensor(rejected), torch.tensor(weights),
-                           names)
+        prompts, pairs = [self.ranked[name].prompt for name in names], map(torch.tensor, (chosen, rejected, weights))
+        return RankedBatch(prompts, answers, of, *pairs, names)
 
 
-def ranked_rows(
-    tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str = "stop", file: object = None
-) -> tuple[list[Ranked], Counter[str]]:
-    """Comparisons as rows of ids, those of one prompt together, and what was left out or changed: reason ->
-    comparisons.
+def ranked_rows(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str = "stop",
+                file: object = None) -> tuple[list[Ranked], Counter[str]]:
+    """Comparisons as rows of ids, those of one prompt together; and how many were left out or changed, by reason.
 
     Without a prompt (texts compared as such) every comparison stands for itself.
 
     Args:
         context: tokens that prompt and answer may have together.
-        long: what happens to longer ones: "stop" with an error, "skip" them, or "cut" the answer, whose end token
-            stays.
+        long: "stop" with an error when they have more, "skip" them, or "cut" the answer, whose end token stays.
         file: named in the error.
     Raises:
         UserError: an answer that does not fit the context; names file and line.
     """
-    prompts, chosen, rejected = (tokenizer.encode_many([c[field] for c in comparisons])
-                                 for field in ("prompt", "chosen", "rejected"))
+    columns = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen", "rejected"))
     ranked: dict[object, Ranked] = {}
     left_out: Counter[str] = Counter()
-    for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, prompts, chosen, rejected)):
+    for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, *columns)):
         prompt, answers = [tokenizer.begin, *prompt], [[*answer, tokenizer.end] for answer in answers]
-        longest = len(prompt) + max(map(len, answers))
+        longest, room = len(prompt) + max(map(len, answers)), context - len(prompt)
         if longest > context and long == "stop":
-            remedy = "shorten it, or leave such lines out with --skip-long, or cut their answers with --cut-long"
-            raise UserError(f"{longest} tokens do not fit the model's context of {context}; {remedy}", file,
+            raise UserError(f"{longest} tokens do not fit the model's context of {context}; shorten it, or leave such "
+                            f"lines out with --skip-long, or cut their answers with --cut-long", file,
                             comparison.get("line"))
-        room = context - len(prompt)
         if longest > context and (long == "skip" or room < 2):
             left_out[TOO_LONG] += 1
             continue

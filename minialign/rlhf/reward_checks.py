@@ -1,18 +1,22 @@
-r"""How far to trust a reward model: is it as sure as it may be, does it read at all, and do several of them agree?
+r"""How far to trust a reward model: is it as sure as it may be, does it read at all, what does it like beyond its worth?
 
-    calibration    of the pairs that it orders with probability p = σ(r₁ − r₂), a share p should be ordered so by people
-    blind baselines  the accuracy of judges that see only which answer is longer, or which stood first     (pitfall D29)
-    ensemble         r = mean of m models' scores − c · their deviation; c > 0 distrusts what they disagree on   Coste et al. 2024, §3.2
+    calibration      of the pairs that it orders with probability p = σ(r₁ − r₂), a share p should be ordered so by people
+    blind baselines  accuracy of judges that see only which answer is longer, or which stood first         (pitfall D29)
+    reward hacking   excess = (proxy − mean proxy) / std of proxy − (gold − mean gold) / std of gold
 
-Models of an ensemble differ in their head's start and the order of the data, as far as seeds do; each is normalised on
-the same reference answers before they are averaged, or the loudest would decide. Read next: ensemble.py, then ppo.py,
-which optimises against whatever is given to it.
+The proxy (the reward model) and gold (what was wanted) have scales of their own, so both are put on one, standard
+deviations from the mean of the same answers (Gao et al. 2023, §2, compare them so over a whole run; here for each
+answer). A large positive excess was liked for something that is worth nothing; a large negative one was good, and the
+model missed it. Read some before believing any curve. Gold exists in the toy world only; elsewhere a person's scores
+can stand in its place.
+
+Read next: ppo.py, which optimises against whatever is given to it. Try it:  python -m minialign hacking RUN
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +47,7 @@ def calibration(margins: Sequence[float], bins: int = 5) -> list[Bin]:
     """
     if not len(margins):
         raise UserError("calibration needs pairs, and there are none")
-    ordered = sorted(margins, key=abs)
-    bins = min(bins, len(ordered))
+    ordered, bins = sorted(margins, key=abs), min(bins, len(margins))
     edges = [round(i * len(ordered) / bins) for i in range(bins + 1)]
     found = []
     for start, end in zip(edges, edges[1:]):
@@ -60,36 +63,67 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(abs(b.predicted - b.observed.mean) * b.count for b in bins) / sum(b.count for b in bins)
 
 
-def blind_baselines(comparisons: Sequence[dict]) -> dict[str, Interval]:
-    """Accuracy of "the longer one" and, where the order is known, of "the one shown first"; what a model must beat to
-    have read anything.
-
-    Below one half the opposite habit wins: 1 minus it is the baseline then.
-    """
-    judges: dict[str, Callable[[dict], float]] = {"longer": lambda c: len(c["chosen"].split())
-                                                  - len(c["rejected"].split())}
-    known = [c for c in comparisons if c.get("shown_first") in ("chosen", "rejected")]
-    found = {name: binary_accuracy([judge(c) for c in comparisons]) for name, judge in judges.items() if comparisons}
-    return found | ({"first": binary_accuracy([1 if c["shown_first"] == "chosen" else -1 for c in known])} if known
-                    else {})
-
-
-def ensemble_scores(scores: Tensor, caution: float = 0.0) -> Tensor:
-    """(N,) mean over models − caution · deviation over models.
-
-    Args:
-        scores: (m, N) of m models, each normalised on the same reference answers.
-        caution: c, in deviations, at least 0.
-    """
-    if scores.dim() != 2 or caution < 0:
-        raise UserError(f"scores of shape {tuple(scores.shape)} (models × answers) or caution {caution} (at least 0) "
-                        f"cannot be used")
-    return scores.mean(dim=0) - (caution * scores.std(dim=0, correction=0) if caution else torch.zeros(scores.shape[1]))
-
-
 def show_calibration(bins: Sequence[Bin]) -> str:
     """The bins for people."""
     lines = [f"{'pairs':>6}{'predicted':>11}{'observed':>10}   95 % interval"]
     lines += [f"{b.count:6}{b.predicted:11.0%}{b.observed.mean:10.0%}   {b.observed.low:.0%} to {b.observed.high:.0%}"
               for b in bins]
     return "\n".join([*lines, f"mean distance {calibration_error(bins):.1%}"])
+
+
+def blind_baselines(comparisons: Sequence[dict]) -> dict[str, Interval]:
+    """Accuracy of "the longer one" and, where the order is known, of "the one shown first": what a model must beat to
+    have read anything. Below one half the opposite habit wins, and 1 minus it is the baseline."""
+    shown = [c["shown_first"] for c in comparisons if c.get("shown_first") in ("chosen", "rejected")]
+    signs = {"longer": [len(c["chosen"].split()) - len(c["rejected"].split()) for c in comparisons],
+             "first": [1 if side == "chosen" else -1 for side in shown]}
+    return {name: binary_accuracy(values) for name, values in signs.items() if values}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer with its two scores, each in standard deviations from the mean of all answers."""
+
+    prompt: str
+    answer: str
+    proxy: float
+    gold: float
+
+    @property
+    def excess(self) -> float:
+        """By how much the proxy likes it more than gold does."""
+        return self.proxy - self.gold
+
+
+def standardised(scores: Sequence[float]) -> Tensor:
+    """(N,) with mean 0 and standard deviation 1; all 0 when every number is the same."""
+    x = torch.tensor(list(scores), dtype=torch.float64)
+    return (x - x.mean()) / x.std(correction=0).clamp(min=1e-8)
+
+
+def widest(prompts: Sequence[str], answers: Sequence[str], proxy: Sequence[float], gold: Sequence[float],
+           count: int = 10) -> list[Sample]:
+    """The answers whose two scores differ most, in either direction, widest first; of equal answers to a prompt one.
+
+    Args:
+        prompts, answers: (N,) texts; proxy, gold: (N,) scores, each in units of its own; count: how many.
+    Raises:
+        UserError: lists of different lengths, or nothing in them.
+    """
+    if not len(prompts) == len(answers) == len(proxy) == len(gold) or not prompts:
+        raise UserError(f"{len(prompts)} prompts, {len(answers)} answers, {len(proxy)} and {len(gold)} scores: there "
+                        f"must be equally many, and some")
+    rows = zip(prompts, answers, standardised(proxy).tolist(), standardised(gold).tolist())
+    samples = {row[:2]: Sample(*row) for row in rows}
+    return sorted(samples.values(), key=lambda sample: -abs(sample.excess))[:count]
+
+
+def show_hacking(samples: Sequence[Sample], letters: int = 240) -> str:
+    """Samples for people: what each score says, the end of the prompt, the answer."""
+    parts = []
+    for place, sample in enumerate(samples, 1):
+        verdict = "liked beyond its worth" if sample.excess > 0 else "better than the model thinks"
+        prompt = sample.prompt if len(sample.prompt) <= letters else "…" + sample.prompt[-letters:]
+        parts += [f"{place:2}  proxy {sample.proxy:+.2f}, gold {sample.gold:+.2f}: {verdict}", f"    {prompt!r}",
+                  f"    -> {sample.answer.strip()!r}"]
+    return "\n".join(parts)

@@ -2,9 +2,12 @@ r"""The reward model: one number that says how much people would like an answer.
 
     P(chosen is preferred) = σ(r(x, y_chosen) − r(x, y_rejected))                Bradley & Terry 1952
     L = −E log σ(r(x, y_chosen) − r(x, y_rejected))                              Stiennon et al. 2020, §3.4
+    r = mean of m models' scores − c · their standard deviation                  Coste et al. 2024, §3.2; c = 0: the mean
 
 Only differences are learned, so the zero is arbitrary; and the loss saturates: a pair that is clearly right pulls no
-more. Literally maximising the gap would grow without end. Details that matter:
+more. Literally maximising the gap would grow without end. A policy that climbs one model finds its errors; the errors
+of models that differ in seed or data are not all the same, so the mean of an ensemble hides some and the standard
+deviation shows others. Details that matter:
     1. It starts from the SFT model, with a head N(0, 1/(D+1)) in place of the vocabulary (Ziegler et al. 2019, released
        code).
     2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding).
@@ -13,11 +16,13 @@ more. Literally maximising the gap would grow without end. Details that matter:
        pairs among other pairs each answer would be looked at K − 1 times, and learned by heart (Ouyang et al. 2022,
        §3.5; test_k_answers_are_one_element).
     5. Few passes: what is looked at again is mostly learned by heart, and Stiennon et al. 2020, App. B.1, take one.
-       Here `steps` are counted, not passes; the main job takes two, since they order more of the held-out comparisons
-       rightly (demo_settings.py).
-    6. Afterwards the scores are shifted and scaled to mean 0, deviation 1 on answers of the reference, so that beta,
-       the price of KL, means the same for every reward model (test_normalised_scores_have_mean_0_and_deviation_1). The
-       head absorbs both numbers.
+    6. Afterwards the scores are shifted and scaled to mean 0, standard deviation 1 on answers of the reference, so that
+       beta, the price of KL, means the same for every reward model (test_normalised_scores_have_mean_0_and_std_1). The
+       head absorbs both numbers. Members of an ensemble share the reference answers, or the loudest would decide.
+    7. An answer that never ends is scored lower, in one of the two usual ways
+       (test_both_conventions_for_a_missing_end). A reward model has seen none and may like them: with 1 standard
+       deviation taken off the score, a quarter of the toy policy's answers stopped ending within 60 updates.
+    DEVIATION: of an ensemble the paper subtracts the variance, here the standard deviation, so that r keeps its unit.
 
 Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it).
 Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
@@ -26,15 +31,14 @@ Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minialign.batching import demonstration_row, pad
 from minialign.heads import LanguageModel, ScalarModel, last_real, read_answers
-from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -54,12 +58,6 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
     return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 
 
-def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    """(B,) the score at each row's last real token; tokens and mask (B, T), padding on either side."""
-    left = bool((~mask[:, 0]).any())  # padding on the right needs no mask: a causal reader never looks at it
-    return head_at_the_end(model, model.body(tokens, mask if left else None), mask)
-
-
 def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
     """(B,) the head's number at the last real token of each row of (B, T, D) vectors; mask (B, T)."""
     last = hidden[torch.arange(len(hidden)), last_real(mask)]  # (B, D)
@@ -67,10 +65,17 @@ def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
         return model.head(last.float()).squeeze(-1)
 
 
+def score_answers(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+                  of: Sequence[int]) -> Tensor:
+    """(N,) scores of answers, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read once."""
+    if isinstance(model, Ensemble):
+        return model.together(lambda member: score_answers(member, prompts, answers, of))
+    return head_at_the_end(model, *read_answers(model.body, prompts, answers, of))
+
+
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected answers; prompts and answers are read once, however many pairs they
-    are in."""
-    scores = head_at_the_end(model, *read_answers(model.body, batch.prompts, batch.answers, batch.of))  # (N,)
+    """(P,) scores of the chosen and of the rejected answers; each answer is read once, however many pairs it is in."""
+    scores = score_answers(model, batch.prompts, batch.answers, batch.of)  # (N,)
     return scores.index_select(0, batch.chosen), scores.index_select(0, batch.rejected)
 
 
@@ -82,17 +87,30 @@ def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
 @torch.no_grad()
 def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tensor]:
     """(P,) scores of the chosen and of the rejected answers of all pairs, each pair once."""
-    scores = [pair_scores(model, data.batch(list(range(i, min(i + 32, len(data.ranked))))))
-              for i in range(0, len(data.ranked), 32)]
-    chosen, rejected = (torch.cat([s[side] for s in scores]) for side in (0, 1))
-    return chosen, rejected
+    chosen, rejected = zip(*(pair_scores(model, batch) for batch in data.in_order()))
+    return torch.cat(chosen), torch.cat(rejected)
 
 
 def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
     """{"validation": mean loss in nats, "accuracy": share of pairs ordered rightly} on all pairs, each counted once."""
     chosen, rejected = all_pair_scores(model, data)
-    return {"validation": float(bradley_terry_loss(chosen, rejected).mean()),
-            "accuracy": pair_accuracy(chosen, rejected)}
+    loss = bradley_terry_loss(chosen, rejected).mean()
+    return {"validation": float(loss), "accuracy": pair_accuracy(chosen, rejected)}
+
+
+def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str],
+                context: int | None = None) -> list[list[int]]:
+    """Prompts with their answers as rows that a reward model reads; what is longer than `context` loses tokens before
+    the end token."""
+    pairs = zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(answers)))
+    rows = [demonstration_row(tokenizer, prompt, answer)[0] for prompt, answer in pairs]
+    return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
+
+
+def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B,) the score at each row's last real token; tokens and mask (B, T), padding on either side."""
+    left = bool((~mask[:, 0]).any())  # padding on the right needs no mask: a causal reader never looks at it
+    return head_at_the_end(model, model.body(tokens, mask if left else None), mask)
 
 
 @torch.no_grad()
@@ -108,54 +126,85 @@ def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], bat
     return scores
 
 
-def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str],
-                context: int | None = None) -> list[list[int]]:
-    """Prompts with their answers as rows that a reward model reads; what is longer than `context` loses tokens before
-    the end token."""
-    rows = [demonstration_row(tokenizer, p, a)[0] for p, a in zip(tokenizer.encode_many(list(prompts)),
-        tokenizer.encode_many(list(answers)))]
-    return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
+def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount: float) -> Tensor:
+    """(N,) scores in which answers that never end count less: "replace" puts −amount in place of the score (OpenAI's
+    released code), "subtract" takes amount off it (TRL)."""
+    lowered = scores - amount if convention == "subtract" else torch.full_like(scores, -amount)
+    return torch.where(ended, scores, lowered)
 
 
 def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Shift and scale the head so that these rows (answers of the reference) score with mean 0 and deviation 1.
+    """Shift and scale the head so that these rows (answers of the reference) score with mean 0, standard deviation 1.
 
-    Returns:
-        "reference_mean" and "reference_deviation": what they were before.
-    Raises:
-        UserError: all rows score the same, so there is no deviation to scale by.
+    Returns "reference_mean" and "reference_deviation": what they were before. Raises UserError when all rows score the
+    same, so that there is nothing to scale by.
     """
     scores = score_rows(model, rows)
-    mean, deviation = float(scores.mean()), float(scores.std(correction=0))
-    if not deviation > 1e-8:
+    mean, std = float(scores.mean()), float(scores.std(correction=0))
+    if not std > 1e-8:
         raise UserError(f"the reward model gives all {len(rows)} reference answers the same score, {mean:.3g}; it has "
                         f"learned nothing to optimise")
     with torch.no_grad():
-        model.head.weight /= deviation
-        model.head.bias.sub_(mean).div_(deviation)
-    return {"reference_mean": mean, "reference_deviation": deviation}
+        model.head.weight /= std
+        model.head.bias.sub_(mean).div_(std)
+    return {"reference_mean": mean, "reference_deviation": std}
 
 
-def train_reward_model(
-    base: LanguageModel,
-    ranked: list[Ranked],
-    valid: list[Ranked],
-    reference_rows: Sequence[Sequence[int]],
-    config: TrainingConfig,
-    run: RunFolder,
-) -> tuple[ScalarModel, dict[str, float]]:
-    """Learn to score answers from comparisons.
+def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ranked],
+                       reference_rows: Sequence[Sequence[int]], config: TrainingConfig,
+                       run: RunFolder) -> tuple[ScalarModel, dict[str, float]]:
+    """Learn to score answers from comparisons. Returns the model, and its accuracy and loss on `valid`.
 
     Args:
         base: the SFT model; it is copied, not changed.
         ranked, valid: from `ranked_rows`; they share no prompt.
         reference_rows: answers of the reference, on which scores are normalised.
         config: how; run: where.
-    Returns:
-        The model, and its accuracy and loss on `valid`.
     """
     model = ScalarModel(copy.deepcopy(base.body), seed=config.seed)
-    held_out = Comparisons(valid, 1, seed=0)
-    data, validate = Comparisons(ranked, config.batch, config.seed), lambda trained: evaluate_pairs(trained, held_out)
-    return model, train(model, data, reward_loss, config, run, validate, "reward model",
-                        lambda trained: normalise(trained, reference_rows))
+    data, held_out = Comparisons(ranked, config.batch, config.seed), Comparisons(valid, 1, seed=0)
+    return model, train(model, data, reward_loss, config, run, lambda model: evaluate_pairs(model, held_out),
+                        "reward model", lambda model: normalise(model, reference_rows))
+
+
+def ensemble_scores(scores: Tensor, caution: float = 0.0) -> Tensor:
+    """(N,) mean over models − caution · their standard deviation
+    (test_a_cautious_ensemble_distrusts_what_its_models_disagree_on).
+
+    Args:
+        scores: (m, N) of m models, each normalised on the same reference answers; caution: c, at least 0.
+    """
+    if scores.dim() != 2 or caution < 0:
+        raise UserError(f"scores of shape {tuple(scores.shape)} (models × answers) or caution {caution} (at least 0) "
+                        f"cannot be used")
+    return scores.mean(dim=0) - (caution * scores.std(dim=0, correction=0) if caution else torch.zeros(scores.shape[1]))
+
+
+class Ensemble(nn.Module):
+    """Reward models that score as one (test_an_ensemble_scores_like_its_members_together).
+
+    Args:
+        members: at least one; caution: c, standard deviations of their disagreement that a score loses, at least 0.
+    Raises:
+        UserError: no members, a negative caution, or members that read contexts of different lengths.
+    """
+
+    def __init__(self, members: Sequence[ScalarModel], caution: float = 0.0):
+        super().__init__()
+        if not members or not 0 <= caution < 1e6:
+            raise UserError(f"{len(members)} reward models (at least 1) with a caution of {caution} (at least 0) make "
+                            f"no ensemble")
+        contexts = {member.config.context for member in members}
+        if len(contexts) > 1:
+            raise UserError(f"the reward models read contexts of {', '.join(map(str, sorted(contexts)))} tokens; use "
+                            f"models of one context")
+        self.members, self.caution, self.config = nn.ModuleList(members), caution, members[0].config
+
+    @property
+    def body(self) -> nn.Module:
+        """The first member's: what a value function begins as."""
+        return self.members[0].body
+
+    def together(self, score: Callable[[ScalarModel], Tensor]) -> Tensor:
+        """(N,) the ensemble's scores, from what gives those of one member."""
+        return ensemble_scores(torch.stack([score(member) for member in self.members]), self.caution)

@@ -1,17 +1,14 @@
 r"""ROUGE: how many of a reference's words, pairs of words, and words in order, an answer has. A poor judge, and for
 long the only cheap one.
 
-    ROUGE-n   matches = Σ_g min(count of g in the answer, count of g in the reference),  g over runs of n words       Lin 2004, §2, Eq. 1
-    ROUGE-L   matches = length of the longest common subsequence of the two                       Lin 2004, §3, Eqs. 2-4
+    ROUGE-n   matches = Σ_g min(count of g in answer, in reference),  g: runs of n words       Lin 2004, §2, Eq. 1
+    ROUGE-L   matches = length of the longest common subsequence of the two                    Lin 2004, §3, Eqs. 2-4
     recall = matches / those of the reference,  precision = matches / those of the answer,  F = 2 P R / (P + R)
 
-It counts words. "Mira lost the kite" and "Mira found the kite" share three words of four, and a good paraphrase shares
-none (Stiennon et al. 2020, §4.4: optimising ROUGE gives worse summaries than optimising what people say). Details that
-matter:
-    1. A match counts no more often than it stands in the reference: "the the the" does not win
-       (test_repeating_a_word_wins_nothing).
-    2. Words are runs of a-z and 0-9 in lower case, as in the `rouge-score` package without its stemmer; whatever else
-       is written separates them.
+It counts words: "Mira lost the kite" and "Mira found the kite" share three of four, a good paraphrase shares none.
+Optimising ROUGE gives worse summaries than optimising what people say (Stiennon et al. 2020, §4.4). Details that matter:
+    1. A match counts no more often than it stands in the reference (test_repeating_a_word_wins_nothing).
+    2. Words are runs of a-z and 0-9 in lower case, as in the `rouge-score` package without its stemmer.
     3. Text without words matches nothing: all three numbers are 0 (test_empty_texts_score_0).
 
 Read next: evaluation.py.
@@ -23,8 +20,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Rouge:
 
 def words(text: str) -> list[str]:
     """The words that ROUGE compares."""
-    return WORD.findall(text.lower())
+    return re.findall("[a-z0-9]+", text.lower())
 
 
 def share(matches: int, answer: int, reference: int) -> Rouge:
@@ -54,8 +49,7 @@ def rouge_n(answer: str, reference: str, n: int) -> Rouge:
 
 
 def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest sequence that both contain in this order, gaps allowed; time len(a) · len(b), memory
-    len(b)."""
+    """Length of the longest sequence that both contain in this order, gaps allowed; time len(a) · len(b)."""
     best = [0] * (len(b) + 1)  # best[j]: of what was read of a, and the first j of b
     for x in a:
         diagonal = 0

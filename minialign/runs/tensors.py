@@ -74,3 +74,12 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None
     with torch.no_grad():
         for name, tensor in tensors_of(module).items():
             tensor.copy_(tensors[name])
+
+
+def check_finite(**numbers: Tensor) -> None:
+    """Raise UserError when one of the named (N,) numbers of N answers is not finite; names the first such answer."""
+    for name, each in numbers.items():
+        strange = (~each.isfinite()).nonzero().flatten().tolist()
+        if strange:
+            raise UserError(f"the {name} of answer {strange[0]} is {float(each[strange[0]])} ({len(strange)} of "
+                            f"{len(each)} answers)")

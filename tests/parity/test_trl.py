@@ -13,11 +13,9 @@ import pytest
 import torch
 
 from minialign.logprobs import masked_mean, masked_variance, whiten
-from minialign.rlhf.gae import advantages_and_returns
 from minialign.rlhf.kl import k1, k3
-from minialign.rlhf.ppo import penalised_rewards, policy_loss, value_loss
-from minialign.rlhf.reward_model import bradley_terry_loss
-from minialign.rlhf.rollout import penalise_missing_end
+from minialign.rlhf.ppo import advantages_and_returns, penalised_rewards, policy_loss, value_loss
+from minialign.rlhf.reward_model import bradley_terry_loss, penalise_missing_end
 
 ppo_trainer = pytest.importorskip("trl.experimental.ppo.ppo_trainer")
 pytestmark = pytest.mark.filterwarnings("ignore")

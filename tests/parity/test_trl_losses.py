@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.rlhf.dpo import DPOConfig, ReferenceLogprobs, batch_loss
+from minialign.rlhf.dpo import DPOConfig, batch_loss, reference_logprobs
 from minialign.rlhf.ranked import Comparisons, Ranked
 from minialign.rlhf.reward_model import pair_scores, reward_loss
 from minialign.transformer import TransformerConfig
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 RANKED = [
     Ranked([1, 30, 31], [[40, 41, 2], [50, 2], [60, 61, 62, 2], [70, 2]], [(0, 1), (0, 2), (2, 1), (3, 0), (3, 1),
-    (2, 3)]),
+                                                                          (2, 3)]),
     Ranked([1, 33], [[42, 2], [52, 53, 2]], [(1, 0)]),
     Ranked([1, 34, 35, 36], [[46, 2], [56, 57, 58, 2]], [(0, 1)]),
 ]
@@ -71,7 +71,8 @@ def theirs(policy, reference, ranked, beta, loss_types=("sigmoid",), weights=(1.
 
 def test_the_dpo_loss_of_every_prompt_is_that_of_trl_s_trainer():
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
-    data, known = Comparisons(RANKED, 1, 0), ReferenceLogprobs(reference, RANKED)
+    data = Comparisons(RANKED, 1, 0)
+    known = reference_logprobs(reference, data)
     for place, ranked in enumerate(RANKED):
         ours = batch_loss(policy, data.batch([place]), known, DPOConfig(0.3))
         torch.testing.assert_close(ours, theirs(policy, reference, ranked, 0.3), atol=1e-5, rtol=1e-5)
@@ -82,7 +83,8 @@ def test_smoothed_labels_and_imitation_are_those_of_trl_s_trainer():
     imitation "sft"."""
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     alone = [Ranked(ranked.prompt, ranked.answers, [pair]) for ranked in RANKED for pair in ranked.pairs]
-    data, known = Comparisons(alone, 1, 0), ReferenceLogprobs(reference, alone)
+    data = Comparisons(alone, 1, 0)
+    known = reference_logprobs(reference, data)
     for place, ranked in enumerate(alone):
         found = theirs(policy, reference, ranked, 0.3, ("aot", "sft"), (1.0, 0.7), 0.2)
         torch.testing.assert_close(batch_loss(policy, data.batch([place]), known, DPOConfig(0.3, 0.2, 0.7)), found,

@@ -10,18 +10,15 @@ import math
 
 import torch
 
-from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
-from minialign.rlhf.ppo import Learner, PPOConfig, ppo_update
-from minialign.rlhf.rollout import collect
+from minialign.rlhf.ppo import Learner, PPOConfig, collect, estimate_advantages, ppo_update
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
-CONFIG = PPOConfig(
-    updates=1, prompts=4, answers=2, new_tokens=8, temperature=0.7, epochs=2, minibatch=4, learning_rate=1e-3,
-    value_learning_rate=2e-3, beta=0.3, lam=0.9
-)
+CONFIG = PPOConfig(updates=1, prompts=4, answers=2, new_tokens=8, temperature=0.7, epochs=2, minibatch=4,
+                   learning_rate=1e-3, value_learning_rate=2e-3, beta=0.3, lam=0.9, missing_end="subtract",
+                   missing_end_score=1.0)
 
 
 def slow_advantages(rollout, beta, lam):
@@ -38,8 +35,8 @@ def slow_advantages(rollout, beta, lam):
         returns.append([a + v for a, v in zip(advantages, values)])
     flat = [a for row in raw for a in row]
     mean = sum(flat) / len(flat)
-    deviation = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat) + 1e-8)
-    return [[(a - mean) / deviation for a in row] for row in raw], returns
+    std = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat) + 1e-8)
+    return [[(a - mean) / std for a in row] for row in raw], returns
 
 
 def adam(parameters, gradients, memory, rate, beta1=0.9, beta2=0.999, eps=1e-5):
@@ -84,16 +81,16 @@ def slow_update(policy, value, rollout, generator):
 def test_a_whole_update_leaves_the_weights_of_the_slow_reference():
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     value, reward = (ScalarModel(copy.deepcopy(reference.body), seed=k).eval() for k in (1, 2))
-    rollout = collect(policy, reference, value, reward, PROMPTS, SamplingConfig(8, 0.7),
-                      torch.Generator().manual_seed(0), ("subtract", 1.0), 2)
+    rollout = collect(policy, reference, value, reward, PROMPTS, CONFIG, torch.Generator().manual_seed(0))
     rollout.mask = torch.arange(8)[None] < torch.tensor([8, 3, 1, 5, 8, 6, 2, 4])[:, None]  # answers of all lengths
     for name in ("logprobs", "reference_logprobs", "values"):
         setattr(rollout, name, getattr(rollout, name) * rollout.mask)
     slow_policy, slow_value = copy.deepcopy(policy), copy.deepcopy(value)
     slow_update(slow_policy, slow_value, rollout, torch.Generator().manual_seed(5))
-    learner = Learner.start(policy, value, CONFIG)
+    learner = Learner(policy, value, CONFIG)
+    estimate_advantages(rollout, CONFIG.beta, CONFIG)
     before = torch.nn.utils.parameters_to_vector(policy.parameters()).detach().clone()
-    metrics = ppo_update(learner, rollout, CONFIG, torch.Generator().manual_seed(5))
+    metrics = ppo_update(learner, rollout, torch.Generator().manual_seed(5))
     moved = torch.nn.utils.parameters_to_vector(policy.parameters()).detach() - before
     assert 0 < metrics["clip_fraction"] < 1 and float(moved.abs().max()) > 1e-3
     for fast, slow in ((policy, slow_policy), (value, slow_value)):

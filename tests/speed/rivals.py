@@ -20,9 +20,7 @@ from minialign.batching import Batch
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.pretrain.causal_lm import next_token_loss
-from minialign.rlhf.kl import k1
-from minialign.rlhf.ppo import Learner, PPOConfig, ppo_update
-from minialign.rlhf.rollout import collect, rollout_metrics
+from minialign.rlhf.ppo import Learner, PPOConfig, collect, estimate_advantages, ppo_update, rollout_metrics
 from minialign.tokenizer import END
 from minialign.training import TrainingConfig, adamw, gradient_step
 from minialign.transformer import TransformerConfig
@@ -134,14 +132,15 @@ def ppo(size: Size) -> dict[str, Sampler]:
     reference, reward = copy.deepcopy(policy).eval(), ScalarModel(copy.deepcopy(policy.body)).eval()
     config = PPOConfig(prompts=64, new_tokens=24, epochs=4, minibatch=16, learning_rate=LEARNING_RATE,
                        value_learning_rate=LEARNING_RATE, beta=0.05)
-    learner = Learner.start(policy, ScalarModel(copy.deepcopy(policy.body), head_std=0.0), config)
+    learner = Learner(policy, ScalarModel(copy.deepcopy(policy.body), head_std=0.0), config)
     rows, chance = prompts.tolist(), torch.Generator().manual_seed(0)
 
     def update() -> None:
-        rollout = collect(learner.policy, reference, learner.value, reward, rows, SamplingConfig(24), chance)
+        rollout = collect(learner.policy, reference, learner.value, reward, rows, config, chance)
         assert rollout.mask.all() and rollout.mask.shape == (64, 24)
-        ppo_update(learner, rollout, config, chance)
-        rollout_metrics(rollout, float(k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1).mean()), config.beta)
+        rollout_metrics(rollout, config.beta)
+        estimate_advantages(rollout, config.beta, config)
+        ppo_update(learner, rollout, chance)
 
     theirs = trl_update(policy.config, size.gelu, prompts, 24, 4, 16, LEARNING_RATE)
 

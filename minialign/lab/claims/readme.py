@@ -69,12 +69,11 @@ MAP = (
         ("rlhf/comparisons.py", "lab/labelling/page.py", "world/annotators.py", "rlhf/rouge.py"),
         *(("size-is-not-alignment", "rouge-is-poor", "humans-disagree"), (4,)),
     ),
-    Heading("Train a reward model", ("rlhf/reward_model.py", "rlhf/ranked.py", "rlhf/reward_checks.py",
-                                     "rlhf/ensemble.py"), ("reward-scaling",), (4,)),
+    Heading("Train a reward model", ("rlhf/reward_model.py", "rlhf/ranked.py", "rlhf/reward_checks.py"),
+            ("reward-scaling",), (4,)),
     Heading(
         "Fine-tune on feedback; the KL term",
-        ("rlhf/kl.py", "rlhf/rollout.py", "rlhf/gae.py", "rlhf/ppo.py", "rlhf/best_of_n.py", "rlhf/hacking.py",
-         "rlhf/dpo.py"),
+        ("rlhf/kl.py", "rlhf/ppo.py", "rlhf/best_of_n.py", "rlhf/dpo.py"),
         *(("over-optimisation",), (5,), "Ziegler et al. 2019; Stiennon et al. 2020; Gao et al. 2022; Rafailov et al. "
                                         "2023"),
     ),

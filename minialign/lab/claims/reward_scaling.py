@@ -44,9 +44,8 @@ from minialign.lab.realdata.people import write_people_data, write_people_texts
 from minialign.lab.realdata.ratings import raters_on, read_ratings, two_raters
 from minialign.pretrain.causal_lm import pretrain
 from minialign.rlhf.comparisons import split_by_prompt
-from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.ranked import Ranked, ranked_rows
-from minialign.rlhf.reward_model import answer_rows, score_rows, train_reward_model
+from minialign.rlhf.reward_model import Ensemble, answer_rows, score_rows, train_reward_model
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.run_folder import RunFolder

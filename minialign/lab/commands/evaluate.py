@@ -16,7 +16,7 @@ from minialign.lab.commands.inputs import is_named, open_model, prompt_rows, rea
 from minialign.lab.commands.options import TUNED, Command, configured, file_option, run_options
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.equal_length import win_rates
-from minialign.rlhf.hacking import Sample, show_hacking, widest
+from minialign.rlhf.reward_checks import Sample, show_hacking, widest
 from minialign.rlhf.reward_model import answer_rows, score_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, read_jsonl, write_json

@@ -15,9 +15,9 @@ from minialign.heads import ScalarModel, describe_model, load_model, same_tokeni
 from minialign.lab.commands.inputs import fill_a_batch, prompt_rows, read_documents, read_prompts
 from minialign.lab.commands.options import TYPES, Command, Option, configured, file_option, run_options
 from minialign.rlhf.best_of_n import beside_best_of_n
-from minialign.rlhf.ensemble import Ensemble
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix, alignment_tax
+from minialign.rlhf.reward_model import Ensemble
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import RunFolder

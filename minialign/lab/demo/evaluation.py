@@ -23,10 +23,11 @@ from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
 from minialign.rlhf.comparisons import as_comparison, split_by_prompt
 from minialign.rlhf.equal_length import win_rates
+from minialign.rlhf.kl import sampled_kl
+from minialign.rlhf.ppo import Rollout
 from minialign.rlhf.ranked import Comparisons, ranked_rows
 from minialign.rlhf.reward_checks import calibration
 from minialign.rlhf.reward_model import all_pair_scores, answer_rows, pair_accuracy, score_rows
-from minialign.rlhf.rollout import Rollout, sampled_kl
 from minialign.runs.files import write_json, write_jsonl
 from minialign.tokenizer import Tokenizer
 from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, Annotator

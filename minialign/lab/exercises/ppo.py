@@ -11,7 +11,7 @@ from torch import Tensor, tensor
 from minialign import logprobs
 from minialign.lab.exercises.exercise import exercise
 from minialign.rlhf import best_of_n, kl, ppo
-from minialign.rlhf.gae import advantages_and_returns
+from minialign.rlhf.ppo import advantages_and_returns
 
 HEADING = "Fine-tune model on feedback"
 

@@ -9,8 +9,7 @@ from minialign.evaluation import Interval
 from minialign.lab.plotting import INK, STYLES, Figure, figure, whiskers
 from minialign.lab.report.figures import framed
 from minialign.lab.report.run import Run, cell, escape, table
-from minialign.rlhf.hacking import Sample, widest
-from minialign.rlhf.reward_checks import Bin
+from minialign.rlhf.reward_checks import Bin, Sample, widest
 
 SHOWN = 10
 
