@@ -5,17 +5,14 @@ r"""Writing text: batched, with the key-value cache, from an explicit generator.
     top-p                                        the fewest that hold a share p           Holtzman et al. 2020, §3.1
 
 Details that matter:
-    1. Prompts are padded on the left, so that every row's last token is a real one
-       (test_left_padding_changes_no_logit).
-    2. A token is drawn by inverting the cumulative distribution with one uniform number a row, about fifteen times
-       faster on a CPU than torch.multinomial. The numbers are drawn for all places at once, so a row's text does not
-       depend on when others stop.
-    3. Rollouts for PPO have exactly N tokens: sampling does not stop at the end token; what follows it is cut off
-       afterwards (test_what_stands_after_the_end_token_has_no_influence). The end token itself belongs to the response.
-    4. The log-probability that is returned is the one of the distribution that was sampled from: temperature, top-k and
-       top-p included.
-    5. An encoder-decoder's prompt goes to the encoder, once, padded on the right; the decoder begins with the begin
-       token and keeps the encoder's keys and values in the cache (test_an_encoder_decoder_reads_each_prompt_once).
+    1. Prompts are padded on the left, so that every row's last token is real (test_left_padding_changes_no_logit).
+    2. A token is drawn by inverting the cumulative distribution with one uniform number a row: on a CPU about fifteen
+       times faster than torch.multinomial. All numbers are drawn at once, so no row depends on when others stop.
+    3. A row goes on until all rows have ended; what follows its end token, which belongs to the response, is cut off
+       afterwards (test_what_stands_after_the_end_token_has_no_influence).
+    4. Log-probabilities are those of the distribution that was sampled from, temperature, top-k and top-p included.
+    5. An encoder-decoder's encoder reads each prompt once, padded on the right; its decoder begins with the begin token
+       (test_an_encoder_decoder_reads_each_prompt_once).
 
 Try it:  python -m minialign sample RUN --prompt "Once"
 """
@@ -113,13 +110,11 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
 
     Args:
         model: a decoder or an encoder-decoder.
-        prompts: B lists of ids, one each at least (the begin token): what the decoder goes on from, or the encoder reads.
+        prompts: B lists of ids, one each at least: what the decoder goes on from, or the encoder reads.
         config: how tokens are chosen.
         generator: where chance comes from; same state, same text.
-        stop_early: stop when every row has ended (False: always compute all tokens, for exact rollouts and timings).
-        answers: K to each prompt, which is read once for all of them; rows of one prompt stand together.
-    Returns:
-        Generated, N = B K rows of R = config.new_tokens, or fewer when all rows stopped early.
+        stop_early: stop when every row has ended (False: always compute all tokens, for timings).
+        answers: K to each prompt, which is read once for all of them; the N = B K rows of one prompt stand together.
     Raises:
         UserError: no prompts, a model that does not write, or prompt and answer that do not fit the context.
     """
@@ -164,8 +159,8 @@ def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
         raise UserError("an encoder reads and does not write; use a decoder or an encoder-decoder")
     needed, each = (max(prompt, new_tokens), " each") if shape.kind == "encoder-decoder" else (prompt + new_tokens, "")
     if needed > shape.context:
-        raise UserError(f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context of "
-                        f"{shape.context}; shorten the prompt or ask for fewer new tokens")
+        raise UserError(f"a prompt of {prompt} tokens and {new_tokens} new ones do not{each} fit the model's context "
+                        f"of {shape.context}; shorten the prompt or ask for fewer new tokens")
 
 
 def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:

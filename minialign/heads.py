@@ -1,8 +1,8 @@
 r"""What a transformer's vectors are turned into: words, classes, one number.
 
-    next word    logits = x Eᵀ, with the table E that turned tokens into vectors               Press & Wolf 2017
-    class        logits = W x_first + b for an encoder, W x_last + b for a decoder             Devlin et al. 2019, §4.1
-    score        r = w·x + b, a scalar for every token; the caller says whose token counts     Stiennon et al. 2020, §3.4
+    next word    logits = x Eᵀ, with the table E that turned tokens into vectors              Press & Wolf 2017
+    class        logits = W x_first + b for an encoder, W x_last + b for a decoder            Devlin et al. 2019, §4.1
+    score        r = w·x + b, a scalar for every token; the caller says whose token counts    Stiennon et al. 2020, §3.4
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Ge
 
 
 class LanguageModel(nn.Module):
-    """A body and, as its head, its own table of token vectors. `config` is the body's shape, `seed` that of its start."""
+    """A body and, as its head, its own table of token vectors; `config` is the body's shape, `seed` of its start."""
 
     special = SpecialIds()  # real weights come with a tokenizer of their own, and set theirs
 
@@ -68,13 +68,10 @@ class LanguageModel(nn.Module):
 
 
 class ScalarModel(nn.Module):
-    """A body with one number for each token: a reward model's or a value function's.
+    """A body (taken over, not copied) with one number for each token: a reward model's or a value function's.
 
-    Args:
-        body: a decoder's or an encoder's stack (taken over, not copied).
-        head_std: standard deviation of the head's start; 0 makes every score 0 (a value head), None means 1/√(D+1)
-            (a reward head, Ziegler et al. 2019, released code).
-        seed: of the head's start.
+    `head_std` is the standard deviation of the head's start: 0 makes every score 0 (a value head), None means 1/√(D+1)
+    (a reward head, Ziegler et al. 2019, released code); `seed` is that of the start.
     """
 
     def __init__(self, body: Transformer, head_std: float | None = None, seed: int = 0):
@@ -166,11 +163,8 @@ def last_real(mask: Tensor) -> Tensor:
 def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokenizer]:
     """A finished run's model, in evaluation mode, and its tokenizer.
 
-    Args:
-        folder: a run folder.
-        what: "language-model" or "scalar-model" when only that will do; "decoder" for a language model of that kind.
-    Raises:
-        UserError: missing, unfinished, of another kind, or with files that do not belong together.
+    `what` is "language-model", "scalar-model" or "decoder" (a language model of that kind) when only that will do.
+    Raises UserError for a folder that is missing, unfinished, of another kind, or whose files do not belong together.
     """
     run = RunFolder(folder)
     if not run.path.is_dir():
@@ -199,12 +193,12 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """The part of config.json that says how to build the model again."""
-    return {"what": "language-model" if isinstance(model, LanguageModel) else "scalar-model",
-            "model": to_dict(model.config)}
+    what = "language-model" if isinstance(model, LanguageModel) else "scalar-model"
+    return {"what": what, "model": to_dict(model.config)}
 
 
 def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:
-    """Two models that read the same ids must mean the same by them. Raises UserError otherwise."""
+    """Raise UserError unless two models mean the same by the same ids."""
     if first[1].fingerprint() != second[1].fingerprint():
         raise UserError(f"its tokenizer is not that of {second[0]}; both models must come from the same "
                         "`minialign pretrain` run", first[0])

@@ -2,9 +2,8 @@ r"""Log-probabilities of what was said, and averages that look at real tokens on
 
     log π(y|x) = Σₜ log π(yₜ | x, y₍<t₎)                   the chain rule; every method from SFT to PPO stands on it
 
-Who predicts whom is said in two places: batching.py shifts the labels of whole rows, and `predicting_vectors` here
-begins with the prompt's last token, which predicts the answer's first. Everything else takes logits that are aligned
-with their tokens.
+Who predicts whom is said twice: batching.py shifts the labels of whole rows, and `predicting_vectors` begins with the
+prompt's last token, which predicts the answer's first. Everything else takes logits aligned with their tokens.
 """
 
 from __future__ import annotations
@@ -21,11 +20,8 @@ from minialign.heads import LanguageModel, read_answers
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """(...) log π(token), nats, of ids `tokens` (...) under the logits (..., V) that predict them.
-
-    The temperature divides the logits: what was sampled at one must be scored at it
-    (test_the_logprob_is_that_of_the_distribution_sampled_from).
-    """
+    """(...) log π(token), nats, of ids `tokens` (...) under the logits (..., V) that predict them. What was sampled at
+    a temperature must be scored at it (test_the_logprob_is_that_of_the_distribution_sampled_from)."""
     logits = logits / temperature if temperature != 1.0 else logits
     return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
 
@@ -94,7 +90,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_variance(x: Tensor, mask: Tensor) -> Tensor:
-    """Population variance of x where mask is true (divided by n, as in OpenAI's released code; TRL divides by n − 1)."""
+    """Population variance of x where mask is true (divided by n, as OpenAI's released code does; TRL's by n − 1)."""
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 

@@ -132,7 +132,7 @@ def test_the_reference_is_read_once_and_never_moves(policy, tmp_path):
     assert seen[0]["gap"] < seen[-1]["gap"] and seen[-1]["rejected"] < 0
 
 
-def test_dpo_trains_only_the_lora_of_a_policy_that_has_one(policy, tmp_path):
+def test_dpo_trains_only_the_lora_of_a_policy_with_one(policy, tmp_path):
     from minialign.peft import lora
 
     wrapped = lora.wrap(policy, lora.LoRAConfig(rank=2))

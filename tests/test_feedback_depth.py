@@ -117,8 +117,8 @@ def test_hacking_shows_a_run_s_widest_gaps_and_names_a_line_that_it_cannot_read(
         "gold": 0.9}])
     hacking.main([str(tmp_path), "--count", "2"], standalone_mode=False)
     said = capsys.readouterr().out
-    assert said.splitlines()[0].endswith("better than the model thinks") and "'text 0'" in said and "liked beyond its worth" in said and "'text 4'" in said
-    assert "reference" not in said and "'text 2'" not in said
+    assert said.splitlines()[0].endswith("better than the model thinks") and "liked beyond its worth" in said
+    assert [f"'text {i}'" in said for i in range(5)] == [True, False, False, False, True] and "reference" not in said
     write_jsonl(tmp_path / "bad.jsonl", [samples[0], samples[1] | {"gold": "good"}])
     with pytest.raises(UserError, match=r"bad.jsonl, line 2: 'gold' is good, not a number"):
         hacking.main([str(tmp_path / "bad.jsonl")], standalone_mode=False)

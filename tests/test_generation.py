@@ -8,7 +8,15 @@ import torch
 from conftest import build
 
 from minialign.cache import Cache
-from minialign.generation import SamplingConfig, continue_texts, end_mask, filter_logits, generate, prompt_ids, sample_token
+from minialign.generation import (
+    SamplingConfig,
+    continue_texts,
+    end_mask,
+    filter_logits,
+    generate,
+    prompt_ids,
+    sample_token,
+)
 from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, END, PAD
 

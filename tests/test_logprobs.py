@@ -9,7 +9,15 @@ from conftest import build
 
 from minialign.batching import IGNORE, next_token_batch
 from minialign.generation import filter_logits
-from minialign.logprobs import entropy, label_loss, masked_mean, masked_variance, sequence_logprobs, token_logprobs, whiten
+from minialign.logprobs import (
+    entropy,
+    label_loss,
+    masked_mean,
+    masked_variance,
+    sequence_logprobs,
+    token_logprobs,
+    whiten,
+)
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 GARBAGE = [0.0, 1e30, -1e30, math.inf, math.nan]

@@ -19,7 +19,7 @@ from minialign.rlhf.reward_checks import (
     show_hacking,
     widest,
 )
-from minialign.rlhf.reward_model import ensemble_scores
+from minialign.rlhf.reward_model import Ensemble
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
@@ -55,7 +55,7 @@ def test_the_mix_adds_its_gradient_to_that_of_ppo():
     def note_gradient(*_):
         seen.append(torch.cat([p.grad.flatten() for p in policy.parameters()]).clone())
 
-    learner.policy_optimizer.register_step_pre_hook(note_gradient)
+    learner.optimizers["policy"].register_step_pre_hook(note_gradient)
     metrics = ppo_update(learner, rollout, torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     torch.randperm(4, generator=generator)  # the order of the minibatches is drawn first
@@ -116,7 +116,8 @@ def test_a_score_that_is_no_number_stops_the_run_with_the_batch_saved_and_the_ch
                                         r"is in .*" + FAILED):
         train_ppo(policy, reward, PROMPTS, config, run, watch=spoil)
     tensors, about = read_tensors(tmp_path / FAILED)
-    assert tensors["response"].shape[0] == 4 and not tensors["scores"].isfinite().any() and sorted(about["prompts"]) == sorted(PROMPTS)
+    assert tensors["response"].shape[0] == 4 and not tensors["scores"].isfinite().any()
+    assert sorted(about["prompts"]) == sorted(PROMPTS)
     reward.head.bias.data.zero_()
     train_ppo(policy, reward, PROMPTS, config, run)
     assert [record["step"] for record in run.metrics()] == [1, 2, 3, 4] and run.finished
@@ -139,7 +140,8 @@ def test_the_widest_gaps_between_proxy_and_gold_come_first_whatever_their_scales
     assert [(s.prompt, s.answer) for s in moved] == [(s.prompt, s.answer)
         for s in found] and moved[0].excess == pytest.approx(found[0].excess)
     shown = show_hacking(found)
-    assert "liked beyond its worth" in shown.splitlines()[0] and "better than the model thinks" in shown and "-> 'e'" in shown
+    assert "liked beyond its worth" in shown.splitlines()[0] and "better than the model thinks" in shown
+    assert "-> 'e'" in shown
 
 
 def test_hacking_shows_equal_answers_once_and_refuses_lists_that_do_not_match():
@@ -175,9 +177,11 @@ def test_judges_that_do_not_read_have_their_accuracy_beside_it():
 
 
 def test_a_cautious_ensemble_distrusts_what_its_models_disagree_on():
-    scores = torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
-    assert ensemble_scores(scores).tolist() == [1.0, 1.0, 0.5] and ensemble_scores(scores, 1.0).tolist() == [1.0, 0.0,
-        0.0]
-    assert torch.equal(ensemble_scores(scores[:1], 2.0), scores[0])
-    with pytest.raises(UserError, match="cannot be used"):
-        ensemble_scores(scores[0])
+    scores, model = torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 1.0]]), models()[1]
+
+    def together(members, caution):
+        each = iter(scores)
+        return Ensemble([model] * members, caution).together(lambda _: next(each))
+
+    assert together(2, 0.0).tolist() == [1.0, 1.0, 0.5] and together(2, 1.0).tolist() == [1.0, 0.0, 0.0]
+    assert torch.equal(together(1, 2.0), scores[0])

@@ -8,8 +8,8 @@ labelling page writes the same lines, and ties, skipped pairs, pairs that were a
     1. Pairs mix several policies and the references, as in the summarisation data (Stiennon et al. 2020, §3.2): a
        reward model that has only seen one policy's answers cannot judge another's.
     2. Splits are by prompt (test_no_prompt_stands_on_both_sides_of_a_split).
-    3. Pairs whose two answers are equal carry nothing; they are dropped, counted and said, as are ties and what was
-       taken back (test_what_teaches_nothing_is_left_out_and_counted).
+    3. Pairs of equal answers, ties and what was taken back are dropped and counted
+       (test_what_teaches_nothing_is_left_out_and_counted).
 
 Read next: lab/labelling/page.py (where people make them), ranked.py, reward_model.py.
 Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
@@ -121,9 +121,9 @@ def check_facts(record: dict, path: Path) -> None:
     """Raise UserError when something that is known about a comparison cannot be meant so; names the line."""
     texts, line = ("annotator", "chosen_policy", "rejected_policy", "time"), record["line"]
     for name in (*texts, "confidence"):
-        value, kinds = record.get(name), str if name in texts else (int, float)
+        value, kinds, kind = record.get(name), *((str, "text") if name in texts else ((int, float), "a number"))
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
-            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {'text' if name in texts else 'a number'}", path, line)
+            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {kind}", path, line)
     first = record.get("shown_first")
     if first not in (None, "chosen", "rejected"):
         raise UserError(f"'shown_first' is {str(first)[:40]!r}; it must be chosen or rejected", path, line)
@@ -151,8 +151,7 @@ def sample_pairs(candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts:
     Args:
         candidates: where answers come from; a model may answer twice, a list of texts has one answer.
         tokenizer: of the models; prompts: what is answered.
-        sampling: how models answer; each candidate brings its own temperature.
-        seed: of the draw of candidates, the order and the samples.
+        sampling: how models answer, each at its candidate's temperature; seed: of the draw, the order and the samples.
         answers: K to a prompt, which make C(K, 2) pairs.
     Returns:
         {"prompt", "first", "second", "first_policy", "second_policy", "index"} of each pair, and how many were equal.
@@ -173,8 +172,9 @@ def sample_pairs(candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts:
             written = continue_texts(candidate.model, tokenizer, [prompts[k] for k, _ in wanted], config, generator)
         for (k, place), text in zip(wanted, written):
             texts[k][place] = text
-    pairs = [{"prompt": prompt, "first": texts[k][i], "second": texts[k][j], "first_policy": candidates[drawn[k][i]].name,
-              "second_policy": candidates[drawn[k][j]].name, "index": k}
+    names = [[candidates[i].name for i in row] for row in drawn]
+    pairs = [{"prompt": prompt, "first": texts[k][i], "second": texts[k][j], "first_policy": names[k][i],
+              "second_policy": names[k][j], "index": k}
              for k, prompt in enumerate(prompts) for i, j in combinations(range(answers), 2)]
     different = [pair for pair in pairs if pair["first"].strip() != pair["second"].strip()]
     return different, len(pairs) - len(different)

@@ -6,25 +6,21 @@ the reward model.
     L_c = (1 − ε) L + ε L with the two answers exchanged                              Mitchell 2023, conservative DPO
 
 The policy that maximises E[r] − β KL(π ‖ π_ref), PPO's objective, is π*(y|x) = π_ref(y|x) exp(r(x, y)/β) / Z(x).
-Solved for r and put into the reward model's loss (Bradley & Terry), Z falls out, and what is left is a loss on the
-policy itself. β is PPO's price of KL.
+Solved for r and put into the reward model's loss, Z falls out, and what is left is a loss on the policy itself.
 
 Why do the chosen answers grow less likely? That is no bug: the loss sees the *gap* of two log-ratios, and a gap also
 opens when both fall and the rejected one falls faster. They must fall: over answers that π_ref wrote, the mean of
-log(π/π_ref) is −KL(π_ref ‖ π) ≤ 0, so with Δ the mean gap, chosen ones move by Δ/2 − KL and rejected ones by −Δ/2 − KL.
-The chosen rise only while half the gap is more than the KL (test_the_chosen_rise_by_half_the_gap_less_the_kl). What
-both lose goes to answers that nobody compared, good or bad: that is how DPO is over-optimised. Watch `chosen`: a few
-nats are normal; tens mean that β or the learning rate is wrong. Details that matter:
+log(π/π_ref) is −KL(π_ref ‖ π) ≤ 0, so with Δ the mean gap, chosen ones move by Δ/2 − KL and rejected ones by −Δ/2 − KL
+(test_the_chosen_rise_by_half_the_gap_less_the_kl). What both lose goes to answers that nobody compared, good or bad:
+that is how DPO is over-optimised. Watch `chosen`: a few nats are normal; tens mean that β or the learning rate is
+wrong. Details that matter:
     1. At the start both are the same model, and no dropout tells them apart: every gap is 0 and the loss log 2
        (test_before_the_first_step_the_loss_is_log_2).
     2. Log-probabilities are *sums* over an answer's tokens, its end token included, never means
        (test_answer_logprobs_obey_the_chain_rule).
-    3. The reference never moves, so its log-probabilities are computed once
-       (test_the_reference_is_read_once_and_never_moves).
-    4. The pairs of a prompt are one element, as in the reward model: each answer is read once and every prompt weighs
-       the same.
-    5. `imitation` adds the chosen answers' own loss, per token, which holds them up (Pang et al. 2024, §3, Eq. 2; 0 is
-       plain DPO).
+    3. The reference is read once and never moves (test_the_reference_is_read_once_and_never_moves).
+    4. The pairs of a prompt are one element, as in the reward model: every prompt weighs the same.
+    5. `imitation` adds the chosen answers' own loss, per token, which holds them up (Pang et al. 2024, §3, Eq. 2).
 
 Metrics beside those of training.py, on held-out pairs: `validation` the loss, nats · `accuracy` share of pairs with a
 positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those answers, nats · `gap` mean of the
@@ -101,9 +97,8 @@ def batch_loss(policy: LanguageModel, batch: RankedBatch, known: list[Tensor], c
     chosen, rejected = ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected)
     losses = dpo_loss(chosen, rejected, config.beta, config.label_smoothing)  # (P,)
     if config.imitation:
-        lengths = torch.tensor([len(answer) for answer in batch.answers])
-        # Pang et al. 2024, Eq. 2
-        losses = losses - config.imitation * (logprobs / lengths).index_select(0, batch.chosen)
+        a_token = logprobs / torch.tensor([len(answer) for answer in batch.answers])
+        losses = losses - config.imitation * a_token.index_select(0, batch.chosen)  # Pang et al. 2024, Eq. 2
     return (batch.weights * losses).sum()
 
 
@@ -115,13 +110,10 @@ def evaluate_dpo(policy: LanguageModel, data: Comparisons, known: list[Tensor], 
         _, ratios = logratios(policy, batch, known)
         both.append(torch.stack([ratios[batch.chosen], ratios[batch.rejected]]))
     chosen, rejected = torch.cat(both, dim=1)  # (P,) each
-    return {
-        "validation": float(dpo_loss(chosen, rejected, config.beta, config.label_smoothing).mean()),
-        "accuracy": pair_accuracy(chosen, rejected),
-        "chosen": float(chosen.mean()),
-        "rejected": float(rejected.mean()),
-        "gap": config.beta * float((chosen - rejected).mean()),
-    }
+    losses = dpo_loss(chosen, rejected, config.beta, config.label_smoothing)
+    return {"validation": float(losses.mean()), "accuracy": pair_accuracy(chosen, rejected),
+            "chosen": float(chosen.mean()), "rejected": float(rejected.mean()),
+            "gap": config.beta * float((chosen - rejected).mean())}
 
 
 def train_dpo(policy: LanguageModel, ranked: list[Ranked], valid: list[Ranked], config: DPOConfig,

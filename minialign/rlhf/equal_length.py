@@ -2,10 +2,10 @@ r"""Win rates that length cannot buy: what is left when both sides write as many
 
     P(win) = σ(a + b log(words / words of the rival)), reported is σ(a)     Dubois et al. 2024, §3, without model terms
 
-The interval is a bootstrap over prompts (Efron & Tibshirani 1993, §13.3): the prompts are drawn again with replacement,
-both coefficients are fitted again on each draw, and the middle 95 % of the σ(a) are the interval. A prompt is drawn
-with all that its judges said, since these are not independent. The fits of all draws are one Newton iteration on
-tensors (test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives).
+The interval is a bootstrap over prompts (Efron & Tibshirani 1993, §13.3): prompts are drawn again with replacement,
+each with all that its judges said; both coefficients are fitted on each draw, and the middle 95 % of the σ(a) are the
+interval. The fits of all draws are one Newton iteration on tensors
+(test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives).
 
 Read next: evaluation.py, whose `length_controlled_win_rate` is the same fit once, in plain Python.
 """
@@ -57,12 +57,12 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
               seed: int = 0) -> WinRate:
     """How often the answers win, and what is left of it at equal length.
 
+    Raises UserError for fewer than two prompts, or lists of different lengths.
+
     Args:
         outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss.
         answers, rivals: the two texts of each prompt, whose words are counted; an empty one counts as one word.
         draws: of the bootstrap; seed: of them.
-    Raises:
-        UserError: fewer than two prompts, or lists of different lengths.
     """
     if not len(outcomes) == len(answers) == len(rivals):
         raise UserError(f"{len(outcomes)} judgements of {len(answers)} answers and {len(rivals)} rivals: there must be "
@@ -71,8 +71,8 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
     shares = torch.tensor([sum(judges) / len(judges) for judges in outcomes], dtype=torch.float64)  # (P,)
     words = [[max(1, len(text.split())) for text in side] for side in (answers, rivals)]
     words = torch.tensor(words, dtype=torch.float64)  # (2, P)
-    log_ratios, once = words[0].log() - words[1].log(), torch.ones(1, len(shares), dtype=torch.float64)
-    mean = float(rates_at_equal_length(shares, log_ratios, once))
+    log_ratios = words[0].log() - words[1].log()
+    mean = float(rates_at_equal_length(shares, log_ratios, torch.ones(1, len(shares)).double()))
     found = rates_at_equal_length(shares, log_ratios, resampled(len(shares), draws, seed)).sort().values
     low, high = (float(found[round(edge * (draws - 1))]) for edge in (0.025, 0.975))
     return WinRate(won, Interval(mean, min(low, mean), max(high, mean)))
@@ -81,5 +81,4 @@ def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rival
 def resampled(prompts: int, draws: int, seed: int) -> Tensor:
     """(draws, prompts): how often each prompt comes up when as many are drawn with replacement."""
     drawn = torch.randint(prompts, (draws, prompts), generator=torch.Generator().manual_seed(seed))
-    once = torch.ones(draws, prompts, dtype=torch.float64)
-    return torch.zeros(draws, prompts, dtype=torch.float64).scatter_add_(1, drawn, once)
+    return torch.stack([row.bincount(minlength=prompts) for row in drawn]).double()

@@ -2,9 +2,8 @@ r"""How far the policy has moved from the reference: the KL divergence, three es
 
     KL(π ‖ π_ref) = E_{y∼π} [ log π(y) − log π_ref(y) ]        in nats; never negative, 0 only when both are equal
 
-One sample's log-ratio is an estimate of it, not the divergence itself, and may well be negative: that is noise. A
-*mean* over many samples that stays negative is a bug. With ratio ρ = π_ref(y) / π(y) and y drawn from π (Schulman 2020,
-"Approximating KL divergence"):
+One sample's log-ratio is an estimate of it and may well be negative: that is noise. A *mean* over many samples that
+stays negative is a bug. With ρ = π_ref(y) / π(y) and y drawn from π (Schulman 2020, "Approximating KL divergence"):
 
     k1 = −log ρ                      unbiased, noisy, any sign                    what the reward is penalised with
     k2 = ½ (log ρ)²                  biased, never negative
@@ -15,8 +14,8 @@ policy of the last rollout. Details that matter:
     1. E[k1] = E[k3] = KL, checked by enumerating a vocabulary (test_k1_and_k3_average_to_the_exact_kl).
     2. The adaptive price compares the KL summed over a sequence with its target, error clipped to ±0.2
        (test_adaptive_beta_follows_its_rule).
-    3. What is frozen in a policy stays frozen while it learns: of a LoRA on a frozen model, only the LoRA learns
-       (test_of_a_policy_with_a_lora_only_the_lora_is_optimised, test_dpo_trains_only_the_lora_of_a_policy_that_has_one).
+    3. What is frozen in a policy stays frozen while the rest learns
+       (test_of_a_policy_with_a_lora_only_the_lora_is_optimised, test_dpo_trains_only_the_lora_of_a_policy_with_one).
 
 Read next: ppo.py (where the price is paid).
 """
@@ -62,16 +61,11 @@ class KLPrice:
     r"""Beta, the price of one nat of KL: fixed, or steered towards a target.
 
     β ← β (1 + clip(KL / target − 1, ±0.2) · n / horizon)                   Ziegler et al. 2019, §2.2
-
-    Args:
-        beta: the price now.
-        target: KL per sequence to steer to, nats; 0 keeps beta as it is.
-        horizon: episodes in which beta may change by a fifth.
     """
 
-    beta: float
-    target: float = 0.0
-    horizon: int = 10_000
+    beta: float  # the price now
+    target: float = 0.0  # KL per sequence to steer to, nats; 0 keeps beta as it is
+    horizon: int = 10_000  # episodes in which beta may change by a fifth
 
     def update(self, sequence_kl: float, episodes: int) -> None:
         """Move beta after `episodes` sequences whose mean summed KL was `sequence_kl` nats."""

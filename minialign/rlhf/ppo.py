@@ -24,7 +24,7 @@ it. The *reference* π_ref is the SFT model, frozen for good; the KL penalty is 
        head of zeros (Ziegler et al. 2019): a reward head is right at the end of an answer only
        (test_the_value_function_starts_at_0_and_the_reference_never_moves).
     8. Adam with eps 1e-5, learning rate falling to 0 (Huang et al. 2024, details 19 and 21). TensorFlow's Adam adds eps
-       elsewhere: its first steps differ by a factor of 1.03 for gradients of 1e-2, 3.8 for 1e-4, 29 for 1e-6.
+       elsewhere: its first steps differ by a factor of 1.03 for gradients of 1e-2, 29 for 1e-6.
     DEVIATION: there is no vf_coef: policy and value share no weight, and Adam is blind to a loss's scale.
 
 Metrics, one line an update: `score` mean reward-model score, in its standard deviations on reference answers · `kl`
@@ -104,7 +104,7 @@ class PPOConfig:
 
 @dataclass
 class Rollout:
-    """N answers of at most R tokens, K to each of B prompts, and what is known about them."""
+    """N answers of at most R tokens, K to each of B prompts, and what is known about them (None: not yet)."""
 
     prompts: list[list[int]]  # (B,) ids
     response: Tensor  # (N, R) sampled ids; PAD after the end token; the K answers of a prompt stand together
@@ -155,7 +155,7 @@ def collect(policy: LanguageModel, reference: LanguageModel, value: ScalarModel,
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor,
                       beta: float) -> Tensor:
-    """(N, R) reward of each token, Ziegler et al. 2019, §2.2, Eq. 2: its KL penalty, and at the last real one the score.
+    """(N, R) reward of each token, Ziegler et al. 2019, §2.2, Eq. 2: its KL penalty; at the last real one the score.
 
     Args:
         scores: (N,) reward-model scores, in units of their standard deviation on reference answers.
@@ -163,7 +163,7 @@ def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprob
         mask: (N, R) true for real response tokens, the end token included; elsewhere rewards are 0.
         beta: price of one nat of KL, in units of `scores`.
     """
-    rewards = -beta * k1(policy_logprobs, reference_logprobs)  # (N, R)   may be positive for one sample
+    rewards = -beta * k1(policy_logprobs, reference_logprobs)  # (N, R) of any sign
     last = mask.sum(dim=1, keepdim=True) - 1  # (N, 1)   index of the last real token
     return rewards.scatter_add(1, last, scores[:, None]).masked_fill(~mask, 0.0)  # (N, R)
 
@@ -177,8 +177,7 @@ def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
         mask: (N, R) true for real tokens, which stand first in each row; gamma: discount; lam: λ.
     """
     rewards, values = rewards.masked_fill(~mask, 0.0), values.masked_fill(~mask, 0.0)
-    following = torch.zeros_like(values[:, 0])  # (N,) advantage of the next token
-    advantages = torch.zeros_like(values)
+    advantages, following = torch.zeros_like(values), torch.zeros_like(values[:, 0])  # (N,) that of the next token
     for t in reversed(range(rewards.shape[1])):
         next_value = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
         delta = rewards[:, t] + gamma * next_value - values[:, t]  # Eq. 10
@@ -199,8 +198,8 @@ def estimate_advantages(rollout: Rollout, beta: float, config: PPOConfig) -> Non
 
 
 def policy_loss(logprobs: Tensor, rollout_logprobs: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """(...) clipped surrogate of each token, Schulman et al. 2017, Eq. 7, as a loss (so the *larger* of two counts); and
-    whether its ratio was clipped away from where it wanted to go.
+    """(...) clipped surrogate of each token, Schulman et al. 2017, Eq. 7, as a loss (so the *larger* of two counts);
+    and whether its ratio was clipped away from where it wanted to go.
 
     Args:
         logprobs: (...) log π now; rollout_logprobs: (...) when sampled; advantages: (...) Â; clip: ε.
@@ -221,15 +220,15 @@ class Learner:
 
     def __init__(self, policy: LanguageModel, value: ScalarModel, config: PPOConfig, mix: PretrainingMix | None = None):
         self.policy, self.value, self.config, self.mix = policy, value, config, mix
-        self.policy_optimizer = adamw(policy, config.learning_rate, 0.0, beta2=0.999, eps=1e-5)
-        self.value_optimizer = adamw(value, config.value_learning_rate, 0.0, beta2=0.999, eps=1e-5)
+        self.optimizers = {"policy": adamw(policy, config.learning_rate, 0.0, beta2=0.999, eps=1e-5),
+                           "value": adamw(value, config.value_learning_rate, 0.0, beta2=0.999, eps=1e-5)}
 
     def set_learning_rates(self, update: int) -> None:
         """Both fall to 0; the policy's is 0 while the value function learns alone."""
         left, learns = 1 - update / self.config.updates, float(update >= self.config.value_warmup)
-        for group in self.policy_optimizer.param_groups:
+        for group in self.optimizers["policy"].param_groups:
             group["lr"] = self.config.learning_rate * learns * left
-        for group in self.value_optimizer.param_groups:
+        for group in self.optimizers["value"].param_groups:
             group["lr"] = self.config.value_learning_rate * left
 
 
@@ -257,16 +256,16 @@ def ppo_update(learner: Learner, rollout: Rollout, generator: torch.Generator) -
             losses, clipped = policy_loss(logprobs, part.logprobs[real], part.advantages[real], config.clip)
             text = learner.mix.loss(learner.policy, generator) if learner.mix else None
             loss = losses.mean()
-            step(learner.policy_optimizer, loss if text is None else loss + learner.mix.config.mix_weight * text)
+            step(learner.optimizers["policy"], loss if text is None else loss + learner.mix.config.mix_weight * text)
             values = learner.value.head(part.vectors(learner.value.body)[real]).squeeze(-1)  # (M,)
             error = value_loss(values, part.values[real], part.returns[real], config.clip).mean()
-            step(learner.value_optimizer, error)
+            step(learner.optimizers["value"], error)
             sums.update(policy_loss=loss.item(), value_loss=error.item(), clip_fraction=clipped.float().mean().item(),
                         entropy=entropy(logits.detach(), config.temperature).mean().item())
             sums.update({} if text is None else {"text_loss": text.item()})
             steps += 1
-    left = masked_variance(rollout.returns - rollout.values, rollout.mask)
-    explained = 1 - float(left / masked_variance(rollout.returns, rollout.mask).clamp(min=1e-8))
+    left, whole = (masked_variance(x, rollout.mask) for x in (rollout.returns - rollout.values, rollout.returns))
+    explained = 1 - float(left / whole.clamp(min=1e-8))
     return {name: total / steps for name, total in sums.items()} | {"explained_variance": explained}
 
 
@@ -276,18 +275,16 @@ def rollout_metrics(rollout: Rollout, beta: float) -> dict[str, float]:
     check_finite(score=rollout.scores, KL=ratios)
     lengths = rollout.mask.sum(dim=1)
     ended = rollout.response.gather(1, lengths[:, None] - 1).squeeze(1) == END
-    k3s = k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)
-    return {"score": float(rollout.scores.mean()), "kl": float(ratios.mean()), "kl_k3": float(k3s.mean()),
-            "length": float(lengths.float().mean()), "ended": float(ended.float().mean()), "beta": beta}
+    numbers = {"score": rollout.scores, "kl": ratios, "length": lengths.float(), "ended": ended.float(),
+               "kl_k3": k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)}
+    return {name: float(each.mean()) for name, each in numbers.items()} | {"beta": beta}
 
 
-def train_ppo(
-    policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: list[list[int]], config: PPOConfig, run: RunFolder,
-    label: str = "PPO", watch: Callable[[Rollout, list[int]], dict[str, float]] | None = None,
-    mix: PretrainingMix | None = None,
-) -> tuple[LanguageModel, dict[str, float]]:
-    """Optimise a copy of a policy against a reward model, with the policy itself as the frozen reference. Returns the
-    copy and the metrics of the last update.
+def train_ppo(policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: list[list[int]], config: PPOConfig,
+              run: RunFolder, label: str = "PPO", watch: Callable[[Rollout, list[int]], dict[str, float]] | None = None,
+              mix: PretrainingMix | None = None) -> tuple[LanguageModel, dict[str, float]]:
+    """Optimise a copy of a policy against a reward model; the reference is the policy. Returns the copy and the metrics
+    of the last update.
 
     Args:
         policy: the SFT model. Where only a part of it may train, such as a LoRA, only that part does.
@@ -301,13 +298,11 @@ def train_ppo(
     """
     policy, reference = learner_and_reference(policy)
     value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0).requires_grad_(True)
-    learner, price = Learner(policy, value, config, mix), KLPrice(config.beta, config.target_kl, config.horizon)
+    learner, generator = Learner(policy, value, config, mix), torch.Generator().manual_seed(config.seed)
     order = Order(len(prompts), config.prompts, config.seed)  # by chance alone: rollouts sorted by length would differ
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizers = {"policy": learner.policy_optimizer, "value": learner.value_optimizer}
-    with ResumableLoop(run, {"policy": policy, "value": value}, optimizers, {"rollout": generator},
+    with ResumableLoop(run, {"policy": policy, "value": value}, learner.optimizers, {"rollout": generator},
                        {"beta": config.beta, "last": {}}) as loop:
-        price.beta = loop.state["beta"]
+        price = KLPrice(loop.state["beta"], config.target_kl, config.horizon)
         for update in loop.steps(config.updates, label, "update"):
             asked = order(update)
             learner.set_learning_rates(update)

@@ -5,14 +5,10 @@ r"""PPO-ptx: learn a little pretraining text in every step of PPO, so that less 
 The *alignment tax* is what the text that nobody optimises for costs afterwards: nats per token more than before PPO
 (Askell et al. 2021, §1.1; Ouyang et al. 2022, §4.2: with γ the losses on public data sets shrink or go). The KL penalty
 alone does not prevent it: it is paid on answers to prompts only. Details that matter:
-    1. The gradients of both terms are added, then clipped and stepped as one
-       (test_the_mix_adds_its_gradient_to_that_of_ppo).
-    2. Rows are drawn from the run's generator, so that a resumed run draws the same ones
-       (test_a_resumed_run_with_a_mix_ends_with_the_same_bits).
-    3. The tax is measured on text that was not mixed in, row by row against the reference
-       (test_the_tax_is_the_difference_of_held_out_losses).
-    DEVIATION: γ is 27.8 in the paper, for its own scales of the two terms; here both are means over tokens, and γ of
-    about 1 weighs them alike.
+    1. The gradients of both terms are clipped and stepped as one (test_the_mix_adds_its_gradient_to_that_of_ppo).
+    2. A resumed run draws the same rows (test_a_resumed_run_with_a_mix_ends_with_the_same_bits).
+    3. The tax is measured on text that was not mixed in (test_the_tax_is_the_difference_of_held_out_losses).
+    DEVIATION: γ is 27.8 in the paper; here both terms are means over tokens, and γ of about 1 weighs them alike.
 
 Read next: ppo.py. Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE --pretraining TEXT
 """

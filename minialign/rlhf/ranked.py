@@ -1,13 +1,12 @@
-r"""Comparisons as rows of ids, those of one prompt together: what a reward model and direct preference optimisation
-learn from.
+r"""Comparisons as rows of ids, those of one prompt together: what a reward model and DPO learn from.
 
 K answers to a prompt make up to C(K, 2) pairs; they are one element of a batch, each answer is read once for all its
 pairs, and every prompt weighs the same (Ouyang et al. 2022, §3.5; pitfall D35, test_k_answers_are_one_element). Details
 that matter:
-    1. What does not fit the context is an error, or left out, or cut; which of them is said with its count
+    1. What does not fit the context is an error, or left out, or cut, and counted
        (test_long_comparisons_are_left_out_on_request_and_counted).
-    2. Two answers that are equal once they are cut carry nothing, and would teach that equal scores are wrong; they are
-       dropped and counted (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
+    2. Two answers that are equal once they are cut would teach that equal scores are wrong; they are dropped, counted
+       (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
 
 Read next: reward_model.py, dpo.py.
 """
@@ -91,9 +90,8 @@ class Comparisons:
 
 def ranked_rows(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str = "stop",
                 file: object = None) -> tuple[list[Ranked], Counter[str]]:
-    """Comparisons as rows of ids, those of one prompt together; and how many were left out or changed, by reason.
-
-    Without a prompt (texts compared as such) every comparison stands for itself.
+    """Comparisons as rows of ids, those of one prompt together (without a prompt each stands for itself); and how many
+    were left out or changed, by reason.
 
     Args:
         context: tokens that prompt and answer may have together.

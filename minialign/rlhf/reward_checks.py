@@ -1,14 +1,13 @@
-r"""How far to trust a reward model: is it as sure as it may be, does it read at all, what does it like beyond its worth?
+r"""How far to trust a reward model: is it as sure as it may be, does it read at all, what does it like too much?
 
-    calibration      of the pairs that it orders with probability p = σ(r₁ − r₂), a share p should be ordered so by people
+    calibration      of pairs that it orders with probability p = σ(r₁ − r₂), people should order a share p so
     blind baselines  accuracy of judges that see only which answer is longer, or which stood first         (pitfall D29)
     reward hacking   excess = (proxy − mean proxy) / std of proxy − (gold − mean gold) / std of gold
 
-The proxy (the reward model) and gold (what was wanted) have scales of their own, so both are put on one, standard
-deviations from the mean of the same answers (Gao et al. 2023, §2, compare them so over a whole run; here for each
-answer). A large positive excess was liked for something that is worth nothing; a large negative one was good, and the
-model missed it. Read some before believing any curve. Gold exists in the toy world only; elsewhere a person's scores
-can stand in its place.
+The proxy (the reward model) and gold (what was wanted) are put on one scale, standard deviations from the mean of the
+same answers (Gao et al. 2023, §2, do so over a whole run; here for each answer). A large positive excess was liked for
+something that is worth nothing; a large negative one was good, and the model missed it. Read some before believing any
+curve. Gold exists in the toy world only; elsewhere a person's scores can stand in its place.
 
 Read next: ppo.py, which optimises against whatever is given to it. Try it:  python -m minialign hacking RUN
 """
@@ -41,9 +40,7 @@ def calibration(margins: Sequence[float], bins: int = 5) -> list[Bin]:
     Args:
         margins: (P,) r(chosen) − r(rejected) on held-out pairs, in the log-odds that the loss was about: a model whose
             scores were normalised afterwards gives them divided by its "reference_deviation".
-        bins: how many; fewer when there are fewer pairs.
-    Raises:
-        UserError: no pairs.
+        bins: how many; fewer when there are fewer pairs, and a UserError when there are none.
     """
     if not len(margins):
         raise UserError("calibration needs pairs, and there are none")
@@ -105,10 +102,10 @@ def widest(prompts: Sequence[str], answers: Sequence[str], proxy: Sequence[float
            count: int = 10) -> list[Sample]:
     """The answers whose two scores differ most, in either direction, widest first; of equal answers to a prompt one.
 
+    Raises UserError for lists of different lengths, or empty ones.
+
     Args:
         prompts, answers: (N,) texts; proxy, gold: (N,) scores, each in units of its own; count: how many.
-    Raises:
-        UserError: lists of different lengths, or nothing in them.
     """
     if not len(prompts) == len(answers) == len(proxy) == len(gold) or not prompts:
         raise UserError(f"{len(prompts)} prompts, {len(answers)} answers, {len(proxy)} and {len(gold)} scores: there "

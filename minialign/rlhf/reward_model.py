@@ -2,20 +2,17 @@ r"""The reward model: one number that says how much people would like an answer.
 
     P(chosen is preferred) = σ(r(x, y_chosen) − r(x, y_rejected))                Bradley & Terry 1952
     L = −E log σ(r(x, y_chosen) − r(x, y_rejected))                              Stiennon et al. 2020, §3.4
-    r = mean of m models' scores − c · their standard deviation                  Coste et al. 2024, §3.2; c = 0: the mean
+    r = mean of m models' scores − c · their standard deviation                  Coste et al. 2024, §3.2
 
 Only differences are learned, so the zero is arbitrary; and the loss saturates: a pair that is clearly right pulls no
-more. Literally maximising the gap would grow without end. A policy that climbs one model finds its errors; the errors
-of models that differ in seed or data are not all the same, so the mean of an ensemble hides some and the standard
-deviation shows others. Details that matter:
-    1. It starts from the SFT model, with a head N(0, 1/(D+1)) in place of the vocabulary (Ziegler et al. 2019, released
-       code).
+more. A policy that climbs one model finds its errors; models that differ in seed or data err differently, so the mean
+of an ensemble hides some errors and the standard deviation shows others. Details that matter:
+    1. It starts from the SFT model, with a head of its own, N(0, 1/(D+1)) (Ziegler et al. 2019, released code).
     2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding).
     3. log σ is computed as one function; log(σ(x)) is −∞ at x = −200 (test_the_loss_is_finite_for_hopeless_pairs).
-    4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged: as
-       pairs among other pairs each answer would be looked at K − 1 times, and learned by heart (Ouyang et al. 2022,
-       §3.5; test_k_answers_are_one_element).
-    5. Few passes: what is looked at again is mostly learned by heart, and Stiennon et al. 2020, App. B.1, take one.
+    4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged
+       (Ouyang et al. 2022, §3.5; test_k_answers_are_one_element).
+    5. Few passes: what is looked at again is mostly learned by heart. Stiennon et al. 2020, App. B.1, take one.
     6. Afterwards the scores are shifted and scaled to mean 0, standard deviation 1 on answers of the reference, so that
        beta, the price of KL, means the same for every reward model (test_normalised_scores_have_mean_0_and_std_1). The
        head absorbs both numbers. Members of an ensemble share the reference answers, or the loudest would decide.
@@ -107,12 +104,6 @@ def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[
     return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
 
 
-def scores_at_the_end(model: ScalarModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    """(B,) the score at each row's last real token; tokens and mask (B, T), padding on either side."""
-    left = bool((~mask[:, 0]).any())  # padding on the right needs no mask: a causal reader never looks at it
-    return head_at_the_end(model, model.body(tokens, mask if left else None), mask)
-
-
 @torch.no_grad()
 def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
     """(N,) scores of rows of ids (begin token, prompt, answer, end token)."""
@@ -122,7 +113,8 @@ def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], bat
     scores = torch.zeros(len(rows))
     for start in range(0, len(order), batch):
         names = order[start : start + batch]
-        scores[names] = scores_at_the_end(model, *pad([rows[i] for i in names]))
+        tokens, mask = pad([rows[i] for i in names])  # on the right: a causal reader never looks at it
+        scores[names] = head_at_the_end(model, model.body(tokens), mask)
     return scores
 
 
@@ -134,11 +126,8 @@ def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount:
 
 
 def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Shift and scale the head so that these rows (answers of the reference) score with mean 0, standard deviation 1.
-
-    Returns "reference_mean" and "reference_deviation": what they were before. Raises UserError when all rows score the
-    same, so that there is nothing to scale by.
-    """
+    """Shift and scale the head so that these rows (answers of the reference) score with mean 0, standard deviation 1;
+    returns what both were before. Raises UserError when all rows score the same."""
     scores = score_rows(model, rows)
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     if not std > 1e-8:
@@ -159,7 +148,6 @@ def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ra
         base: the SFT model; it is copied, not changed.
         ranked, valid: from `ranked_rows`; they share no prompt.
         reference_rows: answers of the reference, on which scores are normalised.
-        config: how; run: where.
     """
     model = ScalarModel(copy.deepcopy(base.body), seed=config.seed)
     data, held_out = Comparisons(ranked, config.batch, config.seed), Comparisons(valid, 1, seed=0)
@@ -167,26 +155,12 @@ def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ra
                         "reward model", lambda model: normalise(model, reference_rows))
 
 
-def ensemble_scores(scores: Tensor, caution: float = 0.0) -> Tensor:
-    """(N,) mean over models − caution · their standard deviation
-    (test_a_cautious_ensemble_distrusts_what_its_models_disagree_on).
-
-    Args:
-        scores: (m, N) of m models, each normalised on the same reference answers; caution: c, at least 0.
-    """
-    if scores.dim() != 2 or caution < 0:
-        raise UserError(f"scores of shape {tuple(scores.shape)} (models × answers) or caution {caution} (at least 0) "
-                        f"cannot be used")
-    return scores.mean(dim=0) - (caution * scores.std(dim=0, correction=0) if caution else torch.zeros(scores.shape[1]))
-
-
 class Ensemble(nn.Module):
-    """Reward models that score as one (test_an_ensemble_scores_like_its_members_together).
+    """Reward models, one at least, that score as one (test_an_ensemble_scores_like_its_members_together).
 
-    Args:
-        members: at least one; caution: c, standard deviations of their disagreement that a score loses, at least 0.
-    Raises:
-        UserError: no members, a negative caution, or members that read contexts of different lengths.
+    `caution` is c, the standard deviations of their disagreement that a score loses, at least 0
+    (test_a_cautious_ensemble_distrusts_what_its_models_disagree_on). Raises UserError for no members, a negative
+    caution, or members that read contexts of different lengths.
     """
 
     def __init__(self, members: Sequence[ScalarModel], caution: float = 0.0):
@@ -207,4 +181,6 @@ class Ensemble(nn.Module):
 
     def together(self, score: Callable[[ScalarModel], Tensor]) -> Tensor:
         """(N,) the ensemble's scores, from what gives those of one member."""
-        return ensemble_scores(torch.stack([score(member) for member in self.members]), self.caution)
+        scores = torch.stack([score(member) for member in self.members])  # (m, N)
+        mean = scores.mean(dim=0)
+        return mean - self.caution * scores.std(dim=0, correction=0) if self.caution else mean

@@ -14,6 +14,7 @@ def show_rollout(rollout: Rollout, tokenizer: Tokenizer, row: int = 0) -> str:
     for t in range(int(rollout.mask[row].sum())):
         name = repr(tokenizer.name(rollout.response[row, t]))
         policy, reference, value, advantage = (float(column[row, t]) for column in columns)
-        lines.append(f"{name:<14}{policy:>9.3f}{reference:>11.3f}{policy - reference:>8.3f}{value:>8.3f}{advantage:>8.3f}")
+        ratio = policy - reference
+        lines.append(f"{name:<14}{policy:>9.3f}{reference:>11.3f}{ratio:>8.3f}{value:>8.3f}{advantage:>8.3f}")
     end = "ended" if bool((rollout.response[row] == END).any()) else "cut off"
     return "\n".join([*lines, f"score {float(rollout.scores[row]):.3f}, {end}"])

@@ -6,7 +6,7 @@ long the only cheap one.
     recall = matches / those of the reference,  precision = matches / those of the answer,  F = 2 P R / (P + R)
 
 It counts words: "Mira lost the kite" and "Mira found the kite" share three of four, a good paraphrase shares none.
-Optimising ROUGE gives worse summaries than optimising what people say (Stiennon et al. 2020, §4.4). Details that matter:
+Optimising ROUGE gives worse summaries than optimising what people say (Stiennon et al. 2020, §4.4). Details:
     1. A match counts no more often than it stands in the reference (test_repeating_a_word_wins_nothing).
     2. Words are runs of a-z and 0-9 in lower case, as in the `rouge-score` package without its stemmer.
     3. Text without words matches nothing: all three numbers are 0 (test_empty_texts_score_0).

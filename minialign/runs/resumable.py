@@ -1,4 +1,4 @@
-r"""Steps that may be cut off at any moment and go on to the same bits: what every training loop needs beside its method.
+r"""Steps that may be cut off at any moment and go on to the same bits: what a training loop needs beside its method.
 
     with ResumableLoop(run, modules, optimizers, generators, state) as loop:     puts the last checkpoint back
         for step in loop.steps(total, label):                                    goes on where it was
@@ -7,7 +7,7 @@ r"""Steps that may be cut off at any moment and go on to the same bits: what eve
         run.finish(model)
 
 Details that matter:
-    1. Ctrl-C ends the step it falls in, saves and says so; `kill -9` costs the steps since the last checkpoint, no more;
+    1. Ctrl-C ends the step it falls in, saves and says so; `kill -9` costs the steps since the last checkpoint;
        both go on to the same bits (test_after_ctrl_c_or_kill_9_the_same_command_ends_with_the_same_bits).
     2. Lines of metrics.jsonl after the checkpoint are dropped, since they come again
        (test_a_loop_goes_on_from_its_last_checkpoint_and_writes_each_line_once).
