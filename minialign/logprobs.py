@@ -41,7 +41,7 @@ def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], answer
     return read_answers(body, [prompt[:-1] for prompt in prompts], read, of)
 
 
-def predicting_vectors_of_two(model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
                               of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The same of an encoder-decoder: the encoder reads each prompt once, the decoder its begin token once, and then
     every answer."""
@@ -61,7 +61,7 @@ def answer_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], answ
                     of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(N, T) log π of each answer token, nats, 0 at padding; and mask (N, T). Arguments as in `predicting_vectors`."""
     if model.config.kind == "encoder-decoder":
-        hidden, mask = predicting_vectors_of_two(model, prompts, answers, of)
+        hidden, mask = encoder_decoder_vectors(model, prompts, answers, of)
     else:
         hidden, mask = predicting_vectors(model.body, prompts, answers, of)
     said = torch.tensor([token for answer in answers for token in answer])  # (M,) all answers in one line

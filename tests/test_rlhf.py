@@ -149,7 +149,7 @@ def test_several_answers_to_a_prompt_are_those_of_several_prompts():
     once = collect(policy, reference, value, reward, prompts, three, torch.Generator().manual_seed(0))
     again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], one,
                     torch.Generator().manual_seed(0))
-    assert once.spoken()[1] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4] and again.spoken()[1] == list(range(15))
+    assert once.answer_ids()[1] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4] and again.answer_ids()[1] == list(range(15))
     for name in ("response", "mask", "logprobs", "reference_logprobs", "values", "scores"):
         torch.testing.assert_close(getattr(once, name), getattr(again, name), atol=1e-5, rtol=1e-5)
     part = once.take(torch.tensor([4, 1]))
@@ -205,7 +205,7 @@ def test_a_rollout_scores_a_missing_end_as_the_configuration_says(change):
     policy, reference, value, reward = models()
     config = PPOConfig(prompts=4, minibatch=4, new_tokens=4, **change)
     rollout = collect(policy, reference, value, reward, PROMPTS, config, torch.Generator().manual_seed(1))
-    rows = [prompt + answer for prompt, answer in zip(PROMPTS, rollout.spoken()[0])]
+    rows = [prompt + answer for prompt, answer in zip(PROMPTS, rollout.answer_ids()[0])]
     scores, ended = score_rows(reward, rows), (rollout.response == 2).any(dim=1)
     assert not ended.all()
     expected = torch.where(ended, scores, scores - 0.5 if change else torch.full((4,), -3.0))

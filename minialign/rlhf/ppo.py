@@ -116,14 +116,14 @@ class Rollout:
     advantages: Tensor | None = None  # (N, R) Â, whitened
     returns: Tensor | None = None  # (N, R) G
 
-    def spoken(self) -> tuple[list[list[int]], list[int]]:
+    def answer_ids(self) -> tuple[list[list[int]], list[int]]:
         """N answers as lists of ids, and (N,) which prompt each of them goes on from."""
         of = torch.arange(len(self.prompts)).repeat_interleave(len(self.response) // len(self.prompts))
         return [row[keep].tolist() for row, keep in zip(self.response, self.mask)], of.tolist()
 
     def vectors(self, body: nn.Module) -> Tensor:
         """(N, R, D): the vectors of a decoder's stack from which each response token is predicted."""
-        return predicting_vectors(body, self.prompts, *self.spoken())[0]
+        return predicting_vectors(body, self.prompts, *self.answer_ids())[0]
 
     def take(self, prompts: Tensor) -> Rollout:
         """The named prompts with their answers as a smaller rollout, no longer than its longest answer."""
@@ -148,14 +148,14 @@ def collect(policy: LanguageModel, reference: LanguageModel, value: ScalarModel,
     logits = reference.logits(rollout.vectors(reference.body))  # (N, R, V)
     rollout.reference_logprobs = token_logprobs(logits, said.response, config.temperature) * said.mask
     rollout.values = value.head(rollout.vectors(value.body)).squeeze(-1) * said.mask
-    scores = score_answers(reward, rollout.prompts, *rollout.spoken())
+    scores = score_answers(reward, rollout.prompts, *rollout.answer_ids())
     rollout.scores = penalise_missing_end(scores, said.ended(), config.missing_end, config.missing_end_score)
     return rollout
 
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor,
                       beta: float) -> Tensor:
-    """(N, R) reward of each token, Ziegler et al. 2019, §2.2, Eq. 2: its KL penalty; at the last real one the score.
+    """(N, R) reward of each token (Ziegler et al. 2019, §2.2, Eq. 2): its KL penalty, and the score on the last real one.
 
     Args:
         scores: (N,) reward-model scores, in units of their standard deviation on reference answers.
