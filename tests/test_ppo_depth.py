@@ -20,6 +20,7 @@ from minialign.rlhf.reward_checks import (
     widest,
 )
 from minialign.rlhf.reward_model import Ensemble
+from minialign.rlhf.rollout_table import show_rollout
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
@@ -64,6 +65,16 @@ def test_the_mix_adds_its_gradient_to_that_of_ppo():
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(2.0 * slow, list(before.parameters()))])
     torch.testing.assert_close(seen[0], expected / max(1.0, float(expected.norm())), atol=1e-5, rtol=1e-3)
     assert metrics["text_loss"] == pytest.approx(float(slow.detach()), abs=1e-4)
+
+
+def test_a_rollout_is_shown_a_token_a_line_with_the_score_below(tokenizer):
+    policy, reward = models()
+    rollout = collect(policy, policy, reward, reward, PROMPTS, CONFIG, torch.Generator().manual_seed(0))
+    estimate_advantages(rollout, CONFIG.beta, CONFIG)
+    shown = show_rollout(rollout, tokenizer, row=1).splitlines()
+    assert len(shown) == 2 + int(rollout.mask[1].sum()) and shown[0].split()[-2:] == ["V", "Â"]
+    assert float(shown[1].split()[-1]) == pytest.approx(float(rollout.advantages[1, 0]), abs=1e-3)
+    assert shown[-1].startswith(f"score {float(rollout.scores[1]):.3f}, ")
 
 
 def test_text_that_is_mixed_in_is_forgotten_less(tmp_path):
