@@ -1,7 +1,6 @@
 r"""`python -m minialign [command]`: the map of commands, nothing else.
 
-Without a command it runs the main job, `demo`. A command's module is imported only when the command is run, so that
-help is quick.
+Without a command it runs the main job, `demo`. A command's module is imported only when it runs, so that help is quick.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from minialign.runs.errors import UserError
+from minialign.runs.process import prepare_process
 
 COMMANDS = {
     "demo": "The main job: from raw text to an aligned model, with a report.",
@@ -52,8 +52,7 @@ CHAPTERS = {  # heading of the map -> its commands, in the order in which they a
     "Real models": ("chat",),
     "Measuring, and the notes": ("evaluate", "claims", "notebooks"),
 }
-# bash_source, zsh_source or fish_source prints what a shell needs to complete commands and options
-COMPLETE = "_MINIALIGN_COMPLETE"
+COMPLETE = "_MINIALIGN_COMPLETE"  # bash_source, zsh_source or fish_source: what a shell needs to complete commands
 PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
 
 
@@ -66,11 +65,11 @@ class Map(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The module minialign/lab/commands/NAME.py holds the command `command`."""
-        if name not in COMMANDS and ctx.resilient_parsing:  # a shell that asks how to go on
+        if name in COMMANDS:
+            return import_command(name)
+        if ctx.resilient_parsing:  # a shell that asks how to go on
             return None
-        if name not in COMMANDS:
-            raise click.UsageError(f"there is no command {name!r}; known are {', '.join(COMMANDS)}")
-        return import_command(name)
+        raise click.UsageError(f"there is no command {name!r}; known are {', '.join(COMMANDS)}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The map, chapter by chapter, without importing anything."""
@@ -94,8 +93,8 @@ def on_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
 
 
 def import_command(name: str) -> click.Command:
-    """A command. Ctrl-C ends the process here and now: a library whose import is broken off may swallow it or fail in
-    its own words."""
+    """A command. Ctrl-C ends the process at once: a library whose import is broken off may swallow it or fail in its
+    own words."""
 
     def leave() -> None:
         os.write(2, b"stopped before anything began\n")
@@ -136,7 +135,7 @@ def run(arguments: list[str]) -> int:
             main.main(arguments, prog_name="python -m minialign", standalone_mode=False)
             return 0
         except (KeyboardInterrupt, click.exceptions.Abort):
-            pressed.append(True)
+            pass
         except Exception as error:
             if not pressed:  # else some library made another error of the Ctrl-C that fell into it
                 return answer(error)
@@ -145,7 +144,7 @@ def run(arguments: list[str]) -> int:
 
 
 def answer(error: Exception) -> int:
-    """Say on one line what went wrong, if a person can put it right, and return the exit status; a fault of ours is
+    """Say on one line what went wrong, if a person can put it right, and return the exit status. A fault of ours is
     raised again."""
     if isinstance(error, click.UsageError):
         help_of = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
@@ -153,9 +152,9 @@ def answer(error: Exception) -> int:
     if isinstance(error, UserError | click.ClickException):
         return complain(str(error))
     if isinstance(error, OSError):
-        return complain(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the same command "
-                        f"again")
-    if type(error).__name__ == "Stopped":  # resumable.Stopped, without importing torch just to ask
+        what = f"{error.filename or 'a file'}: {error.strerror or error}"
+        return complain(f"{what}; mend that and run the same command again")
+    if type(error).__name__ == "Stopped":  # training.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
     if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):
@@ -171,7 +170,9 @@ def complain(message: str) -> int:
 
 
 def program() -> int:
-    """The command line of this process: `python -m minialign`, or `minialign` where the package is installed."""
+    """The command line of this process: `python -m minialign`, or `minialign` where the package is installed. Before
+    torch is imported it sets how threads wait and what memory is kept (runs/process.py)."""
+    prepare_process()
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, and no traceback
         stream.reconfigure(errors="replace")
     if not sys.stdin.isatty():

@@ -4,7 +4,6 @@ result."""
 import json
 import math
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -678,26 +677,3 @@ def test_two_processes_train_the_same_model_as_one(tmp_path, port):
 def test_settings_that_make_no_sense_are_errors_that_name_them(change):
     with pytest.raises(UserError, match=next(iter(change)).replace("_", "[_ ]")):
         TrainingConfig(**change)
-
-
-# memory
-
-FETCHED = """
-import resource
-import minialign, torch
-fetched = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):  # the first ones find their places
-    before = fetched()
-    torch.ones(2**23)
-print(fetched() - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
-def test_memory_of_large_tables_is_kept_unless_the_user_says_otherwise():
-    others = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    def start(**said):
-        return subprocess.run([sys.executable, "-c", FETCHED], env=others | said, capture_output=True,
-                                              text=True, check=True)
-    assert int(start().stdout) < 100  # of 8192 pages
-    assert int(start(MALLOC_ARENA_MAX="8").stdout) > 100

@@ -15,9 +15,9 @@ Details that matter:
     2. A sample in which our threads waited for a core for more than a twentieth of its time is thrown away as long as
        five others are left; the last column says how many of the rounds were quiet. Absolute times move with the
        machine and its neighbours, ratios less.
-    3. minialign is imported before torch, so that threads wait and memory is kept as its users' are
-       (minialign/__init__.py), for the peers as well; OMP_WAIT_POLICY, GOMP_SPINCOUNT and the MALLOC_ variables
-       override it.
+    3. The process is prepared before torch is imported, so that threads wait and memory is kept as in a run
+       (runs/process.py), for the peers as well; OMP_WAIT_POLICY, GOMP_SPINCOUNT and the MALLOC_ variables override
+       it.
     4. All answers have full length on both sides: random models would end one in twenty early, and TRL computes what
        stands after an end.
     5. GELU is torch's exact one everywhere, and the peers' settings are the fastest that their libraries offer
@@ -43,7 +43,9 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import minialign  # noqa: F401
+from minialign.runs.process import prepare_process
+
+prepare_process()
 import torch
 
 from rivals import PARTS, SIZES, Part, Sampler

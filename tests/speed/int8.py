@@ -29,7 +29,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import minialign  # noqa: F401
+from minialign.runs.process import prepare_process
+
+prepare_process()
 import torch
 import torch.nn.functional as F
 from torch import nn

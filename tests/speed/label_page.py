@@ -20,7 +20,9 @@ from pathlib import Path
 from statistics import quantiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import minialign  # noqa: F401
+from minialign.runs.process import prepare_process
+
+prepare_process()
 
 from minialign.heads import describe_model
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import minialign  # noqa: F401
+from minialign.runs.process import prepare_process
+
+prepare_process()
 import torch
 
 from minialign.batching import next_token_batch, text_to_text_batch

@@ -41,6 +41,7 @@ from minialign.evaluation import Interval, mean_interval
 from minialign.lab.claims.sources import source_fingerprint
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_json, write_atomic, write_json
+from minialign.runs.process import keep_memory
 
 TABLE = "table.csv"
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
@@ -158,9 +159,15 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
     if workers == 1:
         return [run_claim(id, out, seeds, fast, say) for id in ids]
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (threads,)) as pool:
         jobs = {id: pool.submit(run_claim, id, out, seeds, fast) for id in from_both_ends(ids)}
         return [jobs[id].result() for id in ids]
+
+
+def start_worker(threads: int) -> None:
+    """What a process of its own needs before its first claim: its share of the cores, and a run's memory."""
+    keep_memory()
+    torch.set_num_threads(threads)
 
 
 def from_both_ends(ids: list[str]) -> list[str]:
