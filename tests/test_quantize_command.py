@@ -110,7 +110,7 @@ def test_bench_compares_each_shape_with_fp32(d, capsys):
 
 
 def test_a_pretrained_model_s_name_may_stand_in_the_place_of_a_run(d, capsys, monkeypatch):
-    monkeypatch.setitem(inputs.NAMED, "small", lambda: load_model(d / "run"))
+    monkeypatch.setitem(inputs.PRETRAINED, "small", lambda: load_model(d / "run"))
     assert type_in("quantize small --fast", d) == 0
     assert "bytes on the disk" in capsys.readouterr().out
 

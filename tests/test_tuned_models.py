@@ -11,7 +11,7 @@ from typed import complaint, type_in, write_feelings
 
 from minialign.lab.commands import chat, inputs
 from minialign.lab.commands.inputs import open_base
-from minialign.lab.commands.tuning_data import two_sides, written_lesson
+from minialign.lab.commands.tuning_data import two_sides, written_task
 from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.interchange.gguf import read_gguf
@@ -65,7 +65,7 @@ def named(d, monkeypatch):
     for where, name in ((chat, "load_smollm2"), (inputs, None)):
         def load():
             return (tiny_llama(), tokenizer)
-        monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.NAMED, "smollm2", load)
+        monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.PRETRAINED, "smollm2", load)
     monkeypatch.setattr("minialign.lab.commands.tuning_data.SYSTEM", "S")  # the real one fills the tiny context
     return tokenizer
 
@@ -99,7 +99,7 @@ def test_the_rows_of_a_chat_are_what_the_conversation_reads(d, named):
     model, tokenizer = open_base(inputs.Path("smollm2"))
     records = [{"prompt": f"he {i}", "completion": " no", "line": i} for i in range(40)]
     sides = two_sides(records, "prompt", 4, d / "x.jsonl")
-    batch = written_lesson(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl",
+    batch = written_task(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl",
                            chat=True).learned.batch([0])
     read = tokenizer.library.decode([*batch.tokens[0].tolist(), tokenizer.end], skip_special_tokens=False)
     start, end = (tokenizer.name(i) for i in (tokenizer.begin, tokenizer.end))
@@ -114,7 +114,7 @@ def test_a_published_t5_reads_prompts_that_are_ended(d):
     model.special = tokenizer.special
     records = [{"prompt": f"sad {i}", "completion": " bad", "line": i} for i in range(40)]
     sides = two_sides(records, "prompt", 4, d / "x")
-    batch = written_lesson(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x").learned.batch([0])
+    batch = written_task(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x").learned.batch([0])
     assert batch.inputs[0, -1] == 2 and batch.inputs[0, 0] != 0 and batch.tokens[0, 0] == 0 and batch.labels[0, -1] == 2
 
 

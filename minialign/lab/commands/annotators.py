@@ -6,19 +6,23 @@ from pathlib import Path
 
 import click
 
-from minialign.lab.commands.options import Command, Option
+from minialign.lab.commands import options as cli
 from minialign.lab.labelling.agreement import label_agreement, read_votes, show_label_agreement
-from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, agreement_table, annotators, show_agreement, typical_pairs
+from minialign.world.annotators import (
+    HELD_OUT_PANEL,
+    TRAINING_PANEL,
+    agreement_table,
+    annotators,
+    show_agreement,
+    typical_pairs,
+)
 
 
-@click.command(cls=Command)
+@click.command(cls=cli.Command)
 @click.argument("labels", nargs=-1, type=click.Path(path_type=Path), metavar="[LABELS.jsonl]…")
-@click.option("--people", default=0, show_default=True, type=click.IntRange(0, 1000), cls=Option,
-              help="A random panel of so many, besides the fixed ones.")
-@click.option("--pairs", default=1000, show_default=True, type=click.IntRange(2, 100_000), cls=Option,
-              help="Pairs of summaries that everybody judges, twice.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-              help="Same seed, same numbers.")
+@cli.count_option("--people", 0, 0, 1000, "A random panel of so many, besides the fixed ones.")
+@cli.count_option("--pairs", 1000, 2, 100_000, "Pairs of summaries that everybody judges, twice.")
+@cli.seed_option()
 def command(labels, people, pairs, seed):
     """How far people agree: with themselves, with each other, with the majority of the others, and what that costs.
 
@@ -38,5 +42,5 @@ def command(labels, people, pairs, seed):
         panels["drawn by chance, every fifth with one aspect only"] = tuple(annotators(people, seed))
     judged = typical_pairs(pairs, seed)
     for title, panel in panels.items():
-        click.echo(f"{len(panel)} people {title}, {pairs:,} pairs "
-                   f"each\n{show_agreement(agreement_table(judged, panel, seed + 1), pairs)}\n")
+        table = show_agreement(agreement_table(judged, panel, seed + 1), pairs)
+        click.echo(f"{len(panel)} people {title}, {pairs:,} pairs each\n{table}\n")

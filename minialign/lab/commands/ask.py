@@ -12,26 +12,22 @@ import torch
 from minialign.batching import pad
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier
-from minialign.lab.commands.options import TUNED, Command, Option, configured
 from minialign.lab.commands.tuning_data import text_row
 from minialign.ranking import option_logprobs
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
 
-@click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
-@TUNED
-@click.option("--prompt", default=None, cls=Option, help="What to ask, in your own words; without it questions are "
-                                                         "asked one after the other.")
-@click.option("--options", default="", cls=Option, help="Answers to choose from, between commas (or | where an answer "
-                                                        "has a comma).")
-@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank by the mean over an option's tokens instead of "
-              "the sum.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-              help="Same seed, same answers.")
-@configured("Sampling, without options", "sampling", SamplingConfig(new_tokens=40, temperature=0.0))
+@click.command(cls=cli.Command)
+@cli.RUN
+@cli.TUNED
+@cli.option("--prompt", text="What to ask, in your own words; without it questions are asked one after the other.")
+@cli.option("--options", default="", text="Answers to choose from, between commas (or | where an answer has a comma).")
+@cli.flag("--mean-logprob", text="Rank by the mean over an option's tokens instead of the sum.")
+@cli.seed_option("Same seed, same answers.")
+@cli.configured("Sampling, without options", "sampling", SamplingConfig(new_tokens=40, temperature=0.0))
 def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
     """Ask a trained model a question in your own words. With options it says how likely it finds each of them, without
     it writes.
@@ -41,19 +37,18 @@ def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
     Example:  python -m minialign ask runs/pretrain --tuned runs/finetune/lora --prompt "A text"      which label, if it was tuned on labels
     """
     if labels_of(tuned):
-        return classify(run, tuned, prompt, options)
+        classify(run, tuned, prompt, options)
+        return
     model, tokenizer = open_model(run, tuned=tuned)
     if model.config.kind == "encoder":
         raise UserError("holds an encoder, which does not answer; ask a decoder or an encoder-decoder", run)
-    choices = split_options(options)
-    chance = torch.Generator().manual_seed(seed)
-    if prompt is not None:
-        click.echo(answer(model, tokenizer, prompt.replace("\\n", "\n"), choices, mean_logprob, sampling, chance))
-        return
-    for line in typed("Ask; \\n begins a new line, an empty line ends."):
-        question, _, own = line.partition(" ?? ")  # "… ?? yes, no": options for this question alone
-        click.echo(answer(model, tokenizer, question.replace("\\n", "\n"), split_options(own) or choices, mean_logprob,
-                          sampling, chance))
+    choices, chance = split_options(options), torch.Generator().manual_seed(seed)
+    for question in [prompt] if prompt is not None else typed("Ask; \\n begins a new line, an empty line ends."):
+        own = ""
+        if prompt is None:
+            question, _, own = question.partition(" ?? ")  # "… ?? yes, no": options for this question alone
+        question, offered = question.replace("\\n", "\n"), split_options(own) or choices
+        click.echo(answer(model, tokenizer, question, offered, mean_logprob, sampling, chance))
 
 
 def typed(greeting: str) -> Iterator[str]:
@@ -83,8 +78,7 @@ def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
             raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten the "
                             f"text")
         with torch.inference_mode():
-            shares = model(*pad([row])).softmax(dim=-1)[0].tolist()
-        click.echo("\n".join(f"{share:6.1%}  {label}" for share, label in sorted(zip(shares, labels), reverse=True)))
+            click.echo(show_shares(model(*pad([row]))[0], labels))
 
 
 def split_options(text: str) -> list[str]:
@@ -105,6 +99,10 @@ def answer(
     if not options:
         return continue_texts(model, tokenizer, [prompt], sampling, chance)[0].strip()
     ids = [tokenizer.encode(" " + option) for option in options]
-    scores = option_logprobs(model, prompt_ids(tokenizer, [prompt]), [ids], mean_logprob)[0]
-    ranked = sorted(zip(scores.softmax(dim=0).tolist(), options), reverse=True)
-    return "\n".join(f"{share:6.1%}  {option}" for share, option in ranked)
+    return show_shares(option_logprobs(model, prompt_ids(tokenizer, [prompt]), [ids], mean_logprob)[0], options)
+
+
+def show_shares(scores: torch.Tensor, names: list[str]) -> str:
+    """Names with the probabilities that (N,) scores give them, the likeliest first."""
+    ranked = sorted(zip(scores.softmax(dim=0).tolist(), names), reverse=True)
+    return "\n".join(f"{share:6.1%}  {name}" for share, name in ranked)

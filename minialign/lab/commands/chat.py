@@ -10,7 +10,8 @@ import click
 import torch
 
 from minialign.generation import SamplingConfig
-from minialign.lab.commands.options import TUNED, Command, Option, configured
+from minialign.lab.commands import options as cli
+from minialign.lab.commands.inputs import read_input
 from minialign.lab.interchange.gguf import read_gguf
 from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
 from minialign.lab.pretrained.chat import Conversation
@@ -22,15 +23,13 @@ from minialign.runs.files import read_json
 from minialign.runs.run_folder import CONFIG
 
 
-@click.command(cls=Command)
+@click.command(cls=cli.Command)
 @click.argument("model")
-@TUNED
-@click.option("--prompt", cls=Option, help="Answer this and stop; `-` reads it from standard input. Without it you "
-                                           "talk.")
-@click.option("--system", default=SYSTEM, show_default=True, cls=Option, help="What the model is told about itself.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-              help="Same seed and same turns, same replies.")
-@configured("Sampling", "sampling", SamplingConfig(new_tokens=256, temperature=0.2, top_p=0.9))
+@cli.TUNED
+@cli.option("--prompt", text="Answer this and stop; `-` reads it from standard input. Without it you talk.")
+@cli.option("--system", default=SYSTEM, text="What the model is told about itself.")
+@cli.seed_option("Same seed and same turns, same replies.")
+@cli.configured("Sampling", "sampling", SamplingConfig(new_tokens=256, temperature=0.2, top_p=0.9))
 def command(model, tuned, prompt, system, seed, sampling):
     """Talk with a real language model.
 
@@ -44,10 +43,14 @@ def command(model, tuned, prompt, system, seed, sampling):
     if tuned is not None:
         speaker = load_tuned(speaker, tuned).eval()
     conversation = Conversation(speaker, tokenizer, system, sampling, torch.Generator().manual_seed(seed))
-    if prompt is not None:
-        if not say(conversation, read_input(sys.stdin.read) if prompt == "-" else prompt):
-            raise SystemExit(130)
-        return
+    if prompt is None:
+        talk(conversation)
+    elif not say(conversation, read_input(sys.stdin.read) if prompt == "-" else prompt):
+        raise SystemExit(130)
+
+
+def talk(conversation: Conversation) -> None:
+    """One reply to each line, until an empty one."""
     at_terminal = sys.stdin.isatty()
     if at_terminal:
         click.echo("An empty line or Ctrl-D ends the conversation; Ctrl-C stops a reply.")
@@ -55,7 +58,7 @@ def command(model, tuned, prompt, system, seed, sampling):
         try:
             text = read_input(lambda: input("> " if at_terminal else ""))
         except (EOFError, KeyboardInterrupt):
-            text = ""
+            return
         if not text.strip():
             return
         try:
@@ -70,16 +73,17 @@ def open_model(name: str):
     """A model and its tokenizer. Raises UserError when there is none of this name."""
     if name == "smollm2":
         return load_smollm2()
-    if (Path(name) / QUANTIZED).exists():
-        base = read_json(Path(name) / CONFIG).get("base")
+    folder = Path(name)
+    if (folder / QUANTIZED).exists():
+        base = read_json(folder / CONFIG).get("base")
         if base != "smollm2":
             raise UserError(f"was made from {base!r}, which was not taught to chat; try `minialign sample`", name)
         model, tokenizer = load_smollm2()
-        return load_quantized(model, Path(name) / QUANTIZED), tokenizer
+        return load_quantized(model, folder / QUANTIZED), tokenizer
     if not name.endswith(".gguf"):
         raise UserError(f"there is no model {name!r}; give smollm2, the path of a .gguf file, or a folder that "
                         f"`quantize smollm2 --out` wrote")
-    gguf = read_gguf(Path(name))
+    gguf = read_gguf(folder)
     if "<|im_start|>" not in str(gguf.facts.get("tokenizer.chat_template")):
         raise UserError("has no chat template with <|im_start|> in it: it was not taught to chat in the way that is "
                         "supported here", name)
@@ -88,9 +92,8 @@ def open_model(name: str):
 
 def say(conversation: Conversation, text: str) -> bool:
     """Print the reply as it is written; False when Ctrl-C stopped it."""
-    pieces = conversation.reply(text)
     try:
-        with contextlib.closing(pieces):
+        with contextlib.closing(conversation.reply(text)) as pieces:
             for piece in pieces:
                 click.echo(piece, nl=False)
                 sys.stdout.flush()
@@ -99,12 +102,3 @@ def say(conversation: Conversation, text: str) -> bool:
         return False
     finally:
         click.echo()
-
-
-def read_input(read) -> str:
-    """What was typed or piped in. Raises UserError when it is not UTF-8."""
-    try:
-        return read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8",
-                        "standard input") from None

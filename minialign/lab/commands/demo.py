@@ -9,7 +9,7 @@ import click
 import torch
 
 from minialign.evaluation import peak_memory_mib
-from minialign.lab.commands.options import Command, Option, configured
+from minialign.lab.commands import options as cli
 from minialign.lab.demo.pipeline import Demo
 from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.lab.report import write_report
@@ -18,15 +18,14 @@ from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 
+ROWS = {"pretrained": "pretrained", "sft": "instructed", "rlhf": "RLHF", "reference": "references"}
 
-@click.command(cls=Command)
-@click.option("--out", type=click.Path(path_type=Path), cls=Option, help="The run folder.  [default: runs/demo, with "
-              "--fast runs/demo-fast]")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-              help="Same seed, same numbers.")
-@click.option("--fast", is_flag=True, cls=Option, help="A quick look: every stage, too little of each to align "
-                                                       "anything.")
-@configured("Settings", "config", DemoConfig(), FAST)
+
+@click.command(cls=cli.Command)
+@cli.file_option("--out", "The run folder.  [default: runs/demo, with --fast runs/demo-fast]")
+@cli.seed_option()
+@cli.flag("--fast", text="A quick look: every stage, too little of each to align anything.")
+@cli.configured("Settings", "config", DemoConfig(), FAST)
 def command(out, seed, fast, config):
     """The main job: from raw text to an aligned model, with a report.
 
@@ -38,8 +37,7 @@ def command(out, seed, fast, config):
     Then:     open runs/demo/report.html
     """
     out = out or Path("runs/demo-fast" if fast else "runs/demo")
-    folder = RunFolder(out)
-    with folder.locked():
+    with RunFolder(out).locked():
         claim_folder(out, config)
         demo = Demo(out, config, say=click.echo)
         click.echo(f"{torch.get_num_threads()} threads, which {waiting()} (OMP_WAIT_POLICY and GOMP_SPINCOUNT override "
@@ -54,9 +52,8 @@ def command(out, seed, fast, config):
 
 def waiting() -> str:
     """How threads wait for each other, in words."""
-    policy = os.environ.get("OMP_WAIT_POLICY")
-    return (f"wait as OMP_WAIT_POLICY={policy} says" if policy else f"spin {os.environ.get('GOMP_SPINCOUNT')} times "
-            f"before they sleep")
+    policy, spins = os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT", "some")
+    return f"wait as OMP_WAIT_POLICY={policy} says" if policy else f"spin {spins} times before they sleep"
 
 
 def claim_folder(out: Path, config: DemoConfig) -> None:
@@ -81,12 +78,12 @@ def finish(out: Path, summary: dict) -> None:
 def tell(summary: dict, out: Path) -> None:
     """The result in a few lines."""
     click.echo(f"\n{'':<14}{'helpful':>9}{'honest':>9}{'harmless':>10}{'gold':>7}   preferred to the references")
-    for name, label in (("pretrained", "pretrained"), ("sft", "instructed"), ("rlhf", "RLHF"),
-                        ("reference", "references")):
+    for name, label in ROWS.items():
         stage = summary["stages"][name]
         rate = stage.get("win_rate")
         wins = f"{rate['mean']:.0%} [{rate['low']:.0%}, {rate['high']:.0%}]" if rate else ""
-        numbers = (f"{stage['helpful']['mean']:>9.2f}{stage['honest']['mean']:>9.2f}{stage['harmless']['mean']:>10.2f}{stage['gold']['mean']:>7.2f}")
+        widths = {"helpful": 9, "honest": 9, "harmless": 10, "gold": 7}
+        numbers = "".join(f"{stage[score]['mean']:>{width}.2f}" for score, width in widths.items())
         click.echo(f"{label:<14}{numbers}   {wins}")
     minutes = summary["seconds"]["total"] / 60
     click.echo(f"\n{minutes:.1f} minutes, {summary['peak_memory_mib']} MiB. Open {out / 'report.html'}")

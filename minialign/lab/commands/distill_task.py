@@ -16,7 +16,7 @@ from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.tinybert import AugmentationConfig, TinyBERT, TinyBERTConfig, augment, distil_task
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
-from minialign.lab.commands.tuning_data import labelled_lesson, two_sides
+from minialign.lab.commands.tuning_data import labelled_task, two_sides
 from minialign.peft import feature_based, saving
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json
@@ -59,7 +59,7 @@ def distil_second_stage(
         raise UserError(f"new texts are made by an encoder that fills in hidden words, and the teacher is a "
                         f"{words.config.kind}; add --copies 0")
     records = read_jsonl(task, ("text", "label"))
-    lesson = labelled_lesson(pupil, tokenizer, two_sides(records, "text", training.batch, task), training, task)
+    lesson = labelled_task(pupil, tokenizer, two_sides(records, "text", training.batch, task), training, task)
     small, learned, checked = lesson.model, lesson.learned, lesson.checked
     large = tuned(words, small.head.out_features, teacher[1])
     TinyBERT(large, config).begin(small)  # whatever it cannot teach is said now

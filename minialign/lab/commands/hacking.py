@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
-from minialign.lab.commands.options import Command, Option
-from minialign.rlhf.reward_checks import show_hacking, widest
+from minialign.lab.commands import options as cli
+from minialign.rlhf.hacking import show_hacking, widest
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 
 SAMPLES = Path("evaluation") / "samples.jsonl"
 
 
-@click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--count", default=10, type=click.IntRange(1, 10_000), show_default=True, cls=Option, help="How many.")
+@click.command(cls=cli.Command)
+@cli.RUN
+@cli.count_option("--count", 10, 1, 10_000, "How many.")
 def command(run, count):
     """Show the answers whose reward and worth differ most: what the reward model was fooled by, and what it missed.
 
@@ -32,8 +33,7 @@ def command(run, count):
     for record in found:
         for name in ("proxy", "gold"):
             value = record.get(name)
-            if not isinstance(value, int | float) or isinstance(value,
-                    bool) or abs(value) == float("inf") or value != value:
+            if type(value) not in (int, float) or not abs(value) < math.inf:
                 raise UserError(f"{name!r} is {str(value)[:40]}, not a number", path, record["line"])
     if not found:
         raise UserError("no line says what its text scored as `proxy`; an older run of the main job did not write it: "

@@ -6,29 +6,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import click
 from torch import nn
 
 from minialign.generation import prompt_ids
-from minialign.heads import Classifier, load_model
+from minialign.heads import Classifier, LanguageModel, load_model, same_tokenizer
 from minialign.lab.interchange.published import architecture, load_published
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED, load_quantized_run
-from minialign.rlhf.comparisons import read_comparisons, say_left_out
-from minialign.rlhf.ranked import Ranked, ranked_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, read_jsonl, read_text
 from minialign.runs.run_folder import CONFIG, MODEL
 from minialign.tokenizer import Tokenizer
 
-# pretrained models by name, in place of a folder
-NAMED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}
+# by name, in place of a folder
+PRETRAINED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"smollm2": load_smollm2}
 
 
 def is_named(base: Path) -> bool:
     """Whether this is the name of a pretrained model; a folder that is called so comes first."""
-    return str(base) in NAMED and not base.exists()
+    return str(base) in PRETRAINED and not base.exists()
 
 
 def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
@@ -39,7 +36,7 @@ def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Toke
         UserError: as `load_model` and `load_published` do.
     """
     if is_named(base):
-        return NAMED[str(base)]()
+        return PRETRAINED[str(base)]()
     return load_model(base, what) if architecture(base) is None else load_published(base)
 
 
@@ -57,6 +54,14 @@ def open_model(folder: Path, what: str = "language-model", tuned: Path | None = 
     if what == "decoder" and model.config.kind != what:
         raise UserError(f"holds an {model.config.kind}, and a decoder is needed here", folder)
     return (model if tuned is None else load_tuned(model, tuned).eval()), tokenizer
+
+
+def open_alike(runs: Sequence[Path]) -> tuple[list[LanguageModel], Tokenizer]:
+    """The language models of several runs, and the tokenizer that they share. Raises UserError for one with another."""
+    loaded = [load_model(run, "language-model") for run in runs]
+    for run, (_, tokenizer) in zip(runs, loaded):
+        same_tokenizer((runs[0], loaded[0][1]), (run, tokenizer))
+    return [model for model, _ in loaded], loaded[0][1]
 
 
 def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokenizer, list[str]]:
@@ -78,8 +83,7 @@ def read_documents(path: Path, split: str = "file") -> list[str]:
     if path.suffix == ".jsonl":
         parts = [record["text"] for record in read_jsonl(path, ("text",))]
     else:
-        # a file from Windows has the paragraphs that one from elsewhere has
-        text = "\n".join(read_text(path).split("\r\n"))
+        text = read_text(path).replace("\r\n", "\n")  # a file from Windows has the same paragraphs
         parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
     documents = [part.strip() for part in parts if part.strip()]
     if not documents:
@@ -101,12 +105,8 @@ def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_to
     rows = prompt_ids(tokenizer, [text for text, _ in prompts])
     for row, (_, line) in zip(rows, prompts):
         if len(row) + new_tokens > context:
-            raise UserError(
-                f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context of {context}; "
-                "shorten it or use a smaller --new-tokens",
-                file,
-                line,
-            )
+            raise UserError(f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context "
+                            f"of {context}; shorten it or use a smaller --new-tokens", file, line)
     return rows
 
 
@@ -117,29 +117,10 @@ def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
                         file)
 
 
-def read_judged(path: Path) -> list[dict]:
-    """Comparisons of a file; says what in it orders no two answers and is left out."""
-    kept, left_out = read_comparisons(path)
-    if left_out:
-        click.echo(f"{path}: left out are comparisons {say_left_out(left_out)}")
-    return kept
-
-
-def say_shared_prompts(learned: list[dict], held_out: list[dict], file: Path | None) -> None:
-    """Says how many of the prompts in a file, which is to be measured on, are learned from, too; nothing without a file
-    or such prompts."""
-    asked = {comparison["prompt"] for comparison in held_out}
-    shared = asked & {comparison["prompt"] for comparison in learned}
-    if file and shared:
-        click.echo(f"{file}: {len(shared):,} of its {len(asked):,} prompts are learned from as well; what is measured "
-                   f"on them says little about new ones")
-
-
-def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str | None,
-                file: Path | None) -> list[Ranked]:
-    """Comparisons as rows of ids (ranked.py); says how many do not fit the context, or are no longer two when they are
-    made to fit."""
-    ranked, left_out = ranked_rows(tokenizer, comparisons, context, long or "stop", file)
-    if left_out:
-        click.echo(f"{file}: comparisons {say_left_out(left_out)}")
-    return ranked
+def read_input(read: Callable[[], str]) -> str:
+    """What was typed or piped in. Raises UserError when it is not UTF-8."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8: byte 0x{error.object[error.start]:02x}; save the prompt as UTF-8",
+                        "standard input") from None

@@ -4,51 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 
-from minialign.heads import describe_model, load_model
+from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.flan import tune_flan
 from minialign.instruct.mixture import MixtureConfig, Split, draw, split_by_cluster
 from minialign.instruct.t0 import T0, tune_t0, validation_of
 from minialign.instruct.t5 import prefix_templates, tune_t5
 from minialign.instruct.zero_shot import examine
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
-from minialign.lab.commands.options import Command, Option, configured, file_option, run_options
+from minialign.lab.commands.outputs import stage_run
 from minialign.lab.demo.instruct import FAST, TUNED, ToyConfig, pretrain_gpt, pretrain_t5, split_of
 from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import to_dict
-from minialign.runs.tensors import digest, tensors_of
+from minialign.tokenizer import Tokenizer
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 
 TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
 QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 
 
-@click.command(cls=Command)
-@file_option("--base", "The pretrained run to start from; without it one is pretrained on the toy world first.",
-             metavar="RUN")
-@click.option("--style", type=click.Choice(list(TUNE)), default="t0", show_default=True, cls=Option,
-              help="Many wordings, one prefix a task, or a decoder.")
-@file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.",
-             metavar="FILE.jsonl")
-@file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.", metavar="FILE")
-@click.option("--hold-out", multiple=True, cls=Option, help=f"A cluster that is examined and never trained on; may be "
-                                                            f"repeated. [{', '.join(HELD_OUT)}]")
-@click.option("--skip-long", is_flag=True, cls=Option, help="Leave out questions that do not fit the context, and say "
-                                                            "how many, instead of stopping.")
-@click.option("--mean-logprob", is_flag=True, cls=Option, help="Rank options by the mean over their tokens instead of "
-              "the sum.")
-@run_options(out="runs/instruct")
-@configured("Training", "training", dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3),
-            QUICK)
-@configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400},
-            rename={"templates": "wordings_per_task"})
-def command(base, style, tasks, templates, hold_out, skip_long, mean_logprob, out, seed, fast, training, mixture):
+@click.command(cls=cli.Command)
+@cli.file_option("--base", "The pretrained run to start from; without it one is pretrained on the toy world first.",
+                 metavar="RUN")
+@cli.choice_option("--style", TUNE, "t0", "Many wordings, one prefix a task, or a decoder.")
+@cli.file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.",
+                 metavar="FILE.jsonl")
+@cli.file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.", metavar="FILE")
+@cli.option("--hold-out", multiple=True,
+            text=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
+@cli.flag("--skip-long", text="Leave out questions that do not fit the context, and say how many, instead of stopping.")
+@cli.flag("--mean-logprob", text="Rank options by the mean over their tokens instead of the sum.")
+@cli.run_options(out="runs/instruct")
+@cli.configured("Training", "training", dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3),
+                QUICK)
+@cli.configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400},
+                rename={"templates": "wordings_per_task"})
+@cli.gather_options
+def command(args, training, mixture):
     """Tune a model on many tasks in many wordings, and examine it on tasks that it never saw.
 
     Writes OUT/3-instructed (the model) and its examination.json: for each task that was held out the accuracy in every
@@ -59,39 +58,47 @@ def command(base, style, tasks, templates, hold_out, skip_long, mean_logprob, ou
     Example:  python -m minialign instruct --base runs/t5 --tasks mine.jsonl --templates mine.json --hold-out mail
     Then:     python -m minialign ask runs/instruct/3-instructed --prompt "…" --options yes,no
     """
-    if (tasks is None) != (templates is None):
+    if (args.tasks is None) != (args.templates is None):
         raise UserError("--tasks and --templates belong together; give both, or neither for the toy world's")
-    toy = ToyConfig(**FAST) if fast else ToyConfig()
-    split, wordings = (toy_side(toy, seed, hold_out) if tasks is None else own_side(tasks, templates, hold_out, mixture,
-        seed))
-    kind = "decoder" if style == "flan" else "encoder-decoder"
-    if base is None:
-        base = (pretrain_gpt if style == "flan" else pretrain_t5)(toy, seed,
-            out / "1-pretrained" if style == "flan" else out)
-    model, tokenizer = load_model(base, "language-model")
-    if model.config.kind != kind:
-        a = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
-        raise UserError(f"holds {a[model.config.kind]}, and --style {style} needs {a[kind]}; choose another --base or "
-                        f"--style", base)
-    if style == "t5":
+    toy = ToyConfig(**FAST) if args.fast else ToyConfig()
+    if args.tasks is None:
+        split, wordings = toy_side(toy, args.seed, args.hold_out)
+    else:
+        split, wordings = own_side(args.tasks, args.templates, args.hold_out, mixture, args.seed)
+    model, tokenizer = open_styled(args, toy)
+    if args.style == "t5":
         wordings = prefix_templates(split.train | split.held_out)
     questions, valid = draw(split.train, wordings, mixture), draw(split.validation, wordings, validation_of(mixture))
-    fill_a_batch(len(questions), "questions to learn from", training.batch, tasks or "the mixture")
-    run = RunFolder(out / TUNED)
-    with run.locked():
-        config = {**describe_model(model), "stage": style, "training": to_dict(training), "mixture": to_dict(mixture),
-                  "hold_out": list(hold_out)}
-        data = fingerprint([[q.prompt, q.target] for q in questions])
-        run.begin({**config, "data": data, "base": digest(tensors_of(model))[:16]}, tokenizer)
+    fill_a_batch(len(questions), "questions to learn from", training.batch, args.tasks or "the mixture")
+    about = {**describe_model(model), "stage": args.style, "training": training, "mixture": mixture}
+    about |= {"hold_out": list(args.hold_out), "data": fingerprint([[q.prompt, q.target] for q in questions])}
+    with stage_run(RunFolder(args.out / TUNED), tokenizer, **about, base=model) as run:
         if not run.finished:
             click.echo(f"{len(questions):,} questions of {len(split.train)} tasks; {len(split.held_out)} tasks are "
                        f"held out")
-            result = TUNE[style](model, tokenizer, questions, valid, training, run, skip_long)
-            if result["skipped"]:
-                click.echo(f"{result['skipped']:,} questions do not fit the context and are left out")
+            skipped = TUNE[args.style](model, tokenizer, questions, valid, training, run, args.skip_long)["skipped"]
+            if skipped:
+                click.echo(f"{skipped:,} questions do not fit the context and are left out")
         model = load_model(run.path, "language-model")[0]
-        report(examination(model, tokenizer, split, wordings, mean_logprob, mixture.skip_unfit), run.path)
+        report(examination(model, tokenizer, split, wordings, args.mean_logprob, mixture.skip_unfit), run.path)
     click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
+
+
+def open_styled(args: SimpleNamespace, toy: ToyConfig) -> tuple[LanguageModel, Tokenizer]:
+    """The base and its tokenizer, pretrained on the toy world where none is named. Raises UserError for one of another
+    kind than the style needs."""
+    flan = args.style == "flan"
+    base = args.base
+    if base is None:
+        base = (pretrain_gpt(toy, args.seed, args.out / "1-pretrained") if flan
+                else pretrain_t5(toy, args.seed, args.out))
+    model, tokenizer = load_model(base, "language-model")
+    holds, needed = model.config.kind, "decoder" if flan else "encoder-decoder"
+    if holds != needed:
+        a = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
+        raise UserError(f"holds {a[holds]}, and --style {args.style} needs {a[needed]}; choose another --base or "
+                        f"--style", base)
+    return model, tokenizer
 
 
 def toy_side(toy: ToyConfig, seed: int, hold_out: tuple[str, ...]) -> tuple[Split, dict[str, list]]:
@@ -102,16 +109,16 @@ def toy_side(toy: ToyConfig, seed: int, hold_out: tuple[str, ...]) -> tuple[Spli
     return split_of(toy, seed, hold_out or HELD_OUT), PROMPTS
 
 
-def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: MixtureConfig, seed: int) -> tuple[Split,
-        dict[str, list]]:
+def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: MixtureConfig,
+             seed: int) -> tuple[Split, dict[str, list]]:
     """The user's tasks and wordings, every one filled once, so that a fault is found before anything is trained."""
     datasets = read_tasks(tasks)
     wordings, unusable = read_templates(templates, datasets)
     for name, why in unusable:
         click.echo(f"{templates}: template {name!r} is not used: {why}")
     questions, skipped = fill(datasets, wordings, mixture.skip_unfit)
-    click.echo(f"{len(questions):,} questions can be made" + (f"; {skipped:,} pairs are left out by the templates' own "
-        f"conditions" if skipped else ""))
+    left_out = f"; {skipped:,} pairs are left out by the templates' own conditions" if skipped else ""
+    click.echo(f"{len(questions):,} questions can be made{left_out}")
     return split_by_cluster(datasets, hold_out, seed=seed), wordings
 
 
@@ -121,11 +128,8 @@ def examination(model, tokenizer, split: Split, wordings: dict[str, list], mean_
     side = "held out" if split.held_out else "trained, other examples"
     found = examine(model, tokenizer, split.held_out or split.validation, wordings, mean_logprob=mean_logprob,
                     skip_unfit=skip_unfit)
-    return {
-        task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread,
-               "quartile_range": r.quartile_range, "templates": r.accuracies}
-        for task, r in found.items()
-    }
+    return {task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread,
+                   "quartile_range": r.quartile_range, "templates": r.accuracies} for task, r in found.items()}
 
 
 def report(results: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -5,45 +5,42 @@ from __future__ import annotations
 import sys
 import webbrowser
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 
 from minialign.generation import SamplingConfig, prompt_ids
-from minialign.heads import load_model, same_tokenizer
-from minialign.lab.commands.inputs import prompt_rows
-from minialign.lab.commands.options import Command, Option, configured, file_option
+from minialign.heads import load_model
+from minialign.lab.commands import options as cli
+from minialign.lab.commands.compare import candidates_of, write_pairs
+from minialign.lab.commands.inputs import open_alike, prompt_rows
 from minialign.lab.labelling.reward import LABELS, PAIRS, LiveReward
 from minialign.lab.labelling.store import LabelStore, read_pairs
 from minialign.lab.labelling.terminal import label_in_terminal
-from minialign.rlhf.comparisons import Candidate, sample_pairs
+from minialign.rlhf.comparisons import sample_pairs
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl, write_jsonl
 from minialign.runs.run_folder import RunFolder
 from minialign.world.tasks import demonstrations
 
 
-@click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
-@file_option("--pairs", "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.",
-             metavar="FILE.jsonl")
-@file_option("--prompts", "What RUN answers: `prompt`, and `completion` if it shall compete. Without it: stories of "
-                          "the toy world.", metavar="FILE.jsonl")
-@file_option("--against", "Another run that answers, too.", metavar="RUN")
-@click.option("--count", default=100, show_default=True, type=click.IntRange(1, 100_000), cls=Option,
-              help="How many prompts are answered.")
-@click.option("--annotator", default="me", show_default=True, cls=Option, help="Who labels; several people may label "
-              "the same pairs, one after the other.")
-@click.option("--terminal", is_flag=True, cls=Option, help="Label in this terminal instead of a browser.")
-@click.option("--port", default=0, show_default="any free one", type=click.IntRange(0, 65535), cls=Option,
-              help="Port of the page on this computer.")
-@click.option("--open/--no-open", "show", default=True, show_default=True, cls=Option,
-              help="Open the page in the browser.")
-@click.option("--out", type=click.Path(path_type=Path), default="runs/labels", show_default=True, cls=Option,
-              help="Folder of pairs and labels.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-              help="Of the answers, and of which stands first.")
-@configured("Sampling", "sampling", SamplingConfig(new_tokens=40, temperature=0.7))
-def command(run, pairs, prompts, against, count, annotator, terminal, port, show, out, seed, sampling):
+@click.command(cls=cli.Command)
+@cli.RUN
+@cli.file_option("--pairs", "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.",
+                 metavar="FILE.jsonl")
+@cli.file_option("--prompts", "What RUN answers: `prompt`, and `completion` if it shall compete. Without it: stories of "
+                              "the toy world.", metavar="FILE.jsonl")
+@cli.file_option("--against", "Another run that answers, too.", metavar="RUN")
+@cli.count_option("--count", 100, 1, 100_000, "How many prompts are answered.")
+@cli.option("--annotator", default="me", text="Who labels; several people may label the same pairs, one after the other.")
+@cli.flag("--terminal", text="Label in this terminal instead of a browser.")
+@cli.count_option("--port", 0, 0, 65535, "Port of the page on this computer.", show_default="any free one")
+@cli.option("--open/--no-open", "show", default=True, text="Open the page in the browser.")
+@cli.file_option("--out", "Folder of pairs and labels.", default="runs/labels")
+@cli.seed_option("Of the answers, and of which stands first.")
+@cli.configured("Sampling", "sampling", SamplingConfig(new_tokens=40, temperature=0.7))
+@cli.gather_options
+def command(args, sampling):
     """Say which of two answers is better, in the browser or in the terminal, and train a reward model on it.
 
     The page is for this computer only. Every label is on disk before the next pair shows; the same command goes on
@@ -53,27 +50,24 @@ def command(run, pairs, prompts, against, count, annotator, terminal, port, show
     Example:  python -m minialign label runs/sft --prompts prompts.jsonl --out runs/labels
     Then:     python -m minialign reward --base runs/sft --comparisons runs/labels/labels.jsonl
     """
-    if not annotator.strip() or not annotator.isprintable():
-        raise UserError(f"annotator is {annotator!r}; give a name that can be read")
-    folder = RunFolder(out)
-    with folder.locked():
-        if pairs is not None:
-            keep_pairs(pairs, out / PAIRS)
+    if not args.annotator.strip() or not args.annotator.isprintable():
+        raise UserError(f"annotator is {args.annotator!r}; give a name that can be read")
+    out = args.out
+    with RunFolder(out).locked():
+        if args.pairs is not None:
+            keep_pairs(args.pairs, out / PAIRS)
         elif not (out / PAIRS).exists():
-            made, dropped = made_pairs(run, prompts, against, count, seed, sampling)
-            write_jsonl(out / PAIRS, made)
-            click.echo(f"{out / PAIRS}: {len(made)} pairs" + (f"; {dropped} were dropped because both answers are equal"
-                if dropped else ""))
+            write_pairs(out / PAIRS, *answer_in_pairs(args, sampling))
         asked = read_pairs(out / PAIRS)
-        load_model(run, "decoder")  # what a reward model will start from: complain now
-        store = LabelStore(out / LABELS, asked, annotator, seed)
+        load_model(args.run, "decoder")  # what a reward model will start from: complain now
+        store = LabelStore(out / LABELS, asked, args.annotator, args.seed)
         try:
             if store.mended:
                 click.echo(f"{store.path}: a fault had left its last line unfinished; that is mended")
-            if terminal:
+            if args.terminal:
                 label_in_terminal(store, typed, click.echo)
             else:
-                serve(store, LiveReward(out, run, annotator, asked), port, show)
+                serve(store, LiveReward(out, args.run, args.annotator, asked), args.port, args.show)
         finally:
             store.close()
 
@@ -102,38 +96,38 @@ def serve(store: LabelStore, reward: LiveReward, port: int, show: bool) -> None:
 def keep_pairs(given: Path, kept: Path) -> None:
     """Copy the pairs to the labels' folder, or check that they are the ones that are there. Raises UserError
     otherwise."""
-    pairs = [{k: v for k, v in pair.items() if k != "line"} for pair in read_pairs(given)]
+
+    def read(path: Path) -> list[dict]:
+        return [{name: value for name, value in pair.items() if name != "line"} for pair in read_pairs(path)]
+
+    pairs = read(given)
     if not kept.exists():
         write_jsonl(kept, pairs)
-    elif pairs != [{k: v for k, v in pair.items() if k != "line"} for pair in read_pairs(kept)]:
+    elif pairs != read(kept):
         raise UserError(f"other pairs are labelled in {kept.parent}; choose another --out, or leave --pairs out to go "
                         f"on there", given)
 
 
-def made_pairs(run: Path, prompts: Path | None, against: Path | None, count: int, seed: int,
-               sampling: SamplingConfig) -> tuple[list[dict], int]:
-    """Pairs of answers of the runs, and of the prompts' completions where they have them, to `count` prompts; and how
-    many were dropped as equal."""
-    model, tokenizer = load_model(run, "language-model")
-    models = [(str(run), model)]
-    if against is not None:
-        other, its_tokenizer = load_model(against, "language-model")
-        same_tokenizer((run, tokenizer), (against, its_tokenizer))
-        models.append((str(against), other))
-    context = min(m.config.context for _, m in models)
-    if prompts is not None:
-        records = read_jsonl(prompts, ("prompt",))[:count]
-        prompt_rows(tokenizer, [(r["prompt"], r["line"]) for r in records], sampling.new_tokens, context, prompts)
+def answer_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tuple[list[dict], int]:
+    """Pairs of answers of the runs, and of the prompts' completions where they have them; and how many were dropped as
+    equal."""
+    runs = [args.run, *([] if args.against is None else [args.against])]
+    models, tokenizer = open_alike(runs)
+    context = min(model.config.context for model in models)
+    if args.prompts is not None:
+        records = read_jsonl(args.prompts, ("prompt",))[: args.count]
+        texts = [(r["prompt"], r["line"]) for r in records]
+        prompt_rows(tokenizer, texts, sampling.new_tokens, context, args.prompts)
     else:
-        records = demonstrations(count, seed + 7919, summary_share=1.0)
+        records = demonstrations(args.count, args.seed + 7919, summary_share=1.0)
         rows = prompt_ids(tokenizer, [r["prompt"] for r in records])
         records = [r for r, row in zip(records, rows) if len(row) + sampling.new_tokens <= context]
         if not records:
-            raise UserError(f"no story fits its context of {context}; give --prompts", run)
-    candidates = [Candidate(name, m, temperature=sampling.temperature) for name, m in models]
-    if all(isinstance(r.get("completion"), str) for r in records):
-        candidates.append(Candidate("reference", texts=tuple(r["completion"] for r in records)))
-    made, dropped = sample_pairs(candidates, tokenizer, [r["prompt"] for r in records], sampling, seed)
-    if not made:
-        raise UserError("all its answers to a prompt are equal; raise --temperature, or name another run with --against", run)
-    return made, dropped
+            raise UserError(f"no story fits its context of {context}; give --prompts", args.run)
+    compete = all(isinstance(r.get("completion"), str) for r in records)
+    candidates = candidates_of(runs, models, records if compete else [], sampling.temperature)
+    pairs, dropped = sample_pairs(candidates, tokenizer, [r["prompt"] for r in records], sampling, args.seed)
+    if not pairs:
+        raise UserError("all its answers to a prompt are equal; raise --temperature, or name another run with --against",
+                        args.run)
+    return pairs, dropped

@@ -6,9 +6,11 @@ r"""From configuration to command line: every field of a stage's dataclass becom
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -31,9 +33,10 @@ class Number(click.ParamType):
             number = self.kind(value)
         except ValueError:
             self.fail(f"{value!r} is not {'a whole number' if self.kind is int else 'a number'}", param, ctx)
-        if not math.isfinite(number) or (self.kind is int and abs(number) > LARGEST):
-            self.fail(f"{value!r} is not finite" if self.kind is float else f"{value!r} is too large; the largest is "
-                      f"{LARGEST}", param, ctx)
+        if self.kind is float and not math.isfinite(number):
+            self.fail(f"{value!r} is not finite", param, ctx)
+        if self.kind is int and abs(number) > LARGEST:
+            self.fail(f"{value!r} is too large; the largest is {LARGEST}", param, ctx)
         return number
 
 
@@ -63,6 +66,60 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
+# one option
+
+
+def option(*names: str, text: str, **keywords) -> Callable:
+    """An option that stands by itself; its default is shown, where it has one."""
+    return click.option(*names, cls=Option, help=text, **{"show_default": keywords.get("default") != "", **keywords})
+
+
+def flag(*names: str, text: str, **keywords) -> Callable:
+    """An option without a value."""
+    return click.option(*names, cls=Option, is_flag=True, help=text, **keywords)
+
+
+def count_option(name: str, default: int, low: int, high: int, text: str, **keywords) -> Callable:
+    """A whole number from `low` to `high`."""
+    return option(name, text=text, default=default, type=click.IntRange(low, high), **keywords)
+
+
+def choice_option(name: str, choices: Iterable[str], default: str, text: str) -> Callable:
+    """One of several words."""
+    return option(name, text=text, default=default, type=click.Choice(list(choices)))
+
+
+def file_option(name: str, text: str, **keywords) -> Callable:
+    """An option that takes a path. Whether the file is there and good is checked when it is read, with a message that
+    names the line."""
+    return option(name, text=text, type=click.Path(path_type=Path), **keywords)
+
+
+def seed_option(text: str = "Same seed, same numbers.") -> Callable:
+    """--seed."""
+    return count_option("--seed", 0, 0, LARGEST, text)
+
+
+def run_options(out: str | None, otherwise: str = "") -> Callable:
+    """--out, --seed and --fast, which every command that makes something has. Without a fixed `out`, `otherwise` says
+    where the result goes."""
+
+    def decorate(function: Callable) -> Callable:
+        function = flag("--fast", text="A quick look: less of everything, in seconds.")(function)
+        where = file_option("--out", "Where the result goes.", default=out, show_default=otherwise or True)
+        return where(seed_option()(function))
+
+    return decorate
+
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+TUNED = file_option("--tuned", "OUT/METHOD of `finetune`: what was trained on top of this very model.",
+                    metavar="FOLDER")
+
+
+# one option a field
+
+
 def configured(
     section: str, name: str, default: Any, fast: dict[str, Any] | None = None, hide: tuple[str, ...] = (),
     rename: dict[str, str] | None = None
@@ -74,66 +131,63 @@ def configured(
         name: of the argument that receives the configuration.
         default: an instance, with this command's defaults.
         fast: values that --fast puts in their place.
-        hide: fields that are not options here and keep their default.
+        hide: fields that are not options here and keep their default; a `seed` that is not hidden is the command's own.
         rename: field -> name of its option, where another option of the command has the field's own name.
     """
-    help_of = describe(type(default))
     fields = [field for field in dataclasses.fields(default) if field.name not in hide]
-    option = {field.name: (rename or {}).get(field.name, field.name) for field in fields}
+    names = {field.name: field.name for field in fields} | (rename or {})
 
     def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
         @click.pass_context
-        def wrapper(ctx: click.Context, /, **values):
-            chosen = {}
-            for field in fields:
-                value = values.pop(option[field.name]) if field.name != "seed" else values["seed"]
-                given = ctx.get_parameter_source(option[field.name]) not in (ParameterSource.DEFAULT, None)
-                chosen[field.name] = (fast[field.name] if values.get("fast") and fast and field.name in fast
-                                      and not given else value)
-            values[name] = dataclasses.replace(default, **chosen)
-            return ctx.invoke(function, **values)
+        def with_configuration(ctx: click.Context, /, **values):
+            chosen = {field: values["seed"] if field == "seed" else values.pop(own) for field, own in names.items()}
+            if values.get("fast"):
+                unsaid = (ParameterSource.DEFAULT, None)
+                chosen |= {field: value for field, value in (fast or {}).items()
+                           if ctx.get_parameter_source(names[field]) in unsaid}
+            return ctx.invoke(function, **values, **{name: dataclasses.replace(default, **chosen)})
 
-        wrapper.__doc__, wrapper.__name__ = function.__doc__, function.__name__
-        wrapper.__click_params__ = list(getattr(function, "__click_params__", []))
-        own = [option_of(field, option[field.name], getattr(default, field.name), help_of[field.name], section)
-               for field in fields if field.name != "seed"]
-        wrapper.__click_params__ = list(reversed(own)) + wrapper.__click_params__
-        return wrapper
+        for field in reversed([field for field in fields if field.name != "seed"]):
+            add = field_option(type(default), field, names[field.name], getattr(default, field.name), section)
+            with_configuration = add(with_configuration)
+        return with_configuration
 
     return decorate
 
 
-def option_of(field: dataclasses.Field, name: str, default: Any, text: str, section: str) -> Option:
-    """The option of one field."""
-    flag = "--" + name.replace("_", "-")
-    if field.type == "bool":
-        return Option([f"{flag}/--no-{flag[2:]}", name], default=default, show_default=True, help=text, section=section)
-    return Option([flag, name], default=default, type=TYPES[field.type], show_default=True, help=text, section=section)
-
-
-def run_options(out: str | None, otherwise: str = "") -> Callable:
-    """--out, --seed and --fast, which every command that makes something has. Without a fixed `out`, `otherwise` says
-    where the result goes."""
+def overrides(section: str, name: str, config: type, fields: tuple[str, ...]) -> Callable:
+    """Give a command options for some fields of a configuration that it looks up, and hand it the values that were
+    given, as one dictionary."""
 
     def decorate(function: Callable) -> Callable:
-        for option in (
-            click.option("--fast", is_flag=True, cls=Option, help="A quick look: less of everything, in seconds."),
-            click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-                         help="Same seed, same numbers."),
-            click.option("--out", type=click.Path(path_type=Path), default=out, show_default=otherwise or True,
-                         cls=Option, help="Where the result goes."),
-        ):
-            function = option(function)
-        return function
+        @functools.wraps(function)
+        def with_changes(**values):
+            given = {field: values.pop(field) for field in fields}
+            return function(**values, **{name: {k: v for k, v in given.items() if v is not None}})
+
+        types = {field.name: field for field in dataclasses.fields(config)}
+        for field in reversed(fields):
+            with_changes = field_option(config, types[field], field, None, section)(with_changes)
+        return with_changes
 
     return decorate
 
 
-def file_option(name: str, text: str, **keywords) -> Callable:
-    """An option that takes a path. Whether the file is there and good is checked when it is read, with a message that
-    names the line."""
-    return click.option(name, type=click.Path(path_type=Path), cls=Option, help=text, **keywords)
+def field_option(config: type, field: dataclasses.Field, name: str, default: Any, section: str) -> Callable:
+    """The option of one field of a configuration."""
+    flag, switch = "--" + name.replace("_", "-"), field.type == "bool"
+    return option(f"{flag}/--no-{flag[2:]}" if switch else flag, name, text=describe(config)[field.name],
+                  default=default, type=None if switch else TYPES[field.type], section=section)
 
 
-TUNED = file_option("--tuned", "OUT/METHOD of `finetune`: what was trained on top of this very model.",
-                    metavar="FOLDER")
+def gather_options(function: Callable) -> Callable:
+    """Hand a command all its options as one `args`, besides its configurations; it stands below the options."""
+
+    @functools.wraps(function)
+    def with_args(**values):
+        configurations = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+        return function(SimpleNamespace(**{k: v for k, v in values.items() if k not in configurations}),
+                        **configurations)
+
+    return with_args

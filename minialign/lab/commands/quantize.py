@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import click
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import open_base, read_documents
-from minialign.lab.commands.options import TYPES, Command, Option, file_option, run_options
 from minialign.lab.fidelity import fidelity, windows
 from minialign.pretrain.causal_lm import encode_documents
 from minialign.quant.fast_products import fastest_kernel, has_integer_products
@@ -30,43 +31,30 @@ from minialign.quant.selection import ALL, KEEP
 from minialign.runs.errors import UserError
 from minialign.runs.files import write_atomic, write_json
 from minialign.runs.run_folder import CONFIG, TOKENIZER
-from minialign.runs.settings import describe, to_dict
+from minialign.runs.settings import to_dict
 from minialign.runs.tensors import tensor_file, tensors_of
+from minialign.tokenizer import Tokenizer
 
 CHANGEABLE = ("bits", "group", "activation_bits", "observer", "threshold", "outlier_weights", "single_token")
 WINDOW = 512  # most tokens that are read together
 
 
-def scheme_options(function: Callable) -> Callable:
-    """One option for each field that may differ from the named scheme's."""
-    help_of, types = describe(SchemeConfig), {field.name: field.type for field in dataclasses.fields(SchemeConfig)}
-    for name in reversed(CHANGEABLE):
-        flag = "--" + name.replace("_", "-")
-        flag, kind = (f"{flag}/--no-{flag[2:]}", None) if types[name] == "bool" else (flag, TYPES[types[name]])
-        function = click.option(flag, name, default=None, type=kind, cls=Option, section="Instead of the scheme's own",
-                                help=help_of[name])(function)
-    return function
-
-
-@click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--scheme", type=click.Choice([*SCHEMES, *HALVES]), default="vector-wise", show_default=True, cls=Option,
-              help="What to do to the linear layers.")
-@file_option("--text", "Text to measure perplexity, KL and agreement on.", metavar="FILE")
-@file_option("--calibration", "Text that static scales are learned on; not the one that is measured on.",
-             metavar="FILE")
-@click.option("--tokens", type=click.IntRange(2, 2**31 - 1), default=8192, show_default=True, cls=Option,
-              help="Most tokens to read of each text.")
-@click.option("--include", multiple=True, cls=Option, help="Pattern of layers to quantize, e.g. '*.attention.*'; may "
-                                                           "be given again. All without it.")
-@click.option("--keep", multiple=True, cls=Option, help="Pattern of layers that stay as they are, besides heads; may "
-                                                        "be given again.")
-@click.option("--embeddings", is_flag=True, cls=Option, help="Store the embeddings, and a head that shares them, as "
-              "int8 weights too.")
-@click.option("--bench", is_flag=True, cls=Option, help="Longer timings, and each shape of layer against fp32.")
-@run_options(out=None, otherwise="nowhere: it is measured and forgotten")
-@scheme_options
-def command(run, scheme, text, calibration, tokens, include, keep, embeddings, bench, out, seed, fast, **changes):
+@click.command(cls=cli.Command)
+@cli.RUN
+@cli.choice_option("--scheme", [*SCHEMES, *HALVES], "vector-wise", "What to do to the linear layers.")
+@cli.file_option("--text", "Text to measure perplexity, KL and agreement on.", metavar="FILE")
+@cli.file_option("--calibration", "Text that static scales are learned on; not the one that is measured on.",
+                 metavar="FILE")
+@cli.count_option("--tokens", 8192, 2, cli.LARGEST, "Most tokens to read of each text.")
+@cli.option("--include", multiple=True, text="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All "
+                                             "without it.")
+@cli.option("--keep", multiple=True, text="Pattern of layers that stay as they are, besides heads; may be given again.")
+@cli.flag("--embeddings", text="Store the embeddings, and a head that shares them, as int8 weights too.")
+@cli.flag("--bench", text="Longer timings, and each shape of layer against fp32.")
+@cli.run_options(out=None, otherwise="nowhere: it is measured and forgotten")
+@cli.overrides("Instead of the scheme's own", "changes", SchemeConfig, CHANGEABLE)
+@cli.gather_options
+def command(args):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
 
     What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2). An
@@ -77,64 +65,73 @@ def command(run, scheme, text, calibration, tokens, include, keep, embeddings, b
     Example:  python -m minialign quantize smollm2 --scheme vector-wise --text held-out.txt       a real model (downloads 93 MB)
     Example:  python -m minialign quantize runs/pretrain --scheme static --calibration some.txt --text held-out.txt --bench
     """
-    changes = {name: value for name, value in changes.items() if value is not None}
-    config = None if scheme in HALVES else dataclasses.replace(scheme_named(scheme), **changes)
-    check(config, changes, text, calibration, out, (*include, *keep, *(["embeddings"] if embeddings else [])))
-    model, tokenizer = open_base(run)
+    config = None if args.scheme in HALVES else dataclasses.replace(scheme_named(args.scheme), **args.changes)
+    check(config, args)
+    model, tokenizer = open_base(args.run)
     if model.config.kind == "encoder-decoder":
-        raise UserError("holds an encoder-decoder, and a decoder or an encoder is needed here", run)
-    def read(file):
-        return windows(flat(encode_documents(tokenizer, read_documents(file))),
-                                    min(model.config.context, WINDOW), 512 if fast else tokens)
-    rows, batches = None if text is None else read(text), None if calibration is None else read(calibration)
-    before, result = copy.deepcopy(model), {"run": str(run), "scheme": scheme,
+        raise UserError("holds an encoder-decoder, and a decoder or an encoder is needed here", args.run)
+    most = 512 if args.fast else args.tokens
+    rows, batches = (read_windows(file, model, tokenizer, most) for file in (args.text, args.calibration))
+    before, result = copy.deepcopy(model), {"run": str(args.run), "scheme": args.scheme,
                                             "settings": None if config is None else dataclasses.asdict(config)}
     if config is None:
-        store_half(model, HALVES[scheme])
-        click.echo(f"all linear layers and embeddings stored in {scheme}; computed in fp32, norms and biases stay as "
-                   f"they are")
+        store_half(model, HALVES[args.scheme])
+        click.echo(f"all linear layers and embeddings stored in {args.scheme}; computed in fp32, norms and biases stay "
+                   f"as they are")
     else:
         # for the outputs' errors; scales are learned on --calibration only
-        shown = batches if batches is not None else None if rows is None else rows[:4]
-        model, report = quantize(model, config, None if shown is None else shown.split(4), include or ALL,
-                                 (*KEEP, *keep), embeddings)
+        shown = rows[:4] if batches is None and rows is not None else batches
+        model, report = quantize(model, config, None if shown is None else shown.split(4), args.include or ALL,
+                                 (*KEEP, *args.keep), args.embeddings)
         click.echo(str(report))
         result["report"] = report.to_dict()
-    result |= measure(before, model, rows, seed, 7 if bench else 3, 8 if fast else 48 if bench else 24)
-    if out is not None:
-        result["file"] = save_quantized(model, out / QUANTIZED, run=str(run), scheme=scheme)
-        write_json(out / "report.json", result)
-        about = {"what": WHAT, "scheme": scheme, "base": str(run)}
-        if isinstance(before, LanguageModel):
-            write_atomic(out / TOKENIZER, tokenizer.to_json())
-            about |= {"model": to_dict(before.config), "tokenizer": tokenizer.fingerprint()}
-        write_json(out / CONFIG, about)
+    result |= measure(before, model, rows, args.seed, 7 if args.bench else 3, 8 if args.fast else 48 if args.bench else 24)
+    if args.out is not None:
+        write_quantized(args, model, before, tokenizer, result)
     click.echo("\n" + table(result))
-    if bench and config is not None:
+    if args.bench and config is not None:
         click.echo("\n" + layer_times(before, model))
-    click.echo(kernel_note(model) + ("" if out is None else f"\nwritten to {out}"))
+    click.echo(kernel_note(model) + ("" if args.out is None else f"\nwritten to {args.out}"))
 
 
-def check(config: SchemeConfig | None, changes: dict, text: Path | None, calibration: Path | None, out: Path | None,
-          patterns: tuple[str, ...]) -> None:
-    """What can be wrong with the options themselves, before anything is loaded."""
-    if config is None and (changes or patterns):
+def check(config: SchemeConfig | None, args: SimpleNamespace) -> None:
+    """Raise UserError for what is wrong with the options themselves, before anything is loaded."""
+    if config is None and (args.changes or args.include or args.keep or args.embeddings):
         raise UserError("fp16 and bf16 store every weight; options of integer schemes and patterns do not apply")
-    if config is not None and config.calibrated and calibration is None:
+    if config is not None and config.calibrated and args.calibration is None:
         raise UserError("this scheme learns from a calibration set; give --calibration FILE, text like that which the "
                         "model will read")
-    if None not in (text, calibration) and (text.resolve() == calibration.resolve()
-            or (calibration.is_file() and text.is_file() and text.read_bytes()
-                == calibration.read_bytes())):  # noqa: E501
+    if args.text is not None and args.calibration is not None and same_content(args.text, args.calibration):
         raise UserError("is also --text: scales that were learned on it would be measured on what they know; give "
-                        "another text", calibration)
-    if out is not None and (out.is_file() or (out / CONFIG).exists()):
-        raise UserError("is a file or holds a run; choose another --out", out)
+                        "another text", args.calibration)
+    if args.out is not None and (args.out.is_file() or (args.out / CONFIG).exists()):
+        raise UserError("is a file or holds a run; choose another --out", args.out)
 
 
-def flat(documents: list[list[int]]) -> list[int]:
-    """Documents' ids one after the other."""
-    return [token for ids in documents for token in ids]
+def same_content(first: Path, second: Path) -> bool:
+    """Whether two paths lead to the same file, or to a copy of it."""
+    files = first.is_file() and second.is_file()
+    return first.resolve() == second.resolve() or (files and first.read_bytes() == second.read_bytes())
+
+
+def read_windows(file: Path | None, model: nn.Module, tokenizer: Tokenizer, most: int) -> Tensor | None:
+    """(rows, window) ids of a text, its documents one after the other; None without a file."""
+    if file is None:
+        return None
+    ids = [token for document in encode_documents(tokenizer, read_documents(file)) for token in document]
+    return windows(ids, min(model.config.context, WINDOW), most)
+
+
+def write_quantized(args: SimpleNamespace, model: nn.Module, before: nn.Module, tokenizer: Tokenizer,
+                    result: dict) -> None:
+    """The quantized weights, what was measured, and what `load_quantized_run` needs to build the model again."""
+    result["file"] = save_quantized(model, args.out / QUANTIZED, run=str(args.run), scheme=args.scheme)
+    write_json(args.out / "report.json", result)
+    about = {"what": WHAT, "scheme": args.scheme, "base": str(args.run)}
+    if isinstance(before, LanguageModel):
+        write_atomic(args.out / TOKENIZER, tokenizer.to_json())
+        about |= {"model": to_dict(before.config), "tokenizer": tokenizer.fingerprint()}
+    write_json(args.out / CONFIG, about)
 
 
 def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int, rounds: int, new_tokens: int) -> dict:
@@ -147,13 +144,13 @@ def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int,
                            generator=torch.Generator().manual_seed(seed)).tolist()
     if before.config.kind == "decoder":
         greedy = SamplingConfig(min(new_tokens, context - 1), temperature=0.0)
-        def write(model):
-            return generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed),
-                                               stop_early=False)
+
+        def write(model: nn.Module) -> None:
+            generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)
+
         result["writing"] = [greedy.new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
-    result["reading"] = [len(prompt) / seconds for seconds in in_turns(lambda model: model(torch.tensor([prompt])),
-        before, after, rounds)]
-    return result
+    times = in_turns(lambda model: model(torch.tensor([prompt])), before, after, rounds)
+    return result | {"reading": [len(prompt) / seconds for seconds in times]}
 
 
 def on_disk(before: nn.Module, after: nn.Module) -> list[int]:
@@ -182,10 +179,9 @@ def table(result: dict) -> str:
     lines = [f"{'':<30}{'before':>14}{'after':>14}"]
     if "text" in result:
         text = result["text"]
-        lines.append(f"{'perplexity, a token':<30}{text['before']:>14.3f}{text['after']:>14.3f}   on "
-                     f"{text['tokens']:,} tokens")
-        lines.append(f"{'KL from before, nats a token':<30}{'':>14}{text['kl']:>14.4f}")
-        lines.append(f"{'same first choice':<30}{'':>14}{text['agreement']:>14.1%}")
+        lines += [f"{'perplexity, a token':<30}{text['before']:>14.3f}{text['after']:>14.3f}   on {text['tokens']:,} "
+                  f"tokens", f"{'KL from before, nats a token':<30}{'':>14}{text['kl']:>14.4f}",
+                  f"{'same first choice':<30}{'':>14}{text['agreement']:>14.1%}"]
     for name, key in (("bytes on the disk", "disk"), ("bytes in memory", "memory")):
         a, b = result[key]
         lines.append(f"{name:<30}{a:>14,}{b:>14,}   {b / a:.0%}")
@@ -219,9 +215,8 @@ def layer_times(before: nn.Module, after: nn.Module) -> str:
 
 
 def kernel_note(model: nn.Module) -> str:
-    """How the integer products were computed, said openly."""
-    shapes = [(layer.in_features, layer.out_features) for layer in model.modules()
-              if isinstance(layer, QuantizedLinear) and layer.activation is not None]
+    """How the integer products were computed."""
+    shapes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, IntegerLinear)]
     if not shapes:
         return "products in floating point: integers save memory here, not arithmetic"
     if not has_integer_products():

@@ -6,18 +6,16 @@ from pathlib import Path
 
 import click
 
-from minialign.lab.commands.options import Command, Option
+from minialign.lab.commands import options as cli
 from minialign.lab.realdata import DATASETS, get
 from minialign.runs.errors import UserError
 from minialign.runs.files import unwritable
 
 
-@click.command(cls=Command)
+@click.command(cls=cli.Command)
 @click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path), cls=Option, help="Where the files go.  [default: "
-              "runs/data/NAME]")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), show_default=True, cls=Option,
-              help="Of the split into parts and of the pairs.")
+@cli.file_option("--out", "Where the files go.  [default: runs/data/NAME]")
+@cli.seed_option("Of the split into parts and of the pairs.")
 def command(name, out, seed):
     """Fetch real texts and real people's judgements.
 

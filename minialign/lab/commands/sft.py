@@ -6,25 +6,23 @@ import click
 
 from minialign.heads import describe_model, load_model
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
-from minialign.lab.commands.options import Command, configured, file_option, run_options
+from minialign.lab.commands.outputs import say_try_it, stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, held_out, read_jsonl
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import to_dict
-from minialign.runs.tensors import digest, tensors_of
 
 FAST = {"steps": 30, "validate_every": 15}
 
 
-@click.command(cls=Command)
-@file_option("--base", "The pretrained run to start from.", required=True, metavar="RUN")
-@file_option("--demonstrations", "One JSON object a line, with `prompt` and `completion`.", required=True,
-             metavar="FILE.jsonl")
-@click.option("--skip-long", is_flag=True, help="Leave out what does not fit the context, and say how many, instead of "
-                                                "stopping.")
-@run_options(out="runs/sft")
-@configured("Training", "training", SFT, FAST)
+@click.command(cls=cli.Command)
+@cli.file_option("--base", "The pretrained run to start from.", required=True, metavar="RUN")
+@cli.file_option("--demonstrations", "One JSON object a line, with `prompt` and `completion`.", required=True,
+                 metavar="FILE.jsonl")
+@cli.flag("--skip-long", text="Leave out what does not fit the context, and say how many, instead of stopping.")
+@cli.run_options(out="runs/sft")
+@cli.configured("Training", "training", SFT, FAST)
 def command(base, demonstrations, skip_long, out, seed, fast, training):
     """Instruction-tune a model on demonstrations.
 
@@ -37,24 +35,19 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
     """
     model, tokenizer = load_model(base, "decoder")
     records = read_jsonl(demonstrations, ("prompt", "completion"))
-    rows, valid, skipped = [], [], 0
-    for side, chosen in ((rows, [r for r in records if not held_out(r["prompt"], 0.1)]),
-                         (valid, [r for r in records if held_out(r["prompt"], 0.1)])):
-        found, left_out = demonstration_rows(tokenizer, chosen, model.config.context, skip_long, demonstrations)
-        side += found
-        skipped += left_out
-    if skipped:
-        click.echo(f"{skipped} demonstrations do not fit the context and are left out")
+    sides = [[r for r in records if held_out(r["prompt"], 0.1) is side] for side in (False, True)]
+    (rows, skipped), (valid, skipped_too) = (
+        demonstration_rows(tokenizer, side, model.config.context, skip_long, demonstrations) for side in sides)
+    if skipped + skipped_too:
+        click.echo(f"{skipped + skipped_too} demonstrations do not fit the context and are left out")
     if not valid:
         raise UserError(f"{len(rows)} demonstrations are too few to hold a tenth of the prompts out for validation; "
                         f"give more prompts", demonstrations)
     fill_a_batch(len(rows), "demonstrations to learn from", training.batch, demonstrations)
-    run = RunFolder(out)
-    with run.locked():
-        config = {**describe_model(model), "stage": "sft", "training": to_dict(training), "data": fingerprint(records)}
-        run.begin({**config, "base": digest(tensors_of(model))[:16]}, tokenizer)
+    about = {**describe_model(model), "stage": "sft", "training": training, "data": fingerprint(records)}
+    with stage_run(RunFolder(out), tokenizer, **about, base=model) as run:
         if not run.finished:
             click.echo(f"{len(rows):,} demonstrations to learn from, {len(valid):,} held out")
             fine_tune(model, rows, valid, training, run)
     click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on held-out completions")
-    click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
+    say_try_it(out)

@@ -26,22 +26,35 @@ from minialign.lab.pretrained.smollm2 import SYSTEM
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.errors import UserError
-from minialign.runs.files import held_out
+from minialign.runs.files import check_fields, held_out, read_jsonl
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TuningTask:
     """What a model learns from the user's lines."""
 
     model: nn.Module  # that learns: the base, or a head on its body
     learned: Any  # training data (training.Data)
     checked: Any  # the same of the lines that are held out
     loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the sum over its labels, nats
-    # model -> what is measured on the held-out lines, a mean in nats among it
-    validate: Callable[[nn.Module], dict[str, float]]
+    validate: Callable[[nn.Module], dict[str, float]]  # model -> measures of the held-out lines, one in nats
     labels: Sequence[str] = ()  # in the order of the classes; none where it learns to write
+
+
+def read_lines(file: Path) -> tuple[list[dict], bool]:
+    """The lines to learn from, and whether they are texts with labels; the first one says so.
+
+    Raises:
+        UserError: a line that lacks a field, with its number.
+    """
+    records = read_jsonl(file)
+    labelled = "label" in records[0]
+    for record in records:
+        said = {name: value for name, value in record.items() if name != "line"}
+        check_fields(said, ("text", "label") if labelled else ("prompt", "completion"), str, file, record["line"])
+    return records, labelled
 
 
 def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
@@ -67,8 +80,8 @@ def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int
     return [tokenizer.begin, *ids, *([tokenizer.end] if published_encoder else [])]
 
 
-def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
-                    file: Path, before: int = 0) -> Lesson:
+def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
+                  file: Path, before: int = 0) -> TuningTask:
     """Texts with labels, for a head on the body of a decoder or an encoder; before: vectors of a tuned prompt that the
     context has to hold as well."""
     if model.config.kind == "encoder-decoder":
@@ -77,39 +90,36 @@ def labelled_lesson(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dic
     labels = sorted({record["label"] for side in sides for record in side})
     if len(labels) < 2:
         raise UserError(f"all labels are {labels[0]!r}; give lines of two labels or more", file)
-    made = []
+    data = []
     for side in sides:
         rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]
         for row, record in zip(rows, side):
             must_fit(model, len(row), file, record["line"], before)
-        made.append(LabelledTexts(rows, [labels.index(record["label"]) for record in side],
-                                  min(training.batch, len(side)), training.seed))
-    return Lesson(Classifier(model.body, len(labels), training.seed), *made, class_loss,
-                  lambda model: examine_classes(model, made[1]), labels)
+        classes = [labels.index(record["label"]) for record in side]
+        data.append(LabelledTexts(rows, classes, min(training.batch, len(side)), training.seed))
+    head = Classifier(model.body, len(labels), training.seed)
+    return TuningTask(head, *data, class_loss, lambda model: examine_classes(model, data[1]), labels)
 
 
-def written_lesson(
-    model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig, file: Path,
-    before: int = 0, chat: bool = False
-) -> Lesson:
+def written_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
+                 file: Path, before: int = 0, chat: bool = False) -> TuningTask:
     """Demonstrations, for a decoder or an encoder-decoder; before: as above; chat: in the marks of the chat
     template."""
     if model.config.kind == "encoder":
         raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and "
                         "`label`, or another --base", file)
-    pairs = model.config.kind == "encoder-decoder"
-    loss, made = text_to_text_loss if pairs else next_token_loss, []
+    data, loss = [], next_token_loss if model.config.kind == "decoder" else text_to_text_loss
     for side in sides:
         rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(training.batch, len(side))
-        made.append(TextToTextRows(rows, batch, training.seed, model.special) if pairs
-                    else LabelledRows(rows, batch, training.seed))
-    held = [made[1].batch(names) for names in map(made[1].order, range(min(8, made[1].order.steps_in_epoch)))]
+        data.append(LabelledRows(rows, batch, training.seed) if model.config.kind == "decoder"
+                    else TextToTextRows(rows, batch, training.seed, model.special))
+    held = [data[1].batch(names) for names in map(data[1].order, range(min(8, data[1].order.steps_in_epoch)))]
 
     def validate(model: nn.Module) -> dict[str, float]:
         mean = mean_loss(model, held, loss)
         return {"validation": mean, "perplexity": perplexity(mean)}
 
-    return Lesson(model, *made, loss, validate)
+    return TuningTask(model, *data, loss, validate)
 
 
 def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, vectors: int,
@@ -122,19 +132,20 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
     Raises:
         UserError: an empty completion, or more tokens than the model can read, with the line.
     """
-    texts = [record["completion"].strip() if chat else record["completion"] for record in side]
-    made = []
-    for record, before, after in zip(side, tokenizer.encode_many([record["prompt"] for record in side]),
-                                     tokenizer.encode_many(texts)):
-        if not after:
+    prompts = tokenizer.encode_many([record["prompt"] for record in side])
+    completions = tokenizer.encode_many([r["completion"].strip() if chat else r["completion"] for r in side])
+    rows = []
+    for record, prompt, completion in zip(side, prompts, completions):
+        if not completion:
             raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
         if model.config.kind == "encoder-decoder":
-            made.append((as_prompt(tokenizer, before), after))
-            # the begin token before what is written; the vectors are read by the encoder
-            tokens = max(len(made[-1][0]), 1 + len(after) - vectors)
+            row = (as_prompt(tokenizer, prompt), completion)
+            # the begin token stands before what is written; the encoder alone reads the vectors
+            tokens = max(len(row[0]), 1 + len(completion) - vectors)
         else:
-            made.append(taught_row(tokenizer, SYSTEM, before, after) if chat
-                        else demonstration_row(tokenizer, before, after))
-            tokens = len(made[-1][0]) - 1  # the last one is said, and not read
+            row = (taught_row(tokenizer, SYSTEM, prompt, completion) if chat
+                   else demonstration_row(tokenizer, prompt, completion))
+            tokens = len(row[0]) - 1  # the last one is said, and not read
         must_fit(model, tokens, file, record["line"], vectors)
-    return made
+        rows.append(row)
+    return rows
