@@ -18,8 +18,8 @@ from minialign.runs.files import read_jsonl, write_jsonl
 @click.command(cls=cli.Command)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]…")
 @cli.file_option("--policies", "Runs whose models answer; more may follow.", multiple=True, metavar="RUN…")
-@cli.file_option("--prompts", "One JSON object a line, with `prompt` (and `completion`, if --references).", required=True,
-                 metavar="FILE.jsonl")
+@cli.file_option("--prompts", "One JSON object a line, with `prompt` (and `completion`, if --references).",
+                 required=True, metavar="FILE.jsonl")
 @cli.flag("--references", text="Let the completions of the prompts file compete, too.")
 @cli.count_option("--answers", 2, 2, 9, "Answers to a prompt; every two of them make a pair.")
 @cli.run_options(out="runs/pairs.jsonl")

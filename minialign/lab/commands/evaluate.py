@@ -29,13 +29,14 @@ from minialign.tokenizer import Tokenizer
 @cli.RUN
 @cli.TUNED
 @cli.file_option("--text", "Text to measure the perplexity on.", metavar="FILE")
-@cli.file_option("--prompts", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and `completion`, the "
-                              "reference).", metavar="FILE")
-@cli.file_option("--judge", "A reward model's run that judges the answers; let it be one that the policy was not trained "
-                            "against.", metavar="RUN")
-@cli.file_option("--proxy", "The reward model's run that it was trained against: shows ten answers that it and the judge "
-                            "see most differently.", metavar="RUN")
-@cli.file_option("--against", "A rival run; without it the rivals are the references in the prompts file.", metavar="RUN")
+@cli.file_option("--prompts", metavar="FILE", text="Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and "
+                 "`completion`, the reference).")
+@cli.file_option("--judge", metavar="RUN", text="A reward model's run that judges the answers; let it be one that the "
+                 "policy was not trained against.")
+@cli.file_option("--proxy", metavar="RUN", text="The reward model's run that it was trained against: shows ten answers "
+                 "that it and the judge see most differently.")
+@cli.file_option("--against", metavar="RUN", text="A rival run; without it the rivals are the references in the "
+                 "prompts file.")
 @cli.run_options(out=None, otherwise="evaluation.json in the run's folder")
 @cli.configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
 @cli.gather_options

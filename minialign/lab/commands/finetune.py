@@ -41,10 +41,10 @@ QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--base", "The pretrained run to start from, a folder that others published, or smollm2.", required=True,
-                 metavar="RUN")
-@cli.file_option("--data", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.", required=True,
-                 metavar="FILE.jsonl")
+@cli.file_option("--base", "The pretrained run to start from, a folder that others published, or smollm2.",
+                 required=True, metavar="RUN")
+@cli.file_option("--data", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.",
+                 required=True, metavar="FILE.jsonl")
 @cli.choice_option("--method", [*METHODS, "all"], "lora", "How; all compares them.")
 @cli.option("--targets", default="", text="LoRA: names or patterns of the layers, between commas. [query,value]")
 @cli.flag("--merged", text="LoRA: also write OUT/lora-merged, a plain run that every other command takes.")
@@ -72,7 +72,7 @@ def command(args, training, update, bottleneck, biases, prompt):
     \b
     Example:  python -m minialign finetune --method lora --base runs/pretrain --data mine.jsonl --merged
     Example:  python -m minialign finetune --method all --base runs/pretrain --data labelled.jsonl
-    Example:  python -m minialign finetune --base smollm2 --data mine.jsonl --steps 30 --batch 4 --learning-rate 5e-4       downloads 93 MB
+    Example:  python -m minialign finetune --base smollm2 --data mine.jsonl --steps 30 --batch 4     downloads 93 MB
     """
     check(args, prompt)
     model, tokenizer = open_base(args.base)
@@ -114,7 +114,8 @@ def methods_for(args: SimpleNamespace, model: nn.Module, labelled: bool) -> list
     """The methods that are asked for and can be had with this base and these lines."""
     if args.method != "all":
         if args.method == "feature-based" and not labelled:
-            raise UserError("feature-based transfer trains a head, so it needs lines with `text` and `label`", args.data)
+            raise UserError("feature-based transfer trains a head, so it needs lines with `text` and `label`",
+                            args.data)
         return [args.method]
     names = [name for name in METHODS if name != "feature-based" or labelled]
     if not biases_of(model):

@@ -26,7 +26,8 @@ def command(run, count):
 
     \b
     Example:  python -m minialign hacking runs/demo
-    Then:     python -m minialign evaluate runs/ppo --judge runs/judge --proxy runs/reward --prompts prompts.txt  (without a gold score)
+    Then:     python -m minialign evaluate runs/ppo --judge runs/judge --proxy runs/reward --prompts prompts.txt
+              (without a gold score)
     """
     path = run / SAMPLES if run.is_dir() else run
     found = [record for record in read_jsonl(path, ("prompt", "text")) if record.get("proxy") is not None]

@@ -27,6 +27,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 
 TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
+TUNING = dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3)
 QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 
 
@@ -36,14 +37,14 @@ QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 @cli.choice_option("--style", TUNE, "t0", "Many wordings, one prefix a task, or a decoder.")
 @cli.file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.",
                  metavar="FILE.jsonl")
-@cli.file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.", metavar="FILE")
+@cli.file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.",
+                 metavar="FILE")
 @cli.option("--hold-out", multiple=True,
             text=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
 @cli.flag("--skip-long", text="Leave out questions that do not fit the context, and say how many, instead of stopping.")
 @cli.flag("--mean-logprob", text="Rank options by the mean over their tokens instead of the sum.")
 @cli.run_options(out="runs/instruct")
-@cli.configured("Training", "training", dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3),
-                QUICK)
+@cli.configured("Training", "training", TUNING, QUICK)
 @cli.configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400},
                 rename={"templates": "wordings_per_task"})
 @cli.gather_options
@@ -54,7 +55,7 @@ def command(args, training, mixture):
     wording.
 
     \b
-    Example:  python -m minialign instruct                                                   the toy world's T0, from nothing
+    Example:  python -m minialign instruct                                              the toy world's T0, from nothing
     Example:  python -m minialign instruct --base runs/t5 --tasks mine.jsonl --templates mine.json --hold-out mail
     Then:     python -m minialign ask runs/instruct/3-instructed --prompt "…" --options yes,no
     """

@@ -28,11 +28,12 @@ from minialign.world.tasks import demonstrations
 @cli.RUN
 @cli.file_option("--pairs", "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.",
                  metavar="FILE.jsonl")
-@cli.file_option("--prompts", "What RUN answers: `prompt`, and `completion` if it shall compete. Without it: stories of "
-                              "the toy world.", metavar="FILE.jsonl")
+@cli.file_option("--prompts", metavar="FILE.jsonl", text="What RUN answers: `prompt`, and `completion` if it shall "
+                 "compete. Without it: stories of the toy world.")
 @cli.file_option("--against", "Another run that answers, too.", metavar="RUN")
 @cli.count_option("--count", 100, 1, 100_000, "How many prompts are answered.")
-@cli.option("--annotator", default="me", text="Who labels; several people may label the same pairs, one after the other.")
+@cli.option("--annotator", default="me",
+            text="Who labels; several people may label the same pairs, one after the other.")
 @cli.flag("--terminal", text="Label in this terminal instead of a browser.")
 @cli.count_option("--port", 0, 0, 65535, "Port of the page on this computer.", show_default="any free one")
 @cli.option("--open/--no-open", "show", default=True, text="Open the page in the browser.")
@@ -128,6 +129,6 @@ def answer_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tuple[li
     candidates = candidates_of(runs, models, records if compete else [], sampling.temperature)
     pairs, dropped = sample_pairs(candidates, tokenizer, [r["prompt"] for r in records], sampling, args.seed)
     if not pairs:
-        raise UserError("all its answers to a prompt are equal; raise --temperature, or name another run with --against",
-                        args.run)
+        raise UserError("all its answers to a prompt are equal; raise --temperature, or name another run with "
+                        "--against", args.run)
     return pairs, dropped

@@ -32,11 +32,12 @@ FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
                  required=True, metavar="RUN")
 @cli.file_option("--reward", "The reward model's run; given several times, the models score as one, their mean.",
                  required=True, multiple=True, metavar="RUN")
-@cli.option("--caution", default=0.0, type=cli.TYPES["float"], text="Deviations of several models' disagreement off a score.")
+@cli.option("--caution", default=0.0, type=cli.TYPES["float"],
+            text="Standard deviations of several models' disagreement off a score.")
 @cli.file_option("--prompts", "What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.",
                  required=True, metavar="FILE")
-@cli.file_option("--pretraining", "Text that the policy goes on learning (PPO-ptx), so that it forgets less; a tenth of it "
-                                  "measures how much.", metavar="FILE")
+@cli.file_option("--pretraining", metavar="FILE", text="Text that the policy goes on learning (PPO-ptx), so that it "
+                 "forgets less; a tenth of it measures how much.")
 @cli.count_option("--best-of", 16, 1, 1000, "n of the best of n compared with at the end.")
 @cli.run_options(out="runs/ppo")
 @cli.configured("PPO", "settings", PPOConfig(), FAST, rename={"prompts": "batch"})

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 
 import click
-import torch
 from torch import Tensor, nn
 
-from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import open_base, read_documents
-from minialign.lab.fidelity import fidelity, windows
+from minialign.lab.fidelity import windows
+from minialign.lab.quantization_costs import WINDOW, kernel_note, layer_times, measure, table
 from minialign.pretrain.causal_lm import encode_documents
 from minialign.quant.fast_products import fastest_kernel, has_integer_products
 from minialign.quant.half import HALVES, store_half
-from minialign.quant.linear import QuantizedLinear
-from minialign.quant.ptq import module_bytes, quantize
+from minialign.quant.ptq import quantize
 from minialign.quant.saving import QUANTIZED, WHAT, save_quantized
 from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
 from minialign.quant.selection import ALL, KEEP
@@ -32,11 +26,9 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import write_atomic, write_json
 from minialign.runs.run_folder import CONFIG, TOKENIZER
 from minialign.runs.settings import to_dict
-from minialign.runs.tensors import tensor_file, tensors_of
 from minialign.tokenizer import Tokenizer
 
 CHANGEABLE = ("bits", "group", "activation_bits", "observer", "threshold", "outlier_weights", "single_token")
-WINDOW = 512  # most tokens that are read together
 
 
 @click.command(cls=cli.Command)
@@ -46,8 +38,8 @@ WINDOW = 512  # most tokens that are read together
 @cli.file_option("--calibration", "Text that static scales are learned on; not the one that is measured on.",
                  metavar="FILE")
 @cli.count_option("--tokens", 8192, 2, cli.LARGEST, "Most tokens to read of each text.")
-@cli.option("--include", multiple=True, text="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All "
-                                             "without it.")
+@cli.option("--include", multiple=True,
+            text="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All without it.")
 @cli.option("--keep", multiple=True, text="Pattern of layers that stay as they are, besides heads; may be given again.")
 @cli.flag("--embeddings", text="Store the embeddings, and a head that shares them, as int8 weights too.")
 @cli.flag("--bench", text="Longer timings, and each shape of layer against fp32.")
@@ -62,8 +54,8 @@ def command(args):
 
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
-    Example:  python -m minialign quantize smollm2 --scheme vector-wise --text held-out.txt       a real model (downloads 93 MB)
-    Example:  python -m minialign quantize runs/pretrain --scheme static --calibration some.txt --text held-out.txt --bench
+    Example:  python -m minialign quantize smollm2 --text held-out.txt       a real model (downloads 93 MB)
+    Example:  python -m minialign quantize runs/pretrain --scheme static --calibration some.txt --text held-out.txt
     """
     config = None if args.scheme in HALVES else dataclasses.replace(scheme_named(args.scheme), **args.changes)
     check(config, args)
@@ -85,7 +77,8 @@ def command(args):
                                  (*KEEP, *args.keep), args.embeddings)
         click.echo(str(report))
         result["report"] = report.to_dict()
-    result |= measure(before, model, rows, args.seed, 7 if args.bench else 3, 8 if args.fast else 48 if args.bench else 24)
+    new_tokens = 8 if args.fast else 48 if args.bench else 24
+    result |= measure(before, model, rows, args.seed, 7 if args.bench else 3, new_tokens)
     if args.out is not None:
         write_quantized(args, model, before, tokenizer, result)
     click.echo("\n" + table(result))
@@ -132,95 +125,3 @@ def write_quantized(args: SimpleNamespace, model: nn.Module, before: nn.Module, 
         write_atomic(args.out / TOKENIZER, tokenizer.to_json())
         about |= {"model": to_dict(before.config), "tokenizer": tokenizer.fingerprint()}
     write_json(args.out / CONFIG, about)
-
-
-def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int, rounds: int, new_tokens: int) -> dict:
-    """Bytes in memory and on the disk, what is predicted, and tokens a second, of both models."""
-    result = {"memory": [module_bytes(before), module_bytes(after)], "disk": on_disk(before, after)}
-    if rows is not None:
-        result["text"] = fidelity(before, after, rows).to_dict()
-    vocabulary, context = before.config.vocabulary, before.config.context
-    prompt = torch.randint(vocabulary // 2, vocabulary, (min(WINDOW, context),),
-                           generator=torch.Generator().manual_seed(seed)).tolist()
-    if before.config.kind == "decoder":
-        greedy = SamplingConfig(min(new_tokens, context - 1), temperature=0.0)
-
-        def write(model: nn.Module) -> None:
-            generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)
-
-        result["writing"] = [greedy.new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
-    times = in_turns(lambda model: model(torch.tensor([prompt])), before, after, rounds)
-    return result | {"reading": [len(prompt) / seconds for seconds in times]}
-
-
-def on_disk(before: nn.Module, after: nn.Module) -> list[int]:
-    """Sizes of the two models' files, written to a temporary folder and looked at."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "before.safetensors"
-        plain.write_bytes(tensor_file(tensors_of(before)))
-        return [plain.stat().st_size, save_quantized(after, Path(folder) / "after.safetensors")]
-
-
-@torch.inference_mode()
-def in_turns(work: Callable, before, after, rounds: int) -> list[float]:
-    """Median seconds of the same work on two things, in turn, after one round that warms up."""
-    times = ([], [])
-    for round in range(rounds + 1):
-        for kept, thing in zip(times, (before, after)):
-            began = time.perf_counter()
-            work(thing)
-            if round > 0:
-                kept.append(time.perf_counter() - began)
-    return [median(kept) for kept in times]
-
-
-def table(result: dict) -> str:
-    """Before and after, side by side."""
-    lines = [f"{'':<30}{'before':>14}{'after':>14}"]
-    if "text" in result:
-        text = result["text"]
-        lines += [f"{'perplexity, a token':<30}{text['before']:>14.3f}{text['after']:>14.3f}   on {text['tokens']:,} "
-                  f"tokens", f"{'KL from before, nats a token':<30}{'':>14}{text['kl']:>14.4f}",
-                  f"{'same first choice':<30}{'':>14}{text['agreement']:>14.1%}"]
-    for name, key in (("bytes on the disk", "disk"), ("bytes in memory", "memory")):
-        a, b = result[key]
-        lines.append(f"{name:<30}{a:>14,}{b:>14,}   {b / a:.0%}")
-    for name, key in (("tokens a second, writing one", "writing"), ("tokens a second, reading", "reading")):
-        if key in result:
-            a, b = result[key]
-            lines.append(f"{name:<30}{a:>14,.0f}{b:>14,.0f}   {pace(b / a)}")
-    return "\n".join(lines)
-
-
-def pace(ratio: float) -> str:
-    """A ratio of speeds in words."""
-    return f"{ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
-
-
-def layer_times(before: nn.Module, after: nn.Module) -> str:
-    """Each shape of quantized layer against the fp32 layer in whose place it stands, for 1, 64 and 512 tokens."""
-    lines, seen = ["layer against fp32         1 token             64 tokens            512 tokens"], set()
-    for name, layer in after.named_modules():
-        shape = (getattr(layer, "in_features", 0), getattr(layer, "out_features", 0))
-        if not isinstance(layer, QuantizedLinear) or shape in seen:
-            continue
-        seen.add(shape)
-        paces = []
-        for T in (1, 64, 512):
-            x = torch.randn(T, shape[0], generator=torch.Generator().manual_seed(0))
-            plain, ours = in_turns(lambda module, x=x: module(x), before.get_submodule(name), layer, 9)
-            paces.append(pace(plain / ours))
-        lines.append(f"{shape[0]:>6} -> {shape[1]:<6}" + "".join(f"{p:>21}" for p in paces))
-    return "\n".join(lines)
-
-
-def kernel_note(model: nn.Module) -> str:
-    """How the integer products were computed."""
-    shapes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, IntegerLinear)]
-    if not shapes:
-        return "products in floating point: integers save memory here, not arithmetic"
-    if not has_integer_products():
-        return ("this processor has no integer products (VNNI): the exact sums are computed by its float unit, and "
-                "int8 costs time instead of saving it")
-    kernels = {fastest_kernel("cpu", 512, K, N) for K, N in shapes}
-    return f"integer products by {' and '.join(sorted(kernels))}, the faster way for each shape"

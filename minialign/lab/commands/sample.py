@@ -17,8 +17,8 @@ from minialign.tokenizer import show_merges
 @click.command(cls=cli.Command)
 @cli.RUN
 @cli.TUNED
-@cli.option("--prompt", default="", text="What to continue; `-` reads it from standard input. Without it the model begins "
-                                         "by itself.")
+@cli.option("--prompt", default="",
+            text="What to continue; `-` reads it from standard input. Without it the model begins by itself.")
 @cli.count_option("--count", 1, 1, 1000, "How many answers.")
 @cli.choice_option("--show", ("text", "tokens"), "text", "Plain text, or cut into tokens.")
 @cli.seed_option("Same seed, same answers.")
