@@ -10,7 +10,7 @@ from typed import complaint, type_in, write_feelings, write_records
 
 from minialign.__main__ import run
 from minialign.heads import load_model
-from minialign.lab.commands.tuning_data import must_fit
+from minialign.lab.finetuning import must_fit
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.tensors import digest, read_tensors

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from typed import complaint, type_in, write_feelings
 
 from minialign.lab.commands import chat, inputs
-from minialign.lab.commands.inputs import open_base
-from minialign.lab.commands.tuning_data import two_sides, written_task
+from minialign.lab.commands.inputs import open_base, two_sides
+from minialign.lab.finetuning import written_task
 from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.interchange.gguf import read_gguf
@@ -66,7 +66,7 @@ def named(d, monkeypatch):
         def load():
             return (tiny_llama(), tokenizer)
         monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.PRETRAINED, "smollm2", load)
-    monkeypatch.setattr("minialign.lab.commands.tuning_data.SYSTEM", "S")  # the real one fills the tiny context
+    monkeypatch.setattr("minialign.lab.finetuning.SYSTEM", "S")  # the real one fills the tiny context
     return tokenizer
 
 

@@ -14,7 +14,7 @@ from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier
-from minialign.lab.commands.tuning_data import text_row
+from minialign.lab.finetuning import text_row
 from minialign.ranking import option_logprobs
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer

@@ -16,7 +16,8 @@ from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.tinybert import AugmentationConfig, TinyBERT, TinyBERTConfig, augment, distil_task
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
-from minialign.lab.commands.tuning_data import labelled_task, two_sides
+from minialign.lab.commands.inputs import two_sides
+from minialign.lab.finetuning import labelled_task
 from minialign.peft import feature_based, saving
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json

@@ -7,7 +7,7 @@ import click
 from minialign.heads import describe_model, load_model
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.judged import comparison_options, read_sides
-from minialign.lab.commands.outputs import say_try_it, stage_run
+from minialign.lab.stages import stage_run
 from minialign.rlhf.dpo import DPO, DPOConfig, train_dpo
 from minialign.rlhf.ranked import count_pairs
 from minialign.runs.files import fingerprint
@@ -43,4 +43,4 @@ def command(policy, comparisons, valid, long, out, seed, fast, training, setting
     click.echo(f"{out}: orders {facts['accuracy']:.1%} of the held-out comparisons as people did")
     click.echo(f"nats that answers gained against {policy}: chosen {facts['chosen']:+.2f}, rejected "
                f"{facts['rejected']:+.2f} (dpo.py says why both may fall)")
-    say_try_it(out)
+    click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')

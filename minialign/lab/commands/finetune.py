@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import time
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,27 +10,19 @@ from typing import Any
 import click
 from torch import nn
 
-from minialign.heads import Classifier, LanguageModel, describe_model
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import is_named, open_base
-from minialign.lab.commands.outputs import stage_run
-from minialign.lab.commands.tuning_data import TuningTask, labelled_task, read_lines, two_sides, written_task
+from minialign.lab.commands.inputs import is_named, open_base, read_lines, two_sides
+from minialign.lab.finetuning import labelled_task, tune_once, write_merged, written_task
 from minialign.lab.interchange.published import architecture
 from minialign.lab.plotting import figure, legend, save_png, whiskers
-from minialign.peft import lora
 from minialign.peft.adapters import AdapterConfig
 from minialign.peft.bitfit import BitFitConfig, biases_of
-from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.methods import CONFIGS, METHODS
 from minialign.peft.prompt_tuning import PromptConfig
-from minialign.peft.saving import load
-from minialign.peft.trainable import show
-from minialign.peft.transfer import RATES, TunedRun, bytes_of, tune
+from minialign.peft.transfer import RATES
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
-from minialign.runs.run_folder import RunFolder
-from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 TUNING = TrainingConfig(steps=300, batch=32, learning_rate=3e-3, weight_decay=0.0, validate_every=100)
@@ -122,53 +111,6 @@ def methods_for(args: SimpleNamespace, model: nn.Module, labelled: bool) -> list
         names.remove("bitfit")
         click.echo("note: bitfit is left out, since the base has no biases", err=True)
     return names
-
-
-def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, training: TrainingConfig, data: str,
-              out: Path) -> dict[str, Any]:
-    """Tune a copy of the task's model by one method in a folder of its own, or find it done. `data` is the fingerprint
-    of the lines."""
-    model, run = copy.deepcopy(task.model), TunedRun(out / name)
-    about = {"what": "tuned-model", "model": model.config, "stage": "finetune", "method": name, "tuning": config}
-    about |= {"training": training, **({"labels": task.labels} if task.labels else {}), "data": data, "base": model}
-    with stage_run(run, tokenizer, **about):
-        if not run.finished:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always", UserWarning)
-                METHODS[name].wrap(model, config)
-            for note in said:
-                click.echo(f"note: {note.message}", err=True)
-            click.echo(show(model).splitlines()[-1])
-            if name == "feature-based":
-                task = cache_features(model, task, training)
-            tune(model, task.learned, task.loss, task.validate, training, run)
-    return run.facts() | {"file_bytes": bytes_of(run.path), "folder": str(run.path)}
-
-
-def cache_features(model: Classifier, task: TuningTask, training: TrainingConfig) -> TuningTask:
-    """The task for a head alone: the frozen body reads every text here, and never again. Says what that saves."""
-    began = time.perf_counter()
-    features, held = (CachedFeatures(model, part) for part in (task.learned, task.checked))
-    seconds, texts = time.perf_counter() - began, len(features.classes) + len(held.classes)
-    looks = -(-training.steps // training.validate_every)
-    otherwise = training.steps * task.learned.order.batch + looks * len(held.classes)
-    click.echo(f"feature-based: the body read {texts:,} texts once, in {seconds:.2f} s "
-               f"({(features.bytes + held.bytes) / 1000:,.1f} kB of features); {training.steps:,} steps without them "
-               f"would read {otherwise:,}, {otherwise / texts:.1f} times as many")
-    return dataclasses.replace(task, learned=features, checked=held, loss=feature_loss,
-                               validate=lambda model: examine_features(model, held))
-
-
-def write_merged(model: LanguageModel, tokenizer: Tokenizer, out: Path, result: dict[str, Any]) -> None:
-    """The base with LoRA's update merged in, as a plain run. Raises UserError for a tuned head, which a language model
-    has no place for."""
-    if "accuracy" in result:
-        raise UserError("a head on labels cannot be merged into a language model; leave --merged out")
-    plain, run = lora.merged_plain(load(model, Path(result["folder"]))), RunFolder(out / "lora-merged")
-    with stage_run(run, tokenizer, **describe_model(plain), stage="finetune", of=result["folder"]):
-        if not run.finished:
-            run.finish(plain, **{name: result[name] for name in ("validation", "perplexity", "steps")})
-    click.echo(f'{run.path}: plain again; try  python -m minialign sample {run.path} --prompt "…"')
 
 
 def report(results: dict[str, dict[str, Any]], labelled: bool, out: Path) -> None:

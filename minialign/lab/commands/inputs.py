@@ -15,7 +15,7 @@ from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED, load_quantized_run
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_json, read_jsonl, read_text
+from minialign.runs.files import check_fields, held_out, read_json, read_jsonl, read_text
 from minialign.runs.run_folder import CONFIG, MODEL
 from minialign.tokenizer import Tokenizer
 
@@ -115,6 +115,29 @@ def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
     if count < batch:
         raise UserError(f"there are {count} {what}, fewer than one batch of {batch}; give more, or a smaller --batch",
                         file)
+
+
+def read_lines(file: Path) -> tuple[list[dict], bool]:
+    """The lines to learn from, and whether they are texts with labels; the first one says so.
+
+    Raises:
+        UserError: a line that lacks a field, with its number.
+    """
+    records = read_jsonl(file)
+    labelled = "label" in records[0]
+    for record in records:
+        said = {name: value for name, value in record.items() if name != "line"}
+        check_fields(said, ("text", "label") if labelled else ("prompt", "completion"), str, file, record["line"])
+    return records, labelled
+
+
+def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
+    """Lines to learn from, and the tenth of them that is held out, the same one for every command."""
+    sides = [[r for r in records if held_out(r[key], 0.1) is side] for side in (False, True)]
+    if not sides[1]:
+        raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
+    fill_a_batch(len(sides[0]), "examples to learn from", batch, file)
+    return sides
 
 
 def read_input(read: Callable[[], str]) -> str:

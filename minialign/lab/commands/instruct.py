@@ -17,9 +17,9 @@ from minialign.instruct.t5 import prefix_templates, tune_t5
 from minialign.instruct.zero_shot import examine
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
-from minialign.lab.commands.outputs import stage_run
 from minialign.lab.demo.instruct import FAST, TUNED, ToyConfig, pretrain_gpt, pretrain_t5, split_of
 from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
+from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import RunFolder

@@ -14,7 +14,7 @@ from minialign.generation import SamplingConfig
 from minialign.heads import ScalarModel, describe_model, load_model, same_tokenizer
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch, prompt_rows, read_documents, read_prompts
-from minialign.lab.commands.outputs import say_try_it, stage_run
+from minialign.lab.stages import stage_run
 from minialign.rlhf.best_of_n import beside_best_of_n
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix, alignment_tax
@@ -78,7 +78,7 @@ def command(args, settings, mixing):
         tax = alignment_tax(trained, model, checks)
         click.echo(f"alignment tax: held-out text costs {tax.mean:+.4f} nats a token more than before (95 %: "
                    f"{tax.low:+.4f} to {tax.high:+.4f})")
-    say_try_it(args.out)
+    click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')
 
 
 def load_rewards(runs: tuple[Path, ...], caution: float, policy: Path,

@@ -12,9 +12,9 @@ from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import load_model
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.judged import comparison_options, rank_judged, read_judged, read_sides, say_shared_prompts
-from minialign.lab.commands.outputs import stage_run
 from minialign.lab.plotting import save_png
 from minialign.lab.report.reward import calibration_figure
+from minialign.lab.stages import stage_run
 from minialign.rlhf.ranked import Comparisons, Ranked, count_pairs
 from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
 from minialign.rlhf.reward_model import REWARD, all_pair_scores, answer_rows, evaluate_pairs, train_reward_model

@@ -8,7 +8,7 @@ from minialign.heads import describe_model, load_model
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
-from minialign.lab.commands.outputs import say_try_it, stage_run
+from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, held_out, read_jsonl
 from minialign.runs.run_folder import RunFolder
@@ -50,4 +50,4 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
             click.echo(f"{len(rows):,} demonstrations to learn from, {len(valid):,} held out")
             fine_tune(model, rows, valid, training, run)
     click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on held-out completions")
-    say_try_it(out)
+    click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')

@@ -9,7 +9,7 @@ World annotators have the same table (world/annotators.py); papers report 73 % b
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,27 +35,25 @@ def read_votes(paths: Sequence[Path]) -> dict[str, dict[bool, dict[Pair, str | N
         for record in records:
             if type(record.get("undo")) is int or record.get("choice") == "skip" or name_of(record) in undone:
                 continue
-            texts = [record.get(name) for name in (("first", "second") if record.get("choice") == "tie"
-                                                   else ("chosen", "rejected"))]
+            tie = record.get("choice") == "tie"
+            texts = [record.get(name) for name in (("first", "second") if tie else ("chosen", "rejected"))]
             if not all(isinstance(text, str) for text in [*texts, record.get("prompt")]):
                 raise UserError("no label: it needs prompt, chosen and rejected, each of them text", path,
                                 record["line"])
             own = votes.setdefault(str(record.get("annotator", "somebody")), {False: {}, True: {}})
-            own[record.get("again") is True][record["prompt"],
-                                             frozenset(texts)] = None if record.get("choice") == "tie" else texts[0]
+            own[record.get("again") is True][record["prompt"], frozenset(texts)] = None if tie else texts[0]
     return votes
 
 
 def agree(one: dict[Pair, str | None], other: dict[Pair, str | None]) -> tuple[int, int]:
     """On how many pairs both chose the same answer, and how many both decided."""
-    both = [(one[pair], other[pair]) for pair in one.keys() & other.keys() if one[pair] is not None
-            and other[pair] is not None]
+    both = [(one[pair], other[pair]) for pair in one.keys() & other.keys() if None not in (one[pair], other[pair])]
     return sum(a == b for a, b in both), len(both)
 
 
 def majority(others: Sequence[dict[Pair, str | None]]) -> dict[Pair, str | None]:
     """What most of the others chose; None where they are even."""
-    counts: dict[Pair, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    counts: dict[Pair, Counter[str]] = defaultdict(Counter)
     for votes in others:
         for pair, chosen in votes.items():
             if chosen is not None:

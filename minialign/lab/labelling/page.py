@@ -1,8 +1,9 @@
 r"""The labelling page: a prompt, two answers side by side, one key; on this computer only.
 
-    GET  /              the page                   POST /api/label     {"tab", "key", "choice", "confidence", "seconds"}
-    GET  /api/question  ?tab=…: pair, progress, reward model  POST /api/undo, /api/release   {"tab"}
-                                                              POST /api/retrain
+    GET  /                    the page
+    GET  /api/question?tab=…  pair, progress, reward model
+    POST /api/label           {"tab", "key", "choice", "confidence", "seconds"}
+    POST /api/undo, /api/release {"tab"}, /api/retrain
 
 People compare better than they grade (Stiennon et al. 2020, §3.3), so the page asks which of two is better and how sure
 one is, 1 to 9, as the summarisation data records it. Details that matter:
@@ -40,17 +41,16 @@ from minialign.runs.errors import UserError
 PAGE = Path(__file__).with_suffix(".html")
 LOCAL = ("127.0.0.1", "localhost")
 LARGEST = 16 * 1024  # bytes of a request
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+HEADERS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+           "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
+TAB, KEY = r"[\w-]{1,64}", r"[0-9]{1,9}[ab]"
 
 
 class BadRequest(Exception):
     """A request that makes no sense, with what is wrong in it."""
+
+
+STATUS = {BadRequest: 400, Refused: 409, UserError: 507}  # of what goes wrong
 
 
 def text_field(body: dict, name: str, pattern: str) -> str:
@@ -77,18 +77,24 @@ def read_label(body: dict) -> dict[str, Any]:
     confidence = number_field(body, "confidence", 1, 9, (int,))
     if confidence is not None and choice not in ("first", "second"):
         raise BadRequest("a tie or a skipped pair has no confidence")
-    seconds = number_field(body, "seconds", 0, 1e6, (int, float))
-    return {"tab": text_field(body, "tab", TAB), "key": text_field(body, "key", KEY), "choice": choice,
-            "confidence": confidence, "seconds": seconds}
+    return {"choice": choice, "confidence": confidence, "seconds": number_field(body, "seconds", 0, 1e6, (int, float)),
+            "tab": text_field(body, "tab", TAB), "key": text_field(body, "key", KEY)}
 
 
-TAB, KEY = r"[\w-]{1,64}", r"[0-9]{1,9}[ab]"
+def posted() -> dict:
+    """The JSON object of a request. Raises BadRequest when it is none."""
+    try:
+        found = request.get_json(silent=True)
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadRequest("the request is no JSON object")
+    return found
 
 
 def guard(app: Flask, token: str, port: int) -> None:
     """Let nobody in but the page itself, and answer whatever goes wrong in words. Arguments as for `create_app`."""
-    # browsers leave the usual port out
-    hosts = {f"{name}:{port}" for name in LOCAL} | (set(LOCAL) if port == 80 else set())
+    hosts = {f"{name}:{port}" for name in LOCAL} | (set(LOCAL) if port == 80 else set())  # browsers leave 80 out
 
     @app.before_request
     def refuse_strangers():
@@ -112,24 +118,10 @@ def guard(app: Flask, token: str, port: int) -> None:
     def complain(error: Exception):
         if isinstance(error, HTTPException):
             return refusal(error.code or 500, error.description or error.name)
-        if isinstance(error, BadRequest):
-            return refusal(400, str(error))
-        if isinstance(error, Refused):
-            return refusal(409, str(error))
-        if isinstance(error, UserError):
-            return refusal(507, str(error))
+        for kind, status in STATUS.items():
+            if isinstance(error, kind):
+                return refusal(status, str(error))
         raise error
-
-
-def posted() -> dict:
-    """The JSON object of a request. Raises BadRequest when it is none."""
-    try:
-        found = request.get_json(silent=True)
-    except RecursionError:
-        found = None
-    if not isinstance(found, dict):
-        raise BadRequest("the request is no JSON object")
-    return found
 
 
 def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> Flask:
@@ -144,10 +136,10 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
     guard(app, token, port)
 
     def state(tab: str) -> Response:
-        question = store.question(tab)
-        shown = store.show(question) if question else {}
-        asked = {"key": question.key, **{name: shown[name] for name in ("prompt", "first",
-            "second")}} if question else None
+        question, asked = store.question(tab), None
+        if question is not None:
+            shown = store.show(question)
+            asked = {"key": question.key, **{name: shown[name] for name in ("prompt", "first", "second")}}
         return jsonify(question=asked, progress=store.progress(), reward=reward.status(store.labels),
                        annotator=store.annotator)
 
@@ -156,8 +148,7 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
         nonce = secrets.token_urlsafe(16)
         text = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
         rules = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-                 f"img-src data:")
-        rules += "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+                 f"img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
         return Response(text, mimetype="text/html", headers={"Content-Security-Policy": rules})
 
     @app.get("/api/question")
@@ -217,8 +208,8 @@ class LabelPage:
         try:
             door = socket.create_server((LOCAL[0], port))
         except (OSError, OverflowError) as error:
-            raise UserError(f"port {port} cannot be had ({getattr(error, 'strerror', error)}); choose another --port, "
-                            f"or 0 for any that is free") from None
+            why = getattr(error, "strerror", error)
+            raise UserError(f"port {port} cannot be had ({why}); choose another --port, or 0 for any that is free") from None
         with door:
             port = door.getsockname()[1]
             app = create_app(store, reward, self.token, port)
@@ -251,6 +242,5 @@ class LabelPage:
         self.reward.stop()
 
     def _repr_html_(self) -> str:
-        """In a notebook: a link. A frame inside the notebook is what the page's own rules forbid, to every other page
-        alike."""
+        """In a notebook: a link, since the page forbids every other page to show it in a frame."""
         return f'<a href="{self.url}" target="_blank" rel="noreferrer">Open the labelling page</a>'

@@ -1,14 +1,13 @@
 r"""The reward model beside the labelling page: trained on the labels so far whenever one asks, and judged on those that
 it did not learn from.
 
-A process of its own trains it, so that the page answers meanwhile; what it finds is a file that is written when it is
-done:
+A process of its own trains it, so that the page answers meanwhile. It leaves
 
     reward/               the reward model's run folder, as `minialign reward` leaves one; PPO can use it
     reward-scores.json    the scores of both answers of every pair, which pairs were learned from, how long it took
 
-A fifth of the prompts is never learned from. The accuracy that is shown is over these and over labels on new prompts
-given since, so that it says how well the model predicts this person, not how well it remembers
+A fifth of the prompts is never learned from. The accuracy that is shown is over these and over prompts that were
+labelled since: how well the model predicts this person, not how well it remembers
 (test_the_live_accuracy_is_of_labels_that_were_not_learned).
 
 Read next: rlhf/reward_model.py.
@@ -24,6 +23,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minialign.evaluation import binary_accuracy
 from minialign.heads import load_model
 from minialign.lab.labelling.store import read_pairs
@@ -32,6 +33,7 @@ from minialign.rlhf.ranked import count_pairs, ranked_rows
 from minialign.rlhf.reward_model import answer_rows, score_rows, train_reward_model
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
+from minialign.runs.process import keep_memory
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
@@ -47,15 +49,8 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     Raises:
         UserError: too few labels, or a base that is no language model.
     """
-    started = time.perf_counter()
-    folder = Path(folder)
-    file = folder / LABELS
-    labels = [c for c in read_comparisons(file)[0]
-              if c["annotator"] == annotator] if file.exists() and file.stat().st_size else []
-    learned, checks = split_by_prompt(labels, HELD_OUT)
-    if len({key_of(c) for c in learned}) < FEWEST or not checks:
-        few = f"{len({key_of(c) for c in labels})} labelled prompts are too few to learn from"
-        raise UserError(f"{few}; a reward model needs {FEWEST}, and one more to be judged on: label a few more pairs")
+    started, folder = time.perf_counter(), Path(folder)
+    learned, checks = learnable_labels(folder / LABELS, annotator)
     model, tokenizer = load_model(base, "decoder")
     (ranked, _), (valid, _) = (ranked_rows(tokenizer, part, model.config.context, "cut") for part in (learned, checks))
     if len(ranked) < FEWEST or not count_pairs(valid):
@@ -69,35 +64,51 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     fresh = folder / f"{MODEL}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     run = RunFolder(fresh)
-    config = {"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(settings),
-              "labels": len(learned)}
-    run.begin(config, tokenizer)
+    run.begin({"what": "scalar-model", "model": to_dict(model.config), "stage": "reward", "training": to_dict(settings),
+               "labels": len(learned)}, tokenizer)
     reward, _ = train_reward_model(model, ranked, valid, [*rows[0], *rows[1]], settings, run)
     scores = [score_rows(reward, part).tolist() for part in rows]
-    before = folder / f"{MODEL}.before"  # at no moment is there neither the old model nor the new one
-    shutil.rmtree(before, ignore_errors=True)
-    if (folder / MODEL).exists():
-        os.replace(folder / MODEL, before)
-    os.replace(fresh, folder / MODEL)
-    shutil.rmtree(before, ignore_errors=True)
+    replace_folder(folder / MODEL, fresh)
     known = {key_of(c) for c in learned}
-    seen = [i for i, pair in enumerate(pairs) if key_of({"prompt": pair["prompt"], "chosen": pair["first"],
-                                                         "rejected": pair["second"]}) in known]
-    facts = {"annotator": annotator, "learned": len(learned), "seen": seen,
-             "seconds": round(time.perf_counter() - started, 1)}
-    write_json(folder / SCORES, {**facts, "scores": list(zip(*scores))})
+    keys = [key_of({"prompt": p["prompt"], "chosen": p["first"], "rejected": p["second"]}) for p in pairs]
+    write_json(folder / SCORES, {
+        "annotator": annotator, "learned": len(learned), "seen": [i for i, key in enumerate(keys) if key in known],
+        "seconds": round(time.perf_counter() - started, 1), "scores": list(zip(*scores))})
+
+
+def learnable_labels(file: Path, annotator: str) -> tuple[list[dict], list[dict]]:
+    """One person's labels: to learn from, and to be judged on. Raises UserError for too few of either."""
+    labels = []
+    if file.exists() and file.stat().st_size:
+        labels = [c for c in read_comparisons(file)[0] if c["annotator"] == annotator]
+    learned, checks = split_by_prompt(labels, HELD_OUT)
+    if len({key_of(c) for c in learned}) < FEWEST or not checks:
+        few = f"{len({key_of(c) for c in labels})} labelled prompts are too few to learn from"
+        raise UserError(f"{few}; a reward model needs {FEWEST}, and one more to be judged on: label a few more pairs")
+    return learned, checks
+
+
+def replace_folder(old: Path, new: Path) -> None:
+    """Put a folder in another's place; at no moment is there neither of them."""
+    before = old.with_name(f"{old.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if old.exists():
+        os.replace(old, before)
+    os.replace(new, old)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
     """What the other process does: leave a core to the page, say nothing, and leave a complaint where the page finds
     it."""
-    import torch
-
+    keep_memory()
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(10)
-    with open(os.devnull, "w",
-              encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
         try:
             retrain(folder, base, annotator)
         except UserError as error:
@@ -109,22 +120,22 @@ def known_scores(folder: Path, annotator: str) -> dict[str, Any]:
     labels."""
     path = Path(folder) / SCORES
     found = read_json(path) if path.exists() else {}
-    return {k: v for k, v in found.items() if k != "error"} if found.get("annotator") == annotator else {"annotator":
-        annotator}
+    if found.get("annotator") != annotator:
+        return {"annotator": annotator}
+    return {name: value for name, value in found.items() if name != "error"}
 
 
 class LiveReward:
     """The reward model as the page sees it.
 
     Args:
-        folder: where the labels are; base: run of the language model that it starts from; annotator: whose labels;
-            pairs: of what.
+        folder: of the labels; base: run of the language model that it starts from; annotator: whose labels; pairs: of
+            what.
     """
 
     def __init__(self, folder: Path, base: Path, annotator: str, pairs: list[dict]):
         self.folder, self.base, self.annotator, self.pairs = Path(folder), Path(base), annotator, pairs
-        self.process = None
-        self.read_at, self.found = 0, {}
+        self.process, self.read_at, self.found = None, 0, {}
 
     @property
     def training(self) -> bool:
@@ -135,8 +146,8 @@ class LiveReward:
         """Begin to learn from the labels so far; False when it is learning already."""
         if self.training:
             return False
-        self.process = get_context("spawn").Process(target=retrain_quietly,
-                                                    args=(self.folder, self.base, self.annotator), daemon=True)
+        work = (self.folder, self.base, self.annotator)
+        self.process = get_context("spawn").Process(target=retrain_quietly, args=work, daemon=True)
         self.process.start()
         return True
 
@@ -172,6 +183,6 @@ class LiveReward:
         for label in labels:
             if label["pair"] not in seen and label["choice"] in ("first", "second") and label.get("again") is not True:
                 first, second = self.found["scores"][label["pair"]]
-                found.append(first - second if label["chosen"] == self.pairs[label["pair"]]["first"]
-                             else second - first)
+                chose_first = label["chosen"] == self.pairs[label["pair"]]["first"]
+                found.append(first - second if chose_first else second - first)
         return found

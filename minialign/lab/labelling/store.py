@@ -2,8 +2,8 @@ r"""What the labelling page remembers: one line a label, on disk before the next
 
     labels.jsonl   appended and fsynced, never rewritten; an undo is a line of its own: {"undo": id}
 
-Everything else (which pair comes next, how far one is, agreement with oneself) follows from that file, so that killing
-the process loses nothing and starting again goes on where it stopped. Details that matter:
+Everything else (which pair comes next, how far one is, agreement with oneself) follows from that file: killing the
+process loses nothing, and starting again goes on where it stopped. Details that matter:
     1. A line that a power cut left half-written was never confirmed to anybody; it is cut off when the file is opened
        (test_a_line_that_was_cut_short_is_cut_off_and_asked_again).
     2. Which answer stands first is drawn for each pair, from a seed, and recorded
@@ -66,10 +66,30 @@ def read_pairs(path: Path) -> list[dict]:
     for pair in pairs:
         if pair["first"] == pair["second"]:
             raise UserError("both answers are equal; there is nothing to choose", path, pair["line"])
-        named = {f"{side}_policy": pair.get(f"{side}_policy") or "unknown" for side in ("first", "second")}
-        check_fields(named, tuple(named), str, path, pair["line"])
-        pair.update(named)
+        names = {f"{side}_policy": pair.get(f"{side}_policy") or "unknown" for side in ("first", "second")}
+        check_fields(names, tuple(names), str, path, pair["line"])
+        pair.update(names)
     return pairs
+
+
+def mend_last_line(path: Path) -> bool:
+    """Cut off a last line that a fault left half-written, or end it if only its line break is missing; whether either
+    was needed."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole == len(content):
+        return False
+    with open(path, "r+b") as file, contextlib.suppress(ValueError):
+        file.truncate(whole)
+        json.loads(content[whole:])  # ValueError: half a line
+        file.seek(whole)
+        file.write(content[whole:] + b"\n")
+    return True
+
+
+def now() -> str:
+    """The time, as a label records it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class LabelStore:
@@ -88,7 +108,7 @@ class LabelStore:
         self.shown: dict[str, tuple[Question, float]] = {}  # tab -> what it shows, and since when
         self.labels: list[dict] = []  # this person's, in order, without those taken back
         self.next_id = 0
-        self.mended = self._mend()
+        self.mended = mend_last_line(self.path)
         for record in read_jsonl(self.path) if self.path.exists() and self.path.stat().st_size else []:
             self._remember(record)
         try:
@@ -99,25 +119,11 @@ class LabelStore:
         except OSError as error:
             raise unwritable(self.path, error) from None
 
-    def _mend(self) -> bool:
-        """Cut off a last line that a fault left half-written, or end it if only its line break is missing; whether
-        either was needed."""
-        content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content.rfind(b"\n") + 1
-        if whole == len(content):
-            return False
-        with open(self.path, "r+b") as file, contextlib.suppress(ValueError):
-            file.truncate(whole)
-            json.loads(content[whole:])  # ValueError: half a line
-            file.seek(whole)
-            file.write(content[whole:] + b"\n")
-        return True
-
     def _remember(self, record: dict) -> None:
         """Take a line of the file into account."""
         line = record.get("line")
         if type(record.get("undo")) is int:
-            self.labels = [label for label in self.labels if label["id"] != record["undo"]]
+            self._forget(record["undo"])
             return
         check_fields(record, ("id", "pair"), int, self.path, line)
         check_fields(record, ("prompt", "choice", "annotator"), str, self.path, line)
@@ -128,6 +134,9 @@ class LabelStore:
         self.next_id = max(self.next_id, record["id"] + 1)
         if record["annotator"] == self.annotator:
             self.labels.append(record)
+
+    def _forget(self, id: int) -> None:
+        self.labels = [label for label in self.labels if label["id"] != id]
 
     def _append(self, record: dict[str, Any]) -> None:
         """Put a line on disk. Raises UserError, with the file as before, when that fails."""
@@ -157,28 +166,26 @@ class LabelStore:
         """What a tab shows: what it showed before if that is still open, else the next pair that no other tab shows;
         None at the end."""
         with self.lock:
-            answered = self.answered()
-            now = time.monotonic()
-            self.shown = {t: (q, since) for t, (q, since) in self.shown.items() if (q.pair, q.again) not in answered
-                          and now - since < LEASE}
+            answered, moment = self.answered(), time.monotonic()
+            self.shown = {t: (q, since) for t, (q, since) in self.shown.items()
+                          if (q.pair, q.again) not in answered and moment - since < LEASE}
             if tab not in self.shown:
                 found = self._next(answered, {(q.pair, q.again) for q, _ in self.shown.values()})
                 if found is None:
                     return None
-                self.shown[tab] = (found, now)
+                self.shown[tab] = (found, moment)
             return self.shown[tab][0]
 
     def _next(self, answered: dict, taken: set) -> Question | None:
         """The oldest label that is due a second time, else the first pair without one."""
+        closed = {*answered, *taken}
         place = {label["pair"]: i for i, label in enumerate(self.labels)}
         decided = [pair for (pair, again), label in answered.items() if not again and label["choice"] != "skip"]
-        repeated = sum(again for _, again in {*answered, *taken})
-        fresh = next((i for i in range(len(self.pairs)) if (i, False) not in answered and (i, False) not in taken),
-                     None)
-        if repeated < int(len(decided) * AGAIN_SHARE):
+        if sum(again for _, again in closed) < int(len(decided) * AGAIN_SHARE):
             for pair in decided:
-                if (pair, True) not in answered and (pair, True) not in taken and len(self.labels) - place[pair] > GAP:
+                if (pair, True) not in closed and len(self.labels) - place[pair] > GAP:
                     return self._ask(pair, True)
+        fresh = next((pair for pair in range(len(self.pairs)) if (pair, False) not in closed), None)
         return None if fresh is None else self._ask(fresh, False)
 
     def _ask(self, pair: int, again: bool) -> Question:
@@ -189,9 +196,8 @@ class LabelStore:
         """The pair with its answers in the order in which they are shown."""
         pair = {name: value for name, value in self.pairs[question.pair].items() if name != "line"}
         if question.swapped:
-            for name in ("{}", "{}_policy"):
-                first, second = name.format("first"), name.format("second")
-                pair[first], pair[second] = pair[second], pair[first]
+            pair |= {"first": pair["second"], "second": pair["first"], "first_policy": pair["second_policy"],
+                     "second_policy": pair["first_policy"]}
         return pair
 
     def answer(self, tab: str, key: str, choice: str, confidence: int | None = None,
@@ -206,21 +212,19 @@ class LabelStore:
                 written.
         """
         with self.lock:
-            answered = self.answered()
-            pair, again = int(key[:-1]), key[-1] == "b"
+            answered, pair, again = self.answered(), int(key[:-1]), key[-1] == "b"
             if (pair, again) in answered:
                 raise Refused("this pair is labelled already")
             if any(q.key == key for t, (q, _) in self.shown.items() if t != tab):
                 raise Refused("another tab shows this pair")
             if not 0 <= pair < len(self.pairs) or (again and (pair, False) not in answered):
                 raise Refused("there is no such pair")
-            shown, question = self.show(self._ask(pair, again)), {"id": self.next_id, "pair": pair, "again": again}
-            facts = {"choice": choice, "annotator": self.annotator, "time":
-                     datetime.now(UTC).isoformat(timespec="seconds"), "tab": tab}
-            facts |= {name: value for name, value in (("confidence", confidence), ("seconds", seconds))
-                      if value is not None}
+            shown = self.show(self._ask(pair, again))
             body = as_comparison(shown, choice) if choice in ("first", "second") else shown
-            record = {**question, **body, **facts}
+            record = {"id": self.next_id, "pair": pair, "again": again, **body, "choice": choice,
+                      "annotator": self.annotator, "time": now(), "tab": tab}
+            given = {"confidence": confidence, "seconds": seconds}
+            record |= {name: value for name, value in given.items() if value is not None}
             self._append(record)
             self.next_id += 1
             self.labels.append(record)
@@ -231,13 +235,11 @@ class LabelStore:
         """Take back this tab's last label, or the last of all when it gave none, and show its pair again; None when
         there is nothing."""
         with self.lock:
-            last = next((label for label in reversed(self.labels) if label.get("tab") == tab),
-                        self.labels[-1] if self.labels else None)
-            if last is None:
+            if not self.labels:
                 return None
-            self._append({"undo": last["id"], "annotator": self.annotator, "time":
-                          datetime.now(UTC).isoformat(timespec="seconds")})
-            self.labels = [label for label in self.labels if label["id"] != last["id"]]
+            last = next((label for label in reversed(self.labels) if label.get("tab") == tab), self.labels[-1])
+            self._append({"undo": last["id"], "annotator": self.annotator, "time": now()})
+            self._forget(last["id"])
             self.shown[tab] = (self._ask(last["pair"], last.get("again") is True), time.monotonic())
             return last
 
@@ -252,11 +254,9 @@ class LabelStore:
         with self.lock:
             answered = self.answered()
             first = [label["choice"] for (_, again), label in answered.items() if not again]
-            twice = [(label, answered[pair, False]) for (pair, again), label in answered.items() if again
-                     and (pair, False) in answered]
+            twice = [(label, answered[pair, False]) for (pair, again), label in answered.items()
+                     if again and (pair, False) in answered]
             decided = [(a, b) for a, b in twice if "skip" not in (a["choice"], b["choice"])]
-            # two ties have no chosen answer, and agree
-            agreed = sum(a.get("chosen") == b.get("chosen") for a, b in decided)
-            counts = {"ties": first.count("tie"), "skipped": first.count("skip"), "again": len(decided),
-                      "agreed": agreed}
-            return {"done": len(first), "pairs": len(self.pairs), **counts}
+            agreed = sum(a.get("chosen") == b.get("chosen") for a, b in decided)  # two ties have none, and agree
+            return {"done": len(first), "pairs": len(self.pairs), "ties": first.count("tie"),
+                    "skipped": first.count("skip"), "again": len(decided), "agreed": agreed}

@@ -1,14 +1,12 @@
-"""What a command that trains leaves: a run folder that says what it was made from, and how to try it."""
+"""A stage's run folder: locked, and with what it was made from written down or compared."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import click
 from torch import nn
 
 from minialign.runs.run_folder import RunFolder
@@ -39,8 +37,3 @@ def as_fact(value: Any) -> Any:
     if isinstance(value, list):
         return [as_fact(one) for one in value]
     return to_dict(value) if dataclasses.is_dataclass(value) else value
-
-
-def say_try_it(run: Path) -> None:
-    """How to let the model write."""
-    click.echo(f'try it:  python -m minialign sample {run} --prompt "…"')

@@ -1,32 +1,44 @@
-r"""The lines that `finetune` learns from, as the model at hand reads them.
+r"""Fine-tuning on the user's lines: what a model reads of them, and each method in a run folder of its own.
 
 a decoder             <begin> prompt completion <end>, the completion alone taught
 smollm2               the same inside the marks of its chat template
 an encoder-decoder    <begin> prompt → completion <end>; a published T5 has its prompt ended instead of begun
 texts with labels     <begin> text; a published encoder reads [CLS] text [SEP]
+
+Read next: peft/transfer.py. Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from torch import Tensor, nn
 
 from minialign.batching import demonstration_row
 from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.generation import as_prompt
-from minialign.heads import Classifier
-from minialign.lab.commands.inputs import fill_a_batch
+from minialign.heads import Classifier, LanguageModel, describe_model
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.pretrained.chat import taught_row
 from minialign.lab.pretrained.smollm2 import SYSTEM
+from minialign.lab.stages import stage_run
+from minialign.peft import lora
+from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
+from minialign.peft.methods import METHODS
+from minialign.peft.trainable import load, show
+from minialign.peft.transfer import TunedRun, bytes_of, tune
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.errors import UserError
-from minialign.runs.files import check_fields, held_out, read_jsonl
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
@@ -39,31 +51,8 @@ class TuningTask:
     learned: Any  # training data (training.Data)
     checked: Any  # the same of the lines that are held out
     loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the sum over its labels, nats
-    validate: Callable[[nn.Module], dict[str, float]]  # model -> measures of the held-out lines, one in nats
+    validate: Callable[[nn.Module], dict[str, float]]  # model -> measures of the held-out lines, a mean in nats first
     labels: Sequence[str] = ()  # in the order of the classes; none where it learns to write
-
-
-def read_lines(file: Path) -> tuple[list[dict], bool]:
-    """The lines to learn from, and whether they are texts with labels; the first one says so.
-
-    Raises:
-        UserError: a line that lacks a field, with its number.
-    """
-    records = read_jsonl(file)
-    labelled = "label" in records[0]
-    for record in records:
-        said = {name: value for name, value in record.items() if name != "line"}
-        check_fields(said, ("text", "label") if labelled else ("prompt", "completion"), str, file, record["line"])
-    return records, labelled
-
-
-def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
-    """Lines to learn from, and the tenth of them that is held out, the same one for every command."""
-    sides = [[r for r in records if held_out(r[key], 0.1) is side] for side in (False, True)]
-    if not sides[1]:
-        raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
-    fill_a_batch(len(sides[0]), "examples to learn from", batch, file)
-    return sides
 
 
 def must_fit(model: nn.Module, tokens: int, file: Path, line: int, before: int = 0) -> None:
@@ -82,8 +71,11 @@ def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int
 
 def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
                   file: Path, before: int = 0) -> TuningTask:
-    """Texts with labels, for a head on the body of a decoder or an encoder; before: vectors of a tuned prompt that the
-    context has to hold as well."""
+    """Texts with labels, for a head on the body of a decoder or an encoder.
+
+    Args:
+        sides: the lines to learn from and those held out; before: vectors of a tuned prompt that the context holds, too.
+    """
     if model.config.kind == "encoder-decoder":
         raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another "
                         "--base")
@@ -103,8 +95,7 @@ def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]
 
 def written_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
                  file: Path, before: int = 0, chat: bool = False) -> TuningTask:
-    """Demonstrations, for a decoder or an encoder-decoder; before: as above; chat: in the marks of the chat
-    template."""
+    """Demonstrations, for a decoder or an encoder-decoder; chat: in the marks of the chat template."""
     if model.config.kind == "encoder":
         raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and "
                         "`label`, or another --base", file)
@@ -125,13 +116,8 @@ def written_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]]
 def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], file: Path, vectors: int,
                    chat: bool) -> list[tuple]:
     """Each line as a row and the place where its completion begins; for an encoder-decoder as the ids of its prompt and
-    of its completion.
-
-    Args:
-        vectors: of a tuned prompt, which the context of what is read has to hold as well.
-    Raises:
-        UserError: an empty completion, or more tokens than the model can read, with the line.
-    """
+    of its completion. Raises UserError, with the line, for an empty completion or more tokens than the model can read
+    besides the `vectors` of a tuned prompt."""
     prompts = tokenizer.encode_many([record["prompt"] for record in side])
     completions = tokenizer.encode_many([r["completion"].strip() if chat else r["completion"] for r in side])
     rows = []
@@ -149,3 +135,50 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
         must_fit(model, tokens, file, record["line"], vectors)
         rows.append(row)
     return rows
+
+
+def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, training: TrainingConfig, data: str,
+              out: Path) -> dict[str, Any]:
+    """Tune a copy of the task's model by one method in a folder of its own, or find it done. `data` is the fingerprint
+    of the lines."""
+    model, run = copy.deepcopy(task.model), TunedRun(out / name)
+    about = {"what": "tuned-model", "model": model.config, "stage": "finetune", "method": name, "tuning": config}
+    about |= {"training": training, **({"labels": task.labels} if task.labels else {}), "data": data, "base": model}
+    with stage_run(run, tokenizer, **about):
+        if not run.finished:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", UserWarning)
+                METHODS[name].wrap(model, config)
+            for note in said:
+                click.echo(f"note: {note.message}", err=True)
+            click.echo(show(model).splitlines()[-1])
+            if name == "feature-based":
+                task = cache_features(model, task, training)
+            tune(model, task.learned, task.loss, task.validate, training, run)
+    return run.facts() | {"file_bytes": bytes_of(run.path), "folder": str(run.path)}
+
+
+def cache_features(model: Classifier, task: TuningTask, training: TrainingConfig) -> TuningTask:
+    """The task for a head alone: the frozen body reads every text here, and never again. Says what that saves."""
+    began = time.perf_counter()
+    features, held = (CachedFeatures(model, part) for part in (task.learned, task.checked))
+    seconds, texts = time.perf_counter() - began, len(features.classes) + len(held.classes)
+    looks = -(-training.steps // training.validate_every)
+    otherwise = training.steps * task.learned.order.batch + looks * len(held.classes)
+    click.echo(f"feature-based: the body read {texts:,} texts once, in {seconds:.2f} s "
+               f"({(features.bytes + held.bytes) / 1000:,.1f} kB of features); {training.steps:,} steps without them "
+               f"would read {otherwise:,}, {otherwise / texts:.1f} times as many")
+    return dataclasses.replace(task, learned=features, checked=held, loss=feature_loss,
+                               validate=lambda model: examine_features(model, held))
+
+
+def write_merged(model: LanguageModel, tokenizer: Tokenizer, out: Path, result: dict[str, Any]) -> None:
+    """The base with LoRA's update merged in, as a plain run. Raises UserError for a tuned head, which a language model
+    has no place for."""
+    if "accuracy" in result:
+        raise UserError("a head on labels cannot be merged into a language model; leave --merged out")
+    plain, run = lora.merged_plain(load(model, Path(result["folder"]))), RunFolder(out / "lora-merged")
+    with stage_run(run, tokenizer, **describe_model(plain), stage="finetune", of=result["folder"]):
+        if not run.finished:
+            run.finish(plain, **{name: result[name] for name in ("validation", "perplexity", "steps")})
+    click.echo(f'{run.path}: plain again; try  python -m minialign sample {run.path} --prompt "…"')
