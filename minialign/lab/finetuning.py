@@ -74,7 +74,7 @@ def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]
     """Texts with labels, for a head on the body of a decoder or an encoder.
 
     Args:
-        sides: the lines to learn from and those held out; before: vectors of a tuned prompt that the context holds, too.
+        sides: lines to learn from, and those held out; before: vectors of a tuned prompt, which the context holds, too.
     """
     if model.config.kind == "encoder-decoder":
         raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another "

@@ -8,14 +8,7 @@ import click
 
 from minialign.lab.commands import options as cli
 from minialign.lab.labelling.agreement import label_agreement, read_votes, show_label_agreement
-from minialign.world.annotators import (
-    HELD_OUT_PANEL,
-    TRAINING_PANEL,
-    agreement_table,
-    annotators,
-    show_agreement,
-    typical_pairs,
-)
+from minialign.world import annotators as world
 
 
 @click.command(cls=cli.Command)
@@ -37,10 +30,10 @@ def command(labels, people, pairs, seed):
     if labels:
         click.echo(show_label_agreement(label_agreement(read_votes(labels))))
         return
-    panels = {"whose choices train reward models": TRAINING_PANEL, "who only test": HELD_OUT_PANEL}
+    panels = {"whose choices train reward models": world.TRAINING_PANEL, "who only test": world.HELD_OUT_PANEL}
     if people > 1:
-        panels["drawn by chance, every fifth with one aspect only"] = tuple(annotators(people, seed))
-    judged = typical_pairs(pairs, seed)
+        panels["drawn by chance, every fifth with one aspect only"] = tuple(world.annotators(people, seed))
+    judged = world.typical_pairs(pairs, seed)
     for title, panel in panels.items():
-        table = show_agreement(agreement_table(judged, panel, seed + 1), pairs)
+        table = world.show_agreement(world.agreement_table(judged, panel, seed + 1), pairs)
         click.echo(f"{len(panel)} people {title}, {pairs:,} pairs each\n{table}\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,7 +11,7 @@ from minialign.batching import pad
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier
+from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier, typed_lines
 from minialign.lab.finetuning import text_row
 from minialign.ranking import option_logprobs
 from minialign.runs.errors import UserError
@@ -43,27 +41,12 @@ def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
     if model.config.kind == "encoder":
         raise UserError("holds an encoder, which does not answer; ask a decoder or an encoder-decoder", run)
     choices, chance = split_options(options), torch.Generator().manual_seed(seed)
-    for question in [prompt] if prompt is not None else typed("Ask; \\n begins a new line, an empty line ends."):
+    for question in [prompt] if prompt is not None else typed_lines("Ask; \\n begins a new line, an empty line ends."):
         own = ""
         if prompt is None:
             question, _, own = question.partition(" ?? ")  # "… ?? yes, no": options for this question alone
         question, offered = question.replace("\\n", "\n"), split_options(own) or choices
         click.echo(answer(model, tokenizer, question, offered, mean_logprob, sampling, chance))
-
-
-def typed(greeting: str) -> Iterator[str]:
-    """Lines of a person or a pipe, up to an empty one or the end."""
-    at_terminal = sys.stdin.isatty()
-    if at_terminal:
-        click.echo(greeting)
-    while True:
-        try:
-            line = input("> " if at_terminal else "")
-        except EOFError:
-            return
-        if not line.strip():
-            return
-        yield line
 
 
 def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
@@ -72,7 +55,7 @@ def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
         raise UserError("--options are for a model that answers; this one was tuned on labels, and knows no other "
                         "answers", tuned)
     model, tokenizer, labels = open_tuned_classifier(run, tuned)
-    for text in [prompt] if prompt is not None else typed("A text; \\n begins a new line, an empty line ends."):
+    for text in [prompt] if prompt is not None else typed_lines("A text; \\n begins a new line, an empty line ends."):
         row = text_row(model, tokenizer, tokenizer.encode(text.replace("\\n", "\n")))
         if len(row) > model.config.context:
             raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten the "

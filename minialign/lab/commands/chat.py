@@ -11,7 +11,7 @@ import torch
 
 from minialign.generation import SamplingConfig
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import read_input
+from minialign.lab.commands.inputs import read_input, typed_lines
 from minialign.lab.interchange.gguf import read_gguf
 from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
 from minialign.lab.pretrained.chat import Conversation
@@ -51,22 +51,14 @@ def command(model, tuned, prompt, system, seed, sampling):
 
 def talk(conversation: Conversation) -> None:
     """One reply to each line, until an empty one."""
-    at_terminal = sys.stdin.isatty()
-    if at_terminal:
-        click.echo("An empty line or Ctrl-D ends the conversation; Ctrl-C stops a reply.")
-    while True:
-        try:
-            text = read_input(lambda: input("> " if at_terminal else ""))
-        except (EOFError, KeyboardInterrupt):
-            return
-        if not text.strip():
-            return
-        try:
-            say(conversation, text)
-        except UserError as error:
-            if not at_terminal:
-                raise
-            click.echo(f"error: {error}", err=True)
+    with contextlib.suppress(KeyboardInterrupt):  # `say` takes the one that stops a reply
+        for text in typed_lines("An empty line or Ctrl-D ends the conversation; Ctrl-C stops a reply."):
+            try:
+                say(conversation, text)
+            except UserError as error:
+                if not sys.stdin.isatty():
+                    raise
+                click.echo(f"error: {error}", err=True)
 
 
 def open_model(name: str):

@@ -23,7 +23,8 @@ FAST = {"steps": 20, "validate_every": 10}
 @cli.run_options(out="runs/dpo")
 @cli.configured("Training", "training", DPO, FAST)
 @cli.configured("DPO", "settings", DPOConfig())
-def command(policy, comparisons, valid, long, out, seed, fast, training, settings):
+@cli.gather_options
+def command(args, training, settings):
     """Optimise a policy on comparisons directly, without a reward model and without sampling.
 
     \b
@@ -31,16 +32,16 @@ def command(policy, comparisons, valid, long, out, seed, fast, training, setting
     Then:     python -m minialign evaluate runs/dpo --against runs/sft --judge runs/judge --prompts more-prompts.txt
               (runs/judge: a reward model of other people's comparisons; one of the same would say what was learned)
     """
-    model, tokenizer = load_model(policy, "decoder")
-    sides, (ranked, checks) = read_sides(tokenizer, model.config.context, training.batch, comparisons, valid, long)
+    model, tokenizer = load_model(args.policy, "decoder")
+    sides, (ranked, checks) = read_sides(tokenizer, model.config.context, training.batch, args)
     about = {**describe_model(model), "stage": "dpo", "dpo": settings, "training": training}
-    with stage_run(RunFolder(out), tokenizer, **about, data=fingerprint(sides), policy=model) as run:
+    with stage_run(RunFolder(args.out), tokenizer, **about, data=fingerprint(sides), policy=model) as run:
         if not run.finished:
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out; the "
-                       f"reference is {policy}")
+                       f"reference is {args.policy}")
             train_dpo(model, ranked, checks, settings, training, run)
     facts = run.facts()
-    click.echo(f"{out}: orders {facts['accuracy']:.1%} of the held-out comparisons as people did")
-    click.echo(f"nats that answers gained against {policy}: chosen {facts['chosen']:+.2f}, rejected "
+    click.echo(f"{args.out}: orders {facts['accuracy']:.1%} of the held-out comparisons as people did")
+    click.echo(f"nats that answers gained against {args.policy}: chosen {facts['chosen']:+.2f}, rejected "
                f"{facts['rejected']:+.2f} (dpo.py says why both may fall)")
-    click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
+    click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')

@@ -13,9 +13,16 @@ import torch
 from minialign.batching import next_token_batch
 from minialign.evaluation import mean_interval
 from minialign.generation import SamplingConfig, continue_texts
-from minialign.heads import load_model, same_tokenizer
+from minialign.heads import same_tokenizer
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import is_named, open_model, prompt_rows, read_documents, read_prompts
+from minialign.lab.commands.inputs import (
+    is_named,
+    open_model,
+    open_reward_model,
+    prompt_rows,
+    read_documents,
+    read_prompts,
+)
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
@@ -107,7 +114,7 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
 
 def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingConfig) -> dict:
     """Both sides answer the same prompts; the judge's higher score wins."""
-    scorer = load_scorer(args.judge, args.run, tokenizer)
+    scorer = open_reward_model(args.judge, args.run, tokenizer)
     context, limit = min(model.config.context, scorer.config.context), 32 if args.fast else None
     if args.against is None:
         records = read_references(args.prompts, tokenizer, scorer.config.context)[:limit]
@@ -136,17 +143,10 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
         "prompts": len(texts),
     }
     if args.proxy is not None:
-        scores = score_texts(load_scorer(args.proxy, args.run, tokenizer), tokenizer, texts, answers)
+        scores = score_texts(open_reward_model(args.proxy, args.run, tokenizer), tokenizer, texts, answers)
         result["hacking"] = [asdict(sample) for sample in widest(texts, answers, scores, own)]
     samples = list(zip(texts, answers, others))[:20]
     return result | {"samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in samples]}
-
-
-def load_scorer(judge: Path, run: Path, tokenizer: Tokenizer):
-    """A reward model that reads the ids of a run's tokenizer."""
-    scorer, its_tokenizer = load_model(judge, "scalar-model")
-    same_tokenizer((run, tokenizer), (judge, its_tokenizer))
-    return scorer
 
 
 def score_texts(scorer, tokenizer: Tokenizer, prompts: list[str], answers: list[str]) -> list[float]:

@@ -3,13 +3,15 @@ nothing is half done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import click
 from torch import nn
 
 from minialign.generation import prompt_ids
-from minialign.heads import Classifier, LanguageModel, load_model, same_tokenizer
+from minialign.heads import Classifier, LanguageModel, ScalarModel, load_model, same_tokenizer
 from minialign.lab.interchange.published import architecture, load_published
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.peft.saving import load as load_tuned
@@ -62,6 +64,13 @@ def open_alike(runs: Sequence[Path]) -> tuple[list[LanguageModel], Tokenizer]:
     for run, (_, tokenizer) in zip(runs, loaded):
         same_tokenizer((runs[0], loaded[0][1]), (run, tokenizer))
     return [model for model, _ in loaded], loaded[0][1]
+
+
+def open_reward_model(reward: Path, run: Path, tokenizer: Tokenizer) -> ScalarModel:
+    """A reward model that reads the ids of another run's tokenizer."""
+    model, its_tokenizer = load_model(reward, "scalar-model")
+    same_tokenizer((run, tokenizer), (reward, its_tokenizer))
+    return model
 
 
 def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokenizer, list[str]]:
@@ -138,6 +147,21 @@ def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[lis
         raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
     fill_a_batch(len(sides[0]), "examples to learn from", batch, file)
     return sides
+
+
+def typed_lines(greeting: str) -> Iterator[str]:
+    """Lines of a person, who is greeted, or of a pipe, up to an empty one or the end."""
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        click.echo(greeting)
+    while True:
+        try:
+            line = read_input(lambda: input("> " if at_terminal else ""))
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        yield line
 
 
 def read_input(read: Callable[[], str]) -> str:

@@ -81,23 +81,26 @@ def command(args, training, mixture):
             if skipped:
                 click.echo(f"{skipped:,} questions do not fit the context and are left out")
         model = load_model(run.path, "language-model")[0]
-        report(examination(model, tokenizer, split, wordings, args.mean_logprob, mixture.skip_unfit), run.path)
+        side = "held out" if split.held_out else "trained, other examples"
+        found = examine(model, tokenizer, split.held_out or split.validation, wordings,
+                        mean_logprob=args.mean_logprob, skip_unfit=mixture.skip_unfit)
+        report(found, side, run.path)
     click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
 
 
 def open_styled(args: SimpleNamespace, toy: ToyConfig) -> tuple[LanguageModel, Tokenizer]:
     """The base and its tokenizer, pretrained on the toy world where none is named. Raises UserError for one of another
     kind than the style needs."""
-    flan = args.style == "flan"
-    base = args.base
-    if base is None:
-        base = (pretrain_gpt(toy, args.seed, args.out / "1-pretrained") if flan
-                else pretrain_t5(toy, args.seed, args.out))
+    flan, base = args.style == "flan", args.base
+    if base is None and flan:
+        base = pretrain_gpt(toy, args.seed, args.out / "1-pretrained")
+    elif base is None:
+        base = pretrain_t5(toy, args.seed, args.out)
     model, tokenizer = load_model(base, "language-model")
-    holds, needed = model.config.kind, "decoder" if flan else "encoder-decoder"
-    if holds != needed:
-        a = {"decoder": "a decoder", "encoder": "an encoder", "encoder-decoder": "an encoder-decoder"}
-        raise UserError(f"holds {a[holds]}, and --style {args.style} needs {a[needed]}; choose another --base or "
+    holds, needed = model.config.kind, "a decoder" if flan else "an encoder-decoder"
+    if holds != needed.split()[1]:
+        article = "a" if holds == "decoder" else "an"
+        raise UserError(f"holds {article} {holds}, and --style {args.style} needs {needed}; choose another --base or "
                         f"--style", base)
     return model, tokenizer
 
@@ -123,23 +126,14 @@ def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: M
     return split_by_cluster(datasets, hold_out, seed=seed), wordings
 
 
-def examination(model, tokenizer, split: Split, wordings: dict[str, list], mean_logprob: bool,
-                skip_unfit: bool) -> dict[str, dict[str, Any]]:
-    """The held-out tasks, or without any the validation examples of the trained ones, in every wording."""
-    side = "held out" if split.held_out else "trained, other examples"
-    found = examine(model, tokenizer, split.held_out or split.validation, wordings, mean_logprob=mean_logprob,
-                    skip_unfit=skip_unfit)
-    return {task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread,
-                   "quartile_range": r.quartile_range, "templates": r.accuracies} for task, r in found.items()}
-
-
-def report(results: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Write examination.json and say what is in it."""
-    write_json(folder / "examination.json", results)
-    if not results:
+def report(found: dict[str, Any], side: str, folder: Path) -> None:
+    """Write examination.json and say what is in it; `side` says where its examples are from."""
+    write_json(folder / "examination.json", {
+        task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread,
+               "quartile_range": r.quartile_range, "templates": r.accuracies} for task, r in found.items()})
+    if not found:
         click.echo("no task has options to rank, so nothing was examined")
         return
-    click.echo(f"{'task':<20} {'median':>7} {'chance':>7} {'spread':>7}   ({next(iter(results.values()))['side']}; "
-               f"spread over wordings)")
-    for task, r in results.items():
-        click.echo(f"{task:<20} {r['median']:>7.3f} {r['chance']:>7.3f} {r['spread']:>7.3f}")
+    click.echo(f"{'task':<20} {'median':>7} {'chance':>7} {'spread':>7}   ({side}; spread over wordings)")
+    for task, result in found.items():
+        click.echo(f"{task:<20} {result.median:>7.3f} {result.chance:>7.3f} {result.spread:>7.3f}")

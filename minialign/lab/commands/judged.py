@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 
@@ -48,25 +49,26 @@ def rank_judged(tokenizer: Tokenizer, comparisons: list[dict], context: int, lon
     return ranked
 
 
-def read_sides(tokenizer: Tokenizer, context: int, batch: int, comparisons: Path, valid: Path | None,
-               long: str | None) -> tuple[list[list[dict]], list[list[Ranked]]]:
+def read_sides(tokenizer: Tokenizer, context: int, batch: int,
+               args: SimpleNamespace) -> tuple[list[list[dict]], list[list[Ranked]]]:
     """Comparisons to learn from and to validate on, as they were written and as rows of ids.
 
     Raises:
-        UserError: too few of either; a comparison that does not fit the context, with its line, unless `long` says what
-            becomes of it.
+        UserError: too few of either; a comparison that does not fit the context, with its line, unless an option says
+            what becomes of it.
     """
-    sides = [read_judged(comparisons), read_judged(valid)] if valid else split_by_prompt(read_judged(comparisons))
+    learned, valid = read_judged(args.comparisons), args.valid
+    sides = [learned, read_judged(valid)] if valid else list(split_by_prompt(learned))
     if valid:
-        say_shared_prompts(sides[0], sides[1], valid)
-    files = (comparisons, valid or comparisons)
-    ranked = [rank_judged(tokenizer, side, context, long, file) for side, file in zip(sides, files)]
+        say_shared_prompts(*sides, valid)
+    files = (args.comparisons, valid or args.comparisons)
+    ranked = [rank_judged(tokenizer, side, context, args.long, file) for side, file in zip(sides, files)]
     pairs = list(map(count_pairs, ranked))
     if pairs[1] < 2:
         few = "too few to validate on" if valid else "too few to hold a tenth of the prompts out for validation"
         raise UserError(f"{pairs[1] if valid else sum(pairs)} comparisons are {few}; give more", files[1])
-    fill_a_batch(len(ranked[0]), "prompts with comparisons to learn from", batch, comparisons)
-    return list(sides), ranked
+    fill_a_batch(len(ranked[0]), "prompts with comparisons to learn from", batch, args.comparisons)
+    return sides, ranked
 
 
 def say_shared_prompts(learned: list[dict], measured: list[dict], file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -11,9 +12,9 @@ from torch import Tensor
 from minialign.batching import pack
 from minialign.evaluation import Interval
 from minialign.generation import SamplingConfig
-from minialign.heads import ScalarModel, describe_model, load_model, same_tokenizer
+from minialign.heads import ScalarModel, describe_model, load_model
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import fill_a_batch, prompt_rows, read_documents, read_prompts
+from minialign.lab.commands.inputs import fill_a_batch, open_reward_model, prompt_rows, read_documents, read_prompts
 from minialign.lab.stages import stage_run
 from minialign.rlhf.best_of_n import beside_best_of_n
 from minialign.rlhf.ppo import PPOConfig, train_ppo
@@ -52,7 +53,7 @@ def command(args, settings, mixing):
               (runs/judge: a reward model of other comparisons; the one that was optimised against cannot judge)
     """
     model, tokenizer = load_model(args.policy, "decoder")
-    scorer, rewarded_by = load_rewards(args.reward, args.caution, args.policy, tokenizer)
+    scorer, rewarded_by = load_rewards(args, tokenizer)
     texts, context = read_prompts(args.prompts), min(model.config.context, scorer.config.context)
     rows = prompt_rows(tokenizer, texts, settings.new_tokens, context, args.prompts)
     fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
@@ -81,19 +82,14 @@ def command(args, settings, mixing):
     click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')
 
 
-def load_rewards(runs: tuple[Path, ...], caution: float, policy: Path,
-                 tokenizer: Tokenizer) -> tuple[ScalarModel | Ensemble, dict[str, Any]]:
+def load_rewards(args: SimpleNamespace, tokenizer: Tokenizer) -> tuple[ScalarModel | Ensemble, dict[str, Any]]:
     """The reward model of one run, or the ensemble of several; and what tells them from others."""
-    models = []
-    for run in runs:
-        model, its_tokenizer = load_model(run, "scalar-model")
-        same_tokenizer((policy, tokenizer), (run, its_tokenizer))
-        models.append(model)
+    models = [open_reward_model(run, args.policy, tokenizer) for run in args.reward]
     if len(models) > 1:
-        return Ensemble(models, caution), {"reward": models, "caution": caution}
-    if caution:
-        raise UserError(f"a caution of {caution} needs reward models that can disagree; give --reward several times, "
-                        f"or leave --caution out")
+        return Ensemble(models, args.caution), {"reward": models, "caution": args.caution}
+    if args.caution:
+        raise UserError(f"a caution of {args.caution} needs reward models that can disagree; give --reward several "
+                        f"times, or leave --caution out")
     return models[0], {"reward": models[0]}
 
 

@@ -43,7 +43,7 @@ def command(args, training):
     """
     model, tokenizer = load_model(args.base, "decoder")
     context, out = model.config.context, args.out
-    sides, (ranked, checks) = read_sides(tokenizer, context, training.batch, args.comparisons, args.valid, args.long)
+    sides, (ranked, checks) = read_sides(tokenizer, context, training.batch, args)
     tests = read_test(tokenizer, sides[0], context, args.long, args.test) if args.test else []
     about = {"what": "scalar-model", "model": model.config, "stage": "reward", "training": training}
     about |= {"references": args.references, "data": fingerprint(sides), "base": model}

@@ -99,13 +99,13 @@ def guard(app: Flask, token: str, port: int) -> None:
     @app.before_request
     def refuse_strangers():
         if request.host not in hosts:
-            return refusal(403, f"this page is for this computer only; open it as http://{LOCAL[0]}:{port}/")
+            return {"error": f"this page is for this computer only; open it as http://{LOCAL[0]}:{port}/"}, 403
         if not hmac.compare_digest(request.args.get("token", "").encode(), token.encode()):
-            return refusal(403, "the token is missing or wrong; open the address that the command printed")
+            return {"error": "the token is missing or wrong; open the address that the command printed"}, 403
         if request.method != "GET" and request.headers.get("Origin") not in {f"http://{host}" for host in hosts}:
-            return refusal(403, "another page asks for this; only the labelling page may")
+            return {"error": "another page asks for this; only the labelling page may"}, 403
         if request.method != "GET" and request.mimetype != "application/json":
-            return refusal(415, "send JSON")
+            return {"error": "send JSON"}, 415
         return None
 
     @app.after_request
@@ -117,10 +117,10 @@ def guard(app: Flask, token: str, port: int) -> None:
     @app.errorhandler(Exception)
     def complain(error: Exception):
         if isinstance(error, HTTPException):
-            return refusal(error.code or 500, error.description or error.name)
+            return {"error": error.description or error.name}, error.code or 500
         for kind, status in STATUS.items():
             if isinstance(error, kind):
-                return refusal(status, str(error))
+                return {"error": str(error)}, status
         raise error
 
 
@@ -180,13 +180,6 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
     return app
 
 
-def refusal(status: int, message: str) -> Response:
-    """An error as the page shows it."""
-    response = jsonify(error=message)
-    response.status_code = status
-    return response
-
-
 class Quiet(WSGIRequestHandler):
     """No line in the terminal for every request; the token would stand in each."""
 
@@ -209,7 +202,8 @@ class LabelPage:
             door = socket.create_server((LOCAL[0], port))
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", error)
-            raise UserError(f"port {port} cannot be had ({why}); choose another --port, or 0 for any that is free") from None
+            raise UserError(f"port {port} cannot be had ({why}); choose another --port, or 0 for any that is "
+                            f"free") from None
         with door:
             port = door.getsockname()[1]
             app = create_app(store, reward, self.token, port)

@@ -112,17 +112,15 @@ def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
         try:
             retrain(folder, base, annotator)
         except UserError as error:
-            write_json(Path(folder) / SCORES, {**known_scores(folder, annotator), "error": str(error)})
+            found = {**read_scores(folder, annotator), "annotator": annotator, "error": str(error)}
+            write_json(Path(folder) / SCORES, found)
 
 
-def known_scores(folder: Path, annotator: str) -> dict[str, Any]:
-    """What the last training left, without its complaint; empty when there is nothing, or it was of another person's
-    labels."""
+def read_scores(folder: Path, annotator: str) -> dict[str, Any]:
+    """What the last training left; empty when there is nothing, or it was of another person's labels."""
     path = Path(folder) / SCORES
     found = read_json(path) if path.exists() else {}
-    if found.get("annotator") != annotator:
-        return {"annotator": annotator}
-    return {name: value for name, value in found.items() if name != "error"}
+    return found if found.get("annotator") == annotator else {}
 
 
 class LiveReward:
@@ -162,8 +160,7 @@ class LiveReward:
         complaint if there was one."""
         path = self.folder / SCORES
         if path.exists() and path.stat().st_mtime_ns != self.read_at:
-            self.read_at, found = path.stat().st_mtime_ns, read_json(path)
-            self.found = found if found.get("annotator") == self.annotator else {}
+            self.read_at, self.found = path.stat().st_mtime_ns, read_scores(self.folder, self.annotator)
         status: dict[str, Any] = {"training": self.training}
         if not self.training and self.process is not None and self.process.exitcode not in (0, None):
             status["error"] = f"the training ended with status {self.process.exitcode}"
