@@ -54,8 +54,12 @@ def test_all_methods_side_by_side_leave_a_table_and_a_plot(d, capsys, base, data
 @pytest.mark.parametrize("base", ["gpt", "bert"])
 def test_the_body_reads_each_text_once(d, capsys, monkeypatch, base):
     read, forward = [], Transformer.forward
-    monkeypatch.setattr(Transformer, "forward", lambda body, tokens, *rest: (read.append(len(tokens)),
-        forward(body, tokens, *rest))[1])
+
+    def counted(body, tokens, *rest):
+        read.append(len(tokens))
+        return forward(body, tokens, *rest)
+
+    monkeypatch.setattr(Transformer, "forward", counted)
     line = (f"finetune --method feature-based --base {{d}}/{base} --data {{d}}/labels.jsonl {QUICK} --out "
             f"{{d}}/read-once-{base}")
     assert type_in(line, d=d) == 0 and sum(read) == 60
@@ -79,7 +83,8 @@ def test_a_rank_above_the_break_even_is_said_on_one_line(d, capsys):
     assert type_in(f"finetune --base {{d}}/gpt --data {{d}}/demos.jsonl {QUICK} --targets query --rank 9 --dropout 0.1 "
                    f"--out {{d}}/wide", d=d) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "break-even" in line]
-    assert line == "note: body.blocks.0.attention.query: rank 9 is above the break-even 8.0: the update has 288 numbers, the matrix 256"
+    assert line == ("note: body.blocks.0.attention.query: rank 9 is above the break-even 8.0: the update has 288 "
+                    "numbers, the matrix 256")
     assert read_json(d / "wide" / "lora" / "tuned.json")["config"]["dropout"] == 0.1
 
 

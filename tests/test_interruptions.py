@@ -24,13 +24,14 @@ sys.path.insert(0, sys.argv[3])
 from test_commands import PPO, PRETRAIN, REWARD, T5, bits, type_in
 from minialign.runs.run_folder import RunFolder
 from minialign.training import adamw
-import minialign.lab.commands.ppo, minialign.lab.commands.pretrain, minialign.lab.commands.reward  # once, not in every child
+# once, not in every child
+import minialign.lab.commands.ppo, minialign.lab.commands.pretrain, minialign.lab.commands.reward
 
 d, root = Path(sys.argv[1]), Path(sys.argv[2])
 adamw(torch.nn.Linear(2, 2), 1e-3, 0.0).step()
 
 def child(line, out, moment=None):
-    """Run a command in a process of its own, which sends itself a signal when it calls os.replace or logs for the n-th time."""
+    """Run a command in a process of its own, which sends itself a signal at its n-th os.replace or line of the log."""
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     place, name, n, number = moment or (os, "replace", 10**9, 0)
@@ -46,8 +47,10 @@ def child(line, out, moment=None):
     sys.stderr.flush()
     os._exit(status)
 
-once, twice = ((2, 4, 6), 3), ((4, 8, 11), 8)  # at config.json, at the first checkpoint, at the finished model; two stages in one: of either, in the second
-for stage, line, (files, step) in (("pretrain", PRETRAIN, once), ("reward", REWARD, once), ("ppo", PPO, once), ("t5", T5, twice)):
+# at config.json, at the first checkpoint, at the finished model; where two stages are one, of either, in the second
+once, twice = ((2, 4, 6), 3), ((4, 8, 11), 8)
+stages = ("pretrain", PRETRAIN, once), ("reward", REWARD, once), ("ppo", PPO, once), ("t5", T5, twice)
+for stage, line, (files, step) in stages:
     assert child(line, root / stage) == 0
     moments = [(os, "replace", n, signal.SIGKILL) for n in files]
     moments += [(RunFolder, "log", step, signal.SIGKILL), (RunFolder, "log", 2, signal.SIGINT)]
@@ -81,8 +84,8 @@ def test_ctrl_c_at_the_keyboard_saves_says_how_to_go_on_and_ends_with_130(d, tmp
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said
-    assert said.splitlines()[-1].startswith("stopped at step ") and (tmp_path / "run"
-        / "checkpoint.safetensors").exists()
+    assert said.splitlines()[-1].startswith("stopped at step ")
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
 def test_ctrl_c_while_libraries_are_read_leaves_at_once(monkeypatch):

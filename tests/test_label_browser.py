@@ -199,7 +199,8 @@ def test_it_has_a_name_for_every_control_and_fits_a_phone_in_light_and_dark(brow
                 if shots:
                     browser.save_screenshot(f"{shots}/{width}-{scheme}-{state}.png")
             press(browser, Keys.ESCAPE)
-            luminance = (browser.execute_script("return getComputedStyle(document.body).backgroundColor").removeprefix("rgb(").split(",")[0])
+            color = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+            luminance = color.removeprefix("rgb(").split(",")[0]
             assert (int(luminance) < 80) == (scheme == "dark")
     tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = [node for node in tree if node.get("role", {}).get("value") in ("button", "progressbar", "group")

@@ -62,10 +62,12 @@ def d(tmp_path_factory):
 def named(d, monkeypatch):
     """A tiny Llama under SmolLM2's name."""
     tokenizer = tokenizer_from_gguf(read_gguf(tiny_file(d / "tiny.gguf")))
-    for where, name in ((chat, "load_smollm2"), (inputs, None)):
-        def load():
-            return (tiny_llama(), tokenizer)
-        monkeypatch.setattr(where, name, load) if name else monkeypatch.setitem(where.PRETRAINED, "smollm2", load)
+
+    def load():
+        return tiny_llama(), tokenizer
+
+    monkeypatch.setattr(chat, "load_smollm2", load)
+    monkeypatch.setitem(inputs.PRETRAINED, "smollm2", load)
     monkeypatch.setattr("minialign.lab.finetuning.SYSTEM", "S")  # the real one fills the tiny context
     return tokenizer
 
@@ -80,8 +82,8 @@ def test_every_method_takes_every_base(d, capsys, base, data):
         assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt 'sad 3?' "
                        + ("" if data == "labels" else "--options bad,good"), d) == 0
         shares = [line.split("%") for line in capsys.readouterr().out.splitlines() if "%  " in line]
-        assert {name.strip() for _, name in shares[-2:]} == {"bad", "good"} and abs(sum(float(share) for share,
-            _ in shares[-2:]) - 100) < 0.11
+        assert {name.strip() for _, name in shares[-2:]} == {"bad", "good"}
+        assert abs(sum(float(share) for share, _ in shares[-2:]) - 100) < 0.11
 
 
 def test_a_real_model_learns_in_the_marks_of_its_chat_and_talks_with_what_it_learned(d, capsys, named):
@@ -105,7 +107,8 @@ def test_the_rows_of_a_chat_are_what_the_conversation_reads(d, named):
     start, end = (tokenizer.name(i) for i in (tokenizer.begin, tokenizer.end))
     asked = sides[0][0]["prompt"]
     assert read == f"{start}system\nS{end}\n{start}user\n{asked}{end}\n{start}assistant\nno{end}" and SYSTEM != "S"
-    assert tokenizer.decode([i for i in batch.labels[0].tolist() if i >= 0]) == "no", "the reply is taught, and its end mark"
+    taught = [i for i in batch.labels[0].tolist() if i >= 0]
+    assert tokenizer.decode(taught) == "no", "the reply is taught, and its end mark"
 
 
 def test_a_published_t5_reads_prompts_that_are_ended(d):
@@ -131,8 +134,8 @@ def test_what_was_tuned_is_sampled_and_evaluated_on_its_base(d, capsys):
         said[name] = capsys.readouterr().out
     assert said["tuned"] == said["merged"] != said["plain"]
     assert type_in(f"evaluate {{d}}/gpt --tuned {out}/lora --text {{d}}/text.txt", d) == 0
-    assert read_json(out / "lora" / "evaluation.json")["tuned"] == str(out / "lora") and not (d / "gpt"
-        / "evaluation.json").exists()
+    assert read_json(out / "lora" / "evaluation.json")["tuned"] == str(out / "lora")
+    assert not (d / "gpt" / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize(
