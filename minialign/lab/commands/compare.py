@@ -17,9 +17,9 @@ from minialign.runs.files import read_jsonl, write_jsonl
 
 @click.command(cls=cli.Command)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]…")
-@cli.file_option("--policies", "Runs whose models answer; more may follow.", multiple=True, metavar="RUN…")
-@cli.file_option("--prompts", "One JSON object a line, with `prompt` (and `completion`, if --references).",
-                 required=True, metavar="FILE.jsonl")
+@cli.file_option("--policies RUN…", "Runs whose models answer; more may follow.", multiple=True)
+@cli.file_option("--prompts FILE.jsonl", "One JSON object a line, with `prompt` (and `completion`, if --references).",
+                 required=True)
 @cli.flag("--references", text="Let the completions of the prompts file compete, too.")
 @cli.count_option("--answers", 2, 2, 9, "Answers to a prompt; every two of them make a pair.")
 @cli.run_options(out="runs/pairs.jsonl")
@@ -43,7 +43,7 @@ def command(args, sampling):
     records = read_jsonl(args.prompts, ("prompt", "completion") if args.references else ("prompt",))
     records = records[:32] if args.fast else records
     context = min(model.config.context for model in models)
-    prompt_rows(tokenizer, [(r["prompt"], r["line"]) for r in records], sampling.new_tokens, context, args.prompts)
+    prompt_rows(tokenizer, records, sampling.new_tokens, context, args.prompts)
     candidates = candidates_of(runs, models, records if args.references else [], sampling.temperature)
     prompts = [record["prompt"] for record in records]
     write_pairs(args.out, *sample_pairs(candidates, tokenizer, prompts, sampling, args.seed, args.answers))

@@ -17,8 +17,8 @@ FAST = {"steps": 20, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--policy", "The run to improve, usually an instruction-tuned one; it is also the frozen reference.",
-                 required=True, metavar="RUN")
+@cli.file_option("--policy RUN", required=True,
+                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
 @comparison_options
 @cli.run_options(out="runs/dpo")
 @cli.configured("Training", "training", DPO, FAST)

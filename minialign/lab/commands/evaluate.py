@@ -35,15 +35,14 @@ from minialign.tokenizer import Tokenizer
 @click.command(cls=cli.Command)
 @cli.RUN
 @cli.TUNED
-@cli.file_option("--text", "Text to measure the perplexity on.", metavar="FILE")
-@cli.file_option("--prompts", metavar="FILE", text="Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and "
+@cli.file_option("--text FILE", "Text to measure the perplexity on.")
+@cli.file_option("--prompts FILE", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and "
                  "`completion`, the reference).")
-@cli.file_option("--judge", metavar="RUN", text="A reward model's run that judges the answers; let it be one that the "
+@cli.file_option("--judge RUN", "A reward model's run that judges the answers; let it be one that the "
                  "policy was not trained against.")
-@cli.file_option("--proxy", metavar="RUN", text="The reward model's run that it was trained against: shows ten answers "
+@cli.file_option("--proxy RUN", "The reward model's run that it was trained against: shows ten answers "
                  "that it and the judge see most differently.")
-@cli.file_option("--against", metavar="RUN", text="A rival run; without it the rivals are the references in the "
-                 "prompts file.")
+@cli.file_option("--against RUN", "A rival run; without it the rivals are the references in the prompts file.")
 @cli.run_options(out=None, otherwise="evaluation.json in the run's folder")
 @cli.configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
 @cli.gather_options
@@ -118,22 +117,21 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
     context, limit = min(model.config.context, scorer.config.context), 32 if args.fast else None
     if args.against is None:
         records = read_references(args.prompts, tokenizer, scorer.config.context)[:limit]
-        asked, others = [(r["prompt"], r["line"]) for r in records], [r["completion"] for r in records]
+        others = [record["completion"] for record in records]
     else:
         rival, rival_tokenizer = open_model(args.against)
         same_tokenizer((args.run, tokenizer), (args.against, rival_tokenizer))
-        context, asked = min(context, rival.config.context), read_prompts(args.prompts)[:limit]
-    if len(asked) < 2:
+        context, records = min(context, rival.config.context), read_prompts(args.prompts)[:limit]
+    if len(records) < 2:
         raise UserError("one prompt gives no interval; give at least two", args.prompts)
-    prompt_rows(tokenizer, asked, sampling.new_tokens, context, args.prompts)
-    texts = [text for text, _ in asked]
+    prompt_rows(tokenizer, records, sampling.new_tokens, context, args.prompts)
+    texts = [record["prompt"] for record in records]
     if args.against is not None:
         chance = torch.Generator().manual_seed(args.seed + 1)
         others = continue_texts(rival, tokenizer, texts, sampling, chance)
     answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(args.seed))
     own, theirs = (score_texts(scorer, tokenizer, texts, side) for side in (answers, others))
-    outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(own, theirs)]
-    found = win_rates([[outcome] for outcome in outcomes], answers, others)
+    found = win_rates([[1.0 if a > b else 0.5 if a == b else 0.0] for a, b in zip(own, theirs)], answers, others)
     equal = found.at_equal_length
     result = {
         **found.won.to_dict(),
@@ -145,7 +143,7 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
     if args.proxy is not None:
         scores = score_texts(open_reward_model(args.proxy, args.run, tokenizer), tokenizer, texts, answers)
         result["hacking"] = [asdict(sample) for sample in widest(texts, answers, scores, own)]
-    samples = list(zip(texts, answers, others))[:20]
+    samples = zip(texts[:20], answers, others)
     return result | {"samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in samples]}
 
 

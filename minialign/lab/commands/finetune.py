@@ -30,10 +30,10 @@ QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--base", "The pretrained run to start from, a folder that others published, or smollm2.",
-                 required=True, metavar="RUN")
-@cli.file_option("--data", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.",
-                 required=True, metavar="FILE.jsonl")
+@cli.file_option("--base RUN", "The pretrained run to start from, a folder that others published, or smollm2.",
+                 required=True)
+@cli.file_option("--data FILE.jsonl", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.",
+                 required=True)
 @cli.choice_option("--method", [*METHODS, "all"], "lora", "How; all compares them.")
 @cli.option("--targets", default="", text="LoRA: names or patterns of the layers, between commas. [query,value]")
 @cli.flag("--merged", text="LoRA: also write OUT/lora-merged, a plain run that every other command takes.")

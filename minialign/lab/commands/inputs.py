@@ -100,22 +100,22 @@ def read_documents(path: Path, split: str = "file") -> list[str]:
     return documents
 
 
-def read_prompts(path: Path) -> list[tuple[str, int]]:
-    """Prompts of a file with their line numbers: the lines of a text file, or the `prompt` fields of a JSONL file."""
+def read_prompts(path: Path) -> list[dict]:
+    """{"prompt", "line"} of each line of a text file, or the objects of a JSONL file."""
     if path.suffix == ".jsonl":
-        return [(record["prompt"], record["line"]) for record in read_jsonl(path, ("prompt",))]
-    return [(line, number) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+        return read_jsonl(path, ("prompt",))
+    lines = enumerate(read_text(path).splitlines(), 1)
+    return [{"prompt": text, "line": line} for line, text in lines if text.strip()]
 
 
-def prompt_rows(tokenizer: Tokenizer, prompts: Sequence[tuple[str, int]], new_tokens: int, context: int,
+def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, context: int,
                 file: Path) -> list[list[int]]:
-    """Prompts, each with its line number, as rows of ids. Raises UserError for one that leaves no room for the answer,
-    with its line."""
-    rows = prompt_ids(tokenizer, [text for text, _ in prompts])
-    for row, (_, line) in zip(rows, prompts):
+    """Prompts as rows of ids. Raises UserError, with the line, for one that leaves no room for the answer."""
+    rows = prompt_ids(tokenizer, [record["prompt"] for record in records])
+    for row, record in zip(rows, records):
         if len(row) + new_tokens > context:
             raise UserError(f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context "
-                            f"of {context}; shorten it or use a smaller --new-tokens", file, line)
+                            f"of {context}; shorten it or use a smaller --new-tokens", file, record["line"])
     return rows
 
 

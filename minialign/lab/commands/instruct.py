@@ -32,13 +32,10 @@ QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--base", "The pretrained run to start from; without it one is pretrained on the toy world first.",
-                 metavar="RUN")
+@cli.file_option("--base RUN", "The pretrained run to start from; without it one is pretrained on the toy world first.")
 @cli.choice_option("--style", TUNE, "t0", "Many wordings, one prefix a task, or a decoder.")
-@cli.file_option("--tasks", "Your examples, one JSON object a line; without it the toy world's 44 datasets.",
-                 metavar="FILE.jsonl")
-@cli.file_option("--templates", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.",
-                 metavar="FILE")
+@cli.file_option("--tasks FILE.jsonl", "Your examples, one JSON object a line; without it the toy world's 44 datasets.")
+@cli.file_option("--templates FILE", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.")
 @cli.option("--hold-out", multiple=True,
             text=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
 @cli.flag("--skip-long", text="Leave out questions that do not fit the context, and say how many, instead of stopping.")

@@ -20,12 +20,13 @@ LONG = {"skip": "Leave out what does not fit the context", "cut": "Cut answers t
 
 def comparison_options(function: Callable) -> Callable:
     """--comparisons, --valid, and --skip-long or --cut-long."""
-    options = [cli.file_option("--comparisons", "One JSON object a line, with `prompt`, `chosen` and `rejected`.",
-                               required=True, metavar="FILE.jsonl"),
-               cli.file_option("--valid", "Comparisons to validate on; without it a tenth of the prompts is held out.",
-                               metavar="FILE.jsonl")]
-    options += [cli.option(f"--{value}-long", "long", flag_value=value, default=None,
-                           text=f"{text}, and say how many, instead of stopping.") for value, text in LONG.items()]
+    options = [
+        cli.file_option("--comparisons FILE.jsonl", required=True,
+                        text="One JSON object a line, with `prompt`, `chosen` and `rejected`."),
+        cli.file_option("--valid FILE.jsonl",
+                        "Comparisons to validate on; without it a tenth of the prompts is held out."),
+        *(cli.option(f"--{value}-long", "long", flag_value=value, default=None,
+                     text=f"{text}, and say how many, instead of stopping.") for value, text in LONG.items())]
     for add in reversed(options):
         function = add(function)
     return function

@@ -26,11 +26,11 @@ from minialign.world.tasks import demonstrations
 
 @click.command(cls=cli.Command)
 @cli.RUN
-@cli.file_option("--pairs", "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.",
-                 metavar="FILE.jsonl")
-@cli.file_option("--prompts", metavar="FILE.jsonl", text="What RUN answers: `prompt`, and `completion` if it shall "
+@cli.file_option("--pairs FILE.jsonl",
+                 "Pairs to label, as `minialign compare` writes them; without it RUN answers prompts.")
+@cli.file_option("--prompts FILE.jsonl", "What RUN answers: `prompt`, and `completion` if it shall "
                  "compete. Without it: stories of the toy world.")
-@cli.file_option("--against", "Another run that answers, too.", metavar="RUN")
+@cli.file_option("--against RUN", "Another run that answers, too.")
 @cli.count_option("--count", 100, 1, 100_000, "How many prompts are answered.")
 @cli.option("--annotator", default="me",
             text="Who labels; several people may label the same pairs, one after the other.")
@@ -95,16 +95,14 @@ def serve(store: LabelStore, reward: LiveReward, port: int, show: bool) -> None:
 
 
 def keep_pairs(given: Path, kept: Path) -> None:
-    """Copy the pairs to the labels' folder, or check that they are the ones that are there. Raises UserError
-    otherwise."""
+    """Copy the pairs to the labels' folder; raise UserError if others are there."""
 
     def read(path: Path) -> list[dict]:
         return [{name: value for name, value in pair.items() if name != "line"} for pair in read_pairs(path)]
 
-    pairs = read(given)
     if not kept.exists():
-        write_jsonl(kept, pairs)
-    elif pairs != read(kept):
+        write_jsonl(kept, read(given))
+    elif read(given) != read(kept):
         raise UserError(f"other pairs are labelled in {kept.parent}; choose another --out, or leave --pairs out to go "
                         f"on there", given)
 
@@ -112,17 +110,16 @@ def keep_pairs(given: Path, kept: Path) -> None:
 def answer_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tuple[list[dict], int]:
     """Pairs of answers of the runs, and of the prompts' completions where they have them; and how many were dropped as
     equal."""
-    runs = [args.run, *([] if args.against is None else [args.against])]
+    runs = [args.run] if args.against is None else [args.run, args.against]
     models, tokenizer = open_alike(runs)
     context = min(model.config.context for model in models)
     if args.prompts is not None:
         records = read_jsonl(args.prompts, ("prompt",))[: args.count]
-        texts = [(r["prompt"], r["line"]) for r in records]
-        prompt_rows(tokenizer, texts, sampling.new_tokens, context, args.prompts)
+        prompt_rows(tokenizer, records, sampling.new_tokens, context, args.prompts)
     else:
-        records = demonstrations(args.count, args.seed + 7919, summary_share=1.0)
-        rows = prompt_ids(tokenizer, [r["prompt"] for r in records])
-        records = [r for r, row in zip(records, rows) if len(row) + sampling.new_tokens <= context]
+        stories = demonstrations(args.count, args.seed + 7919, summary_share=1.0)
+        rows = prompt_ids(tokenizer, [story["prompt"] for story in stories])
+        records = [r for r, row in zip(stories, rows) if len(row) + sampling.new_tokens <= context]
         if not records:
             raise UserError(f"no story fits its context of {context}; give --prompts", args.run)
     compete = all(isinstance(r.get("completion"), str) for r in records)

@@ -90,9 +90,10 @@ def choice_option(name: str, choices: Iterable[str], default: str, text: str) ->
 
 
 def file_option(name: str, text: str, **keywords) -> Callable:
-    """An option that takes a path. Whether the file is there and good is checked when it is read, with a message that
-    names the line."""
-    return option(name, text=text, type=click.Path(path_type=Path), **keywords)
+    """An option that takes a path; `name` may say what it is, as in "--text FILE". Whether the file is there and good
+    is checked when it is read, with a message that names the line."""
+    name, _, metavar = name.partition(" ")
+    return option(name, text=text, type=click.Path(path_type=Path), **{"metavar": metavar or None, **keywords})
 
 
 def seed_option(text: str = "Same seed, same numbers.") -> Callable:
@@ -113,8 +114,7 @@ def run_options(out: str | None, otherwise: str = "") -> Callable:
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
-TUNED = file_option("--tuned", "OUT/METHOD of `finetune`: what was trained on top of this very model.",
-                    metavar="FOLDER")
+TUNED = file_option("--tuned FOLDER", "OUT/METHOD of `finetune`: what was trained on top of this very model.")
 
 
 # one option a field

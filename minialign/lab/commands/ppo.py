@@ -29,15 +29,15 @@ FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--policy", "The run to improve, usually an instruction-tuned one; it is also the frozen reference.",
-                 required=True, metavar="RUN")
-@cli.file_option("--reward", "The reward model's run; given several times, the models score as one, their mean.",
-                 required=True, multiple=True, metavar="RUN")
+@cli.file_option("--policy RUN", required=True,
+                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
+@cli.file_option("--reward RUN", "The reward model's run; given several times, the models score as one, their mean.",
+                 required=True, multiple=True)
 @cli.option("--caution", default=0.0, type=cli.TYPES["float"],
             text="Standard deviations of several models' disagreement off a score.")
-@cli.file_option("--prompts", "What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.",
-                 required=True, metavar="FILE")
-@cli.file_option("--pretraining", metavar="FILE", text="Text that the policy goes on learning (PPO-ptx), so that it "
+@cli.file_option("--prompts FILE", "What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.",
+                 required=True)
+@cli.file_option("--pretraining FILE", "Text that the policy goes on learning (PPO-ptx), so that it "
                  "forgets less; a tenth of it measures how much.")
 @cli.count_option("--best-of", 16, 1, 1000, "n of the best of n compared with at the end.")
 @cli.run_options(out="runs/ppo")
@@ -54,10 +54,10 @@ def command(args, settings, mixing):
     """
     model, tokenizer = load_model(args.policy, "decoder")
     scorer, rewarded_by = load_rewards(args, tokenizer)
-    texts, context = read_prompts(args.prompts), min(model.config.context, scorer.config.context)
-    rows = prompt_rows(tokenizer, texts, settings.new_tokens, context, args.prompts)
+    records, context = read_prompts(args.prompts), min(model.config.context, scorer.config.context)
+    rows = prompt_rows(tokenizer, records, settings.new_tokens, context, args.prompts)
     fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
-    about = {**describe_model(model), "stage": "ppo", "ppo": settings, "data": fingerprint(texts)}
+    about = {**describe_model(model), "stage": "ppo", "ppo": settings, "data": fingerprint([[r["prompt"], r["line"]] for r in records])}
     mix = None
     if args.pretraining:
         learned, checks = text_rows(args.pretraining, tokenizer, model.config.context)
@@ -70,7 +70,8 @@ def command(args, settings, mixing):
     facts, trained = run.facts(), load_model(args.out, "language-model")[0]
     click.echo(f"{args.out}: score {facts['score']:+.2f} (the reference's is 0), KL {facts['kl']:.1f} nats per answer")
     if len(rows) > 1:
-        asked, n = [text for text, _ in texts][: 8 if args.fast else 64], 4 if args.fast else args.best_of
+        most, n = (8, 4) if args.fast else (64, args.best_of)
+        asked = [record["prompt"] for record in records[:most]]
         sampling = SamplingConfig(settings.new_tokens, settings.temperature)
         found = beside_best_of_n(trained, model, scorer, tokenizer, asked, n, sampling, settings.seed)
         click.echo(f"on {len(asked)} of the prompts: score {interval(found.policy)}; best of {n} without training: "

@@ -27,9 +27,9 @@ FAST = {"steps": 20, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--base", "The instruction-tuned run to start from.", required=True, metavar="RUN")
+@cli.file_option("--base RUN", "The instruction-tuned run to start from.", required=True)
 @comparison_options
-@cli.file_option("--test", "Comparisons of other prompts or people, only measured at the end.", metavar="FILE.jsonl")
+@cli.file_option("--test FILE.jsonl", "Comparisons of other prompts or people, only measured at the end.")
 @cli.count_option("--references", 256, 2, 100_000, "Answers of the base to normalise scores on.")
 @cli.run_options(out="runs/reward")
 @cli.configured("Training", "training", REWARD, FAST)

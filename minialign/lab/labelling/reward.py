@@ -105,10 +105,8 @@ def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
     torch.set_num_threads(1)
     if hasattr(os, "nice"):
         os.nice(10)
-    with contextlib.ExitStack() as stack:
-        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        stack.enter_context(contextlib.redirect_stdout(nowhere))
-        stack.enter_context(contextlib.redirect_stderr(nowhere))
+    with (open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere),
+          contextlib.redirect_stderr(nowhere)):
         try:
             retrain(folder, base, annotator)
         except UserError as error:
