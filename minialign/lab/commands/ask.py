@@ -32,7 +32,8 @@ def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
 
     \b
     Example:  python -m minialign ask runs/instruct/3-instructed --prompt "Mira lost it. Who?" --options Mira,Tom
-    Example:  python -m minialign ask runs/pretrain --tuned runs/finetune/lora --prompt "A text"     its labels, ranked
+    Example:  python -m minialign ask runs/pretrain --tuned runs/finetune/lora --prompt "A text"
+              (which label, if it was tuned on labels)
     """
     if labels_of(tuned):
         classify(run, tuned, prompt, options)

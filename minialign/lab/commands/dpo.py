@@ -30,7 +30,8 @@ def command(args, training, settings):
     \b
     Example:  python -m minialign dpo --policy runs/sft --comparisons preferences.jsonl
     Then:     python -m minialign evaluate runs/dpo --against runs/sft --judge runs/judge --prompts more-prompts.txt
-              (runs/judge: a reward model of other people's comparisons; one of the same would say what was learned)
+              (runs/judge: a reward model of other people's comparisons; one of the same comparisons would only say that
+              they were learned)
     """
     model, tokenizer = load_model(args.policy, "decoder")
     sides, (ranked, checks) = read_sides(tokenizer, model.config.context, training.batch, args)

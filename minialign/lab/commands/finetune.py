@@ -61,7 +61,8 @@ def command(args, training, update, bottleneck, biases, prompt):
     \b
     Example:  python -m minialign finetune --method lora --base runs/pretrain --data mine.jsonl --merged
     Example:  python -m minialign finetune --method all --base runs/pretrain --data labelled.jsonl
-    Example:  python -m minialign finetune --base smollm2 --data mine.jsonl --steps 30 --batch 4     downloads 93 MB
+    Example:  python -m minialign finetune --base smollm2 --data mine.jsonl --steps 30 --batch 4 --learning-rate 5e-4
+              (downloads 93 MB)
     """
     check(args, prompt)
     model, tokenizer = open_base(args.base)

@@ -35,8 +35,8 @@ FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
                  required=True, multiple=True)
 @cli.option("--caution", default=0.0, type=cli.TYPES["float"],
             text="Standard deviations of several models' disagreement off a score.")
-@cli.file_option("--prompts FILE", "What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.",
-                 required=True)
+@cli.file_option("--prompts FILE", required=True,
+                 text="What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.")
 @cli.file_option("--pretraining FILE", "Text that the policy goes on learning (PPO-ptx), so that it "
                  "forgets less; a tenth of it measures how much.")
 @cli.count_option("--best-of", 16, 1, 1000, "n of the best of n compared with at the end.")
@@ -57,7 +57,8 @@ def command(args, settings, mixing):
     records, context = read_prompts(args.prompts), min(model.config.context, scorer.config.context)
     rows = prompt_rows(tokenizer, records, settings.new_tokens, context, args.prompts)
     fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
-    about = {**describe_model(model), "stage": "ppo", "ppo": settings, "data": fingerprint([[r["prompt"], r["line"]] for r in records])}
+    data = fingerprint([[record["prompt"], record["line"]] for record in records])
+    about = {**describe_model(model), "stage": "ppo", "ppo": settings, "data": data}
     mix = None
     if args.pretraining:
         learned, checks = text_rows(args.pretraining, tokenizer, model.config.context)

@@ -53,7 +53,7 @@ def command(args):
 
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
-    Example:  python -m minialign quantize smollm2 --text held-out.txt       a real model (downloads 93 MB)
+    Example:  python -m minialign quantize smollm2 --scheme vector-wise --text held-out.txt  (a real model: 93 MB)
     Example:  python -m minialign quantize runs/pretrain --scheme static --calibration some.txt --text held-out.txt
     """
     config = None if args.scheme in HALVES else dataclasses.replace(scheme_named(args.scheme), **args.changes)

@@ -18,7 +18,8 @@ FAST = {"steps": 30, "validate_every": 15}
 
 @click.command(cls=cli.Command)
 @cli.file_option("--base RUN", "The pretrained run to start from.", required=True)
-@cli.file_option("--demonstrations FILE.jsonl", "One JSON object a line, with `prompt` and `completion`.", required=True)
+@cli.file_option("--demonstrations FILE.jsonl", "One JSON object a line, with `prompt` and `completion`.",
+                 required=True)
 @cli.flag("--skip-long", text="Leave out what does not fit the context, and say how many, instead of stopping.")
 @cli.run_options(out="runs/sft")
 @cli.configured("Training", "training", SFT, FAST)
