@@ -180,7 +180,7 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
     return app
 
 
-class Quiet(WSGIRequestHandler):
+class QuietHandler(WSGIRequestHandler):
     """No line in the terminal for every request; the token would stand in each."""
 
     def log(self, type: str, message: str, *args) -> None:
@@ -199,15 +199,15 @@ class LabelPage:
     def __init__(self, store: LabelStore, reward: LiveReward, port: int = 0):
         self.store, self.reward, self.token = store, reward, secrets.token_urlsafe(16)
         try:
-            door = socket.create_server((LOCAL[0], port))
+            listener = socket.create_server((LOCAL[0], port))
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", error)
             raise UserError(f"port {port} cannot be had ({why}); choose another --port, or 0 for any that is "
                             f"free") from None
-        with door:
-            port = door.getsockname()[1]
-            app = create_app(store, reward, self.token, port)
-            self.server = make_server(LOCAL[0], port, app, threaded=True, request_handler=Quiet, fd=door.fileno())
+        with listener:
+            port = listener.getsockname()[1]
+            self.server = make_server(LOCAL[0], port, create_app(store, reward, self.token, port), threaded=True,
+                                      request_handler=QuietHandler, fd=listener.fileno())
         self.server.daemon_threads = True
         self.url = f"http://{LOCAL[0]}:{port}/?token={self.token}"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
