@@ -33,8 +33,9 @@ from minialign.lab.stages import stage_run
 from minialign.peft import lora
 from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.methods import METHODS
-from minialign.peft.trainable import load, show
-from minialign.peft.transfer import TunedRun, bytes_of, tune
+from minialign.peft.saving import TENSORS, load
+from minialign.peft.trainable import show
+from minialign.peft.transfer import TunedRun, tune
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.errors import UserError
@@ -155,7 +156,7 @@ def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, tr
             if name == "feature-based":
                 task = cache_features(model, task, training)
             tune(model, task.learned, task.loss, task.validate, training, run)
-    return run.facts() | {"file_bytes": bytes_of(run.path), "folder": str(run.path)}
+    return run.facts() | {"file_bytes": (run.path / TENSORS).stat().st_size, "folder": str(run.path)}
 
 
 def cache_features(model: Classifier, task: TuningTask, training: TrainingConfig) -> TuningTask:
