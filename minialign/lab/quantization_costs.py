@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from minialign.generation import SamplingConfig, generate
 from minialign.lab.fidelity import fidelity
-from minialign.quant.int8_matmul import fastest_kernel, has_integer_products
-from minialign.quant.linear import IntegerLinear, QuantizedLinear
+from minialign.quant.fast_products import fastest_kernel, has_integer_products
+from minialign.quant.linear import QuantizedLinear
 from minialign.quant.ptq import module_bytes
 from minialign.quant.saving import save_quantized
 from minialign.runs.tensors import tensor_file, tensors_of
@@ -107,7 +107,8 @@ def layer_times(before: nn.Module, after: nn.Module) -> str:
 
 def kernel_note(model: nn.Module) -> str:
     """How the integer products were computed."""
-    shapes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, IntegerLinear)]
+    shapes = [(layer.in_features, layer.out_features) for layer in model.modules()
+              if isinstance(layer, QuantizedLinear) and layer.activation is not None]
     if not shapes:
         return "products in floating point: integers save memory here, not arithmetic"
     if not has_integer_products():
