@@ -16,7 +16,6 @@ from minialign.lab.commands.inputs import open_base, read_documents
 from minialign.lab.fidelity import windows
 from minialign.lab.quantization_costs import WINDOW, kernel_note, layer_times, measure, table
 from minialign.pretrain.causal_lm import encode_documents
-from minialign.quant.fast_products import fastest_kernel, has_integer_products
 from minialign.quant.half import HALVES, store_half
 from minialign.quant.ptq import quantize
 from minialign.quant.saving import QUANTIZED, WHAT, save_quantized
