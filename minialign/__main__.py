@@ -154,7 +154,7 @@ def answer(error: Exception) -> int:
     if isinstance(error, OSError):
         what = f"{error.filename or 'a file'}: {error.strerror or error}"
         return complain(f"{what}; mend that and run the same command again")
-    if type(error).__name__ == "Stopped":  # training.Stopped, without importing torch just to ask
+    if type(error).__name__ == "Stopped":  # resumable.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
     if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):

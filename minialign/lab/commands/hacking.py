@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from minialign.lab.commands import options as cli
-from minialign.rlhf.hacking import show_hacking, widest
+from minialign.rlhf.reward_checks import show_hacking, widest
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 
