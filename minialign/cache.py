@@ -1,8 +1,7 @@
 r"""The key-value cache: what a decoder has read is not computed again; generation.py reads a token at a time into it.
 
 The letters of the shapes are those of transformer.py; `config` is its TransformerConfig, or that of a pretrained model,
-which may keep fewer heads of keys than it has of queries (`key_value_heads`) and choose their size freely
-(`head_size`).
+which may keep fewer heads of keys than of queries (`key_value_heads`) and choose their size (`head_size`).
 """
 
 from __future__ import annotations
@@ -21,17 +20,15 @@ class Cache:
     """
 
     def __init__(self, config, batch: int, length: int):
-        heads, size = getattr(config, "key_value_heads", config.heads), getattr(config, "head_size",
-            config.width // config.heads)
+        heads = getattr(config, "key_value_heads", config.heads)
+        size = getattr(config, "head_size", config.width // config.heads)
         self.shape = (config.layers, 2, batch, heads, length, size)
-        # (N, 2, B, H, S, d), laid out when the first keys tell their number format and device
-        self.store: Tensor | None = None
+        self.store: Tensor | None = None  # (N, 2, B, H, S, d), laid out when the first keys tell their type and device
         self.grown: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # the same, for training
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
-        # the last key of each layer before smearing, (B, H, 1, d)
-        self.last: list[Tensor | None] = [None] * config.layers
+        self.last: list[Tensor | None] = [None] * config.layers  # (B, H, 1, d) last key of each layer, before smearing
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
     def make_room(self, count: int) -> None:
@@ -40,13 +37,24 @@ class Cache:
         self.shape = (*self.shape[:4], self.shape[4] + count, self.shape[5])
         self.mask = torch.ones(len(self.mask), self.mask.shape[1] + count, dtype=torch.bool)
 
+    def remember_pads(self, mask: Tensor | None, T: int) -> Tensor | None:
+        """Note which of the next T tokens are real, mask (B, T) or None for all; (B, S) the same of all tokens so far.
+
+        None comes back where no mask was given and nothing read is a pad. The tokens count as read when their keys are
+        in: the caller adds T to `length`.
+        """
+        if mask is not None:
+            self.mask[:, self.length : self.length + T] = mask
+            self.padded = self.padded or not bool(mask.all())
+        return self.mask[:, : self.length + T] if self.padded or mask is not None else None
+
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
         if key.requires_grad:  # what autograd has seen must not be overwritten: here the memory grows
-            before = self.grown[layer]
-            self.grown[layer] = (key, value) if before is None else (torch.cat([before[0], key], dim=2),
-                torch.cat([before[1], value], dim=2))
-            return self.grown[layer]
+            if (before := self.grown[layer]) is not None:
+                key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+            self.grown[layer] = key, value
+            return key, value
         if self.store is None:
             self.store = key.new_empty(self.shape)
         end = self.length + key.shape[2]
@@ -61,11 +69,11 @@ class Cache:
         index_select sums its gradient in a fixed order; for that of t[rows] torch promises none, and two trainings must
         be equal to the last bit.
         """
-        def of(kept):
+        def repeated(kept):
             return None if kept is None else tuple(t.index_select(0, rows) for t in kept)
-        # of what is laid out later, when nothing was read yet
-        self.shape = (*self.shape[:2], len(rows), *self.shape[3:])
+
+        self.shape = (*self.shape[:2], len(rows), *self.shape[3:])  # for a store that is not laid out yet
         self.store = None if self.store is None else self.store[:, :, rows]
-        self.grown, self.memory = [of(kept) for kept in self.grown], [of(kept) for kept in self.memory]
+        self.grown, self.memory = [repeated(kept) for kept in self.grown], [repeated(kept) for kept in self.memory]
         self.last = [None if key is None else key.index_select(0, rows) for key in self.last]
         self.mask = self.mask[rows]

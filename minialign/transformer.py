@@ -1,7 +1,7 @@
 r"""The transformer, by hand: one attention and one block make the decoder, the encoder and the encoder-decoder.
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √d) V                              Vaswani et al. 2017, §3.2.1, Eq. 1
-    x ← x + Attention(LayerNorm(x));   x ← x + FeedForward(LayerNorm(x))   pre-norm block, Radford et al. 2019 (GPT-2), §2.3
+    x ← x + Attention(LayerNorm(x));   x ← x + FeedForward(LayerNorm(x))   pre-norm block, Radford et al. 2019, §2.3
 
 Shapes, in every file of the project:
     B batch    T tokens of this call    S tokens that can be attended to    D width    H heads    d = D / H
@@ -10,20 +10,21 @@ Shapes, in every file of the project:
 What differs between the three architectures is only who may look at whom:
     decoder            token t sees tokens 0..t            causal
     encoder            token t sees every real token       bidirectional
-    encoder-decoder    a decoder whose blocks also look at the encoder's output: queries from x, keys and values from memory
+    encoder-decoder    a decoder whose blocks also look at the encoder's output (cross-attention)
 
 Read next: heads.py (what the vectors are turned into), generation.py (how the cache is used). Details that matter:
     1. A pad may look at itself, so no row of the softmax is empty; nothing real ever looks at a pad.
     2. Positions count real tokens, so padding on the left changes nothing (test_left_padding_changes_no_logit).
     3. The cache gives the same numbers as the full pass (test_cached_steps_equal_the_full_pass).
-    4. Projections into the residual stream start smaller by √(2N), as in GPT-2
-       (test_residual_projections_start_smaller).
+    4. Projections into the residual stream start smaller by √(2N): test_residual_projections_start_smaller.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -31,10 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.cache import Cache
-from minialign.positions import causal_mask, positions_from_mask, rotate, rotation_table, smear
 from minialign.runs.errors import UserError
+from minialign.runs.settings import check_at_least_1, check_choices
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TransformerConfig:
     feed_forward: int = 4  # inner width of the feed-forward layer, in units of D
     activation: str = "gelu"  # gelu | gelu_tanh (GPT-2's) | relu
     dropout: float = 0.0  # share of activations dropped while training
-    # deviation of the initial weights; GPT-2's value, made for widths near 1000: narrow models learn faster from 1/√D
+    # std of the initial weights; GPT-2's value, made for widths near 1000: narrow models learn faster from 1/√D
     initial_std: float = 0.02
     # mix each key with the one before it, so that small models learn to copy early (Olsson et al. 2022)
     smeared_keys: bool = False
@@ -59,20 +60,15 @@ class TransformerConfig:
     fused_attention: bool = True
 
     def __post_init__(self):
-        choices = {"kind": ("decoder", "encoder", "encoder-decoder"), "positions": ("rotary", "learned"),
-                   "activation": tuple(ACTIVATIONS)}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
-        for name in ("vocabulary", "context", "width", "layers", "heads", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_choices(self, {"kind": ("decoder", "encoder", "encoder-decoder"), "positions": ("rotary", "learned"),
+                             "activation": ACTIVATIONS})
+        check_at_least_1(self, "vocabulary", "context", "width", "layers", "heads", "feed_forward")
         if self.width % self.heads or (self.positions == "rotary" and self.width // self.heads % 2):
             even = " into an even number, which rotary positions need" if self.positions == "rotary" else ""
             raise UserError(f"width {self.width} does not divide by {self.heads} heads{even}; change one of them")
         if not 0 <= self.dropout < 1 or not 0 < self.initial_std < 1:
-            raise UserError(f"dropout {self.dropout} (at least 0, below 1) or initial std {self.initial_std} (above 0, "
-                            f"below 1) is out of range")
+            raise UserError(f"dropout {self.dropout} (at least 0, below 1) or initial std {self.initial_std} "
+                            f"(above 0, below 1) is out of range")
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, causal: bool = False,
@@ -98,8 +94,58 @@ def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None 
     return scores.softmax(dim=-1) @ value  # (B, H, T, d)
 
 
+class Sight(NamedTuple):
+    """Where the T tokens of a call stand and whom they may look at: the same in all blocks."""
+
+    positions: Tensor  # (T,) or (B, T)
+    allowed: Tensor | None = None  # (B, 1, T, S) bool, who may look at whom; None: everything, or what `causal` says
+    causal: bool = False  # token t looks at 0..t only
+    rotation: tuple[Tensor, Tensor] | None = None  # of queries and keys, with rotary positions
+
+
+def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
+    """(T, T) bool: row t is true at 0..t."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+
+
+def positions_from_mask(mask: Tensor) -> Tensor:
+    """(B, T) position of each token among the real ones of its row, from a (B, T) bool mask; pads get a harmless 0."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def who_sees_whom(mask: Tensor, T: int, causal: bool) -> Tensor:
+    """(B, 1, T, S) bool: whom the last T of S tokens may look at; mask (B, S) is true at real tokens."""
+    S = mask.shape[1]
+    allowed = mask[:, None, None, :]  # (B, 1, 1, S)
+    if causal:
+        allowed = allowed & causal_mask(S, mask.device)[S - T :]  # (B, 1, T, S)
+    itself = torch.eye(S, dtype=torch.bool, device=mask.device)[S - T :]  # (T, S)
+    return allowed | itself  # a pad sees itself: no empty row
+
+
+def rotation_table(positions: Tensor, d: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines that rotate a head's d numbers by its position, Su et al. 2021 (RoFormer), §3.4.2.
+
+    Args: positions (T,) or (B, T); d even; base of the angles: a larger one turns slower and reaches further.
+    Returns: cos, sin, (T, d) or (B, 1, T, d), ready to multiply (B, H, T, d).
+    """
+    frequencies = base ** (-torch.arange(0, d, 2, device=positions.device) / d)  # (d/2,)   θᵢ
+    angles = positions[..., None] * frequencies  # (..., T, d/2)
+    angles = torch.cat([angles, angles], dim=-1)  # (..., T, d)
+    if positions.dim() == 2:
+        angles = angles[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (xᵢ, xᵢ₊d/2) of x (B, H, T, d) by its position's angle."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
 class Attention(nn.Module):
-    """H heads of attention over x itself, or (cross-attention) from x to an encoder's output."""
+    """H heads of attention, from x to x itself and to what the cache holds."""
 
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
@@ -108,36 +154,49 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
         self.output = nn.Linear(config.width, config.width)
-        self.smear = nn.Parameter(torch.zeros(config.heads)) if config.smeared_keys else None
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)."""
         return x.view(*x.shape[:2], self.config.heads, -1).transpose(1, 2)
 
-    def forward(self, x, allowed=None, causal=False, rotation=None, cache=None, memory=None, first=None) -> Tensor:
+    def keys(self, x: Tensor, sight: Sight, cache: Cache | None) -> Tensor:
+        """(B, H, T, d) keys of x (B, T, D), before rotation."""
+        return self.split(self.key(x))
+
+    def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None) -> Tensor:
         query = self.split(self.query(x))  # (B, H, T, d)
-        if memory is not None and cache is not None and cache.memory[self.layer] is not None:
-            key, value = cache.memory[self.layer]  # the encoder's output does not change while we decode
+        key, value = self.keys(x, sight, cache), self.split(self.value(x))  # (B, H, T, d)
+        if sight.rotation is not None:
+            query, key = rotate(query, sight.rotation), rotate(key, sight.rotation)
+        if cache is not None:
+            key, value = cache.extend(self.layer, key, value)  # (B, H, S, d)
+        mixed = attention(query, key, value, sight.allowed, sight.causal, self.config.fused_attention)
+        return self.output(mixed.transpose(1, 2).reshape(x.shape))  # (B, T, D)
+
+
+class CrossAttention(Attention):
+    """H heads of attention from x to an encoder's output, which does not change while a decoder writes."""
+
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__(config, layer)
+        if config.smeared_keys:  # never used; run folders have it
+            self.smear = nn.Parameter(torch.zeros(config.heads))
+
+    def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        query = self.split(self.query(x))  # (B, H, T, d)
+        if cache is not None and cache.memory[self.layer] is not None:
+            key, value = cache.memory[self.layer]
         else:
-            source = x if memory is None else memory
-            key, value = self.split(self.key(source)), self.split(self.value(source))  # (B, H, S, d)
-            if memory is not None and cache is not None:
-                cache.memory[self.layer] = key, value
-        if self.smear is not None and memory is None:
-            before = None if cache is None else cache.last[self.layer]
+            key, value = self.split(self.key(memory)), self.split(self.value(memory))  # (B, H, S, d)
             if cache is not None:
-                cache.last[self.layer] = key[:, :, -1:]
-            key = smear(key, self.smear, first, before)
-        if rotation is not None and memory is None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
-        if cache is not None and memory is None:
-            key, value = cache.extend(self.layer, key, value)
-        mixed = attention(query, key, value, allowed, causal, self.config.fused_attention)
+                cache.memory[self.layer] = key, value
+        allowed = None if memory_mask is None else memory_mask[:, None, None, :]  # (B, 1, 1, S)
+        mixed = attention(query, key, value, allowed, fused=self.config.fused_attention)
         return self.output(mixed.transpose(1, 2).reshape(x.shape))  # (B, T, D)
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a bend in between, on every token by itself: W₂ f(W₁ x)."""
+    """Two linear maps with a nonlinearity in between, on every token by itself: W₂ f(W₁ x)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -150,31 +209,27 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Look around, (look at the encoder,) think: each adds its result to the stream."""
+    """Attention, cross-attention where there is an encoder, feed-forward: each adds its result to the stream."""
 
     def __init__(self, config: TransformerConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.attention_norm, self.attention = nn.LayerNorm(config.width), Attention(config, layer)
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = (SmearedAttention if config.smeared_keys else Attention)(config, layer)
         if cross:
-            self.cross_norm, self.cross_attention = nn.LayerNorm(config.width), Attention(config, layer)
+            self.cross_norm, self.cross_attention = nn.LayerNorm(config.width), CrossAttention(config, layer)
         self.feed_forward_norm, self.feed_forward = nn.LayerNorm(config.width), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, allowed, causal, rotation, cache=None, memory=None, memory_allowed=None, first=None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), allowed, causal, rotation, cache, first=first))
+    def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None, memory: Tensor | None = None,
+                memory_mask: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), sight, cache))  # (B, T, D)
         if memory is not None:
-            x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory_allowed, cache=cache, memory=memory))
+            x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory, memory_mask, cache))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Transformer(nn.Module):
-    """Tokens in, one vector of meaning for each token out: a decoder's or an encoder's stack.
-
-    Args:
-        config: the shape.
-        causal: decoder (True) or encoder.
-        cross: its blocks also look at an encoder's output.
-    """
+    """Tokens in, one vector for each token out: a decoder (`causal`, with `cross` one of two parts) or an encoder."""
 
     def __init__(self, config: TransformerConfig, causal: bool, cross: bool = False):
         super().__init__()
@@ -185,7 +240,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, tokens, mask=None, cache: Cache | None = None, memory=None, memory_mask=None) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, cache: Cache | None = None,
+                memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
         r"""Run the stack.
 
         Args:
@@ -193,60 +249,45 @@ class Transformer(nn.Module):
             mask: (B, T) bool, true at real tokens; None says that all are real, or that a causal reader's pads are all
                 on the right, where nothing real ever looks at them.
             cache: what was read before; these T tokens are added to it.
-            memory: (B, S, D) the encoder's output, for blocks with cross-attention; memory_mask: (B, S) bool, its real
-                tokens.
+            memory: (B, S, D) the encoder's output, for blocks with cross-attention.
+            memory_mask: (B, S) bool, its real tokens.
         Returns:
             (B, T, D) after the last norm. What stands at pads has no meaning.
         Raises:
             UserError: more tokens than the context holds.
         """
-        T = tokens.shape[1]
-        positions, allowed = self._who_sees_whom(tokens, mask, cache)
+        sight = self.look(tokens.shape[1], mask, cache, tokens.device)
+        x = self.token_embedding(tokens)  # (B, T, D)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(sight.positions)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, sight, cache, memory, memory_mask)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.norm(x)
+
+    def look(self, T: int, mask: Tensor | None, cache: Cache | None, device: torch.device) -> Sight:
+        """Positions and masks of a call's T tokens. Raises UserError when they do not fit the context."""
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            mask = cache.remember_pads(mask, T)  # (B, S)
+        if mask is None:
+            assert past == 0 or T == 1, "without padding, more tokens are read into a filled cache one at a time"
+            positions, allowed = torch.arange(past, past + T, device=device), None  # (T,)
+        else:
+            positions, allowed = positions_from_mask(mask)[:, past:], who_sees_whom(mask, T, self.causal)
         longest = int(positions.max()) + 1  # real tokens: padding needs no room
         if longest > self.config.context:
             raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the "
                             f"text or train a longer context")
-        x = self.token_embedding(tokens)  # (B, T, D)
-        rotation = None
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(positions)
-        else:
-            rotation = rotation_table(positions, self.config.width // self.config.heads)
-        x = self.dropout(x)
-        causal = self.causal and allowed is None and T > 1
-        memory_allowed = None if memory_mask is None else memory_mask[:, None, None, :]  # (B, 1, 1, S)
-        first = (positions == 0)[..., None] if positions.dim() == 1 else (positions == 0)[:, None, :,
-            None]  # where a text begins
-        for block in self.blocks:
-            x = block(x, allowed, causal, rotation, cache, memory, memory_allowed, first)
-        if cache is not None:
-            cache.length += T
-        return self.norm(x)
-
-    def _who_sees_whom(self, tokens: Tensor, mask: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
-        """Positions, (T,) or (B, T), and the mask (B, 1, T, S) for the attention; None where plain causal or full
-        attention is right."""
-        B, T = tokens.shape
-        past = 0 if cache is None else cache.length
-        if cache is not None and mask is not None:
-            cache.mask[:, past : past + T] = mask
-            cache.padded = cache.padded or not bool(mask.all())
-        if cache is not None and (cache.padded or mask is not None):
-            mask = cache.mask[:, : past + T]  # (B, S)
-        if mask is None:
-            assert past == 0 or T == 1, "without padding, more tokens are read into a filled cache one at a time"
-            return torch.arange(past, past + T, device=tokens.device), None
-        keys = mask[:, None, None, :]  # (B, 1, 1, S)
-        if self.causal:
-            keys = keys & causal_mask(past + T, tokens.device)[past:]  # (B, 1, T, S)
-        # (T, S)   a pad sees itself: no empty row
-        itself = torch.eye(past + T, dtype=torch.bool, device=tokens.device)[past:]
-        return positions_from_mask(mask)[:, past:], keys | itself
+        d = self.config.width // self.config.heads
+        rotation = rotation_table(positions, d) if self.position_embedding is None else None
+        return Sight(positions, allowed, self.causal and allowed is None and T > 1, rotation)
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder that reads the input and a decoder that looks at it while it writes; one table of token vectors for
-    both."""
+    """An encoder that reads the input, a decoder that looks at it while it writes, one table of token vectors."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -255,10 +296,41 @@ class EncoderDecoder(nn.Module):
         self.decoder = Transformer(config, causal=True, cross=True)
         self.decoder.token_embedding = self.encoder.token_embedding
 
-    def forward(self, tokens, inputs=None, input_mask=None, mask=None, cache: Cache | None = None,
-                memory=None) -> Tensor:
-        """(B, T, D) of the decoder's tokens (B, T), given the encoder's `inputs` (B, S) or its finished output `memory`
-        (B, S, D)."""
+    def forward(self, tokens: Tensor, inputs: Tensor | None = None, input_mask: Tensor | None = None,
+                mask: Tensor | None = None, cache: Cache | None = None, memory: Tensor | None = None) -> Tensor:
+        """(B, T, D) of the decoder's tokens (B, T), from the encoder's inputs (B, S) or its output memory (B, S, D)."""
         if memory is None:
             memory = self.encoder(inputs, input_mask)
         return self.decoder(tokens, mask, cache, memory, input_mask)
+
+
+class SmearedAttention(Attention):
+    r"""Attention whose keys are mixed with those of the tokens before: k_t ← (1 − a) k_t + a k_{t−1}, a = σ(smear).
+
+    To copy "Ida found the …" a head must find the token that came *after* an earlier "found". With smeared keys one
+    layer can; otherwise an earlier layer has to bring the previous token along.    Olsson et al. 2022, "smeared key"
+    """
+
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__(config, layer)
+        self.smear = nn.Parameter(torch.zeros(config.heads))  # (H,)
+
+    def keys(self, x: Tensor, sight: Sight, cache: Cache | None) -> Tensor:
+        """(B, H, T, d) smeared keys of x (B, T, D); the cache holds the last key of what was read before."""
+        key = super().keys(x, sight, cache)
+        before = None if cache is None else cache.last[self.layer]
+        if cache is not None:
+            cache.last[self.layer] = key[:, :, -1:]
+        return smear(key, self.smear, sight.positions, before)
+
+
+def smear(key: Tensor, weight: Tensor, positions: Tensor, before: Tensor | None = None) -> Tensor:
+    """Mix each key (B, H, T, d) with the one before it; weight (H,), positions (T,) or (B, T).
+
+    Nothing is mixed in at position 0, where a text begins. before: (B, H, 1, d) the last key of what was read earlier,
+    before smearing; None at the beginning.
+    """
+    before = torch.cat([key[:, :, :1] if before is None else before, key[:, :, :-1]], dim=2)  # (B, H, T, d)
+    first = (positions == 0)[..., None, :, None]  # (1, T, 1) or (B, 1, T, 1)
+    a = torch.sigmoid(weight)[:, None, None] * ~first  # (…, H, T, 1)
+    return key + a * (before - key)

@@ -18,7 +18,7 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items(
 TREES = {name: ast.parse(source, name) for name, source in SOURCES.items()}
 
 FLOOR_0 = {"transformer", "heads", "tokenizer", "batching", "logprobs", "generation", "training", "evaluation",
-           "positions", "cache", "ranking"}
+           "cache", "ranking"}
 FLOOR_0 |= {"classification"}
 WORLD = {"world"}
 TECHNIQUES = {"instruct", "rlhf", "peft", "quant", "distill"}

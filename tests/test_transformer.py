@@ -10,9 +10,18 @@ import torch.nn.functional as F
 from conftest import TINY, build
 
 from minialign.cache import Cache
-from minialign.positions import causal_mask, positions_from_mask, rotate, rotation_table, smear
 from minialign.runs.errors import UserError
-from minialign.transformer import TransformerConfig, attention
+from minialign.transformer import (
+    Sight,
+    TransformerConfig,
+    attention,
+    causal_mask,
+    positions_from_mask,
+    rotate,
+    rotation_table,
+    smear,
+    who_sees_whom,
+)
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -146,6 +155,17 @@ def test_learned_positions_are_added_to_the_tokens(tokens):
 
 
 # who sees whom
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_real_tokens_see_real_ones_and_a_pad_sees_itself_too(causal):
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 1]], dtype=torch.bool)
+    before, allowed = mask.clone(), who_sees_whom(mask, 3, causal)
+    assert allowed.shape == (2, 1, 3, 5) and torch.equal(mask, before)
+    for b in range(2):
+        for t in range(3):
+            seen = [s for s in range(5) if s == t + 2 or (mask[b, s] and (s <= t + 2 or not causal))]
+            assert allowed[b, 0, t].nonzero().flatten().tolist() == seen
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
@@ -365,7 +385,7 @@ def test_dropout_acts_in_training_only(tokens):
 
 @pytest.mark.parametrize("activation, function", [("gelu", F.gelu), ("gelu_tanh",
     lambda x: F.gelu(x, approximate="tanh")), ("relu", torch.relu)])
-def test_the_feed_forward_layer_is_two_maps_with_a_bend(activation, function):
+def test_the_feed_forward_layer_is_two_maps_with_a_nonlinearity_between(activation, function):
     layer = build(activation=activation, feed_forward=3).body.blocks[0].feed_forward
     x = random(2, 5, 32)
     assert layer.inner.weight.shape == (96, 32)
@@ -376,10 +396,10 @@ def test_the_feed_forward_layer_is_two_maps_with_a_bend(activation, function):
 def test_a_block_adds_what_attention_and_feed_forward_say_of_the_normed_stream():
     block = build().body.blocks[0]
     x = random(2, 5, 32)
-    rotation = rotation_table(torch.arange(5), 16)
-    middle = x + block.attention(F.layer_norm(x, (32,)), None, True, rotation)
+    sight = Sight(torch.arange(5), causal=True, rotation=rotation_table(torch.arange(5), 16))
+    middle = x + block.attention(F.layer_norm(x, (32,)), sight)
     expected = middle + block.feed_forward(F.layer_norm(middle, (32,)))
-    torch.testing.assert_close(block(x, None, True, rotation), expected, **CLOSE)
+    torch.testing.assert_close(block(x, sight), expected, **CLOSE)
 
 
 def test_every_weight_takes_part(tokens):
@@ -417,8 +437,7 @@ def test_learned_positions_allow_an_odd_head():
 
 def test_smeared_keys_mix_in_the_token_before_and_nothing_at_the_beginning():
     key, weight = random(2, 3, 5, 4), random(3, seed=1)
-    first = (torch.arange(5) == 0)[:, None]
-    found = smear(key, weight, first)
+    found = smear(key, weight, torch.arange(5))
     for t in range(5):
         a = torch.sigmoid(weight)[:, None] if t else 0.0
         torch.testing.assert_close(found[:, :, t], (1 - a) * key[:, :, t] + a * key[:, :, max(0, t - 1)])

@@ -19,7 +19,6 @@ Read next: recipe.py.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,9 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from minialign.heads import LanguageModel
-from minialign.positions import causal_mask, rotate, smear
 from minialign.runs.errors import UserError
-from minialign.transformer import Attention, TransformerConfig
+from minialign.transformer import Attention, Sight, SmearedAttention, TransformerConfig, causal_mask, rotate, smear
 
 
 def student_config(teacher: TransformerConfig, layers: int, width: int = 0, heads: int = 0) -> TransformerConfig:
@@ -94,17 +92,17 @@ class Thoughts:
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
     values: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
-    looks: list[tuple[Attention, dict]] = field(default_factory=list)  # N attentions, and how they were called
+    looks: list[tuple[Attention, Sight]] = field(default_factory=list)  # N attentions, and what they were given
 
     def scores(self, layer: int) -> Tensor:
         """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax (a layer counts from 0, or
         from the end with a minus)."""
-        attention, called = self.looks[layer]
+        attention, sight = self.looks[layer]
         query, key = attention.split(self.queries[layer]), attention.split(self.keys[layer])
-        if attention.smear is not None:
-            key = smear(key, attention.smear, called["first"])
-        if called["rotation"] is not None:
-            query, key = (rotate(x, called["rotation"]) for x in (query, key))
+        if isinstance(attention, SmearedAttention):
+            key = smear(key, attention.smear, sight.positions)
+        if sight.rotation is not None:
+            query, key = (rotate(x, sight.rotation) for x in (query, key))
         return query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
 
 
@@ -118,17 +116,15 @@ def recorded(stack: nn.Module) -> Iterator[Thoughts]:
             kept.clear()
         thoughts.hidden.append(inputs[0])
 
-    def look(attention: Attention, inputs: tuple, named: dict) -> None:
-        called = inspect.signature(attention.forward).bind(*inputs, **named)
-        called.apply_defaults()
-        thoughts.looks.append((attention, called.arguments))
+    def look(attention: Attention, inputs: tuple) -> None:
+        thoughts.looks.append((attention, inputs[1]))  # forward(x, sight, cache)
 
     def keep(kept):
         return lambda module, inputs, output: kept.append(output)
     hooks = [stack.blocks[0].register_forward_pre_hook(begin)]
     for block in stack.blocks:
         hooks.append(block.register_forward_hook(keep(thoughts.hidden)))
-        hooks.append(block.attention.register_forward_pre_hook(look, with_kwargs=True))
+        hooks.append(block.attention.register_forward_pre_hook(look))
         for name, kept in (("query", thoughts.queries), ("key", thoughts.keys), ("value", thoughts.values)):
             hooks.append(getattr(block.attention, name).register_forward_hook(keep(kept)))
     try:

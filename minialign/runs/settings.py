@@ -15,6 +15,7 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from minialign.runs.errors import UserError
@@ -66,3 +67,15 @@ def check_ranges(config: Any, limits: dict[str, tuple[float, float]]) -> None:
         if not low <= getattr(config, name) <= high:
             expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             raise UserError(f"{name} is {getattr(config, name)}; it must be {expected}")
+
+
+def check_at_least_1(config: Any, *names: str) -> None:
+    """Raise UserError for the first named field that is below 1."""
+    check_ranges(config, dict.fromkeys(names, (1, math.inf)))
+
+
+def check_choices(config: Any, choices: dict[str, Iterable[str]]) -> None:
+    """Raise UserError for the first named field that is none of its choices."""
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise UserError(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(allowed)}")

@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor, tensor
 
-from minialign import positions, transformer
+from minialign import transformer
 from minialign.lab.exercises.exercise import exercise
-from minialign.positions import rotate, rotation_table
-from minialign.transformer import TransformerConfig
+from minialign.transformer import TransformerConfig, rotate, rotation_table
 
 HEADING = "Instruction tuning (the next-token predictors that it starts from)"
 SHAPE = TransformerConfig(vocabulary=320, width=96, heads=3)
@@ -54,11 +53,11 @@ def _turns() -> list[tuple]:
 
 
 def _places(mask: Tensor) -> Tensor:
-    return positions.positions_from_mask(mask).masked_fill(~mask, 0)
+    return transformer.positions_from_mask(mask).masked_fill(~mask, 0)
 
 
 @exercise(
-    "write", HEADING, positions.causal_mask,
+    "write", HEADING, transformer.causal_mask,
     stub="T: an int. Returns (T, T) bool.", cases=lambda: [(3,), (1,), (6,)],
     mistakes={
         "not_itself": lambda T: torch.ones(T, T).tril(-1).bool(),
@@ -96,7 +95,7 @@ def attention(query, key, value, allowed):
 
 
 @exercise(
-    "write", HEADING, positions.rotate,
+    "write", HEADING, transformer.rotate,
     stub="x: (T, d) float, d even; positions: (T,) int. Returns (T, d).", cases=_turns, reference=_rotary,
     mistakes={
         "neighbours": _neighbours,
@@ -118,7 +117,7 @@ def rotary(x, positions):
 
 
 @exercise(
-    "mend", HEADING, positions.positions_from_mask,
+    "mend", HEADING, transformer.positions_from_mask,
     stub='''
         import torch
 

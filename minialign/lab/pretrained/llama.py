@@ -6,7 +6,7 @@ r"""Llama, by hand: a decoder with rotary positions, fewer keys than queries, an
     FeedForward(x) = W₂ (silu(W_g x) ⊙ W₁ x)                                            Shazeer 2020 (SwiGLU), Eq. 6
 
 It reads folders of `model_type` llama (here) and GGUF files of architecture llama (gguf_llama.py). Details that matter:
-    1. The pairs that are turned together are (xᵢ, xᵢ₊d/2), as in positions.py; GGUF files keep the rows for pairs (x₂ᵢ,
+    1. The pairs that are turned together are (xᵢ, xᵢ₊d/2), as in transformer.py; GGUF files keep the rows for pairs (x₂ᵢ,
        x₂ᵢ₊₁).
     2. Positions count real tokens, so padding on the left changes nothing
        (test_left_padding_changes_no_logit_of_llama).
@@ -31,10 +31,9 @@ from minialign.cache import Cache
 from minialign.lab.interchange.folder import WEIGHTS, Settings, build, read_folder, renamed, same_table
 from minialign.lab.pretrained.masks import who_sees_whom
 from minialign.lab.pretrained.rms_norm import RMSNorm
-from minialign.positions import rotate, rotation_table
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds
-from minialign.transformer import attention
+from minialign.transformer import attention, rotate, rotation_table
 
 NAMES = [  # theirs -> ours
     (r"^model\.embed_tokens", "body.token_embedding"),

@@ -6,8 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minialign import transformer
 from minialign.cache import Cache
-from minialign.positions import causal_mask, positions_from_mask
+from minialign.transformer import causal_mask, positions_from_mask
 
 
 def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = None, causal: bool = True) -> tuple[Tensor,
@@ -23,18 +24,12 @@ def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = Non
         positions (T,) or (B, T) among the real tokens, and allowed (1 or B, 1, T, S) bool, None where everything may be
         seen. A pad sees itself, so that no row of a softmax is empty.
     """
-    B, T = tokens.shape
+    T = tokens.shape[1]
     past = 0 if cache is None else cache.length
     if cache is not None:
-        if mask is not None:
-            cache.mask[:, past : past + T] = mask
-            cache.padded = cache.padded or not bool(mask.all())
+        cache.remember_pads(mask, T)
         mask = cache.mask[:, : past + T] if cache.padded else None  # (B, S)
     place = torch.arange(past, past + T, device=tokens.device)  # (T,)
     if mask is None:
         return place, causal_mask(past + T, tokens.device)[past:][None, None] if causal and T > 1 else None
-    keys = mask[:, None, None, :]  # (B, 1, 1, S)
-    if causal:
-        keys = keys & causal_mask(past + T, tokens.device)[past:]  # (B, 1, T, S)
-    itself = torch.eye(past + T, dtype=torch.bool, device=tokens.device)[past:]  # (T, S)
-    return positions_from_mask(mask)[:, past:], keys | itself
+    return positions_from_mask(mask)[:, past:], transformer.who_sees_whom(mask, T, causal)
