@@ -7,8 +7,7 @@ A label of IGNORE carries no loss: padding, and the prompt when only the answer 
 (test_no_loss_falls_on_the_prompt). The end token is always a label, or the model never learns to stop
 (test_the_last_label_is_the_end_token).
 
-An encoder-decoder reads its inputs as they are and its targets as above, a begin token before them and an end token
-behind:
+An encoder-decoder reads its inputs as they are and its targets as above, between a begin and an end token:
 
     inputs     <begin>  The  kite  was   <extra_0>  all of it at once
     tokens     <begin>  <extra_0>  red              labels    <extra_0>  red  <end>
@@ -19,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,19 +31,16 @@ OURS = SpecialIds()  # how this project's own tokenizers begin and end
 IGNORE = -100
 
 
-@dataclass
-class Batch:
-    """Rows that a model reads together. B rows, T tokens."""
+class ExampleBatch:
+    """A batch with one loss an example. What `training.train` asks of any batch: `rows`, `count` and `size`."""
 
-    tokens: Tensor  # (B, T) ids
-    labels: Tensor  # (B, T) the id that should follow (in masked language modelling: that stood here), or IGNORE
-    mask: Tensor  # (B, T) true at real tokens
     rows: list[int]  # (B,) which examples they are, to name them in an error
+    tokens: Tensor  # (B, T)
 
     @property
     def count(self) -> int:
-        """How many labels carry loss: what a sum of losses is divided by."""
-        return int((self.labels != IGNORE).sum())
+        """What a sum of losses is divided by."""
+        return len(self.rows)
 
     @property
     def size(self) -> int:
@@ -52,24 +49,25 @@ class Batch:
 
 
 @dataclass
-class TextToTextBatch:
-    """Pairs of texts that an encoder-decoder reads together. B rows, S input tokens, T target tokens."""
+class Batch(ExampleBatch):
+    """Rows with a label for each token. B rows, T tokens; S input tokens where an encoder reads first."""
 
-    inputs: Tensor  # (B, S) ids that the encoder reads
-    input_mask: Tensor  # (B, S) true at real input tokens
-    tokens: Tensor  # (B, T) ids that the decoder reads, the begin token first
-    labels: Tensor  # (B, T) the id that it should say after each of them, the end token last, or IGNORE
-    rows: list[int]  # (B,) which examples they are, to name them in an error
+    tokens: Tensor  # (B, T) ids
+    labels: Tensor  # (B, T) the id that should follow (in masked language modelling: that stood here), or IGNORE
+    mask: Tensor  # (B, T) true at real tokens
+    rows: list[int]  # (B,)
+    inputs: Tensor | None = None  # (B, S) ids that the encoder of an encoder-decoder reads
+    input_mask: Tensor | None = None  # (B, S) true at real input tokens
 
     @property
     def count(self) -> int:
-        """How many labels carry loss: what a sum of losses is divided by."""
+        """How many labels carry loss."""
         return int((self.labels != IGNORE).sum())
 
     @property
     def size(self) -> int:
-        """Tokens read on both sides, for the speed that is shown."""
-        return self.inputs.numel() + self.tokens.numel()
+        """Tokens read, on both sides."""
+        return self.tokens.numel() + (0 if self.inputs is None else self.inputs.numel())
 
 
 def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None,
@@ -78,8 +76,7 @@ def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None =
 
     Args:
         rows: B lists of ids.
-        side: where the padding goes: "right" for training, "left" for generation, where the last token must be a real
-            one.
+        side: where the padding goes: "right" to train, "left" to generate, where the last token must be a real one.
         length: T; the longest row's when None.
     Returns:
         tokens (B, T), mask (B, T) true at what was not added.
@@ -98,8 +95,8 @@ def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | N
 
     Args:
         rows: B lists of at least two ids.
-        loss_from: for each row, the place of the first token that is taught (the length of the prompt); None teaches
-            all but the first.
+        loss_from: for each row the place of the first token that is taught (the length of the prompt); None teaches all
+            but the first.
         names: which examples these rows are.
     """
     tokens, mask = pad([row[:-1] for row in rows])
@@ -107,26 +104,22 @@ def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | N
     if loss_from is not None:
         place = torch.arange(tokens.shape[1])  # (T,) label t is token t + 1
         labels[place[None, :] + 1 < torch.as_tensor(loss_from)[:, None]] = IGNORE
-    return Batch(tokens, labels, mask, list(range(len(rows))) if names is None else list(names))
+    return Batch(tokens, labels, mask, list(range(len(rows)) if names is None else names))
 
 
-def text_to_text_batch(
-    inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], names: Sequence[int] | None = None,
-    special: SpecialIds = OURS
-) -> TextToTextBatch:
+def text_to_text_batch(inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
+                       names: Sequence[int] | None = None, special: SpecialIds = OURS) -> Batch:
     """Pairs of ragged rows as a batch for an encoder-decoder.
 
     Args:
-        inputs: B lists of at least one id, as the encoder shall read them (this project begins them with the begin
-            token).
-        targets: B lists of ids, without begin and end token, which are added here; an empty one teaches to say nothing.
+        inputs: B lists of at least one id, as the encoder shall read them (here the begin token comes first).
+        targets: B lists of ids, to which begin and end token are added here; an empty one teaches to say nothing.
         names: which examples these rows are; special: what begins and ends a target.
     """
     inputs, input_mask = pad(inputs)
-    tokens, _ = pad([[special.begin, *row] for row in targets])
+    tokens, mask = pad([[special.begin, *row] for row in targets])
     labels, _ = pad([[*row, special.end] for row in targets], value=IGNORE)
-    return TextToTextBatch(inputs, input_mask, tokens, labels, list(range(len(targets))) if names is None
-                           else list(names))
+    return Batch(tokens, labels, mask, list(range(len(targets)) if names is None else names), inputs, input_mask)
 
 
 def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
@@ -160,11 +153,11 @@ def text_rows(documents: Sequence[list[int]], length: int, packed: bool, place: 
     if length < 1:
         raise UserError("the context is too short for a begin token and a text; use a longer --context")
     if packed:
-        documents = [[token for ids in documents for token in (*ids, SEPARATOR)][:-1]]
-        if len(documents[0]) < length:
-            raise UserError(f"the text has {len(documents[0])} tokens, fewer than one row of {length}; give more text "
-                            f"or a shorter --context", place)
-        documents = [documents[0][: len(documents[0]) // length * length]]
+        stream = [token for ids in documents for token in (*ids, SEPARATOR)][:-1]
+        if len(stream) < length:
+            raise UserError(f"the text has {len(stream)} tokens, fewer than one row of {length}; give more text or a "
+                            f"shorter --context", place)
+        documents = [stream[: len(stream) // length * length]]
     rows = [ids[i : i + length] for ids in documents for i in range(0, len(ids), length)]
     if not rows:
         raise UserError("there are no documents; give some text to learn from and some to validate on", place)
@@ -177,8 +170,7 @@ def demonstration_row(tokenizer: Tokenizer, prompt: list[int], completion: list[
 
 
 class Order:
-    """Which examples make which batch: a pure function of the seed and the step, so that a resumed run reads on where
-    it stopped.
+    """Which examples make which batch: a pure function of seed and step, so a resumed run reads on where it stopped.
 
     Each epoch is a fresh shuffle. Examples of similar length stand together (shuffled, sorted within pools of `pool`
     batches, batches shuffled again), which saves most of the padding.
@@ -213,3 +205,23 @@ class Order:
         order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
         batches = order.view(-1, self.batch)
         return batches[torch.randperm(len(batches), generator=generator)]
+
+
+class Batches:
+    """Examples as training data; a subclass says what a batch of some of them is. Arguments: those of `Order`."""
+
+    def __init__(self, lengths: Sequence[int] | int, batch: int, seed: int):
+        self.order = Order(lengths, batch, seed)
+
+    def batch(self, names: list[int], step: int = 0) -> Any:
+        """The named examples as one batch, as a step shows them."""
+        raise NotImplementedError
+
+    def microbatches(self, step: int, parts: int) -> list[Any]:
+        """The batch of a step in `parts` pieces."""
+        chosen = self.order(step)
+        return [self.batch(chosen[i::parts], step) for i in range(min(parts, len(chosen)))]
+
+    def first(self, most: int = 8) -> list[Any]:
+        """The batches of the first steps, to validate on: up to `most`, fewer where an epoch has fewer."""
+        return [batch for step in range(min(most, self.order.steps_in_epoch)) for batch in self.microbatches(step, 1)]

@@ -14,31 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minialign.batching import Order, pad
+from minialign.batching import Batches, ExampleBatch, pad
 from minialign.heads import Classifier
 
 
 @dataclass
-class LabelBatch:
+class LabelBatch(ExampleBatch):
     """Texts with a class each. B texts, T tokens."""
 
     tokens: Tensor  # (B, T)
     mask: Tensor  # (B, T) true at real tokens
     classes: Tensor  # (B,)
-    rows: list[int]  # (B,) which examples they are
-
-    @property
-    def count(self) -> int:
-        """What a sum of losses is divided by."""
-        return len(self.classes)
-
-    @property
-    def size(self) -> int:
-        """Tokens read."""
-        return self.tokens.numel()
+    rows: list[int]  # (B,)
 
 
-class LabelledTexts:
+class LabelledTexts(Batches):
     """Texts with labels as training data.
 
     Args:
@@ -46,16 +36,11 @@ class LabelledTexts:
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], classes: Sequence[int], batch: int, seed: int):
-        self.rows, self.classes, self.order = rows, torch.tensor(classes), Order([len(row) for row in rows], batch,
-            seed)
+        super().__init__([len(row) for row in rows], batch, seed)
+        self.rows, self.classes = rows, torch.tensor(classes)
 
-    def microbatches(self, step: int, parts: int) -> list[LabelBatch]:
-        """The step's texts, in `parts` pieces."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
-
-    def batch(self, names: list[int]) -> LabelBatch:
-        """The named texts as one batch."""
+    def batch(self, names: list[int], step: int = 0) -> LabelBatch:
+        """The named texts, the same at every step."""
         tokens, mask = pad([self.rows[i] for i in names])
         return LabelBatch(tokens, mask, self.classes[names], names)
 

@@ -7,7 +7,16 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE, Order, next_token_batch, pack
-from minialign.pretrain.causal_lm import LabelledRows, PackedText, encode_documents, mean_loss, next_token_loss, pretrain, training_rows
+from minialign.pretrain.causal_lm import (
+    LabelledRows,
+    NextToken,
+    PackedText,
+    encode_documents,
+    mean_loss,
+    next_token_loss,
+    training_rows,
+)
+from minialign.pretrain.pretrain import pretrain
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
@@ -117,7 +126,7 @@ def test_no_documents_at_all_are_an_error_without_packing_too(tmp_path, tokenize
     for learned, held_out in (([], texts), (texts, [])):
         with pytest.raises(UserError):
             pretrain(build(), tokenizer, learned, held_out, TrainingConfig(steps=1, batch=8), RunFolder(tmp_path),
-                     packed=False)
+                     NextToken(packed=False))
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -125,7 +134,7 @@ def test_no_documents_at_all_are_an_error_without_packing_too(tmp_path, tokenize
 def test_a_few_documents_make_a_smaller_batch(packed, accumulation, tmp_path, tokenizer):
     texts = ["Mira ran home. " * (6 if packed else 1)] * 2
     config = TrainingConfig(steps=2, batch=500, accumulation=accumulation)
-    assert pretrain(build(), tokenizer, texts, texts, config, RunFolder(tmp_path), packed)["steps"] == 2
+    assert pretrain(build(), tokenizer, texts, texts, config, RunFolder(tmp_path), NextToken(packed))["steps"] == 2
 
 
 @pytest.mark.parametrize("context", [5, 48, 10_000])
@@ -141,7 +150,7 @@ def test_one_document_a_row_teaches_every_token_but_the_first_once(context, toke
 
 def test_pretraining_without_packing_learns_too(tmp_path, tokenizer, texts):
     config = TrainingConfig(steps=30, batch=8, learning_rate=5e-3, validate_every=10)
-    result = pretrain(build(), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path), packed=False)
+    result = pretrain(build(), tokenizer, texts[:50], texts[50:], config, RunFolder(tmp_path), NextToken(packed=False))
     assert result["validation"] < 4.5 < math.log(320)
 
 

@@ -5,10 +5,10 @@ import torch
 from conftest import build
 
 from minialign.generation import SamplingConfig
-from minialign.pretrain.causal_lm import train_and_validate
 from minialign.pretrain.gap_filling import fill_gaps, fill_with_spans, fill_with_tokens
 from minialign.pretrain.masked_lm import MASK, MaskedText, masked_lm_loss
-from minialign.pretrain.span_corruption import GAPS, SpanCorruptedText, SpanCorruptionConfig, train_text_to_text
+from minialign.pretrain.pretrain import train_and_validate
+from minialign.pretrain.span_corruption import GAPS, SpanCorruptedText, SpanCorruptionConfig, text_to_text_loss
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, SPECIAL
@@ -78,7 +78,7 @@ def test_a_pretrained_model_fills_a_gap_with_what_always_stood_there(kind, tmp_p
         filled = fill_with_tokens(model, [[50, 51, 52], [54, 55], [57]], 1, GREEDY, seeded())
     else:
         data = SpanCorruptedText(rows, 16, 0, SpanCorruptionConfig(0.3, 2))
-        train_text_to_text(model, data, data, config, RunFolder(tmp_path), "test")
+        train_and_validate(model, data, data, text_to_text_loss, config, RunFolder(tmp_path), "test")
         filled = fill_with_spans(model, [[50, 51, 52], [55, 56, 57]], 1, GREEDY, seeded())
     assert [token for token in filled[0] if token >= len(SPECIAL)] == rows[0]
 

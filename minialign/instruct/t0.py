@@ -7,7 +7,7 @@ of one fixed prefix.
 Details that matter:
     1. Whole clusters of tasks are never trained on (mixture.py, test_no_cluster_stands_on_both_sides).
     2. The model starts from span corruption with an LM adaptation after it, since T5 alone has only ever filled gaps
-       (pretrain/lm_adaptation.py; Lester et al. 2021, §3.1).
+       (pretrain/span_corruption.py; Lester et al. 2021, §3.1).
     3. The end token is taught (test_the_end_token_is_taught_and_no_prompt_token_is).
 
 Read next: flan.py (the same with a decoder), zero_shot.py (how it is examined).
@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from minialign.heads import LanguageModel
 from minialign.instruct.mixture import MixtureConfig, Split, draw, ids_of
-from minialign.pretrain.span_corruption import TextToTextRows, train_text_to_text
+from minialign.pretrain.pretrain import train_and_validate
+from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -63,4 +64,5 @@ def tune_t0(
                                    for part in (questions, valid))
     data, checked = TextToTextRows(pairs, config.batch, config.seed), TextToTextRows(held, min(config.batch, len(held)),
         0)
-    return train_text_to_text(model, data, checked, config, run, "T0") | {"skipped": skipped}
+    result = train_and_validate(model, data, checked, text_to_text_loss, config, run, "T0")
+    return result | {"skipped": skipped}

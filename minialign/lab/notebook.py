@@ -31,7 +31,8 @@ from minialign.lab.demo.pipeline import Demo, Made, ppo_settings
 from minialign.lab.demo.settings import FAST as QUICK
 from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import as_png
-from minialign.pretrain.causal_lm import pretrain
+from minialign.pretrain.causal_lm import NextToken
+from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.ppo import train_ppo
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
@@ -183,7 +184,7 @@ def toy_decoder(
     training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        pretrain(model, tokenizer, texts[100:], texts[:100], training, run, packed=False)
+        pretrain(model, tokenizer, texts[100:], texts[:100], training, run, NextToken(packed=False))
         if losses is not None:
             losses.extend(record["loss"] for record in run.metrics())
     return model.eval(), tokenizer, texts[:100]

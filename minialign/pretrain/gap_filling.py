@@ -5,7 +5,7 @@ r"""Gap filling: ask a model that was pretrained on texts with something missing
 An encoder (masked_lm.py) puts exactly one token into each gap, each without knowing of the others; an encoder-decoder
 (span_corruption.py) writes as many as it likes, one gap after the other.
 
-Read next: span_corruption.py. Details that matter:
+Details that matter:
     1. A token of this project's tokenizers begins with its space, so the space before a gap belongs to what fills it
        (test_the_space_before_a_gap_belongs_to_what_fills_it).
     2. An encoder never puts a special token into a gap (test_an_encoder_fills_each_gap_with_one_ordinary_token).

@@ -15,8 +15,9 @@ Read next: span_corruption.py (the same idea for an encoder-decoder). Details th
     3. Every epoch chooses others, as a pure function of seed, step and row (test_a_resumed_run_hides_the_same_tokens).
     4. The mask token is the first sentinel, which an encoder by itself has no other use for.
 DEVIATION: the head is the table of token vectors alone (heads.LanguageModel); BERT puts one more layer and a bias
-before it. DEVIATION: there is no next-sentence task (Devlin et al. 2019, Task 2), which later work found to be of no
-use (Liu et al. 2019, §4.2).
+before it.
+DEVIATION: there is no next-sentence task (Devlin et al. 2019, Task 2), which later work found to be of no use (Liu et
+al. 2019, §4.2).
 
 Try it:  python -m minialign pretrain --text FILE.txt --objective masked-lm
 """
@@ -29,15 +30,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from minialign.batching import IGNORE, Batch, Order, pad, text_rows
+from minialign.batching import IGNORE, Batch, Batches, pad, text_rows
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
-from minialign.pretrain.causal_lm import train_and_validate
 from minialign.runs.errors import UserError
-from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges
-from minialign.tokenizer import BEGIN, GREEN, PLAIN, RED, SPECIAL, Tokenizer
-from minialign.training import TrainingConfig
+from minialign.tokenizer import BEGIN, SPECIAL
 
 MASK = SPECIAL.index("<extra_0>")
 
@@ -57,8 +55,8 @@ class MaskingConfig:
                             f"together they must be at most 1")
 
 
-def mask_tokens(ids: Sequence[int], config: MaskingConfig, vocabulary: int, chance: random.Random) -> tuple[list[int],
-        list[int]]:
+def mask_tokens(ids: Sequence[int], config: MaskingConfig, vocabulary: int, chance: random.Random
+                ) -> tuple[list[int], list[int]]:
     """Hide some tokens of a text: Devlin et al. 2019, §3.1 and Appendix A.1.
 
     As many are chosen as the share says, rounded, and at least one, as in the released code; a text of special tokens
@@ -80,25 +78,15 @@ def mask_tokens(ids: Sequence[int], config: MaskingConfig, vocabulary: int, chan
     return tokens, labels
 
 
-def show_masking(tokenizer: Tokenizer, tokens: Sequence[int], labels: Sequence[int]) -> str:
-    """One line for a terminal: what the model reads, at the chosen places in red, followed by what stood there in
-    green."""
-    def asked(token, label):
-        return f"{RED}{tokenizer.name(token)}{GREEN}{tokenizer.name(label)}{PLAIN}"
-    return "".join(tokenizer.name(token) if label == IGNORE else asked(token, label) for token,
-                   label in zip(tokens, labels))
-
-
 def masked_lm_loss(model: LanguageModel, batch: Batch) -> Tensor:
-    """Sum of −log π(label) over the chosen places, nats. Logits are computed there, and nowhere else."""
+    """Sum of −log π(label) over the chosen places, nats; logits are computed only there."""
     asked = batch.labels != IGNORE  # (B, T)
     hidden = model.body(batch.tokens, batch.mask)  # (B, T, D)
     return label_loss(model.logits(hidden[asked]), batch.labels[asked])
 
 
-class MaskedText:
-    """Rows of text as training data, masked anew in every epoch, and for the same seed, step and row always in the same
-    way.
+class MaskedText(Batches):
+    """Rows of text as training data, masked anew in every epoch, as a pure function of seed, step and row.
 
     Args:
         rows: ids of each text; batch: rows a step; seed: of their order and of what is hidden.
@@ -106,51 +94,28 @@ class MaskedText:
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], batch: int, seed: int, vocabulary: int,
-                 config: MaskingConfig | None = None):
-        self.rows, self.seed, self.vocabulary, self.config = rows, seed, vocabulary, config or MaskingConfig()
-        self.order = Order([len(row) for row in rows], batch, seed)
-
-    def microbatches(self, step: int, parts: int) -> list[Batch]:
-        """The step's rows, in `parts` pieces, padded on the right."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts], step) for i in range(min(parts, len(chosen)))]
+                 config: MaskingConfig = MaskingConfig()):
+        super().__init__([len(row) for row in rows], batch, seed)
+        self.rows, self.seed, self.vocabulary, self.config = rows, seed, vocabulary, config
 
     def batch(self, names: list[int], step: int = 0) -> Batch:
-        """The named rows as one batch, as a step shows them."""
+        """The named rows, masked as a step masks them and padded on the right."""
         pairs = [mask_tokens(self.rows[name], self.config, self.vocabulary, random.Random(f"{self.seed} {step} {name}"))
                  for name in names]
         tokens, mask = pad([tokens for tokens, _ in pairs])
         return Batch(tokens, pad([labels for _, labels in pairs], value=IGNORE)[0], mask, names)
 
 
-def pretrain_masked_lm(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    texts: list[str],
-    valid: list[str],
-    config: TrainingConfig,
-    run: RunFolder,
-    packed: bool = True,
-    masking: MaskingConfig | None = None,
-    places: tuple[str | None, str | None] = (None, None),
-) -> dict[str, float]:
-    """Teach an encoder to say what stood at hidden places of texts.
+@dataclass(frozen=True)
+class MaskedLM:
+    """BERT's objective; see pretrain.Objective."""
 
-    Args:
-        model: trained in place, saved in the run folder.
-        texts: documents to learn from; valid: documents for the validation loss, always with the same places hidden.
-        config: how; run: where; packed: see `text_rows`; masking: how much; places: where texts and valid come from,
-            for errors.
-    Returns:
-        {"validation": nats per chosen token, "perplexity": its exponential, "steps": how many}.
-    """
-    # the begin token takes a place; a classifier reads the whole text there (heads.Classifier)
-    length = model.config.context - 1
-    learned, checked = (text_rows(tokenizer.encode_many(part), length, packed, place) for part,
-                        place in zip((texts, valid), places))
-    data, held_out = (
-        MaskedText([[BEGIN, *row] for row in rows], min(config.batch, len(rows)), seed, model.config.vocabulary,
-                   masking)
-        for rows, seed in ((learned, config.seed), (checked, 0))
-    )
-    return train_and_validate(model, data, held_out, masked_lm_loss, config, run, "masked language modelling")
+    masking: MaskingConfig = MaskingConfig()
+    packed: bool = True
+    name, loss = "masked language modelling", staticmethod(masked_lm_loss)
+
+    def batches(self, tokenizer, texts, shape, config, place=None) -> MaskedText:
+        """Texts as training data, each row after a begin token, where a classifier reads the whole text."""
+        rows = text_rows(tokenizer.encode_many(texts), shape.context - 1, self.packed, place)
+        return MaskedText([[BEGIN, *row] for row in rows], min(config.batch, len(rows)), config.seed, shape.vocabulary,
+                          self.masking)

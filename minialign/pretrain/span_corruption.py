@@ -1,5 +1,4 @@
-r"""Span corruption, T5's pretraining: short stretches of a text are cut out, and an encoder-decoder writes what was
-cut.
+r"""Span corruption, T5's pretraining: stretches of a text are cut out, and an encoder-decoder writes what was cut.
 
     text      Rosa lost the red kite in the barn .
     inputs    Rosa lost <extra_0> in the <extra_1> .           the encoder reads this
@@ -9,20 +8,30 @@ cut.
 15 % of the tokens are cut out, in spans of 3 on average; how many of both is a function of the text's length alone,
 where the spans stand is chance. The decoder writes only what is missing, which is short, so a step is cheap.
 
-Read next: lm_adaptation.py (what T5 lacks before it can be asked in words). Details that matter:
+LM adaptation comes afterwards: such a model has never seen a text without sentinels and never written one; it answers
+with sentinels. A short time of going on from where a text stops makes it the "T5+LM" that T0 starts from (Sanh et al.
+2022, §5), with the same loss:
+
+    inputs    Rosa lost the                                    Raffel et al. 2020, §3.2.1 (prefix LM);
+    targets   red kite in the barn . <end>                     Lester et al. 2021, §3.1
+
+Read next: gap_filling.py. Details that matter:
     1. Inputs and targets together are the whole text, token for token
        (test_targets_and_inputs_rebuild_the_text_exactly).
     2. Every epoch cuts other spans, as a pure function of seed, step and row (test_a_resumed_run_reads_the_same_noise).
     3. The end token is taught, and closes the last span (test_the_decoder_is_taught_every_target_and_the_end).
     4. A text that needs more sentinels than the tokenizer has gets fewer and longer spans, as much noise
        (test_a_long_text_gets_longer_spans_not_less_noise).
+    5. LM adaptation: beginning and rest together are the text, the rest is never empty
+       (test_the_beginning_and_the_rest_are_the_text), every place to cut is likely (test_every_place_to_cut_comes_up).
 DEVIATION: T5's mask begins with a kept token and ends with a cut one. On text chopped anywhere that means nothing; on
-whole documents it
-    would cut out every last word, so here all places for the spans are equally likely
-    (test_every_placing_of_the_spans_is_equally_likely).
+whole documents it would cut out every last word, so here all places for the spans are equally likely
+(test_every_placing_of_the_spans_is_equally_likely).
 DEVIATION: inputs begin with the begin token, as whatever a model of this project reads; T5's end with the end token.
+DEVIATION: LM adaptation cuts all texts of a step at the same share of their lengths, so that beginnings and rests are
+about equally long and little is padding (test_texts_cut_at_the_same_share_need_little_padding).
 
-Try it:  python -m minialign pretrain --text FILE.txt --objective span-corruption
+Try it:  python -m minialign pretrain --text FILE.txt --objective span-corruption [--lm-adaptation-steps 300]
 """
 
 from __future__ import annotations
@@ -33,14 +42,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from minialign.batching import IGNORE, Order, TextToTextBatch, text_rows, text_to_text_batch
+from minialign.batching import IGNORE, Batch, Batches, text_rows, text_to_text_batch
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
-from minialign.pretrain.causal_lm import train_and_validate
-from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges
-from minialign.tokenizer import BEGIN, GREEN, GREY, PLAIN, SENTINELS, SPECIAL, SpecialIds, Tokenizer
-from minialign.training import TrainingConfig
+from minialign.tokenizer import BEGIN, SENTINELS, SPECIAL, SpecialIds
 
 GAPS = range(SPECIAL.index("<extra_0>"), SPECIAL.index("<extra_0>") + SENTINELS)  # ids of the sentinels
 
@@ -57,11 +63,9 @@ class SpanCorruptionConfig:
 
 
 def noise_budget(length: int, config: SpanCorruptionConfig) -> tuple[int, int]:
-    """(tokens, spans) that are cut out of a text of `length` tokens: Raffel et al. 2020, released code
-    (random_spans_noise_mask).
+    """(tokens, spans) to cut out of `length` tokens: Raffel et al. 2020, released code (random_spans_noise_mask).
 
-    At least one token, never all; a text of one token stays whole. No more spans than there are sentinels, or gaps
-    between kept tokens.
+    At least one token, never all; one token stays whole. No more spans than sentinels, or gaps between kept tokens.
     """
     if length < 2:
         return 0, 0
@@ -72,8 +76,8 @@ def noise_budget(length: int, config: SpanCorruptionConfig) -> tuple[int, int]:
 
 def cut(total: int, parts: int, chance: random.Random) -> list[int]:
     """`total` things in a row as `parts` pieces of at least one; all ways are equally likely."""
-    places = sorted(chance.sample(range(1, total), parts - 1))
-    return [end - start for start, end in zip([0, *places], [*places, total])]
+    places = [0, *sorted(chance.sample(range(1, total), parts - 1)), total]
+    return [end - start for start, end in zip(places, places[1:])]
 
 
 def noise_spans(length: int, config: SpanCorruptionConfig, chance: random.Random) -> list[tuple[int, int]]:
@@ -82,8 +86,7 @@ def noise_spans(length: int, config: SpanCorruptionConfig, chance: random.Random
     if spans == 0:
         return []
     noise = cut(tokens, spans, chance)
-    # two more than there are: before the first span and after the last may be none
-    kept = cut(length - tokens + 2, spans + 1, chance)
+    kept = cut(length - tokens + 2, spans + 1, chance)  # + 2: before the first span and after the last may be none
     found, place = [], -1
     for before, inside in zip(kept, noise):
         found.append((place + before, place + before + inside))
@@ -102,8 +105,7 @@ def corrupt(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> tuple[list[
 
 
 def rebuild(inputs: Sequence[int], targets: Sequence[int]) -> list[int]:
-    """The text that `corrupt` made these of; of a model's own targets, whatever they make of it (a gap it left out
-    stays empty)."""
+    """The text that `corrupt` made these of. A gap that a model's own targets leave out stays empty."""
     gaps: dict[int, list[int]] = {}
     inside: list[int] = []
     for token in targets:
@@ -114,68 +116,54 @@ def rebuild(inputs: Sequence[int], targets: Sequence[int]) -> list[int]:
     return [token for place in inputs for token in (gaps.get(place, []) if place in GAPS else [place])]
 
 
-def show_corruption(tokenizer: Tokenizer, inputs: Sequence[int], targets: Sequence[int]) -> str:
-    """Two lines for a terminal: what the encoder reads and what the decoder shall write; text in green, special tokens
-    in grey."""
-    colours = [[(GREY if i < len(SPECIAL) else GREEN) + tokenizer.name(i) for i in ids] for ids in (inputs, targets)]
-    return "\n".join(f"{name:9}{''.join(names)}{PLAIN}" for name, names in zip(("inputs", "targets"), colours))
-
-
-def text_to_text_loss(model: LanguageModel, batch: TextToTextBatch) -> Tensor:
-    """Sum of −log π(label) over the batch's labels, nats. Logits are computed where there is a label, and nowhere
-    else."""
+def text_to_text_loss(model: LanguageModel, batch: Batch) -> Tensor:
+    """Sum of −log π(label) over the batch's labels, nats; logits are computed only where there is a label."""
     taught = batch.labels != IGNORE  # (B, T)
-    # (B, T, D)   the decoder's pads stand on the right: nobody looks there
-    hidden = model.body(batch.tokens, batch.inputs, batch.input_mask)
+    hidden = model.body(batch.tokens, batch.inputs, batch.input_mask)  # (B, T, D)   nobody looks at pads on the right
     return label_loss(model.logits(hidden[taught]), batch.labels[taught])
 
 
-class TextToTextRows:
-    """(inputs, targets) pairs as training data for an encoder-decoder; pairs of similar input length stand together.
+class TextPairs(Batches):
+    """Training data of an encoder-decoder; a subclass gives the pair (inputs, targets) of an example at a step."""
+
+    special = SpecialIds()  # what begins and ends a target; real weights have ids of their own
+
+    def batch(self, names: list[int], step: int = 0) -> Batch:
+        """The named pairs, as a step shows them, padded on the right."""
+        inputs, targets = zip(*(self.pair(name, step) for name in names))
+        return text_to_text_batch(inputs, targets, names, self.special)
+
+
+class TextToTextRows(TextPairs):
+    """Pairs of texts as training data, the same at every step; pairs of similar input length stand together.
 
     Args:
-        pairs: ids of the inputs, begin token included, and of the targets, without begin and end token, of each
-            example.
-        batch: pairs a step; seed: of their order.
-        special: what begins and ends a target; real weights have ids of their own.
+        pairs: ids of the inputs, begin token included, and of the targets, without begin and end token.
+        batch: pairs a step; seed: of their order; special: see TextPairs.
     """
 
-    special = SpecialIds()
-
     def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int, seed: int,
-                 special: SpecialIds = special):
-        self.pairs, self.special, self.order = pairs, special, Order([len(inputs) for inputs, _ in pairs], batch, seed)
-
-    def microbatches(self, step: int, parts: int) -> list[TextToTextBatch]:
-        """The step's pairs, in `parts` pieces, padded on the right."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts], step) for i in range(min(parts, len(chosen)))]
-
-    def batch(self, names: list[int], step: int = 0) -> TextToTextBatch:
-        """The named pairs as one batch, as a step shows them."""
-        pairs = [self.pair(name, step) for name in names]
-        return text_to_text_batch([inputs for inputs, _ in pairs], [targets for _, targets in pairs], names,
-                                  self.special)
+                 special: SpecialIds = TextPairs.special):
+        super().__init__([len(inputs) for inputs, _ in pairs], batch, seed)
+        self.pairs, self.special = pairs, special
 
     def pair(self, name: int, step: int) -> tuple[Sequence[int], Sequence[int]]:
-        """One pair: the same at every step."""
+        """One pair."""
         return self.pairs[name]
 
 
-class SpanCorruptedText(TextToTextRows):
-    """Rows of text as training data, corrupted anew in every epoch, and for the same seed, step and row always in the
-    same way.
+class SpanCorruptedText(TextPairs):
+    """Rows of text as training data, corrupted anew in every epoch.
 
     Args:
         rows: ids of each text, without begin and end token, at most `longest_text` of them.
-        batch: rows a step; seed: of their order and of the noise.
-        config: how much noise.
+        batch: rows a step; seed: of their order and of the noise; config: how much noise.
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], batch: int, seed: int,
-                 config: SpanCorruptionConfig | None = None):
-        self.rows, self.seed, self.config = rows, seed, config or SpanCorruptionConfig()
-        self.order = Order([len(row) for row in rows], batch, seed)
+                 config: SpanCorruptionConfig = SpanCorruptionConfig()):
+        super().__init__([len(row) for row in rows], batch, seed)
+        self.rows, self.seed, self.config = rows, seed, config
 
     def pair(self, name: int, step: int) -> tuple[list[int], list[int]]:
         """One row with the noise of a step; in another epoch the row stands in another step."""
@@ -184,50 +172,48 @@ class SpanCorruptedText(TextToTextRows):
         return [BEGIN, *inputs], targets
 
 
+class DividedText(SpanCorruptedText):
+    """Rows of text as training data, each divided into a beginning and the rest, anew in every epoch; see there."""
+
+    def pair(self, name: int, step: int) -> tuple[list[int], list[int]]:
+        """One row, divided as a step divides all of its rows."""
+        row, share = self.rows[name], random.Random(f"{self.seed} {step}").random()
+        place = int(share * len(row))  # 0 to length − 1: the rest has at least one token
+        return [BEGIN, *row[:place]], list(row[place:])
+
+
 def longest_text(context: int, config: SpanCorruptionConfig) -> int:
-    """Most tokens of a text whose inputs and targets both fit a context, begin token included: more than the context,
-    since they share it."""
+    """Most tokens of a text whose inputs and targets both fit a context: more than the context, since they share it."""
     length = 0
     while True:
         tokens, spans = noise_budget(length + 1, config)
-        if 1 + max(length + 1 - tokens, tokens) + spans > context:
+        if 1 + max(length + 1 - tokens, tokens) + spans > context:  # 1 for the begin token
             return length
         length += 1
 
 
-def pretrain_span_corruption(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    texts: list[str],
-    valid: list[str],
-    config: TrainingConfig,
-    run: RunFolder,
-    packed: bool = True,
-    noise: SpanCorruptionConfig | None = None,
-    places: tuple[str | None, str | None] = (None, None),
-) -> dict[str, float]:
-    """Teach an encoder-decoder to fill the gaps of texts.
+@dataclass(frozen=True)
+class SpanCorruption:
+    """T5's objective; see pretrain.Objective."""
 
-    Args:
-        model: trained in place, saved in the run folder.
-        texts: documents to learn from; valid: documents for the validation loss, always with the same gaps.
-        config: how; run: where; packed: see `text_rows`; noise: how much; places: where texts and valid come from, for
-            errors.
-    Returns:
-        {"validation": nats per target token, "perplexity": its exponential, "steps": how many}.
-    """
-    noise = noise or SpanCorruptionConfig()
-    length = longest_text(model.config.context, noise)
-    learned, checked = (text_rows(tokenizer.encode_many(part), length, packed, place) for part,
-                        place in zip((texts, valid), places))
-    data = SpanCorruptedText(learned, min(config.batch, len(learned)), config.seed, noise)
-    return train_text_to_text(model, data, SpanCorruptedText(checked, min(config.batch, len(checked)), 0, noise),
-                              config, run, "span corruption")
+    noise: SpanCorruptionConfig = SpanCorruptionConfig()
+    packed: bool = True
+    name, loss = "span corruption", staticmethod(text_to_text_loss)
+
+    def batches(self, tokenizer, texts, shape, config, place=None) -> SpanCorruptedText:
+        """Texts as training data."""
+        rows = text_rows(tokenizer.encode_many(texts), longest_text(shape.context, self.noise), self.packed, place)
+        return SpanCorruptedText(rows, min(config.batch, len(rows)), config.seed, self.noise)
 
 
-def train_text_to_text(
-    model: LanguageModel, data: TextToTextRows, valid: TextToTextRows, config: TrainingConfig, run: RunFolder,
-    label: str
-) -> dict[str, float]:
-    """Train an encoder-decoder on pairs of texts; see `train_and_validate`."""
-    return train_and_validate(model, data, valid, text_to_text_loss, config, run, label)
+@dataclass(frozen=True)
+class LMAdaptation:
+    """The objective of an encoder-decoder after span corruption; see pretrain.Objective."""
+
+    packed: bool = True
+    name, loss = "LM adaptation", staticmethod(text_to_text_loss)
+
+    def batches(self, tokenizer, texts, shape, config, place=None) -> DividedText:
+        """Texts as training data; the begin token takes a place of the context."""
+        rows = text_rows(tokenizer.encode_many(texts), shape.context - 1, self.packed, place)
+        return DividedText(rows, min(config.batch, len(rows)), config.seed)

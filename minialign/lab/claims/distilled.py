@@ -39,7 +39,8 @@ from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
 from minialign.lab.demo.instruct import corpus, training
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents
-from minialign.pretrain.masked_lm import MaskedText, pretrain_masked_lm
+from minialign.pretrain.masked_lm import MaskedLM, MaskedText
+from minialign.pretrain.pretrain import pretrain
 from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
@@ -169,7 +170,7 @@ def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
         model, run = LanguageModel(dataclasses.replace(like.config, kind="encoder"), seed), RunFolder(folder)
         run.begin({**describe_model(model), "stage": "masked language modelling", "training": to_dict(how)}, tokenizer)
         if not run.finished:
-            pretrain_masked_lm(model, tokenizer, *corpus(config, seed), how, run, packed=False)
+            pretrain(model, tokenizer, *corpus(config, seed), how, run, MaskedLM(packed=False))
 
     return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
 

@@ -56,7 +56,7 @@ MAP = (
             "Vaswani et al. 2017"),
     Heading(
         "Pretraining (before the notes)",
-        ("pretrain/causal_lm.py", "pretrain/masked_lm.py", "pretrain/span_corruption.py", "pretrain/lm_adaptation.py"),
+        ("pretrain/causal_lm.py", "pretrain/masked_lm.py", "pretrain/span_corruption.py", "pretrain/pretrain.py"),
         *((), (2,), "Radford et al. 2019; Devlin et al. 2019; Raffel et al. 2020"),
     ),
     Heading(

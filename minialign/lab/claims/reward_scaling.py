@@ -42,7 +42,8 @@ from minialign.lab.demo.pipeline import Demo
 from minialign.lab.plotting import legend, lines_with_intervals, reference_line, save_png
 from minialign.lab.realdata.people import write_people_data, write_people_texts
 from minialign.lab.realdata.ratings import raters_on, read_ratings, two_raters
-from minialign.pretrain.causal_lm import pretrain
+from minialign.pretrain.causal_lm import NextToken
+from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ranked import Ranked, ranked_rows
 from minialign.rlhf.reward_model import Ensemble, answer_rows, score_rows, train_reward_model
@@ -193,7 +194,7 @@ def people_reader(bench: Bench, texts: list[str], valid: list[str], width: int, 
         model, run = LanguageModel(shape, 0), RunFolder(folder)
         run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(config)}, tokenizer)
         if not run.finished:
-            pretrain(model, tokenizer, texts, valid, config, run, packed=False)
+            pretrain(model, tokenizer, texts, valid, config, run, NextToken(packed=False))
 
     return load_model(bench.cached("people-reader", [width, layers, heads, to_dict(config), len(texts)], make))
 

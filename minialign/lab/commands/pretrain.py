@@ -11,10 +11,10 @@ import click
 from minialign.heads import LanguageModel, describe_model
 from minialign.lab.commands.inputs import read_documents
 from minialign.lab.commands.options import LARGEST, Command, configured, file_option, run_options
-from minialign.pretrain.causal_lm import pretrain
-from minialign.pretrain.lm_adaptation import adapt
-from minialign.pretrain.masked_lm import MaskingConfig, pretrain_masked_lm
-from minialign.pretrain.span_corruption import SpanCorruptionConfig, pretrain_span_corruption
+from minialign.pretrain.causal_lm import NextToken
+from minialign.pretrain.masked_lm import MaskedLM, MaskingConfig
+from minialign.pretrain.pretrain import pretrain
+from minialign.pretrain.span_corruption import LMAdaptation, SpanCorruption, SpanCorruptionConfig
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import MODEL, RunFolder
@@ -85,19 +85,21 @@ def command(files, text, valid, split, packed, objective, lm_adaptation_steps, o
                        f"parameters")
             places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files",
                       str(valid) if valid else "the part held out for validation")
-            texts = (model, tokenizer, documents, held_out)
-            if objective == "next-token":
-                pretrain(*texts, training, run, packed, places)
-            elif objective == "masked-lm":
-                pretrain_masked_lm(*texts, training, run, packed, masking, places)
-            elif not lm_adaptation_steps:
-                pretrain_span_corruption(*texts, training, run, packed, noise, places)
-            else:
-                corrupt_then_adapt(texts, training, run, packed, noise, places, config)
-    of = {"next-token": "held-out text", "masked-lm": "the hidden tokens of held-out text",
-          "span-corruption": "the gaps of held-out text"}[objective]
+            learned = {"next-token": NextToken(packed), "masked-lm": MaskedLM(masking, packed),
+                       "span-corruption": SpanCorruption(noise, packed)}[objective]
+            if lm_adaptation_steps:  # span corruption in a folder of its own inside the run's, and on from there
+                first = RunFolder(out / "span-corruption")
+                with first.locked():
+                    first.begin({**config, "lm_adaptation_steps": 0}, tokenizer)
+                    if not first.finished:
+                        pretrain(model, tokenizer, documents, held_out, training, first, learned, places)
+                    load_into(model, read_tensors(first.path / MODEL)[0], first.path / MODEL)
+                learned, training = LMAdaptation(packed), dataclasses.replace(training, steps=lm_adaptation_steps)
+            pretrain(model, tokenizer, documents, held_out, training, run, learned, places)
+    measured = {"next-token": "held-out text", "masked-lm": "the hidden tokens of held-out text",
+                "span-corruption": "the gaps of held-out text"}[objective]
     click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on "
-               f"{'the rests of held-out texts' if lm_adaptation_steps else of}")
+               f"{'the rests of held-out texts' if lm_adaptation_steps else measured}")
     click.echo(f'try it:  python -m minialign sample {out} --prompt '
                f'"{"…" if objective == "next-token" or lm_adaptation_steps else "… ___ …"}"')
 
@@ -119,20 +121,6 @@ def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorr
     if objective == "masked-lm":
         return {"objective": objective, "masking": to_dict(masking)}
     return {"objective": objective, "noise": to_dict(noise), "lm_adaptation_steps": lm_adaptation_steps}
-
-
-def corrupt_then_adapt(texts: tuple, training: TrainingConfig, run: RunFolder, packed: bool,
-                       noise: SpanCorruptionConfig, places: tuple, config: dict) -> None:
-    """Span corruption in a folder of its own inside the run's, then LM adaptation from there, with a new optimizer and
-    schedule."""
-    model, tokenizer, *_ = texts
-    first = RunFolder(run.path / "span-corruption")
-    with first.locked():
-        first.begin({**config, "lm_adaptation_steps": 0}, tokenizer)
-        if not first.finished:
-            pretrain_span_corruption(*texts, training, first, packed, noise, places)
-        load_into(model, read_tensors(first.path / MODEL)[0], first.path / MODEL)
-    adapt(*texts, dataclasses.replace(training, steps=config["lm_adaptation_steps"]), run, packed, places)
 
 
 def hold_out_the_end(documents: list[str], context: int) -> tuple[list[str], list[str]]:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.mixture import Split, split_by_cluster
-from minialign.pretrain.causal_lm import pretrain
-from minialign.pretrain.lm_adaptation import adapt
-from minialign.pretrain.span_corruption import pretrain_span_corruption
+from minialign.pretrain.causal_lm import NextToken
+from minialign.pretrain.pretrain import pretrain
+from minialign.pretrain.span_corruption import LMAdaptation, SpanCorruption
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges, to_dict
@@ -124,9 +124,9 @@ def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
         activation="relu", initial_std=config.width**-0.5, smeared_keys=True,
     )  # fmt: skip
     model = LanguageModel(shape, seed)
-    stages = [(CORRUPTED, pretrain_span_corruption, config.pretrain_steps, 2e-3),
-              (ADAPTED, adapt, config.adapt_steps, 1e-3)]
-    for name, teach, steps, rate in stages:
+    stages = [(CORRUPTED, SpanCorruption(packed=False), config.pretrain_steps, 2e-3),
+              (ADAPTED, LMAdaptation(packed=False), config.adapt_steps, 1e-3)]
+    for name, objective, steps, rate in stages:
         run, how = RunFolder(folder / name), training(max(1, steps), config, seed, rate)
         if steps == 0:
             continue
@@ -134,7 +134,7 @@ def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
             run.begin({**describe_model(model), "stage": name[2:], "training": to_dict(how), "toy": to_dict(config)},
                       tokenizer)
             if not run.finished:
-                teach(model, tokenizer, texts, valid, how, run, packed=False)
+                pretrain(model, tokenizer, texts, valid, how, run, objective)
         model = load_model(run.path, "language-model")[0]
     return run.path
 
@@ -154,5 +154,5 @@ def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
         run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(how), "toy": to_dict(config)},
                   tokenizer)
         if not run.finished:
-            pretrain(model, tokenizer, texts, valid, how, run, packed=False)
+            pretrain(model, tokenizer, texts, valid, how, run, NextToken(packed=False))
     return folder

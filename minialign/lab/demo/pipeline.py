@@ -34,7 +34,8 @@ from minialign.heads import LanguageModel, ScalarModel, describe_model, load_mod
 from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.lab.demo.evaluation import evaluate, gold_watch, judge_pairs
 from minialign.lab.demo.settings import DemoConfig
-from minialign.pretrain.causal_lm import pretrain
+from minialign.pretrain.causal_lm import NextToken
+from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.ranked import ranked_rows
@@ -177,8 +178,7 @@ class Demo:
                                   seed=c.seed_of(1))
         split = -max(1, len(texts) // 50)
         def train(run):
-            return pretrain(model, tokenizer, texts[:split], texts[split:], settings, run,
-                                             packed=False)
+            return pretrain(model, tokenizer, texts[:split], texts[split:], settings, run, NextToken(packed=False))
         return self.trained(PRETRAINED, model, tokenizer, settings, train)
 
     def instructed(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
