@@ -1,16 +1,14 @@
 r"""The one supervised loop: pretraining, instruction tuning and reward models all run through it.
 
-    for each step:  loss = Σ loss of its micro-batches / Σ their labels;  clip the gradient;  AdamW;  write one line of
-    metrics
+    each step:  loss = Σ losses of its micro-batches / Σ their labels;  clip the gradient;  AdamW;  one line of metrics
 
-Details that matter:
+Read next: instruct/sft.py. Details that matter:
     1. The sum of losses is divided by the labels of the whole step, so accumulating over micro-batches of ragged
-       lengths gives the gradient of the full batch (test_accumulation_equals_the_full_batch); a mean of means would
-       not.
+       lengths gives the gradient of the full batch (test_accumulation_equals_the_full_batch); a mean of means does not.
     2. Weight decay on matrices only: not on biases and norms (test_only_matrices_decay).       Loshchilov & Hutter 2019
-    3. The learning rate rises linearly, then falls along a cosine, and is a pure function of the step.     Radford et al. 2018, §4.1
-    4. Ctrl-C ends the step it falls in, saves and says so; `kill -9` costs the steps since the last checkpoint, no
-       more; both go on to the same bits (test_a_resumed_run_ends_with_the_same_bits).
+    3. The learning rate rises linearly, then falls along a cosine, a pure function of the step.     Radford et al. 2018
+    4. Ctrl-C and `kill -9` cost no more than the steps since the last checkpoint; the same command goes on to the same
+       bits (runs/resumable.py; test_a_resumed_run_ends_with_the_same_bits).
     5. A loss that is not finite stops the run before it touches the weights.
 
 Metrics, one line a step: `loss` mean over labels, nats · `learning_rate` · `gradient_norm` before clipping (normal: 0.2
@@ -24,19 +22,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from minialign.batching import Batches
 from minialign.heads import evaluating
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
-from minialign.runs.processes import agreed, join_processes
-from minialign.runs.resumable import Stopped, interruptible
+from minialign.runs.processes import join_processes, wait_for_all
+from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_at_least_1
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class TrainingConfig:
     seed: int = 0  # of the weights and the order of the examples
 
     def __post_init__(self):
-        for name in ("steps", "batch", "accumulation", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_1(self, "steps", "batch", "accumulation", "validate_every", "checkpoint_every")
         if not 0 < self.learning_rate < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.final <= 1:
             raise UserError(f"learning rate {self.learning_rate} (above 0, below 1), warmup {self.warmup} or final "
                             f"{self.final} (0 to 1) is out of range")
@@ -75,18 +72,9 @@ class TrainingConfig:
                             f"--accumulation")
 
 
-class Data(Protocol):
-    """What the loop needs to know of the examples."""
-
-    def microbatches(self, step: int, parts: int) -> list[Any]:
-        """The batch of a step in `parts` pieces; each has `count` (labels), `size` (tokens) and `rows` (which
-        examples)."""
-
-
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.98,
           eps: float = 1e-8) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019, Alg. 2) with decay on matrices only, for the parameters that train; torch's
-    fused kernel."""
+    """AdamW (Loshchilov & Hutter 2019, Alg. 2) for the parameters that train; decay on matrices only."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
@@ -96,8 +84,7 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float, beta2: f
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Learning rate of a step (0 first): linear to its peak in the warm-up, then half a cosine down to `final` of
-    it."""
+    """Learning rate of a step (0 first): linear to its peak, then half a cosine down to `final` of it."""
     warmup = max(1, round(config.warmup * config.steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -105,8 +92,8 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig,
-                  count: int) -> tuple[float, float]:
+def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list,
+                  loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig, count: int) -> tuple[float, float]:
     """One optimizer step on the mean loss of all labels of the micro-batches.
 
     Args:
@@ -137,15 +124,12 @@ def gradient_step(model, optimizer, batches: list, loss: Callable[[nn.Module, An
     return float(total), float(norm)
 
 
-def one_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, loss: Callable, config: TrainingConfig,
-    run: RunFolder, step: int, place: tuple[int, int]
-) -> dict[str, Any]:
-    """One optimizer step, and what metrics.jsonl says of it.
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, loss: Callable, config: TrainingConfig,
+             run: RunFolder, step: int, place: tuple[int, int]) -> dict[str, float]:
+    """Step number `step` (0 first), and its metrics.
 
     Args:
         model, optimizer, data, loss, config, run: as in `train`.
-        step: how many were taken before.
         place: rank of this process, and how many share each batch.
     Raises:
         UserError: a loss that is not finite, or more processes than micro-batches.
@@ -160,26 +144,19 @@ def one_step(
                         f"larger --batch")
     if processes > 1:  # chance of its own for each process, and the same after a restart
         torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
+    count = sum(batch.count for batch in batches)
     try:
-        mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config,
-                                   sum(b.count for b in batches))
+        mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, count)
     except UserError as error:
         raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate",
                         run.path) from None
-    speed = round(sum(b.size for b in batches) / (time.perf_counter() - started))
-    return {"step": step + 1, "loss": mean, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
+    speed = round(sum(batch.size for batch in batches) / (time.perf_counter() - started))
+    return {"loss": mean, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
 
 
-def train(
-    model: nn.Module,
-    data: Data,
-    loss: Callable[[nn.Module, Any], Tensor],
-    config: TrainingConfig,
-    run: RunFolder,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
-    label: str = "training",
-    complete: Callable[[nn.Module], dict[str, float]] | None = None,
-) -> dict[str, float]:
+def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig,
+          run: RunFolder, validate: Callable[[nn.Module], dict[str, float]] | None = None, label: str = "training",
+          complete: Callable[[nn.Module], dict[str, float]] | None = None) -> dict[str, float]:
     """Train a model in its run folder, from the beginning or from the folder's last checkpoint.
 
     Args:
@@ -188,59 +165,36 @@ def train(
         loss: (model, batch) -> sum of the losses of the batch's labels.
         config: how.
         run: where metrics and checkpoints go; the finished model is written there.
-        validate: model -> {"validation": mean held-out loss, ...}, measured every `validate_every` steps and at the
-            end.
+        validate: model -> {"validation": mean held-out loss, ...}, every `validate_every` steps and at the end.
         label: name of the progress bar.
-        complete: the last change to the trained model before it is written (a reward model is normalised); returns
-            facts about it.
+        complete: the last change to the trained model (a reward model is normalised); returns facts about it.
     Returns:
         The last validation, the step it stands at, and the facts of `complete`.
     Raises:
         UserError: a loss that is not finite; the last checkpoint is kept.
         Stopped: after Ctrl-C, with everything saved.
     """
-    rank, processes = join_processes()
-    wait = distributed.barrier if processes > 1 else lambda: None
+    place = join_processes()
     optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
-    chance = {"dropout": torch.default_generator}
     torch.manual_seed(config.seed)
-    state = run.load_checkpoint({"model": model}, {"adamw": optimizer}, chance) or {"step": 0, "best": math.inf,
-        "stale": 0, "last": {}}
-    best = BestWeights(run, config.patience, state)
-    if rank == 0:
-        run.forget_after(state["step"])
     model.train()
-    stop = False
-    bar = tqdm(total=config.steps, initial=state["step"], desc=label, unit="step", disable=None if rank == 0 else True,
-               leave=True)
-    with interruptible() as interrupted, bar:
-        while state["step"] < config.steps and not best.gave_up:
-            record = one_step(model, optimizer, data, loss, config, run, state["step"], (rank, processes))
-            state["step"] = step = record["step"]
-            if validate is not None and (step % config.validate_every == 0 or step == config.steps):
+    with ResumableLoop(run, {"model": model}, {"adamw": optimizer}, {"dropout": torch.default_generator},
+                       {"best": math.inf, "stale": 0, "last": {}}) as loop:
+        best = BestWeights(run, config.patience, loop.state)
+        for step in loop.steps(config.steps, label, every=config.checkpoint_every):
+            if best.gave_up:
+                break
+            metrics = one_step(model, optimizer, data, loss, config, run, step, place)
+            if validate is not None and ((step + 1) % config.validate_every == 0 or step + 1 == config.steps):
                 with evaluating(model):
-                    state["last"] = validate(model)
-                record |= state["last"]
-                best.look(model, state["last"])
-            stop = agreed(interrupted())  # asked once: a Ctrl-C that falls after this line waits for the next step
-            if rank == 0:
-                run.log(record)
-                if stop or (step % config.checkpoint_every == 0 and step < config.steps):
-                    run.save_checkpoint({"model": model}, {"adamw": optimizer}, chance, state)
-            bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second'] / 1000:.1f}k tokens/s",
-                                refresh=False)
-            bar.update()
-            if stop and step < config.steps:
-                raise Stopped(f"stopped at step {step} of {config.steps}, saved in {run.path}; the same command goes "
-                              f"on from there")
-    wait()
-    best.restore(model)
-    model.eval()
-    result = {**state["last"], "steps": state["step"], **(complete(model) if complete else {})}
-    if rank == 0:
-        run.finish(model, **result)
-        best.forget()
-    wait()
-    if stop:  # in the last step: nothing was lost, and whatever comes after this stage is not begun
-        raise Stopped(f"stopped after the last step, finished in {run.path}; the same command goes on from there")
+                    metrics |= best.look(model, validate(model))
+            loop.done(metrics, f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second'] / 1000:.1f}k tokens/s")
+        wait_for_all()
+        best.restore(model)
+        model.eval()
+        result = {**loop.state["last"], "steps": loop.state["step"], **(complete(model) if complete else {})}
+        if place[0] == 0:
+            run.finish(model, **result)
+            best.forget()
+        wait_for_all()
     return result

@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from minialign import training
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
+from minialign.runs import resumable
 from minialign.runs.errors import UserError
+from minialign.runs.resumable import Stopped, interruptible
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
-from minialign.training import Stopped, TrainingConfig, adamw, gradient_step, interruptible, learning_rate_at, train
+from minialign.training import TrainingConfig, adamw, gradient_step, learning_rate_at, train
 from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(vocabulary=24, context=16, width=16, layers=1, heads=2, initial_std=0.1)
@@ -322,7 +323,7 @@ def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(tmp_path):
 
 
 def test_ctrl_c_at_any_moment_of_a_step_saves_what_it_says(tmp_path, monkeypatch):
-    class Bar(training.tqdm):
+    class Bar(resumable.tqdm):
         updates = 0
 
         def update(self, n=1):
@@ -330,7 +331,7 @@ def test_ctrl_c_at_any_moment_of_a_step_saves_what_it_says(tmp_path, monkeypatch
             if Bar.updates == 3:
                 press_ctrl_c()
 
-    monkeypatch.setattr(training, "tqdm", Bar)
+    monkeypatch.setattr(resumable, "tqdm", Bar)
     with pytest.raises(Stopped) as stop:
         run_stage(tmp_path)
     step = int(str(stop.value).split("stopped at step ")[1].split()[0])
@@ -478,7 +479,7 @@ def test_a_validation_that_is_not_a_number_counts_as_no_improvement(tmp_path):
 # kill -9
 
 KILLED = '''
-"""Train in one process after the other; kill each at another line of run_folder.py or training.py, and run the same command again."""
+"""Train in one process after the other; kill each at another line, and run the same command again."""
 import json, os, signal, sys
 from pathlib import Path
 import torch
@@ -486,8 +487,8 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from test_training import SHAPE, TEN, ragged_rows
-from minialign.runs import run_folder as checkpoints
 from minialign import training
+from minialign.runs import early_stop, files, resumable, run_folder
 from minialign.heads import describe_model
 from minialign.runs.run_folder import RunFolder
 from minialign.heads import LanguageModel
@@ -497,8 +498,8 @@ from minialign.training import TrainingConfig, train
 
 root, tokenizer = Path(sys.argv[1]), train_tokenizer([], 276)
 config = TrainingConfig(**TEN | {"steps": 7, "checkpoint_every": 2, "validate_every": 3, "patience": 2})
-training.adamw(LanguageModel(SHAPE), 1e-3, 0.0).step()  # what is imported at the first use costs each child a second otherwise
-watched = {checkpoints.__file__, training.__file__}
+training.adamw(LanguageModel(SHAPE), 1e-3, 0.0).step()  # imports that would cost each child a second otherwise
+watched = {module.__file__ for module in (early_stop, files, resumable, run_folder, training)}
 
 def command(folder):
     run = RunFolder(folder)
@@ -542,11 +543,13 @@ def left(folder):
 assert in_a_process(root / "whole", places=[]) == 0, (root / "error.txt").read_text()
 places = json.loads((root / "places.json").read_text())
 model, metrics = left(root / "whole")
-moments = {}  # of every line that writes something one moment, early for one half of them, late for the other; of the loop a few
+writes = {'write_atomic', 'save_checkpoint', 'finish', 'log', 'begin', 'look', 'restore', 'forget_after', 'done'}
+moments = {}  # of every line that writes something one moment, early for some of them, late for others; of the loop a few
 for i, (function, number) in enumerate(places):
-    if function in ("write_atomic", "save_checkpoint", "finish", "log", "begin", "look", "restore", "forget_after"):
+    if function in writes:
         moments.setdefault((function, number), []).append(i)
-moments = sorted({whole[len(whole) * (number % 3) // 3] for (_, number), whole in moments.items()} | {len(places) * k // 5 for k in range(5)})
+chosen = {whole[len(whole) * (number % 3) // 3] for (_, number), whole in moments.items()}
+moments = sorted(chosen | {len(places) * k // 5 for k in range(5)})
 for moment in moments:
     folder = root / str(moment)
     killed = in_a_process(folder, kill_at=moment)
@@ -554,7 +557,8 @@ for moment in moments:
     report = {"place": places[moment], "killed": os.WIFSIGNALED(killed), "went_on": again == 0, "same_model": False}
     if again == 0:
         bits, lines = left(folder)
-        report |= {"same_model": bits == model, "same_metrics": lines == metrics, "left": [f.name for f in folder.rglob("*.tmp")]}
+        report |= {"same_model": bits == model, "same_metrics": lines == metrics}
+        report |= {"left": [f.name for f in folder.rglob("*.tmp")]}
     else:
         report["error"] = (root / "error.txt").read_text()
     print(json.dumps(report))
@@ -631,7 +635,7 @@ def test_two_processes_stop_together_when_one_is_told_to_and_go_on_as_one(tmp_pa
 
 STOP_RANK_1 = """
 import os, signal
-from minialign.training import Stopped
+from minialign.runs.resumable import Stopped
 from test_training import next_token_loss
 steps = []
 def loss(model, batch):

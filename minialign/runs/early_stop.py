@@ -1,5 +1,4 @@
-r"""Early stopping, an option: keep the weights that did best on held-out examples, and give up when they stay the best
-for long."""
+r"""Early stopping, an option: keep the weights that did best on held-out examples, give up when they stay the best."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ class BestWeights:
     Args:
         run: the best weights are kept in its folder, so that a resumed run still has them.
         patience: looks without improvement after which training gives up; 0 does nothing at all.
-        state: the loop's; carries "best" and "stale" through checkpoints.
+        state: the loop's; carries "best", "stale" (looks since the best) and "last" (look) through checkpoints.
     """
 
     def __init__(self, run: RunFolder, patience: int, state: dict):
@@ -29,16 +28,18 @@ class BestWeights:
         """Whether it was `patience` looks ago."""
         return 0 < self.patience <= self.state["stale"]
 
-    def look(self, model: nn.Module, found: dict[str, float]) -> None:
-        """Take note of a validation; keep its numbers and the weights when its loss is the best so far."""
+    def look(self, model: nn.Module, found: dict[str, float]) -> dict[str, float]:
+        """Take note of a validation and return it; keep it and the weights when its loss is the best so far."""
+        self.state["last"] = found
         if not self.patience:
-            return
+            return found
         if found.get("validation", math.nan) < self.state["best"]:
             self.state.update(best=found["validation"], found=found, stale=0)
             if int(os.environ.get("RANK", 0)) == 0:
                 RunFolder(self.run.path / "best").save_checkpoint({"model": model}, {}, {}, {})
         else:
             self.state["stale"] += 1
+        return found
 
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back, at the end."""

@@ -1,5 +1,4 @@
-r"""Several processes that train one model: who they are, and how they agree to stop. Alone, without torchrun, all of it
-does nothing.
+r"""Several processes that train one model: who they are, and how they agree to stop. Alone, all of it does nothing.
 
 Read next: training.py, whose loop they share.
 """
@@ -13,11 +12,16 @@ import torch.distributed as distributed
 
 
 def join_processes() -> tuple[int, int]:
-    """(rank, number of processes): under torchrun each process takes its share of a step's micro-batches, else (0,
-    1)."""
+    """(rank, number of processes), (0, 1) alone: under torchrun each takes its share of a step's micro-batches."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo")
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def wait_for_all() -> None:
+    """Let every process come as far as this line before any goes on."""
+    if distributed.is_initialized():
+        distributed.barrier()
 
 
 def agreed(stop: bool) -> bool:
