@@ -63,11 +63,9 @@ class Cache:
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
     def repeat(self, rows: Tensor) -> None:
-        """Let every text go on in several ways: row i of what is read next continues the text rows[i]; rows (N,), 0 to
-        B − 1.
+        """Let texts go on in several ways: row i of what is read next continues text rows[i]; rows (N,), 0 to B − 1.
 
-        index_select sums its gradient in a fixed order; for that of t[rows] torch promises none, and two trainings must
-        be equal to the last bit.
+        index_select sums its gradient in a fixed order, t[rows] need not: two trainings must be equal to the bit.
         """
         def repeated(kept):
             return None if kept is None else tuple(t.index_select(0, rows) for t in kept)

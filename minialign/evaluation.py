@@ -1,5 +1,4 @@
-r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, memory. Rank classification is in
-ranking.py, ROUGE in rouge.py.
+r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, memory.
 
 Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim.
 What the interval is over must be said: answers to one prompt are not independent, so a prompt counts once.
@@ -45,54 +44,42 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
-    """Mean of independent values (one a prompt, or one a seed) with Student's 95 % interval: x̄ ± t s / √n, cut at what
-    values can be.
-
-    Raises:
-        UserError: fewer than two values, from which no interval can be had.
-    """
+    """Mean of independent values (one a prompt, or one a seed) with Student's interval x̄ ± t s / √n, cut at what values
+    can be. Raises UserError for fewer than two values."""
     n = len(values)
     if n < 2:
         raise UserError(f"an interval needs at least two values, and there are {n}; use more --seeds or more prompts")
     mean = math.fsum(values) / n
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     t = STUDENT[n - 2] if n - 2 < len(STUDENT) else 1.96 + 2.5 / n
-    half = t * deviation / math.sqrt(n)
+    half = t * std / math.sqrt(n)
     return Interval(mean, max(lowest, mean - half), min(highest, mean + half))
 
 
 def wilson_interval(successes: float, n: int) -> Interval:
-    """Share of successes among n independent trials with Wilson's 95 % interval, which stays inside [0, 1] (Wilson
-    1927).
-
-    Args:
-        successes: how many; a tie may count one half.
-        n: trials.
-    """
+    """Share of successes (a tie may count one half) among n independent trials, with the interval of Wilson 1927, which
+    stays inside [0, 1]."""
     if n < 1:
         raise UserError("a share needs at least one trial")
     z2, p = 1.96**2, successes / n
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = 1.96 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # rounding must not leave p outside
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))  # p inside despite rounding
 
 
 def win_rate(outcomes: Sequence[Sequence[float]]) -> Interval:
     """How often one side wins, with an interval over prompts.
 
-    Args:
-        outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss. The judges of one prompt look at
-            the same two answers, so they are averaged first and the prompt counts once.
+    outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss. The judges of one prompt look at the
+    same two answers, so they are averaged first and the prompt counts once.
     """
-    interval = mean_interval([math.fsum(judges) / len(judges) for judges in outcomes])
-    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
+    return mean_interval([math.fsum(judges) / len(judges) for judges in outcomes], 0.0, 1.0)
 
 
 def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequence[float], steps: int = 50) -> float:
     """Win rate that would be expected if both sides wrote equally long answers.
 
-    P(win) = σ(a + b log(length / length of the rival)); reported is σ(a)          after Dubois et al. 2024, §3, without their model terms
+    P(win) = σ(a + b log(length / length of the rival)); reported is σ(a)    Dubois et al. 2024, §3, without model terms
 
     Args:
         outcomes: (n) wins in [0, 1]; length_ratios: (n) words of this side / words of the rival, above 0.
@@ -102,25 +89,23 @@ def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequenc
     a = b = 0.0
     for _ in range(steps):
         p = [1 / (1 + math.exp(-(a + b * v))) for v in x]
-        ga, gb = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a, math.fsum((y - q) * v for y, q,
-            v in zip(outcomes, p, x)) - 0.01 * b
+        ga = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a
+        gb = math.fsum((y - q) * v for y, q, v in zip(outcomes, p, x)) - 0.01 * b
         w = [q * (1 - q) for q in p]
-        haa, hab, hbb = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x)), math.fsum(u * v * v for u,
-            v in zip(w, x)) + 0.01
+        haa, hab = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x))
+        hbb = math.fsum(u * v * v for u, v in zip(w, x)) + 0.01
         determinant = haa * hbb - hab * hab
         a, b = a + (hbb * ga - hab * gb) / determinant, b + (haa * gb - hab * ga) / determinant
     return 1 / (1 + math.exp(-a))
 
 
 def binary_accuracy(predicted: Sequence[float]) -> Interval:
-    """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half), Wilson's
-    interval."""
+    """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half)."""
     return wilson_interval(sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in predicted), len(predicted))
 
 
 def latency(work: Callable[[], object], rounds: int = 5) -> float:
-    """Seconds that a piece of work takes: the median of `rounds` after one that warms up. For ratios in one run; no
-    test depends on it."""
+    """Seconds that a piece of work takes: the median of `rounds` after one that warms up. For ratios in one run."""
     samples = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
@@ -130,8 +115,7 @@ def latency(work: Callable[[], object], rounds: int = 5) -> float:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder: measured, not computed from shapes. Raises UserError when it is
-    not there."""
+    """Bytes of a file, or of all files below a folder. Raises UserError when it is not there."""
     path = Path(path)
     if not path.exists():
         raise UserError("there is no such file or folder", path)

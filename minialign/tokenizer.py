@@ -25,12 +25,10 @@ from minialign.runs.errors import UserError
 PAD, BEGIN, END, SEPARATOR = 0, 1, 2, 3
 SENTINELS = 16  # <extra_0> … stand for the gaps of span corruption (pretrain/span_corruption.py)
 SPECIAL = ["<pad>", "<begin>", "<end>", "<separator>"] + [f"<extra_{i}>" for i in range(SENTINELS)]
-GREEN, RED, GREY, PLAIN = "\033[32m", "\033[31m", "\033[90m", "\033[0m"
 
 
 class SpecialIds(NamedTuple):
-    """Which ids begin a text, end it and fill up a row: this project's, or those of the tokenizer that real weights
-    were trained with."""
+    """Which ids begin a text, end it and fill up a row: this project's, or those that real weights came with."""
 
     begin: int = BEGIN  # what an encoder-decoder's decoder reads first
     end: int = END
@@ -38,11 +36,7 @@ class SpecialIds(NamedTuple):
 
 
 class Tokenizer:
-    """Byte-level BPE with the project's special tokens.
-
-    Args:
-        library: a `tokenizers.Tokenizer` made by `train_tokenizer` or read by `load_tokenizer`.
-    """
+    """Byte-level BPE with the project's special tokens: what `train_tokenizer` makes or `load_tokenizer` reads."""
 
     pad, begin, end, separator = PAD, BEGIN, END, SEPARATOR
     ends_prompts = False  # whether a prompt is ended instead of begun
@@ -72,19 +66,12 @@ class Tokenizer:
         i = int(i)
         return SPECIAL[i] if i < len(SPECIAL) else self.library.decode([i])
 
-    def sentinel(self, i: int) -> int:
-        """Id of the i-th sentinel, i in 0..15."""
-        if not 0 <= i < SENTINELS:
-            raise UserError(f"sentinel {i} does not exist; there are {SENTINELS}")
-        return 4 + i
-
     def to_json(self) -> str:
         """The whole tokenizer as the text of a `tokenizer.json`."""
         return self.library.to_str()
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that differ when any token differs; models carry it, so that they are not fed another's
-        ids."""
+        """Sixteen hex digits that differ when any token differs; models carry it, so that no other's ids are read."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
@@ -93,8 +80,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
 
     Args:
         texts: any strings.
-        vocabulary: tokens in all: 20 special ones, 256 bytes, the rest merges. The result has fewer where the text
-            gives no more.
+        vocabulary: tokens in all: 20 special ones, 256 bytes, merges; fewer where the text gives no more.
     Raises:
         UserError: no room for the bytes.
     """
@@ -104,22 +90,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=SPECIAL,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     library.train_from_iterator(texts, trainer)
     return Tokenizer(library)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json` that this project wrote.
-
-    Raises:
-        UserError: no such file, not a tokenizer, or one without the project's special tokens.
-    """
+    """Read a `tokenizer.json` that this project wrote. Raises UserError for anything else."""
     try:
         library = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -134,19 +112,3 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def show_merges(tokenizer: Tokenizer, text: str) -> str:
     """A text cut into its tokens by thin bars, e.g. `The| red| kite|.`"""
     return "|".join(tokenizer.name(i) for i in tokenizer.encode(text))
-
-
-def show_loss_mask(tokenizer: Tokenizer, tokens, labels, ignore: int = -100) -> str:
-    """One row for a terminal: tokens that the loss looks at in green, the others in red.
-
-    Args:
-        tokens: (T,) ids that the model reads.
-        labels: (T,) the id that it should say after each of them, or `ignore`.
-    """
-    first = f"{RED}{tokenizer.name(tokens[0])}{PLAIN}"
-    colour = {True: RED, False: GREEN}
-    return first + "".join(
-        f"{colour[int(label) == ignore]}{tokenizer.name(following if int(label) == ignore else label)}{PLAIN}"
-        for following, label in zip([*tokens[1:], PAD], labels)
-        if not (int(label) == ignore and int(following) == PAD)
-    )

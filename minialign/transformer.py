@@ -73,16 +73,13 @@ class TransformerConfig:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, causal: bool = False,
               fused: bool = True) -> Tensor:
-    r"""softmax(Q Kᵀ / √d) V, Vaswani et al. 2017, Eq. 1.
+    r"""softmax(Q Kᵀ / √d) V, Vaswani et al. 2017, Eq. 1: (B, H, T, d) for each query.
 
     Args:
-        query: (B, H, T, d).
-        key, value: (B, H, S, d).
+        query: (B, H, T, d); key, value: (B, H, S, d).
         allowed: bool, broadcastable to (B, H, T, S), true where a query may look at a key; None allows everything.
         causal: query t looks at keys 0..t only (needs T = S; not together with `allowed`).
         fused: compute it with torch's one fused kernel, equal within 1e-5.
-    Returns:
-        (B, H, T, d).
     """
     if fused and query.shape[2] > 1:  # for a single query the formula is the faster one on a CPU
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=causal)
@@ -242,17 +239,14 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache: Cache | None = None,
                 memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
-        r"""Run the stack.
+        r"""(B, T, D) after the last norm; what stands at pads has no meaning.
 
         Args:
             tokens: (B, T) integers.
             mask: (B, T) bool, true at real tokens; None says that all are real, or that a causal reader's pads are all
                 on the right, where nothing real ever looks at them.
             cache: what was read before; these T tokens are added to it.
-            memory: (B, S, D) the encoder's output, for blocks with cross-attention.
-            memory_mask: (B, S) bool, its real tokens.
-        Returns:
-            (B, T, D) after the last norm. What stands at pads has no meaning.
+            memory: (B, S, D) an encoder's output, for cross-attention; memory_mask: (B, S) bool, its real tokens.
         Raises:
             UserError: more tokens than the context holds.
         """
@@ -268,10 +262,8 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def look(self, T: int, mask: Tensor | None, cache: Cache | None, device: torch.device) -> Sight:
-        """Positions and masks of a call's T tokens. Raises UserError when they do not fit the context."""
-        past = 0 if cache is None else cache.length
-        if cache is not None:
-            mask = cache.remember_pads(mask, T)  # (B, S)
+        """Where the T tokens of a call stand and whom they see. Raises UserError when they do not fit the context."""
+        past, mask = (0, mask) if cache is None else (cache.length, cache.remember_pads(mask, T))  # mask (B, S)
         if mask is None:
             assert past == 0 or T == 1, "without padding, more tokens are read into a filled cache one at a time"
             positions, allowed = torch.arange(past, past + T, device=device), None  # (T,)

@@ -9,26 +9,22 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from minialign.batching import demonstration_row, next_token_batch
+from minialign.pretrain.span_corruption import GAPS
 from minialign.runs.errors import UserError
 from minialign.tokenizer import (
     BEGIN,
     END,
-    GREEN,
     PAD,
-    PLAIN,
-    RED,
     SENTINELS,
     SEPARATOR,
     SPECIAL,
     load_tokenizer,
-    show_loss_mask,
     show_merges,
     train_tokenizer,
 )
 
 CURIOUS = ["", " ", "\n\n", "\r\n\t", "  two  spaces ", "naïve café", "Das Mädchen verlor 3,5 €.", "猫が赤い凧を失くした。",
-           "👩‍👩‍👧 🏳️‍🌈", "\x00\x07", "\ufeffbom", "a\u0301"]  # noqa: E501
+           "👩‍👩‍👧 🏳️‍🌈", "\x00\x07", "\ufeffbom", "a\u0301"]
 
 
 def random_texts(count, seed=0):
@@ -82,11 +78,7 @@ def test_decoding_leaves_special_tokens_out(tokenizer):
 
 
 def test_every_sentinel_has_an_id_of_its_own(tokenizer):
-    assert [tokenizer.name(tokenizer.sentinel(i)) for i in range(SENTINELS)] == [f"<extra_{i}>"
-        for i in range(SENTINELS)]
-    for i in (-1, SENTINELS):
-        with pytest.raises(UserError, match=f"sentinel {i} does not exist; there are 16"):
-            tokenizer.sentinel(i)
+    assert [tokenizer.name(i) for i in GAPS] == [f"<extra_{i}>" for i in range(SENTINELS)]
 
 
 def test_training_is_the_same_every_time_and_in_every_process(texts):
@@ -151,16 +143,6 @@ def test_merges_are_shown_between_bars():
     tokenizer = train_tokenizer(["The kite"] * 9, 400)
     assert show_merges(tokenizer, "The kite was") == "The| kite| |w|a|s"
     assert show_merges(tokenizer, "") == ""
-
-
-def test_the_loss_mask_is_green_where_the_loss_looks_and_red_elsewhere():
-    tokenizer = train_tokenizer(["Who lost it? Mira"] * 9, 400)
-    row, start = demonstration_row(tokenizer, tokenizer.encode("Who?"), tokenizer.encode(" Mira"))
-    longer, later = demonstration_row(tokenizer, tokenizer.encode("Who?"), tokenizer.encode(" Mira Mira Mira"))
-    batch = next_token_batch([row, longer], [start, later])
-    shown = show_loss_mask(tokenizer, batch.tokens[0], batch.labels[0])
-    red, green = (lambda t: f"{RED}{t}{PLAIN}"), (lambda t: f"{GREEN}{t}{PLAIN}")
-    assert shown == red("<begin>") + red("Who") + red("?") + green(" Mira") + green("<end>")
 
 
 def test_half_a_character_is_an_error_not_a_crash(tokenizer):

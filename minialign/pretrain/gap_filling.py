@@ -41,7 +41,8 @@ def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int,
     if model.config.kind == "decoder":
         raise UserError(f"a decoder goes on from a text and cannot fill gaps; leave {GAP} out, or use an encoder or an "
                         f"encoder-decoder")
-    parts = tokenizer.encode_many([part.rstrip(" ") for part in text.split(GAP)[:-1]] + [text.split(GAP)[-1]])
+    *before, last = text.split(GAP)
+    parts = tokenizer.encode_many([*(part.rstrip(" ") for part in before), last])
     gaps = len(parts) - 1
     if not 1 <= gaps <= SENTINELS:
         raise UserError(f"the text has {gaps} gaps; mark 1 to {SENTINELS} of them with {GAP}")

@@ -1,2 +1,1 @@
-"""What keeps a run: folders, atomic files, tensors on disk, settings, errors, several processes. No idea of the
-notes."""
+"""What keeps a run: folders, atomic files, tensors on disk, settings, errors, processes. No idea of the notes."""

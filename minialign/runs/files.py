@@ -1,5 +1,4 @@
-r"""Files: reading what people wrote, with errors that name file and line; writing so that a fault leaves the old file
-or the new one."""
+r"""Files: read what people wrote, with errors that name file and line; write the whole new file or leave the old."""
 
 from __future__ import annotations
 
@@ -38,14 +37,10 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, ...] = str) -> list[dict[str, Any]]:
-    """A file with one JSON object a line; blank lines are passed over.
+    """The JSON objects of a file, one a line, each with its line number under "line"; blank lines are passed over.
 
     Args:
-        path: the file.
-        fields: what every line must have.
-        kind: type of those fields.
-    Returns:
-        The objects, each with its line number under "line".
+        fields: what every line must have; kind: their type.
     Raises:
         UserError: broken JSON, not an object, a field missing or of another type; names the line and the field.
     """
@@ -68,27 +63,23 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
 
 def check_fields(record: dict[str, Any], fields: Sequence[str], kind: type | tuple[type, ...], path: Path,
                  number: int) -> None:
-    """Raise UserError when a line of a file lacks a field, or one is of another type than `kind`; names the line and
-    the field."""
-    names = " or ".join({"str": "text"}.get(k.__name__, k.__name__) for k in (kind if isinstance(kind, tuple)
-        else (kind,)))
+    """Raise UserError when a line of a file lacks a field, or one is of another type than `kind`."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    names = " or ".join("text" if k is str else k.__name__ for k in kinds)
     for field in fields:
         if field not in record:
             raise UserError(f"field {field!r} is missing; the line has {', '.join(map(repr, record)) or 'none'}", path,
                             number)
-        if not isinstance(record[field], kind):
-            raise UserError(f"field {field!r} is {type(record[field]).__name__}, not {names}", path, number)
-        if isinstance(record[field], str) and not record[field].isascii() and any(0xD800 <= ord(c) < 0xE000
-                for c in record[field]):
+        value = record[field]
+        if not isinstance(value, kind):
+            raise UserError(f"field {field!r} is {type(value).__name__}, not {names}", path, number)
+        if isinstance(value, str) and not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value):
             raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a fault, sees the old content or the new, never a part.
-
-    Raises:
-        UserError: the disk is full or the place cannot be written; the old file is untouched.
-    """
+    """Write a file so that a reader, or a fault, sees the old content or the new, never a part. Raises UserError when
+    the disk is full or the place cannot be written; the old file is untouched."""
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -148,6 +139,5 @@ def fingerprint(value: Any) -> str:
 
 
 def held_out(key: str, share: float) -> bool:
-    """Whether an example belongs to the held-out share: decided by its text, so equal prompts never stand on both sides
-    of a split."""
+    """Whether an example belongs to the held-out share: its text decides, so equal prompts stand on the same side."""
     return int(hashlib.sha256(" ".join(key.lower().split()).encode()).hexdigest()[:8], 16) < share * 16**8

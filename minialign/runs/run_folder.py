@@ -3,8 +3,7 @@ r"""Run folders: what a stage leaves behind, and what it needs to go on after a 
     RUN/config.json             what this is, the model's shape, all settings, fingerprints of tokenizer and data
     RUN/tokenizer.json          the tokenizer
     RUN/metrics.jsonl           one line a step
-    RUN/checkpoint.safetensors  while it trains: weights, optimizer, generators, step: one file, so it is whole or not
-    there
+    RUN/checkpoint.safetensors  while it trains: weights, optimizer, generators, step; one file: whole or not there
     RUN/model.safetensors       the finished weights; a run without it has not finished
 
 Everything is written to a temporary name, fsynced and renamed, so that a fault at any moment leaves the old file or the
@@ -36,11 +35,7 @@ CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = ("config.json", "tokenizer.json"
 
 
 class RunFolder:
-    """One stage's folder.
-
-    Args:
-        path: where; made when needed.
-    """
+    """One stage's folder; made when needed."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -53,8 +48,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder for this process; a process that dies lets go of it. Raises UserError when another one holds
-        it."""
+        """Keep the folder for this process, until it dies. Raises UserError when another one holds it."""
         # under torchrun the first process keeps the folder for all, and alone writes to it
         if int(os.environ.get("RANK", 0)) > 0:
             yield
@@ -90,35 +84,27 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def begin(self, config: dict[str, Any], tokenizer: Any) -> None:
-        """Write what the run is; when the folder already holds a run, check that it is the same one, so that nothing is
-        overwritten.
-
-        Raises:
-            UserError: another run is there, and names the first setting that differs; or files of these names that are
-                nobody's run.
-        """
+        """Write what the run is, or check that the run that is there is the same one. Raises UserError for another run,
+        with the first setting that differs, and for files of these names that are nobody's run."""
         # as it will be read back: tuples are lists
         config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))
         path = self.path / CONFIG
         if path.exists():
             there, here = flatten(read_json(path)), flatten(config)
             for key in {**there, **here}:
-                if there.get(key) != here.get(key):
-                    raise UserError(
-                        f"this folder holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} now; "
-                        "choose another --out, or remove the folder",
-                        self.path,
-                    )
+                before, now = there.get(key), here.get(key)
+                if before != now:
+                    raise UserError(f"this folder holds another run: {key} is {before!r} there and {now!r} now; choose "
+                                    f"another --out, or remove the folder", self.path)
             return
         if int(os.environ.get("RANK", 0)) == 0:
-            same = (self.path / TOKENIZER).is_file() and (self.path
-                / TOKENIZER).read_bytes() == tokenizer.to_json().encode()  # a fault came between
-            strange = [name for name in (METRICS, CHECKPOINT, MODEL, *(() if same else (TOKENIZER,)))
-                       if (self.path / name).exists()]
-            if strange:
+            file = self.path / TOKENIZER
+            same = file.is_file() and file.read_bytes() == tokenizer.to_json().encode()  # a fault came between
+            ours = (METRICS, CHECKPOINT, MODEL) if same else (METRICS, CHECKPOINT, MODEL, TOKENIZER)
+            if strange := [name for name in ours if (self.path / name).exists()]:
                 raise UserError(f"this folder holds {', '.join(strange)} and no {CONFIG}: nothing of ours; choose "
                                 f"another --out", self.path)
-            write_atomic(self.path / TOKENIZER, tokenizer.to_json())
+            write_atomic(file, tokenizer.to_json())
             write_json(path, config)
             self.new = True
 
@@ -139,9 +125,10 @@ class RunFolder:
         if not path.exists():
             return None
         tensors, about = read_tensors(path)
+
         def part(prefix):
-            return {k.removeprefix(prefix): t for k, t in tensors.items()
-                                       if k.startswith(prefix)}
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
         for m, module in modules.items():
             load_into(module, part(f"module.{m}."), path)
         for o, optimizer in optimizers.items():
@@ -192,5 +179,5 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, keys joined by dots."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in flatten(inner,
-        f"{prefix}.{key}" if prefix else key).items()}
+    start = f"{prefix}." if prefix else ""
+    return {k: v for key, inner in value.items() for k, v in flatten(inner, start + key).items()}

@@ -39,11 +39,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config: type[Config], values: dict[str, Any], file: object = None) -> Config:
-    """A configuration from plain values.
-
-    Raises:
-        UserError: an unknown or a missing key; the message lists the known ones.
-    """
+    """A configuration from plain values. Raises UserError for a key that is unknown or missing, or of another type."""
     known = {field.name: field for field in dataclasses.fields(config)}
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -61,8 +57,7 @@ def from_dict(config: type[Config], values: dict[str, Any], file: object = None)
 
 
 def check_ranges(config: Any, limits: dict[str, tuple[float, float]]) -> None:
-    """Raise UserError for the first named field that does not lie between its two limits, both allowed; nothing that is
-    not a number does."""
+    """Raise UserError for the first named field outside of its two limits, both allowed, or not a number."""
     for name, (low, high) in limits.items():
         if not low <= getattr(config, name) <= high:
             expected = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"

@@ -1,5 +1,4 @@
-r"""Weights as files: safetensors, never pickles, so that reading a stranger's file runs nothing; with a digest, so that
-damage is seen."""
+r"""Weights as files: safetensors, never pickles, so reading a stranger's file runs nothing; a digest shows damage."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of, and the facts about, a safetensors file. Raises UserError when it is missing, cut short or
-    altered."""
+    """Tensors of, and facts about, a safetensors file. Raises UserError when it is missing, cut short or altered."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -39,8 +37,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
-    """A safetensors file with facts about its tensors, their digest among them, as one JSON text: several would stand
-    in any order."""
+    """A safetensors file with facts about its tensors, their digest among them, as one text: in one order."""
     tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
     return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
 
@@ -58,8 +55,8 @@ def check_fit(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None
     own = tensors_of(module)
     if set(own) != set(tensors):
         odd = sorted(set(own) ^ set(tensors))
-        raise UserError(f"holds another kind of model: {odd[0]!r} ({len(odd)} such names) is only in one of the two",
-                        file)
+        which = f"{odd[0]!r} ({len(odd)} such names)"
+        raise UserError(f"holds another kind of model: {which} is only in one of the two", file)
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             found = tuple(tensors[name].shape)
@@ -68,8 +65,7 @@ def check_fit(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
-    """Copy tensors into a module of exactly these names and shapes. Raises UserError, with the module unchanged,
-    otherwise."""
+    """Copy tensors into a module of exactly these names and shapes, or raise UserError and leave it as it is."""
     check_fit(module, tensors, file)
     with torch.no_grad():
         for name, tensor in tensors_of(module).items():
