@@ -72,14 +72,12 @@ class Batch(ExampleBatch):
 
 def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None,
         value: int = PAD) -> tuple[Tensor, Tensor]:
-    """Ragged rows as one rectangle.
+    """Ragged rows as one rectangle: tokens (B, T), and mask (B, T) true at what was not added.
 
     Args:
         rows: B lists of ids.
         side: where the padding goes: "right" to train, "left" to generate, where the last token must be a real one.
         length: T; the longest row's when None.
-    Returns:
-        tokens (B, T), mask (B, T) true at what was not added.
     """
     length = max(map(len, rows)) if length is None else length
     lengths, place = torch.tensor([len(row) for row in rows])[:, None], torch.arange(length)
@@ -123,13 +121,11 @@ def text_to_text_batch(inputs: Sequence[Sequence[int]], targets: Sequence[Sequen
 
 
 def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
-    """Documents one after the other, cut into rows of context + 1 tokens: no padding, every token is taught once.
+    """Documents one after the other as (rows, context + 1): no padding, every token is taught once.
 
     Args:
-        documents: lists of ids with begin and end token.
+        documents: lists of ids with begin and end token; what is left over at the end is dropped.
         context: tokens that the model reads at a time.
-    Returns:
-        (rows, context + 1); what is left over at the end is dropped.
     Raises:
         UserError: not enough text for one row.
     """
@@ -177,9 +173,7 @@ class Order:
 
     Args:
         lengths: of the examples, in tokens; or just their number when all are equally long.
-        batch: examples a step.
-        seed: of the shuffles.
-        pool: batches that are sorted together.
+        batch: examples a step; seed: of the shuffles; pool: batches that are sorted together.
     """
 
     def __init__(self, lengths: Sequence[int] | int, batch: int, seed: int, pool: int = 16):

@@ -54,8 +54,9 @@ class Tokenizer:
         """Ids of many texts, on all cores."""
         try:
             return [encoding.ids for encoding in self.library.encode_batch(texts, add_special_tokens=False)]
-        except TypeError:  # what JSON can escape and no file can hold: one half of a surrogate pair
-            raise UserError("a text holds half a character (an unpaired surrogate such as \\ud83d); remove it") from None
+        except TypeError:  # what JSON can escape and no file can hold
+            message = "a text holds half a character (an unpaired surrogate such as \\ud83d); remove it"
+            raise UserError(message) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens are left out."""

@@ -52,12 +52,9 @@ class TransformerConfig:
     feed_forward: int = 4  # inner width of the feed-forward layer, in units of D
     activation: str = "gelu"  # gelu | gelu_tanh (GPT-2's) | relu
     dropout: float = 0.0  # share of activations dropped while training
-    # std of the initial weights; GPT-2's value, made for widths near 1000: narrow models learn faster from 1/√D
-    initial_std: float = 0.02
-    # mix each key with the one before it, so that small models learn to copy early (Olsson et al. 2022)
-    smeared_keys: bool = False
-    # torch's fused kernel; without it the formula itself, which is slower and equal within 1e-5
-    fused_attention: bool = True
+    initial_std: float = 0.02  # std of the initial weights; GPT-2's, for widths near 1000: smaller ones learn from 1/√D
+    smeared_keys: bool = False  # mix each key with the one before: small models copy early (Olsson et al. 2022)
+    fused_attention: bool = True  # torch's fused kernel; without it the formula, which is slower and equal within 1e-5
 
     def __post_init__(self):
         check_choices(self, {"kind": ("decoder", "encoder", "encoder-decoder"), "positions": ("rotary", "learned"),
@@ -147,10 +144,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
-        self.query = nn.Linear(config.width, config.width)
-        self.key = nn.Linear(config.width, config.width)
-        self.value = nn.Linear(config.width, config.width)
-        self.output = nn.Linear(config.width, config.width)
+        self.query, self.key, self.value, self.output = (nn.Linear(config.width, config.width) for _ in range(4))
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)."""
@@ -273,8 +267,8 @@ class Transformer(nn.Module):
         if longest > self.config.context:
             raise UserError(f"{longest} tokens do not fit the model's context of {self.config.context}; shorten the "
                             f"text or train a longer context")
-        d = self.config.width // self.config.heads
-        rotation = rotation_table(positions, d) if self.position_embedding is None else None
+        rotary = self.config.positions == "rotary"
+        rotation = rotation_table(positions, self.config.width // self.config.heads) if rotary else None
         return Sight(positions, allowed, self.causal and allowed is None and T > 1, rotation)
 
 
