@@ -17,20 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minialign.batching import Batches
 from minialign.distill.recipe import distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.heads import LanguageModel
 from minialign.runs.run_folder import RunFolder
-from minialign.training import TrainingConfig
+from minialign.training import Data, TrainingConfig
 
 DISTILBERT = SoftTargetConfig(temperature=2.0, soft=5.0, hard=2.0, cosine=1.0)
 
 
 def distil_bert(
     teacher: LanguageModel,
-    data: Batches,
+    data: Data,
     held_out: list,
     training: TrainingConfig,
     run: RunFolder,

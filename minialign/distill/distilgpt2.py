@@ -14,21 +14,20 @@ Try it:  python -m minialign distill --teacher RUN --recipe distilgpt2 --text FI
 
 from __future__ import annotations
 
-from minialign.batching import Batches
 from minialign.distill.recipe import distil
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.distill.teacher_cache import CacheConfig
 from minialign.heads import LanguageModel
 from minialign.runs.run_folder import RunFolder
-from minialign.training import TrainingConfig
+from minialign.training import Data, TrainingConfig
 
 DISTILGPT2 = SoftTargetConfig(temperature=2.0, soft=5.0, hard=2.0, cosine=1.0)
 
 
 def distil_gpt2(
     teacher: LanguageModel,
-    data: Batches,
+    data: Data,
     held_out: list,
     training: TrainingConfig,
     run: RunFolder,

@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minialign.batching import Batches
 from minialign.distill.losses import distribution_loss, relation_loss
 from minialign.distill.recipe import Recipe, distil, some_weight
 from minialign.distill.soft_targets import same_kind
@@ -39,7 +38,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges, to_dict
 from minialign.tokenizer import Tokenizer
-from minialign.training import TrainingConfig
+from minialign.training import Data, TrainingConfig
 
 WEIGHTS = ("attention", "queries", "keys", "values")
 
@@ -114,7 +113,7 @@ class MiniLM(Recipe):
 def distil_minilm(
     teacher: LanguageModel,
     tokenizer: Tokenizer,
-    data: Batches,
+    data: Data,
     held_out: list,
     training: TrainingConfig,
     run: RunFolder,

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minialign.batching import IGNORE, Batch, Batches, next_token_batch
+from minialign.batching import IGNORE, Batch, next_token_batch
 from minialign.distill.losses import jensen_shannon, reverse_kl, soft_target_loss
 from minialign.distill.recipe import Recipe, distil, some_weight
 from minialign.distill.soft_targets import same_kind
@@ -43,7 +43,7 @@ from minialign.pretrain.causal_lm import next_token_loss
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges
-from minialign.training import TrainingConfig
+from minialign.training import Data, TrainingConfig
 
 WEIGHTS = ("reverse", "forward", "shannon", "hard")
 
@@ -126,7 +126,7 @@ def written(student: LanguageModel, batch: Batch, config: OnPolicyConfig, chance
 
 def distil_on_policy(
     teacher: LanguageModel,
-    data: Batches,
+    data: Data,
     held_out: list,
     training: TrainingConfig,
     run: RunFolder,

@@ -23,13 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.batching import Batches
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import mean_loss, next_token_loss, perplexity
 from minialign.pretrain.masked_lm import masked_lm_loss
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
-from minialign.training import TrainingConfig, train
+from minialign.training import Data, TrainingConfig, train
 
 
 class Recipe:
@@ -80,7 +79,7 @@ def own_loss(model: LanguageModel, held_out: list) -> float:
 def distil(
     student: LanguageModel,
     recipe: Recipe,
-    data: Batches,
+    data: Data,
     held_out: list,
     training: TrainingConfig,
     run: RunFolder,

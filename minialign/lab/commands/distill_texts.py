@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from minialign.batching import Batches, text_rows
+from minialign.batching import text_rows
 from minialign.distill.sequence_level import WRITTEN, WritingConfig, written_once
 from minialign.generation import check_room
 from minialign.heads import LanguageModel
@@ -16,7 +16,7 @@ from minialign.pretrain.causal_lm import LabelledRows, encode_documents, trainin
 from minialign.pretrain.masked_lm import MaskedText, MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, Tokenizer
-from minialign.training import TrainingConfig
+from minialign.training import Data, TrainingConfig
 
 PROMPT = 8  # tokens of a prompt, the begin token among them
 
@@ -42,7 +42,7 @@ def batches(tokenizer, student: LanguageModel, texts: list[str], valid: list[str
     return data, some_of(checked)
 
 
-def some_of(data: Batches) -> list:
+def some_of(data: Data) -> list:
     """Up to eight of its batches, always the same ones."""
     return [batch for step in range(min(8, data.order.steps_in_epoch)) for batch in data.microbatches(step, 1)]
 
