@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.batching import pad
+from minialign.batching import ExampleBatch, pad
 from minialign.classification import LabelledTexts
 from minialign.heads import Classifier, evaluating, first_real, last_real
 from minialign.peft.trainable import fingerprint, freeze, heads_of, note
@@ -81,17 +81,12 @@ def extract(body: nn.Module, rows: Sequence[Sequence[int]], batch: int = 64) -> 
 
 
 @dataclass
-class FeatureBatch:
+class FeatureBatch(ExampleBatch):
     """What the body said of some texts, with a class each. B texts."""
 
     features: Tensor  # (B, D)
     classes: Tensor  # (B,)
     rows: list[int]  # (B,) which examples they are
-
-    @property
-    def count(self) -> int:
-        """What a sum of losses is divided by."""
-        return len(self.classes)
 
     @property
     def size(self) -> int:
@@ -112,8 +107,8 @@ class CachedFeatures(LabelledTexts):
         """What is kept of all texts."""
         return self.features.numel() * self.features.element_size()
 
-    def batch(self, names: list[int]) -> FeatureBatch:
-        """The named texts as one batch."""
+    def batch(self, names: list[int], step: int = 0) -> FeatureBatch:
+        """The named texts, the same at every step."""
         return FeatureBatch(self.features[names], self.classes[names], names)
 
 
