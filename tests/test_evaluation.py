@@ -31,7 +31,7 @@ def test_students_interval_of_three_values_is_the_textbooks():
 
 @pytest.mark.parametrize("n", [3, 10, 40])
 def test_the_interval_covers_the_mean_as_often_as_it_says(n):
-    """2,000 draws: the share covered has a standard deviation of .005 at .95."""
+    """2,000 draws: the share covered has a std of .005 at .95."""
     chance = random.Random(0)
     covered = 0
     for _ in range(2000):

@@ -103,7 +103,7 @@ def test_every_placing_of_the_spans_is_equally_likely():
     assert set(found) == possible
     expected, free = n / len(possible), len(possible) - 1
     chi_square = sum((count - expected) ** 2 / expected for count in found.values())
-    # mean and deviation of χ²: beyond four deviations once in ten thousand
+    # mean and std of χ²: beyond four times the std once in ten thousand
     assert chi_square < free + 4 * math.sqrt(2 * free)
 
 
@@ -301,7 +301,8 @@ def test_a_pair_that_does_not_fit_is_an_error_and_never_cut(model):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("objective", [SpanCorruption, LMAdaptation])
-def test_a_tiny_encoder_decoder_learns_something_about_text_it_has_not_seen(objective, packed, tmp_path, tokenizer, texts):
+def test_a_tiny_encoder_decoder_learns_something_about_text_it_has_not_seen(objective, packed, tmp_path, tokenizer,
+                                                                            texts):
     config = TrainingConfig(steps=30, batch=8, learning_rate=5e-3, validate_every=10)
     result = pretrain(build(kind="encoder-decoder", initial_std=0.1), tokenizer, texts[:50], texts[50:], config,
                       RunFolder(tmp_path), objective(packed=packed))

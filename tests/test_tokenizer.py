@@ -23,8 +23,8 @@ from minialign.tokenizer import (
     train_tokenizer,
 )
 
-CURIOUS = ["", " ", "\n\n", "\r\n\t", "  two  spaces ", "naïve café", "Das Mädchen verlor 3,5 €.", "猫が赤い凧を失くした。",
-           "👩‍👩‍👧 🏳️‍🌈", "\x00\x07", "\ufeffbom", "a\u0301"]
+CURIOUS = ["", " ", "\n\n", "\r\n\t", "  two  spaces ", "naïve café", "Das Mädchen verlor 3,5 €.",
+           "猫が赤い凧を失くした。", "👩‍👩‍👧 🏳️‍🌈", "\x00\x07", "\ufeffbom", "a\u0301"]
 
 
 def random_texts(count, seed=0):

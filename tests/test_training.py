@@ -544,7 +544,7 @@ assert in_a_process(root / "whole", places=[]) == 0, (root / "error.txt").read_t
 places = json.loads((root / "places.json").read_text())
 model, metrics = left(root / "whole")
 writes = {'write_atomic', 'save_checkpoint', 'finish', 'log', 'begin', 'look', 'restore', 'forget_after', 'done'}
-moments = {}  # of every line that writes something one moment, early for some of them, late for others; of the loop a few
+moments = {}  # one of every line that writes something, early for some, late for others; of the loop a few
 for i, (function, number) in enumerate(places):
     if function in writes:
         moments.setdefault((function, number), []).append(i)

@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.peft.trainable import fingerprint, freeze, linear_names, note, train_also
-from minialign.runs.errors import UserError
-from minialign.runs.settings import check_ranges
+from minialign.runs.settings import check_choices, check_ranges
 from minialign.runs.submodules import matching, replace_modules
 
 PLACEMENTS = {"houlsby": ("*attention.output", "*feed_forward.output"), "pfeiffer": ("*feed_forward.output",)}
@@ -44,8 +43,7 @@ class AdapterConfig:
 
     def __post_init__(self):
         check_ranges(self, {"bottleneck": (1, 10**6), "initial_std": (0, 10)})
-        if self.placement not in PLACEMENTS:
-            raise UserError(f"placement is {self.placement!r}; choose one of {', '.join(PLACEMENTS)}")
+        check_choices(self, {"placement": PLACEMENTS})
 
 
 class Adapted(nn.Module):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from minialign.cache import Cache
 from minialign.peft.trainable import fingerprint, freeze, note
 from minialign.runs.errors import UserError
-from minialign.runs.settings import check_ranges
+from minialign.runs.settings import check_choices, check_ranges
 from minialign.runs.submodules import replace_modules
 
 STARTS = ("random", "vocabulary", "text")
@@ -48,8 +48,7 @@ class PromptConfig:
 
     def __post_init__(self):
         check_ranges(self, {"length": (1, 10**5)})
-        if self.start not in STARTS:
-            raise UserError(f"start is {self.start!r}; choose one of {', '.join(STARTS)}")
+        check_choices(self, {"start": STARTS})
         if (self.start == "text") != bool(self.text_ids):
             raise UserError("the start 'text' and the ids of a text belong together; give both (as a command: "
                             "--prompt-text) or neither")

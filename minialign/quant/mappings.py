@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.runs.errors import UserError
-from minialign.runs.settings import check_ranges
+from minialign.runs.settings import check_choices, check_ranges
 
 TINY = torch.finfo(torch.float32).tiny  # the smallest step: 1 / TINY is still finite
 CHOICES = {"mapping": ("absmax", "zero-point"), "per": ("tensor", "row", "column", "group")}
@@ -51,9 +51,7 @@ class MappingConfig:
     group: int = 32  # neighbours in a row that share a scale, with per = group
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        check_choices(self, CHOICES)
         check_ranges(self, {"bits": (2, 8), "group": (1, 2**20)})
 
     @property

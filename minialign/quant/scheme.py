@@ -26,7 +26,7 @@ from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor
 from minialign.quant.outliers import FeatureSizes
 from minialign.runs.errors import UserError
-from minialign.runs.settings import check_ranges
+from minialign.runs.settings import check_choices, check_ranges
 
 CHOICES = {"method": ("weights", "dynamic", "static", "llm-int8"), "observer": tuple(OBSERVERS),
            "outlier_weights": ("original", "calibrated", "dequantized"), "per": ("tensor", "row", "group"),
@@ -52,9 +52,7 @@ class SchemeConfig:
     single_token: bool = False  # weights: up to four tokens take a faster kernel that computes in bfloat16
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        check_choices(self, CHOICES)
         check_ranges(self, {"threshold": (0, math.inf)})
         weight, _ = self.weight_config, self.activation_config  # their own checks
         if self.method == "static" and self.activation_per != "tensor":

@@ -52,8 +52,8 @@ def test_masking_has_the_statistics_of_the_library_s_collator(share, peer_tokeni
         theirs["input_ids"], texts)]
     (mine, n), (peer, m) = rates(ours), rates(theirs)
     for name, a, b, count in zip(("chosen", "masked", "another", "same"), mine, peer, (ROWS * LENGTH, n, n, n)):
-        deviation = math.sqrt(2 * b * (1 - b) / count)  # of the difference of two shares
-        assert abs(a - b) < 4 * deviation, name
+        std = math.sqrt(2 * b * (1 - b) / count)  # of the difference of two shares
+        assert abs(a - b) < 4 * std, name
     assert abs(n - m) < 4 * math.sqrt(ROWS * LENGTH * share * (1 - share))
 
 

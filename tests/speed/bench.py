@@ -3,12 +3,13 @@ does not collect it.
 
     ratio = median time of the peer / median time of ours            above 1: ours is faster
 
-    train     one training step, next token, fp32, against nanoGPT's model and AdamW, eager (peer_gpt.py: same weights, same first loss)
+    train     one training step, next token, fp32, against nanoGPT's model and AdamW, eager (peer_gpt.py: same weights,
+              same first loss)
     bf16      the same step of ours under bfloat16 autocast, against itself in fp32
     sample    64 prompts of 32 tokens, 32 new ones, cache, log-probabilities kept, against transformers' `generate`
-    ppo       one PPO update, rollout included: 64 × (16 + 24) tokens, 4 epochs, minibatches of 16, a value function with a trunk of its own,
-              against TRL's trainer as it is, and without its two calls of gc.collect an update, whose cost is the size
-              of the process's heap
+    ppo       one PPO update, rollout included: 64 × (16 + 24) tokens, 4 epochs, minibatches of 16, a value function
+              with a trunk of its own, against TRL's trainer as it is, and without its two calls of gc.collect an
+              update, whose cost is the size of the process's heap
 
 Details that matter:
     1. The rivals take turns, round by round; the first round warms up and is thrown away; two threads for all.

@@ -59,7 +59,7 @@ def command(files, text, valid, split, packed, objective, lm_adaptation_steps, o
     \b
     Example:  python -m minialign pretrain --text plays/*.txt --out runs/plays
     Then:     python -m minialign sample runs/plays --prompt "ROMEO"
-    Example:  python -m minialign pretrain --text plays/*.txt --objective span-corruption --lm-adaptation-steps 300 --out runs/t5
+    Example:  python -m minialign pretrain --text plays/*.txt --objective span-corruption --out runs/t5
     """
     paths = [*text, *files]
     if not paths:
