@@ -49,7 +49,7 @@ class TuningTask:
     """What a model learns from the user's lines."""
 
     model: nn.Module  # that learns: the base, or a head on its body
-    learned: Any  # training data (training.Data)
+    learned: Any  # training data (batching.Batches)
     checked: Any  # the same of the lines that are held out
     loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the sum over its labels, nats
     validate: Callable[[nn.Module], dict[str, float]]  # model -> measures of the held-out lines, a mean in nats first
@@ -105,7 +105,7 @@ def written_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]]
         rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(training.batch, len(side))
         data.append(LabelledRows(rows, batch, training.seed) if model.config.kind == "decoder"
                     else TextToTextRows(rows, batch, training.seed, model.special))
-    held = [data[1].batch(names) for names in map(data[1].order, range(min(8, data[1].order.steps_in_epoch)))]
+    held = data[1].first()
 
     def validate(model: nn.Module) -> dict[str, float]:
         mean = mean_loss(model, held, loss)

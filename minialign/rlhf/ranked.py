@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minialign.batching import Order
+from minialign.batching import Batches, ExampleBatch
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ class Ranked:
 
 
 @dataclass
-class RankedBatch:
+class RankedBatch(ExampleBatch):
     """B prompts, all their N answers and the P pairs of them."""
 
     prompts: list[list[int]]  # (B,) ids
@@ -49,34 +49,25 @@ class RankedBatch:
     rows: list[int]  # which prompts
 
     @property
-    def count(self) -> int:
-        """How many prompts: what the sum of losses is divided by."""
-        return len(self.rows)
-
-    @property
     def size(self) -> int:
         """Tokens read."""
         return sum(map(len, self.prompts)) + sum(map(len, self.answers))
 
 
-class Comparisons:
+class Comparisons(Batches):
     """Ranked answers, from `ranked_rows`, as training data: `batch` prompts a step, their order from `seed`."""
 
     def __init__(self, ranked: list[Ranked], batch: int, seed: int):
-        self.ranked, self.order = ranked, Order([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
-
-    def microbatches(self, step: int, parts: int) -> list[RankedBatch]:
-        """The step's prompts, in `parts` pieces."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
+        super().__init__([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
+        self.ranked = ranked
 
     def in_order(self, size: int = 32) -> Iterator[RankedBatch]:
         """All prompts in their order, `size` at a time: for looking at each of them once."""
         names = list(range(len(self.ranked)))
         return (self.batch(names[start : start + size]) for start in range(0, len(names), size))
 
-    def batch(self, names: list[int]) -> RankedBatch:
-        """The pairs of the named prompts."""
+    def batch(self, names: list[int], step: int = 0) -> RankedBatch:
+        """The pairs of the named prompts, the same at every step."""
         answers, of, chosen, rejected, weights = [], [], [], [], []
         for place, ranked in enumerate(self.ranked[name] for name in names):
             chosen += [len(answers) + better for better, _ in ranked.pairs]
