@@ -9,12 +9,22 @@ from conftest import TINY, build
 
 from minialign.batching import IGNORE, pad
 from minialign.classification import LabelledTexts
-from minialign.distill.distilbert import DISTILBERT, distil_bert
-from minialign.distill.minilm import MINILM, MINILM_V2, MiniLM, MiniLMConfig, distil_minilm
-from minialign.distill.recipe import Recipe, distil
+from minialign.distill.distilbert import DISTILBERT
+from minialign.distill.minilm import MINILM, MINILM_V2, MiniLM, MiniLMConfig, train_assistant
+from minialign.distill.recipe import Recipe, distil, read
+from minialign.distill.recording import may_look, recorded
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
-from minialign.distill.student import may_look, read, recorded, student_config
-from minialign.distill.tinybert import PREDICTION, TINYBERT, AugmentationConfig, TinyBERT, TinyBERTConfig, augment, distil_task, layer_of
+from minialign.distill.student import start_from, student_config
+from minialign.distill.tinybert import (
+    PREDICTION,
+    TINYBERT,
+    AugmentationConfig,
+    TinyBERT,
+    TinyBERTConfig,
+    augment,
+    distil_task,
+    layer_of,
+)
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
 from minialign.pretrain.masked_lm import MaskedText
 from minialign.runs.errors import UserError
@@ -49,13 +59,13 @@ def test_recorded_scores_are_those_that_the_model_used(shape, data):
     mixed = []
     hooks = [block.attention.output.register_forward_pre_hook(lambda module, inputs: mixed.append(inputs[0]))
              for block in model.body.blocks]
-    with recorded(model.body) as thoughts:
+    with recorded(model.body) as recording:
         read(model, batch)
     for hook in hooks:
         hook.remove()
     for layer, block in enumerate(model.body.blocks):
-        weights = thoughts.scores(layer).masked_fill(~may_look(model, batch), -torch.inf).softmax(dim=-1)
-        again = (weights @ block.attention.split(thoughts.values[layer])).transpose(1, 2).flatten(2)
+        weights = recording.scores(layer).masked_fill(~may_look(model, batch), -torch.inf).softmax(dim=-1)
+        again = (weights @ block.attention.split(recording.values[layer])).transpose(1, 2).flatten(2)
         torch.testing.assert_close(again[batch.mask], mixed[layer][batch.mask], atol=1e-5, rtol=1e-4)
 
 
@@ -73,8 +83,9 @@ def test_an_encoder_is_compared_at_every_real_token(teacher, data):
 
 def test_distilbert_takes_any_list_of_layers(teacher, data, tmp_path):
     once = dataclasses.replace(TRAINING, steps=1, learning_rate=1e-12)
-    student, result = distil_bert(teacher, data, [data.batch([9, 10])], once, RunFolder(tmp_path), layers=2,
-                                  layers_from=[1, 3])
+    student = start_from(student_of(teacher), teacher, [1, 3])
+    recipe = SoftTargets(teacher, DISTILBERT)
+    result = distil(student, recipe, data, [data.batch([9, 10])], once, RunFolder(tmp_path))
     assert result["steps"] == 1
     for ours, theirs in zip(student.body.blocks, (1, 3)):
         torch.testing.assert_close(ours.feed_forward.inner.weight,
@@ -117,8 +128,8 @@ def test_padding_changes_no_part(recipe, config, width, teacher, data):
 def test_a_part_with_weight_0_is_left_out(teacher, data):
     student, batch = student_of(teacher), data.batch([0])
     for recipe, config in ((SoftTargets, DISTILBERT), (TinyBERT, TINYBERT), (MiniLM, MINILM_V2)):
-        for name in recipe.weights:
-            if getattr(config, name):
+        for name in vars(config):
+            if name not in ("temperature", "layer") and getattr(config, name):
                 loss = recipe(teacher, dataclasses.replace(config, **{name: 0.0}))
                 loss.begin(student)
                 assert name not in loss.parts(student, batch)
@@ -142,8 +153,8 @@ def test_minilm_equals_its_definition(teacher, data):
     total = 0.0
     for head in range(H):
         tables = []
-        for thoughts, d in ((theirs, 16), (ours, 24)):
-            v = thoughts.values[-1][0, :, head * d : (head + 1) * d]
+        for recording, d in ((theirs, 16), (ours, 24)):
+            v = recording.values[-1][0, :, head * d : (head + 1) * d]
             tables.append([[float(v[i] @ v[j]) / math.sqrt(d) for j in range(T)] for i in range(T)])
         for p, q in zip(*tables):
             p, q = torch.tensor(p).softmax(0), torch.tensor(q).softmax(0)
@@ -179,15 +190,14 @@ def test_minilm_moves_everything_below_the_last_attention_and_nothing_above(teac
 
 
 def test_an_assistant_stands_between_teacher_and_student(teacher, tokenizer, data, tmp_path):
-    run = RunFolder(tmp_path / "student")
-    student, _ = distil_minilm(teacher, tokenizer, data, [data.batch([9])], TRAINING, run, 1, 16, assistant=True)
+    run, held_out = RunFolder(tmp_path / "student"), [data.batch([9])]
+    first = train_assistant(MiniLM(teacher, MiniLMConfig(layer=1)), 16, tokenizer, data, held_out, TRAINING, run)
     assistant = load_model(run.path / "assistant")[0]
-    assert (assistant.config.layers, assistant.config.width) == (4, 16) and (student.config.layers,
-        student.config.width) == (1, 16)
-    again, _ = distil_minilm(teacher, tokenizer, data, [data.batch([9])], TRAINING, RunFolder(run.path), 1, 16,
-                             assistant=True)
-    assert all(torch.equal(a, b) for a,
-               b in zip(student.parameters(), again.parameters())), "a finished assistant is not taught again"
+    assert (assistant.config.layers, assistant.config.width) == (4, 16) and first.config.layer == -1
+    again = train_assistant(MiniLM(teacher, MINILM), 16, tokenizer, None, held_out, TRAINING, run)
+    for a, b, c in zip(assistant.parameters(), first.teacher.parameters(), again.teacher.parameters()):
+        assert torch.equal(a, b) and torch.equal(a, c), "a finished assistant is not taught again"
+    assert distil(student_of(first.teacher, 1), first, data, held_out, TRAINING, run)["steps"] == 4
 
 
 def test_the_layer_map_counts_from_one(teacher, data):

@@ -9,12 +9,12 @@ import torch
 from typed import type_in
 
 from minialign.__main__ import run
-from minialign.distill import sequence_level
 from minialign.distill.recipes import RECIPES
 from minialign.distill.soft_targets import SoftTargets
 from minialign.distill.student import evenly
 from minialign.heads import Classifier, load_model
-from minialign.lab.commands.distill import table
+from minialign.lab import teacher_cache
+from minialign.lab.commands.distill_texts import table
 from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.pretrained.bert import BertConfig, load_bert
@@ -59,7 +59,7 @@ def test_every_recipe_makes_a_run_that_other_commands_take(kind, recipe, d, caps
     for words in ("loss on held-out text", "perplexity", "parameters", "bytes on the disk",
                   "milliseconds to read 16 tokens"):
         assert words in said
-    assert ("teaches how to read, no words" in said) is not RECIPES[recipe].speaks
+    assert ("teaches how to read, no words" in said) is not RECIPES[recipe].predicts_words
     student, teacher = load_model(out)[0], load_model(d / kind)[0]
     assert student.config.layers == 2 and student.config.kind == kind and not [name
         for name in dict(student.named_parameters()) if "projection" in name]
@@ -110,7 +110,7 @@ def test_the_teacher_writes_once_after_the_first_words_of_each_text(d, tmp_path,
     assert config["loss"] == {"temperature": 1.0, "soft": 0.5, "hard": 1.0,
                               "cosine": 0.0} and config["prompt_tokens"] == 4
     assert config["writing"] == {"beams": 2, "drawn_at": 0.0, "new_tokens": 5, "together": 64}
-    monkeypatch.setattr(sequence_level, "write", None)
+    monkeypatch.setattr(teacher_cache, "write", None)
     assert type_in(line, d) == 0, "what is finished is not written again"
 
 
@@ -135,7 +135,7 @@ def test_what_the_teacher_thinks_is_kept_for_later_epochs_and_other_students(d, 
     rows, asked = (int(x.replace(",", "")) for x in re.search(r"of ([\d,]+) texts ([\d,]+) were known; \d+\.\d MB",
         capsys.readouterr().out).groups())
     assert rows == 2 * texts and asked >= texts, "the second epoch's are known, and so are texts that stand there twice"
-    monkeypatch.setattr(SoftTargets, "think", None)
+    monkeypatch.setattr(SoftTargets, "teacher_outputs", None)
     assert type_in(f"{line} --layers 2 --recipe distilgpt2 --cosine 0 --out {tmp_path}/second",
                    d) == 0, "the teacher is not asked again"
     assert json.loads((tmp_path / "second" / "config.json").read_text())["top_k"] == 0

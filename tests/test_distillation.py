@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, build
 
-from minialign.distill.distilgpt2 import DISTILGPT2, distil_gpt2
+from minialign.distill.distilgpt2 import DISTILGPT2
 from minialign.distill.recipe import distil
+from minialign.distill.recording import recorded
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
-from minialign.distill.student import evenly, recorded, start_from, student_config
+from minialign.distill.student import evenly, start_from, student_config
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.runs.errors import UserError
@@ -55,10 +56,10 @@ def test_a_student_with_all_layers_is_its_teacher(teacher, tokens):
 
 
 def test_hidden_states_begin_with_the_embeddings(teacher, tokens):
-    with recorded(teacher.body) as thoughts:
+    with recorded(teacher.body) as recording:
         last = teacher.body(tokens)
         teacher.body(tokens)  # a second pass begins a new list
-    states = thoughts.hidden
+    states = recording.hidden
     assert len(states) == 5
     assert torch.equal(states[0], teacher.body.token_embedding(tokens))
     assert torch.equal(teacher.body.norm(states[-1]), last)
@@ -112,13 +113,20 @@ def test_a_student_comes_closer_to_its_teacher_than_one_taught_by_labels(teacher
 def test_distilgpt2_starts_ahead_and_a_resumed_run_ends_with_the_same_bits(teacher, data, tmp_path):
     training = TrainingConfig(steps=6, batch=4, learning_rate=1e-3, validate_every=3, checkpoint_every=2)
     held_out = [data.batch([9, 10, 11])]
-    student, _ = distil_gpt2(teacher, data, held_out, training, RunFolder(tmp_path / "a"))
-    again, _ = distil_gpt2(teacher, data, held_out, training, RunFolder(tmp_path / "b"))
+
+    def taught(training, name, layers=0, from_teacher=True):
+        student = LanguageModel(student_config(SHAPE, layers), training.seed)
+        if from_teacher:
+            start_from(student, teacher)
+        distil(student, SoftTargets(teacher, DISTILGPT2), data, held_out, training, RunFolder(tmp_path / name))
+        return student
+
+    student, again = taught(training, "a"), taught(training, "b")
     assert student.config.layers == 2 and all(torch.equal(a, b) for a, b in zip(student.parameters(),
         again.parameters()))
     once = dataclasses.replace(training, steps=1, seed=7)  # the teacher is seed 0
-    fresh, _ = distil_gpt2(teacher, data, held_out, once, RunFolder(tmp_path / "c"), layers=4, from_teacher=False)
-    close, _ = distil_gpt2(teacher, data, held_out, once, RunFolder(tmp_path / "d"), layers=4)
+    fresh, close = taught(once, "c", 4, from_teacher=False), taught(once, "d", 4)
+
     def distance(model):
         return float(SoftTargets(teacher, DISTILGPT2).parts(model,
             held_out[0])["cosine"].detach())

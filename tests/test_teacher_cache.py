@@ -6,10 +6,19 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.distill.distilgpt2 import DISTILGPT2, distil_gpt2
-from minialign.distill.losses import soft_target_loss, top_k_soft_target_loss
-from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
-from minialign.distill.teacher_cache import CacheConfig, TeacherCache, identity, pack
+from minialign.distill.distilgpt2 import DISTILGPT2
+from minialign.distill.recipe import distil
+from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets, soft_target_loss
+from minialign.distill.student import start_from, student_config
+from minialign.heads import LanguageModel
+from minialign.lab.teacher_cache import (
+    CacheConfig,
+    CachedSoftTargets,
+    TeacherCache,
+    identity,
+    pack,
+    top_k_soft_target_loss,
+)
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.masked_lm import MaskedText
 from minialign.runs.errors import UserError
@@ -36,14 +45,25 @@ class Interrupted(Exception):
     pass
 
 
-class Counted(SoftTargets):
-    """Counts the rows that the teacher thinks about."""
+class Counting(SoftTargets):
+    """Counts the rows that the teacher computes."""
 
     rows = 0
 
-    def think(self, batch):
+    def teacher_outputs(self, batch):
         self.rows += len(batch.tokens)
-        return super().think(batch)
+        return super().teacher_outputs(batch)
+
+
+class Counted(CachedSoftTargets, Counting):
+    """Counts the rows that the cache does not know."""
+
+
+def taught(teacher, data, held_out, folder, cache):
+    student = start_from(LanguageModel(student_config(teacher.config), TRAINING.seed), teacher)
+    recipe = CachedSoftTargets(teacher, DISTILGPT2, cache)
+    distil(student, recipe, data, held_out, TRAINING, RunFolder(folder))
+    return student
 
 
 def loss_of(recipe, data, names, student=None):
@@ -65,11 +85,11 @@ def test_rows_are_found_in_other_batches(teacher, data, tmp_path):
 @pytest.mark.parametrize("top_k", [0, 7])
 def test_a_changed_teacher_never_meets_a_stale_cache(top_k, teacher, data, tmp_path):
     cache, names = CacheConfig(str(tmp_path), top_k), [0, 1, 2]
-    loss_of(SoftTargets(teacher, ONLY_SOFT, cache), data, names)
+    loss_of(CachedSoftTargets(teacher, ONLY_SOFT, cache), data, names)
     with torch.no_grad():
         teacher.body.blocks[3].feed_forward.output.bias[0] += 0.5  # one number of many
     changed = Counted(teacher, ONLY_SOFT, cache)
-    assert loss_of(changed, data, names) == loss_of(SoftTargets(teacher, ONLY_SOFT,
+    assert loss_of(changed, data, names) == loss_of(CachedSoftTargets(teacher, ONLY_SOFT,
         CacheConfig(str(tmp_path / "new"), top_k)), data, names)
     assert changed.rows == 3
     smeared = build(layers=4)
@@ -118,8 +138,8 @@ def test_an_encoders_rows_are_found_when_the_same_words_are_hidden(tmp_path):
 @pytest.mark.parametrize("top_k", [0, 8])
 def test_a_run_that_goes_on_from_a_cache_ends_with_the_same_bits(top_k, teacher, data, tmp_path):
     held_out, cache = [data.batch([9, 10, 11])], CacheConfig(str(tmp_path / "cache"), top_k)
-    cold, _ = distil_gpt2(teacher, data, held_out, TRAINING, RunFolder(tmp_path / "cold"), cache=cache)
-    warm, _ = distil_gpt2(teacher, data, held_out, TRAINING, RunFolder(tmp_path / "warm"), cache=cache)
+    cold = taught(teacher, data, held_out, tmp_path / "cold", cache)
+    warm = taught(teacher, data, held_out, tmp_path / "warm", cache)
     assert all(torch.equal(a, b) for a, b in zip(cold.parameters(), warm.parameters()))
 
     class Failing(LabelledRows):
@@ -130,8 +150,8 @@ def test_a_run_that_goes_on_from_a_cache_ends_with_the_same_bits(top_k, teacher,
 
     parts = CacheConfig(str(tmp_path / "other"), top_k)
     with pytest.raises(Interrupted):
-        distil_gpt2(teacher, Failing(data.rows, 4, 0), held_out, TRAINING, RunFolder(tmp_path / "parts"), cache=parts)
-    again, _ = distil_gpt2(teacher, data, held_out, TRAINING, RunFolder(tmp_path / "parts"), cache=parts)
+        taught(teacher, Failing(data.rows, 4, 0), held_out, tmp_path / "parts", parts)
+    again = taught(teacher, data, held_out, tmp_path / "parts", parts)
     assert all(torch.equal(a, b) for a, b in zip(cold.parameters(), again.parameters()))
 
 
@@ -170,7 +190,7 @@ def test_top_k_and_the_rest_are_a_coarser_kl():
 def test_the_top_k_need_few_bytes(teacher, data, tmp_path):
     sizes = {}
     for top_k in (0, 8):
-        recipe = SoftTargets(teacher, ONLY_SOFT, CacheConfig(str(tmp_path), top_k))
+        recipe = CachedSoftTargets(teacher, ONLY_SOFT, CacheConfig(str(tmp_path), top_k))
         loss_of(recipe, data, list(range(12)))
         tensors = next(iter(recipe.cache.open.values()))
         sizes[top_k] = sum(t.numel() * t.element_size() for t in tensors.values()) / len(next(iter(tensors.values())))
@@ -179,7 +199,7 @@ def test_the_top_k_need_few_bytes(teacher, data, tmp_path):
 
 def test_a_damaged_file_is_made_anew_and_a_full_cache_computes_the_rest(teacher, data, tmp_path):
     cache, names = CacheConfig(str(tmp_path)), [0, 1, 2]
-    value = loss_of(SoftTargets(teacher, ONLY_SOFT, cache), data, names)
+    value = loss_of(CachedSoftTargets(teacher, ONLY_SOFT, cache), data, names)
     (file,) = tmp_path.rglob("*.safetensors")
     content = bytearray(file.read_bytes())
     content[-5] ^= 255
@@ -192,7 +212,7 @@ def test_a_damaged_file_is_made_anew_and_a_full_cache_computes_the_rest(teacher,
 
 
 def test_a_teacher_whose_opinion_has_no_weight_is_not_asked(teacher, data):
-    recipe = Counted(teacher, SoftTargetConfig(soft=0.0, hard=1.0))
+    recipe = Counting(teacher, SoftTargetConfig(soft=0.0, hard=1.0))
     loss_of(recipe, data, [0, 1])
     assert recipe.rows == 0
 

@@ -9,12 +9,14 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE, Batch
-from minialign.distill.beam_search import beam_search
-from minialign.distill.losses import jensen_shannon, reverse_kl, soft_target_loss
-from minialign.distill.on_policy import OnPolicy, OnPolicyConfig, distil_on_policy, prompts_of, written
-from minialign.distill.sequence_level import WRITTEN, WritingConfig, distil_sequences, write, written_once
-from minialign.distill.soft_targets import SoftTargetConfig
+from minialign.distill.on_policy import OnPolicy, OnPolicyConfig, jensen_shannon, prompts_of, reverse_kl, written
+from minialign.distill.recipe import distil
+from minialign.distill.sequence_level import WritingConfig, beam_search, write
+from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets, soft_target_loss
+from minialign.distill.student import start_from, student_config
 from minialign.generation import SamplingConfig, end_mask, generate
+from minialign.heads import LanguageModel
+from minialign.lab.teacher_cache import WRITTEN, written_once
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -120,12 +122,14 @@ def test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_sett
 def test_a_student_learns_what_its_teacher_writes(writing, loss, teacher, tmp_path):
     training = dataclasses.replace(TRAINING, steps=30, learning_rate=5e-3)
     held_out = [LabelledRows(write(teacher, PROMPTS, writing, training.seed), 4, 0).batch(list(range(5)))]
-    before, after = (
-        distil_sequences(teacher, PROMPTS, held_out, how, RunFolder(tmp_path / str(how.steps)), 2, loss, writing,
-                         from_teacher=how.steps > 1)[1]
-        for how in (dataclasses.replace(training, steps=1), training)
-    )
-    assert after["validation"] < before["validation"] - 0.5
+    rows, losses = write(teacher, PROMPTS, writing, training.seed), []
+    for how in (dataclasses.replace(training, steps=1), training):
+        student, run = LanguageModel(student_config(teacher.config, 2), how.seed), RunFolder(tmp_path / str(how.steps))
+        if how.steps > 1:
+            start_from(student, teacher)
+        result = distil(student, SoftTargets(teacher, loss), LabelledRows(rows, 4, how.seed), held_out, how, run)
+        losses.append(result["validation"])
+    assert losses[1] < losses[0] - 0.5
 
 
 # the student writes
@@ -214,8 +218,13 @@ class Interrupted(Exception):
 
 def test_an_interrupted_on_policy_run_ends_with_the_same_bits(teacher, data, tmp_path):
     config = OnPolicyConfig(new_tokens=5, share=0.7, forward=0.5)
-    whole, _ = distil_on_policy(teacher, data, [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "whole"), 2,
-                                config)
+
+    def taught(data, name):
+        student = start_from(LanguageModel(student_config(teacher.config, 2), TRAINING.seed), teacher)
+        held_out, run = [data.batch([9, 10])], RunFolder(tmp_path / name)
+        return student, distil(student, OnPolicy(teacher, config), data, held_out, TRAINING, run)
+
+    whole, _ = taught(data, "whole")
 
     class Failing(LabelledRows):
         def microbatches(self, step, parts):
@@ -224,11 +233,9 @@ def test_an_interrupted_on_policy_run_ends_with_the_same_bits(teacher, data, tmp
             return super().microbatches(step, parts)
 
     with pytest.raises(Interrupted):
-        distil_on_policy(teacher, Failing(data.rows, 4, 0), [data.batch([9, 10])], TRAINING,
-                         RunFolder(tmp_path / "parts"), 2, config)
+        taught(Failing(data.rows, 4, 0), "parts")
     torch.manual_seed(99)
-    again, result = distil_on_policy(teacher, data, [data.batch([9, 10])], TRAINING, RunFolder(tmp_path / "parts"), 2,
-                                     config)
+    again, result = taught(data, "parts")
     assert result["steps"] == 4 and all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
 
 
@@ -241,8 +248,8 @@ def test_a_student_comes_closer_to_its_teacher_on_its_own_texts(teacher, data, t
             data.batch([0, 1, 2, 3]))["reverse"].detach())
 
     before = distance(build(seed=5, layers=2))
-    student, _ = distil_on_policy(teacher, data, [data.batch([9, 10])], training, RunFolder(tmp_path), config=config,
-                                  student=build(seed=5, layers=2))
+    student = build(seed=5, layers=2)
+    distil(student, OnPolicy(teacher, config), data, [data.batch([9, 10])], training, RunFolder(tmp_path))
     assert distance(student) < 0.7 * before
 
 

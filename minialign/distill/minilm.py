@@ -1,46 +1,48 @@
 r"""MiniLM: the student copies how the teacher's last layer looks around, and how its values relate to each other;
 nothing else.
 
-    L = KL(A_teacher ‖ A_student) + KL(R_teacher ‖ R_student)          A = softmax(Q Kᵀ / √d)   R = softmax(V Vᵀ / √d)          Wang et al. 2020, §3.1
-    v2:  Σ over X in Q, K, V of KL(softmax(X Xᵀ / √d)_teacher ‖ …_student), in any number of relation heads                 Wang et al. 2021, §3.1
+    L = KL(A_teacher ‖ A_student) + KL(R_teacher ‖ R_student)       A = softmax(Q Kᵀ / √d)   R = softmax(V Vᵀ / √d)
+                                                                                         Wang et al. 2020, §3.1
+    v2:  Σ over X in Q, K, V of KL(softmax(X Xᵀ / √d)_teacher ‖ …_student), in any number of relation heads
+                                                                                         Wang et al. 2021, §3.1
 
 Both are tables of tokens by tokens, so the student may have any width and any number of layers: no projection, no map
 of layers. Details that matter:
-    1. The mean runs over heads and real tokens; √d is that of the heads at hand (losses.py,
-       test_relations_are_softmax_of_the_products_of_vectors).
+    1. The mean runs over heads and real tokens; √d is that of the heads at hand
+       (test_relations_are_softmax_of_the_products_of_vectors).
     2. The first version compares attention heads one by one and needs as many; relation heads of the second are cut
        anew from the width (test_minilm_takes_any_width_and_v2_any_heads).
-    3. Queries and keys are taken before they are turned by positions: their relations are about content, as in a model
+    3. Queries and keys are taken before they are rotated by positions: their relations are about content, as in a model
        with learned positions.
-    4. No word is predicted, so the student's own loss stays that of chance until it is tuned on a task or on text; it
-       is a body, not yet a model (test_minilm_moves_everything_below_the_last_attention_and_nothing_above).
-    5. Small students learn better from an assistant with the teacher's layers and their own width                       Wang et al. 2020, §3.3
+    4. No word is predicted, so the student's own loss stays that of chance until it is tuned on a task or on text
+       (test_minilm_moves_everything_below_the_last_attention_and_nothing_above).
+    5. Small students learn better from an assistant with the teacher's layers and their own width (Wang et al. 2020,
+       §3.3).
     DEVIATION: weights are per part, so that each can be left out; the paper adds them with weight 1.
 
-Read next: losses.py (the relations).
+Read next: sequence_level.py, where the teacher writes.
 Try it:  python -m minialign distill --teacher RUN --recipe minilm --layers 2 --width 64 --text FILES
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minialign.distill.losses import distribution_loss, relation_loss
-from minialign.distill.recipe import Recipe, distil, some_weight
-from minialign.distill.soft_targets import same_kind
-from minialign.distill.student import may_look, read, recorded, student_config
+from minialign.distill.recipe import Recipe, check_weights, distil, read, same_kind
+from minialign.distill.recording import may_look, recorded
+from minialign.distill.student import student_config
 from minialign.heads import LanguageModel, describe_model, load_model
+from minialign.logprobs import masked_mean
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import check_ranges, to_dict
+from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.training import Data, TrainingConfig
-
-WEIGHTS = ("attention", "queries", "keys", "values")
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,51 @@ class MiniLMConfig:
     layer: int = -1  # which of the teacher's layers, the last by default (v2 takes an earlier one of large teachers)
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(WEIGHTS, (0, 1e3)) | {"relation_heads": (0, 4096)})
-        some_weight(self, WEIGHTS)
+        check_weights(self, ("attention", "queries", "keys", "values"), relation_heads=(0, 4096))
 
 
 MINILM = MiniLMConfig()
 MINILM_V2 = MiniLMConfig(attention=0.0, queries=1.0, keys=1.0)
 
 
-class MiniLM(Recipe):
-    """Attention and relations of one layer of the teacher, copied by the student's last. Arguments as for `Recipe`."""
+def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """Log of softmax(X Xᵀ / √d): how each token's vector relates to the others', in each of `heads` parts of the width.
 
-    weights = WEIGHTS
+    Args:
+        vectors: (B, T, D) values (or queries, or keys) of all heads side by side; mask: (B, T) true at real tokens.
+    Returns:
+        (B, heads, T, T) log-probabilities; what stands at pads has no meaning.
+    Raises:
+        UserError: a width that does not divide by the heads.
+    """
+    B, T, D = vectors.shape
+    if D % heads:
+        raise UserError(f"a width of {D} does not divide into {heads} relation heads; choose a divisor of {D}")
+    parts = vectors.view(B, T, heads, D // heads).transpose(1, 2)  # (B, heads, T, d)
+    scores = parts @ parts.transpose(-2, -1) / math.sqrt(D // heads)
+    return scores.masked_fill(~mask[:, None, None, :], -torch.inf).log_softmax(dim=-1)
+
+
+def distribution_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of attention distributions, mean over heads and real queries (Wang et al. 2020, Eq. 8).
+
+    Args:
+        student, teacher: (B, H, T, S) log-probabilities of equally many heads; −∞ where nothing may be looked at.
+        mask: (B, T) true at real queries.
+    """
+    p = teacher.exp()
+    terms = torch.where(p > 0, p * (teacher - student), 0.0)  # 0 log 0 = 0
+    return masked_mean(terms.sum(dim=-1), mask[:, None, :].expand(terms.shape[:3]))
+
+
+def relation_loss(student: Tensor, teacher: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """KL(teacher's relation ‖ student's), mean over heads and real tokens; the widths may differ (Wang et al. 2020, Eq.
+    9)."""
+    return distribution_loss(relation(student, heads, mask), relation(teacher, heads, mask), mask)
+
+
+class MiniLM(Recipe):
+    """Attention and relations of one layer of the teacher, copied by the student's last."""
 
     @property
     def relation_heads(self) -> int:
@@ -80,14 +115,13 @@ class MiniLM(Recipe):
         ours, theirs = student.config, self.teacher.config
         if self.config.attention and ours.heads != theirs.heads:
             fit = [n for n in range(1, ours.width + 1) if ours.width % n == 0]
-            how = (f"give it {theirs.heads} (its width must divide by them), or use minilm-v2, which cuts both into "
-                   f"relation heads of their own")
-            raise UserError(f"the student has {ours.heads} heads, the teacher {theirs.heads}; {how}; a width of "
-                            f"{ours.width} takes {fit}")
+            raise UserError(f"the student has {ours.heads} heads, the teacher {theirs.heads}; give it {theirs.heads} "
+                            f"(its width must divide by them), or use minilm-v2, which cuts both into relation heads "
+                            f"of their own; a width of {ours.width} takes {fit}")
         for who, config in (("student", ours), ("teacher", theirs)):
             if config.width % self.relation_heads:
-                parts = f"does not divide into {self.relation_heads} relation heads"
-                raise UserError(f"the {who}'s width of {config.width} {parts}; choose a divisor of both widths")
+                raise UserError(f"the {who}'s width of {config.width} does not divide into {self.relation_heads} "
+                                f"relation heads; choose a divisor of both widths")
         if not -theirs.layers <= self.config.layer < theirs.layers:
             raise UserError(f"layer is {self.config.layer}; the teacher's are 0 to {theirs.layers - 1}, or -1 for the "
                             f"last")
@@ -98,49 +132,28 @@ class MiniLM(Recipe):
             read(self.teacher, batch)
         with recorded(student.body) as ours:
             read(student, batch)
-        allowed, layer, found = may_look(student, batch), self.config.layer, {}
+        allowed, layer, parts = may_look(student, batch), self.config.layer, {}
         if self.config.attention:
-            looks = [t.scores(i).masked_fill(~allowed, -torch.inf).log_softmax(dim=-1) for t,
-                     i in ((ours, -1), (theirs, layer))]
-            found["attention"] = distribution_loss(*looks, batch.mask)
-        for name in WEIGHTS[1:]:
+            a, b = (scores.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
+                    for scores in (ours.scores(-1), theirs.scores(layer)))
+            parts["attention"] = distribution_loss(a, b, batch.mask)
+        for name in ("queries", "keys", "values"):
             if getattr(self.config, name):
-                found[name] = relation_loss(getattr(ours, name)[-1], getattr(theirs, name)[layer], self.relation_heads,
-                                            batch.mask)
-        return found
+                vectors = getattr(ours, name)[-1], getattr(theirs, name)[layer]  # (B, T, d), (B, T, D)
+                parts[name] = relation_loss(*vectors, self.relation_heads, batch.mask)
+        return parts
 
 
-def distil_minilm(
-    teacher: LanguageModel,
-    tokenizer: Tokenizer,
-    data: Data,
-    held_out: list,
-    training: TrainingConfig,
-    run: RunFolder,
-    layers: int = 0,
-    width: int = 0,
-    config: MiniLMConfig = MINILM,
-    assistant: bool = False,
-) -> tuple[LanguageModel, dict[str, float]]:
-    """Make and teach a student of any width.
-
-    Args:
-        layers, width: of the student; half the teacher's layers and its whole width without them.
-        config: what is copied.
-        assistant: teach a model of the teacher's layers and the student's width first, kept in the folder `assistant`,
-            and let it teach the student.
-        The others as for `distil`.
-    Returns:
-        the student, and what `distil` returns.
-    """
-    layers = layers or max(1, teacher.config.layers // 2)
-    if assistant:
-        helper = LanguageModel(student_config(teacher.config, teacher.config.layers, width), training.seed)
-        folder = RunFolder(run.path / "assistant")
-        folder.begin({**describe_model(helper), "stage": "assistant", "training": to_dict(training)}, tokenizer)
-        if not folder.finished:
-            distil(helper, MiniLM(teacher, config), data, held_out, training, folder)
-        teacher, config = load_model(folder.path, "language-model")[0], replace(config,
-            layer=-1)  # the one that learned
-    student = LanguageModel(student_config(teacher.config, layers, width), training.seed)
-    return student, distil(student, MiniLM(teacher, config), data, held_out, training, run)
+def train_assistant(
+    recipe: MiniLM, width: int, tokenizer: Tokenizer, data: Data, held_out: list, training: TrainingConfig,
+    run: RunFolder
+) -> MiniLM:
+    """Teach an assistant of the teacher's layers and the student's width, in the folder `assistant` of the student's
+    run, and return the recipe by which it teaches the student. A finished one is not taught again."""
+    assistant = LanguageModel(student_config(recipe.teacher.config, recipe.teacher.config.layers, width), training.seed)
+    folder = RunFolder(run.path / "assistant")
+    folder.begin({**describe_model(assistant), "stage": "assistant", "training": to_dict(training)}, tokenizer)
+    if not folder.finished:
+        distil(assistant, recipe, data, held_out, training, folder)
+    assistant = load_model(folder.path, "language-model")[0]
+    return MiniLM(assistant, replace(recipe.config, layer=-1))  # the layer that learned

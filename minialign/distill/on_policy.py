@@ -1,16 +1,16 @@
 r"""On-policy distillation: the student writes, the teacher says at each word what it would have said.
 
-    y ~ p_student(· | x)      L = 1/|y| Σₜ D(p_teacher(· | x, y₍<t₎), p_student(· | x, y₍<t₎))                   Agarwal et al. 2024 (GKD), §3, Alg. 1
-    D = reverse KL(p_student ‖ p_teacher)                                                 Gu et al. 2024 (MiniLLM), §2.1
+    y ~ p_student(· | x)      L = 1/|y| Σₜ D(p_teacher(· | x, y₍<t₎), p_student(· | x, y₍<t₎))
+                                                                          Agarwal et al. 2024 (GKD), §3, Alg. 1
+    D = reverse KL(p_student ‖ p_teacher)                                 Gu et al. 2024 (MiniLLM), §2.1
       | forward KL(p_teacher ‖ p_student)   |   Jensen-Shannon with share β
 
 A student that learns from given texts never sees its own mistakes, and at work it goes on from them. Here it learns
-where it will be. The reverse KL makes it keep to what the teacher does say, and not try to cover all that the teacher
-may. Details that matter:
+where it will be. The forward KL makes the student cover all that the teacher may say; the reverse makes it keep to what
+the teacher does say (test_the_two_directions_of_kl_want_different_students). Details that matter:
     1. Each D is exact, a sum over the vocabulary: no estimate from the sampled words alone
        (test_the_divergence_is_exact_over_the_vocabulary).
-    2. The words are taken as given: no gradient flows through the choice of them
-       (test_no_gradient_flows_through_what_was_sampled).
+    2. No gradient flows through the choice of the words (test_no_gradient_flows_through_what_was_sampled).
     3. Only what the student wrote counts, its end token included: neither the prompt, nor what stands after the end,
        nor padding (test_neither_prompt_nor_padding_counts).
     4. A share of the steps may read the given texts (`share` below 1), which keeps a weak student from learning on
@@ -21,31 +21,26 @@ may. Details that matter:
     leaves it out, and so do we. DEVIATION: micro-batches are weighted by the labels of the given texts, since how long
     the student's own will be is not known beforehand.
 
-Read next: losses.py (the three divergences).
+Read next: recipes.py, all of them by name.
 Try it:  python -m minialign distill --teacher RUN --recipe on-policy --student RUN --text FILES
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from minialign.batching import IGNORE, Batch, next_token_batch
-from minialign.distill.losses import jensen_shannon, reverse_kl, soft_target_loss
-from minialign.distill.recipe import Recipe, distil, some_weight
-from minialign.distill.soft_targets import same_kind
-from minialign.distill.student import start_from, student_config
+from minialign.distill.fast_soft_targets import fast_soft_target_loss
+from minialign.distill.recipe import Recipe, check_logits, check_weights, same_kind
 from minialign.generation import SamplingConfig, check_room, generate
 from minialign.heads import LanguageModel
+from minialign.logprobs import masked_mean
 from minialign.pretrain.causal_lm import next_token_loss
 from minialign.runs.errors import UserError
-from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import check_ranges
-from minialign.training import Data, TrainingConfig
-
-WEIGHTS = ("reverse", "forward", "shannon", "hard")
 
 
 @dataclass(frozen=True)
@@ -62,9 +57,34 @@ class OnPolicyConfig:
     temperature: float = 1.0  # at which it writes
 
     def __post_init__(self):
-        limits = {"beta": (0.01, 0.99), "share": (0, 1), "new_tokens": (1, 10**6), "temperature": (0, 100)}
-        check_ranges(self, dict.fromkeys(WEIGHTS, (0, 1e3)) | limits)
-        some_weight(self, WEIGHTS)
+        check_weights(self, ("reverse", "forward", "shannon", "hard"), beta=(0.01, 0.99), share=(0, 1),
+                      new_tokens=(1, 10**6), temperature=(0, 100))
+
+
+def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(student ‖ teacher) of logits (..., V), mean over real tokens (...), nats."""
+    check_logits(student, teacher)
+    log_q, log_p = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+    return masked_mean((log_q.exp() * (log_q - log_p)).sum(dim=-1), mask)
+
+
+def jensen_shannon(student: Tensor, teacher: Tensor, mask: Tensor, beta: float = 0.5) -> Tensor:
+    """β KL(teacher ‖ m) + (1 − β) KL(student ‖ m), m = β teacher + (1 − β) student, mean over real tokens, nats; at
+    most log 2 (Agarwal et al. 2024, §2, Eq. 1).
+
+    Args:
+        student, teacher: (..., V) logits; mask: (...) bool.
+        beta: above 0 and below 1; divided by β or by 1 − β, it tends to the KL from teacher to student as β → 0, to the
+            reverse one as β → 1 (test_jensen_shannon_lies_between_the_two_directions).
+    """
+    check_logits(student, teacher)
+    if not 0 < beta < 1:
+        raise UserError(f"beta is {beta}; it must be above 0 and below 1 (at the ends nothing is left: use the KL or "
+                        f"the reverse KL)")
+    log_p, log_q = teacher.log_softmax(dim=-1), student.log_softmax(dim=-1)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log(1 - beta))
+    terms = beta * log_p.exp() * (log_p - log_m) + (1 - beta) * log_q.exp() * (log_q - log_m)
+    return masked_mean(terms.sum(dim=-1), mask)
 
 
 class OnPolicy(Recipe):
@@ -74,8 +94,6 @@ class OnPolicy(Recipe):
         teacher, config: as for `Recipe`.
         chance: where it comes from; the training loop's own without it.
     """
-
-    weights = WEIGHTS
 
     def __init__(self, teacher: LanguageModel, config: OnPolicyConfig, chance: torch.Generator | None = None):
         super().__init__(teacher, config)
@@ -98,16 +116,16 @@ class OnPolicy(Recipe):
         with torch.inference_mode():
             theirs = self.teacher.logits(self.teacher.body(seen.tokens)[counted])  # (M, V)
         ours = student.logits(student.body(seen.tokens)[counted])
-        every, found = torch.ones(len(ours), dtype=torch.bool), {}
+        every, parts = torch.ones(len(ours), dtype=torch.bool), {}
         if self.config.reverse:
-            found["reverse"] = reverse_kl(ours, theirs, every)
+            parts["reverse"] = reverse_kl(ours, theirs, every)
         if self.config.forward:
-            found["forward"] = soft_target_loss(ours, theirs, every, 1.0)
+            parts["forward"] = fast_soft_target_loss(ours, theirs, 1.0)
         if self.config.shannon:
-            found["shannon"] = jensen_shannon(ours, theirs, every, self.config.beta)
+            parts["shannon"] = jensen_shannon(ours, theirs, every, self.config.beta)
         if self.config.hard:
-            found["hard"] = next_token_loss(student, batch) / batch.count
-        return found
+            parts["hard"] = next_token_loss(student, batch) / batch.count
+        return parts
 
 
 def prompts_of(batch: Batch) -> list[list[int]]:
@@ -122,31 +140,3 @@ def written(student: LanguageModel, batch: Batch, config: OnPolicyConfig, chance
     answers = generate(student, prompts, SamplingConfig(config.new_tokens, config.temperature), chance)
     rows = [[*prompt, *answer[keep].tolist()] for prompt, answer, keep in zip(prompts, answers.response, answers.mask)]
     return next_token_batch(rows, [len(prompt) for prompt in prompts], batch.rows)
-
-
-def distil_on_policy(
-    teacher: LanguageModel,
-    data: Data,
-    held_out: list,
-    training: TrainingConfig,
-    run: RunFolder,
-    layers: int = 0,
-    config: OnPolicyConfig | None = None,
-    student: LanguageModel | None = None,
-) -> tuple[LanguageModel, dict[str, float]]:
-    """Teach a student on what it writes.
-
-    Args:
-        data: texts whose labels begin where their prompts end.
-        layers: of the student; half the teacher's without it. config: what is copied.
-        student: one that can write already; otherwise it begins as layers of the teacher, since from nonsense little
-            can be learned.
-        The others as for `distil`.
-    Returns:
-        the student, and what `distil` returns.
-    """
-    if student is None:
-        student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)),
-                                training.seed)
-        start_from(student, teacher)
-    return student, distil(student, OnPolicy(teacher, config or OnPolicyConfig()), data, held_out, training, run)

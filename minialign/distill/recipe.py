@@ -1,16 +1,15 @@
-r"""What all recipes share: a loss with named parts, each with its weight, on a student and a teacher that read the same
-batch.
+r"""What all recipes share: a loss with named parts, each with its weight, for a student and a teacher that read the
+same batch.
 
-    L = Σ weight · part            weights are the fields of a recipe's configuration, parts what its `parts` gives under the same names
+    L = Σ weight · part       the configuration holds the weights; `parts` returns the parts under the same names
 
 Details that matter:
     1. The teacher is in evaluation mode and computes no gradient (test_the_teacher_is_quiet).
     2. A part whose weight is 0 is not computed: an ablation costs nothing (test_a_part_with_weight_0_is_left_out).
-    3. What a recipe learns beside the student (projections) trains with it and is taken off before the student is
+    3. What a recipe learns beside the student (projections) trains with it and is removed before the student is
        written (test_projections_train_and_are_not_in_the_file).
 DEVIATION: each part is a mean over what it is about (tokens, pairs of tokens, hidden words), and a batch counts by its
-number of labels. So where micro-batches are ragged, --accumulation weighs them a little differently than one large
-batch would.
+number of labels. Where micro-batches are ragged, --accumulation weighs them a little differently than one large batch.
 
 Read next: soft_targets.py.
 """
@@ -28,6 +27,7 @@ from minialign.pretrain.causal_lm import mean_loss, next_token_loss, perplexity
 from minialign.pretrain.masked_lm import masked_lm_loss
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
+from minialign.runs.settings import check_ranges
 from minialign.training import Data, TrainingConfig, train
 
 
@@ -39,8 +39,6 @@ class Recipe:
         config: weights of the parts, under their names, and whatever else the recipe needs.
     """
 
-    weights: tuple[str, ...] = ()  # names of the configuration's fields that are weights
-
     def __init__(self, teacher: nn.Module, config: Any):
         self.teacher, self.config = teacher.eval().requires_grad_(False), config
 
@@ -48,7 +46,7 @@ class Recipe:
         """Check that the recipe can teach this student, and give it what is learned beside it."""
 
     def end(self, student: nn.Module) -> None:
-        """Take that off again."""
+        """Remove what `begin` gave."""
 
     def parts(self, student: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Each part of the loss whose weight is not 0, unweighted, a mean."""
@@ -61,14 +59,37 @@ class Recipe:
 
     @torch.no_grad()
     def weighed(self, student: nn.Module, batch: Any) -> dict[str, float]:
-        """How much each part contributes to the loss of a batch; for a look at what a recipe pulls at."""
+        """How much each part contributes to the loss of a batch, to look at."""
         return {name: getattr(self.config, name) * float(value) for name, value in self.parts(student, batch).items()}
 
 
-def some_weight(config: Any, names: tuple[str, ...]) -> None:
-    """Raises UserError when all weights are 0."""
+def check_weights(config: Any, names: tuple[str, ...], **limits: tuple[float, float]) -> None:
+    """Raise UserError for a weight below 0 or above 1000, for weights that are all 0, and outside other `limits`."""
+    check_ranges(config, dict.fromkeys(names, (0, 1e3)) | limits)
     if not sum(getattr(config, name) for name in names) > 0:
         raise UserError(f"all weights are 0, so there is nothing to learn; give one of {', '.join(names)} more than 0")
+
+
+def check_logits(student: Tensor, teacher: Tensor) -> None:
+    """Raise UserError where logits (..., V) are of vocabularies of different sizes."""
+    if student.shape[-1] != teacher.shape[-1]:
+        sizes = f"the student's vocabulary has {student.shape[-1]} tokens, the teacher's {teacher.shape[-1]}"
+        raise UserError(f"{sizes}; their words must mean the same: make the student with the teacher's tokenizer")
+
+
+def same_kind(student: nn.Module, teacher: nn.Module) -> None:
+    """Raise UserError where the two cannot read the same batch."""
+    for name in ("kind", "vocabulary"):
+        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
+        if ours != theirs:
+            raise UserError(f"the student's {name} is {ours}, the teacher's {theirs}; make the student from the "
+                            f"teacher's configuration, so that both read the same tokens")
+
+
+def read(model: nn.Module, batch: Any) -> Tensor:
+    """(B, T, D) the body's vectors of a batch, after the last norm; a decoder's pads stand on the right, where it never
+    looks."""
+    return model.body(batch.tokens) if model.config.kind == "decoder" else model.body(batch.tokens, batch.mask)
 
 
 def own_loss(model: LanguageModel, held_out: list) -> float:
@@ -77,21 +98,15 @@ def own_loss(model: LanguageModel, held_out: list) -> float:
 
 
 def distil(
-    student: LanguageModel,
-    recipe: Recipe,
-    data: Data,
-    held_out: list,
-    training: TrainingConfig,
-    run: RunFolder,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    student: LanguageModel, recipe: Recipe, data: Data, held_out: list, training: TrainingConfig, run: RunFolder,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None
 ) -> dict[str, float]:
     """Teach a student by a recipe.
 
     Args:
         student: trained in place and saved in the run folder.
         recipe: holds the teacher, which reads the same tokens.
-        data: training batches, `pretrain/causal_lm.py`'s for a decoder, `pretrain/masked_lm.py`'s for an encoder;
-            held_out: some for validation.
+        data: `pretrain/causal_lm.py`'s for a decoder, `pretrain/masked_lm.py`'s for an encoder; held_out: batches.
         training: how; run: where.
         validate: what to measure instead of the student's own loss on `held_out`.
     Returns:

@@ -1,20 +1,21 @@
 r"""Sequence-level distillation: the student learns what the teacher writes, word for word, as if it were the text.
 
     L = −log p_student(ŷ | x),    ŷ ≈ argmax over y of p_teacher(y | x), by beam search            Kim & Rush 2016, §3.2
+    beam search: keep the K best of all score(y₁…yₜ) = Σ log π(yᵢ | x, y₍<i₎), extend each by every token, keep K again
 
-A student that has not room for all that its teacher may say learns its teacher's one best answer instead, which is an
-easier thing to learn than people's texts: one text for each prompt, and always said in the same way. Details that
-matter:
+A student that has no room for all that its teacher may say learns its teacher's one best answer instead, which is
+easier than people's texts: one text for each prompt, always said in the same way. Details that matter:
     1. The loss falls on what the teacher wrote and not on the prompt, its end token included; nothing stands after it
        (test_the_student_is_taught_what_the_teacher_wrote_and_no_more).
-    2. The teacher writes once, before the first step, in a file that people can read; the same teacher, prompts and
-       settings read it back, any other writes anew
-       (test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_settings).
-    3. The teacher's probabilities may be learned on these texts as well (weight `soft`): the paper's best, Seq-KD +
+    2. The teacher's probabilities may be learned on these texts as well (weight `soft`): the paper's best, Seq-KD +
        Word-KD (its Table 1).
-    4. A temperature above 0 draws the texts from the teacher instead: what it may say rather than what it finds best.
+    3. A temperature above 0 draws the texts from the teacher instead: what it may say rather than what it finds best.
+    4. A hypothesis that has ended keeps its place and its score, and is extended by nothing
+       (test_beam_search_finds_the_likeliest_text).
+    5. Scores only fall, so the search stops when the best hypothesis of every prompt has ended.
+    6. One hypothesis is greedy decoding (test_one_beam_is_greedy_decoding).
     DEVIATION: no interpolation (the hypothesis nearest to the people's text, §3.3): many of our prompts come without
-    one.
+    one. DEVIATION: no length penalty, which translation systems add since the likeliest text tends to be a short one.
 
 Read next: on_policy.py, where the student writes.
 Try it:  python -m minialign distill --teacher RUN --recipe sequence-level --text FILES
@@ -24,25 +25,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from minialign.distill.beam_search import beam_search
-from minialign.distill.recipe import distil
-from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
-from minialign.distill.student import start_from, student_config
-from minialign.distill.teacher_cache import identity
-from minialign.generation import SamplingConfig, generate
-from minialign.heads import LanguageModel
-from minialign.pretrain.causal_lm import LabelledRows
-from minialign.runs.files import fingerprint, read_jsonl, write_jsonl
-from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import check_ranges, to_dict
-from minialign.training import TrainingConfig
+from minialign.batching import pad
+from minialign.cache import Cache
+from minialign.distill.soft_targets import SoftTargetConfig
+from minialign.generation import Generated, SamplingConfig, check_room, end_mask, generate
+from minialign.heads import LanguageModel, evaluating
+from minialign.runs.errors import UserError
+from minialign.runs.settings import check_ranges
 
 SEQUENCE_LEVEL = SoftTargetConfig(temperature=1.0, soft=0.0, hard=1.0)
-WRITTEN = "written.jsonl"  # what the teacher wrote, in the run folder
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,58 @@ class WritingConfig:
 
     def __post_init__(self):
         check_ranges(self, {"beams": (1, 1000), "drawn_at": (0, 100), "new_tokens": (1, 10**6), "together": (1, 10**5)})
+
+
+@torch.no_grad()
+def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int, beams: int) -> Generated:
+    """The best of `beams` hypotheses after each prompt.
+
+    Args:
+        model: a decoder; prompts: B lists of ids, at least one id each; new_tokens: R, most tokens to write, the end
+            token included.
+        beams: K, hypotheses that are kept.
+    Returns:
+        Generated, one answer to each prompt; `logprobs` sum up to its score.
+    Raises:
+        UserError: a model that is no decoder, no beams, or texts that do not fit the context.
+    """
+    B, K, V = len(prompts), beams, model.config.vocabulary
+    if K < 1:
+        raise UserError(f"beams is {K}; it must be at least 1")
+    if model.config.kind != "decoder":
+        raise UserError(f"beam search writes with a decoder, and this is an {model.config.kind}")
+    check_room(model.config, max(map(len, prompts)), new_tokens)
+    _, end, filler = model.special
+    prompt, prompt_mask = pad(prompts, side="left", value=filler)  # (B, P)
+    cache = Cache(model.config, B, prompt.shape[1] + new_tokens)
+    first = torch.arange(B)[:, None] * K  # (B, 1) row of a prompt's first beam
+    scores = torch.full((B, K), -torch.inf)
+    scores[:, 0] = 0.0  # all begin alike, so only one of them counts
+    response, logprobs = torch.full((B, K, new_tokens), filler), torch.zeros(B, K, new_tokens)
+    finished = torch.zeros(B, K, dtype=torch.bool)
+    with evaluating(model):
+        hidden = model.body(prompt, prompt_mask, cache)[:, -1].repeat_interleave(K, dim=0)  # (B K, D)
+        cache.repeat(torch.arange(B).repeat_interleave(K))
+        for t in range(new_tokens):
+            words = model.logits(hidden).log_softmax(dim=-1).view(B, K, V)
+            words = words.masked_fill(finished[..., None], -torch.inf)
+            words[..., filler] = torch.where(finished, 0.0, words[..., filler])  # what has ended goes on as it is
+            best = (scores[..., None] + words).flatten(1).topk(K)  # (B, K)
+            source, token = best.indices // V, best.indices % V
+            rows = (first + source).flatten()
+            step = words.flatten(0, 1)[rows, token.flatten()].view(B, K)
+            response, logprobs = (x.flatten(0, 1)[rows].view(B, K, -1) for x in (response, logprobs))
+            finished = finished.flatten()[rows].view(B, K)
+            response[..., t], logprobs[..., t], scores = torch.where(finished, filler, token), step, best.values
+            finished = finished | (token == end)
+            if t + 1 == new_tokens or bool(finished[:, 0].all()):
+                break
+            cache.repeat(rows)
+            hidden = model.body(token.flatten()[:, None], None, cache)[:, -1]
+    response, logprobs = response[:, 0, : t + 1], logprobs[:, 0, : t + 1]
+    mask = end_mask(response, end)
+    response, logprobs = response.masked_fill(~mask, filler), logprobs.masked_fill(~mask, 0.0)
+    return Generated(prompt, prompt_mask, response, mask, logprobs, end)
 
 
 def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig,
@@ -80,48 +126,3 @@ def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: Writ
         for i, row, keep in zip(chosen, written.response, written.mask):
             rows[i] = ([*prompts[i], *row[keep].tolist()], len(prompts[i]))
     return rows
-
-
-def written_once(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig, seed: int,
-                 path: Path) -> list[tuple[list[int], int]]:
-    """The same as `write`, kept in a file: its first line says for whom, the others hold a prompt and an answer each,
-    in ids."""
-    made_for = fingerprint([identity(teacher), list(map(list, prompts)), to_dict(config), seed])
-    if path.exists():
-        first, *lines = read_jsonl(path)
-        if first.get("made for") == made_for:
-            return [([*line["prompt"], *line["answer"]], len(line["prompt"])) for line in lines]
-    rows = write(teacher, prompts, config, seed)
-    write_jsonl(path, [{"made for": made_for}, *({"prompt": ids[:start], "answer": ids[start:]} for ids,
-                                                 start in rows)])
-    return rows
-
-
-def distil_sequences(
-    teacher: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    held_out: list,
-    training: TrainingConfig,
-    run: RunFolder,
-    layers: int = 0,
-    config: SoftTargetConfig = SEQUENCE_LEVEL,
-    writing: WritingConfig | None = None,
-    from_teacher: bool = True,
-) -> tuple[LanguageModel, dict[str, float]]:
-    """Let the teacher write, and teach a student what it wrote.
-
-    Args:
-        prompts: lists of ids that begin with the begin token; that alone lets the teacher write whatever it likes.
-        layers: of the student; half the teacher's without it.
-        config: how much of the words and of their probabilities is copied; writing: how the teacher writes.
-        from_teacher: whether the student begins as layers of the teacher or at random.
-        The others as for `distil`.
-    Returns:
-        the student, and what `distil` returns.
-    """
-    student = LanguageModel(student_config(teacher.config, layers or max(1, teacher.config.layers // 2)), training.seed)
-    if from_teacher:
-        start_from(student, teacher)
-    rows = written_once(teacher, prompts, writing or WritingConfig(), training.seed, run.path / WRITTEN)
-    data = LabelledRows(rows, min(training.batch, len(rows)), training.seed)
-    return student, distil(student, SoftTargets(teacher, config), data, held_out, training, run)

@@ -1,15 +1,17 @@
 r"""Soft targets: the student learns the teacher's probabilities for all words, not only which word came.
 
-    L = a T² KL(p_T teacher ‖ p_T student) + (1 − a) CE(labels)                     Hinton et al. 2015, §2
+    L = a T² KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − a) CE(labels)                Hinton et al. 2015, §2
 
-What the teacher finds second and third likely says how it thinks; a label says one word. Details that matter:
-    1. T² multiplies the soft part only (losses.py, test_the_parts_of_the_loss_are_weighted_as_said).
-    2. Both read the same batch. A decoder's logits are compared where there is a label; an encoder's at every real
-       token, of which only some were hidden and have a label, as in the released script of DistilBERT
-       (test_an_encoder_is_compared_at_every_real_token).
-    3. The teacher computes in inference mode, once a batch, and only what has a weight
-       (test_a_teacher_whose_opinion_has_no_weight_is_not_asked); with a cache, once a text for all epochs
-       (teacher_cache.py).
+A label names one word. The teacher's second and third choice say more: which other words would have done, and how
+well. Details that matter:
+    1. T² multiplies the soft part only (test_the_parts_of_the_loss_are_weighted_as_said). It keeps the gradient's
+       size, which falls as 1/T² without it (test_the_gradient_of_soft_targets_keeps_its_size).
+    2. Means run over real tokens only; padding has no influence (test_padding_has_no_influence).
+    3. Both models read the same batch. A decoder's logits are compared where there is a label; an encoder's at every
+       real token, as in DistilBERT's released script (test_an_encoder_is_compared_at_every_real_token).
+    4. The teacher computes once a batch, in inference mode, and only what has a weight
+       (test_a_teacher_whose_opinion_has_no_weight_is_not_asked).
+    5. Training computes the same loss block by block: fast_soft_targets.py.
 
 Read next: distilgpt2.py and distilbert.py, the same with a start from the teacher's layers.
 Try it:  python -m minialign distill --teacher RUN --recipe soft-targets --layers 2 --text FILES
@@ -21,19 +23,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.batching import IGNORE
-from minialign.distill.losses import hidden_cosine_loss, soft_target_loss, top_k_soft_target_loss
-from minialign.distill.recipe import Recipe, some_weight
-from minialign.distill.student import last_hidden, read
-from minialign.distill.teacher_cache import CacheConfig, TeacherCache
+from minialign.distill.fast_soft_targets import fast_soft_target_loss
+from minialign.distill.recipe import Recipe, check_logits, check_weights, read, same_kind
+from minialign.distill.recording import last_hidden
 from minialign.heads import LanguageModel
-from minialign.logprobs import label_loss
+from minialign.logprobs import label_loss, masked_mean
 from minialign.runs.errors import UserError
-from minialign.runs.settings import check_ranges
-
-WEIGHTS = ("soft", "hard", "cosine")
 
 
 @dataclass(frozen=True)
@@ -46,71 +45,81 @@ class SoftTargetConfig:
     cosine: float = 0.0  # weight of the angle between the last hidden vectors, for students as wide as their teacher
 
     def __post_init__(self):
-        check_ranges(self, {"temperature": (1e-3, 1e3), "soft": (0, 1e3), "hard": (0, 1e3), "cosine": (0, 1e3)})
-        some_weight(self, WEIGHTS)
+        check_weights(self, ("soft", "hard", "cosine"), temperature=(1e-3, 1e3))
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 2.0) -> Tensor:
+    """T² KL(teacher ‖ student) of softened distributions, mean over real tokens, nats.
+
+    Args:
+        student, teacher: (..., V) logits over the same vocabulary; mask: (...) bool, true where a token counts.
+        temperature: T, above 0; the larger, the more the student learns of what the teacher finds unlikely.
+    Raises:
+        UserError: vocabularies of different sizes, or a temperature that is not above 0.
+    """
+    check_logits(student, teacher)
+    if not temperature > 0:
+        raise UserError(f"temperature is {temperature}; it must be above 0 (1 copies the teacher's own probabilities, "
+                        f"2 is usual)")
+    log_p = (teacher / temperature).log_softmax(dim=-1)  # (..., V)
+    log_q = (student / temperature).log_softmax(dim=-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # (...)
+    return temperature**2 * masked_mean(kl, mask)
+
+
+def hidden_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """1 − cos of the angle between hidden vectors, mean over real tokens; in [0, 2] (Sanh et al. 2019, §2).
+
+    Args:
+        student, teacher: (..., D), of equal width; mask: (...) bool.
+    Raises:
+        UserError: different widths.
+    """
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UserError(f"the student's width is {student.shape[-1]}, the teacher's {teacher.shape[-1]}; use tinybert "
+                        f"or minilm, which allow that")
+    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=-1), mask)
 
 
 class SoftTargets(Recipe):
-    """Soft targets, labels and the angle of the last hidden vectors; for decoders and encoders.
-
-    Args:
-        teacher, config: as for `Recipe`.
-        cache: where the teacher's opinions are kept between epochs; without it they are computed each time.
-    """
-
-    weights = WEIGHTS
-
-    def __init__(self, teacher: LanguageModel, config: SoftTargetConfig, cache: CacheConfig | None = None):
-        super().__init__(teacher, config)
-        self.cache = TeacherCache(cache, teacher, config.temperature, bool(config.cosine)) if cache else None
+    """Soft targets, labels and the angle of the last hidden vectors; for decoders and encoders."""
 
     def begin(self, student: LanguageModel) -> None:
         """Raises UserError for a student of another kind or, with cosine, of another width."""
         same_kind(student, self.teacher)
-        if self.config.cosine and student.config.width != self.teacher.config.width:
-            widths = f"the student's width is {student.config.width}, the teacher's {self.teacher.config.width}"
-            raise UserError(f"{widths}; the cosine of hidden vectors needs the same: set its weight to 0, or use "
-                            f"tinybert or minilm")
+        ours, theirs = student.config.width, self.teacher.config.width
+        if self.config.cosine and ours != theirs:
+            raise UserError(f"the student's width is {ours}, the teacher's {theirs}; the cosine of hidden vectors "
+                            f"needs the same: set its weight to 0, or use tinybert or minilm")
 
     def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
         """Each part, a mean over the places that count, nats (the cosine: without unit)."""
-        asked, compared = batch.labels != IGNORE, self.compared(batch)
-        theirs = self.opinion(batch) if self.config.soft or self.config.cosine else {}
-        with last_hidden(student.body) as ours:
-            logits = student.logits(read(student, batch)[compared])
-        every, found, T = torch.ones(len(logits), dtype=torch.bool), {}, self.config.temperature
-        if self.config.soft and "words" in theirs:
-            found["soft"] = top_k_soft_target_loss(logits, theirs["words"], theirs["ids"], T)
-        elif self.config.soft:
-            found["soft"] = soft_target_loss(logits, theirs["logits"], every, T)
+        labelled, compared = batch.labels != IGNORE, self.compared(batch)  # (B, T)
+        theirs = self.teacher_outputs(batch) if self.config.soft or self.config.cosine else {}
+        with last_hidden(student.body) as hidden:
+            logits = student.logits(read(student, batch)[compared])  # (M, V)
+        parts = {}
+        if self.config.soft:
+            parts["soft"] = self.soft_loss(logits, theirs)
         if self.config.hard:
-            answers = logits if student.config.kind == "decoder" else logits[asked[compared]]
-            found["hard"] = label_loss(answers, batch.labels[asked]) / batch.count
+            predicted = logits if student.config.kind == "decoder" else logits[labelled[compared]]
+            parts["hard"] = label_loss(predicted, batch.labels[labelled]) / batch.count
         if self.config.cosine:
-            found["cosine"] = hidden_cosine_loss(ours[0][compared], theirs["hidden"].float(), every)
-        return found
+            every = torch.ones(len(logits), dtype=torch.bool)
+            parts["cosine"] = hidden_cosine_loss(hidden[0][compared], theirs["hidden"].float(), every)
+        return parts
 
     def compared(self, batch: Any) -> Tensor:
-        """(B, T) where the two are compared: a decoder where the text has an answer, an encoder at every real token."""
+        """(B, T) where the two are compared: a decoder where there is a label, an encoder at every real token."""
         return batch.labels != IGNORE if self.teacher.config.kind == "decoder" else batch.mask
 
-    def opinion(self, batch: Any) -> dict[str, Tensor]:
-        """What the teacher thinks of a batch, computed or remembered: `think`, or what teacher_cache.py keeps of it."""
-        return self.cache(batch, self.compared(batch), self.think) if self.cache else self.think(batch)
-
-    def think(self, batch: Any) -> dict[str, Tensor]:
+    def teacher_outputs(self, batch: Any) -> dict[str, Tensor]:
         """(M, V) "logits" and, with cosine, (M, D) "hidden" vectors of the last block at the M compared tokens."""
         compared = self.compared(batch)
         with torch.inference_mode(), last_hidden(self.teacher.body) as hidden:
             logits = self.teacher.logits(read(self.teacher, batch)[compared])
         return {"logits": logits} | ({"hidden": hidden[0][compared]} if self.config.cosine else {})
 
-
-def same_kind(student: LanguageModel, teacher: LanguageModel) -> None:
-    """Raises UserError where the two cannot read the same batch."""
-    for name in ("kind", "vocabulary"):
-        if getattr(student.config, name) != getattr(teacher.config, name):
-            what = (f"the student's {name} is {getattr(student.config, name)}, the teacher's "
-                    f"{getattr(teacher.config, name)}")
-            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same "
-                            f"tokens")
+    def soft_loss(self, logits: Tensor, teacher: dict[str, Tensor]) -> Tensor:
+        """`soft_target_loss` of the student's (M, V) logits and what `teacher_outputs` returned."""
+        return fast_soft_target_loss(logits, teacher["logits"], self.config.temperature)

@@ -1,23 +1,25 @@
 r"""TinyBERT: the student copies the teacher layer by layer, embeddings, attention and hidden vectors, and at last what
 it predicts.
 
-    L_emb = MSE(E_s Wₑ, E_t)    L_attn = MSE(A_s, A_t)    L_hid = MSE(H_s Wₕ, H_t)    L_pred = KL(p_teacher ‖ p_student)       Jiao et al. 2020, Eq. 7 to 10
+    L_emb = MSE(E_s Wₑ, E_t)    L_attn = MSE(A_s, A_t)    L_hid = MSE(H_s Wₕ, H_t)    L_pred = KL(p_teacher ‖ p_student)
+                                                                                        Jiao et al. 2020, Eq. 7 to 10
 
 Student layer m of M learns from teacher layer g(m) = m N / M of N. Two stages: general (text, no prediction), then the
 task (its layers first, its prediction last), on more texts than there are labels for, made by exchanging words. Details
 that matter:
-    1. A are the scores *before* the softmax, masked places 0 on both sides (losses.py,
-       test_masked_scores_count_as_equal).
+    1. A are the scores *before* the softmax. Masked places are 0 on both sides, since −∞ or −10,000 would drown the
+       rest (test_masked_scores_count_as_equal).
     2. Hidden state 0 is the embedding, attention 0 that of the first block: the two lists are shifted by one
        (test_the_layer_map_counts_from_one).
     3. Wₑ and Wₕ (one for all layers) train with the student and are gone from its file
        (test_projections_train_and_are_not_in_the_file).
     4. Exchanged words come from the 15 that a masked language model finds likeliest in their place, each with chance
        0.4 (test_augmented_texts_differ_in_some_words_and_keep_special_tokens).
-    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T²; ours is T² KL. At T = 1, its own choice, the
-    gradients are the same. DEVIATION: the published code shares one matrix among embeddings and layers; the paper's
-    equations have two, and so have we. DEVIATION: the paper exchanges words by GloVe neighbours where a word is cut
-    into pieces; here tokens are exchanged, whatever they are.
+    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T². At T = 1, its own choice, the gradients are the
+    same. DEVIATION: the published code shares one matrix among embeddings and layers; the paper's equations have two,
+    and so have we. DEVIATION: the published code divides the attention loss by all positions, masked ones too; here
+    they do not count. DEVIATION: the paper exchanges words by GloVe neighbours where a word is cut into pieces; here
+    tokens are exchanged, whatever they are.
 
 Read next: minilm.py, which needs neither a map of layers nor projections.
 Try it:  python -m minialign distill --teacher RUN --recipe tinybert --layers 2 --width 64 --text FILES
@@ -36,11 +38,11 @@ from torch import Tensor, nn
 
 from minialign.batching import pad
 from minialign.classification import LabelledTexts, examine_classes
-from minialign.distill.losses import attention_score_loss, hidden_mse_loss, soft_target_loss
-from minialign.distill.recipe import Recipe, distil, some_weight
-from minialign.distill.soft_targets import same_kind
-from minialign.distill.student import may_look, read, recorded
+from minialign.distill.fast_soft_targets import fast_soft_target_loss
+from minialign.distill.recipe import Recipe, check_weights, distil, read, same_kind
+from minialign.distill.recording import may_look, recorded
 from minialign.heads import Classifier, LanguageModel
+from minialign.logprobs import masked_mean
 from minialign.pretrain.masked_lm import MASK
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import MODEL, RunFolder
@@ -48,8 +50,6 @@ from minialign.runs.settings import check_ranges
 from minialign.runs.tensors import load_into, read_tensors
 from minialign.tokenizer import SPECIAL
 from minialign.training import Data, TrainingConfig
-
-WEIGHTS = ("embedding", "attention", "hidden", "prediction")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class TinyBERTConfig:
     temperature: float = 1.0  # T of the soft targets
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(WEIGHTS, (0, 1e3)) | {"temperature": (1e-3, 1e3)})
-        some_weight(self, WEIGHTS)
+        check_weights(self, ("embedding", "attention", "hidden", "prediction"), temperature=(1e-3, 1e3))
 
 
 TINYBERT = TinyBERTConfig()
@@ -84,24 +83,52 @@ class AugmentationConfig:
 
 
 def layer_of(m: int, student_layers: int, teacher_layers: int) -> int:
-    """g(m): which of the teacher's layers 1…N student layer m of 1…M learns from; layer 0 are the embeddings of
-    both."""
+    """g(m): which of the teacher's layers 1…N student layer m of 1…M learns from; layer 0 are the embeddings."""
     return m * teacher_layers // student_layers
 
 
-class TinyBERT(Recipe):
-    """The teacher's layers, copied one by one. Arguments as for `Recipe`; teacher and student are language models, or
-    classifiers, both."""
+def hidden_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor, projection: Tensor | None = None) -> Tensor:
+    """Mean squared difference of hidden vectors over real tokens and dimensions (Eq. 8 and 9).
 
-    weights = WEIGHTS
+    Args:
+        student: (B, T, d); teacher: (B, T, D); mask: (B, T).
+        projection: W, (d, D), learned with the student; None where the widths are equal.
+    """
+    mapped = student if projection is None else student @ projection  # (B, T, D)
+    return masked_mean(((mapped - teacher) ** 2).mean(dim=-1), mask)
+
+
+def attention_score_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> Tensor:
+    """Mean squared difference of attention scores before the softmax, over all places that count (Eq. 7).
+
+    Args:
+        student, teacher: (B, H, T, S) Q Kᵀ / √d, of equally many heads.
+        allowed: bool, broadcastable to them, true where a real query may look.
+    Raises:
+        UserError: different numbers of heads.
+    """
+    check_heads(student.shape[1], teacher.shape[1])
+    allowed = allowed.expand_as(student)
+    difference = (student - teacher).masked_fill(~allowed, 0.0)
+    return (difference**2).sum() / allowed.sum().clamp(min=1)
+
+
+def check_heads(student: int, teacher: int) -> None:
+    """Raise UserError for numbers of heads that differ."""
+    if student != teacher:
+        raise UserError(f"the student has {student} heads, the teacher {teacher}; give it {teacher}, set the weight of "
+                        f"attention to 0, or use minilm-v2")
+
+
+class TinyBERT(Recipe):
+    """The teacher's layers, copied one by one; teacher and student are language models, or classifiers, both."""
 
     def begin(self, student: nn.Module) -> None:
         """Give the student its projections. Raises UserError for another kind, or heads that cannot be compared."""
         same_kind(student, self.teacher)
         ours, theirs = student.config, self.teacher.config
-        if self.config.attention and ours.heads != theirs.heads:
-            how = f"give it {theirs.heads}, set the weight of attention to 0, or use minilm-v2"
-            raise UserError(f"the student has {ours.heads} heads, the teacher {theirs.heads}; {how}")
+        if self.config.attention:
+            check_heads(ours.heads, theirs.heads)
         if ours.layers > theirs.layers:
             raise UserError(f"a student of {ours.layers} layers cannot learn from a teacher of {theirs.layers}; give "
                             f"it 1 to {theirs.layers}")
@@ -111,7 +138,7 @@ class TinyBERT(Recipe):
             nn.init.eye_(projection.weight)  # where the widths are equal, the student starts as it is
 
     def end(self, student: nn.Module) -> None:
-        """Take the projections off."""
+        """Remove the projections."""
         del student.projections
 
     def parts(self, student: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -120,22 +147,23 @@ class TinyBERT(Recipe):
             their_logits = self.predict(self.teacher, batch)
         with recorded(student.body) as ours:
             logits = self.predict(student, batch)
-        M, N, found = student.config.layers, self.teacher.config.layers, {}
-        def matched(m, name):
-            return (ours.hidden[m], theirs.hidden[layer_of(m, M, N)], batch.mask,
-                                           student.projections[name].weight.T)
+        M, N, parts = student.config.layers, self.teacher.config.layers, {}
+        pairs = [(m, layer_of(m, M, N)) for m in range(1, M + 1)]
+
+        def hidden_loss(m: int, n: int, name: str) -> Tensor:
+            return hidden_mse_loss(ours.hidden[m], theirs.hidden[n], batch.mask, student.projections[name].weight.T)
+
         if self.config.embedding:
-            found["embedding"] = hidden_mse_loss(*matched(0, "embedding"))
+            parts["embedding"] = hidden_loss(0, 0, "embedding")
         if self.config.attention:
             allowed = may_look(student, batch) & batch.mask[:, None, :, None]  # pads do not ask either
-            pairs = [(ours.scores(m - 1), theirs.scores(layer_of(m, M, N) - 1)) for m in range(1, M + 1)]
-            found["attention"] = sum(attention_score_loss(a, b, allowed) for a, b in pairs) / M
+            losses = [attention_score_loss(ours.scores(m - 1), theirs.scores(n - 1), allowed) for m, n in pairs]
+            parts["attention"] = sum(losses) / M
         if self.config.hidden:
-            found["hidden"] = sum(hidden_mse_loss(*matched(m, "hidden")) for m in range(1, M + 1)) / M
+            parts["hidden"] = sum(hidden_loss(m, n, "hidden") for m, n in pairs) / M
         if self.config.prediction:
-            every = torch.ones(len(logits), dtype=torch.bool)
-            found["prediction"] = soft_target_loss(logits, their_logits, every, self.config.temperature)
-        return found
+            parts["prediction"] = fast_soft_target_loss(logits, their_logits, self.config.temperature)
+        return parts
 
     def predict(self, model: nn.Module, batch: Any) -> Tensor | None:
         """Logits (M, V) of words at real tokens, or (B, C) of classes; None where they are not compared and only the
@@ -160,20 +188,23 @@ def distil_task(
     Returns:
         {"validation": loss, nats, "accuracy", "steps"}.
     """
-    def look(model):
+
+    def examine(model: Classifier) -> dict[str, float]:
         return examine_classes(model, held_out)
+
     for name, how in (("layers", config), ("prediction", replace(PREDICTION, temperature=config.temperature))):
         part = RunFolder(run.path / name)
         if part.finished:  # a task that was stopped goes on with its second half
             load_into(student, read_tensors(part.path / MODEL)[0], part.path / MODEL)
         else:
-            distil(student, TinyBERT(teacher, how), data, [], training, part, look)
+            distil(student, TinyBERT(teacher, how), data, [], training, part, examine)
     return part.facts()
 
 
 @torch.inference_mode()
-def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: AugmentationConfig,
-            seed: int) -> list[list[int]]:
+def augment(
+    rows: Sequence[Sequence[int]], model: LanguageModel, config: AugmentationConfig, seed: int
+) -> list[list[int]]:
     """Texts in which some words were exchanged for others that fit, `copies` for each, in the order of the rows.
 
     Args:
@@ -182,17 +213,21 @@ def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: Augment
     """
     chance, made = random.Random(seed), []
     for row in rows:
-        places = [place for place, token in enumerate(row) if token >= len(SPECIAL)]
-        hidden = [[MASK if i == place else token for i, token in enumerate(row)] for place in places]
-        likely: dict[int, list[int]] = {}
-        for start in range(0, len(places), 256):
-            tokens, mask = pad(hidden[start : start + 256])
-            here = torch.tensor(places[start : start + 256])
-            logits = model.logits(model.body(tokens, mask)[torch.arange(len(here)), here])  # (P, V)
-            logits[:, : len(SPECIAL)] = -torch.inf
-            likely |= dict(zip(here.tolist(), logits.topk(min(config.candidates,
-                logits.shape[1] - len(SPECIAL))).indices.tolist()))
+        likely = likely_words(row, model, config.candidates)
         for _ in range(config.copies):
-            made.append([chance.choice(likely[i]) if i in likely and chance.random() < config.chance else token for i,
-                         token in enumerate(row)])
+            made.append([chance.choice(likely[i]) if i in likely and chance.random() < config.chance else token
+                         for i, token in enumerate(row)])
     return made
+
+
+def likely_words(row: Sequence[int], model: LanguageModel, candidates: int) -> dict[int, list[int]]:
+    """Place of each token that is not special -> the likeliest tokens there, the place alone hidden."""
+    places, likely = [place for place, token in enumerate(row) if token >= len(SPECIAL)], {}
+    for start in range(0, len(places), 256):
+        here = torch.tensor(places[start : start + 256])  # (P,)
+        tokens, mask = pad([[*row[:place], MASK, *row[place + 1 :]] for place in here.tolist()])
+        logits = model.logits(model.body(tokens, mask)[torch.arange(len(here)), here])  # (P, V)
+        logits[:, : len(SPECIAL)] = -torch.inf
+        best = logits.topk(min(candidates, logits.shape[1] - len(SPECIAL))).indices
+        likely |= dict(zip(here.tolist(), best.tolist()))
+    return likely

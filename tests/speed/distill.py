@@ -38,8 +38,8 @@ from bench import THREADS, machine, measure
 from rivals import LEARNING_RATE, Sampler, Size, our_step, text_batch, weights
 from minialign.distill.distilgpt2 import DISTILGPT2
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
-from minialign.distill.teacher_cache import CacheConfig
 from minialign.heads import LanguageModel
+from minialign.lab.teacher_cache import CacheConfig, CachedSoftTargets
 from minialign.training import TrainingConfig, adamw, gradient_step
 
 SOFT = SoftTargetConfig(temperature=2.0, soft=1.0, hard=1.0)
@@ -103,11 +103,11 @@ def rivals(vocabulary: int, folder: Path, clock: Callable[[], float]) -> tuple[d
         teacher(batch.tokens)
 
     caches = {CACHED: CacheConfig(str(folder)), TOP: CacheConfig(str(folder), top_k=32)}
-    recipes = {name: SoftTargets(teacher, SOFT, cache) for name, cache in caches.items()}
+    recipes = {name: CachedSoftTargets(teacher, SOFT, cache) for name, cache in caches.items()}
     found = {STUDENT: timed(our_step(new(), small, batch), clock), TEACHER: timed(read, clock)}
     found |= {STEP: ours(SoftTargets(teacher, SOFT)), FULL: ours(SoftTargets(teacher, DISTILGPT2))}
     found |= {name: ours(recipe) for name, recipe in recipes.items()}
-    forgetful = SoftTargets(teacher, SOFT, CacheConfig(str(folder / "filled")))
+    forgetful = CachedSoftTargets(teacher, SOFT, CacheConfig(str(folder / "filled")))
     step = ours(forgetful)
 
     def filling() -> float:

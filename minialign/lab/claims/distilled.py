@@ -27,7 +27,7 @@ from minialign.distill.distilgpt2 import DISTILGPT2
 from minialign.distill.minilm import MINILM, MiniLM
 from minialign.distill.on_policy import OnPolicy, OnPolicyConfig
 from minialign.distill.recipe import Recipe, distil, own_loss
-from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig, written_once
+from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
@@ -37,6 +37,7 @@ from minialign.lab.claims.instructed import small, toy, toy_gpt
 from minialign.lab.claims.runner import Bench
 from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
 from minialign.lab.demo.instruct import corpus, training
+from minialign.lab.teacher_cache import written_once
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents
 from minialign.pretrain.masked_lm import MaskedLM, MaskedText
@@ -60,7 +61,7 @@ class BestWord(SoftTargets):
     def parts(self, student: LanguageModel, batch: Any) -> dict[str, Tensor]:
         """The cross-entropy with it, a mean, nats."""
         compared = self.compared(batch)
-        best = self.think(batch)["logits"].argmax(dim=-1)
+        best = self.teacher_outputs(batch)["logits"].argmax(dim=-1)
         return {"soft": label_loss(student.logits(student.body(batch.tokens)[compared]), best) / len(best)}
 
 

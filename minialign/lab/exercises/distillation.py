@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, tensor
 
-from minialign.distill import losses
+from minialign.distill.minilm import relation
+from minialign.distill.soft_targets import soft_target_loss
+from minialign.distill.tinybert import attention_score_loss
 from minialign.lab.exercises.exercise import exercise
 from minialign.logprobs import masked_mean
 
@@ -32,7 +34,7 @@ def _values() -> list[tuple]:
 
 
 def _relation(values: Tensor, heads: int) -> Tensor:
-    return losses.relation(values, heads, torch.ones(values.shape[:2], dtype=torch.bool)).exp()
+    return relation(values, heads, torch.ones(values.shape[:2], dtype=torch.bool)).exp()
 
 
 def _related(values: Tensor, heads: int, divisor: float) -> Tensor:
@@ -52,22 +54,22 @@ def _gradient(temperature: float) -> float:
     chance = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(200, 50, generator=chance) for _ in range(2))
     student.requires_grad_(True)
-    loss = losses.soft_target_loss(student, teacher, torch.ones(200, dtype=torch.bool), temperature)
+    loss = soft_target_loss(student, teacher, torch.ones(200, dtype=torch.bool), temperature)
     return float(torch.autograd.grad(loss / temperature**2, student)[0].norm())
 
 
 @exercise(
-    "write", HEADING, losses.soft_target_loss,
+    "write", HEADING, soft_target_loss,
     stub="student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor).", cases=_logits,
     mistakes={
-        "no_square": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / T**2,
-        "other_direction": lambda s, t, m, T: losses.soft_target_loss(t, s, m, T),
+        "no_square": lambda s, t, m, T: soft_target_loss(s, t, m, T) / T**2,
+        "other_direction": lambda s, t, m, T: soft_target_loss(t, s, m, T),
         "cold": lambda s, t, m, T: masked_mean(_kl(t, s), m) * T**2,
         "cold_teacher": lambda s, t, m, T: masked_mean(_kl(t, s / T), m) * T**2,
         "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(
             -((t / T).softmax(-1) * (s / T).log_softmax(-1)).sum(-1), m),
         "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
-        "mean_over_words": lambda s, t, m, T: losses.soft_target_loss(s, t, m, T) / s.shape[-1],
+        "mean_over_words": lambda s, t, m, T: soft_target_loss(s, t, m, T) / s.shape[-1],
         "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
     },
 )
@@ -79,7 +81,7 @@ def soft_targets(student, teacher, mask, T):
 
 
 @exercise(
-    "write", HEADING, losses.relation,
+    "write", HEADING, relation,
     stub="values: (B, T, D), all heads side by side. Returns (B, heads, T, T).", cases=_values, reference=_relation,
     mistakes={
         "no_root": lambda v, h: _related(v, h, 1.0).softmax(-1),
@@ -98,7 +100,7 @@ def value_relation(values, heads):
 
 
 @exercise(
-    "mend", HEADING, losses.attention_score_loss,
+    "mend", HEADING, attention_score_loss,
     stub='''
         import torch.nn.functional as F
 
@@ -108,7 +110,7 @@ def value_relation(values, heads):
             difference where it is allowed to look."""
             return F.mse_loss(student, teacher)
     ''',
-    cases=_scores, reference=lambda s, t, a: losses.attention_score_loss(s[None, None], t[None, None], a),
+    cases=_scores, reference=lambda s, t, a: attention_score_loss(s[None, None], t[None, None], a),
     mistakes={
         "not_a_number": lambda s, t, a: F.mse_loss(s, t),
         "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),
@@ -123,7 +125,7 @@ def attention_loss(student, teacher, allowed):
 
 
 @exercise(
-    "predict", HEADING, losses.soft_target_loss,
+    "predict", HEADING, soft_target_loss,
     stub="a ratio", reference=lambda: _gradient(4.0) / _gradient(1.0), tolerance=0.4,
     why_tolerance="40 %: 1 / T² holds for high temperatures, and 4 is not that high",
     mistakes={"linear": lambda: 0.25, "unchanged": lambda: 1.0, "grows": lambda: 16.0},

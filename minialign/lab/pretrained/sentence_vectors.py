@@ -2,7 +2,8 @@ r"""A student of a sentence encoder: fewer layers, and texts keep the vectors, o
 teacher gave them.
 
     vectors        L = mean over texts of 1 − v·v'  (= |v − v'|² / 2, both of length 1)      Reimers & Gurevych 2020, §2
-    similarities   L = mean over pairs of texts of (vᵢ·vⱼ − v'ᵢ·v'ⱼ)²,  v the student's, v' the teacher's    after Tung & Mori 2019, §3
+    similarities   L = mean over pairs of texts of (vᵢ·vⱼ − v'ᵢ·v'ⱼ)²                        after Tung & Mori 2019, §3
+                   v the student's, v' the teacher's
 
 No label and no word is asked for: any text teaches. Details that matter:
     1. The teacher reads each text that will be shown once, before the first step, and not once an epoch
@@ -30,15 +31,12 @@ import torch
 from torch import Tensor, nn
 
 from minialign.batching import Order, pad
-from minialign.distill.recipe import Recipe, distil, some_weight
-from minialign.distill.student import evenly, student_config
+from minialign.distill.recipe import Recipe, check_weights, distil
+from minialign.distill.student import choose_layers, student_config
 from minialign.lab.pretrained.bert import Bert, BertConfig, mean_pool, row_vectors
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import check_ranges
 from minialign.training import TrainingConfig
-
-WEIGHTS = ("vectors", "similarities")
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class SentenceConfig:
     frozen_words: bool = True
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(WEIGHTS, (0, 1e3)))
-        some_weight(self, WEIGHTS)
+        check_weights(self, ("vectors", "similarities"))
 
 
 @dataclass
@@ -109,18 +106,14 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class SentenceVectors(Recipe):
-    """The teacher's vectors and similarities. Arguments as for `Recipe`; teacher and student are BERTs with the same
-    tokens."""
-
-    weights = WEIGHTS
+    """The teacher's vectors and similarities; teacher and student are BERTs with the same tokens."""
 
     def begin(self, student: Bert) -> None:
         """Raises UserError for another vocabulary, or for vectors of another width."""
         ours, theirs = student.config, self.teacher.config
         if ours.vocabulary != theirs.vocabulary:
-            what = f"the student's vocabulary has {ours.vocabulary} tokens, the teacher's {theirs.vocabulary}"
-            raise UserError(f"{what}; make the student from the teacher's configuration, so that both read the same "
-                            f"tokens")
+            raise UserError(f"the student's vocabulary has {ours.vocabulary} tokens, the teacher's "
+                            f"{theirs.vocabulary}; make the student from the teacher's configuration, so that both read the same tokens")
         if self.config.vectors and ours.width != theirs.width:
             raise UserError(f"the student's width is {ours.width}, the teacher's {theirs.width}; set the weight of "
                             f"vectors to 0: similarities need no width")
@@ -140,7 +133,7 @@ class SentenceVectors(Recipe):
         return found
 
 
-def sentence_student(teacher: Bert, layers: int, width: int = 0, heads: int = 0,
+def sentence_student(teacher: Bert, layers: int = 0, width: int = 0, heads: int = 0,
                      layers_from: Sequence[int] | None = None) -> Bert:
     """A BERT that begins as some of the teacher's layers, spread evenly without `layers_from`. Raises UserError for
     another width, or no such layer."""
@@ -148,12 +141,9 @@ def sentence_student(teacher: Bert, layers: int, width: int = 0, heads: int = 0,
     if student.config.width != teacher.config.width or student.config.heads != teacher.config.heads:
         raise UserError("a student that begins as layers of its teacher has its width and its heads; begin at random, "
                         "or leave --width and --heads out")
-    layers_from = list(evenly(teacher.config.layers, layers) if layers_from is None else layers_from)
-    if len(layers_from) != layers or not all(0 <= layer < teacher.config.layers for layer in layers_from):
-        raise UserError(f"the layers {layers_from} are not {layers} of 0 to {teacher.config.layers - 1}")
     for part in ("token_embedding", "position_embedding", "segment_embedding", "norm"):
         getattr(student.body, part).load_state_dict(getattr(teacher.body, part).state_dict())
-    for block, layer in zip(student.body.blocks, layers_from):
+    for block, layer in zip(student.body.blocks, choose_layers(layers_from, student.config, teacher.config)):
         block.load_state_dict(teacher.body.blocks[layer].state_dict())
     return student
 
@@ -184,6 +174,11 @@ def ranks(values: Tensor) -> Tensor:
     return (last - (count + 1) / 2).double()[which]
 
 
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's r of two lists of numbers (n,), in [−1, 1]."""
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+
 def kept(student: Tensor, teacher: Tensor) -> dict[str, float]:
     """How much of the teacher's similarities a student keeps, over all pairs of n texts.
 
@@ -198,12 +193,9 @@ def kept(student: Tensor, teacher: Tensor) -> dict[str, float]:
     ours, theirs = student @ student.T, teacher @ teacher.T  # (n, n)
     upper = torch.ones(n, n, dtype=torch.bool).triu(1)
     a, b = ours[upper].double(), theirs[upper].double()  # (n (n − 1) / 2,)
-    def correlation(x, y):
-        return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
     nearest = [table.fill_diagonal_(-torch.inf).argmax(dim=1) for table in (ours, theirs)]
-    agreed = float((nearest[0] == nearest[1]).double().mean())
     return {"validation": float(((a - b) ** 2).mean()), "pearson": correlation(a, b),
-            "spearman": correlation(ranks(a), ranks(b)), "nearest": agreed}
+            "spearman": correlation(ranks(a), ranks(b)), "nearest": float((nearest[0] == nearest[1]).double().mean())}
 
 
 def distil_sentences(
