@@ -9,11 +9,11 @@ import torch
 from typed import type_in
 
 from minialign.__main__ import run
-from minialign.distill.recipes import RECIPES
 from minialign.distill.soft_targets import SoftTargets
 from minialign.distill.student import evenly
 from minialign.heads import Classifier, load_model
 from minialign.lab import teacher_cache
+from minialign.lab.commands.distill_options import RECIPES
 from minialign.lab.commands.distill_texts import table
 from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
@@ -168,7 +168,8 @@ def test_the_second_stage_teaches_a_task_and_leaves_a_body_and_a_head(staged, me
     assert type_in(line, d) == 0
     said, result = capsys.readouterr().out, json.loads((tmp_path / "out" / "report.json").read_text())
     learned = 60 - result["texts"]
-    assert f"{learned} texts became {learned * {'--fast': 3, '--copies 0': 1}.get(more, 4)};" in said and "accuracy" in said
+    times = {"--fast": 3, "--copies 0": 1}.get(more, 4)
+    assert f"{learned} texts became {learned * times};" in said and "accuracy" in said
     assert result["labels"] == ["bad", "good"] and result["parameters"][1] < result["parameters"][0]
     model, tokenizer = load_model(tmp_path / "out")
     student, start = saving.load(Classifier(model.body, 2), tmp_path / "out" / "head"), load_model(d / "general")[0]
@@ -264,7 +265,8 @@ def test_the_table_says_the_differences():
     result = {"loss": [1.0, 1.5], "parameters": [1000, 400], "bytes": [4000, 1600], "seconds": [0.002, 0.001],
               "tokens": 16}
     lines = table(result).splitlines()
-    assert "+0.500" in lines[1] and "1.65 times" in lines[2] and lines[3].endswith("40%") and lines[4].endswith("40%") and "2.00 times as fast" in lines[5]
+    for line, words in zip(lines[1:], ("+0.500", "1.65 times", "40%", "40%", "2.00 times as fast"), strict=True):
+        assert line.endswith(words)
 
 
 # a teacher of sentences

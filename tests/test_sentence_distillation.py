@@ -98,7 +98,8 @@ def test_what_is_kept_equals_the_slow_definitions():
                for v in (student, teacher)]
     assert found["nearest"] == pytest.approx(sum(p == q for p, q in zip(*nearest)) / 6)
     itself = kept(teacher, teacher)
-    assert itself["pearson"] == pytest.approx(1) and itself["spearman"] == pytest.approx(1) and itself["nearest"] == 1 and itself["validation"] == 0
+    assert itself["pearson"] == pytest.approx(1) and itself["spearman"] == pytest.approx(1)
+    assert itself["nearest"] == 1 and itself["validation"] == 0
 
 
 # students
@@ -144,7 +145,8 @@ def test_training_brings_a_cut_student_closer_to_its_teacher(teacher, rows, tmp_
     student, goal = sentence_student(teacher, 2), row_vectors(teacher, rows[:8])
     before = kept(row_vectors(student, rows[:8]), goal)
     after = distil_sentences(student, teacher, rows[8:], rows[:8], training, RunFolder(tmp_path), SentenceConfig())
-    assert after["spearman"] > before["spearman"] and after["validation"] < 0.5 * before["validation"] and after["steps"] == 40
+    assert after["spearman"] > before["spearman"] and after["steps"] == 40
+    assert after["validation"] < 0.5 * before["validation"]
 
 
 def test_a_narrow_student_learns_similarities_and_is_told_that_it_cannot_learn_vectors(teacher, rows, tmp_path):

@@ -16,9 +16,8 @@ of layers. Details that matter:
        with learned positions.
     4. No word is predicted, so the student's own loss stays that of chance until it is tuned on a task or on text
        (test_minilm_moves_everything_below_the_last_attention_and_nothing_above).
-    5. Small students learn better from an assistant with the teacher's layers and their own width (Wang et al. 2020,
-       §3.3).
-    DEVIATION: weights are per part, so that each can be left out; the paper adds them with weight 1.
+    5. Small students learn better from an assistant with the teacher's layers and their own width (2020, §3.3).
+    DEVIATION: each part has a weight; the paper adds them with weight 1.
 
 Read next: sequence_level.py, where the teacher writes.
 Try it:  python -m minialign distill --teacher RUN --recipe minilm --layers 2 --width 64 --text FILES
@@ -70,9 +69,7 @@ def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
     Args:
         vectors: (B, T, D) values (or queries, or keys) of all heads side by side; mask: (B, T) true at real tokens.
     Returns:
-        (B, heads, T, T) log-probabilities; what stands at pads has no meaning.
-    Raises:
-        UserError: a width that does not divide by the heads.
+        (B, heads, T, T) log-probabilities; what stands at pads has no meaning. UserError where D does not divide.
     """
     B, T, D = vectors.shape
     if D % heads:
@@ -83,7 +80,7 @@ def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
 
 
 def distribution_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of attention distributions, mean over heads and real queries (Wang et al. 2020, Eq. 8).
+    """KL(teacher ‖ student) of attention distributions, mean over heads and real queries (2020, Eq. 8).
 
     Args:
         student, teacher: (B, H, T, S) log-probabilities of equally many heads; −∞ where nothing may be looked at.
@@ -95,8 +92,7 @@ def distribution_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def relation_loss(student: Tensor, teacher: Tensor, heads: int, mask: Tensor) -> Tensor:
-    """KL(teacher's relation ‖ student's), mean over heads and real tokens; the widths may differ (Wang et al. 2020, Eq.
-    9)."""
+    """KL(teacher's relation ‖ student's), mean over heads and real tokens; widths may differ (2020, Eq. 9)."""
     return distribution_loss(relation(student, heads, mask), relation(teacher, heads, mask), mask)
 
 

@@ -13,15 +13,12 @@ the teacher does say (test_the_two_directions_of_kl_want_different_students). De
     2. No gradient flows through the choice of the words (test_no_gradient_flows_through_what_was_sampled).
     3. Only what the student wrote counts, its end token included: neither the prompt, nor what stands after the end,
        nor padding (test_neither_prompt_nor_padding_counts).
-    4. A share of the steps may read the given texts (`share` below 1), which keeps a weak student from learning on
-       nonsense alone.
+    4. With `share` below 1 some steps read the given texts, so that a weak student does not learn on nonsense alone.
     5. Chance is that of the training loop, whose state stands in the checkpoint: a run that goes on ends with the same
        bits (test_an_interrupted_on_policy_run_ends_with_the_same_bits).
-    DEVIATION: MiniLLM also follows the gradient of what later words will cost (its Eq. 2, by policy gradient); GKD
-    leaves it out, and so do we. DEVIATION: micro-batches are weighted by the labels of the given texts, since how long
-    the student's own will be is not known beforehand.
+    DEVIATION: MiniLLM also follows the gradient of what later words will cost (its Eq. 2); GKD does not, nor do we.
+    DEVIATION: micro-batches are weighted by the labels of the given texts: the student's own are not known beforehand.
 
-Read next: recipes.py, all of them by name.
 Try it:  python -m minialign distill --teacher RUN --recipe on-policy --student RUN --text FILES
 """
 
@@ -72,10 +69,8 @@ def jensen_shannon(student: Tensor, teacher: Tensor, mask: Tensor, beta: float =
     """β KL(teacher ‖ m) + (1 − β) KL(student ‖ m), m = β teacher + (1 − β) student, mean over real tokens, nats; at
     most log 2 (Agarwal et al. 2024, §2, Eq. 1).
 
-    Args:
-        student, teacher: (..., V) logits; mask: (...) bool.
-        beta: above 0 and below 1; divided by β or by 1 − β, it tends to the KL from teacher to student as β → 0, to the
-            reverse one as β → 1 (test_jensen_shannon_lies_between_the_two_directions).
+    Divided by β or by 1 − β, it tends to the KL from teacher to student as β → 0, to the reverse one as β → 1
+    (test_jensen_shannon_lies_between_the_two_directions).
     """
     check_logits(student, teacher)
     if not 0 < beta < 1:

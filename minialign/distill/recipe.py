@@ -8,8 +8,8 @@ Details that matter:
     2. A part whose weight is 0 is not computed: an ablation costs nothing (test_a_part_with_weight_0_is_left_out).
     3. What a recipe learns beside the student (projections) trains with it and is removed before the student is
        written (test_projections_train_and_are_not_in_the_file).
-DEVIATION: each part is a mean over what it is about (tokens, pairs of tokens, hidden words), and a batch counts by its
-number of labels. Where micro-batches are ragged, --accumulation weighs them a little differently than one large batch.
+DEVIATION: each part is a mean over what it is about, and a batch counts by its number of labels. So --accumulation
+weighs ragged micro-batches a little differently than one large batch.
 
 Read next: soft_targets.py.
 """
@@ -87,8 +87,7 @@ def same_kind(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def read(model: nn.Module, batch: Any) -> Tensor:
-    """(B, T, D) the body's vectors of a batch, after the last norm; a decoder's pads stand on the right, where it never
-    looks."""
+    """(B, T, D) the body's vectors, after the last norm; a decoder's pads stand on the right, where it never looks."""
     return model.body(batch.tokens) if model.config.kind == "decoder" else model.body(batch.tokens, batch.mask)
 
 
@@ -113,7 +112,7 @@ def distil(
         {"validation": the student's own loss, nats a token, "perplexity", "steps"}.
     """
 
-    def own(model: nn.Module) -> dict[str, float]:
+    def own(model: LanguageModel) -> dict[str, float]:
         loss = own_loss(model, held_out)
         return {"validation": loss, "perplexity": perplexity(loss)}
 

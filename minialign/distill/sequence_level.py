@@ -3,8 +3,8 @@ r"""Sequence-level distillation: the student learns what the teacher writes, wor
     L = −log p_student(ŷ | x),    ŷ ≈ argmax over y of p_teacher(y | x), by beam search            Kim & Rush 2016, §3.2
     beam search: keep the K best of all score(y₁…yₜ) = Σ log π(yᵢ | x, y₍<i₎), extend each by every token, keep K again
 
-A student that has no room for all that its teacher may say learns its teacher's one best answer instead, which is
-easier than people's texts: one text for each prompt, always said in the same way. Details that matter:
+A student that has no room for all that its teacher may say learns its one best answer instead, which is easier than
+people's texts: one text for each prompt, always said in the same way. Details that matter:
     1. The loss falls on what the teacher wrote and not on the prompt, its end token included; nothing stands after it
        (test_the_student_is_taught_what_the_teacher_wrote_and_no_more).
     2. The teacher's probabilities may be learned on these texts as well (weight `soft`): the paper's best, Seq-KD +
@@ -57,9 +57,7 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
     """The best of `beams` hypotheses after each prompt.
 
     Args:
-        model: a decoder; prompts: B lists of ids, at least one id each; new_tokens: R, most tokens to write, the end
-            token included.
-        beams: K, hypotheses that are kept.
+        model: a decoder; prompts: B lists of ids, at least one each; new_tokens: R, the end token included; beams: K.
     Returns:
         Generated, one answer to each prompt; `logprobs` sum up to its score.
     Raises:
@@ -109,10 +107,9 @@ def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: Writ
     """The teacher's answer to each prompt as rows to learn from.
 
     Args:
-        teacher: a decoder; prompts: lists of ids that begin with the begin token; config: how; seed: of what is drawn.
+        prompts: lists of ids that begin with the begin token; seed: of what is drawn.
     Returns:
-        for each prompt (ids of prompt and answer up to its end token, length of the prompt), as LabelledRows takes
-        them.
+        for each prompt (ids of prompt and answer up to its end token, length of the prompt), for LabelledRows.
     """
     chance, order = torch.Generator().manual_seed(seed), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     rows: list[tuple[list[int], int]] = [([], 0)] * len(prompts)

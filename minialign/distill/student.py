@@ -13,9 +13,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from torch import nn
+
 from minialign.heads import LanguageModel
 from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
+
+COPIED = ("token_embedding", "position_embedding", "norm")  # beside the blocks
 
 
 def student_config(teacher: TransformerConfig, layers: int = 0, width: int = 0, heads: int = 0) -> TransformerConfig:
@@ -33,8 +37,7 @@ def student_config(teacher: TransformerConfig, layers: int = 0, width: int = 0, 
 
 
 def evenly(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layer each student layer begins as: spread evenly from the first on, every second one for half as
-    many."""
+    """Which teacher layer each student layer begins as, from the first on: every second one for half as many."""
     return [i * teacher_layers // student_layers for i in range(student_layers)]
 
 
@@ -64,9 +67,14 @@ def start_from(student: LanguageModel, teacher: LanguageModel, layers: Sequence[
     if student.config.kind == "encoder-decoder":
         stacks = [(getattr(student.body, part), getattr(teacher.body, part)) for part in ("encoder", "decoder")]
     for small, large in stacks:
-        for block, layer in zip(small.blocks, layers):
-            block.load_state_dict(large.blocks[layer].state_dict())
-        for name in ("token_embedding", "position_embedding", "norm"):
-            if getattr(small, name) is not None:
-                getattr(small, name).load_state_dict(getattr(large, name).state_dict())
+        copy_layers(small, large, layers)
     return student
+
+
+def copy_layers(small: nn.Module, large: nn.Module, layers: list[int], parts: Sequence[str] = COPIED) -> None:
+    """Copy a stack's chosen blocks, and its other parts where it has them."""
+    for block, layer in zip(small.blocks, layers):
+        block.load_state_dict(large.blocks[layer].state_dict())
+    for name in parts:
+        if getattr(small, name) is not None:
+            getattr(small, name).load_state_dict(getattr(large, name).state_dict())

@@ -5,21 +5,18 @@ it predicts.
                                                                                         Jiao et al. 2020, Eq. 7 to 10
 
 Student layer m of M learns from teacher layer g(m) = m N / M of N. Two stages: general (text, no prediction), then the
-task (its layers first, its prediction last), on more texts than there are labels for, made by exchanging words. Details
-that matter:
+task (layers first, prediction last), on more texts than there are labels for. Details that matter:
     1. A are the scores *before* the softmax. Masked places are 0 on both sides, since −∞ or −10,000 would drown the
        rest (test_masked_scores_count_as_equal).
     2. Hidden state 0 is the embedding, attention 0 that of the first block: the two lists are shifted by one
        (test_the_layer_map_counts_from_one).
     3. Wₑ and Wₕ (one for all layers) train with the student and are gone from its file
        (test_projections_train_and_are_not_in_the_file).
-    4. Exchanged words come from the 15 that a masked language model finds likeliest in their place, each with chance
-       0.4 (test_augmented_texts_differ_in_some_words_and_keep_special_tokens).
-    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T². At T = 1, its own choice, the gradients are the
-    same. DEVIATION: the published code shares one matrix among embeddings and layers; the paper's equations have two,
-    and so have we. DEVIATION: the published code divides the attention loss by all positions, masked ones too; here
-    they do not count. DEVIATION: the paper exchanges words by GloVe neighbours where a word is cut into pieces; here
-    tokens are exchanged, whatever they are.
+    4. More texts are made by exchanging words for one of the 15 that a masked language model finds likeliest there,
+       with chance 0.4 (test_augmented_texts_differ_in_some_words_and_keep_special_tokens).
+    DEVIATION: the paper's Eq. 10 is the soft cross-entropy, without T²; at T = 1 the gradients are the same. DEVIATION:
+    the published code shares one matrix among embeddings and layers (the equations have two), and divides the attention
+    loss by masked positions too. DEVIATION: the paper exchanges whole words, some by GloVe neighbours; here tokens.
 
 Read next: minilm.py, which needs neither a map of layers nor projections.
 Try it:  python -m minialign distill --teacher RUN --recipe tinybert --layers 2 --width 64 --text FILES
@@ -88,11 +85,9 @@ def layer_of(m: int, student_layers: int, teacher_layers: int) -> int:
 
 
 def hidden_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor, projection: Tensor | None = None) -> Tensor:
-    """Mean squared difference of hidden vectors over real tokens and dimensions (Eq. 8 and 9).
+    """Mean squared difference of (B, T, d) and (B, T, D) hidden vectors over real tokens and dimensions (Eq. 8, 9).
 
-    Args:
-        student: (B, T, d); teacher: (B, T, D); mask: (B, T).
-        projection: W, (d, D), learned with the student; None where the widths are equal.
+    projection: W, (d, D), learned with the student; None where the widths are equal.
     """
     mapped = student if projection is None else student @ projection  # (B, T, D)
     return masked_mean(((mapped - teacher) ** 2).mean(dim=-1), mask)
@@ -102,10 +97,8 @@ def attention_score_loss(student: Tensor, teacher: Tensor, allowed: Tensor) -> T
     """Mean squared difference of attention scores before the softmax, over all places that count (Eq. 7).
 
     Args:
-        student, teacher: (B, H, T, S) Q Kᵀ / √d, of equally many heads.
+        student, teacher: (B, H, T, S) Q Kᵀ / √d, of equally many heads, otherwise UserError.
         allowed: bool, broadcastable to them, true where a real query may look.
-    Raises:
-        UserError: different numbers of heads.
     """
     check_heads(student.shape[1], teacher.shape[1])
     allowed = allowed.expand_as(student)
@@ -166,8 +159,7 @@ class TinyBERT(Recipe):
         return parts
 
     def predict(self, model: nn.Module, batch: Any) -> Tensor | None:
-        """Logits (M, V) of words at real tokens, or (B, C) of classes; None where they are not compared and only the
-        layers are run."""
+        """Logits (M, V) of words at real tokens (None where they are not compared), or (B, C) of classes."""
         if isinstance(model, Classifier):
             return model(batch.tokens, batch.mask)
         hidden = read(model, batch)
@@ -181,10 +173,9 @@ def distil_task(
     """The second stage: teach a classifier whose body went through the first one by a classifier that knows the task.
 
     Args:
-        student: trained in place; teacher: knows the task.
         data: texts, augmented ones too; their labels are not looked at; held_out: texts with labels to examine on.
-        training: how, each half: first the layers (the weights of `config`), then the prediction; run: where, in
-            `layers` and `prediction`.
+        training: of each half: the layers (the weights of `config`), then the prediction; run: `layers` and
+            `prediction` go there.
     Returns:
         {"validation": loss, nats, "accuracy", "steps"}.
     """
@@ -202,15 +193,10 @@ def distil_task(
 
 
 @torch.inference_mode()
-def augment(
-    rows: Sequence[Sequence[int]], model: LanguageModel, config: AugmentationConfig, seed: int
-) -> list[list[int]]:
-    """Texts in which some words were exchanged for others that fit, `copies` for each, in the order of the rows.
-
-    Args:
-        rows: ids of texts, special tokens included, which are never exchanged.
-        model: an encoder that fills in hidden words; config: how much; seed: of the chance.
-    """
+def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: AugmentationConfig,
+            seed: int) -> list[list[int]]:
+    """`copies` texts for each row of ids, in the rows' order, in which some words were exchanged for others that an
+    encoder finds likely there; special tokens never are."""
     chance, made = random.Random(seed), []
     for row in rows:
         likely = likely_words(row, model, config.candidates)

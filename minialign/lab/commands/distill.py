@@ -7,13 +7,7 @@ from pathlib import Path
 
 import click
 
-from minialign.lab.commands.distill_options import (
-    CONFIGS,
-    ReadingConfig,
-    Request,
-    StudentConfig,
-    weight_options,
-)
+from minialign.lab.commands.distill_options import RECIPES, Request, StudentConfig, weight_options
 from minialign.lab.commands.distill_sentences import distil_encoder, is_sentence_teacher
 from minialign.lab.commands.distill_task import distil_second_stage
 from minialign.lab.commands.distill_texts import distil_from_texts
@@ -31,7 +25,7 @@ FAST = {"steps": 40, "validate_every": 20}
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
 @file_option("--teacher", "A finished run; or `minilm`, or the folder of another BERT that gives vectors of sentences.",
              required=True, metavar="RUN")
-@click.option("--recipe", type=click.Choice(list(CONFIGS)), default=None, cls=Option,
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default=None, cls=Option,
               help="How.  [default: soft-targets; sentence-vectors of a BERT]")
 @file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.",
              multiple=True, metavar="FILES…")
@@ -42,11 +36,10 @@ FAST = {"steps": 40, "validate_every": 20}
 @file_option("--tuned", "With --task: what `finetune --base TEACHER` wrote for these lines, OUT/METHOD.",
              metavar="FOLDER")
 @run_options(out="runs/distill")
-@configured("Texts", "reading", ReadingConfig())
-@configured("Student", "student", StudentConfig(), rename={"run": "student"})
-@configured("Training", "training", DEFAULT, FAST)
-@configured("Masked language modelling", "masking", MaskingConfig())
 @configured("Cache", "cache", CacheConfig(""), rename={"folder": "cache"})
+@configured("Masked language modelling", "masking", MaskingConfig())
+@configured("Training", "training", DEFAULT, FAST)
+@configured("Student and texts", "student", StudentConfig(), rename={"run": "student"})
 @weight_options
 def command(files, text, **options):
     """Teach a small model what a large one says and thinks, and compare the two.
@@ -74,13 +67,12 @@ def command(files, text, **options):
     del options["seed"]  # the training's own
     changes = {name: value for name, value in options.items() if value is not None}
     asked = Request(paths=[*text, *files], changes=changes, **known)
-    student = asked.student
     if asked.task is not None or asked.tuned is not None:
         distil_second_stage(asked)
         return
     if not asked.paths:
         raise UserError("there is no text to learn from; name files with --text")
-    if student.run and student != StudentConfig(run=student.run):
+    if asked.student.run and asked.student.makes_one():
         raise UserError("--student is a model that is there already; leave --layers, --width, --heads, --start, "
                         "--layers-from and --assistant out")
     (distil_encoder if is_sentence_teacher(asked.teacher) else distil_from_texts)(asked)

@@ -1,4 +1,4 @@
-"""What `distill` is asked for: the options of its recipes, of the student and of the texts, in one object."""
+"""What `distill` is asked for: its recipes by name, their options, and those of the student and of the texts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,57 @@ from pathlib import Path
 from typing import Any
 
 import click
+from torch import nn
 
-from minialign.distill.recipes import RECIPES
-from minialign.distill.tinybert import AugmentationConfig
+from minialign.distill.distilbert import DISTILBERT
+from minialign.distill.distilgpt2 import DISTILGPT2
+from minialign.distill.minilm import MINILM, MINILM_V2, MiniLM
+from minialign.distill.on_policy import OnPolicy, OnPolicyConfig
+from minialign.distill.recipe import Recipe
+from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig
+from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
+from minialign.distill.tinybert import TINYBERT, AugmentationConfig, TinyBERT
 from minialign.lab.commands.options import TYPES, Option
-from minialign.lab.pretrained.sentence_vectors import SentenceConfig
+from minialign.lab.pretrained.sentence_vectors import SentenceConfig, SentenceVectors
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges, describe
+from minialign.runs.tensors import digest, tensors_of
 from minialign.training import TrainingConfig
 
 TINY, SENTENCES = "tinybert", "sentence-vectors"
-CONFIGS = {name: (recipe.config, *([recipe.writing] if recipe.writing else [])) for name, recipe in RECIPES.items()}
-CONFIGS |= {TINY: (RECIPES[TINY].config, AugmentationConfig()), SENTENCES: (SentenceConfig(),)}
+
+
+@dataclass(frozen=True)
+class RecipeDefaults:
+    """What a recipe's name stands for."""
+
+    loss: type[Recipe]  # what is minimised
+    configs: tuple[Any, ...]  # with which weights; how texts are written or made
+    kinds: tuple[str, ...] = ("decoder", "encoder")  # of which language models
+    from_teacher: bool = False  # whether the student begins as layers of its teacher
+    predicts_words: bool = True  # whether the student learns to predict words
+    reads: str = "texts"  # texts | prompts (texts from some place on) | written (what the teacher writes after prompts)
+
+
+RECIPES = {
+    "soft-targets": RecipeDefaults(SoftTargets, (SoftTargetConfig(),)),
+    "distilgpt2": RecipeDefaults(SoftTargets, (DISTILGPT2,), ("decoder",), from_teacher=True),
+    "distilbert": RecipeDefaults(SoftTargets, (DISTILBERT,), ("encoder",), from_teacher=True),
+    TINY: RecipeDefaults(TinyBERT, (TINYBERT, AugmentationConfig()), predicts_words=False),
+    "minilm": RecipeDefaults(MiniLM, (MINILM,), predicts_words=False),
+    "minilm-v2": RecipeDefaults(MiniLM, (MINILM_V2,), predicts_words=False),
+    "sequence-level": RecipeDefaults(SoftTargets, (SEQUENCE_LEVEL, WritingConfig()), ("decoder",), from_teacher=True,
+                                     reads="written"),
+    "on-policy": RecipeDefaults(OnPolicy, (OnPolicyConfig(),), ("decoder",), from_teacher=True, reads="prompts"),
+    SENTENCES: RecipeDefaults(SentenceVectors, (SentenceConfig(),), kinds=()),
+}
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """The student's shape and start."""
+    """The student, and how it reads texts."""
 
     layers: int = 0  # how many; 0: half the teacher's
     width: int = 0  # of its vectors; 0: the teacher's
@@ -36,11 +68,16 @@ class StudentConfig:
     layers_from: str = ""  # which layers, from 0, between commas; spread evenly without it
     run: str = ""  # go on with this run instead of a new model
     assistant: bool = False  # minilm: first teach a model of the teacher's layers and the student's width
+    split: str = ""  # what is a document in a .txt file: file, paragraphs or lines; by recipe without it
+    packed: bool = True  # pack documents one after the other, or one a row (many short ones)
+    # sequence-level, on-policy: how many of a text's first tokens are the prompt, the begin token among them; 0: 8
+    prompt_tokens: int = 0
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(("layers", "width", "heads"), (0, 100_000)))
-        if self.start not in ("", "random", "teacher"):
-            raise UserError(f"--start is {self.start!r}; choose one of random, teacher")
+        check_ranges(self, dict.fromkeys(("layers", "width", "heads", "prompt_tokens"), (0, 100_000)))
+        for name, known in (("start", ("random", "teacher")), ("split", ("file", "paragraphs", "lines"))):
+            if getattr(self, name) not in ("", *known):
+                raise UserError(f"--{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         self.chosen_layers()
 
     def chosen_layers(self) -> list[int] | None:
@@ -51,20 +88,9 @@ class StudentConfig:
             raise UserError(f"--layers-from is {self.layers_from!r}; it must be numbers of layers between commas, such "
                             f"as 0,2,4") from None
 
-
-@dataclass(frozen=True)
-class ReadingConfig:
-    """How texts are read."""
-
-    split: str = ""  # what is a document in a .txt file: file, paragraphs or lines; by recipe without it
-    packed: bool = True  # pack documents one after the other, or one a row (many short ones)
-    # sequence-level, on-policy: how many of a text's first tokens are the prompt, the begin token among them; 0: 8
-    prompt_tokens: int = 0
-
-    def __post_init__(self):
-        check_ranges(self, {"prompt_tokens": (0, 100_000)})
-        if self.split not in ("", "file", "paragraphs", "lines"):
-            raise UserError(f"--split is {self.split!r}; choose one of file, paragraphs, lines")
+    def makes_one(self) -> bool:
+        """Whether an option describes a new student."""
+        return any((self.layers, self.width, self.heads, self.start, self.layers_from, self.assistant))
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,6 @@ class Request:
     tuned: Path | None
     out: Path
     fast: bool
-    reading: ReadingConfig
     student: StudentConfig
     training: TrainingConfig
     masking: MaskingConfig
@@ -88,13 +113,13 @@ class Request:
 
     def changed(self, recipe: str) -> tuple:
         """The recipe's configurations with what was changed. Raises UserError for an option that it does not have."""
-        own = [[field.name for field in dataclasses.fields(config)] for config in CONFIGS[recipe]]
+        own = [[field.name for field in dataclasses.fields(config)] for config in RECIPES[recipe].configs]
         known = sum(own, [])
         for option in self.changes:
             if option not in known:
                 raise UserError(f"{flag(option)} is not an option of {recipe}; it has {', '.join(map(flag, known))}")
         return tuple(dataclasses.replace(config, **{name: self.changes[name] for name in names if name in self.changes})
-                     for config, names in zip(CONFIGS[recipe], own))
+                     for config, names in zip(RECIPES[recipe].configs, own))
 
 
 def flag(name: str) -> str:
@@ -105,19 +130,24 @@ def flag(name: str) -> str:
 def weight_options(function: Callable) -> Callable:
     """One option for each field of any recipe's configuration; without it the recipe's own value stands."""
     fields: dict[str, tuple[str, dict[str, list[str]]]] = {}  # name -> type, {help: recipes}
-    for recipe, configs in CONFIGS.items():
-        for config in configs:
-            for field in dataclasses.fields(config):
-                _, texts = fields.setdefault(field.name, (field.type, {}))
-                texts.setdefault(describe(type(config))[field.name], []).append(recipe)
+    for recipe, config in ((name, config) for name, recipe in RECIPES.items() for config in recipe.configs):
+        for field in dataclasses.fields(config):
+            _, texts = fields.setdefault(field.name, (field.type, {}))
+            texts.setdefault(describe(type(config))[field.name], []).append(recipe)
     for name, (kind, texts) in reversed(fields.items()):
         text = "; ".join(f"{text} [{', '.join(recipes)}]" for text, recipes in texts.items())
-        flags = f"{flag(name)}/--no-{flag(name)[2:]}" if kind == "bool" else flag(name)
-        function = click.option(flags, name, default=None, type=None if kind == "bool" else TYPES[kind], cls=Option,
-                                section="Instead of the recipe's own", help=text)(function)
+        flags, typed = (f"{flag(name)}/--no-{flag(name)[2:]}", None) if kind == "bool" else (flag(name), TYPES[kind])
+        function = click.option(flags, name, default=None, type=typed, cls=Option, help=text,
+                                section="Instead of the recipe's own")(function)
     return function
 
 
-def table_row(title: str, values: list, form: str, remark: str = "", width: int = 34) -> str:
-    """A line of a table that compares models; form: of the numbers."""
-    return f"{title:<{width}}" + "".join(f"{value:>14{form}}" for value in values) + (f"   {remark}" if remark else "")
+def digests(**models: nn.Module) -> dict[str, str]:
+    """What tells the weights of models apart, for config.json."""
+    return {name: digest(tensors_of(model))[:16] for name, model in models.items()}
+
+
+def comparison_table(names: list[str], rows: list[tuple], width: int = 34) -> str:
+    """Models side by side; rows: title, a number for each model, its format, and a remark."""
+    return "\n".join(f"{title:<{width}}" + "".join(f"{value:>14{form}}" for value in values) + remark
+                     for title, values, form, remark in [("", names, "", ""), *rows])

@@ -10,28 +10,22 @@ import click
 from click.core import ParameterSource
 
 from minialign.evaluation import latency
-from minialign.lab.commands.distill_options import SENTENCES, Request, StudentConfig, table_row
+from minialign.lab.commands.distill_options import SENTENCES, Request, StudentConfig, comparison_table, digests
 from minialign.lab.commands.distill_texts import read_both
 from minialign.lab.commands.inputs import fill_a_batch
 from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.interchange.published import architecture, load_published
+from minialign.lab.pretrained import sentence_vectors
 from minialign.lab.pretrained.bert import Bert, row_vectors, sentence_rows
 from minialign.lab.pretrained.minilm import load_minilm
-from minialign.lab.pretrained.sentence_vectors import (
-    distil_sentences,
-    kept,
-    random_student,
-    sentence_config,
-    sentence_student,
-)
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
-from minialign.runs.tensors import digest, load_into, read_tensors, tensors_of
+from minialign.runs.tensors import load_into, read_tensors, tensors_of
 from minialign.training import TrainingConfig
 
 MINILM, BERT = "minilm", "bert"  # the teacher's name; folder for other libraries, inside the run's
@@ -43,17 +37,13 @@ LONGEST, LOOKED_AT, TESTED, FEWEST = 128, 256, 1000, 8
 
 def is_sentence_teacher(teacher: Path) -> bool:
     """Whether this is MiniLM's name, the folder of a BERT, or a run of ours that left one."""
-    return is_minilm(teacher) or architecture(teacher) == "bert" or architecture(teacher / BERT) == "bert"
-
-
-def is_minilm(teacher: Path) -> bool:
-    """Whether this is MiniLM's name; a folder that is called so comes first."""
-    return str(teacher) == MINILM and not teacher.exists()
+    named = str(teacher) == MINILM and not teacher.exists()
+    return named or "bert" in (architecture(teacher), architecture(teacher / BERT))
 
 
 def load_teacher(teacher: Path) -> tuple[Bert, PretrainedTokenizer]:
     """The teacher and its tokenizer."""
-    if is_minilm(teacher):
+    if not teacher.exists():
         return load_minilm()
     return load_published(teacher if architecture(teacher) == "bert" else teacher / BERT)
 
@@ -61,11 +51,11 @@ def load_teacher(teacher: Path) -> tuple[Bert, PretrainedTokenizer]:
 def distil_encoder(asked: Request) -> None:
     """Teach a small BERT the vectors of sentences, write it as a folder that other libraries read, and say what it
     keeps."""
-    student, teaches_words = asked.student, asked.masking != MaskingConfig() or asked.cache != CacheConfig("")
-    if asked.recipe not in (None, SENTENCES) or student.run or student.assistant or teaches_words:
+    of_words = asked.masking != MaskingConfig() or asked.cache != CacheConfig("")
+    if asked.recipe not in (None, SENTENCES) or asked.student.run or asked.student.assistant or of_words:
         raise UserError(f"{asked.teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, "
                         f"--assistant, masking and a cache")
-    texts, held_out = read_both(asked, asked.reading.split or "paragraphs", 64)
+    texts, held_out = read_both(asked, "paragraphs", 64)
     (config,), training, out = asked.changed(SENTENCES), own_defaults(asked), asked.out
     held_out = check_texts(texts, held_out, training)
     teacher, tokenizer = load_teacher(asked.teacher)
@@ -79,12 +69,11 @@ def distil_encoder(asked: Request) -> None:
     with run.locked():
         about = {"what": "sentence-encoder", "model": to_dict(student.config), "stage": "distill", "recipe": SENTENCES,
                  "loss": to_dict(config), "training": to_dict(training), "data": fingerprint([texts, held_out])}
-        models = {"teacher": teacher, "student": student}
-        run.begin(about | {name: digest(tensors_of(model))[:16] for name, model in models.items()}, tokenizer)
+        run.begin(about | digests(teacher=teacher, student=student), tokenizer)
         if not run.finished:
             click.echo(f"{len(rows):,} texts; the teacher first reads those that will be shown; "
                        f"{teacher.config.layers} layers teach {student.config.layers}")
-            distil_sentences(student, teacher, rows, looked_at, training, run, config)
+            sentence_vectors.distil_sentences(student, teacher, rows, looked_at, training, run, config)
         load_into(student, read_tensors(out / MODEL)[0], out / MODEL)
         write_bert(student, tokenizer, out / BERT)
     models = {"teacher": teacher, **({"cut off": untrained} if untrained else {}), "student": student}
@@ -115,13 +104,14 @@ def check_texts(texts: list[str], held_out: list[str], training: TrainingConfig)
 def new_student(teacher: Bert, shape: StudentConfig, seed: int) -> tuple[Bert, Bert | None]:
     """The student; and the same untrained, for comparison, when it begins as layers of the teacher, which it does if it
     can and is not told otherwise."""
-    config, layers = sentence_config(teacher.config, shape.layers, shape.width, shape.heads), shape.chosen_layers()
+    layers = shape.chosen_layers()
+    config = sentence_vectors.sentence_config(teacher.config, shape.layers, shape.width, shape.heads)
     same = (config.width, config.heads) == (teacher.config.width, teacher.config.heads)
     if shape.start == "random" and layers:
         raise UserError("--layers-from is for a student that begins as layers of its teacher; leave --start random out")
     if shape.start == "random" or not (shape.start or same or layers):
-        return random_student(config, seed), None
-    student = sentence_student(teacher, shape.layers, shape.width, shape.heads, layers)
+        return sentence_vectors.random_student(config, seed), None
+    student = sentence_vectors.sentence_student(teacher, shape.layers, shape.width, shape.heads, layers)
     return student, copy.deepcopy(student).eval()
 
 
@@ -129,7 +119,7 @@ def measure(models: dict[str, Bert], rows: list[list[int]], rounds: int) -> dict
     """What each keeps of the teacher's similarities, its parameters and bytes, and the time for a batch of texts."""
     found, goal, some = {}, row_vectors(models["teacher"], rows), rows[:32]
     for name, model in models.items():
-        found[name] = kept(goal if name == "teacher" else row_vectors(model, rows), goal) | {
+        found[name] = sentence_vectors.kept(goal if name == "teacher" else row_vectors(model, rows), goal) | {
             "parameters": sum(p.numel() for p in model.parameters()),
             "layers alone": sum(p.numel() for p in model.body.blocks.parameters()),
             "bytes": sum(t.numel() * t.element_size() for t in tensors_of(model).values()),
@@ -144,6 +134,5 @@ def table(result: dict[str, dict[str, float]], texts: int) -> str:
             ("same nearest text", "nearest", ".4f"), ("squared difference", "validation", ".4f"),
             ("parameters", "parameters", ","), ("layers alone", "layers alone", ","), ("bytes", "bytes", ","),
             ("milliseconds a text", "milliseconds", ".2f")]
-    lines = [table_row(title, [numbers[key] for numbers in result.values()], form, width=36)
-             for title, key, form in rows]
-    return "\n".join([table_row("", list(result), "", width=36), *lines, f"all pairs of {texts:,} held-out texts"])
+    found = [(title, [numbers[key] for numbers in result.values()], form, "") for title, key, form in rows]
+    return comparison_table(list(result), found, 36) + f"\nall pairs of {texts:,} held-out texts"

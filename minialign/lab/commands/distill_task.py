@@ -15,7 +15,7 @@ from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.tinybert import AugmentationConfig, TinyBERT, augment, distil_task
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
-from minialign.lab.commands.distill_options import TINY, Request, StudentConfig, table_row
+from minialign.lab.commands.distill_options import TINY, Request, comparison_table, digests
 from minialign.lab.commands.inputs import two_sides
 from minialign.lab.finetuning import TuningTask, labelled_task
 from minialign.lab.teacher_cache import CacheConfig
@@ -25,7 +25,6 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
-from minialign.runs.tensors import digest, tensors_of
 from minialign.training import TrainingConfig
 
 HEAD, STAGE = "head", "task"  # folders in OUT: the head on the student's body, and the two halves of the training
@@ -34,10 +33,10 @@ FEW = 2  # copies of each text with --fast
 
 def check_request(asked: Request) -> None:
     """Raise UserError where an option is missing, or one of the first stage is there."""
-    new = asked.student != StudentConfig(run=asked.student.run) or asked.masking != MaskingConfig()
-    reading = asked.paths or asked.valid or asked.reading.split or asked.reading.prompt_tokens
-    missing = asked.task is None or asked.tuned is None or not asked.student.run
-    if asked.recipe not in (None, TINY) or missing or new or reading or asked.cache != CacheConfig(""):
+    student, unasked = asked.student, (MaskingConfig(), CacheConfig(""))
+    first_stage = asked.paths or asked.valid or student.split or student.prompt_tokens or student.makes_one()
+    missing = asked.recipe not in (None, TINY) or None in (asked.task, asked.tuned) or not student.run
+    if missing or first_stage or (asked.masking, asked.cache) != unasked:
         raise UserError("the second stage of tinybert needs --task, --tuned and --student, and takes neither --text "
                         "nor what makes a new student")
 
@@ -71,8 +70,7 @@ def distil_second_stage(asked: Request) -> None:
     with run.locked():
         about = {**describe_model(student), "stage": "distill", "recipe": "tinybert, task", "loss": to_dict(config),
                  "texts": to_dict(augmentation), "training": to_dict(training), "data": fingerprint(records)}
-        models = {"tuned": large, "teacher": words, "student": student}
-        run.begin(about | {name: digest(tensors_of(model))[:16] for name, model in models.items()}, tokenizer)
+        run.begin(about | digests(tuned=large, teacher=words, student=student), tokenizer)
         if run.new:
             shutil.rmtree(out / STAGE, ignore_errors=True)  # of a run that failed with other settings
         if not run.finished:
@@ -109,7 +107,7 @@ def more_texts(data: LabelledTexts, model: LanguageModel, config: AugmentationCo
     return LabelledTexts([*data.rows, *made], classes, training.batch, training.seed)
 
 
-def compare(asked: Request, large: Classifier, task: TuningTask) -> dict[str, list[float]]:
+def compare(asked: Request, large: Classifier, lesson: TuningTask) -> dict[str, list[float]]:
     """Loss, accuracy, parameters, bytes and latency of teacher and student, the student from its files."""
     small, checked = Classifier(load_model(asked.out, "language-model")[0].body, len(lesson.labels)), lesson.checked
     both = (large, saving.load(small, asked.out / HEAD).eval())
@@ -132,11 +130,10 @@ def compare(asked: Request, large: Classifier, task: TuningTask) -> dict[str, li
 def table(result: dict) -> str:
     """Teacher and student, side by side."""
     times = [1000 * seconds for seconds in result["seconds"]]
-    return "\n".join([
-        table_row("", ["teacher", "student"], ""),
-        table_row(f"loss on {result['texts']:,} held-out texts, nats", result["loss"], ".3f"),
-        table_row("accuracy", result["accuracy"], ".3f"),
-        table_row("parameters", result["parameters"], ","),
-        table_row("bytes on the disk", result["bytes"], ","),
-        table_row("milliseconds a text", times, ".2f", f"{times[0] / times[1]:.2f} times as fast"),
+    return comparison_table(["teacher", "student"], [
+        (f"loss on {result['texts']:,} held-out texts, nats", result["loss"], ".3f", ""),
+        ("accuracy", result["accuracy"], ".3f", ""),
+        ("parameters", result["parameters"], ",", ""),
+        ("bytes on the disk", result["bytes"], ",", ""),
+        ("milliseconds a text", times, ".2f", f"   {times[0] / times[1]:.2f} times as fast"),
     ])

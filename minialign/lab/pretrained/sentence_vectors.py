@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from minialign.batching import Order, pad
 from minialign.distill.recipe import Recipe, check_weights, distil
-from minialign.distill.student import choose_layers, student_config
+from minialign.distill.student import COPIED, choose_layers, copy_layers, student_config
 from minialign.lab.pretrained.bert import Bert, BertConfig, mean_pool, row_vectors
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -112,8 +112,9 @@ class SentenceVectors(Recipe):
         """Raises UserError for another vocabulary, or for vectors of another width."""
         ours, theirs = student.config, self.teacher.config
         if ours.vocabulary != theirs.vocabulary:
-            raise UserError(f"the student's vocabulary has {ours.vocabulary} tokens, the teacher's "
-                            f"{theirs.vocabulary}; make the student from the teacher's configuration, so that both read the same tokens")
+            sizes = f"the student's vocabulary has {ours.vocabulary} tokens, the teacher's {theirs.vocabulary}"
+            raise UserError(f"{sizes}; make the student from the teacher's configuration, so that both read the same "
+                            f"tokens")
         if self.config.vectors and ours.width != theirs.width:
             raise UserError(f"the student's width is {ours.width}, the teacher's {theirs.width}; set the weight of "
                             f"vectors to 0: similarities need no width")
@@ -141,10 +142,8 @@ def sentence_student(teacher: Bert, layers: int = 0, width: int = 0, heads: int 
     if student.config.width != teacher.config.width or student.config.heads != teacher.config.heads:
         raise UserError("a student that begins as layers of its teacher has its width and its heads; begin at random, "
                         "or leave --width and --heads out")
-    for part in ("token_embedding", "position_embedding", "segment_embedding", "norm"):
-        getattr(student.body, part).load_state_dict(getattr(teacher.body, part).state_dict())
-    for block, layer in zip(student.body.blocks, choose_layers(layers_from, student.config, teacher.config)):
-        block.load_state_dict(teacher.body.blocks[layer].state_dict())
+    layers_from = choose_layers(layers_from, student.config, teacher.config)
+    copy_layers(student.body, teacher.body, layers_from, (*COPIED, "segment_embedding"))
     return student
 
 
