@@ -73,9 +73,8 @@ def test_an_encoder_is_compared_at_every_real_token(teacher, data):
     student, batch = student_of(teacher), data.batch([0, 1, 2])
     parts = SoftTargets(teacher, DISTILBERT).parts(student, batch)
     ours, theirs = (model(batch.tokens, batch.mask)[batch.mask].detach() / 2 for model in (student, teacher))
-    kl = sum(float((t.softmax(-1) * (t.log_softmax(-1) - s.log_softmax(-1))).sum()) for s,
-             t in zip(ours, theirs)) / len(ours)
-    assert float(parts["soft"].detach()) == pytest.approx(4 * kl, rel=1e-4)
+    kl = sum(float((t.softmax(-1) * (t.log_softmax(-1) - s.log_softmax(-1))).sum()) for s, t in zip(ours, theirs))
+    assert float(parts["soft"].detach()) == pytest.approx(4 * kl / len(ours), rel=1e-4)
     asked = batch.labels != IGNORE
     hard = torch.nn.functional.cross_entropy(student(batch.tokens, batch.mask)[asked], batch.labels[asked])
     torch.testing.assert_close(parts["hard"], hard)
@@ -139,8 +138,8 @@ def test_a_part_with_weight_0_is_left_out(teacher, data):
 
 def test_what_each_part_pulls_at_can_be_seen(teacher, data):
     loss, student, batch = SoftTargets(teacher, DISTILBERT), student_of(teacher), data.batch([0, 1])
-    assert sum(loss.weighed(student, batch).values()) * batch.count == pytest.approx(float(loss(student,
-        batch).detach()), rel=1e-5)
+    whole = float(loss(student, batch).detach())
+    assert sum(loss.weighed(student, batch).values()) * batch.count == pytest.approx(whole, rel=1e-5)
 
 
 def test_minilm_equals_its_definition(teacher, data):
@@ -201,16 +200,18 @@ def test_an_assistant_stands_between_teacher_and_student(teacher, tokenizer, dat
 
 
 def test_the_layer_map_counts_from_one(teacher, data):
-    assert [layer_of(m, 2, 4) for m in range(3)] == [0, 2, 4] and [layer_of(m, 4, 12) for m in range(1, 5)] == [3, 6, 9,
-        12]
+    assert [layer_of(m, 2, 4) for m in range(3)] == [0, 2, 4]
+    assert [layer_of(m, 4, 12) for m in range(1, 5)] == [3, 6, 9, 12]
     student, batch = student_of(teacher, 2), data.batch([0, 1])
     loss = TinyBERT(teacher, TINYBERT)
     loss.begin(student)
     parts = loss.parts(student, batch)
     with recorded(student.body) as ours, recorded(teacher.body) as theirs, torch.no_grad():
         read(student, batch), read(teacher, batch)
+
     def square(a, b):
         return float(((a - b) ** 2)[batch.mask].mean())  # the projections begin as identities
+
     assert float(parts["embedding"].detach()) == pytest.approx(square(ours.hidden[0], theirs.hidden[0]), rel=1e-4)
     hidden = (square(ours.hidden[1], theirs.hidden[2]) + square(ours.hidden[2], theirs.hidden[4])) / 2
     assert float(parts["hidden"].detach()) == pytest.approx(hidden, rel=1e-4)
@@ -231,8 +232,8 @@ def test_projections_train_and_are_not_in_the_file(teacher, tokenizer, data, tmp
     distil(student, Watched(teacher, TINYBERT), data, [data.batch([9])], TRAINING, run)
     assert seen[0].shape == (32, 16) and not torch.equal(seen[0], torch.eye(32, 16)), "the optimizer did not have it"
     loaded = load_model(run.path, "language-model")[0]
-    assert not hasattr(student, "projections") and torch.equal(loaded(data.batch([0]).tokens),
-        student(data.batch([0]).tokens))
+    tokens = data.batch([0]).tokens
+    assert not hasattr(student, "projections") and torch.equal(loaded(tokens), student(tokens))
 
 
 def test_a_stopped_tinybert_goes_on_to_the_same_bits(teacher, data, tmp_path, monkeypatch):
@@ -281,12 +282,12 @@ def test_a_classifier_learns_a_task_from_a_classifier(tmp_path):
 
 def test_augmented_texts_differ_in_some_words_and_keep_special_tokens(teacher, data):
     rows = data.rows[:3]
-    made = augment(rows, teacher, AugmentationConfig(copies=40, chance=0.4, candidates=3), 0)
-    assert len(made) == 120 and made == augment(rows, teacher, AugmentationConfig(copies=40, chance=0.4, candidates=3),
-                                                0)
+    config = AugmentationConfig(copies=40, chance=0.4, candidates=3)
+    made = augment(rows, teacher, config, 0)
+    assert len(made) == 120 and made == augment(rows, teacher, config, 0)
     changed = [a != b for i, text in enumerate(made) for a, b in zip(text[1:], rows[i // 40][1:])]
-    assert all(text[0] == BEGIN and len(text) == len(rows[i // 40]) for i,
-               text in enumerate(made)) and 0.3 < sum(changed) / len(changed) < 0.45
+    assert all(text[0] == BEGIN and len(text) == len(rows[i // 40]) for i, text in enumerate(made))
+    assert 0.3 < sum(changed) / len(changed) < 0.45
     assert min(min(text[1:]) for text in made) >= 20, "no special token is put in"
     for place in range(1, len(rows[0])):
         assert len({text[place] for text in made[:40]}) <= 4, "its own word, or one of three"
@@ -296,10 +297,10 @@ def test_augmented_texts_differ_in_some_words_and_keep_special_tokens(teacher, d
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda t: SoftTargets(t, DISTILBERT).begin(student_of(t, 2, 16)), "the student's width is 16, the teacher's "
-         "32; .* use tinybert or minilm"),
-        (lambda t: TinyBERT(t, TINYBERT).begin(student_of(t, 2, 48, 3)), "the student has 3 heads, the teacher 2; give "
-         "it 2"),
+        (lambda t: SoftTargets(t, DISTILBERT).begin(student_of(t, 2, 16)),
+         "the student's width is 16, the teacher's 32; .* use tinybert or minilm"),
+        (lambda t: TinyBERT(t, TINYBERT).begin(student_of(t, 2, 48, 3)),
+         "the student has 3 heads, the teacher 2; give it 2"),
         (lambda t: MiniLM(t, MINILM).begin(LanguageModel(dataclasses.replace(TINY, kind="encoder", vocabulary=400))),
          "vocabulary is 400, the teacher's 320"),
         (lambda t: MiniLM(t, MINILM).begin(build()), "kind is decoder, the teacher's encoder"),

@@ -34,16 +34,18 @@ def data():
 
 
 def test_layers_are_spread_evenly():
-    assert evenly(12, 6) == [0, 2, 4, 6, 8, 10] and evenly(4, 3) == [0, 1, 2] and evenly(6, 2) == [0, 3] and evenly(3,
-        3) == [0, 1, 2]
+    assert evenly(12, 6) == [0, 2, 4, 6, 8, 10] and evenly(4, 3) == [0, 1, 2]
+    assert evenly(6, 2) == [0, 3] and evenly(3, 3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder", "encoder-decoder"])
 def test_a_student_starts_as_some_of_its_teachers_layers(kind):
     large = build(layers=4, kind=kind)
     small = start_from(LanguageModel(student_config(large.config, 2), seed=9), large, [0, 3])
+
     def stack(model):
         return model.body.decoder if kind == "encoder-decoder" else model.body
+
     for ours, layer in zip(stack(small).blocks, (0, 3)):
         for name, tensor in ours.state_dict().items():
             assert torch.equal(tensor, stack(large).blocks[layer].state_dict()[name])
@@ -77,8 +79,8 @@ def test_the_parts_of_the_loss_are_weighted_as_said(teacher, data):
     config = SoftTargetConfig(temperature=3.0, soft=5.0, hard=2.0, cosine=0.5)
     loss = SoftTargets(teacher, config)
     parts = {name: value.detach() for name, value in loss.parts(student, batch).items()}
-    assert float(loss(student, batch).detach()) == pytest.approx(float(5 * parts["soft"] + 2 * parts["hard"] + 0.5
-        * parts["cosine"]) * batch.count, rel=1e-5)
+    weighted = float(5 * parts["soft"] + 2 * parts["hard"] + 0.5 * parts["cosine"])
+    assert float(loss(student, batch).detach()) == pytest.approx(weighted * batch.count, rel=1e-5)
     taught = batch.labels >= 0
     z_s, z_t, labels = student(batch.tokens)[taught].detach(), teacher(batch.tokens)[taught], batch.labels[taught]
     soft = F.kl_div((z_s / 3).log_softmax(-1), (z_t / 3).softmax(-1), reduction="batchmean") * 9
@@ -105,8 +107,8 @@ def test_a_student_comes_closer_to_its_teacher_than_one_taught_by_labels(teacher
         student = LanguageModel(student_config(SHAPE, 2, 16, 2), seed=1)
         result = distil(student, SoftTargets(teacher, config), data, held_out, training, RunFolder(tmp_path / name))
         assert result["steps"] == 40
-        distances[name] = float(SoftTargets(teacher, SoftTargetConfig(temperature=1.0)).parts(student,
-            held_out[0])["soft"].detach())
+        distance = SoftTargets(teacher, SoftTargetConfig(temperature=1.0)).parts(student, held_out[0])["soft"]
+        distances[name] = float(distance.detach())
     assert distances["soft"] < distances["hard"]
 
 
@@ -122,14 +124,15 @@ def test_distilgpt2_starts_ahead_and_a_resumed_run_ends_with_the_same_bits(teach
         return student
 
     student, again = taught(training, "a"), taught(training, "b")
-    assert student.config.layers == 2 and all(torch.equal(a, b) for a, b in zip(student.parameters(),
-        again.parameters()))
+    assert student.config.layers == 2
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters()))
     once = dataclasses.replace(training, steps=1, seed=7)  # the teacher is seed 0
     fresh, close = taught(once, "c", 4, from_teacher=False), taught(once, "d", 4)
 
+
     def distance(model):
-        return float(SoftTargets(teacher, DISTILGPT2).parts(model,
-            held_out[0])["cosine"].detach())
+        return float(SoftTargets(teacher, DISTILGPT2).parts(model, held_out[0])["cosine"].detach())
+
     assert distance(close) < distance(fresh)
 
 
@@ -137,8 +140,8 @@ def test_distilgpt2_starts_ahead_and_a_resumed_run_ends_with_the_same_bits(teach
     "call, message",
     [
         (lambda: student_config(SHAPE, 5), "cannot learn from a teacher of 4; give it 1 to 4"),
-        (lambda: start_from(build(layers=2, width=16), build(layers=4)), "width is 16, the teacher's 32; .* start it "
-         "at random"),
+        (lambda: start_from(build(layers=2, width=16), build(layers=4)),
+         "width is 16, the teacher's 32; .* start it at random"),
         (lambda: start_from(build(layers=2), build(layers=4), [0, 4]), "are not 2 of 0 to 3"),
         (lambda: SoftTargetConfig(soft=0.0), "all weights are 0"),
         (lambda: SoftTargetConfig(temperature=0.0), "temperature"),

@@ -27,8 +27,8 @@ def slow_kl(p, q):
 @pytest.mark.parametrize("T", [1.0, 2.0, 5.0])
 def test_soft_targets_are_t_squared_times_the_kl_of_softened_distributions(T):
     student, teacher = numbers(2, 4, 7), numbers(2, 4, 7, seed=1)
-    terms = [slow_kl((teacher[b, t] / T).softmax(0), (student[b, t] / T).softmax(0)) for b,
-             t in MASK.nonzero().tolist()]
+    terms = [slow_kl((teacher[b, t] / T).softmax(0), (student[b, t] / T).softmax(0))
+             for b, t in MASK.nonzero().tolist()]
     assert float(soft_target_loss(student, teacher, MASK, T)) == pytest.approx(T * T * sum(terms) / 5, rel=1e-5)
     torch_says = F.kl_div((student[MASK] / T).log_softmax(-1), (teacher[MASK] / T).softmax(-1),
                           reduction="batchmean") * T * T
@@ -110,8 +110,8 @@ def test_hidden_losses_are_their_definitions():
     squares = [float(((student[b, t] @ W - teacher[b, t]) ** 2).sum() / 6) for b, t in MASK.nonzero().tolist()]
     assert float(hidden_mse_loss(student, teacher, MASK, W)) == pytest.approx(sum(squares) / 5, rel=1e-5)
     other = numbers(2, 4, 6, seed=3)
-    cosines = [1 - float(other[b, t] @ teacher[b, t] / other[b, t].norm() / teacher[b, t].norm()) for b,
-               t in MASK.nonzero().tolist()]
+    cosines = [1 - float(other[b, t] @ teacher[b, t] / other[b, t].norm() / teacher[b, t].norm())
+               for b, t in MASK.nonzero().tolist()]
     assert float(hidden_cosine_loss(other, teacher, MASK)) == pytest.approx(sum(cosines) / 5, rel=1e-5)
     reference = F.cosine_embedding_loss(other[MASK], teacher[MASK], torch.ones(5))
     assert float(hidden_cosine_loss(other, teacher, MASK)) == pytest.approx(float(reference), rel=1e-5)
@@ -140,8 +140,8 @@ def test_relations_are_softmax_of_the_products_of_vectors():
 def test_relation_loss_compares_models_of_different_width():
     student, teacher = numbers(2, 4, 4), numbers(2, 4, 12, seed=1)
     s, t = relation(student, 2, MASK), relation(teacher, 2, MASK)
-    terms = [slow_kl(t[b, h, i][MASK[b]].exp(), s[b, h, i][MASK[b]].exp()) for h in range(2) for b,
-             i in MASK.nonzero().tolist()]
+    terms = [slow_kl(t[b, h, i][MASK[b]].exp(), s[b, h, i][MASK[b]].exp())
+             for h in range(2) for b, i in MASK.nonzero().tolist()]
     assert float(relation_loss(student, teacher, 2, MASK)) == pytest.approx(sum(terms) / 10, rel=1e-4)
     student.requires_grad_()
     relation_loss(student, teacher, 2, MASK).backward()
@@ -151,8 +151,10 @@ def test_relation_loss_compares_models_of_different_width():
 def test_a_gradient_through_forbidden_places_is_finite():
     causal = torch.ones(4, 4, dtype=torch.bool).tril()
     student = numbers(2, 3, 4, 4).requires_grad_()
+
     def log(scores):
         return scores.masked_fill(~causal, -math.inf).log_softmax(-1)
+
     loss = distribution_loss(log(student), log(numbers(2, 3, 4, 4, seed=1)), torch.ones(2, 4, dtype=torch.bool))
     loss.backward()
     assert loss > 0 and student.grad.isfinite().all()

@@ -64,15 +64,15 @@ def test_both_losses_are_their_definitions():
     pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
     slow = sum(float((student[i] @ student[j] - teacher[i] @ teacher[j]) ** 2) for i, j in pairs) / len(pairs)
     assert float(similarity_loss(student, teacher)) == pytest.approx(slow, rel=1e-5)
-    assert float(vector_loss(student, teacher)) == pytest.approx(float(((student - teacher) ** 2).sum(dim=-1).mean())
-        / 2, rel=1e-5)
+    half = float(((student - teacher) ** 2).sum(dim=-1).mean()) / 2
+    assert float(vector_loss(student, teacher)) == pytest.approx(half, rel=1e-5)
     assert float(similarity_loss(student[:1], teacher[:1])) == 0.0
 
 
 def test_similarities_do_not_change_when_all_vectors_are_turned():
     student, turn = unit(5, 6), torch.linalg.qr(numbers(6, 6, seed=2))[0]
-    assert float(similarity_loss(student @ turn, student)) == pytest.approx(0.0,
-        abs=1e-10) and float(vector_loss(student @ turn, student)) > 0.1
+    assert float(similarity_loss(student @ turn, student)) == pytest.approx(0.0, abs=1e-10)
+    assert float(vector_loss(student @ turn, student)) > 0.1
 
 
 def test_ranks_share_their_mean_where_numbers_are_equal():
@@ -91,9 +91,10 @@ def test_what_is_kept_equals_the_slow_definitions():
 
     def rank(x):
         return [sum(other < value for other in x) for value in x]
+
     found = kept(student, teacher)
-    assert found["pearson"] == pytest.approx(pearson(a, b),
-        abs=1e-5) and found["spearman"] == pytest.approx(pearson(rank(a), rank(b)), abs=1e-5)
+    assert found["pearson"] == pytest.approx(pearson(a, b), abs=1e-5)
+    assert found["spearman"] == pytest.approx(pearson(rank(a), rank(b)), abs=1e-5)
     nearest = [[max((j for j in range(6) if j != i), key=lambda j: float(v[i] @ v[j])) for i in range(6)]
                for v in (student, teacher)]
     assert found["nearest"] == pytest.approx(sum(p == q for p, q in zip(*nearest)) / 6)
@@ -119,8 +120,8 @@ def test_a_student_begins_as_layers_of_its_teacher(layers, layers_from, taken, t
 
 
 def test_padding_and_the_other_texts_of_a_batch_change_no_vector(teacher, rows):
-    data, loss = Sentences(rows, row_vectors(teacher, rows), 8, 0), SentenceVectors(teacher,
-        SentenceConfig(similarities=0.0))
+    data = Sentences(rows, row_vectors(teacher, rows), 8, 0)
+    loss = SentenceVectors(teacher, SentenceConfig(similarities=0.0))
     student = sentence_student(teacher, 2)
     one = [float(loss.parts(student, data.batch([i]))["vectors"].detach()) for i in (0, 6)]
     both = float(loss.parts(student, data.batch([0, 6]))["vectors"].detach())  # of different lengths
@@ -128,10 +129,10 @@ def test_padding_and_the_other_texts_of_a_batch_change_no_vector(teacher, rows):
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_sentences(teacher, rows):
-    parts = SentenceVectors(teacher, SentenceConfig()).parts(sentence_student(teacher, 4),
-        Sentences(rows, row_vectors(teacher, rows), 8, 0).batch([0, 3, 6]))
-    assert all(abs(float(part.detach())) < 1e-6 for part in parts.values()) and set(parts) == {"vectors",
-        "similarities"}
+    batch = Sentences(rows, row_vectors(teacher, rows), 8, 0).batch([0, 3, 6])
+    parts = SentenceVectors(teacher, SentenceConfig()).parts(sentence_student(teacher, 4), batch)
+    assert all(abs(float(part.detach())) < 1e-6 for part in parts.values())
+    assert set(parts) == {"vectors", "similarities"}
 
 
 @pytest.mark.parametrize("weights, names", [({"vectors": 0.0}, {"similarities"}), ({"similarities": 0.0}, {"vectors"})])

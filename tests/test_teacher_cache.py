@@ -78,8 +78,8 @@ def test_rows_are_found_in_other_batches(teacher, data, tmp_path):
         assert recipe.rows == thought
     again = Counted(teacher, DISTILGPT2, CacheConfig(str(tmp_path)))
     assert loss_of(again, data, [8, 2, 0]) == loss_of(recipe, data, [8, 2, 0]) and again.rows == 0
-    assert (again.cache.asked, again.cache.found) == (3, 3) and again.cache.bytes == sum(f.stat().st_size
-        for f in tmp_path.rglob("*.safetensors"))
+    assert (again.cache.asked, again.cache.found) == (3, 3)
+    assert again.cache.bytes == sum(f.stat().st_size for f in tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("top_k", [0, 7])
@@ -89,8 +89,8 @@ def test_a_changed_teacher_never_meets_a_stale_cache(top_k, teacher, data, tmp_p
     with torch.no_grad():
         teacher.body.blocks[3].feed_forward.output.bias[0] += 0.5  # one number of many
     changed = Counted(teacher, ONLY_SOFT, cache)
-    assert loss_of(changed, data, names) == loss_of(CachedSoftTargets(teacher, ONLY_SOFT,
-        CacheConfig(str(tmp_path / "new"), top_k)), data, names)
+    fresh = CachedSoftTargets(teacher, ONLY_SOFT, CacheConfig(str(tmp_path / "new"), top_k))
+    assert loss_of(changed, data, names) == loss_of(fresh, data, names)
     assert changed.rows == 3
     smeared = build(layers=4)
     smeared.config = dataclasses.replace(smeared.config, activation="relu")  # the same numbers, another meaning
@@ -130,8 +130,8 @@ def test_an_encoders_rows_are_found_when_the_same_words_are_hidden(tmp_path):
     recipe, student = Counted(teacher, DISTILGPT2, CacheConfig(str(tmp_path))), build(seed=5, layers=2, kind="encoder")
     for step, thought in ((0, 3), (0, 3), (1, 6)):
         batch = data.batch([0, 1, 2], step)
-        assert float(recipe(student, batch).detach()) == pytest.approx(float(SoftTargets(teacher, DISTILGPT2)(student,
-            batch).detach()), rel=2e-3)
+        plain = float(SoftTargets(teacher, DISTILGPT2)(student, batch).detach())
+        assert float(recipe(student, batch).detach()) == pytest.approx(plain, rel=2e-3)
         assert recipe.rows == thought
 
 
@@ -167,9 +167,8 @@ def test_sixteen_bits_are_enough():
 
 def test_top_k_and_the_rest_are_a_coarser_kl():
     generator = torch.Generator().manual_seed(0)
-    student, teacher, every = torch.randn(6, 30, generator=generator), 2 * torch.randn(6, 30,
-        generator=generator), torch.ones(6, dtype=torch.bool)
-    full, before = float(soft_target_loss(student, teacher, every, 2.0)), 0.0
+    student, teacher = torch.randn(6, 30, generator=generator), 2 * torch.randn(6, 30, generator=generator)
+    full, before = float(soft_target_loss(student, teacher, torch.ones(6, dtype=torch.bool), 2.0)), 0.0
     for k in (1, 5, 20, 29):
         kept = pack(teacher, k, 2.0)
         p, q = (x.div(2).softmax(-1) for x in (teacher, student))

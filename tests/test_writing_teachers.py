@@ -109,15 +109,15 @@ def test_written_texts_are_used_again_only_for_the_same_teacher_prompts_and_sett
     lines = path.read_text().splitlines()
     spoiled = json.loads(lines[1]) | {"answer": [99]}
     path.write_text("\n".join([lines[0], json.dumps(spoiled), *lines[2:]]) + "\n")
-    assert written_once(teacher, PROMPTS, config, 0, path)[0] == ([*spoiled["prompt"], 99],
-        len(spoiled["prompt"])), "read, not written again"
+    expected = [*spoiled["prompt"], 99], len(spoiled["prompt"])
+    assert written_once(teacher, PROMPTS, config, 0, path)[0] == expected, "read, not written again"
     assert written_once(build(seed=1, layers=4), PROMPTS, config, 0, path) != rows
     assert written_once(teacher, PROMPTS[:3], config, 0, path) == rows[:3]
     assert written_once(teacher, PROMPTS, config, 0, path) == rows
 
 
-@pytest.mark.parametrize("writing", [WritingConfig(beams=2, new_tokens=5), WritingConfig(drawn_at=0.8, new_tokens=5,
-    together=2)])
+@pytest.mark.parametrize("writing", [WritingConfig(beams=2, new_tokens=5),
+                                     WritingConfig(drawn_at=0.8, new_tokens=5, together=2)])
 @pytest.mark.parametrize("loss", [SoftTargetConfig(1.0, 0.0, 1.0), SoftTargetConfig(2.0, 1.0, 1.0)])
 def test_a_student_learns_what_its_teacher_writes(writing, loss, teacher, tmp_path):
     training = dataclasses.replace(TRAINING, steps=30, learning_rate=5e-3)
@@ -150,8 +150,10 @@ def test_the_divergence_is_exact_over_the_vocabulary(teacher, data):
     counted = seen.labels != IGNORE
     q, p = (model(seen.tokens)[counted].detach().softmax(-1).double() for model in (student, teacher))
     m = 0.3 * p + 0.7 * q
+
     def kl(a, b):
         return (a * (a / b).log()).sum(-1)
+
     for name, slow in (("reverse", kl(q, p)), ("forward", kl(p, q)), ("shannon", 0.3 * kl(p, m) + 0.7 * kl(q, m))):
         assert float(parts[name].detach()) == pytest.approx(float(slow.mean()), rel=1e-4), name
     labels = batch.labels[batch.labels != IGNORE]
@@ -164,10 +166,10 @@ def test_jensen_shannon_lies_between_the_two_directions():
     student, teacher = (torch.randn(5, 9, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     every, small = torch.ones(5, dtype=torch.bool), 1e-3
     student, teacher = student.double(), teacher.double()
-    assert float(jensen_shannon(student, teacher, every, small)
-                 / small) == pytest.approx(float(soft_target_loss(student, teacher, every, 1.0)), rel=0.02)
-    assert float(jensen_shannon(student, teacher, every, 1 - small) / small) == pytest.approx(float(reverse_kl(student,
-        teacher, every)), rel=0.02)
+    forward = float(soft_target_loss(student, teacher, every, 1.0))
+    reverse = float(reverse_kl(student, teacher, every))
+    assert float(jensen_shannon(student, teacher, every, small) / small) == pytest.approx(forward, rel=0.02)
+    assert float(jensen_shannon(student, teacher, every, 1 - small) / small) == pytest.approx(reverse, rel=0.02)
     assert float(jensen_shannon(50 * student, -50 * student, every)) == pytest.approx(0.6931, abs=1e-3)
     assert abs(float(jensen_shannon(teacher, teacher, every))) < 1e-9
 
@@ -196,8 +198,8 @@ def test_neither_prompt_nor_padding_counts(data):
     ended = 0
     for tokens, labels, prompt in zip(seen.tokens, seen.labels, prompts_of(batch)):
         said = labels[labels != IGNORE].tolist()
-        assert tokens[: len(prompt)].tolist() == prompt and labels[: len(prompt)
-            - 1].eq(IGNORE).all() and 1 <= len(said) <= 8
+        assert tokens[: len(prompt)].tolist() == prompt and 1 <= len(said) <= 8
+        assert labels[: len(prompt) - 1].eq(IGNORE).all()
         assert END not in said[:-1] and labels[len(prompt) - 1 + len(said) :].eq(IGNORE).all()
         ended += said[-1] == END
     assert 0 < ended < 12
@@ -205,8 +207,8 @@ def test_neither_prompt_nor_padding_counts(data):
 
 def test_a_share_of_the_steps_reads_the_given_texts(teacher, data):
     student, batch = build(seed=5, layers=2), data.batch([0, 1, 2])
-    given = OnPolicy(teacher, OnPolicyConfig(share=0.0), torch.Generator().manual_seed(3)).parts(student,
-        batch)["reverse"]
+    recipe = OnPolicy(teacher, OnPolicyConfig(share=0.0), torch.Generator().manual_seed(3))
+    given = recipe.parts(student, batch)["reverse"]
     with torch.no_grad():
         expected = reverse_kl(student(batch.tokens), teacher(batch.tokens), batch.labels != IGNORE)
     torch.testing.assert_close(given.detach(), expected)
@@ -244,8 +246,8 @@ def test_a_student_comes_closer_to_its_teacher_on_its_own_texts(teacher, data, t
     config = OnPolicyConfig(new_tokens=8)
 
     def distance(model):
-        return float(OnPolicy(teacher, config, torch.Generator().manual_seed(0)).parts(model,
-            data.batch([0, 1, 2, 3]))["reverse"].detach())
+        recipe = OnPolicy(teacher, config, torch.Generator().manual_seed(0))
+        return float(recipe.parts(model, data.batch([0, 1, 2, 3]))["reverse"].detach())
 
     before = distance(build(seed=5, layers=2))
     student = build(seed=5, layers=2)

@@ -113,13 +113,13 @@ class Request:
 
     def changed(self, recipe: str) -> tuple:
         """The recipe's configurations with what was changed. Raises UserError for an option that it does not have."""
-        own = [[field.name for field in dataclasses.fields(config)] for config in RECIPES[recipe].configs]
-        known = sum(own, [])
+        configs = RECIPES[recipe].configs
+        known = [field.name for config in configs for field in dataclasses.fields(config)]
         for option in self.changes:
             if option not in known:
                 raise UserError(f"{flag(option)} is not an option of {recipe}; it has {', '.join(map(flag, known))}")
-        return tuple(dataclasses.replace(config, **{name: self.changes[name] for name in names if name in self.changes})
-                     for config, names in zip(RECIPES[recipe].configs, own))
+        return tuple(dataclasses.replace(config, **{name: value for name, value in self.changes.items()
+                                                    if hasattr(config, name)}) for config in configs)
 
 
 def flag(name: str) -> str:
