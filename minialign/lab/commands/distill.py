@@ -57,10 +57,8 @@ def command(files, text, **options):
     \b
     Example:  python -m minialign distill --teacher runs/pretrain --recipe distilgpt2 --text plays/*.txt
     Example:  python -m minialign distill --teacher runs/bert --recipe minilm --layers 2 --width 64 --text plays/*.txt
-    Example:  python -m minialign distill --teacher runs/pretrain --recipe on-policy --student runs/distill
-                  --text plays/*.txt --out runs/on-policy
-    Example:  python -m minialign distill --teacher runs/bert --tuned runs/finetune/full --student runs/tiny
-                  --task labels.jsonl --out runs/tiny-task
+    Example:  python -m minialign distill --teacher runs/gpt --recipe on-policy --student runs/small --text plays/*.txt
+    Example:  python -m minialign distill --teacher runs/bert --tuned runs/tuned/full --student runs/tiny --task a.jsonl
     Example:  python -m minialign distill --teacher minilm --layers 3 --text tweets.txt       (downloads 84 MB)
     """
     known = {field.name: options.pop(field.name) for field in fields(Request) if field.name in options}
