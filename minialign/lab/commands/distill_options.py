@@ -130,7 +130,7 @@ def flag(name: str) -> str:
 def weight_options(function: Callable) -> Callable:
     """One option for each field of any recipe's configuration; without it the recipe's own value stands."""
     fields: dict[str, tuple[str, dict[str, list[str]]]] = {}  # name -> type, {help: recipes}
-    for recipe, config in ((name, config) for name, recipe in RECIPES.items() for config in recipe.configs):
+    for recipe, config in [(name, config) for name, defaults in RECIPES.items() for config in defaults.configs]:
         for field in dataclasses.fields(config):
             _, texts = fields.setdefault(field.name, (field.type, {}))
             texts.setdefault(describe(type(config))[field.name], []).append(recipe)
