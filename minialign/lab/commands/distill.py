@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 
-from minialign.lab.commands.distill_options import RECIPES, Request, StudentConfig, weight_options
+from minialign.lab.commands import options as cli
+from minialign.lab.commands.distill_options import RECIPES, StudentConfig, weight_options
 from minialign.lab.commands.distill_sentences import distil_encoder, is_sentence_teacher
 from minialign.lab.commands.distill_task import distil_second_stage
 from minialign.lab.commands.distill_texts import distil_from_texts
-from minialign.lab.commands.options import Command, Option, configured, file_option, run_options
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
@@ -21,27 +21,24 @@ DEFAULT = TrainingConfig(steps=1000, batch=16, learning_rate=2e-3)
 FAST = {"steps": 40, "validate_every": 20}
 
 
-@click.command(cls=Command)
+@click.command(cls=cli.Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
-@file_option("--teacher", "A finished run; or `minilm`, or the folder of another BERT that gives vectors of sentences.",
-             required=True, metavar="RUN")
-@click.option("--recipe", type=click.Choice(list(RECIPES)), default=None, cls=Option,
-              help="How.  [default: soft-targets; sentence-vectors of a BERT]")
-@file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.",
-             multiple=True, metavar="FILES…")
-@file_option("--valid", "A file to validate on; without it the last twentieth of the documents is held out.",
-             metavar="FILE")
-@file_option("--task", "tinybert's second stage: lines with `text` and `label`, instead of --text.",
-             metavar="FILE.jsonl")
-@file_option("--tuned", "With --task: what `finetune --base TEACHER` wrote for these lines, OUT/METHOD.",
-             metavar="FOLDER")
-@run_options(out="runs/distill")
-@configured("Cache", "cache", CacheConfig(""), rename={"folder": "cache"})
-@configured("Masked language modelling", "masking", MaskingConfig())
-@configured("Training", "training", DEFAULT, FAST)
-@configured("Student and texts", "student", StudentConfig(), rename={"run": "student"})
+@cli.file_option("--teacher RUN", required=True,
+                 text="A finished run; or `minilm`, or the folder of another BERT that gives vectors of sentences.")
+@cli.option("--recipe", type=click.Choice(list(RECIPES)), default=None,
+            text="How.  [default: soft-targets; sentence-vectors of a BERT]")
+@cli.file_option("--text FILES…", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may "
+                 "follow.", multiple=True)
+@cli.file_option("--valid FILE", "A file to validate on; without it the last twentieth of the documents is held out.")
+@cli.file_option("--task FILE.jsonl", "tinybert's second stage: lines with `text` and `label`, instead of --text.")
+@cli.file_option("--tuned FOLDER", "With --task: what `finetune --base TEACHER` wrote for these lines, OUT/METHOD.")
+@cli.run_options(out="runs/distill")
+@cli.configured("Student and texts", "student", StudentConfig(), rename={"run": "student"})
 @weight_options
-def command(files, text, **options):
+@cli.configured("Training", "training", DEFAULT, FAST)
+@cli.configured("Masked language modelling", "masking", MaskingConfig())
+@cli.configured("Cache", "cache", CacheConfig(""), rename={"folder": "cache"})
+def command(**options):
     """Teach a small model what a large one says and thinks, and compare the two.
 
     OUT is a run like any other: sample, finetune, evaluate and quantize take it.
@@ -61,10 +58,7 @@ def command(files, text, **options):
     Example:  python -m minialign distill --teacher runs/bert --tuned runs/tuned/full --student runs/tiny --task a.jsonl
     Example:  python -m minialign distill --teacher minilm --layers 3 --text tweets.txt       (downloads 84 MB)
     """
-    known = {field.name: options.pop(field.name) for field in fields(Request) if field.name in options}
-    del options["seed"]  # the training's own
-    changes = {name: value for name, value in options.items() if value is not None}
-    asked = Request(paths=[*text, *files], changes=changes, **known)
+    asked = SimpleNamespace(**options, paths=[*options["text"], *options["files"]])
     if asked.task is not None or asked.tuned is not None:
         distil_second_stage(asked)
         return

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import click
-from torch import nn
 
 from minialign.distill.distilbert import DISTILBERT
 from minialign.distill.distilgpt2 import DISTILGPT2
@@ -19,14 +16,10 @@ from minialign.distill.recipe import Recipe
 from minialign.distill.sequence_level import SEQUENCE_LEVEL, WritingConfig
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.tinybert import TINYBERT, AugmentationConfig, TinyBERT
-from minialign.lab.commands.options import TYPES, Option
+from minialign.lab.commands import options as cli
 from minialign.lab.pretrained.sentence_vectors import SentenceConfig, SentenceVectors
-from minialign.lab.teacher_cache import CacheConfig
-from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges, describe
-from minialign.runs.tensors import digest, tensors_of
-from minialign.training import TrainingConfig
 
 TINY, SENTENCES = "tinybert", "sentence-vectors"
 
@@ -93,33 +86,15 @@ class StudentConfig:
         return any((self.layers, self.width, self.heads, self.start, self.layers_from, self.assistant))
 
 
-@dataclass(frozen=True)
-class Request:
-    """All that was typed."""
-
-    teacher: Path
-    recipe: str | None
-    paths: list[Path]  # of texts
-    valid: Path | None
-    task: Path | None
-    tuned: Path | None
-    out: Path
-    fast: bool
-    student: StudentConfig
-    training: TrainingConfig
-    masking: MaskingConfig
-    cache: CacheConfig
-    changes: dict[str, Any]  # fields of the recipe's configurations
-
-    def changed(self, recipe: str) -> tuple:
-        """The recipe's configurations with what was changed. Raises UserError for an option that it does not have."""
-        configs = RECIPES[recipe].configs
-        known = [field.name for config in configs for field in dataclasses.fields(config)]
-        for option in self.changes:
-            if option not in known:
-                raise UserError(f"{flag(option)} is not an option of {recipe}; it has {', '.join(map(flag, known))}")
-        return tuple(dataclasses.replace(config, **{name: value for name, value in self.changes.items()
-                                                    if hasattr(config, name)}) for config in configs)
+def changed(recipe: str, changes: dict[str, Any]) -> tuple:
+    """The recipe's configurations with what was changed. Raises UserError for an option that it does not have."""
+    configs = RECIPES[recipe].configs
+    known = [field.name for config in configs for field in dataclasses.fields(config)]
+    for option in changes:
+        if option not in known:
+            raise UserError(f"{flag(option)} is not an option of {recipe}; it has {', '.join(map(flag, known))}")
+    return tuple(dataclasses.replace(config, **{name: value for name, value in changes.items()
+                                                if hasattr(config, name)}) for config in configs)
 
 
 def flag(name: str) -> str:
@@ -128,23 +103,25 @@ def flag(name: str) -> str:
 
 
 def weight_options(function: Callable) -> Callable:
-    """One option for each field of any recipe's configuration; without it the recipe's own value stands."""
+    """One option for each field of any recipe's configuration; the command gets those that were given as `changes`."""
     fields: dict[str, tuple[str, dict[str, list[str]]]] = {}  # name -> type, {help: recipes}
     for recipe, config in [(name, config) for name, defaults in RECIPES.items() for config in defaults.configs]:
         for field in dataclasses.fields(config):
             _, texts = fields.setdefault(field.name, (field.type, {}))
             texts.setdefault(describe(type(config))[field.name], []).append(recipe)
+
+    @functools.wraps(function)
+    def with_changes(**values):
+        given = {name: values.pop(name) for name in fields}
+        return function(**values, changes={name: value for name, value in given.items() if value is not None})
+
     for name, (kind, texts) in reversed(fields.items()):
         text = "; ".join(f"{text} [{', '.join(recipes)}]" for text, recipes in texts.items())
-        flags, typed = (f"{flag(name)}/--no-{flag(name)[2:]}", None) if kind == "bool" else (flag(name), TYPES[kind])
-        function = click.option(flags, name, default=None, type=typed, cls=Option, help=text,
-                                section="Instead of the recipe's own")(function)
-    return function
-
-
-def digests(**models: nn.Module) -> dict[str, str]:
-    """What tells the weights of models apart, for config.json."""
-    return {name: digest(tensors_of(model))[:16] for name, model in models.items()}
+        switch = kind == "bool"
+        flags = f"{flag(name)}/--no-{flag(name)[2:]}" if switch else flag(name)
+        with_changes = cli.option(flags, name, text=text, default=None, type=None if switch else cli.TYPES[kind],
+                                  section="Instead of the recipe's own")(with_changes)
+    return with_changes
 
 
 def comparison_table(names: list[str], rows: list[tuple], width: int = 34) -> str:

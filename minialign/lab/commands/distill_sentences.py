@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 from click.core import ParameterSource
 
 from minialign.evaluation import latency
-from minialign.lab.commands.distill_options import SENTENCES, Request, StudentConfig, comparison_table, digests
+from minialign.lab.commands.distill_options import SENTENCES, StudentConfig, changed, comparison_table
 from minialign.lab.commands.distill_texts import read_both
 from minialign.lab.commands.inputs import fill_a_batch
 from minialign.lab.interchange.bert_folder import write_bert
@@ -19,12 +20,12 @@ from minialign.lab.interchange.published import architecture, load_published
 from minialign.lab.pretrained import sentence_vectors
 from minialign.lab.pretrained.bert import Bert, row_vectors, sentence_rows
 from minialign.lab.pretrained.minilm import load_minilm
+from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
-from minialign.runs.settings import to_dict
 from minialign.runs.tensors import load_into, read_tensors, tensors_of
 from minialign.training import TrainingConfig
 
@@ -48,7 +49,7 @@ def load_teacher(teacher: Path) -> tuple[Bert, PretrainedTokenizer]:
     return load_published(teacher if architecture(teacher) == "bert" else teacher / BERT)
 
 
-def distil_encoder(asked: Request) -> None:
+def distil_encoder(asked: SimpleNamespace) -> None:
     """Teach a small BERT the vectors of sentences, write it as a folder that other libraries read, and say what it
     keeps."""
     of_words = asked.masking != MaskingConfig() or asked.cache != CacheConfig("")
@@ -56,7 +57,7 @@ def distil_encoder(asked: Request) -> None:
         raise UserError(f"{asked.teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, "
                         f"--assistant, masking and a cache")
     texts, held_out = read_both(asked, "paragraphs", 64)
-    (config,), training, out = asked.changed(SENTENCES), own_defaults(asked), asked.out
+    (config,), training, out = changed(SENTENCES, asked.changes), own_defaults(asked), asked.out
     held_out = check_texts(texts, held_out, training)
     teacher, tokenizer = load_teacher(asked.teacher)
     student, untrained = new_student(teacher, asked.student, training.seed)
@@ -65,11 +66,9 @@ def distil_encoder(asked: Request) -> None:
     rows, valid = (sentence_rows(tokenizer, part, min(LONGEST, teacher.config.context)) for part in (texts, held_out))
     half = min(LOOKED_AT, len(valid) // 2)
     looked_at, tested = valid[:half], valid[half:][:TESTED]
-    run = RunFolder(out)
-    with run.locked():
-        about = {"what": "sentence-encoder", "model": to_dict(student.config), "stage": "distill", "recipe": SENTENCES,
-                 "loss": to_dict(config), "training": to_dict(training), "data": fingerprint([texts, held_out])}
-        run.begin(about | digests(teacher=teacher, student=student), tokenizer)
+    about = {"what": "sentence-encoder", "model": student.config, "stage": "distill", "recipe": SENTENCES,
+             "loss": config, "training": training, "data": fingerprint([texts, held_out])}
+    with stage_run(RunFolder(out), tokenizer, **about, teacher=teacher, student=student) as run:
         if not run.finished:
             click.echo(f"{len(rows):,} texts; the teacher first reads those that will be shown; "
                        f"{teacher.config.layers} layers teach {student.config.layers}")
@@ -83,7 +82,7 @@ def distil_encoder(asked: Request) -> None:
     click.echo(f"{out / BERT} is a folder that the transformers library reads, and `distill --teacher`")
 
 
-def own_defaults(asked: Request) -> TrainingConfig:
+def own_defaults(asked: SimpleNamespace) -> TrainingConfig:
     """The settings with this recipe's values in place of those that were not given on the command line."""
     context, ours = click.get_current_context(), OWN | (QUICK if asked.fast else {})
     return dataclasses.replace(asked.training, **{name: value for name, value in ours.items()

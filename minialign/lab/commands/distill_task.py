@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import torch
@@ -15,23 +16,23 @@ from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.tinybert import AugmentationConfig, TinyBERT, augment, distil_task
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
-from minialign.lab.commands.distill_options import TINY, Request, comparison_table, digests
+from minialign.lab.commands.distill_options import TINY, changed, comparison_table
 from minialign.lab.commands.inputs import two_sides
 from minialign.lab.finetuning import TuningTask, labelled_task
+from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.peft import feature_based, saving
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
-from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
 
 HEAD, STAGE = "head", "task"  # folders in OUT: the head on the student's body, and the two halves of the training
 FEW = 2  # copies of each text with --fast
 
 
-def check_request(asked: Request) -> None:
+def check_request(asked: SimpleNamespace) -> None:
     """Raise UserError where an option is missing, or one of the first stage is there."""
     student, unasked = asked.student, (MaskingConfig(), CacheConfig(""))
     first_stage = asked.paths or asked.valid or student.split or student.prompt_tokens or student.makes_one()
@@ -41,7 +42,7 @@ def check_request(asked: Request) -> None:
                         "nor what makes a new student")
 
 
-def distil_second_stage(asked: Request) -> None:
+def distil_second_stage(asked: SimpleNamespace) -> None:
     """Teach a classifier by a tuned one, on more texts than there are; write its body as a run like any other, its head
     beside it, and compare.
 
@@ -50,7 +51,7 @@ def distil_second_stage(asked: Request) -> None:
             those it was tuned on.
     """
     check_request(asked)
-    config, augmentation = asked.changed(TINY)
+    config, augmentation = changed(TINY, asked.changes)
     if asked.fast and click.get_current_context().get_parameter_source("copies") is ParameterSource.DEFAULT:
         augmentation = dataclasses.replace(augmentation, copies=FEW)
     words, tokenizer = load_model(asked.teacher, "language-model")
@@ -66,11 +67,9 @@ def distil_second_stage(asked: Request) -> None:
     large = load_tuned(words, small.head.out_features, asked.tuned)
     TinyBERT(large, config).begin(small)  # whatever it cannot teach is said now
     del small.projections
-    run = RunFolder(out)
-    with run.locked():
-        about = {**describe_model(student), "stage": "distill", "recipe": "tinybert, task", "loss": to_dict(config),
-                 "texts": to_dict(augmentation), "training": to_dict(training), "data": fingerprint(records)}
-        run.begin(about | digests(tuned=large, teacher=words, student=student), tokenizer)
+    about = {**describe_model(student), "stage": "distill", "recipe": "tinybert, task", "loss": config,
+             "texts": augmentation, "training": training, "data": fingerprint(records)}
+    with stage_run(RunFolder(out), tokenizer, **about, tuned=large, teacher=words, student=student) as run:
         if run.new:
             shutil.rmtree(out / STAGE, ignore_errors=True)  # of a run that failed with other settings
         if not run.finished:
@@ -107,7 +106,7 @@ def more_texts(data: LabelledTexts, model: LanguageModel, config: AugmentationCo
     return LabelledTexts([*data.rows, *made], classes, training.batch, training.seed)
 
 
-def compare(asked: Request, large: Classifier, lesson: TuningTask) -> dict[str, list[float]]:
+def compare(asked: SimpleNamespace, large: Classifier, lesson: TuningTask) -> dict[str, list[float]]:
     """Loss, accuracy, parameters, bytes and latency of teacher and student, the student from its files."""
     small, checked = Classifier(load_model(asked.out, "language-model")[0].body, len(lesson.labels)), lesson.checked
     both = (large, saving.load(small, asked.out / HEAD).eval())

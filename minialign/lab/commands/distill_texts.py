@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -17,40 +18,38 @@ from minialign.distill.soft_targets import SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import LanguageModel, describe_model, load_model, same_tokenizer
-from minialign.lab.commands.distill_options import RECIPES, TINY, RecipeDefaults, Request, comparison_table, digests
+from minialign.lab.commands.distill_options import RECIPES, TINY, RecipeDefaults, changed, comparison_table
 from minialign.lab.commands.inputs import read_documents
 from minialign.lab.commands.pretrain import hold_out_the_end
+from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import WRITTEN, CacheConfig, CachedSoftTargets, written_once
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents, perplexity, training_rows
 from minialign.pretrain.masked_lm import MaskedText, MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
-from minialign.runs.settings import to_dict
 from minialign.tokenizer import BEGIN, Tokenizer
 from minialign.training import Data
 
 
-def distil_from_texts(asked: Request) -> None:
+def distil_from_texts(asked: SimpleNamespace) -> None:
     """Teach a new or an old student, write it as a run like any other, and compare it with its teacher."""
     teacher, tokenizer = load_model(asked.teacher, "language-model")
     name = asked.recipe or "soft-targets"
     defaults = recipe_for(name, teacher.config.kind)
     refuse_options(asked, name, defaults, teacher.config.kind)
-    configs = asked.changed(name)
+    configs = changed(name, asked.changes)
     student = make_student(asked, name, defaults, teacher, tokenizer)
     texts = read_both(asked, "file" if defaults.reads == "texts" else "paragraphs", teacher.config.context)
-    run = RunFolder(asked.out)
-    with run.locked():
-        about = {**describe_model(student), "stage": "distill", "recipe": name, "loss": to_dict(configs[0]),
-                 "training": to_dict(asked.training), "packed": asked.student.packed, "masking": to_dict(asked.masking),
-                 "assistant": asked.student.assistant, "data": fingerprint(list(texts))}
-        if defaults.reads != "texts":
-            writing = to_dict(configs[1]) if defaults.reads == "written" else None
-            about |= {"prompt_tokens": prompt_length(asked), "writing": writing}
-        if asked.cache.folder:
-            about |= {"top_k": asked.cache.top_k}  # its 16 bits, or its k words, are what is learned
-        run.begin(about | digests(teacher=teacher, student=student), tokenizer)
+    about = {**describe_model(student), "stage": "distill", "recipe": name, "loss": configs[0],
+             "training": asked.training, "packed": asked.student.packed, "masking": asked.masking,
+             "assistant": asked.student.assistant, "data": fingerprint(list(texts))}
+    if defaults.reads != "texts":
+        writing = configs[1] if defaults.reads == "written" else None
+        about |= {"prompt_tokens": prompt_length(asked), "writing": writing}
+    if asked.cache.folder:
+        about |= {"top_k": asked.cache.top_k}  # its 16 bits, or its k words, are what is learned
+    with stage_run(RunFolder(asked.out), tokenizer, **about, teacher=teacher, student=student) as run:
         reader = student if defaults.reads == "texts" else teacher
         data, held_out = make_batches(asked, defaults, tokenizer, reader, texts)
         if defaults.reads != "texts":
@@ -92,7 +91,7 @@ def recipe_for(name: str, kind: str) -> RecipeDefaults:
     return RECIPES[name]
 
 
-def refuse_options(asked: Request, recipe: str, defaults: RecipeDefaults, kind: str) -> None:
+def refuse_options(asked: SimpleNamespace, recipe: str, defaults: RecipeDefaults, kind: str) -> None:
     """Raise UserError for options that change nothing in a recipe."""
     packed = click.get_current_context().get_parameter_source("packed") is ParameterSource.COMMANDLINE
     of_a_task = [name for name in ("copies", "chance", "candidates") if name in asked.changes and recipe == TINY]
@@ -117,7 +116,7 @@ def refuse_options(asked: Request, recipe: str, defaults: RecipeDefaults, kind: 
             raise UserError(message)
 
 
-def make_student(asked: Request, recipe: str, defaults: RecipeDefaults, teacher: LanguageModel,
+def make_student(asked: SimpleNamespace, recipe: str, defaults: RecipeDefaults, teacher: LanguageModel,
                  tokenizer: Tokenizer) -> LanguageModel:
     """The run that is there already, or a new model of the shape and start that the options describe."""
     shape, layers = asked.student, asked.student.chosen_layers()
@@ -137,14 +136,14 @@ def make_student(asked: Request, recipe: str, defaults: RecipeDefaults, teacher:
     return start_from(student, teacher, layers) if from_teacher else student
 
 
-def read_both(asked: Request, split: str, context: int) -> tuple[list[str], list[str]]:
+def read_both(asked: SimpleNamespace, split: str, context: int) -> tuple[list[str], list[str]]:
     """Documents to learn from, and to validate on; split: of .txt files, unless another one is asked for."""
     split = asked.student.split or split
     documents = [document for path in asked.paths for document in read_documents(path, split)]
     return (documents, read_documents(asked.valid, split)) if asked.valid else hold_out_the_end(documents, context)
 
 
-def make_batches(asked: Request, defaults: RecipeDefaults, tokenizer: Tokenizer, model: LanguageModel,
+def make_batches(asked: SimpleNamespace, defaults: RecipeDefaults, tokenizer: Tokenizer, model: LanguageModel,
                  texts: tuple[list[str], list[str]]) -> tuple[Data, list]:
     """Training data, and up to eight batches to validate on, always the same ones. Where the recipe needs prompts:
     texts, one a row and cut at the context, taught from where their prompts end (validation: from their first word)."""
@@ -165,7 +164,7 @@ def make_batches(asked: Request, defaults: RecipeDefaults, tokenizer: Tokenizer,
     return data, [batch for step in range(min(8, valid.order.steps_in_epoch)) for batch in valid.microbatches(step, 1)]
 
 
-def prompt_length(asked: Request) -> int:
+def prompt_length(asked: SimpleNamespace) -> int:
     """Tokens of a prompt, the begin token among them."""
     return asked.student.prompt_tokens or 8
 
@@ -184,7 +183,7 @@ def size(model: LanguageModel) -> str:
     return f"{sum(p.numel() for p in model.parameters()):,} parameters in {layers} layer{'s' if layers > 1 else ''}"
 
 
-def measure(asked: Request, teacher: LanguageModel, held_out: list) -> dict[str, Any]:
+def measure(asked: SimpleNamespace, teacher: LanguageModel, held_out: list) -> dict[str, Any]:
     """Loss, parameters, bytes and latency of both."""
     both = teacher, load_model(asked.out, "language-model")[0]
     tokens = torch.full((1, both[1].config.context), both[1].config.vocabulary - 1)
