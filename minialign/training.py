@@ -37,8 +37,6 @@ from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_at_least_1
 
-Data = Batches
-
 
 @dataclass(frozen=True)
 class TrainingConfig:

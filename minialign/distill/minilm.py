@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minialign.batching import Batches
 from minialign.distill.recipe import Recipe, check_weights, distil, read, same_kind
 from minialign.distill.recording import may_look, recorded
 from minialign.distill.student import student_config
@@ -41,7 +42,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
-from minialign.training import Data, TrainingConfig
+from minialign.training import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class MiniLM(Recipe):
 
 
 def train_assistant(
-    recipe: MiniLM, width: int, tokenizer: Tokenizer, data: Data, held_out: list, training: TrainingConfig,
+    recipe: MiniLM, width: int, tokenizer: Tokenizer, data: Batches, held_out: list, training: TrainingConfig,
     run: RunFolder
 ) -> MiniLM:
     """Teach an assistant of the teacher's layers and the student's width, in the folder `assistant` of the student's

@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minialign.batching import Batches
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import mean_loss, next_token_loss, perplexity
 from minialign.pretrain.masked_lm import masked_lm_loss
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges
-from minialign.training import Data, TrainingConfig, train
+from minialign.training import TrainingConfig, train
 
 
 class Recipe:
@@ -97,7 +98,7 @@ def own_loss(model: LanguageModel, held_out: list) -> float:
 
 
 def distil(
-    student: LanguageModel, recipe: Recipe, data: Data, held_out: list, training: TrainingConfig, run: RunFolder,
+    student: LanguageModel, recipe: Recipe, data: Batches, held_out: list, training: TrainingConfig, run: RunFolder,
     validate: Callable[[nn.Module], dict[str, float]] | None = None
 ) -> dict[str, float]:
     """Teach a student by a recipe.

@@ -12,7 +12,6 @@ Read next: tinybert.py, which compares them layer by layer.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minialign.positions import causal_mask, rotate, smear
-from minialign.transformer import Attention
+from minialign.transformer import Attention, Sight, SmearedAttention, causal_mask, rotate, smear
 
 
 @dataclass
@@ -33,16 +31,16 @@ class Recording:
     queries: list[Tensor] = field(default_factory=list)  # N of (B, T, D), all heads side by side, not yet rotated
     keys: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
     values: list[Tensor] = field(default_factory=list)  # N of (B, T, D)
-    calls: list[tuple[Attention, dict]] = field(default_factory=list)  # N attentions, and how they were called
+    calls: list[tuple[Attention, Sight]] = field(default_factory=list)  # N attentions, and what they were given
 
     def scores(self, layer: int) -> Tensor:
         """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax; −1 is the last layer."""
-        attention, called = self.calls[layer]
+        attention, sight = self.calls[layer]
         query, key = attention.split(self.queries[layer]), attention.split(self.keys[layer])
-        if attention.smear is not None:
-            key = smear(key, attention.smear, called["first"])
-        if called["rotation"] is not None:
-            query, key = (rotate(x, called["rotation"]) for x in (query, key))
+        if isinstance(attention, SmearedAttention):
+            key = smear(key, attention.smear, sight.positions)
+        if sight.rotation is not None:
+            query, key = (rotate(x, sight.rotation) for x in (query, key))
         return query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
 
 
@@ -56,10 +54,8 @@ def recorded(stack: nn.Module) -> Iterator[Recording]:
             states.clear()
         recording.hidden.append(inputs[0])
 
-    def keep_call(attention: Attention, inputs: tuple, named: dict) -> None:
-        called = inspect.signature(attention.forward).bind(*inputs, **named)
-        called.apply_defaults()
-        recording.calls.append((attention, called.arguments))
+    def keep_call(attention: Attention, inputs: tuple) -> None:
+        recording.calls.append((attention, inputs[1]))  # forward(x, sight, cache)
 
     def keep_in(states: list[Tensor]):
         return lambda module, inputs, output: states.append(output)
@@ -68,7 +64,7 @@ def recorded(stack: nn.Module) -> Iterator[Recording]:
     for block in stack.blocks:
         attention = block.attention
         hooks.append(block.register_forward_hook(keep_in(recording.hidden)))
-        hooks.append(attention.register_forward_pre_hook(keep_call, with_kwargs=True))
+        hooks.append(attention.register_forward_pre_hook(keep_call))
         hooks.append(attention.query.register_forward_hook(keep_in(recording.queries)))
         hooks.append(attention.key.register_forward_hook(keep_in(recording.keys)))
         hooks.append(attention.value.register_forward_hook(keep_in(recording.values)))

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.batching import pad
+from minialign.batching import Batches, pad
 from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.fast_soft_targets import fast_soft_target_loss
 from minialign.distill.recipe import Recipe, check_weights, distil, read, same_kind
@@ -46,7 +46,7 @@ from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import check_ranges
 from minialign.runs.tensors import load_into, read_tensors
 from minialign.tokenizer import SPECIAL
-from minialign.training import Data, TrainingConfig
+from minialign.training import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class TinyBERT(Recipe):
 
 
 def distil_task(
-    student: Classifier, teacher: Classifier, data: Data, held_out: LabelledTexts, training: TrainingConfig,
+    student: Classifier, teacher: Classifier, data: Batches, held_out: LabelledTexts, training: TrainingConfig,
     run: RunFolder, config: TinyBERTConfig = TINYBERT
 ) -> dict[str, float]:
     """The second stage: teach a classifier whose body went through the first one by a classifier that knows the task.

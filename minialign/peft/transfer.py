@@ -17,11 +17,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minialign.batching import Batches
 from minialign.peft.saving import TENSORS, save
 from minialign.peft.trainable import counts, trained
 from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import CHECKPOINT, RunFolder
-from minialign.training import Data, TrainingConfig, train
+from minialign.training import TrainingConfig, train
 
 RESULT = "result.json"
 # where a toy model does well
@@ -47,7 +48,7 @@ class TunedRun(RunFolder):
         return read_json(self.path / RESULT)
 
 
-def tune(model: nn.Module, data: Data, loss: Callable[[nn.Module, Any], Tensor],
+def tune(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tensor],
          validate: Callable[[nn.Module], dict[str, float]], config: TrainingConfig, run: TunedRun) -> dict[str, Any]:
     """Train a wrapped model in its run folder and say what it cost.
 

@@ -11,7 +11,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from minialign.batching import text_rows
+from minialign.batching import Batches, text_rows
 from minialign.distill.minilm import train_assistant
 from minialign.distill.recipe import distil, own_loss
 from minialign.distill.soft_targets import SoftTargets
@@ -29,7 +29,6 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.tokenizer import BEGIN, Tokenizer
-from minialign.training import Data
 
 
 def distil_from_texts(asked: SimpleNamespace) -> None:
@@ -144,7 +143,7 @@ def read_both(asked: SimpleNamespace, split: str, context: int) -> tuple[list[st
 
 
 def make_batches(asked: SimpleNamespace, defaults: RecipeDefaults, tokenizer: Tokenizer, model: LanguageModel,
-                 texts: tuple[list[str], list[str]]) -> tuple[Data, list]:
+                 texts: tuple[list[str], list[str]]) -> tuple[Batches, list]:
     """Training data, and up to eight batches to validate on, always the same ones. Where the recipe needs prompts:
     texts, one a row and cut at the context, taught from where their prompts end (validation: from their first word)."""
     made, context, packed, prompt = [], model.config.context, asked.student.packed, prompt_length(asked)

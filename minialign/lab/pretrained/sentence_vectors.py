@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minialign.batching import Order, pad
+from minialign.batching import Batches, ExampleBatch, pad
 from minialign.distill.recipe import Recipe, check_weights, distil
 from minialign.distill.student import COPIED, choose_layers, copy_layers, student_config
 from minialign.lab.pretrained.bert import Bert, BertConfig, mean_pool, row_vectors
@@ -53,7 +53,7 @@ class SentenceConfig:
 
 
 @dataclass
-class SentenceBatch:
+class SentenceBatch(ExampleBatch):
     """Texts with the teacher's vectors. B texts, T tokens, D the teacher's width."""
 
     tokens: Tensor  # (B, T)
@@ -61,34 +61,20 @@ class SentenceBatch:
     vectors: Tensor  # (B, D) of length 1
     rows: list[int]  # (B,) which texts they are
 
-    @property
-    def count(self) -> int:
-        """What a sum of losses is divided by."""
-        return len(self.rows)
 
-    @property
-    def size(self) -> int:
-        """Tokens read."""
-        return self.tokens.numel()
-
-
-class Sentences:
-    """Texts and what the teacher makes of them, as training data.
+class Sentences(Batches):
+    """Texts and what the teacher makes of them, as training data; similarities are compared inside of a micro-batch.
 
     Args:
         rows: ids of each text; vectors: (n, D) the teacher's; batch: texts a step; seed: of their order.
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], vectors: Tensor, batch: int, seed: int):
-        self.rows, self.vectors, self.order = rows, vectors, Order([len(row) for row in rows], batch, seed)
+        super().__init__([len(row) for row in rows], batch, seed)
+        self.rows, self.vectors = rows, vectors
 
-    def microbatches(self, step: int, parts: int) -> list[SentenceBatch]:
-        """The step's texts, in `parts` pieces; similarities are compared inside of each."""
-        chosen = self.order(step)
-        return [self.batch(chosen[i::parts]) for i in range(min(parts, len(chosen)))]
-
-    def batch(self, names: list[int]) -> SentenceBatch:
-        """The named texts as one batch."""
+    def batch(self, names: list[int], step: int = 0) -> SentenceBatch:
+        """The named texts, the same at every step."""
         return SentenceBatch(*pad([self.rows[i] for i in names], value=Bert.special.pad), self.vectors[names], names)
 
 
