@@ -1,5 +1,7 @@
 """The runner of the claims: what a cached model depends on, and that every verdict follows from its table."""
 
+import html
+import re
 import shutil
 from pathlib import Path
 
@@ -7,11 +9,10 @@ import pytest
 from typed import type_in
 
 import minialign
-from minialign.lab.claims import runner, sources
-from minialign.lab.claims.page import HEADINGS, SIGNS, write_page
-from minialign.lab.claims.readme import MAP, NOTEBOOKS, between, parts, write_readme
-from minialign.lab.claims.runner import CLAIMS, Bench, load
-from minialign.lab.claims.sources import imported, reached, source_fingerprint
+from minialign.lab import claims
+from minialign.lab.claims import Bench, imported, reached, runner, source_fingerprint
+from minialign.lab.claims.page import ALT, HEADINGS, MAP, NOTEBOOKS, SIGNS, between, readme_parts, write_page, write_readme
+from minialign.lab.claims.runner import CLAIMS, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers
 from minialign.lab.exercises.catalogue import CHAPTERS
 from minialign.runs.errors import UserError
@@ -27,7 +28,7 @@ def changed(tmp_path, monkeypatch, name, line):
             copy = tmp_path / "minialign" / path.relative_to(PACKAGE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(sources, "__file__", str(tmp_path / "minialign/lab/claims/sources.py"))
+    monkeypatch.setattr(claims, "__file__", str(tmp_path / "minialign/lab/claims/__init__.py"))
     imported.cache_clear()
     before = source_fingerprint("minialign.lab.claims.instructed")
     with open(tmp_path / "minialign" / name, "a", encoding="utf-8") as file:
@@ -36,8 +37,7 @@ def changed(tmp_path, monkeypatch, name, line):
     return before, source_fingerprint("minialign.lab.claims.instructed")
 
 
-def test_a_cached_t0_depends_on_the_model_the_loop_the_recipe_and_the_wordings_but_not_on_other_chapters(tmp_path,
-        monkeypatch):
+def test_a_cached_t0_depends_on_model_loop_recipe_and_wordings_but_not_on_other_chapters(tmp_path, monkeypatch):
     files = {path.relative_to(PACKAGE).as_posix() for path in reached("minialign.lab.claims.instructed")}
     assert {"transformer.py", "training.py", "instruct/t0.py", "lab/demo/instruct.py", "world/datasets.py",
             "runs/tensors.py"} <= files
@@ -58,7 +58,7 @@ def test_a_changed_table_of_wordings_makes_the_model_anew_and_a_changed_claim_do
 
 
 def test_relative_imports_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "__file__", str(tmp_path / "minialign/lab/claims/sources.py"))
+    monkeypatch.setattr(claims, "__file__", str(tmp_path / "minialign/lab/claims/__init__.py"))
     file = tmp_path / "minialign" / "lab" / "realdata" / "texts.py"
     file.parent.mkdir(parents=True)
     file.write_text("from .packages import fetch\nfrom ...runs.errors import UserError\n", encoding="utf-8")
@@ -67,8 +67,11 @@ def test_relative_imports_are_found(tmp_path, monkeypatch):
 
 def test_a_stage_is_made_once_and_again_for_another_setting(tmp_path):
     bench, made = Bench(tmp_path / "own", tmp_path / "cache"), []
+
     def make(folder):
-        return (folder.mkdir(parents=True, exist_ok=True), made.append(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        made.append(folder)
+
     assert bench.cached("stage", [1], make) == bench.cached("stage", [1], make) != bench.cached("stage", [2], make)
     assert len(made) == 2
 
@@ -80,7 +83,7 @@ def verdict(id, **changes):
 
 
 def test_every_claim_stands_under_a_heading_and_has_a_file():
-    assert sorted(id for ids in HEADINGS.values() for id in ids if id in CLAIMS) == sorted(CLAIMS)
+    assert sorted(id for ids in HEADINGS.values() for id in ids) == sorted(CLAIMS)
     assert all(load(id).CLAIM.id == id for id in CLAIMS)
 
 
@@ -90,44 +93,63 @@ def test_the_page_shows_what_was_run_and_nothing_that_it_holds_can_break_it(tmp_
     (tmp_path / "bitfit" / "table.csv").write_text("a,b\n<1>,2\n" + "3,4\n" * 100, encoding="utf-8")
     (tmp_path / "bitfit" / "figure.png").write_bytes(b"\x89PNG")
     page = write_page(tmp_path).read_text(encoding="utf-8")
-    assert "x &lt; y &amp; z" in page and "&lt;1&gt;" in page and "the first 60 of 101 rows" in page and page.count("<section") == 2
+    assert "x &lt; y &amp; z" in page and "&lt;1&gt;" in page and page.count("<section") == 2
+    assert "the first 60 of 101 rows" in page
     assert page.count("a quick look") == 1 and "data:image/png;base64,iVBORw==" in page and "$" not in page
 
 
-def markers(*names):
-    return "before\n" + "\n".join(f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in names) + "\nafter\n"
+def two_readmes(folder, *names):
+    """The project's README.md and the one beside the results, with the markers of the named parts."""
+    paths = folder / "README.md", folder / "data" / "claims" / "README.md"
+    for path, own in zip(paths, (["map"], ["gallery", "verdicts"])):
+        marked = [f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in own if name in names]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before\n" + "\n".join(marked) + "\nafter\n", encoding="utf-8")
+    return paths
 
 
-def test_the_readme_says_what_was_run_in_full_and_what_was_not(tmp_path):
-    write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit"))
-    (tmp_path / "bitfit" / "figure.png").write_bytes(b"\x89PNG")
-    write_json(tmp_path / "lora-rank" / "verdict.json", verdict("lora-rank", fast=True))
-    readme = tmp_path / "README.md"
-    readme.write_text(markers("map", "gallery", "verdicts"), encoding="utf-8")
-    write_readme(readme, tmp_path)
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
-    read = {name: between(text, name, readme)[1] for name in ("map", "gallery", "verdicts")}
-    assert "| ✓ **holds** | 1 \\| 2 < 3 |" in read["verdicts"] and read["verdicts"].count("not run in full") == len(CLAIMS) - 1
-    assert "[bitfit](minialign/lab/claims/bitfit.py): ✓ **holds**" in read["map"] and read["map"].count("not run in full") == len(CLAIMS) - 1
-    assert read["gallery"].count("<img") == 1 and 'bitfit/figure.png" alt="1 | 2 &lt; 3"' in read["gallery"]
-    write_readme(readme, tmp_path)
-    assert readme.read_text(encoding="utf-8") == text  # written again, the same
+def test_the_readmes_say_what_was_run_in_full_and_what_was_not(tmp_path):
+    readme, beside = two_readmes(tmp_path, "map", "gallery", "verdicts")
+    write_json(beside.parent / "bitfit" / "verdict.json", verdict("bitfit"))
+    write_json(beside.parent / "lora-rank" / "verdict.json", verdict("lora-rank", fast=True))
+    (beside.parent / "bitfit" / "figure.png").write_bytes(b"\x89PNG")
+    (beside.parent / "bitfit" / "notes.md").write_text("what was tried", encoding="utf-8")
+    write_readme(readme, beside.parent)
+    texts = [path.read_text(encoding="utf-8") for path in (readme, beside)]
+    assert all(text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text for text in texts)
+    assert "| BitFit | [`peft/bitfit.py`](minialign/peft/bitfit.py) | [06](notebooks/06_fine_tuning.ipynb) |" in texts[0]
+    read = {name: between(texts[1], name, beside)[1] for name in ("gallery", "verdicts")}
+    assert "](../../minialign/lab/claims/bitfit.py) | ✓ **holds** | 1 \\| 2 < 3 | [notes](bitfit/notes.md) |" in read["verdicts"]
+    assert read["verdicts"].count("not run in full") == len(CLAIMS) - 1 and read["verdicts"].count("notes.md") == 1
+    assert read["gallery"].count("<img") == 1 and 'src="bitfit/figure.png" alt="1 | 2 &lt; 3"' in read["gallery"]
+    write_readme(readme, beside.parent)
+    assert [path.read_text(encoding="utf-8") for path in (readme, beside)] == texts  # written again, the same
 
 
-def test_a_file_without_the_markers_is_left_as_it_is(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(markers("map", "gallery"), encoding="utf-8")
-    with pytest.raises(UserError, match="has no place for the verdicts"):
-        write_readme(readme, tmp_path)
-    assert readme.read_text(encoding="utf-8") == markers("map", "gallery")
+@pytest.mark.parametrize("missing", ["map", "verdicts"])
+def test_files_without_the_markers_are_left_as_they_are(tmp_path, missing):
+    names = [name for name in ("map", "gallery", "verdicts") if name != missing]
+    paths = two_readmes(tmp_path, *names)
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(UserError, match=f"has no place for the {missing}"):
+        write_readme(paths[0], paths[1].parent)
+    assert [path.read_bytes() for path in paths] == before
 
 
-def test_the_readme_of_the_project_is_what_its_results_say():
-    readme, results = PACKAGE.parent / "README.md", PACKAGE.parent / "data" / "claims"
-    text = readme.read_text(encoding="utf-8")
-    for name, content in parts(readme, results).items():
-        assert between(text, name, readme)[1].strip() == content.strip(), name
+def test_the_two_readmes_are_what_the_results_say():
+    for path, parts in readme_parts(PACKAGE.parent / "README.md", PACKAGE.parent / "data" / "claims").items():
+        text = path.read_text(encoding="utf-8")
+        for name, content in parts.items():
+            assert between(text, name, path)[1].strip() == content.strip(), name
+
+
+def test_every_link_beside_the_results_leads_somewhere_and_every_alternative_text_is_short():
+    beside = PACKAGE.parent / "data" / "claims" / "README.md"
+    text = beside.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
+    assert len(links) > 70 and [link for link in links if not (beside.parent / link).exists()] == []
+    texts = [html.unescape(alt) for alt in re.findall(r'alt="([^"]*)"', text)]
+    assert len(texts) == len(CLAIMS) and all(20 < len(alt) <= ALT for alt in texts)
 
 
 @pytest.mark.parametrize("id", CLAIMS)
@@ -140,9 +162,8 @@ def test_a_kept_verdict_is_what_the_judge_says_of_the_kept_table(id, tmp_path):
 
 
 def test_a_table_is_read_as_it_was_written():
-    rows = [{"way": "a, b", "bits": 8, "loss": 0.123457, "none": None}, {"way": "c", "bits": 4, "loss": 1e-09,
-        "more": "x"}]
-    assert runner.from_csv(runner.as_csv(rows)) == [{"way": "a, b", "bits": 8, "loss": 0.123457}, rows[1]]
+    first, second = {"way": "a, b", "bits": 8, "loss": 0.123457}, {"way": "c", "bits": 4, "loss": 1e-09, "more": "x"}
+    assert runner.from_csv(runner.as_csv([first | {"none": None}, second])) == [first, second]
 
 
 def test_judging_again_changes_the_verdict_and_not_what_was_measured(tmp_path, monkeypatch, capsys):
@@ -152,17 +173,17 @@ def test_judging_again_changes_the_verdict_and_not_what_was_measured(tmp_path, m
     assert type_in("claims ptq-qat --judge --out {d}", tmp_path) == 0
     before, after = (read_json(folder / "verdict.json") for folder in (kept, tmp_path / "ptq-qat"))
     rows = len((kept / runner.TABLE).read_text(encoding="utf-8").splitlines()) - 1  # without the heading
-    assert f"ptq-qat does not hold at this scale: {rows} rows" in capsys.readouterr().out and after["verdict"] == runner.FAILS != before["verdict"]
+    assert f"ptq-qat does not hold at this scale: {rows} rows" in capsys.readouterr().out
+    assert after["verdict"] == runner.FAILS != before["verdict"]
     assert {key for key in before if after[key] != before[key]} == {"verdict", "why", "checks"}
     assert (tmp_path / "ptq-qat" / runner.TABLE).read_bytes() == (kept / runner.TABLE).read_bytes()
     with pytest.raises(UserError, match="nothing to judge"):
         runner.judge_again(["bitfit"], tmp_path)
 
 
-def test_the_map_leads_every_claim_to_files_and_notebooks_that_there_are():
-    assert sorted(id for heading in MAP for id in heading.claims) == sorted(CLAIMS)
-    assert [path for heading in MAP for path in heading.files if not (PACKAGE / path).exists()] == []
-    assert {number for heading in MAP for number in heading.notebooks} | {0} == set(range(len(NOTEBOOKS)))
+def test_the_map_leads_every_heading_to_files_and_notebooks_that_there_are():
+    assert [path for files, _ in MAP.values() for path in files.split() if not (PACKAGE / path).exists()] == []
+    assert {number for _, numbers in MAP.values() for number in numbers} | {0} == set(range(len(NOTEBOOKS)))
     assert [name for name in NOTEBOOKS if int(name[:2]) not in CHAPTERS] == []
     assert {path.stem for path in (PACKAGE.parent / "notebooks").glob("*.ipynb")} <= set(NOTEBOOKS)
 

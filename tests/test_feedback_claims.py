@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from minialign.lab.claims import humans_disagree, instructgpt, over_optimisation, people_prefer_rlhf, reward_scaling, rouge_is_poor, size_is_not_alignment
+from minialign.lab.claims import (
+    humans_disagree,
+    instructgpt,
+    over_optimisation,
+    people_prefer_rlhf,
+    reward_scaling,
+    rouge_is_poor,
+    size_is_not_alignment,
+)
 from minialign.lab.realdata.ratings import Rated, raters_on, two_raters
 from minialign.world.annotators import Annotator, typical_pairs
 from minialign.world.gold import score

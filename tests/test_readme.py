@@ -16,7 +16,7 @@ from PIL import Image
 import minialign
 from minialign.__main__ import CHAPTERS as MAP_OF_COMMANDS
 from minialign.__main__ import COMMANDS, import_command
-from minialign.lab.claims.readme import MAP, NOTEBOOKS, between
+from minialign.lab.claims.page import MAP, NOTEBOOKS, between
 from minialign.lab.claims.runner import CLAIMS
 from minialign.lab.exercises.catalogue import exercises
 from minialign.lab.plotting import as_png
@@ -236,8 +236,8 @@ def test_a_shell_completes_commands_and_options(monkeypatch, capsys):
 
 
 def test_help_of_a_technique_begins_with_its_equation_and_its_paper():
-    for heading in MAP:
-        for path in heading.files:
+    for files, _ in MAP.values():
+        for path in files.split():
             if path.endswith(".py"):
                 module = importlib.import_module("minialign." + path.removesuffix(".py").replace("/", "."))
                 assert len(module.__doc__.strip().splitlines()[0]) > 20, path

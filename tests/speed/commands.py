@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from minialign.lab.claims.readme import write_parts  # noqa: E402
+from minialign.lab.claims.page import write_parts  # noqa: E402
 from minialign.runs.errors import UserError  # noqa: E402
 
 PYTHON = "python -m minialign"

@@ -7,28 +7,22 @@ symmetric data there is nothing to gain but one code, which matters only with fe
 
 The test: round-trip error ‖x − x̂‖ / ‖x‖ of both, at 8 to 2 bits, one scale a tensor, on draws from a normal
 distribution (symmetric), from a shifted one, from its positive part (one-sided), and on two tensors of the toy decoder:
-its weights, and what leaves its ReLU.
+its weights, and what leaves its ReLU. Each statement is a 95 % interval over seeds of the ratio of errors:
 
     1. one-sided (drawn, and after the ReLU): absmax errs at least 1.5 times as much, at 8 and at 4 bits
     2. shifted: absmax errs more, at 8 and at 4 bits
     3. symmetric (drawn, and weights): at 8 bits the two are within 15 % of each other
     4. no value moves by more than half a step, anywhere
-
-Each is a 95 % interval over seeds of the ratio of errors; the figure shows that ratio, beside it lie the notes' two
-diagrams.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds, point
 from minialign.lab.claims.quantized import Subject, subject
-from minialign.lab.claims.runner import Bench, Claim, drawn, over_seeds
-from minialign.lab.plotting import figure, legend, lines_with_intervals, reference_line, save_png
+from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
 from minialign.lab.quantization_diagrams import show_mapping
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error
 
@@ -39,23 +33,22 @@ CLAIM = Claim(
 )
 BITS = (8, 7, 6, 5, 4, 3, 2)
 SYMMETRIC, SHIFTED, ONE_SIDED = ("normal", "weights"), ("shifted",), ("positive part", "after a ReLU")
+ALL = (*SYMMETRIC, *SHIFTED, *ONE_SIDED)
 ENOUGH = 1.5  # times; twice is what the arithmetic predicts
 SAME = 0.15  # a ratio this near to 1 is no difference
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Map everything both ways."""
-    table = []
     for seed in range(bench.seeds):
         for name, x in tensors(subject(bench, seed), seed).items():
             for bits in BITS:
                 row = {"data": name, "bits": bits, "seed": seed}
                 for mapping in ("absmax", "zero-point"):
                     config = MappingConfig(mapping, bits)
-                    row |= {f"{mapping} error": round_trip_error(x, config),
-                            f"{mapping} largest, steps": largest_move(x, config)}
-                table.append(row | {"ratio": row["absmax error"] / row["zero-point error"]})
-    return table
+                    row[f"{mapping} error"] = round_trip_error(x, config)
+                    row[f"{mapping} largest, steps"] = largest_move(x, config)
+                yield row | {"ratio": row["absmax error"] / row["zero-point error"]}
 
 
 def tensors(made: Subject, seed: int) -> dict[str, Tensor]:
@@ -67,13 +60,8 @@ def tensors(made: Subject, seed: int) -> dict[str, Tensor]:
     with torch.no_grad():
         made.model(made.rows[:32])
     hook.remove()
-    return {
-        "normal": normal,
-        "weights": feed_forward.inner.weight.detach(),
-        "shifted": normal + 2,
-        "positive part": normal.clamp(min=0),
-        "after a ReLU": caught[0],
-    }
+    return {"normal": normal, "weights": feed_forward.inner.weight.detach(), "shifted": normal + 2,
+            "positive part": normal.clamp(min=0), "after a ReLU": caught[0]}
 
 
 def largest_move(x: Tensor, config: MappingConfig) -> float:
@@ -82,37 +70,31 @@ def largest_move(x: Tensor, config: MappingConfig) -> float:
     return float(((x - mapped.dequantize()).abs() / mapped.scale).max())
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    def ratio(data, bits):
-        return over_seeds([row["ratio"] for row in table if (row["data"], row["bits"])
-                                               == (data, bits)])
+    ratio = {(data, bits): over_seeds(column(table, "ratio", data=data, bits=bits)) for data in ALL for bits in BITS}
     moves = max(row[f"{mapping} largest, steps"] for row in table for mapping in ("absmax", "zero-point"))
+    symmetric = [ratio[data, 8] for data in SYMMETRIC]
+    one_sided, shifted = ([ratio[name, bits] for name in data for bits in (8, 4)] for data in (ONE_SIDED, SHIFTED))
     checks = {
-        "one-sided data: absmax errs more": all(ratio(data, bits).low > ENOUGH for data in ONE_SIDED
-                                                for bits in (8, 4)),
-        "shifted data: absmax errs more": all(ratio(data, bits).low > 1 for data in SHIFTED for bits in (8, 4)),
-        "symmetric data: no difference at 8 bits": all(1 - SAME < ratio(data, 8).low and ratio(data, 8).high < 1 + SAME
-                                                       for data in SYMMETRIC),
+        "one-sided data: absmax errs more": all(r.low > ENOUGH for r in one_sided),
+        "shifted data: absmax errs more": all(r.low > 1 for r in shifted),
+        "symmetric data: no difference at 8 bits": all(1 - SAME < r.low and r.high < 1 + SAME for r in symmetric),
         "nothing moves more than half a step": moves < 0.5001,
     }
-    said = "; ".join(f"{data} {ratio(data, 8)}" for data in (*SYMMETRIC, *SHIFTED, *ONE_SIDED))
+    said = "; ".join(f"{data} {ratio[data, 8]}" for data in ALL)
     return checks, f"error of absmax over that of zero-point at 8 bits: {said}; the largest move is {moves:.4f} steps"
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
-    """The ratio of errors against bits; the two diagrams beside it, in mapping-*.png."""
+def draw(table: Table) -> dict[str, Figure]:
+    """The ratio of errors against bits, and the notes' two diagrams."""
     fig, axes = figure("bits", "error of absmax / error of zero-point", 6.0, 3.8)
-    data = (*SYMMETRIC, *SHIFTED, *ONE_SIDED)
-    def values(name, bits):
-        return [row["ratio"] for row in table if (row["data"], row["bits"])
-                                     == (name, bits)]
-    lines_with_intervals(axes, BITS, {name: [drawn(over_seeds(values(name, bits))) for bits in BITS] for name in data})
+    curves = {name: [point(table, "ratio", data=name, bits=bits) for bits in BITS] for name in ALL}
+    lines_with_intervals(axes, BITS, curves)
     reference_line(axes, 1.0, "equal")
     axes.invert_xaxis()
     axes.set_ylim(bottom=0)
     legend(axes)
-    save_png(fig, path)
     normal = torch.randn(200, generator=torch.Generator().manual_seed(0))
-    for name, x in (("symmetric", normal), ("one-sided", normal.clamp(min=0))):
-        save_png(show_mapping(x, 4), path.with_name(f"mapping-{name}.png"))
+    return {"figure": fig, "mapping-symmetric": show_mapping(normal, 4),
+            "mapping-one-sided": show_mapping(normal.clamp(min=0), 4)}

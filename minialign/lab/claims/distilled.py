@@ -1,12 +1,17 @@
-r"""What the claim on distillation is made from: teachers, students of two sizes, the ways of teaching them, and what
-each student is asked.
+r"""What the claim on distillation is made from: teachers, students of two sizes, the methods that teach them, and what
+each student is examined on.
 
-    teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many steps again
-    students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of 16 beginnings of documents
-    asked       their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in the same way; bytes
+    teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many
+                steps again
+    students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of 16
+                beginnings of documents
+    examined    their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in
+                the same way; bytes
 
-The ways differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's, in
-whose texts are read.
+The methods differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's,
+in whose texts are read.
+
+Read next: distillation.py.
 """
 
 from __future__ import annotations
@@ -33,8 +38,8 @@ from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
 from minialign.evaluation import bytes_on_disk
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
+from minialign.lab.claims import Bench
 from minialign.lab.claims.instructed import small, toy, toy_gpt
-from minialign.lab.claims.runner import Bench
 from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
 from minialign.lab.demo.instruct import corpus, training
 from minialign.lab.teacher_cache import written_once
@@ -66,7 +71,7 @@ class BestWord(SoftTargets):
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """How a student is taught."""
 
     recipe: Callable[..., Recipe]  # (teacher, config) -> its loss
@@ -75,27 +80,28 @@ class Way:
     texts: str = "given"  # given | prompts (given ones from some place on) | written (by the teacher)
 
 
-def without(name: str, way: Way, *parts: str) -> dict[str, Way]:
-    """The same way with one part of its loss, or its start, taken away."""
-    def change(part):
-        return {"start": False} if part == "start" else {"config":
-            dataclasses.replace(way.config, **{part: 0.0})}
-    return {f"{name} − {part}": dataclasses.replace(way, **change(part)) for part in parts}
+def without(name: str, method: Method, *parts: str) -> dict[str, Method]:
+    """The same method with one part of its loss, or its start, taken away: one for each part."""
+    changed = {}
+    for part in parts:
+        left = {"start": False} if part == "start" else {"config": dataclasses.replace(method.config, **{part: 0.0})}
+        changed[f"{name} − {part}"] = dataclasses.replace(method, **left)
+    return changed
 
 
-LABELS, SOFT = Way(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0)), Way(SoftTargets,
-    SoftTargetConfig(temperature=2.0))
-COOL = Way(SoftTargets, SoftTargetConfig(temperature=1.0))
-DISTIL = Way(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
-TINY, MINI = Way(TinyBERT, TINYBERT), Way(MiniLM, MINILM)
+LABELS = Method(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0))
+SOFT = Method(SoftTargets, SoftTargetConfig(temperature=2.0))
+COOL = Method(SoftTargets, SoftTargetConfig(temperature=1.0))
+DISTIL = Method(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
+TINY, MINI = Method(TinyBERT, TINYBERT), Method(MiniLM, MINILM)
 MAIN = {  # at both sizes
     "decoder": {
         "labels": LABELS,
-        "best word": Way(BestWord, SoftTargetConfig()),
+        "best word": Method(BestWord, SoftTargetConfig()),
         "soft targets": SOFT,
         "DistilGPT-2": DISTIL,
-        "sequence-level": Way(SoftTargets, SEQUENCE_LEVEL, True, "written"),
-        "on-policy": Way(OnPolicy, OnPolicyConfig(share=0.5, new_tokens=LENGTH - PROMPT), True, "prompts"),
+        "sequence-level": Method(SoftTargets, SEQUENCE_LEVEL, True, "written"),
+        "on-policy": Method(OnPolicy, OnPolicyConfig(share=0.5, new_tokens=LENGTH - PROMPT), True, "prompts"),
     },
     "encoder": {"labels": LABELS, "soft targets": SOFT, "DistilBERT": DISTIL, "TinyBERT": TINY, "MiniLM": MINI},
 }
@@ -110,10 +116,10 @@ ABLATIONS = {  # at the larger size
 
 
 @dataclass
-class School:
-    """A teacher and the texts of a seed."""
+class Teacher:
+    """A teacher of a seed and the texts of its students."""
 
-    teacher: LanguageModel
+    model: LanguageModel
     tokenizer: Tokenizer
     ids: list[list[int]]  # documents to learn from
     held_out: list[list[int]]  # documents that nobody trained on
@@ -121,43 +127,97 @@ class School:
     steps: int  # of each student
     tasks: dict[str, list[LabelledTexts]]  # of each task the texts to tune on and those to test on
 
+    def masked(self, ids: list[list[int]], batch: int, seed: int) -> MaskedText:
+        """The beginnings of documents for an encoder."""
+        return MaskedText([row[:LENGTH] for row in ids], batch, seed, self.model.config.vocabulary)
+
     def batches(self) -> list:
         """Batches to judge on, the same for every student."""
-        rows = [ids[: LENGTH + 1] for ids in self.held_out]
-        if self.teacher.config.kind == "encoder":
-            masked = MaskedText([row[:LENGTH] for row in rows], 32, 0, self.teacher.config.vocabulary)
-            return [masked.batch(list(range(i, min(i + 32, len(rows))))) for i in range(0, len(rows), 32)]
-        return [next_token_batch(rows[i : i + 32]) for i in range(0, len(rows), 32)]
+        starts = range(0, len(self.held_out), 32)
+        if self.model.config.kind == "encoder":
+            masked = self.masked(self.held_out, 32, 0)
+            return [masked.batch(list(range(i, min(i + 32, len(self.held_out))))) for i in starts]
+        return [next_token_batch([row[: LENGTH + 1] for row in self.held_out[i : i + 32]]) for i in starts]
 
     def data(self, texts: str, ids: list[list[int]], seed: int, folder: Path) -> Any:
         """What a student reads."""
         rows, batch = [row[: LENGTH + 1] for row in ids], min(BATCH, len(ids))
-        if self.teacher.config.kind == "encoder":
-            return MaskedText([row[:LENGTH] for row in rows], batch, seed, self.teacher.config.vocabulary)
+        if self.model.config.kind == "encoder":
+            return self.masked(rows, batch, seed)
         if texts == "written":
             prompts = [row[:PROMPT] for row in rows[: len(rows) // 2]]
             how = WritingConfig(4, new_tokens=LENGTH - PROMPT)
-            return LabelledRows(written_once(self.teacher, prompts, how, seed, folder / f"{self.key}.jsonl"),
-                                min(batch, len(prompts)), seed)
+            written = written_once(self.model, prompts, how, seed, folder / f"{self.key}.jsonl")
+            return LabelledRows(written, min(batch, len(prompts)), seed)
         return LabelledRows([(row, PROMPT if texts == "prompts" else 1) for row in rows], batch, seed)
 
+    def examine(self, bench: Bench, folder: Path, seed: int, tasks: bool = True) -> dict[str, float]:
+        """What a student, or the teacher, knows and weighs; on request the tasks too. Its own loss means nothing where
+        no word was taught: the caller knows."""
+        steps = 2 if bench.fast else 100
+        how = TrainingConfig(steps, 32, 1e-3, weight_decay=0.01, validate_every=steps, checkpoint_every=steps,
+                             seed=seed)
 
-def school(bench: Bench, kind: str, seed: int) -> School:
+        def make(kept: Path) -> None:
+            found = {}
+            for name, (learned, tested) in self.tasks.items() if tasks else ():
+                classifier = Classifier(load_model(folder)[0].body, 2, seed)
+                train(classifier, learned, class_loss, how, RunFolder(kept / name))
+                found[name] = examine_classes(classifier.eval(), tested)["accuracy"]
+            model = load_model(folder)[0]
+            with torch.inference_mode():
+                found["loss"] = own_loss(model, self.batches())
+                if model.config.kind == "decoder":
+                    found["own texts"] = self.own_texts(model, 8 if bench.fast else LENGTH - PROMPT)
+            found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
+            write_json(kept / FOUND, found)
+
+        return read_json(bench.cached("asked", [folder.name, self.key, seed, steps, tasks], make) / FOUND)
+
+    def own_texts(self, model: LanguageModel, new_tokens: int) -> float:
+        """KL(student ‖ teacher) on texts that the student writes, nats a token."""
+        mirror = OnPolicy(self.model, OnPolicyConfig(new_tokens=new_tokens), torch.Generator().manual_seed(0))
+        begun = [ids[: PROMPT + 1] for ids in self.held_out]
+        prompts = [next_token_batch(begun[i : i + 32], [PROMPT] * 32) for i in range(0, len(begun) - 31, 32)]
+        return sum(float(mirror.parts(model, batch)["reverse"]) for batch in prompts) / len(prompts)
+
+    def rare_words(self, count: int = 3) -> list[int]:
+        """Tokens that are whole words, each in nearly 8 % of the documents: rare enough to be left out, frequent enough
+        to be known."""
+        share, name = torch.zeros(self.tokenizer.size), self.tokenizer.name
+        for ids in self.ids:
+            share[list(set(ids[: LENGTH + 1]))] += 1 / len(self.ids)
+        whole = [i for i in range(len(share)) if re.fullmatch(r" [a-z]{4,}", name(i)) and share[i] > 0]
+        return sorted(whole, key=lambda i: abs(float(share[i]) - 0.08))[:count]
+
+    @torch.inference_mode()
+    def mean_probability(self, model: LanguageModel, words: list[int]) -> float:
+        """Mean probability of these words where they come next, in documents that nobody trained on."""
+        total, places = 0.0, 0
+        for batch in self.batches():
+            here = torch.isin(batch.labels, torch.tensor(words))
+            probabilities = model.logits(model.body(batch.tokens)[here]).softmax(dim=-1)
+            total += float(probabilities.gather(1, batch.labels[here][:, None]).sum())
+            places += int(here.sum())
+        return total / max(1, places)
+
+
+def load_teacher(bench: Bench, kind: str, seed: int) -> Teacher:
     """The teacher of a kind and a seed, made once, and its texts."""
     config, steps, counts = small(toy(bench)), *((3, (32, 16)) if bench.fast else (300, (1000, 400)))
     if not bench.fast:  # a teacher that has learned its world
         config = dataclasses.replace(config, pretrain_steps=1000 - config.adapt_steps, batch=TEACHERS)
     texts, held_out = corpus(config, seed)
-    folder = toy_gpt(bench, config, seed) if kind == "decoder" else toy_bert(bench, config, seed)
-    teacher, tokenizer = load_model(folder)
-    rows = [[row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1]
-            for part in (texts[: BATCH * steps + 100], held_out)]
-    tasks = {
-        name: [rows_of(tokenizer, task(name, count, 1000 * seed + part), LENGTH, 32, seed) for part,
-               count in enumerate(counts)] for name in (NEAR, FAR)
-    }
-    return School(teacher, tokenizer, rows[0][: BATCH * steps], rows[1][: 32 if bench.fast else None], folder.name,
-                  steps, tasks)
+    folder = (toy_gpt if kind == "decoder" else toy_bert)(bench, config, seed)
+    model, tokenizer = load_model(folder)
+    learned, judged = ([row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1]
+                       for part in (texts[: BATCH * steps + 100], held_out))
+    tasks = {}
+    for name in (NEAR, FAR):
+        made = [task(name, count, 1000 * seed + part) for part, count in enumerate(counts)]
+        tasks[name] = [rows_of(tokenizer, texts, LENGTH, 32, seed) for texts in made]
+    judged = judged[: 32 if bench.fast else None]
+    return Teacher(model, tokenizer, learned[: BATCH * steps], judged, folder.name, steps, tasks)
 
 
 def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
@@ -176,76 +236,26 @@ def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
     return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
 
 
-def student(bench: Bench, made: School, name: str, way: Way, size: str, seed: int,
+def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str, seed: int,
             ids: list[list[int]] | None = None) -> Path:
-    """The folder of a student taught in one way.
+    """The folder of a student taught by one method.
 
     Args:
-        ids: documents to learn from, the school's own without it.
+        ids: documents to learn from, the teacher's own without it.
     """
-    rate = 1e-3 if way.start else 2e-3
-    how = TrainingConfig(made.steps, BATCH, rate, weight_decay=0.05, validate_every=made.steps,
-                         checkpoint_every=made.steps, seed=seed)
+    steps, rate = teacher.steps, 1e-3 if method.start else 2e-3
+    how = TrainingConfig(steps, BATCH, rate, weight_decay=0.05, validate_every=steps, checkpoint_every=steps, seed=seed)
 
     def make(folder: Path) -> None:
-        model, recipe = LanguageModel(student_config(made.teacher.config, SIZES[size]),
-                                      seed + 100), way.recipe(made.teacher, way.config)
-        if way.start:
-            start_from(model, made.teacher)
-        data, run = made.data(way.texts, ids or made.ids, seed, folder.parent / "written"), RunFolder(folder)
-        run.begin({**describe_model(model), "stage": "distil", "way": name, "training": to_dict(how)}, made.tokenizer)
+        model = LanguageModel(student_config(teacher.model.config, SIZES[size]), seed + 100)
+        recipe, run = method.recipe(teacher.model, method.config), RunFolder(folder)
+        if method.start:
+            start_from(model, teacher.model)
+        data = teacher.data(method.texts, ids or teacher.ids, seed, folder.parent / "written")
+        facts = {"stage": "distil", "way": name, "training": to_dict(how)}
+        run.begin({**describe_model(model), **facts}, teacher.tokenizer)
         if not run.finished:
-            distil(model, recipe, data, made.batches()[:2], how, run)
+            distil(model, recipe, data, teacher.batches()[:2], how, run)
 
-    about = [made.key, name, to_dict(way.config), way.start, way.texts, size, to_dict(how), len(ids or made.ids)]
-    return bench.cached("student", about, make)
-
-
-def asked(bench: Bench, made: School, folder: Path, seed: int, tasks: bool = True) -> dict[str, float]:
-    """What a student, or the teacher, knows and weighs; on request the tasks too. Its own loss means nothing where no
-    word was taught: the caller knows."""
-    steps = 2 if bench.fast else 100
-    how = TrainingConfig(steps, 32, 1e-3, weight_decay=0.01, validate_every=steps, checkpoint_every=steps, seed=seed)
-
-    def make(kept: Path) -> None:
-        found, batches = {}, made.batches()
-        for name, (learned, tested) in made.tasks.items() if tasks else ():
-            classifier = Classifier(load_model(folder)[0].body, 2, seed)
-            train(classifier, learned, class_loss, how, RunFolder(kept / name))
-            found[name] = examine_classes(classifier.eval(), tested)["accuracy"]
-        model = load_model(folder)[0]
-        with torch.inference_mode():
-            found |= {"loss": own_loss(model, batches)}
-            if model.config.kind == "decoder":
-                mirror = OnPolicy(made.teacher, OnPolicyConfig(new_tokens=8 if bench.fast else LENGTH - PROMPT),
-                                  torch.Generator().manual_seed(0))
-                begun = [ids[: PROMPT + 1] for ids in made.held_out]
-                prompts = [next_token_batch(begun[i : i + 32], [PROMPT] * 32) for i in range(0, len(begun) - 31, 32)]
-                found["own texts"] = sum(float(mirror.parts(model, batch)["reverse"])
-                                         for batch in prompts) / len(prompts)
-        found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
-        write_json(kept / FOUND, found)
-
-    return read_json(bench.cached("asked", [folder.name, made.key, seed, steps, tasks], make) / FOUND)
-
-
-def words_of(made: School, count: int = 3) -> list[int]:
-    """Tokens that are whole words, each in nearly 8 % of the documents: rare enough to be left out, frequent enough to
-    be known."""
-    share = torch.zeros(made.tokenizer.size)
-    for ids in made.ids:
-        share[list(set(ids[: LENGTH + 1]))] += 1 / len(made.ids)
-    whole = [i for i in range(made.tokenizer.size) if re.fullmatch(r" [a-z]{4,}", made.tokenizer.name(i))
-             and share[i] > 0]
-    return sorted(whole, key=lambda i: abs(float(share[i]) - 0.08))[:count]
-
-
-@torch.inference_mode()
-def known(model: LanguageModel, made: School, words: list[int]) -> float:
-    """Mean probability that a model gives to these words where they come next, in documents that nobody trained on."""
-    total, places = 0.0, 0
-    for batch in made.batches():
-        here = torch.isin(batch.labels, torch.tensor(words))
-        said = model.logits(model.body(batch.tokens)[here]).softmax(dim=-1)
-        total, places = total + float(said.gather(1, batch.labels[here][:, None]).sum()), places + int(here.sum())
-    return total / max(1, places)
+    taught = [name, to_dict(method.config), method.start, method.texts, size, to_dict(how), len(ids or teacher.ids)]
+    return bench.cached("student", [teacher.key, *taught], make)

@@ -4,7 +4,7 @@ times.
     small    width 48, 2 layers        middle    width 80, 3 layers        large    width 112, 3 layers
 
 Every size has the same stories, demonstrations, comparisons, steps and updates; a run is the main job's own code with
-other settings (demo.py). Each stage is cached; a claim that needs pretrained models only makes nothing else.
+other settings (demo.py). Each stage is kept; a claim that needs pretrained models only makes nothing else.
 
 Read next: people_prefer_rlhf.py.
 """
@@ -12,17 +12,21 @@ Read next: people_prefer_rlhf.py.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minialign.heads import LanguageModel, ScalarModel, load_model
-from minialign.lab.claims.runner import Bench
+from minialign.lab.claims import Bench
 from minialign.lab.demo.evaluation import evaluate
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, SAMPLING, Demo, Made
 from minialign.lab.demo.settings import FAST, DemoConfig
+from minialign.rlhf.reward_model import train_reward_model
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
+from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig
 
 SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (112, 3, 4)}  # width, layers, heads
 SMALLER = {"documents": 4000, "demonstrations": 6000, "judged": 800, "prompts": 800, "evaluated": 600}
@@ -32,15 +36,23 @@ SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_
 def settings(bench: Bench, size: str, seed: int) -> DemoConfig:
     """The main job's settings for a size and a seed."""
     width, layers, heads = (FAST["width"], DemoConfig.layers, FAST["heads"]) if bench.fast else SIZES[size]
-    return DemoConfig(**{**(FAST if bench.fast else SMALLER), "width": width, "layers": layers, "heads": heads,
-                         "seed": seed})
+    sizes = {"width": width, "layers": layers, "heads": heads, "seed": seed}
+    return DemoConfig(**{**(FAST if bench.fast else SMALLER), **sizes})
+
+
+def job_in(folder: Path, config: DemoConfig) -> Demo:
+    """The main job in a folder, silent."""
+    return Demo(folder, config, lambda text: None)
 
 
 def first_half(bench: Bench, config: DemoConfig) -> tuple[Path, Made]:
     """The first half of the main job, everything up to the comparisons: its folder and what it made."""
-    folder = bench.cached("compared", to_dict(config), lambda folder: Demo(folder, config,
-        lambda text: None).until_comparisons())
-    return folder, Demo(folder, config, lambda text: None).until_comparisons()
+
+    def make(folder: Path) -> None:
+        job_in(folder, config).until_comparisons()
+
+    folder = bench.cached("compared", to_dict(config), make)
+    return folder, job_in(folder, config).until_comparisons()
 
 
 def compared(bench: Bench, size: str, seed: int) -> tuple[Path, Made, DemoConfig]:
@@ -58,7 +70,7 @@ def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[st
     base, made, config = compared(bench, size, seed)
 
     def make(folder: Path) -> None:
-        job = Demo(folder, config, lambda text: None)
+        job = job_in(folder, config)
         reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
         policy = job.optimised(made.tokenizer, made.instructed, reward, made.practice)
         models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
@@ -66,14 +78,37 @@ def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[st
                  config.seed_of(6), rivals=False)
 
     folder = bench.cached("aligned", [base.name, to_dict(config)], make)
-    stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD,
-              "rlhf": folder / RLHF}
-    return read_json(folder / "evaluation" / "result.json"), {name: load_model(path)[0] for name,
-        path in stages.items()}, made
+    stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD}
+    stages |= {"rlhf": folder / RLHF}
+    models = {name: load_model(path)[0] for name, path in stages.items()}
+    return read_json(folder / "evaluation" / "result.json"), models, made
 
 
-def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> tuple[LanguageModel, Any,
-        list[dict], float]:
+def reward_model(bench: Bench, stage: str, key: list[Any], base: LanguageModel, tokenizer: Tokenizer,
+                 config: TrainingConfig, data: Callable[[], tuple]) -> Path:
+    """The folder of a reward model, made once for each key.
+
+    Args:
+        data: () -> comparisons to learn from, those held out, and the rows that its scores are normalised on.
+    """
+
+    def make(folder: Path) -> None:
+        ranked, valid, rows = data()
+        run = RunFolder(folder)
+        run.begin({"what": "scalar-model", "model": to_dict(base.config), "training": to_dict(config)}, tokenizer)
+        if not run.finished:
+            train_reward_model(base, ranked, valid, rows, config, run)
+
+    return bench.cached(stage, key, make)
+
+
+def with_ends(name: str, interval: dict[str, float]) -> dict[str, float]:
+    """The three fields of a table's row that hold an interval: its mean under the name itself."""
+    return {name: interval["mean"], f"{name}, low": interval["low"], f"{name}, high": interval["high"]}
+
+
+def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int,
+                    steps: int) -> tuple[LanguageModel, Tokenizer, list[dict], float]:
     """A decoder of a shape (width, layers, heads) that read the dirty corpus and nothing else.
 
     Returns:
@@ -81,7 +116,7 @@ def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int, steps:
         documents, nats a token.
     """
     folder = pretrained_folder(bench, shape, seed, steps)
-    tests = Demo(folder, pretraining(bench, shape, seed, steps), lambda text: None).written()[4]
+    tests = job_in(folder, pretraining(bench, shape, seed, steps)).written()[4]
     model, tokenizer = load_model(folder / PRETRAINED)
     return model, tokenizer, tests, RunFolder(folder / PRETRAINED).facts()["validation"]
 
@@ -91,8 +126,8 @@ def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, step
     config = pretraining(bench, shape, seed, steps)
 
     def make(folder: Path) -> None:
-        job = Demo(folder, config, lambda text: None)
-        texts = [d["text"] for d in job.written()[0]]
+        job = job_in(folder, config)
+        texts = [document["text"] for document in job.written()[0]]
         job.pretrained(job.tokenizer(texts), texts)
 
     return bench.cached("pretrained", to_dict(config), make)

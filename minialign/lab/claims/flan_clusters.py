@@ -7,22 +7,22 @@ and below.
 The test: a decoder of the toy T5's size reads the corpus, then is tuned by `instruct/flan.py` on 2, 5 or all 12
 training clusters, in an order that is drawn anew for each seed, with the same number of questions and steps; accuracy
 is that of the held-out clusters in every wording. (5, which no statement is about, with the first seed only.)
-The claim is two statements: 1. all clusters are better than two, 2. tuning on all of them is better than no tuning at
-all (which Wei et al. would not expect at this size). Each needs a difference, seed by seed, whose 95 % interval over
-seeds is above 0.
+
+    1. all clusters are better than two
+    2. tuning on all of them is better than no tuning at all (which Wei et al. would not expect at this size)
+
+Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0.
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
-from typing import Any
 
 from minialign.heads import load_model
 from minialign.instruct.zero_shot import examine
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, drawn, over_seeds
 from minialign.lab.claims.instructed import mixture, overalls, rows_of, small, split_for, toy, toy_gpt, tuned
-from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_seeds
-from minialign.lab.plotting import figure, legend, lines_beside_one_seed, save_png
+from minialign.lab.plotting import Figure, figure, legend, lines_beside_one_seed
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 
 CLAIM = Claim("flan-clusters", "The more kinds of task a model is tuned on, the better it does on kinds it never saw.",
@@ -32,43 +32,37 @@ COUNTS = (0, 2, 5, len(TRAINED))  # clusters tuned on; 0 is the model as it was 
 ONCE = 5  # with the first seed only
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Tune on few and on many clusters and compare the held-out ones."""
-    config, table = small(toy(bench)), []
+    config = small(toy(bench))
     for seed in range(bench.seeds):
-        base = toy_gpt(bench, config, seed)
+        base, how = toy_gpt(bench, config, seed), mixture(config, seed)
         order = random.Random(f"clusters {seed}").sample(TRAINED, len(TRAINED))
-        for count in COUNTS if seed == 0 else [count for count in COUNTS if count != ONCE]:
+        for count in COUNTS:
+            if count == ONCE and seed > 0:
+                continue
             split = split_for(config, seed, tuple(order[:count]) if count else None)
-            model, tokenizer = tuned(bench, config, base, split, "flan", mixture(config, seed),
-                                     seed) if count else load_model(base)
+            model, tokenizer = tuned(bench, config, base, split, "flan", how, seed) if count else load_model(base)
             results = examine(model, tokenizer, split.held_out, PROMPTS)
-            table += rows_of(results, clusters=count, seed=seed, which=" ".join(order[:count]))
-    return table
+            yield from rows_of(results, clusters=count, seed=seed, which=" ".join(order[:count]))
 
 
-def scores_of(table: list[dict[str, Any]]) -> dict[int, list[float]]:
-    """Clusters tuned on -> accuracy on the held-out ones, a number a seed."""
-    return {count: overalls(table, clusters=count) for count in COUNTS}
-
-
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The two statements, and the numbers that decide."""
-    scores = scores_of(table)
+    scores = {count: overalls(table, clusters=count) for count in COUNTS}
     more, tuning = difference(scores[COUNTS[-1]], scores[2]), difference(scores[COUNTS[-1]], scores[0])
     checks = {"more clusters help": more.low > 0, "tuning helps": tuning.low > 0}
-    one = {count: " (one seed)" if len(values) == 1 else "" for count, values in scores.items()}
-    means = ", ".join(f"{count}: {sum(values) / len(values):.3f}{one[count]}" for count, values in scores.items())
-    return (checks, f"held-out accuracy by clusters tuned on: {means}; from 2 to {COUNTS[-1]} it rises by {more}, from "
+    means = ", ".join(f"{count}: {sum(found) / len(found):.3f}{' (one seed)' * (len(found) == 1)}"
+                      for count, found in scores.items())
+    return checks, (f"held-out accuracy by clusters tuned on: {means}; from 2 to {COUNTS[-1]} it rises by {more}, from "
                     f"none by {tuning}")
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """Held-out accuracy against the number of clusters."""
-    scores = scores_of(table)
     fig, axes = figure("clusters tuned on", "accuracy on held-out clusters", 5.6, 3.6)
-    lines_beside_one_seed(axes, list(scores), {"decoder, tuned (FLAN)": [drawn(over_seeds(values))
-        for values in scores.values()]})
-    axes.set_xticks(list(scores), [str(count) for count in scores])
+    points = [drawn(over_seeds(overalls(table, clusters=count))) for count in COUNTS]
+    lines_beside_one_seed(axes, COUNTS, {"decoder, tuned (FLAN)": points})
+    axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
     legend(axes)
-    save_png(fig, path)
+    return fig

@@ -9,8 +9,10 @@ one feature of each block's inner layer scaled up by a power of two and the weig
 same: its float32 outputs stay the same to the last bit, its activations reach beyond 65,504. (A ReLU passes such a
 scale through, which makes the change exact.)
 
-    1. half the bytes: the files are 0.49 to 0.53 of float32's          2. stored in 16 bits, either type, the loss moves by less than 0.005 nats
-    3. float16 is finer: bfloat16 moves the logits more        4. float16 overflows on large features, bfloat16 does not
+    1. half the bytes: the files are 0.49 to 0.53 of float32's
+    2. stored in 16 bits, either type, the loss moves by less than 0.005 nats
+    3. float16 is finer: bfloat16 moves the logits more
+    4. float16 overflows on large features, bfloat16 does not
 
 2 needs its whole interval over seeds inside, 3 a difference above 0; 4 holds when float16 makes a logit infinite or NaN
 and bfloat16 makes none.
@@ -20,16 +22,14 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, drawn, over_seeds
 from minialign.lab.claims.quantized import Subject, subject
-from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_seeds
 from minialign.lab.fidelity import fidelity
-from minialign.lab.plotting import bars_with_intervals, figure, save_png
+from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.quant.half import HALVES, compute_half, overflow_report, store_half
 from minialign.runs.tensors import tensor_file, tensors_of
 
@@ -42,21 +42,17 @@ NOTHING = 0.005  # nats a token
 LARGE = 2.0**17  # how much a feature is scaled up
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Store, compute, and overflow."""
-    table = []
     for seed in range(bench.seeds):
         made = subject(bench, seed)
-        whole = file_size(made.model)
         for name, dtype in HALVES.items():
-            stored = store_half(copy.deepcopy(made.model), dtype)
+            stored, computed = (half(copy.deepcopy(made.model), dtype) for half in (store_half, compute_half))
             found = fidelity(made.model, stored, made.rows, batch=32)
-            computed = fidelity(made.model, compute_half(copy.deepcopy(made.model), dtype), made.rows[:32], batch=32)
-            row = {"type": name, "seed": seed, "bytes": file_size(stored), "bytes of float32": whole, "kl": found.kl,
-                   "kl computed": computed.kl}
-            row["loss"], row["loss of float32"] = math.log(found.after), math.log(found.before)
-            table.append(row | planted(made, dtype))
-    return table
+            row = {"type": name, "seed": seed, "bytes": file_size(stored), "bytes of float32": file_size(made.model)}
+            row |= {"kl": found.kl, "kl computed": fidelity(made.model, computed, made.rows[:32], batch=32).kl}
+            row |= {"loss": math.log(found.after), "loss of float32": math.log(found.before)}
+            yield row | overflow(made, dtype)
 
 
 def file_size(model: nn.Module) -> int:
@@ -75,59 +71,54 @@ def with_large_features(model: nn.Module, factor: float = LARGE) -> nn.Module:
     model = copy.deepcopy(model)
     with torch.no_grad():
         for block in model.body.blocks:
-            feature = busiest(block.feed_forward)
-            block.feed_forward.inner.weight[feature] *= factor
-            block.feed_forward.inner.bias[feature] *= factor
-            block.feed_forward.output.weight[:, feature] /= factor
+            inner, output = block.feed_forward.inner, block.feed_forward.output
+            feature = int(inner.weight.norm(dim=1).argmax())  # the one with the largest weights: it is used
+            inner.weight[feature] *= factor
+            inner.bias[feature] *= factor
+            output.weight[:, feature] /= factor
     return model
 
 
-def busiest(feed_forward: nn.Module) -> int:
-    """The inner feature with the largest weights: one that is used."""
-    return int(feed_forward.inner.weight.norm(dim=1).argmax())
-
-
 @torch.inference_mode()
-def planted(made: Subject, dtype: torch.dtype) -> dict[str, float]:
+def overflow(made: Subject, dtype: torch.dtype) -> dict[str, float]:
     """What large features do in 16 bits: the change of float32's logits (none), the share of logits that are lost, and
     the largest value met."""
-    large = with_large_features(made.model)
-    rows: Tensor = made.rows[:16]
-    plain = made.model(rows)
+    large, rows = with_large_features(made.model), made.rows[:16]
     logits = compute_half(copy.deepcopy(large), dtype)(rows)
     met = overflow_report(large, [rows], dtype)[0]
-    lost = float((~torch.isfinite(logits)).float().mean())
-    return {"change in float32": float((large(rows) - plain).abs().max()), "lost logits": lost,
+    return {"change in float32": float((large(rows) - made.model(rows)).abs().max()),
+            "lost logits": float((~torch.isfinite(logits)).float().mean()),
             "largest value": met.largest, "layer": met.name}
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    def of(name, what):
-        return [row[what] for row in table if row["type"] == name]
     shares = [row["bytes"] / row["bytes of float32"] for row in table]
-    moved = {name: difference(of(name, "loss"), of(name, "loss of float32")) for name in HALVES}
-    coarser = difference(of("bf16", "kl"), of("fp16", "kl"))
-    lost = {name: (min(of(name, "lost logits")), max(of(name, "lost logits"))) for name in HALVES}
+    moved = {name: difference(column(table, "loss", type=name), column(table, "loss of float32", type=name))
+             for name in HALVES}
+    coarser = difference(column(table, "kl", type="bf16"), column(table, "kl", type="fp16"))
+    least, most = min(column(table, "lost logits", type="fp16")), max(column(table, "lost logits", type="bf16"))
     checks = {
         "half the bytes": all(0.49 <= share <= 0.53 for share in shares),
         "almost nothing is lost": all(-NOTHING < change.low and change.high < NOTHING for change in moved.values()),
         "float16 is finer": coarser.low > 0,
-        "float16 overflows, bfloat16 does not": lost["fp16"][0] > 0 and lost["bf16"][1] == 0,
+        "float16 overflows, bfloat16 does not": least > 0 and most == 0,
     }
-    said = ", ".join(f"{name} moves the loss by {change.mean:+.5f} [{change.low:+.5f}, {change.high:+.5f}]" for name,
-                     change in moved.items())
-    largest = max(row["largest value"] for row in table)
-    return checks, f"files of {min(shares):.3f} to {max(shares):.3f} of float32's; {said}; with values up to {largest:,.0f} float16 loses {lost['fp16'][0]:.0%} of the logits in the best seed, bfloat16 {lost['bf16'][1]:.0%} in the worst"  # noqa: E501
+    said = ", ".join(f"{name} moves the loss by {change.mean:+.5f} [{change.low:+.5f}, {change.high:+.5f}]"
+                     for name, change in moved.items())
+    largest = max(column(table, "largest value"))
+    return checks, (f"files of {min(shares):.3f} to {max(shares):.3f} of float32's; {said}; with values up to "
+                    f"{largest:,.0f} float16 loses {least:.0%} of the logits in the best seed, bfloat16 {most:.0%} in "
+                    f"the worst")
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """KL from float32, weights stored or everything computed in 16 bits."""
     fig, axes = figure("KL from float32, 10⁻⁶ nats a token", "", 6.4, 3.0)
-    def of(name, what):
-        return drawn(over_seeds([1e6 * row[what] for row in table if row["type"] == name]))
-    names = {"stored": "kl", "computed": "kl computed"}
-    bars_with_intervals(axes, {f"{name}, {how}": of(name, what) for name in HALVES for how, what in names.items()},
-                        digits=2)
+    bars = {}
+    for name in HALVES:
+        for how, what in (("stored", "kl"), ("computed", "kl computed")):
+            bars[f"{name}, {how}"] = drawn(over_seeds([1e6 * kl for kl in column(table, what, type=name)]))
+    bars_with_intervals(axes, bars, digits=2)
     axes.set_xlim(left=0)
-    save_png(fig, path)
+    return fig

@@ -16,7 +16,7 @@ from minialign.instruct.mixture import MixtureConfig, Split, draw
 from minialign.instruct.t0 import tune_t0, validation_of
 from minialign.instruct.t5 import prefix_templates, tune_t5
 from minialign.instruct.zero_shot import TaskResult
-from minialign.lab.claims.runner import Bench
+from minialign.lab.claims import Bench, Table
 from minialign.lab.demo.instruct import ADAPTED, FAST, ToyConfig, pretrain_gpt, pretrain_t5, split_of, training
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
@@ -24,6 +24,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.world.datasets import DATASETS, PROMPTS
 
 TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
+OF_TUNING = ("tune_steps", "examples", "examined", "questions")  # settings that pretraining does not read
 
 
 def toy(bench: Bench) -> ToyConfig:
@@ -42,10 +43,9 @@ def small(config: ToyConfig) -> ToyConfig:
 
 
 def pretraining(config: ToyConfig) -> ToyConfig:
-    """The same with what only tuning reads at its defaults: claims that tune for different times share what was
+    """The same with the settings of tuning at their defaults: claims that tune for different times share what was
     pretrained."""
-    return dataclasses.replace(config, **{name: getattr(ToyConfig, name) for name in ("tune_steps", "examples",
-        "examined", "questions")})
+    return dataclasses.replace(config, **{name: getattr(ToyConfig, name) for name in OF_TUNING})
 
 
 def mixture(config: ToyConfig, seed: int, templates: int = 0) -> MixtureConfig:
@@ -74,14 +74,13 @@ def tuned(bench: Bench, config: ToyConfig, base: Path, split: Split, style: str,
     def make(folder: Path) -> None:
         model, tokenizer = load_model(base, "language-model")
         questions, valid = draw(split.train, wordings, how), draw(split.validation, wordings, validation_of(how))
-        run = RunFolder(folder)
-        run.begin({**describe_model(model), "stage": style, "training": to_dict(settings), "mixture": to_dict(how)},
-                  tokenizer)
+        run, facts = RunFolder(folder), {"stage": style, "training": to_dict(settings), "mixture": to_dict(how)}
+        run.begin({**describe_model(model), **facts}, tokenizer)
         if not run.finished:
             TUNE[style](model, tokenizer, questions, valid, settings, run, True)
 
-    return load_model(bench.cached(f"toy-{style}", [str(base.parent.name), base.name, to_dict(how), to_dict(settings),
-                                                    sorted(split.train)], make))
+    key = [base.parent.name, base.name, to_dict(how), to_dict(settings), sorted(split.train)]
+    return load_model(bench.cached(f"toy-{style}", key, make))
 
 
 def split_for(config: ToyConfig, seed: int, clusters: tuple[str, ...] | None = None) -> Split:
@@ -90,46 +89,44 @@ def split_for(config: ToyConfig, seed: int, clusters: tuple[str, ...] | None = N
     split = split_of(config, seed)
     if clusters is None:
         return split
-    def keep(part):
-        return {task: examples for task,
-                             examples in part.items() if DATASETS[task].cluster in clusters}
-    return dataclasses.replace(split, train=keep(split.train), validation=keep(split.validation))
+    train, validation = ({task: found for task, found in part.items() if DATASETS[task].cluster in clusters}
+                         for part in (split.train, split.validation))
+    return dataclasses.replace(split, train=train, validation=validation)
 
 
-def rows_of(results: dict[str, TaskResult], **columns: Any) -> list[dict[str, Any]]:
+def rows_of(results: dict[str, TaskResult], **columns: Any) -> Table:
     """One row of a claim's table for each task and wording."""
     return [
         {**columns, "cluster": DATASETS[task].cluster, "task": task, "template": template, "accuracy": accuracy,
          "chance": result.chance}
-        for task, result in results.items()
-        for template, accuracy in result.accuracies.items()
+        for task, result in results.items() for template, accuracy in result.accuracies.items()
     ]
 
 
-def results_of(table: list[dict[str, Any]], **which: Any) -> list[dict[str, TaskResult]]:
+def results_of(table: Table, **which: Any) -> list[dict[str, TaskResult]]:
     """What the rows that match say, task by task: one dict for each seed, in the order of the seeds."""
     found: dict[int, dict[str, TaskResult]] = {}
     for row in table:
         if all(row.get(key) == value for key, value in which.items()):
-            result = found.setdefault(row["seed"], {}).setdefault(row["task"],
-                TaskResult(row["task"], {}, row["chance"]))
-            result.accuracies[row["template"]] = row["accuracy"]
+            of_seed, task = found.setdefault(row["seed"], {}), row["task"]
+            of_seed.setdefault(task, TaskResult(task, {}, row["chance"])).accuracies[row["template"]] = row["accuracy"]
     return [found[seed] for seed in sorted(found)]
 
 
-def overalls(table: list[dict[str, Any]], **which: Any) -> list[float]:
+def overalls(table: Table, **which: Any) -> list[float]:
     """`overall` of the rows that match, a number a seed."""
     return [overall(results) for results in results_of(table, **which)]
 
 
-def chance(table: list[dict[str, Any]], **which: Any) -> float:
+def chance(table: Table, **which: Any) -> float:
     """What guessing gives on the rows that match, weighed as `overall` weighs."""
     return overalls([row | {"accuracy": row["chance"]} for row in table], **which)[0]
 
 
 def overall(results: dict[str, TaskResult]) -> float:
     """Mean over clusters of the mean over their tasks of the median over wordings."""
-    clusters = {DATASETS[task].cluster for task in results}
-    means = [[r.median for task, r in results.items() if DATASETS[task].cluster == cluster]
-             for cluster in sorted(clusters)]
-    return sum(sum(part) / len(part) for part in means) / len(means)
+    medians: dict[str, list[float]] = {}
+    for task, result in results.items():
+        medians.setdefault(DATASETS[task].cluster, []).append(result.median)
+    means = [sum(medians[cluster]) / len(medians[cluster]) for cluster in sorted(medians)]
+    return sum(means) / len(means)

@@ -16,20 +16,19 @@ each the median of pairs in a row.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from minialign.heads import describe_model
 from minialign.instruct.sft import demonstration_rows
-from minialign.lab.claims.runner import Bench, Claim, drawn, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, drawn, over_seeds
 from minialign.lab.claims.tuned import base_of
-from minialign.lab.plotting import bars_with_intervals, figure, save_png
+from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
 from minialign.peft.many_tasks import Serving, serve, stored_bytes
 from minialign.peft.saving import load
@@ -44,31 +43,33 @@ CLAIM = Claim("lora-many-tasks", "One base serves many tasks, each with one smal
 TASKS = ("who", "where", "what", "feeling", "mood", "title", "place", "kind_of")
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Tune eight LoRAs, serve them side by side, and compare."""
-    table: list[dict[str, Any]] = []
     for seed in range(bench.seeds):
         model, tokenizer = base_of(bench, "middle", seed)
         found = examples(TASKS, 40, seed)
-        rows = {task: [row for row in demonstration_rows(tokenizer, asked(task, found[task]), model.config.context,
-                                                         True)[0]] for task in TASKS}
+        rows = {task: demonstration_rows(tokenizer, posed(task, found[task]), model.config.context, True)[0]
+                for task in TASKS}
         folders = {task: tuned(bench, task, rows[task], seed) for task in TASKS}
         tokens = torch.tensor([(rows[task][0][0] * 40)[:40] for task in TASKS])  # one row a task, of equal length
         server = serve(base_of(bench, "middle", seed)[0].eval(), folders)
         with torch.no_grad():
             separate = torch.cat([alone(bench, seed, folders[task])(tokens[i : i + 1]) for i, task in enumerate(TASKS)])
-            together = run(server, TASKS, tokens)
+            together = logits(server, TASKS, tokens)
             one_task = [TASKS[0]] * len(TASKS)
-            ratio = in_turns(partial(run, server, TASKS, tokens), partial(run, server, one_task, tokens),
-                             5 if bench.fast else 60)
+            ratio = time_ratio(partial(logits, server, TASKS, tokens), partial(logits, server, one_task, tokens),
+                               5 if bench.fast else 60)
         whole = len(tensor_file(tensors_of(model)))
-        row = {"seed": seed, "largest difference": float((together - separate).abs().max()),
-               "bytes": whole + stored_bytes(folders)}
-        table.append(row | {"bytes of eight models": len(TASKS) * whole, "time of eight tasks / one": ratio})
-    return table
+        yield {
+            "seed": seed,
+            "largest difference": float((together - separate).abs().max()),
+            "bytes": whole + stored_bytes(folders),
+            "bytes of eight models": len(TASKS) * whole,
+            "time of eight tasks / one": ratio,
+        }
 
 
-def asked(task: str, found: list[dict]) -> list[dict]:
+def posed(task: str, found: list[dict]) -> list[dict]:
     """Examples in the first wording of their task, as demonstrations."""
     questions = [PROMPTS[task][0].pose(example) for example in found]
     return [{"prompt": question.prompt, "completion": " " + question.target} for question in questions]
@@ -80,28 +81,25 @@ def tuned(bench: Bench, task: str, rows: list, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         model, tokenizer = base_of(bench, "middle", seed)
-        run = TunedRun(folder)
+        run, data = TunedRun(folder), LabelledRows(rows, training.batch, seed)
         run.begin({**describe_model(model), "task": task}, tokenizer)
-        tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), LabelledRows(rows, training.batch, seed), next_token_loss,
-             lambda model: {}, training, run)
+        tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), data, next_token_loss, lambda model: {}, training, run)
 
     return bench.cached("many", [task, seed, bench.fast, len(rows)], make)
 
 
-def alone(bench: Bench, seed: int, folder: Path) -> torch.nn.Module:
+def alone(bench: Bench, seed: int, folder: Path) -> nn.Module:
     """The separate model of one task: its LoRA loaded and merged in."""
+    return merged_plain(load(base_of(bench, "middle", seed)[0], folder)).eval()
 
 
-    return merged_plain(load(copy.deepcopy(base_of(bench, "middle", seed)[0]), folder)).eval()
-
-
-def run(server: Serving, tasks: Sequence[str], tokens: torch.Tensor) -> torch.Tensor:
+def logits(server: Serving, tasks: Sequence[str], tokens: Tensor) -> Tensor:
     """(B, T, V) logits of one pass, a task for each row."""
     with server.rows(tasks) as served:
         return served(tokens)
 
 
-def in_turns(first: Callable, second: Callable, rounds: int) -> float:
+def time_ratio(first: Callable, second: Callable, rounds: int) -> float:
     """Median ratio of the times of two pieces of work, in turn, after three rounds that warm up."""
     ratios = []
     for _ in range(rounds + 3):
@@ -114,22 +112,22 @@ def in_turns(first: Callable, second: Callable, rounds: int) -> float:
     return sorted(ratios[3:])[rounds // 2]
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The three statements, and the numbers that decide."""
-    largest = max(row["largest difference"] for row in table)
+    largest = max(column(table, "largest difference"))
     share = max(row["bytes"] / row["bytes of eight models"] for row in table)
-    ratio = over_seeds([row["time of eight tasks / one"] for row in table])
+    ratio = over_seeds(column(table, "time of eight tasks / one"))
     checks = {"the same outputs": largest < 1e-4, "a quarter of the bytes": share < 0.25,
               "at most 1.5 times one task": ratio.high <= 1.5}
-    return (checks, f"largest difference of a logit {largest:.1e}; {share:.1%} of the bytes of eight models; eight "
+    return checks, (f"largest difference of a logit {largest:.1e}; {share:.1%} of the bytes of eight models; eight "
                     f"tasks in a batch take {ratio} times one task")
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """Bytes stored."""
     fig, axes = figure("stored, MB", "", 6.0, 2.4)
-    def of(what):
-        return drawn(over_seeds([row[what] / 1e6 for row in table]))
-    bars_with_intervals(axes, {"one base, eight LoRAs": of("bytes"), "eight models": of("bytes of eight models")})
+    names = {"one base, eight LoRAs": "bytes", "eight models": "bytes of eight models"}
+    bars_with_intervals(axes, {name: drawn(over_seeds([value / 1e6 for value in column(table, what)]))
+                               for name, what in names.items()})
     axes.set_xlim(left=0)
-    save_png(fig, path)
+    return fig

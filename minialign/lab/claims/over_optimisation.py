@@ -10,19 +10,16 @@ best of n beside it; the prices that no statement is about with the first proxy 
 proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are means over
 its first and last five updates. Beside what gold gained by the end of each run stands what best of n gains at the same
 KL, read off the line between the two n around it: gains, each from its own beginning, since the rollouts and best of n
-are on different stories. Where PPO goes further than the largest n, that one is taken, and it is said. The claim is
-four statements, each checked by a 95 % interval over the seeds:
+are on different stories. Where PPO goes further than the largest n, that one is taken, and it is said.
 
-    1. without a penalty the proxy rises                    2. without a penalty the gold score falls
-    3. with the main job's penalty gold does not fall       4. gold ends higher with the penalty than without it
+    1. without a penalty the proxy rises
+    2. without a penalty the gold score falls
+    3. with the main job's penalty gold does not fall
+    4. gold ends higher with the penalty than without it
 
-1, 2 and 4 fail unless their interval excludes 0; 3 fails unless its interval excludes a fall by more than 0.02. A proxy
-that has learned nothing has no rise to run away with; its accuracy stands in the table, so that this can be told from a
-claim that is false.
-
-What was changed. Until a run of all claims was to fit into 150 minutes the model was the main job's (width 96, 2400
-steps of instruction tuning) and the prices five. Without a penalty the proxy rose by .29 [.06, .52] there and gold
-moved by -.05 [-.13, .04], which was no fall by statement 2's rule; gold ended .04 [.01, .08] higher with the penalty.
+1, 2 and 4 fail unless their 95 % interval over the seeds excludes 0; 3 fails unless its interval excludes a fall by
+more than 0.02. A proxy that has learned nothing has no rise to run away with; its accuracy stands in the table, so that
+this can be told from a claim that is false.
 """
 
 from __future__ import annotations
@@ -33,21 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import ScalarModel, load_model
-from minialign.lab.claims.feedback import first_half, settings
-from minialign.lab.claims.runner import Bench, Claim, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
+from minialign.lab.claims.feedback import first_half, reward_model, settings
 from minialign.lab.demo.evaluation import gold_watch
 from minialign.lab.demo.pipeline import INSTRUCTED, SAMPLING, Made, ppo_settings
 from minialign.lab.demo.settings import DemoConfig
-from minialign.lab.plotting import line, save_png
+from minialign.lab.plotting import Figure, line
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.ranked import ranked_rows
-from minialign.rlhf.reward_model import answer_rows, train_reward_model
+from minialign.rlhf.reward_model import answer_rows
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
@@ -65,22 +61,21 @@ MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's start or end
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
     config, betas, updates = settings(bench, "middle", 0), (0.0, DemoConfig.beta), 2
     if not bench.fast:  # each proxy has a third of the stories: as many as the main job judges, and more practice
         config, betas, updates = dataclasses.replace(config, judged=2200, reward_steps=250, prompts=960), BETAS, 30
     base, made = first_half(bench, config)
-    table = []
     for seed in range(bench.seeds):
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
         for beta in betas if seed == 0 else (0.0, config.beta):
             how = ppo_settings(updates, len(made.practice), beta, seed)
             for record in optimise(bench, made, proxy, how, base):
                 row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
-                table.append(row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy})
-        table += choose_best(made, proxy, seed, accuracy, bench.fast)
-    return table
+                yield row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy}
+        for row in choose_best(made, proxy, seed, bench.fast):
+            yield row | {"proxy_accuracy": accuracy}
 
 
 def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
@@ -88,22 +83,17 @@ def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: 
     held-out prompts."""
     learned, held_out = split_by_prompt(made.comparisons)
     own = [comparison for comparison in learned if comparison["index"] % 3 == seed % 3]
-    ranked, valid = (ranked_rows(made.tokenizer, part, made.instructed.config.context)[0] for part in (own, held_out))
-    training = TrainingConfig(max(1, config.reward_steps // 3), 16, 1.5e-3, weight_decay=0.01, validate_every=1000,
-                              seed=seed)
-    prompts = [d["prompt"] for d in learned[:256]]
+    steps, context = max(1, config.reward_steps // 3), made.instructed.config.context
+    training = TrainingConfig(steps, 16, 1.5e-3, weight_decay=0.01, validate_every=1000, seed=seed)
 
-    def make(folder: Path) -> None:
-        answers = continue_texts(made.instructed, made.tokenizer, prompts, SAMPLING,
-                                 torch.Generator().manual_seed(seed))
-        run = RunFolder(folder)
-        run.begin({"what": "scalar-model", "model": to_dict(made.instructed.config), "training": to_dict(training)},
-                  made.tokenizer)
-        if not run.finished:
-            rows = answer_rows(made.tokenizer, prompts, answers, made.instructed.config.context)
-            train_reward_model(made.instructed, ranked, valid, rows, training, run)
+    def data() -> tuple:
+        prompts, generator = [comparison["prompt"] for comparison in learned[:256]], torch.Generator().manual_seed(seed)
+        answers = continue_texts(made.instructed, made.tokenizer, prompts, SAMPLING, generator)
+        ranked, valid = (ranked_rows(made.tokenizer, part, context)[0] for part in (own, held_out))
+        return ranked, valid, answer_rows(made.tokenizer, prompts, answers, context)
 
-    folder = bench.cached("proxy", [base.name, to_dict(training), seed], make)
+    key = [base.name, to_dict(training), seed]
+    folder = reward_model(bench, "proxy", key, made.instructed, made.tokenizer, training, data)
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]
 
 
@@ -114,47 +104,49 @@ def optimise(bench: Bench, made: Made, proxy: ScalarModel, how: PPOConfig, base:
     def make(folder: Path) -> None:
         run = RunFolder(folder)
         if not run.finished:
-            train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}",
-                      gold_watch(made.tokenizer, made.practice))
+            watch = gold_watch(made.tokenizer, made.practice)
+            train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}", watch)
 
     return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how)], make)).metrics()
 
 
-def choose_best(made: Made, proxy: ScalarModel, seed: int, accuracy: float, fast: bool) -> list[dict[str, Any]]:
+def choose_best(made: Made, proxy: ScalarModel, seed: int, fast: bool) -> Rows:
     """Best of n on the test stories, for every n from one sampling, with the closed form of its KL."""
     tests, sizes = made.tests[: 8 if fast else 100], SIZES[:3] if fast else SIZES
-    prompts = [d["prompt"] for d in tests]
-    answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, prompts, sizes[-1], SAMPLING,
-                                       torch.Generator().manual_seed(seed))
-    rows = []
+    answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, [d["prompt"] for d in tests], sizes[-1],
+                                       SAMPLING, torch.Generator().manual_seed(seed))
     for n in sizes:
         texts, best = best_of(answers, scores, n)
         golds = [score(Story.from_dict(d["story"]), text).gold for d, text in zip(tests, texts)]
         row = {"method": "best-of-n", "n": n, "seed": seed, "kl": best_of_n_kl(n), "proxy": float(best.mean())}
-        rows.append(row | {"gold": sum(golds) / len(golds), "proxy_accuracy": accuracy})
-    return rows
+        yield row | {"gold": sum(golds) / len(golds)}
 
 
-def seeds_of(table: list[dict[str, Any]], beta: float) -> list[int]:
+def seeds_of(table: Table, beta: float) -> list[int]:
     """The seeds that ran at this beta."""
-    return sorted({row["seed"] for row in table if row["method"] == "ppo" and row["beta"] == beta})
+    return sorted(distinct(table, "seed", method="ppo", beta=beta))
 
 
-def ends(table: list[dict[str, Any]], beta: float, field: str) -> list[tuple[float, float]]:
+def ends(table: Table, beta: float, field: str) -> list[tuple[float, float]]:
     """For each seed that ran at this beta, a field's mean over the first and over the last updates of its run."""
     found = []
     for seed in seeds_of(table, beta):
-        values = [row[field] for row in table if row["method"] == "ppo" and row["seed"] == seed and row["beta"] == beta]
+        values = column(table, field, method="ppo", seed=seed, beta=beta)
         edge = min(EDGE, max(1, len(values) // 2))
         found.append((sum(values[:edge]) / edge, sum(values[-edge:]) / edge))
     return found
 
 
-def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
+def gains(table: Table, beta: float, field: str) -> list[float]:
+    """How far a field moved by the end of each run at this beta."""
+    return [last - first for first, last in ends(table, beta, field)]
+
+
+def best_of_n_at(table: Table, seed: int, kl: float) -> float:
     """Gold of best of n at a KL, on the straight line against √KL between the two n around it; beyond the largest n
     that of the largest."""
-    points = sorted((math.sqrt(row["kl"]), row["gold"]) for row in table if row["method"] == "best-of-n"
-                    and row["seed"] == seed)
+    which = {"method": "best-of-n", "seed": seed}
+    points = sorted(zip(map(math.sqrt, column(table, "kl", **which)), column(table, "gold", **which)))
     d = math.sqrt(max(0.0, kl))
     for (x, gold), (next_x, next_gold) in zip(points, points[1:]):
         if d <= next_x:
@@ -162,40 +154,37 @@ def best_of_n_at(table: list[dict[str, Any]], seed: int, kl: float) -> float:
     return points[-1][1]
 
 
-def beside_best_of_n(table: list[dict[str, Any]]) -> str:
+def beside_best_of_n(table: Table) -> str:
     """For each price of KL, by how much PPO gained more gold than best of n at the same KL does, each from where it
     began."""
     said = []
-    furthest = max(row["kl"] for row in table if row["method"] == "best-of-n")
-    for beta in sorted({row["beta"] for row in table if row["method"] == "ppo"}):
-        finals = list(zip(seeds_of(table, beta), ends(table, beta, "gold"), ends(table, beta, "kl")))
-        more = [(last - first) - (best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)) for seed,
-                (first, last), (_, kl) in finals]
-        beyond = " (beyond the largest n)" if any(kl > furthest for _, _, (_, kl) in finals) else ""
-        said.append(f"{beta:g}: {over_seeds(more)}{beyond}")
+    furthest = max(column(table, "kl", method="best-of-n"))
+    for beta in sorted(distinct(table, "beta", method="ppo")):
+        kls = [kl for _, kl in ends(table, beta, "kl")]
+        rivals = [best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)
+                  for seed, kl in zip(seeds_of(table, beta), kls)]
+        beyond = " (beyond the largest n)" if max(kls) > furthest else ""
+        said.append(f"{beta:g}: {difference(gains(table, beta, 'gold'), rivals)}{beyond}")
     return "what PPO's gold gains more than that of best of n at the same KL, by beta " + ", ".join(said)
 
 
-def judge(table: list[dict[str, Any]], beta: float = DemoConfig.beta) -> tuple[dict[str, bool], str]:
+def judge(table: Table, beta: float = DemoConfig.beta) -> Verdict:
     """The four statements, from the table."""
-    proxy = over_seeds([end - start for start, end in ends(table, 0.0, "proxy")])
-    free = over_seeds([end - start for start, end in ends(table, 0.0, "gold")])
-    priced = over_seeds([end - start for start, end in ends(table, beta, "gold")])
-    gain = over_seeds([a[1] - b[1] for a, b in zip(ends(table, beta, "gold"), ends(table, 0.0, "gold"))])
+    proxy, free = (over_seeds(gains(table, 0.0, field)) for field in ("proxy", "gold"))
+    priced = over_seeds(gains(table, beta, "gold"))
+    higher = difference(*([last for _, last in ends(table, price, "gold")] for price in (beta, 0.0)))
     checks = {
         "without a penalty the proxy rises": proxy.low > 0,
         "without a penalty gold falls": free.high < 0,
         "with the penalty gold does not fall": priced.low > -MARGIN,
-        "gold ends higher with the penalty": gain.low > 0,
+        "gold ends higher with the penalty": higher.low > 0,
     }
-    accuracy = over_seeds([row["proxy_accuracy"] for row in table if row["method"] == "best-of-n" and row["n"] == 1])
-    why = (
+    accuracy = over_seeds(column(table, "proxy_accuracy", method="best-of-n", n=1))
+    return checks, (
         f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends "
-        f"{gain} above beta 0's; "
-        f"the proxies order {accuracy.mean:.0%} of held-out comparisons rightly; "
+        f"{higher} above beta 0's; the proxies order {accuracy.mean:.0%} of held-out comparisons rightly; "
         f"{beside_best_of_n(table)}"
     )
-    return checks, why
 
 
 def fit_law(d: list[float], gold: list[float], logarithm: bool) -> tuple[float, float]:
@@ -209,18 +198,22 @@ def smooth(values: list[float]) -> list[float]:
     return [sum(values[i : i + EDGE]) / len(values[i : i + EDGE]) for i in range(max(1, len(values) - EDGE + 1))]
 
 
-def curves(table: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+def curves(table: Table) -> dict[str, dict[str, list[float]]]:
     """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row; best of n
     along n."""
-    betas = sorted({row["beta"] for row in table if row["method"] == "ppo"})
-    found = {}
-    for method, key, value, label, order in [("ppo", "beta", beta, f"β {beta:g}", "update")
-                                             for beta in betas] + [("best-of-n", None, None, "best of n", "n")]:
-        rows = [row for row in table if row["method"] == method and (key is None or row[key] == value)]
-        places = sorted({row[order] for row in rows})
-        means = {f: [sum(r[f] for r in rows if r[order] == p) / sum(r[order] == p for r in rows) for p in places]
-                 for f in ("kl", "proxy", "gold")}
-        found[label] = {name: smooth(values) for name, values in means.items()} if method == "ppo" else means
+    runs = {f"β {beta:g}": {"method": "ppo", "beta": beta} for beta in sorted(distinct(table, "beta", method="ppo"))}
+    found = {label: means_along(table, "update", **which) for label, which in runs.items()}
+    found = {label: {name: smooth(means) for name, means in curve.items()} for label, curve in found.items()}
+    return found | {"best of n": means_along(table, "n", method="best-of-n")}
+
+
+def means_along(table: Table, order: str, **which: Any) -> dict[str, list[float]]:
+    """Means over the seeds of kl, proxy and gold at each value of a field."""
+    found: dict[str, list[float]] = {"kl": [], "proxy": [], "gold": []}
+    for place in sorted(distinct(table, order, **which)):
+        for name, means in found.items():
+            values = column(table, name, **which, **{order: place})
+            means.append(sum(values) / len(values))
     return found
 
 
@@ -229,26 +222,26 @@ def laws(found: dict[str, dict[str, list[float]]]) -> list[str]:
     said = []
     for label, means in found.items():
         d = [math.sqrt(max(0.0, kl)) for kl in means["kl"]]
-        moved = [(x, g - means["gold"][0]) for x, g in zip(d, means["gold"]) if x > 0.05]
+        moved = [(x, gold - means["gold"][0]) for x, gold in zip(d, means["gold"]) if x > 0.05]
         if len(moved) > 2:
-            a, b = fit_law([x for x, _ in moved], [g for _, g in moved], logarithm=label != "best of n")
+            a, b = fit_law(*map(list, zip(*moved)), logarithm=label != "best of n")
             said.append(f"{label}: a {a:+.3f}, b {b:+.3f}")
     return said
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """Proxy and gold against √KL, a colour for each price, mean over seeds; best of n beside them, and the fitted
     laws."""
     found = curves(table)
     fig = Figure(figsize=(12.6, 4.2), layout="constrained")
-    for axes, what, label in zip(fig.subplots(1, 2), ("proxy", "gold"), ("proxy, deviations of the reward",
-            "gold score, 0 to 1")):
+    labels = {"proxy": "proxy, deviations of the reward", "gold": "gold score, 0 to 1"}
+    for axes, (what, label) in zip(fig.subplots(1, 2), labels.items()):
         axes.set_xlabel("√KL from the reference (√nats)")
         axes.set_ylabel(label)
         for number, (name, means) in enumerate(found.items()):
             line(axes, number, [math.sqrt(max(0.0, kl)) for kl in means["kl"]], means[what], name)
-    fig.axes[0].legend(loc="upper left", fontsize=9)
+    left, right = fig.axes
+    left.legend(loc="upper left", fontsize=9)
     text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(found)])
-    # beside the curves, not on them
-    fig.axes[1].text(1.03, 1.0, text, transform=fig.axes[1].transAxes, fontsize="small", va="top")
-    save_png(fig, path)
+    right.text(1.03, 1.0, text, transform=right.transAxes, fontsize="small", va="top")  # beside the curves
+    return fig

@@ -1,10 +1,11 @@
-r"""The verdicts of all claims as one page with all figures, index.html.
+r"""The verdicts of all claims for people, from what a run leaves: OUT/ID/{verdict.json, table.csv, figure.png}.
 
-It is written from the files that a run of the claims leaves, OUT/ID/{verdict.json, table.csv, figure.png}, and from
-nothing else. Same files, same bytes.
+    index.html        in OUT: every claim with its figures, its checks and its table; same files, same bytes
+    OUT/README.md     between its markers: the gallery of figures and the table of verdicts
+    README.md         between its markers: heading of the notes -> file -> notebook
 
-Read next: readme.py (the same for the README), runner.py.
-Try it:  python -m minialign claims --out runs/claims, then open runs/claims/index.html
+Read next: runner.py. Try it:  python -m minialign claims --out runs/claims, then open runs/claims/index.html;
+python -m minialign claims --readme README.md --out data/claims
 """
 
 from __future__ import annotations
@@ -12,28 +13,49 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import os
+import textwrap
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from minialign.lab.claims.runner import CLAIMS, FAILS, HOLDS, PARTLY
-from minialign.runs.files import read_json, write_atomic
+from minialign.lab.claims.runner import CLAIMS, FAILS, HEADINGS, HOLDS, PARTLY, TABLE, load
+from minialign.runs.errors import UserError
+from minialign.runs.files import read_json, read_text, write_atomic
 
 # verdict -> its style on the page and its sign
 SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗")}
-HEADINGS = {  # heading of the notes -> its claims
-    "Instruction tuning": ("t0-unseen-tasks", "t0-templates", "flan-clusters", "t5-fixed-format"),
-    "Human feedback": (
-        *("size-is-not-alignment", "rouge-is-poor", "humans-disagree", "reward-scaling", "over-optimisation",
-          "people-prefer-rlhf", "instructgpt"),
-    ),
-    "Fine-tuning": (
-        *("transfer-distance", "bitfit", "adapter-identity", "adapter-size", "lora-rank", "lora-size",
-          "lora-many-tasks", "prompt-tuning"),
-    ),
-    "Quantization": ("absmax-zeropoint", "ptq-qat", "static-dynamic", "int8-outliers", "half-precision"),
-    "Distillation": ("distillation",),
+ACROSS = 3  # figures beside each other in the gallery
+ALT = 110  # characters of a figure's alternative text
+NOTEBOOKS = ("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback",
+             "05_ppo", "06_fine_tuning", "07_quantization", "08_llm_int8", "09_distillation", "10_all_together")
+MAP = {  # heading of the notes -> files below minialign/, numbers of notebooks
+    "The transformer (before the notes)": ("transformer.py heads.py generation.py", (1,)),
+    "Pretraining (before the notes)": (
+        "pretrain/causal_lm.py pretrain/masked_lm.py pretrain/span_corruption.py pretrain/pretrain.py", (2,)),
+    "T0 model; templates for prompting; results; FLAN": (
+        "instruct/t5.py instruct/t0.py instruct/flan.py instruct/zero_shot.py world/prompts.json", (3,)),
+    "Model alignment; collecting human feedback": (
+        "rlhf/comparisons.py lab/labelling/page.py world/annotators.py rlhf/rouge.py", (4,)),
+    "Train a reward model": ("rlhf/reward_model.py rlhf/ranked.py rlhf/reward_checks.py", (4,)),
+    "Fine-tune on feedback; the KL term": ("rlhf/kl.py rlhf/ppo.py rlhf/best_of_n.py rlhf/dpo.py", (5,)),
+    "Results of alignment": ("rlhf/equal_length.py lab/demo/pipeline.py lab/report/pipeline.py", (5,)),
+    "InstructGPT; new trend": ("instruct/sft.py rlhf/pretraining_mix.py", (3, 5, 10)),
+    "Fine-tuning vs feature-based transfer": ("peft/full.py peft/feature_based.py peft/transfer.py", (6,)),
+    "Parameter-efficient fine-tuning (PEFT)": ("peft/methods.py peft/trainable.py", (6,)),
+    "BitFit": ("peft/bitfit.py", (6,)),
+    "Adapter layers": ("peft/adapters.py", (6,)),
+    "Low-rank adaptation (LoRA)": ("peft/lora.py peft/many_tasks.py", (6,)),
+    "Prompt tuning": ("peft/prompt_tuning.py", (6,)),
+    "Quantization": ("quant/mappings.py quant/calibration.py quant/ptq.py quant/qat.py quant/linear.py", (7,)),
+    "LLM.int8(); half precision": ("quant/llm_int8.py quant/fast_products.py quant/half.py", (8,)),
+    "Model distillation": (
+        "distill/soft_targets.py distill/distilbert.py distill/tinybert.py distill/minilm.py distill/distilgpt2.py "
+        "distill/sequence_level.py distill/on_policy.py", (9,)),
+    "Real models (beside the notes)": (
+        "lab/pretrained/smollm2.py lab/pretrained/minilm.py lab/pretrained/gpt2.py lab/pretrained/t5.py", (8, 10)),
 }
 
 
@@ -47,21 +69,22 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any] | None]:
     return found
 
 
+# index.html
+
+
 def write_page(folder: Path) -> Path:
-    """Write index.html into the folder: every claim that was run in it, with its figure and its checks; quick looks are
-    marked as such."""
-    folder = Path(folder)
-    parts, links = [], []
+    """Write index.html into the folder: every claim that was run in it, quick looks too, and marked as such."""
+    folder, parts, links = Path(folder), [], []
     for heading, ids in HEADINGS.items():
-        found = {id: read_json(folder / id / "verdict.json") for id in ids if id in CLAIMS
-                 and (folder / id / "verdict.json").exists()}
+        run = [id for id in ids if (folder / id / "verdict.json").exists()]
+        found = {id: read_json(folder / id / "verdict.json") for id in run}
         links += [f'<li>{mark(verdict["verdict"])}<a href="#{id}">{id}</a></li>' for id, verdict in found.items()]
         if found:
-            parts.append(f"<h2>{html.escape(heading)}</h2>\n" + "\n".join(card(folder, id, verdict) for id,
-                verdict in found.items()))
+            cards = "\n".join(card(folder, id, verdict) for id, verdict in found.items())
+            parts.append(f"<h2>{html.escape(heading)}</h2>\n{cards}")
     page = Template(files("minialign.lab.claims").joinpath("page.html").read_text(encoding="utf-8"))
-    write_atomic(folder / "index.html", page.substitute(count=len(links), links="".join(links),
-                                                        content="\n".join(parts)))
+    content = page.substitute(count=len(links), links="".join(links), content="\n".join(parts))
+    write_atomic(folder / "index.html", content)
     return folder / "index.html"
 
 
@@ -74,35 +97,138 @@ def mark(verdict: str) -> str:
 def card(folder: Path, id: str, verdict: dict[str, Any]) -> str:
     """One claim on the page: what is claimed and what was found, the figures, and the table folded away."""
     esc = html.escape
-    checks = "".join(f"<li>{mark(HOLDS if holds else FAILS)}{esc(name)}</li>" for name,
-                     holds in verdict["checks"].items())
+    checks = "".join(f"<li>{mark(HOLDS if holds else FAILS)}{esc(name)}</li>"
+                     for name, holds in verdict["checks"].items())
     measured = "".join(f"<li>{esc(part)}</li>" for part in verdict["why"].split("; "))
     figures = "".join(
         f'<img alt="{esc(verdict["claim"])} {esc(verdict["why"])}" '
         f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
         for path in sorted((folder / id).glob("*.png"))
     )
-    quick = " · a quick look, too small to decide anything" if verdict["fast"] else ""
-    facts = (f"{verdict['source']} · {verdict['seeds']} seed{'s' * (verdict['seeds'] > 1)} · {verdict['seconds']:,.0f} "
-             f"s · claims/{CLAIMS[id]}.py{quick}")
+    seeds = f"{verdict['seeds']} seed{'s' * (verdict['seeds'] > 1)}"
+    facts = f"{verdict['source']} · {seeds} · {verdict['seconds']:,.0f} s · claims/{CLAIMS[id]}.py"
+    facts += " · a quick look, too small to decide anything" if verdict["fast"] else ""
     return (
         f'<section id="{id}"><h3>{esc(verdict["claim"])}</h3><div class="two"><div><p class="verdict '
         f'{SIGNS[verdict["verdict"]][0]}">{verdict["verdict"]}</p>'
         f'<ul class="checks">{checks}</ul><ul class="measured">{measured}</ul><p class="facts">{esc(facts)}</p></div>'
-        f'<div class="figures">{figures}</div></div>{rows(folder / id / "table.csv")}</section>'
+        f'<div class="figures">{figures}</div></div>{folded_table(folder / id / TABLE)}</section>'
     )
 
 
-def rows(path: Path, most: int = 60) -> str:
+def folded_table(path: Path, most: int = 60) -> str:
     """A claim's table, folded away; its first rows when it is long."""
     if not path.exists():
         return ""
     with open(path, encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
-    def cells(line, kind):
-        return "<tr>" + "".join(f"<{kind}>{html.escape(value)}</{kind}>"
-                                                    for value in line) + "</tr>"
-    body = "".join(cells(line, "td") for line in lines[1 : most + 1])
-    rest = f"<p>the first {most} of {len(lines) - 1} rows; all are in table.csv</p>" if len(lines) - 1 > most else ""
-    return (f'<details><summary>table</summary><div '
-            f'class="wide"><table>{cells(lines[0], "th")}{body}</table></div>{rest}</details>')
+        head, *rows = csv.reader(file)
+    body = "".join(table_row(row, "td") for row in rows[:most])
+    rest = f"<p>the first {most} of {len(rows)} rows; all are in table.csv</p>" if len(rows) > most else ""
+    return (f'<details><summary>table</summary><div class="wide"><table>{table_row(head, "th")}{body}</table></div>'
+            f"{rest}</details>")
+
+
+def table_row(cells: list[str], tag: str) -> str:
+    """A row of an HTML table."""
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+# the two README.md
+
+
+def write_readme(readme: Path, folder: Path) -> None:
+    """Write the map into the project's README.md, gallery and verdicts into the README.md beside the results.
+
+    Raises:
+        UserError: one of the files has no markers; then none is changed.
+    """
+    contents = {path: filled(path, parts) for path, parts in readme_parts(readme, folder).items()}
+    for path, text in contents.items():
+        write_atomic(path, text)
+
+
+def readme_parts(readme: Path, folder: Path) -> dict[Path, dict[str, str]]:
+    """File -> name of each part -> what stands between its markers."""
+    sources = Path(os.path.relpath(Path(readme).parent / "minialign/lab/claims", folder)).as_posix()
+    beside = {"gallery": gallery(folder), "verdicts": verdict_table(folder, sources)}
+    return {Path(readme): {"map": map_table()}, Path(folder) / "README.md": beside}
+
+
+def map_table() -> str:
+    """Heading of the notes -> files -> notebook, as a table in Markdown."""
+    lines = ["| heading of the notes | file | notebook |", "| --- | --- | --- |"]
+    for heading, (paths, numbers) in MAP.items():
+        links, before = [], ""
+        for path in paths.split():  # a folder is written where it changes
+            folder, _, name = path.rpartition("/")
+            links.append(f"[`{name if folder == before else path}`](minialign/{path})")
+            before = folder
+        notebooks = [f"[{NOTEBOOKS[number][:2]}](notebooks/{NOTEBOOKS[number]}.ipynb)" for number in numbers]
+        lines.append(f"| {heading} | {', '.join(links)} | {', '.join(notebooks)} |")
+    return "\n".join(lines)
+
+
+def signed(verdict: dict[str, Any] | None) -> str:
+    """A verdict in bold, behind its sign."""
+    return "not run in full" if verdict is None else f"{SIGNS[verdict['verdict']][1]} **{verdict['verdict']}**"
+
+
+def gallery(folder: Path) -> str:
+    """The figures of the claims that were measured, some beside each other, each above what is claimed and the
+    verdict."""
+    cells = []
+    for id, verdict in verdicts(folder).items():
+        if verdict is None or not (Path(folder) / id / "figure.png").exists():
+            continue
+        alt = html.escape(textwrap.shorten(verdict["why"], ALT, placeholder=" …"))
+        cells.append(
+            f'<td width="{100 // ACROSS}%" valign="top"><a href="{id}/figure.png"><img src="{id}/figure.png" '
+            f'alt="{alt}"></a><br>{html.escape(load(id).CLAIM.text)} '
+            f"<b>{SIGNS[verdict['verdict']][1]} {verdict['verdict']}</b></td>"
+        )
+    rows = ["<tr>\n" + "\n".join(cells[start : start + ACROSS]) + "\n</tr>" for start in range(0, len(cells), ACROSS)]
+    return "<table>\n" + "\n".join(rows) + "\n</table>"
+
+
+def verdict_table(folder: Path, sources: str) -> str:
+    """The verdicts as a table in Markdown, under the headings of the notes: claim, verdict, the numbers that decide,
+    what was tried, paper. `sources` is the claims' folder as the links name it."""
+    found = verdicts(folder)
+    lines = ["| claim | verdict | what was measured | what was tried | paper |", "| --- | --- | --- | --- | --- |"]
+    for heading, ids in HEADINGS.items():
+        lines.append(f"| **{heading}** | | | | |")
+        for id in ids:
+            claim, verdict = load(id).CLAIM, found[id]
+            why = "" if verdict is None else verdict["why"].replace("|", "\\|")
+            notes = f"[notes]({id}/notes.md)" if (Path(folder) / id / "notes.md").exists() else ""
+            lines.append(f"| [{claim.text}]({sources}/{CLAIMS[id]}.py) | {signed(verdict)} | {why} | {notes} | "
+                         f"{claim.source} |")
+    return "\n".join(lines)
+
+
+def between(text: str, part: str, path: Path) -> tuple[str, str, str]:
+    """What stands before and with a part's first marker, between the two, and from the second on.
+
+    Raises:
+        UserError: the file has no such markers.
+    """
+    begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
+    if begin not in text or end not in text.split(begin, 1)[1]:
+        raise UserError(f"has no place for the {part}: a line {begin.strip()} and, after it, a line {end}", path)
+    before, rest = text.split(begin, 1)
+    inside, after = rest.split(end, 1)
+    return before + begin, inside, end + after
+
+
+def filled(path: Path, parts: Mapping[str, str]) -> str:
+    """The text of a file with each part between its two markers. Raises UserError when the file has none."""
+    text = read_text(path)
+    for part, content in parts.items():
+        before, _, after = between(text, part, path)
+        text = f"{before}{content}\n{after}"
+    return text
+
+
+def write_parts(path: Path, parts: Mapping[str, str]) -> None:
+    """Put each part between its two markers in a file. Raises UserError, and changes nothing, when it has none."""
+    write_atomic(path, filled(path, parts))

@@ -6,7 +6,8 @@ with it at ten billion parameters.
 The test, on the near task, which a frozen model could know: prompts of 1, 4 and 16 vectors at three sizes, and full
 fine-tuning of the same models.
 
-    1. longer prompts help: 16 against 1, at the middle size            2. at the largest size 16 vectors are within 0.05 of full fine-tuning
+    1. longer prompts help: 16 against 1, at the middle size
+    2. at the largest size 16 vectors are within 0.05 of full fine-tuning
     3. the gap to full fine-tuning closes from the smallest to the largest model
 
 1 and 3 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 2 looks at the upper end.
@@ -14,54 +15,47 @@ fine-tuning of the same models.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from minialign.lab.claims.runner import Bench, Claim, difference, over_seeds
-from minialign.lab.claims.tuned import NEAR, accuracy, column, searched
-from minialign.lab.plotting import figure, legend, lines_with_intervals, save_png
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
+from minialign.lab.claims.tuned import NEAR, accuracies, accuracy, searched
+from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.peft.prompt_tuning import PromptConfig
 
 CLAIM = Claim("prompt-tuning", "A few trained vectors before the text suffice, the more so the larger the model.",
               "Lester et al. 2021, Fig. 1 and 3")
 SIZES = ("tiny", "middle", "large")
-LENGTHS = (1, 4, 16)
+LENGTHS = {0: "full fine-tuning", 1: "1 vector", 4: "4 vectors", 16: "16 vectors"}
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
-    """Lengths and sizes."""
-    table: list[dict[str, Any]] = []
+def measure(bench: Bench) -> Rows:
+    """Lengths and sizes; length 0 is full fine-tuning."""
     for size in ("tiny", "middle") if bench.fast else SIZES:
-        table += searched(bench, size, NEAR, "full", length=0)
         for length in LENGTHS:
-            table += searched(bench, size, NEAR, "prompt-tuning", PromptConfig(length), length=length)
-    return table
+            method, config = ("prompt-tuning", PromptConfig(length)) if length else ("full", None)
+            yield from searched(bench, size, NEAR, method, config, length=length)
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
-    """The three statements, and the numbers that decide. Length 0 is full fine-tuning."""
-    sizes = list(dict.fromkeys(row["size"] for row in table))
-    def of(size, length):
-        return column(table, "accuracy", size=size, length=length)
-    longer = difference(of("middle", LENGTHS[-1]), of("middle", LENGTHS[0]))
-    gaps = {size: [a - b for a, b in zip(of(size, 0), of(size, LENGTHS[-1]))] for size in sizes}
-    last, closing = over_seeds(gaps[sizes[-1]]), difference(gaps[sizes[0]], gaps[sizes[-1]])
-    checks = {"longer prompts help": longer.low > 0, "near full fine-tuning at the largest size": last.high < 0.05,
+def judge(table: Table) -> Verdict:
+    """The three statements, and the numbers that decide."""
+    longer = difference(*(accuracies(table, size="middle", length=length) for length in (16, 1)))
+    gaps = {size: minus(*(accuracies(table, size=size, length=length) for length in (0, 16)))
+            for size in distinct(table, "size")}
+    smallest, *_, largest = gaps.values()
+    closing = difference(smallest, largest)
+    checks = {"longer prompts help": longer.low > 0,
+              "near full fine-tuning at the largest size": over_seeds(largest).high < 0.05,
               "the gap closes with size": closing.low > 0}
-    said = ", ".join(f"{size} {over_seeds(values)}" for size, values in gaps.items())
-    return (checks, f"16 vectors instead of 1: {longer}; behind full fine-tuning by size: {said}; from the smallest to "
+    said = ", ".join(f"{size} {over_seeds(gap)}" for size, gap in gaps.items())
+    return checks, (f"16 vectors instead of 1: {longer}; behind full fine-tuning by size: {said}; from the smallest to "
                     f"the largest the gap closes by {closing}")
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """Accuracy against size, a curve a length."""
     fig, axes = figure("parameters", "accuracy on the near task", 6.0, 3.8)
-    sizes = list(dict.fromkeys(row["size"] for row in table))
+    sizes = distinct(table, "size")
     places = [column(table, "parameters", size=size, length=0)[0] for size in sizes]
-    names = {0: "full fine-tuning"} | {length: f"{length} vector{'s' * (length > 1)}" for length in LENGTHS}
-    def of(size, length):
-        return accuracy(table, size=size, length=length)
-    lines_with_intervals(axes, places, {name: [of(size, length) for size in sizes] for length, name in names.items()})
+    lines_with_intervals(axes, places, {name: [accuracy(table, size=size, length=length) for size in sizes]
+                                        for length, name in LENGTHS.items()})
     axes.set_xscale("log")
     legend(axes)
-    save_png(fig, path)
+    return fig

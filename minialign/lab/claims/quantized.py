@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from minialign.heads import LanguageModel, load_model
+from minialign.lab.claims import Bench
 from minialign.lab.claims.instructed import small, toy, toy_gpt
-from minialign.lab.claims.runner import Bench
 from minialign.lab.demo.instruct import corpus
 from minialign.lab.fidelity import Fidelity, fidelity
 from minialign.pretrain.causal_lm import encode_documents
@@ -38,15 +38,11 @@ class Subject:
     texts: list[str]  # what it was trained on: calibration and further training
     rows: Tensor  # (ROWS, LENGTH) ids that it never saw
 
-    def beginnings(self, texts: list[str]) -> Tensor:
-        """(≤ n, LENGTH) ids of those texts that are long enough."""
-        return beginnings(self.tokenizer, texts)
-
 
 def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
-    """The first LENGTH ids of each text that has as many."""
-    return torch.tensor([ids[:LENGTH] for ids in encode_documents(tokenizer, texts) if len(ids) >= LENGTH]).view(-1,
-        LENGTH)
+    """(≤ n, LENGTH): the first ids of each text that has as many."""
+    rows = [ids[:LENGTH] for ids in encode_documents(tokenizer, texts) if len(ids) >= LENGTH]
+    return torch.tensor(rows).view(-1, LENGTH)
 
 
 def subject(bench: Bench, seed: int) -> Subject:

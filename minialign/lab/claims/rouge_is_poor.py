@@ -9,7 +9,8 @@ with itself and would be no test). ROUGE-1, -2 and -L of each summary with the s
 reward model of the main job, each against the annotators' choices, pair by pair. Which pairs: drawn from several
 policies, as they were collected; and the hard ones, both from the same policy.
 
-    1. the reward model agrees with people more often than ROUGE-1, -2 and -L, over all pairs         2. and over the pairs of one policy
+    1. the reward model agrees with people more often than ROUGE-1, -2 and -L, over all pairs
+    2. and over the pairs of one policy
     3. ROUGE misses lies: of a true summary and the same one with one detail exchanged it prefers the true one in less
        than 75 %, whichever kind of ROUGE
 
@@ -17,23 +18,16 @@ policies, as they were collected; and the hard ones, both from the same policy.
 summary is one of the story's, in other words than the reference; of one of its statements a name, a thing, a place or
 the like is exchanged for what the story does not say, and the sentence stays as it is. The reward model is asked about
 the same pairs; what it says stands in the table and decides nothing.
-
-What was changed. Until then 3 took two summaries drawn apart, one with a statement or two falsified, that covered
-equally much; that chose true ones which said less (ROUGE-1 found them in .41), so the pairs differed in more than
-truth.
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
-from typing import Any
 
 from minialign.heads import ScalarModel
-from minialign.lab.claims.feedback import aligned, compared
-from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_seeds
-from minialign.lab.demo.pipeline import Demo
-from minialign.lab.plotting import bars_with_intervals, figure, legend, reference_line, save_png
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point
+from minialign.lab.claims.feedback import aligned, compared, job_in
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.reward_model import answer_rows, score_rows
 from minialign.rlhf.rouge import rouge
@@ -45,30 +39,25 @@ from minialign.world.tasks import falsify, reference_summary
 CLAIM = Claim("rouge-is-poor", "ROUGE misses what people value; a reward model agrees with them more often.",
               "Stiennon et al. 2020, §4.4")
 KINDS = ("rouge1", "rouge2", "rougeL")
+JUDGES = ("reward model", *KINDS)
 LIES = "one detail exchanged"
 MISSED = 0.75
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Order the same pairs by overlap and by reward."""
-    table: list[dict[str, Any]] = []
     for seed in range(bench.seeds):
         _, models, made = aligned(bench, "middle", seed)
         folder, _, config = compared(bench, "middle", seed)
-        judged = Demo(folder, config, lambda text: None).written()[2]  # the demonstrations whose stories were compared
-        _, held_out = split_by_prompt(made.comparisons)
+        judged = job_in(folder, config).written()[2]  # the demonstrations whose stories were compared
+        held_out = [pair | {"reference": judged[pair["index"]]["completion"]}
+                    for pair in split_by_prompt(made.comparisons)[1]]
         written = [c for c in held_out if "reference" not in (c["chosen_policy"], c["rejected_policy"])]
-        for pairs, name in ((written, "all"), ([c for c in written if c["chosen_policy"] == c["rejected_policy"]],
-                                               "one policy")):
-            agreed = agreement(pairs, [judged[c["index"]]["completion"] for c in pairs], models["reward"],
-                               made.tokenizer)
-            table += [{"pairs": name, "judge": judge_, "seed": seed, "agreement": value, "count": len(pairs)}
-                      for judge_, value in agreed.items()]
-        pairs = lies(made.tests[: 20 if bench.fast else 400], seed)
-        truth = agreement(pairs, [pair["reference"] for pair in pairs], models["reward"], made.tokenizer)
-        table += [{"pairs": LIES, "judge": judge_, "seed": seed, "agreement": value, "count": len(pairs)} for judge_,
-                  value in truth.items()]
-    return table
+        same = [c for c in written if c["chosen_policy"] == c["rejected_policy"]]
+        kinds = {"all": written, "one policy": same, LIES: lies(made.tests[: 20 if bench.fast else 400], seed)}
+        for name, pairs in kinds.items():
+            for judge_, agreed in agreement(pairs, models["reward"], made.tokenizer).items():
+                yield {"pairs": name, "judge": judge_, "seed": seed, "agreement": agreed, "count": len(pairs)}
 
 
 def overlap(answer: str, reference: str) -> dict[str, float]:
@@ -82,16 +71,18 @@ def right(better: float, worse: float) -> float:
     return 0.5 if better == worse else float(better > worse)
 
 
-def agreement(pairs: list[dict], references: list[str], reward: ScalarModel, tokenizer: Tokenizer) -> dict[str, float]:
-    """Share of the pairs in which each judge prefers what the annotator chose."""
-    prompts = [c["prompt"] for c in pairs]
-    scores = {side: score_rows(reward, answer_rows(tokenizer, prompts, [c[side] for c in pairs])).tolist()
-              for side in ("chosen", "rejected")}
+def agreement(pairs: list[dict], reward: ScalarModel, tokenizer: Tokenizer) -> dict[str, float]:
+    """Share of the pairs in which each judge prefers what the annotator chose; each pair has its "reference"."""
+    prompts, scores, overlaps = [pair["prompt"] for pair in pairs], {}, {}
+    for side in ("chosen", "rejected"):
+        texts = [pair[side] for pair in pairs]
+        scores[side] = score_rows(reward, answer_rows(tokenizer, prompts, texts)).tolist()
+        overlaps[side] = [overlap(pair[side], pair["reference"]) for pair in pairs]
     found = {"reward model": sum(map(right, scores["chosen"], scores["rejected"])) / len(pairs)}
-    overlaps = [(overlap(c["chosen"], reference), overlap(c["rejected"], reference)) for c,
-                reference in zip(pairs, references)]
-    return found | {kind: sum(right(chosen[kind], rejected[kind]) for chosen, rejected in overlaps) / len(pairs)
-                    for kind in KINDS}
+    for kind in KINDS:
+        agreed = (right(chosen[kind], rejected[kind]) for chosen, rejected in zip(*overlaps.values()))
+        found[kind] = sum(agreed) / len(pairs)
+    return found
 
 
 def lies(tests: list[dict], seed: int) -> list[dict]:
@@ -123,39 +114,36 @@ def with_one_detail_exchanged(summary: str, story: Story, rng: random.Random) ->
         (field,) = (name for name in after if after[name] != before.get(name))
         start, end = statement.span
         changed = summary[:start] + summary[start:end].replace(str(before[field]), str(after[field]), 1) + summary[end:]
-        if [other.event for other in parse(changed)] == [swapped if one is statement else one.event
-                                                         for one in statements]:
+        wanted = [swapped if one is statement else one.event for one in statements]
+        if [one.event for one in parse(changed)] == wanted:
             return changed
     return None
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The statements, and the numbers that decide."""
-    def of(pairs, name):
-        return [row["agreement"] for row in table if (row["pairs"], row["judge"])
-                                  == (pairs, name)]
-    ahead = {pairs: [difference(of(pairs, "reward model"), of(pairs, kind)) for kind in KINDS]
+    agreed = {pairs: {name: column(table, "agreement", pairs=pairs, judge=name) for name in JUDGES}
+              for pairs in ("all", "one policy", LIES)}
+    truth = {name: over_seeds(agreed[LIES][name], 0.0, 1.0) for name in (*KINDS, "reward model")}
+    ahead = {pairs: [difference(agreed[pairs]["reward model"], agreed[pairs][kind]) for kind in KINDS]
              for pairs in ("all", "one policy")}
-    truth = {judge_: over_seeds(of(LIES, judge_), 0.0, 1.0) for judge_ in (*KINDS, "reward model")}
     checks = {
         "the reward model is ahead": all(gain.low > 0 for gain in ahead["all"]),
         "also between samples of one model": all(gain.low > 0 for gain in ahead["one policy"]),
         "ROUGE misses lies": all(truth[kind].high < MISSED for kind in KINDS),
     }
-    said = "; ".join(f"{pairs}: " + ", ".join(f"{name} {over_seeds(of(pairs, name)).mean:.3f}"
-                                              for name in ("reward model", *KINDS)) for pairs in ahead)
+    said = "; ".join(f"{pairs}: " + ", ".join(f"{name} {over_seeds(agreed[pairs][name]).mean:.3f}" for name in JUDGES)
+                     for pairs in ahead)
     found = ", ".join(f"{name} {interval}" for name, interval in truth.items())
-    return (checks, f"agreement with annotators, {said}; of a true summary and the same with one detail exchanged the "
+    return checks, (f"agreement with annotators, {said}; of a true summary and the same with one detail exchanged the "
                     f"true one is found by {found}")
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """Agreement with people's choices, a bar for each judge."""
     fig, axes = figure("agreement with annotators on pairs of unseen stories", "", 6.4, 3.2)
-    def of(name):
-        return [row["agreement"] for row in table if (row["pairs"], row["judge"]) == ("all", name)]
-    bars_with_intervals(axes, {name: drawn(over_seeds(of(name))) for name in ("reward model", *KINDS)})
+    bars_with_intervals(axes, {name: point(table, "agreement", pairs="all", judge=name) for name in JUDGES})
     axes.set_xlim(0, 1)
     reference_line(axes, 0.5, "chance", vertical=True)
     legend(axes)
-    save_png(fig, path)
+    return fig

@@ -19,27 +19,19 @@ is the look for the largest value; it is timed on one linear layer and 512 token
 likewise. That static is steady, a document's logits the same whatever its neighbours in the batch, is so by
 construction, and so it is with a scale for each token; how far one scale for the tensor lets neighbours move them
 stands in the table and decides nothing.
-
-What was found. The text in capitals makes *smaller* activations, so that its range cuts off the rare large ones; at
-five bits that is better than the range of the right text by min-max, as it is for the mse observer, which looks for
-such a cut. And our static layer saves next to nothing: it looks at its input all the same, to refuse NaN, which a cast
-to int8 would hide. Dynamic took 1.026 [.998, 1.055] times as long in one full run, 1.013 [1.002, 1.024] in the next and
-1.046 [.912, 1.180] in the third: whether statement 3 holds is decided by the machine's noise.
 """
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import nn
 
-from minialign.lab.claims.quantized import Subject, cost, subject
-from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_seeds
-from minialign.lab.plotting import figure, legend, lines_with_intervals, save_png
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
+from minialign.lab.claims.quantized import Subject, beginnings, cost, subject
+from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.quant.calibration import MinMax
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SchemeConfig, quantized_layer
@@ -49,35 +41,35 @@ CLAIM = Claim("static-dynamic", "Calibrated scales are fast and steady; scales m
 SIZES = (1, 8, 64)  # documents of a calibration set
 BITS = (8, 5)  # of an activation
 DYNAMIC, WHOLE, WRONG = "dynamic, a token", "dynamic, a tensor", "static, wrong text"
+RIGHT, MSE = "static, min-max", "static, mse"
 ROUNDS = 40  # timings of each way
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Quantize with every kind of scale and compare."""
-    table, steady = [], []
+    steady = []
     for seed in range(bench.seeds):
         made = subject(bench, seed)
-        pace = speed_ratio(5 if bench.fast else ROUNDS, seed)
-        right, wrong = made.beginnings(made.texts[:200]), made.beginnings([text.upper() for text in made.texts[:200]])
+        pace, texts = speed_ratio(5 if bench.fast else ROUNDS, seed), made.texts[:200]
+        right, wrong = (beginnings(made.tokenizer, part) for part in (texts, [text.upper() for text in texts]))
         for bits in BITS:
-            static = {name: SchemeConfig("static", activation_per="tensor", activation_bits=bits, observer=name)
-                      for name in ("min-max", "mse")}
-            tried = {(DYNAMIC, 0): (SchemeConfig(activation_bits=bits), None)}
-            tried |= {(WHOLE, 0): (SchemeConfig(activation_per="tensor", activation_bits=bits), None)}
-            tried |= {(WRONG, SIZES[-1]): (static["min-max"], [wrong[: SIZES[-1]]])}
-            tried |= {(f"static, {name}", size): (scheme, list(right[:size].split(32))) for name,
-                      scheme in static.items() for size in SIZES}
-            for (how, size), (scheme, batches) in tried.items():
+            tensor = SchemeConfig(activation_per="tensor", activation_bits=bits)
+            min_max, mse = (SchemeConfig("static", activation_per="tensor", activation_bits=bits, observer=name)
+                            for name in ("min-max", "mse"))
+            tried = [(DYNAMIC, 0, SchemeConfig(activation_bits=bits), None), (WHOLE, 0, tensor, None)]
+            tried.append((WRONG, SIZES[-1], min_max, [wrong[: SIZES[-1]]]))
+            tried += [(name, size, scheme, list(right[:size].split(32)))
+                      for name, scheme in ((RIGHT, min_max), (MSE, mse)) for size in SIZES]
+            for name, size, scheme, batches in tried:
                 found = cost(made.model, scheme, made.rows, batches)
-                row = {"scales": how, "documents": size, "bits": bits, "seed": seed, "kl": found.kl,
-                       "perplexity": found.after, "float": found.before}
-                table.append(row | {"time of dynamic / static": pace})
-        static8 = SchemeConfig("static", activation_per="tensor")
-        for name, scheme in (("static", static8), (DYNAMIC, SchemeConfig()),
-                             (WHOLE, SchemeConfig(activation_per="tensor"))):
-            steady.append({"scales": name, "seed": seed, "moved by neighbours":
-                           moved_by_neighbours(made, scheme, [right[:64]])})
-    return table + steady
+                row = {"scales": name, "documents": size, "bits": bits, "seed": seed, "kl": found.kl}
+                row |= {"perplexity": found.after, "float": found.before}
+                yield row | {"time of dynamic / static": pace}
+        static, tensor = (SchemeConfig(scales, activation_per="tensor") for scales in ("static", "dynamic"))
+        for name, scheme in (("static", static), (DYNAMIC, SchemeConfig()), (WHOLE, tensor)):
+            moved = moved_by_neighbours(made, scheme, [right[:64]])
+            steady.append({"scales": name, "seed": seed, "moved by neighbours": moved})
+    yield from steady
 
 
 @torch.inference_mode()
@@ -108,47 +100,47 @@ def speed_ratio(rounds: int, seed: int) -> float:
     return sorted(ratios[3:])[rounds // 2]
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def milli(values: list[float]) -> list[float]:
+    """In thousandths."""
+    return [1000 * value for value in values]
+
+
+def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    def kl(how, size, bits):
-        return [row["kl"] for row in table if (row["scales"], row.get("documents"), row.get("bits"))
-                                      == (how, size, bits)]
-    right = {bits: kl("static, min-max", SIZES[-1], bits) for bits in BITS}
-    fits = {how: [difference(right[bits], kl(how, 0, bits)) for bits in BITS] for how in (DYNAMIC, WHOLE)}
-    worse = difference(kl(WRONG, SIZES[-1], 5), right[5])
-    paces = over_seeds(list({row["seed"]: row["time of dynamic / static"] for row in table if "kl" in row}.values()))
-    steady = [row for row in table if "moved by neighbours" in row]
-    moved = {name: max(row["moved by neighbours"] for row in steady if row["scales"] == name)
-             for name in dict.fromkeys(row["scales"] for row in steady)}
+    kl = {(name, bits): column(table, "kl", scales=name, documents=size, bits=bits)
+          for name, size in ((RIGHT, SIZES[-1]), (WRONG, SIZES[-1]), (DYNAMIC, 0), (WHOLE, 0)) for bits in BITS}
+    fits = {name: [difference(kl[RIGHT, bits], kl[name, bits]) for bits in BITS] for name in (DYNAMIC, WHOLE)}
+    paces = {row["seed"]: row["time of dynamic / static"] for row in table if "kl" in row}
+    pace = over_seeds(list(paces.values()))
     checks = {
         "dynamic fits better, a scale for each token": all(fit.low > 0 for fit in fits[DYNAMIC]),
         "also with one scale for the tensor": all(fit.low > 0 for fit in fits[WHOLE]),
-        "static is faster": paces.low > 1,
-        "the wrong text is worse": worse.low > 0,
+        "static is faster": pace.low > 1,
+        "the wrong text is worse": difference(kl[WRONG, 5], kl[RIGHT, 5]).low > 0,
     }
-    def milli(values):
-        return over_seeds([1000 * value for value in values])
-    said = ", ".join(f"{milli(values)} at {bits} bits against {milli(kl(DYNAMIC, 0, bits))} and "
-                     f"{milli(kl(WHOLE, 0, bits))}" for bits, values in right.items())
-    change = difference([1000 * v for v in kl(WRONG, SIZES[-1], 5)], [1000 * v for v in right[5]])
+    shown = {key: over_seeds(milli(values)) for key, values in kl.items()}
+    said = ", ".join(f"{shown[RIGHT, bits]} at {bits} bits against {shown[DYNAMIC, bits]} and {shown[WHOLE, bits]}"
+                     for bits in BITS)
+    change = difference(milli(kl[WRONG, 5]), milli(kl[RIGHT, 5]))
+    moved = {name: max(column(table, "moved by neighbours", scales=name)) for name in ("static", DYNAMIC, WHOLE)}
     neighbours = ", ".join(f"{name} {value:.1e}" for name, value in moved.items())
-    why = (f"KL of static against dynamic with a scale for each token and one for the tensor, 10⁻³ nats a token: "
-           f"{said}; at 5 bits the wrong text changes it by ")
-    return checks, f"{why}{change}; a dynamic layer takes {paces} times as long; moved by neighbours: {neighbours}"
+    return checks, (
+        f"KL of static against dynamic with a scale for each token and one for the tensor, 10⁻³ nats a token: {said}; "
+        f"at 5 bits the wrong text changes it by {change}; a dynamic layer takes {pace} times as long; moved by "
+        f"neighbours: {neighbours}"
+    )
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
-    """KL against the size of the calibration set, at five bits."""
+def draw(table: Table) -> Figure:
+    """KL against the size of the calibration set, at five bits; level lines where it has one size or none."""
     fig, axes = figure("documents to calibrate on", "KL from float at 5 bits, nats a token", 6.4, 4.0)
-    def kl(how, size):
-        return drawn(over_seeds([r["kl"] for r in table if (r["scales"], r.get("documents"), r.get("bits"))
-                                                 == (how, size, 5)]))
-    places = list(range(len(SIZES)))
-    curves = {name: [kl(name, size) for size in SIZES] for name in ("static, min-max", "static, mse")}
-    curves |= {WRONG: [kl(WRONG, SIZES[-1])] * len(SIZES)} | {how: [kl(how, 0)] * len(SIZES)
-        for how in (WHOLE, DYNAMIC)}
+    curves, places = {}, list(range(len(SIZES)))
+    for name in (RIGHT, MSE, WRONG, WHOLE, DYNAMIC):
+        sizes = distinct(table, "documents", scales=name)
+        points = [point(table, "kl", scales=name, documents=size, bits=5) for size in sizes]
+        curves[name] = points * (len(SIZES) // len(sizes))
     lines_with_intervals(axes, places, curves)
     axes.set_xticks(places, [str(size) for size in SIZES])
     axes.set_yscale("log")
     legend(axes)
-    save_png(fig, path)
+    return fig

@@ -10,43 +10,21 @@ as it is, and a decoder with at least four times the parameters that read the sa
 examples. Every wording of every held-out task is answered by ranking the options, on examples that are the same for all
 models and seeds. A model's number is the mean over clusters of its tasks' median accuracies.
 
-    1. T0 is above the T5 it was made from      2. above the larger decoder, zero-shot      3. and few-shot
+    1. T0 is above the T5 it was made from
+    2. above the larger decoder, zero-shot
+    3. and few-shot
 
 Each statement needs 95 % intervals over seeds that are apart. What guessing gives is in the table and in the figure.
-
-What was tried before the sizes were set (one seed each; accuracy on inference, completion, coreference):
-
-    encoder-decoder of 0.85 M parameters, 1400 steps on the mixture, 400 examples a dataset      .42  .67  .52
-    0.28 M, 1400 steps, 400 examples                                                             .43  .64  .50
-    0.30 M, 4000 steps, 1000 examples                                                            .43  .63  .58
-    0.30 M, 1000 steps of pretraining in place of 300, 1800 on the mixture, each target's
-    loss as a mean, so that a short answer weighs as much as a long one                          .42  .66  .54
-
-    0.30 M, 3000 steps of pretraining in place of 300 (1.1 nats at a gap in place of 3.1)        .45  .61  .50
-    3.05 M (width 160, 4 + 4 layers), 1000 steps of pretraining, 1800 on the mixture, 2000
-    examples a dataset; 26 minutes                                                               .44  .63  .48
-
-So neither ten times the pretraining nor ten times the size was enough (one seed each). None of them learned to say yes
-or no about who did what, not even on the tasks that they were trained on: with 3000 steps of pretraining "is Mira in
-this text?" stood at .53, "did this come before that?" at .53, "do these mean the same?" at .59, while "who?", "where?",
-"what?" and "how does she feel?" ended at .80 to .97 and the title at .98. With 3.05 M parameters the first two stood at
-.50 and .54; what means the same it did learn (.86), and which of two is more polite (1.00), whether a story ends well
-(.93) and which summary is right (.78), too. After 600 steps on nothing but yes-no tasks they were at .57 to .67 and
-rising: one bit an example teaches slowly, and the mixture holds some 20,000 such examples. Inference, which is held
-out, is made of such questions. Learned positions or three times the learning rate did not change that in short runs.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from minialign.evaluation import Interval
 from minialign.heads import load_model
 from minialign.instruct.zero_shot import examine
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds
 from minialign.lab.claims.instructed import chance, mixture, overalls, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
-from minialign.lab.claims.runner import Bench, Claim, over_seeds
-from minialign.lab.plotting import bars_with_intervals, figure, legend, reference_line, save_png
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
 from minialign.world.datasets import PROMPTS
 
 CLAIM = Claim(
@@ -59,9 +37,9 @@ MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examp
           "T0": "T0"}  # in the table: in words
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Make the models, examine each in every wording, and compare."""
-    config, table = toy(bench), []
+    config = toy(bench)
     for seed in range(bench.seeds):
         base, split = toy_t5(bench, config, seed), split_for(config, seed)
         models = {"T5": load_model(base), "GPT-3": load_model(toy_gpt(bench, config, seed))}
@@ -70,32 +48,32 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         for name in MODELS:
             model, tokenizer = models[name]
             results = examine(model, tokenizer, split.held_out, PROMPTS, shots=2 if "two" in name else 0, seed=seed)
-            table += rows_of(results, model=name, seed=seed, parameters=sum(p.numel() for p in model.parameters()))
-    return table
+            yield from rows_of(results, model=name, seed=seed, parameters=sum(p.numel() for p in model.parameters()))
 
 
-def accuracies(table: list[dict[str, Any]]) -> dict[str, Interval]:
+def accuracies(table: Table) -> dict[str, Interval]:
     """Accuracy of each model on the held-out clusters, over seeds."""
     return {name: over_seeds(overalls(table, model=name), 0.0, 1.0) for name in MODELS}
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The three statements, and the numbers that decide."""
-    found, sizes = accuracies(table), {row["model"]: row["parameters"] for row in table}
+    found = accuracies(table)
     checks = {
         "above its base": found["T0"].above(found["T5"]),
         "above the larger model, zero-shot": found["T0"].above(found["GPT-3"]),
         "above the larger model, few-shot": found["T0"].above(found["GPT-3, two examples"]),
     }
+    sizes = {name: column(table, "parameters", model=name)[-1] for name in MODELS}
     why = "; ".join(f"{MODELS[name]} {found[name]} ({sizes[name] / 1e3:,.0f}k parameters)" for name in reversed(MODELS))
     return checks, f"held-out accuracy {why}; chance {chance(table, model='T0'):.3f}"
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """A bar for each model, its interval over seeds, and what guessing gives."""
     fig, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
-    bars_with_intervals(axes, {MODELS[name].replace(", ", ",\n"): interval for name,
-                               interval in accuracies(table).items()})
+    bars_with_intervals(axes, {MODELS[name].replace(", ", ",\n"): interval
+                               for name, interval in accuracies(table).items()})
     reference_line(axes, chance(table, model="T0"), "chance", vertical=True)
     legend(axes)
-    save_png(fig, path)
+    return fig

@@ -6,25 +6,24 @@ wordings for that reason.
 The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one
 with a fixed prefix for each task, one in its first four wordings (mostly three questions and an instruction); the
 others, instructions and sentences to go on with, nobody trains on. Both are asked examples of the *trained* tasks, in
-the wordings they know (the prefix; the trained templates) and in the wordings that neither has seen. The claim is three
-statements, each checked seed by seed: 1. the prefix model loses accuracy between its prefix and new words, 2. it loses
-more than the other, 3. asked in new words, the other is the better one. Each needs a difference whose 95 % interval
-over seeds is above 0.
+the wordings they know (the prefix; the trained templates) and in the wordings that neither has seen.
+
+    1. the prefix model loses accuracy between its prefix and new words
+    2. it loses more than the other
+    3. asked in new words, the other is the better one
+
+Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, drawn, minus, over_seeds
 from minialign.lab.claims.instructed import chance, half, overalls, rows_of, split_for, toy, toy_t5, tuned
-from minialign.lab.claims.runner import Bench, Claim, difference, drawn, over_seeds
-from minialign.lab.plotting import bars_with_intervals, figure, save_png
+from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.world.datasets import PROMPTS, examples
-from minialign.world.templates import Template
 
 CLAIM = Claim(
     "t5-fixed-format",
@@ -37,39 +36,36 @@ ASKED = 60  # new examples of each trained task
 NAMES = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words")
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Tune both, and ask both in known and in new words."""
-    config, table = half(toy(bench)), []
+    config = half(toy(bench))
     for seed in range(bench.seeds):
         base, split = toy_t5(bench, config, seed), split_for(config, seed)
         asked = examples(split.train, 6 if bench.fast else ASKED, seed=seed + 2_000_003)
-        new: dict[str, list[Template]] = {task: examined(PROMPTS[task][TRAINED:]) for task in asked}
+        new = {task: examined(PROMPTS[task][TRAINED:]) for task in asked}
         known = {task: examined(PROMPTS[task][:TRAINED]) for task in asked}
         how = MixtureConfig(config.questions, templates=TRAINED, inverted=False, seed=seed)
         t5, t0 = (tuned(bench, config, base, split, style, how, seed) for style in ("t5", "t0"))
         for name, (model, tokenizer), words in zip(NAMES, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
-            results = examine(model, tokenizer, asked, words)
-            table += rows_of(results, asked=name, seed=seed)
-    return table
+            yield from rows_of(examine(model, tokenizer, asked, words), asked=name, seed=seed)
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The three statements, and the numbers that decide."""
-    prefix, t5, known, t0 = (overalls(table, asked=name) for name in NAMES)
+    scores = [overalls(table, asked=name) for name in NAMES]
+    prefix, t5, known, t0 = scores
     fall, other, better = difference(prefix, t5), difference(known, t0), difference(t0, t5)
-    more = difference([a - b for a, b in zip(prefix, t5)], [a - b for a, b in zip(known, t0)])
+    more = difference(minus(prefix, t5), minus(known, t0))
     checks = {"T5 loses in new words": fall.low > 0, "it loses more than T0": more.low > 0,
               "in new words T0 is better": better.low > 0}
-    def mean(values):
-        return f"{over_seeds(values).mean:.3f}"
-    why = (f"in new words T5 loses {fall} ({mean(prefix)} to {mean(t5)}), T0 {other} ({mean(known)} to {mean(t0)}), T5 "
-           f"{more} more; ")
-    return checks, why + f"T0 is {better} ahead there; chance {chance(table, asked=NAMES[1]):.3f}"
+    means = [f"{over_seeds(values).mean:.3f}" for values in scores]
+    return checks, (f"in new words T5 loses {fall} ({means[0]} to {means[1]}), T0 {other} ({means[2]} to {means[3]}), "
+                    f"T5 {more} more; T0 is {better} ahead there; chance {chance(table, asked=NAMES[1]):.3f}")
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """A bar for each model and kind of wording."""
-    scores = {name: overalls(table, asked=name) for name in NAMES}
     fig, axes = figure("accuracy on trained tasks", "", 6.4, 3.6)
-    bars_with_intervals(axes, {name.replace(", ", ",\n"): drawn(over_seeds(values)) for name, values in scores.items()})
-    save_png(fig, path)
+    bars_with_intervals(axes, {name.replace(", ", ",\n"): drawn(over_seeds(overalls(table, asked=name)))
+                               for name in NAMES})
+    return fig

@@ -7,8 +7,10 @@ vision version.
 The test: a pretrained toy decoder and every method of the chapter on a near and on a far task (tuned.py says which),
 and on real ratings.
 
-    1. near: frozen features are within 0.05 of full fine-tuning        2. far: full fine-tuning is at least 0.10 better
-    3. the gap between the two is wider on the far task                     4. every parameter-efficient method beats frozen features on the far task
+    1. near: frozen features are within 0.05 of full fine-tuning
+    2. far: full fine-tuning is at least 0.10 better
+    3. the gap between the two is wider on the far task
+    4. every parameter-efficient method beats frozen features on the far task
 
 1 looks at the whole 95 % interval over seeds of the difference; 2, 3 and 4 need intervals above 0.10, above 0 and above
 0.
@@ -16,65 +18,59 @@ and on real ratings.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from minialign.lab.claims.runner import Bench, Claim, difference
-from minialign.lab.claims.tuned import FAR, NEAR, REAL, accuracy, column, searched
-from minialign.lab.plotting import figure, legend, save_png, whiskers
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
+from minialign.lab.claims.tuned import FAR, NEAR, REAL, accuracies, accuracy, searched
+from minialign.lab.plotting import Figure, figure, legend, whiskers
 from minialign.peft.methods import METHODS
 
 CLAIM = Claim(
-    "transfer-distance", "Frozen features suit tasks near to the pretraining; far from it, the whole model has to be "
-                         "tuned.", "Peters et al. 2019, Table 2"
+    "transfer-distance",
+    "Frozen features suit tasks near to the pretraining; far from it, the whole model has to be tuned.",
+    "Peters et al. 2019, Table 2",
 )
 FULL, FEATURES = "full", "feature-based"
 
 
-def measure(bench: Bench) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Rows:
     """Every method on every task."""
-    table: list[dict[str, Any]] = []
     for name in (NEAR, FAR) if bench.fast else (NEAR, FAR, REAL):
         for method in METHODS:
-            table += searched(bench, "middle", name, method)
-    return table
+            yield from searched(bench, "middle", name, method)
 
 
-def judge(table: list[dict[str, Any]]) -> tuple[dict[str, bool], str]:
+def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    def of(name, method):
-        return column(table, "accuracy", task=name, method=method)
-    gaps = {name: difference(of(name, FULL), of(name, FEATURES)) for name in (NEAR, FAR)}
-    gap_values = {name: [a - b for a, b in zip(of(name, FULL), of(name, FEATURES))] for name in (NEAR, FAR)}
-    wider = difference(gap_values[FAR], gap_values[NEAR])
-    others = {method: difference(of(FAR, method), of(FAR, FEATURES)) for method in METHODS
+    found = {(name, method): accuracies(table, task=name, method=method)
+             for name in (NEAR, FAR, REAL) for method in METHODS}
+    gaps = {name: minus(found[name, FULL], found[name, FEATURES]) for name in distinct(table, "task")}
+    near, far, wider = over_seeds(gaps[NEAR]), over_seeds(gaps[FAR]), difference(gaps[FAR], gaps[NEAR])
+    others = {method: difference(found[FAR, method], found[FAR, FEATURES]) for method in METHODS
               if method not in (FULL, FEATURES)}
     checks = {
-        "near: frozen features suffice": gaps[NEAR].high < 0.05,
-        "far: everything has to move": gaps[FAR].low > 0.10,
+        "near: frozen features suffice": near.high < 0.05,
+        "far: everything has to move": far.low > 0.10,
         "the gap is wider far away": wider.low > 0,
         "efficient methods beat frozen features far away": all(gain.low > 0 for gain in others.values()),
     }
-    real = f"; on real ratings {difference(of(REAL, FULL), of(REAL, FEATURES))}" if of(REAL, FULL) else ""
+    real = f"; on real ratings {over_seeds(gaps[REAL])}" if REAL in gaps else ""
     said = ", ".join(f"{method} {gain.mean:+.3f}" for method, gain in others.items())
-    return checks, f"full minus frozen: near {gaps[NEAR]}, far {gaps[FAR]}{real}; far, against frozen features: {said}"
+    return checks, f"full minus frozen: near {near}, far {far}{real}; far, against frozen features: {said}"
 
 
-def draw(table: list[dict[str, Any]], path: Path) -> None:
+def draw(table: Table) -> Figure:
     """Accuracy against trained parameters, a marker a task, a place a method."""
     fig, axes = figure("trained parameters", "accuracy on unseen texts", 6.6, 4.0)
-    methods = sorted({row["method"] for row in table}, key=lambda method: column(table, "trained", method=method)[0])
-    for number, name in enumerate(dict.fromkeys(row["task"] for row in table)):
+    trained = {method: column(table, "trained", method=method)[0] for method in sorted(distinct(table, "method"))}
+    methods = sorted(trained, key=trained.get)
+    for number, name in enumerate(distinct(table, "task")):
         values = [accuracy(table, task=name, method=method) for method in methods]
-        whiskers(axes, number, [column(table, "trained", method=method)[0] * (0.94 + 0.06 * number)
-                                for method in methods], values, name)
+        whiskers(axes, number, [trained[method] * (0.94 + 0.06 * number) for method in methods], values, name)
     axes.set_xscale("log")
     low, high = axes.get_ylim()
     bottom = low - 0.35 * (high - low)  # room for the methods' names below the points
     axes.set_ylim(bottom, high)
     for method in methods:
-        x = column(table, "trained", method=method)[0]
-        axes.annotate(method, (x, bottom), xytext=(0, 4), textcoords="offset points", rotation=90, fontsize=8,
-                      ha="center", va="bottom", alpha=0.8)
+        axes.annotate(method, (trained[method], bottom), xytext=(0, 4), textcoords="offset points", rotation=90,
+                      fontsize=8, ha="center", va="bottom", alpha=0.8)
     legend(axes)
-    save_png(fig, path)
+    return fig

@@ -1,19 +1,17 @@
 r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes, a near and a far task, a real one, and
 one tuning run of any method.
 
-    near    is the story's end good or bad?            predicting the next word already needs it
-    far     is the person who is named first a red one or a blue one?      names were dealt to the two teams by lot: no text ever needed that
-    real    do people find this tweet positive?         human ratings (Hutto & Gilbert 2014); left out when they cannot be fetched
+    near    is the story's end good or bad?    predicting the next word already needs it
+    far     is the person who is named first a red one or a blue one?    names were dealt to the two teams by lot: no
+            text ever needed that
+    real    do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot be
+            fetched
 
 A method's learning rate is searched on validation data of the first seed and kept for the others: its usual rate and
 three times that, then up or down by factors of three for as long as the best one is at an end, so that no method is
-judged at a rate that happens to be the largest that was tried. (A third of the usual rate used to be tried in any case:
-in 59 searches that changed the rate that was found in none.) All of it stands in the table. Accuracy is on texts that
-neither training nor the search saw. A step reads 16 texts, 32 until a run of all claims was to fit into 150 minutes;
-nothing was tried to choose it. With 32 the intervals were narrower, and some statements came out otherwise: of
-lora-rank, "the update is near low rank" (the first 8 of 96 directions hold .85 [.83, .87] of it) and "rank 4 is near
-full fine-tuning" (behind by -.00 [-.01, .00]) held; of lora-size, "the gap closes" (by .25 [.08, .42]); of
-prompt-tuning, "longer prompts help" (.04 [.04, .05]), but not "the gap closes with size" (by .13 [-.07, .33]).
+judged at a rate that happens to be the largest that was tried. All of it stands in the table. Accuracy is on texts that
+neither training nor the search saw. What other batches and rates gave stands in
+data/claims/transfer-distance/notes.md.
 
 Read next: transfer_distance.py.
 """
@@ -31,8 +29,8 @@ from torch import nn
 
 from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
+from minialign.lab.claims import Bench, Table, column, drawn, over_seeds
 from minialign.lab.claims.feedback import pretrained_folder
-from minialign.lab.claims.runner import Bench, drawn, over_seeds
 from minialign.lab.demo.pipeline import PRETRAINED
 from minialign.lab.realdata.ratings import read_ratings
 from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
@@ -62,12 +60,15 @@ def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenize
 
 @functools.cache
 def task(name: str, count: int, seed: int) -> Texts:
-    """Texts of the near or the far task, each from a story of its own; told once in a process: it takes half as long as
+    """Texts of the near or the far task, each from a story of its own; made once in a process: it takes half as long as
     tuning a small model."""
-    dataset = {NEAR: "mood", FAR: "person_named_first"}[name]
-    found = examples([dataset], count, seed)[dataset]
-    return [(example["story"], int(example["answer"] == "good") if name == NEAR else team(example["answer"]))
-            for example in found]
+    dataset, class_of = {NEAR: ("mood", is_good), FAR: ("person_named_first", team)}[name]
+    return [(made["story"], class_of(made["answer"])) for made in examples([dataset], count, seed)[dataset]]
+
+
+def is_good(mood: str) -> int:
+    """1 for the good one."""
+    return int(mood == "good")
 
 
 def team(person: str) -> int:
@@ -122,14 +123,14 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
     training = TrainingConfig(steps, BATCH, rate * RATES.get(method, RATES["full"]), weight_decay=0.01,
                               validate_every=steps, checkpoint_every=steps, seed=seed)
     config = config or (CONFIGS[method]() if method in CONFIGS else None)
-    kept = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training),
-            "task": name, "size": size, "seed": seed}
+    facts = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training),
+             "task": name, "size": size, "seed": seed}
 
     def make(folder: Path) -> None:
         model, tokenizer = base_of(bench, size, seed)
         learned, valid, test = (rows_of(tokenizer, part, model.config.context, BATCH, seed) for part in texts)
         classifier, run = Classifier(model.body, 2, seed), TunedRun(folder)
-        run.begin({**describe_model(model), **kept}, tokenizer)
+        run.begin({**describe_model(model), **facts}, tokenizer)
         classifier = wrap(classifier) if wrap else METHODS[method].wrap(classifier, config)
         loss, examine = class_loss, examine_classes
         # the frozen body reads each text once; the numbers are those of reading it in every step
@@ -140,26 +141,26 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
         found["validation_accuracy"] = found.pop("accuracy")
         write_json(folder / FOUND, found | {"accuracy": examine(classifier.eval(), test)["accuracy"]})
 
-    return bench.cached("tuned", [kept, "fast" if bench.fast else "full"], make)
+    return bench.cached("tuned", [facts, "fast" if bench.fast else "full"], make)
 
 
 def searched(bench: Bench, size: str, name: str, method: str, config: Any = None, wrap: Callable | None = None,
-             **columns: Any) -> list[dict[str, Any]]:
+             **columns: Any) -> Table:
     """Rows of a claim's table: the search on the first seed, and every seed at the rate that was found. Empty without
     data."""
     if parts(bench, name, 0) is None:
         return []
-    def run(power, seed):
-        return read_json(tuned(bench, size, name, method, 3.0**power, seed, config, wrap)
-                                            / FOUND)
-    found = best_of_powers(lambda power: run(power, 0), (0,) if bench.fast else TRIED)
+
+    def found_at(power: int, seed: int = 0) -> dict[str, Any]:
+        return read_json(tuned(bench, size, name, method, 3.0**power, seed, config, wrap) / FOUND)
+
+    found = best_of_powers(found_at, (0,) if bench.fast else TRIED)
     best = min(found, key=lambda power: found[power]["validation"])
     tried = {f"validation at {3.0**power:.2g}": found[power]["validation"] for power in sorted(found)}
     rows = []
     for seed in range(bench.seeds):
-        here = found[best] if seed == 0 else run(best, seed)
-        rows.append({"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best} | columns | here
-                    | tried)
+        row = {"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best}
+        rows.append(row | columns | (found_at(best, seed) if seed else found[best]) | tried)
     return rows
 
 
@@ -189,11 +190,11 @@ def top_layers(count: int) -> Callable[[nn.Module], nn.Module]:
     return wrap
 
 
-def column(table: list[dict[str, Any]], what: str, **which: Any) -> list[float]:
-    """One field of the rows that match, in the order of the seeds."""
-    return [row[what] for row in table if all(row.get(key) == value for key, value in which.items())]
+def accuracies(table: Table, **which: Any) -> list[float]:
+    """Accuracy of the rows that match, in the order of the seeds."""
+    return column(table, "accuracy", **which)
 
 
-def accuracy(table: list[dict[str, Any]], **which: Any) -> Any:
-    """Accuracy over the seeds of the rows that match, as the figures take it; its interval ends where accuracies do."""
-    return drawn(over_seeds(column(table, "accuracy", **which), 0.0, 1.0))
+def accuracy(table: Table, **which: Any) -> Any:
+    """The same over the seeds, as the figures take it; its interval ends where accuracies do."""
+    return drawn(over_seeds(accuracies(table, **which), 0.0, 1.0))

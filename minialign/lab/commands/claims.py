@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from minialign.lab.claims.page import write_page
-from minialign.lab.claims.readme import write_readme
+from minialign.lab.claims.page import write_page, write_readme
 from minialign.lab.claims.runner import CLAIMS, judge_again, load, run_claims
 from minialign.lab.commands import options as cli
 from minialign.runs.run_folder import RunFolder
@@ -19,7 +18,7 @@ from minialign.runs.run_folder import RunFolder
 @cli.count_option("--workers", 1, 1, 64, "Processes that share the claims and the cores.")
 @cli.file_option("--out", "Where the verdicts go.", default="runs/claims")
 @cli.flag("--judge", text="Measure nothing: judge and draw what OUT's tables hold once more.")
-@cli.file_option("--readme", "Only write what OUT holds into this file, between its markers.")
+@cli.file_option("--readme", "Only write the map into this file, gallery and verdicts into OUT/README.md.")
 def command(ids, only_list, fast, seeds, workers, out, judge, readme):
     """Check what the course notes say, one experiment a claim.
 
