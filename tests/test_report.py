@@ -195,8 +195,10 @@ def test_the_order_that_holds_is_said_to_hold(tmp_path, page):
 
 def test_a_reversed_order_is_said_to_be_reversed(tmp_path):
     text = lead(make(tmp_path, with_gold(pretrained=0.6, sft=0.5, rlhf=0.4)))
-    assert "Instruction tuning lowered the gold score from 0.600 to 0.500" in text and "RLHF lowered the gold score from 0.500 to 0.400" in text
-    assert "does not hold here: it is reversed between pretrained and instruction-tuned and it is reversed between instruction-tuned and RLHF" in text
+    assert "Instruction tuning lowered the gold score from 0.600 to 0.500" in text
+    assert "RLHF lowered the gold score from 0.500 to 0.400" in text
+    assert "does not hold here: it is reversed between pretrained and instruction-tuned and it is " in text
+    assert "reversed between instruction-tuned and RLHF" in text
     assert "raised" not in text and "holds here" not in text
 
 
@@ -243,7 +245,8 @@ def test_nothing_that_a_model_wrote_can_break_the_page(tmp_path):
     page = report(make(tmp_path, text=NASTY))
     tags = Tags(page)
     assert tags.open == [] and "script" not in tags.names
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; \ufffd\ufffd $verdict" in re.sub(r"</?(span|mark)[^>]*>| \((not )?true\)", "", page)
+    plain = re.sub(r"</?(span|mark)[^>]*>| \((not )?true\)", "", page)
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; \ufffd\ufffd $verdict" in plain
     assert "$verdict" in page and not UNPRINTABLE.search(page)
 
 
@@ -279,12 +282,14 @@ def test_the_reward_model_s_worth_is_shown_where_it_was_measured(tmp_path, page)
     page = report(folder)
     tags, text = Tags(page), words(page)
     assert tags.open == [] and "script" not in tags.names and not UNPRINTABLE.search(page)
-    assert "predicted 0.55, observed 0.50; predicted 0.65" in page and "only the length 0.53" in text and "only the position 0.53" in text
+    assert "predicted 0.55, observed 0.50; predicted 0.65" in page
+    assert "only the length 0.53" in text and "only the position 0.53" in text
     for part in ("best of 16 1.84 0.71 [0.70, 0.72] 0.643 [0.633, 0.653] 0.313 [0.303, 0.323] 0.293 [0.283, 0.303]",
                  "The same 200 test stories"):
         assert part in text, part
     section = re.search(r'<section id="reward".*?</section>', page, re.DOTALL).group()
-    assert section.count("<details>") == 10 and "liked beyond its worth" in section and "better than it thinks" in section
+    assert section.count("<details>") == 10
+    assert "liked beyond its worth" in section and "better than it thinks" in section
 
 
 def test_a_summary_without_a_word_is_shown_as_that(tmp_path):

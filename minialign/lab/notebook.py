@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 from minialign.generation import prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
+from minialign.lab.claims import Bench
 from minialign.lab.claims.feedback import first_half
-from minialign.lab.claims.runner import Bench
 from minialign.lab.demo.evaluation import gold_watch
 from minialign.lab.demo.pipeline import Demo, Made, ppo_settings
 from minialign.lab.demo.settings import FAST as QUICK
@@ -46,13 +46,13 @@ from minialign.world.corpus import documents
 # quick settings, too small to decide anything: `minialign notebooks --fast`
 FAST = os.environ.get("MINIALIGN_FAST") == "1"
 SECONDS = 600  # most that a cell may take
+USUAL = 20 if FAST else 200  # steps of `toy_decoder`
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
-FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512,
-            "evaluated": 200}  # the main job, smaller
-FEEDBACK |= {"width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100,
-             "ppo_updates": 25}
-if FAST:
-    FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
+FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
+if not FAST:  # the main job, smaller
+    FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512,
+                "evaluated": 200, "width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700,
+                "reward_steps": 100, "ppo_updates": 25}
 
 
 class source:  # noqa: N801   used like a function
@@ -64,26 +64,21 @@ class source:  # noqa: N801   used like a function
     """
 
     def __init__(self, *objects: Any, doc: bool = True):
-        self.parts = [(inspect.getsourcefile(inspect.unwrap(one)), textwrap.dedent(inspect.getsource(one)),
-                       inspect.getdoc(one)) for one in objects]
-        self.doc = doc
-
-    def text(self) -> str:
-        """The code, each part under the name of its file."""
         shown = []
-        for file, code, doc in self.parts:
-            if not self.doc and doc:
+        for one in objects:
+            code = textwrap.dedent(inspect.getsource(one))
+            if not doc and inspect.getdoc(one):
                 start = code.index('"""', code.index(":\n"))
                 code = code[:start].removesuffix("r").rstrip() + code[code.index('"""', start + 3) + 3 :]
-            where = Path(file).as_posix().rpartition("minialign/")[2]
+            where = Path(inspect.getsourcefile(inspect.unwrap(one))).as_posix().rpartition("minialign/")[2]
             shown.append(f"# minialign/{where}\n{code.rstrip()}")
-        return "\n\n".join(shown)
+        self.text = "\n\n".join(shown)
 
     def __repr__(self) -> str:
-        return self.text()
+        return self.text
 
     def _repr_markdown_(self) -> str:
-        return f"```python\n{self.text()}\n```"
+        return f"```python\n{self.text}\n```"
 
 
 class picture:  # noqa: N801   used like a function
@@ -165,22 +160,20 @@ def children_seconds() -> float:
     return used.children_user + used.children_system
 
 
-def toy_decoder(
-    steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0, losses: list[float] | None = None, **shape: Any
-) -> tuple[LanguageModel, Tokenizer, list[str]]:
+def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0, losses: list[float] | None = None,
+                **shape: Any) -> tuple[LanguageModel, Tokenizer, list[str]]:
     """A small decoder that has read some hundred documents of the toy world, in seconds.
 
     Args:
-        steps: of 16 documents; 0 takes 200, or 20 in the fast setting.
+        steps: of 16 documents; 0 takes USUAL.
         losses: takes the training loss of each step, nats a token; shape: more fields of its TransformerConfig.
     Returns:
         the model, its tokenizer, and documents that it has not seen.
     """
     texts = [document["text"] for document in documents(900, seed)]
     tokenizer = train_tokenizer(texts, 768)
-    usual = {"heads": 4, "activation": "relu", "initial_std": 0.1, "smeared_keys": True}
-    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **{**usual, **shape}),
-                                 seed), steps or (20 if FAST else 200)
+    shape = {"heads": 4, "activation": "relu", "initial_std": 0.1, "smeared_keys": True} | shape
+    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **shape), seed), steps or USUAL
     training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
@@ -216,8 +209,8 @@ def toy_policy(job: Demo, made: Made, reward: ScalarModel, beta: float) -> tuple
     Returns:
         the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees.
     """
-    prompts, run = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice]), RunFolder(job.folder
-        / f"5-ppo-beta-{beta:g}")
+    prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
+    run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
     settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed)
     with run.locked():
         run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
@@ -235,11 +228,10 @@ def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:
         the claim with its verdict and the numbers that decided, and its figure; without a full run how to make one, and
         None.
     """
-    folder = Path(data) / id
-    if not (folder / "verdict.json").exists():
+    verdict, figure = (Path(data) / id / name for name in ("verdict.json", "figure.png"))
+    if not verdict.exists():
         return f"{id}: no full run is kept here yet; python -m minialign claims {id} makes one", None
-    found = read_json(folder / "verdict.json")
-    said = f"{found['claim']}\n{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}"
-    figure = folder / "figure.png"
-    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ")
-                     for line in said.splitlines()), picture(figure) if figure.exists() else None
+    found = read_json(verdict)
+    said = (found["claim"], f"{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}")
+    text = "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in said)
+    return text, picture(figure) if figure.exists() else None

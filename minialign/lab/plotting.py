@@ -35,35 +35,25 @@ from minialign.runs.files import write_atomic
 
 INK, FAINT = "#33383e", "#c9cdd2"  # text and axes; grid
 STYLES = [("#0072b2", "-", "o"), ("#c24f00", "--", "s"), ("#00805c", "-.", "^"), ("#a8508a", ":", "D"),
-          ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"),
-          ("#8a6400", (0, (8, 2)), "X")]  # fmt: skip
+          ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"), ("#8a6400", (0, (8, 2)), "X")]
 # inherited by all of an SVG
 ROOT = "stroke-linejoin: round; font-family: system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3))  # where ticks may stand between two powers of ten
 FEW = 16  # a curve of fewer points shows its markers
+INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
 
-matplotlib.rcParams.update(
-    {
-        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and follows the page's font
-        "svg.hashsalt": "minialign",  # same figure, same bytes
-        "font.size": 11,
-        "axes.labelsize": 11,
-        "axes.titlesize": 11,
-        "legend.fontsize": 10.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "grid.color": FAINT,
-        "grid.linewidth": 0.6,
-        "axes.formatter.useoffset": False,
-        "legend.frameon": False,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color",
-                         "axes.titlecolor"), INK),
-    }
-)
+matplotlib.rcParams.update({
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and follows the page's font
+    "svg.hashsalt": "minialign",  # same figure, same bytes
+    **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize"), 11),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.formatter.useoffset", "legend.frameon"), False),
+    **dict.fromkeys(("axes.axisbelow", "axes.grid"), True),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(INKED, INK),
+    "legend.fontsize": 10.5,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+})
 
 
 def figure(x: str, y: str, width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
@@ -101,8 +91,7 @@ def lines_with_intervals(axes: Axes, x: Sequence[float], curves: Mapping[str, Se
     """Several curves over the same x, each a list of intervals or numbers, and a legend when there is more than one.
 
     Args:
-        axes: of `figure`.
-        x: shared by all.
+        axes: of `figure`; x: shared by all.
         curves: label -> values; the order decides the styles.
         first: number of the first one's style.
     """
@@ -120,10 +109,10 @@ def lines_beside_one_seed(axes: Axes, x: Sequence[float], curves: Mapping[str, S
     Otherwise the interval would seem to shrink to nothing where least is known. Where nothing has an interval all are
     curves.
     """
-    several = [i for i in range(len(x)) if not all(isinstance(values[i], int | float)
-                                                   for values in curves.values())] or list(range(len(x)))
-    lines_with_intervals(axes, [x[i] for i in several], {label: [values[i] for i in several] for label,
-                                                         values in curves.items()})
+    single = [all(isinstance(value, int | float) for value in values) for values in zip(*curves.values())]
+    several = [i for i, alone in enumerate(single) if not alone] or list(range(len(x)))
+    shown = {label: [values[i] for i in several] for label, values in curves.items()}
+    lines_with_intervals(axes, [x[i] for i in several], shown)
     alone = [(x[i], values[i]) for values in curves.values() for i in range(len(x)) if i not in several]
     if alone:
         axes.plot(*zip(*alone), "o", markerfacecolor="white", markeredgecolor="0.2", markersize=7, label="one seed",
@@ -148,7 +137,7 @@ def whiskers(axes: Axes, number: int, x: Sequence[float], intervals: Sequence[An
     """Means as points with their intervals as whiskers, in the number-th style."""
     colour, _, marker = STYLES[number % len(STYLES)]
     means, lows, highs = zip(*map(interval_of, intervals))
-    errors = [[m - low for m, low in zip(means, lows)], [high - m for m, high in zip(means, highs)]]
+    errors = [[mean - low for mean, low in zip(means, lows)], [high - mean for mean, high in zip(means, highs)]]
     axes.errorbar(x, means, errors, fmt=marker, color=colour, label=label, capsize=3, markersize=6)
 
 
@@ -159,8 +148,7 @@ def bars_with_intervals(axes: Axes, values: Mapping[str, Any], first: int = 0, d
     Args:
         axes: of `figure`; x is the measured quantity, y the names.
         values: name -> interval or number; the order decides the styles.
-        first: number of the first one's style.
-        digits: after the point of the means.
+        first: number of the first one's style; digits: after the point of the means.
     """
     places = list(range(len(values)))
     parts = [interval_of(value) for value in values.values()]
@@ -181,8 +169,8 @@ def bars_with_intervals(axes: Axes, values: Mapping[str, Any], first: int = 0, d
 
 def reference_line(axes: Axes, at: float, label: str = "", vertical: bool = False) -> None:
     """A thin dashed line to compare with: chance, a rival, a budget. Its label joins the legend."""
-    (axes.axvline if vertical else axes.axhline)(at, color=INK, linestyle=(0, (3, 3)), linewidth=1.1,
-                                                 label=label or None, zorder=1)
+    draw = axes.axvline if vertical else axes.axhline
+    draw(at, color=INK, linestyle=(0, (3, 3)), linewidth=1.1, label=label or None, zorder=1)
 
 
 def plain_ticks(fig: Figure) -> None:
@@ -192,19 +180,18 @@ def plain_ticks(fig: Figure) -> None:
     Ticks that a figure set itself are left alone. Called by whatever writes a figure, when its limits are final.
     """
     for axes in fig.axes:
-        for axis, (low, high), most in ((axes.xaxis, sorted(axes.get_xlim()), 4),
-                                        (axes.yaxis, sorted(axes.get_ylim()), 6)):
-            if axis.get_scale() != "log" or not isinstance(axis.get_major_locator(),
-                                                           LogLocator) or axis.get_transform().base != 10:
+        for axis, limits, most in ((axes.xaxis, axes.get_xlim(), 4), (axes.yaxis, axes.get_ylim(), 6)):
+            low, high = sorted(limits)
+            automatic = axis.get_scale() == "log" and isinstance(axis.get_major_locator(), LogLocator)
+            if not automatic or axis.get_transform().base != 10 or high >= 100 * low:
                 continue
-            if high < 100 * low:
-                powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-                choices = [[step * 10.0**power for power in powers for step in steps
-                            if low <= step * 10.0**power <= high] for steps in STEPS]
-                # the finest that leave room for their numbers
-                ticks = next((ticks for ticks in choices if len(ticks) <= most), choices[-1])
-                axis.set_ticks(ticks, [f"{tick:,.12g}" for tick in ticks])
-                axis.set_ticks([], minor=True)
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            choices = [[step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+                       for steps in STEPS]
+            # the finest that leave room for their numbers
+            ticks = next((ticks for ticks in choices if len(ticks) <= most), choices[-1])
+            axis.set_ticks(ticks, [f"{tick:,.12g}" for tick in ticks])
+            axis.set_ticks([], minor=True)
 
 
 def as_svg(fig: Figure, label: str) -> str:
@@ -215,7 +202,6 @@ def as_svg(fig: Figure, label: str) -> str:
     drawing, so that figures of one page do not clash.
 
     Args:
-        fig: the figure.
         label: what a person who cannot see it should know, in one sentence.
     """
     plain_ticks(fig)

@@ -43,8 +43,8 @@ def calibration_figure(bins: Sequence[Bin], blind: Mapping[str, float]) -> Figur
 
 def bins_of(run: Run) -> list[Bin]:
     """The calibration's bins."""
-    return [Bin(b["predicted"], Interval(**b["observed"]), b["count"]) for b in run.summary.get("reward_model",
-        {}).get("calibration", ())]
+    found = run.summary.get("reward_model", {}).get("calibration", ())
+    return [Bin(one["predicted"], Interval(**one["observed"]), one["count"]) for one in found]
 
 
 def sureness(run: Run) -> str:
@@ -52,13 +52,14 @@ def sureness(run: Run) -> str:
     bins, model = bins_of(run), run.summary.get("reward_model", {})
     if not bins:
         return ""
-    blind = {"only the length": model.get("length_only"), "only the position": model.get("position_only")}
-    blind = {name: value for name, value in blind.items() if value is not None}
+    names = {"only the length": "length_only", "only the position": "position_only"}
+    blind = {name: model[key] for name, key in names.items() if model.get(key) is not None}
     said = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed.mean:.2f}" for b in bins)
-    caption = """Held-out pairs in bins of equal size. On the dashed diagonal it would be as sure as it may be; below it, it is too sure. The level
-    lines are how often judges who never read are right, over all pairs."""
-    return '<div class="grid wins">' + framed("as sure as it may be?", calibration_figure(bins, blind),
-                                              f"calibration: {said}", caption) + "</div>"
+    caption = ("Held-out pairs in bins of equal size. On the dashed diagonal it would be as sure as it may be; below "
+               "it, it is too sure. The level\n    lines are how often judges who never read are right, over all "
+               "pairs.")
+    shown = framed("as sure as it may be?", calibration_figure(bins, blind), f"calibration: {said}", caption)
+    return f'<div class="grid wins">{shown}</div>'
 
 
 def rivals(run: Run) -> str:
@@ -67,24 +68,20 @@ def rivals(run: Run) -> str:
     if not found:
         return ""
     heads = ["", "KL, nats", "reward", "gold", "win rate", "at equal length"]
-    rows = []
-    for row in found:
-        cells = [cell(row[what], digits) for what, digits in (("score", 2), ("gold", 3), ("win_rate", 3),
-            ("win_rate_at_equal_length", 3))]
-        rows.append([escape(row["name"]), f"{row['kl']:.2f}", *cells])
-    text = f"""<h3>PPO beside best of n</h3><p>Best of n asks the instruction-tuned model n times and keeps what the reward model likes best: no training, n
-    times the work for each answer, KL log n − (n − 1)/n at most. The same {found[0]["stories"]} test stories for all; 95 % intervals over them.</p>"""
+    digits = {"score": 2, "gold": 3, "win_rate": 3, "win_rate_at_equal_length": 3}
+    rows = [[escape(row["name"]), f"{row['kl']:.2f}", *(cell(row[what], count) for what, count in digits.items())]
+            for row in found]
+    text = ("<h3>PPO beside best of n</h3><p>Best of n asks the instruction-tuned model n times and keeps what the "
+            "reward model likes best: no training, n\n    times the work for each answer, KL log n − (n − 1)/n at "
+            f"most. The same {found[0]['stories']} test stories for all; 95 % intervals over them.</p>")
     return text + table("stack", heads, rows)
 
 
 def hacked_samples(run: Run) -> list[Sample]:
     """The summaries of RLHF whose reward and gold score differ most."""
-    own = [s for s in run.samples if s.get("stage") == "rlhf" and isinstance(s.get("proxy"), int | float)
-           and "gold" in s]
-    if not own:
-        return []
-    return widest([s.get("prompt", "") for s in own], [s["text"] for s in own], [s["proxy"] for s in own],
-                  [s["gold"] for s in own], SHOWN)
+    own = [(s.get("prompt", ""), s["text"], s["proxy"], s["gold"]) for s in run.samples
+           if s.get("stage") == "rlhf" and isinstance(s.get("proxy"), int | float) and "gold" in s]
+    return widest(*map(list, zip(*own)), SHOWN) if own else []
 
 
 def hacked(run: Run) -> str:
@@ -98,6 +95,7 @@ def hacked(run: Run) -> str:
         summary = escape(sample.answer.strip()) or '<span class="soft">(it says nothing)</span>'
         texts = f"<details><summary>{summary}</summary><p class='soft'>{escape(sample.prompt)}</p></details>"
         rows.append([verdict, f"{sample.proxy:+.2f}", f"{sample.gold:+.2f}", texts])
-    text = """<h3>Where reward and gold differ most</h3><p>Summaries of RLHF on test stories, both scores in deviations from their mean over all of them, the
-    widest gap first. What the first kind have in common is what PPO would climb next. Open one to see its prompt.</p>"""
+    text = ("<h3>Where reward and gold differ most</h3><p>Summaries of RLHF on test stories, both scores in deviations "
+            "from their mean over all of them, the\n    widest gap first. What the first kind have in common is what "
+            "PPO would climb next. Open one to see its prompt.</p>")
     return text + table("stack", ["the reward model", "reward", "gold", "summary"], rows)

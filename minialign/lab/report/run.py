@@ -48,8 +48,11 @@ class Run:
 
     def interval(self, stage: str, what: str) -> dict[str, float] | None:
         """A stage's measured interval {"mean", "low", "high"}; None where it was not measured."""
-        value = self.summary["stages"].get(stage, {}).get(what)
-        return {"mean": value, "low": value, "high": value} if isinstance(value, int | float) else value
+        return interval(self.summary["stages"].get(stage, {}).get(what))
+
+    def measured(self, what: str) -> dict[str, dict[str, float]]:
+        """Stage -> interval, of the stages for which it was measured."""
+        return {stage: value for stage in self.stages if (value := self.interval(stage, what))}
 
     @property
     def stages(self) -> dict[str, str]:
@@ -63,6 +66,11 @@ class Run:
     def last(self, key: str, field: str) -> float | None:
         """The last logged value of a field."""
         return next((record[field] for record in reversed(self.metrics[key]) if record.get(field) is not None), None)
+
+
+def interval(value: Any) -> Any:
+    """A number as an interval without width; an interval, or None, as it is."""
+    return {"mean": value, "low": value, "high": value} if isinstance(value, int | float) else value
 
 
 def escape(text: Any) -> str:
@@ -93,11 +101,10 @@ def duration(seconds: float) -> str:
 def table(kind: str, heads: list[str], rows: list[list[str]]) -> str:
     """A table whose rows become cards on a narrow screen; the first cell of a row is its heading. Cells are HTML, heads
     are plain."""
-    head = "".join(f'<th role="columnheader" scope="col">{escape(name)}</th>' for name in heads)
-    body = ""
+    names, body = [escape(name) for name in heads], ""
+    head = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in names)
     for first, *cells in rows:
-        rest = "".join(f'<td role="cell" data-name="{escape(name)}">{cell}</td>' for name,
-                       cell in zip(heads[1:], cells))
+        rest = "".join(f'<td role="cell" data-name="{name}">{cell}</td>' for name, cell in zip(names[1:], cells))
         body += f'<tr role="row"><th role="rowheader" scope="row">{first}</th>{rest}</tr>\n'
     return (f'<table class="{kind}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody '
             f'role="rowgroup">\n{body}</tbody></table>\n')
@@ -107,6 +114,7 @@ def marked_name(stage: str) -> str:
     """A stage's name behind its marker, in its colour."""
     return (f'<span class="marker s{list(STAGES).index(stage)}" aria-hidden="true">{MARKERS[stage]}</span> '
             f'{escape(STAGES[stage])}')
+
 
 def cell(value: dict[str, float] | None, digits: int) -> str:
     """Mean, and the interval smaller; nothing where nothing was measured."""

@@ -26,8 +26,8 @@ def stories_section(run: Run) -> str:
         cards = "".join(card(stage, summaries[stage]) for stage in run.stages if stage in summaries)
         plot = f": {escape(story['plot'])}" if story.get("plot") else ""
         number = story["story"] + 1 if isinstance(story.get("story"), int) else escape(story.get("story"))
-        parts.append(f'<article class="story"><h3>Story {number}{plot}</h3><p>{escape(story["text"])}</p><div '
-                     f'class="grid">{cards}</div></article>')
+        parts.append(f'<article class="story"><h3>Story {number}{plot}</h3><p>{escape(story["text"])}</p>'
+                     f'<div class="grid">{cards}</div></article>')
     return "\n".join(parts)
 
 
@@ -63,10 +63,10 @@ def marked(sample: dict) -> str:
         if start >= end:
             continue
         verdict = statement["verdict"] if statement["verdict"] in SIGNS else "unclear"
-        hear = ("" if verdict == "remark" else f'<span class="hear"> '
-                                               f'({"not true" if verdict == "false" else verdict})</span>')
-        out.append(boxed(text, at, start, rude_spans) + f'<span class="v '
-                   f'{verdict}">{boxed(text, start, end, rude_spans)}</span>{hear}')
+        said = {"false": "not true", "remark": ""}.get(verdict, verdict)
+        out.append(boxed(text, at, start, rude_spans))
+        out.append(f'<span class="v {verdict}">{boxed(text, start, end, rude_spans)}</span>')
+        out.append(f'<span class="hear"> ({said})</span>' if said else "")
         at = end
     return ("".join(out) + boxed(text, at, len(text), rude_spans)).strip()
 
