@@ -1,30 +1,26 @@
 r"""Distillation: a student learns from its teacher what labels cannot tell it, and comes close to it although it is
 smaller.
 
-The notes' claim; Hinton et al. 2015, §2 and §3, Sanh et al. 2019, Tables 1 and 4, Jiao et al. 2020, Tables 2 and 5,
-Wang et al. 2020, Table 2.
+Hinton et al. 2015, §2 and §3, Sanh et al. 2019, Tables 1 and 4, Jiao et al. 2020, Tables 2 and 5, Wang et al. 2020,
+Table 2.
 
 The test: students of two sizes, a decoder's and an encoder's, on the same documents for the same number of steps: from
-labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe with one part of its
-loss, or its start, taken away (distilled.py). All are judged by their loss on documents that nobody trained on and,
-tuned alike, on two tasks. TinyBERT and MiniLM predict no word in their general stage, and are judged on the tasks
-alone.
+labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe with one part taken
+away (distilled.py). They are judged by their loss on documents that nobody trained on and, tuned alike, on two tasks;
+TinyBERT and MiniLM, which predict no word in their general stage, on the tasks alone.
 
-    1. soft targets beat labels, in both families and sizes
-    2. they beat the teacher's likeliest word, at both sizes
+    1. soft targets beat labels, in both families and sizes        2. they beat the teacher's likeliest word
     3. DistilGPT-2 and DistilBERT close more than half of the gap between the student of labels and the teacher
     4. and come close to the teacher: at most 0.1 nats behind it
     5. without the soft targets, 6. without the start, both are worse
     7. TinyBERT's and MiniLM's students of half the layers know the two tasks better than the student of labels
     8. on-policy distillation brings the student's own texts closer to the teacher than soft targets on given texts,
        both begun as its layers
-    9. soft targets know a word that was taken away: three words, in no document that the student reads, get more than a
-       quarter of the probability that the teacher gives them where they come next, and more than from a student of
-       labels
+    9. soft targets know three words that no document of the student holds: they get more than a quarter of the
+       teacher's probability where they come next, and more than from a student of labels
 
 Every difference is taken seed by seed; its 95 % interval over seeds has to lie above 0 (3: above one half; 4: below
-0.1; 9: above a quarter). What decides nothing is made with the first seed only: a temperature of 1, the other parts
-that are taken away, the recipes' smaller students, and the decoders' tasks.
+0.1; 9: above a quarter). What decides nothing is made with the first seed only.
 """
 
 from __future__ import annotations

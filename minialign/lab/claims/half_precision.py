@@ -4,18 +4,16 @@ The notes' claim, with erratum: float16 and bfloat16 are rounding to smaller flo
 Micikevicius et al. 2018, §3.
 
 The test: toy decoders with their weights stored in 16 bits, and computed in 16 bits altogether; bytes on disk, and the
-loss on documents that they never saw. Where float16 overflows and bfloat16 does not is shown on the same decoder with
-one feature of each block's inner layer scaled up by a power of two and the weights that read it scaled down by the
-same: its float32 outputs stay the same to the last bit, its activations reach beyond 65,504. (A ReLU passes such a
-scale through, which makes the change exact.)
+loss on unseen documents. For the overflow one feature of each block's inner layer is scaled up by a power of two and
+the weights that read it down by the same: a ReLU passes the scale through, so the float32 outputs stay the same to the
+last bit, while activations reach beyond 65,504.
 
     1. half the bytes: the files are 0.49 to 0.53 of float32's
     2. stored in 16 bits, either type, the loss moves by less than 0.005 nats
     3. float16 is finer: bfloat16 moves the logits more
-    4. float16 overflows on large features, bfloat16 does not
+    4. float16 overflows on large features (a logit is infinite or NaN), bfloat16 does not
 
-2 needs its whole interval over seeds inside, 3 a difference above 0; 4 holds when float16 makes a logit infinite or NaN
-and bfloat16 makes none.
+2 needs its whole 95 % interval over seeds inside, 3 a difference above 0.
 """
 
 from __future__ import annotations

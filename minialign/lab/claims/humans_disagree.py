@@ -1,21 +1,18 @@
-r"""Disagreement: people are inconsistent, with each other and with themselves; several people together are better than
-one.
+r"""Disagreement: people are inconsistent, with each other and with themselves; several together are better than one.
 
 Stiennon et al. 2020, §3.3 and Appendix C.2: labellers agree with researchers in 77 % of comparisons, researchers with
-each other in 73 %, labellers with each other in 72 %; the mode of three labellers raises the agreement with researchers
-from 72 to 77 %. The notes draw one person and an ensemble as lines that reward models are measured by.
+each other in 73 %, labellers with each other in 72 %; the mode of three labellers raises 72 to 77 %. The notes draw one
+person and an ensemble as lines that reward models are measured by.
 
-The test, in two versions. Simulated: panels of people with tastes, noise, lapses and biases of their own judge pairs of
-summaries. Real: texts that 15 to 99 people rated (Hutto & Gilbert 2014, four sources); the drawn people's order of two
-texts against that of all the others, who are never the same.
+The test. Simulated: panels of people with tastes, noise, lapses and biases of their own judge pairs of summaries. Real:
+texts that 15 to 99 people rated (Hutto & Gilbert 2014, four sources); the drawn people's order of two texts against
+that of all the others, who are never the same.
 
     1. simulated people agree with themselves in less than 95 % of pairs, and with each other in less still
-    2. five people together agree with the rest more often than one, simulated
-    3. the same, real people
+    2. five people together agree with the rest more often than one, simulated        3. the same, real people
     4. a real person agrees with the others in less than 95 %
 
-Intervals are over panels (simulated, one a seed) and over the four sources (real). "The rest" never contains those who
-are measured.
+Intervals (95 %) are over panels (simulated, one a seed) and over the four sources (real).
 """
 
 from __future__ import annotations

@@ -2,25 +2,22 @@ r"""InstructGPT: tuned on feedback, a model is more truthful and a little less t
 saw, and loses no other task.
 
 Ouyang et al. 2022, §4: labellers prefer the 1.3 B model tuned on feedback over the 175 B GPT-3 (Fig. 1), held-out
-labellers do so as much as those who labelled (§4.1); truthfulness rises, toxicity falls slightly (§4.2); performance on
-public tasks may fall (§4.2, "alignment tax").
+labellers as much as those who labelled (§4.1); truthfulness rises, toxicity falls slightly, performance on public tasks
+may fall (§4.2, "alignment tax").
 
 The test, on the main job's runs at the middle size, before (the instruction-tuned model) and after PPO:
 
     1. more truthful: the share of what a summary says that is true rises
-    2. less toxic: harmless rises, where there is anything to rise (the instruction-tuned toys say next to nothing rude)
-    3. held-out annotators prefer it, head to head, in more than half of the comparisons, and no less than annotators of
-       the training panel by 0.05; and still in more than half at equal length
-    4. tasks that feedback never touched (questions about a story, which instruction tuning taught) are not lost: at
-       most 0.03 fewer right answers
-    5. the small model tuned on feedback beats the large one that only predicts, head to head, before held-out
-       annotators, and does so more often than before feedback
+    2. less toxic: harmless rises; no test, said and left out, where every seed is harmless before feedback
+    3. held-out annotators prefer it in more than half of the comparisons, also at equal length, and no less than
+       annotators of the training panel by 0.05
+    4. tasks that feedback never touched (questions about a story): at most 0.03 fewer right answers
+    5. the small model tuned on feedback beats the large one that only predicts, before held-out annotators, and does so
+       more often than before feedback
 
 1 and 2 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3 an interval above one half, and
-one above −0.05; in 4 the lower end counts; 5 needs an interval above one half and a difference above 0. Where every
-seed is harmless throughout before feedback 2 is no test, said and left out. The table has the interval of each seed's
-win rates over its stories, too (rlhf/equal_length.py). DEVIATION: InstructGPT's public tasks were never trained on at
-all; a model of this size answers none of those (see t0-unseen-tasks).
+one above −0.05; in 4 the lower end counts; 5 needs an interval above one half and a difference above 0.
+DEVIATION: InstructGPT's public tasks were never trained on; a model of this size answers none (see t0-unseen-tasks).
 """
 
 from __future__ import annotations

@@ -4,25 +4,19 @@ Dettmers et al. 2022 (LLM.int8()), Table 1 and Fig. 1: from 6.7 billion paramete
 are so large that one scale for a matrix rounds everything else away; vector-wise scales help, and taking the outlier
 columns out in 16 bits brings float's loss back.
 
-The test, in three versions; every linear layer's weights and activations in int8, KL from the model in float, nats a
-token:
+The test, weights and activations of every linear layer in int8, KL from the model in float, nats a token, for
 
-    toy        the toy decoder as it is: no activation is far from the others
-    planted    the same with two features of each block scaled up 30 times at the norm before its layers, and down by as
-               much in the weights that read them: in float nothing changes, for int8 these are outlier columns
-    real       SmolLM2-135M (4-bit weights read back to float32), first 4,096 tokens of Macbeth in windows of 512; when
-               it can be fetched
-
-The statements, on the versions named, each the difference of KL, seed by seed, with its 95 % interval above 0 (real:
-one model, so the KL itself):
+    toy        the toy decoder: no activation is far from the others, so llm-int8 is vector-wise by another name
+    planted    two features of each block 30 times as large at the norm before its layers, and as much smaller in the
+               weights that read them: in float nothing changes, for int8 these are outlier columns
+    real       SmolLM2-135M, first 4,096 tokens of Macbeth in windows of 512; when it can be fetched
 
     1. planting breaks plain int8: absmax (a scale for each matrix) is worse on `planted` than on `toy`
     2. a scale for each vector is better than one for each matrix, on planted and real
     3. taking out the outlier columns is better still, on planted and real
     4. on planted it loses less than a tenth of absmax's KL
 
-On `toy` no activation reaches the threshold of 6, so there the split is vector-wise by another name: shown, and no
-test.
+Each needs a difference of KL, seed by seed, whose 95 % interval is above 0 (real: one model, so the KL itself).
 """
 
 from __future__ import annotations

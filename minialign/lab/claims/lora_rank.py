@@ -4,18 +4,15 @@ Hu et al. 2021, §7.2 and Table 6: rank 1 to 4 is enough on most tasks; Aghajany
 intrinsic dimension. The notes turn the parameter count around (erratum E1): a LoRA of rank r on a matrix of n × m saves
 parameters only below r = n m / (n + m).
 
-The test, on the far task: the singular values of W_tuned − W of every matrix of attention after full fine-tuning, and
-the accuracy of LoRAs of rank 1 to 64.
+The test, on the far task: the singular values of W_tuned − W of every matrix of attention after full fine-tuning (those
+of a random update stand in the table), and the accuracy of LoRAs of rank 1 to 64.
 
-    1. the update is near low rank: the first 8 of its singular directions hold at least 80 % of ‖ΔW‖², mean over the
-       matrices of attention
-    2. rank 4 is within 0.03 of rank 64
-    3. rank 4 is within 0.03 of full fine-tuning
+    1. the first 8 singular directions hold at least 80 % of ‖ΔW‖², mean over the matrices of attention
+    2. rank 4 is within 0.03 of rank 64        3. rank 4 is within 0.03 of full fine-tuning
     4. a LoRA trains less than the matrices that it stands for at every rank below the break-even Σ n m / Σ (n + m), as
        much at it, more above it, as counted
 
-1 needs the lower end, 2 and 3 the upper end of a 95 % interval over seeds. What a random update of the same shapes
-would have stands in the table.
+1 needs the lower end, 2 and 3 the upper end of a 95 % interval over seeds.
 """
 
 from __future__ import annotations

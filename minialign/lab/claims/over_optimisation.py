@@ -1,25 +1,20 @@
 r"""Over-optimisation: the reward is a proxy; without the KL term, optimising it runs away from what people want.
 
-The notes' figure is Stiennon et al. 2020, Fig. 5: preference against KL from the supervised policy; what the reward
-model predicts keeps rising while people's preference turns down. Gao, Schulman & Hilton 2022 (§3) fit the gold score
-against d = √KL as d(α − β d) for best of n and d(α − β log d) for reinforcement learning.
+Stiennon et al. 2020, Fig. 5: what the reward model predicts keeps rising with KL while people's preference turns down.
+Gao, Schulman & Hilton 2022, §3, fit gold against d = √KL as d(α − β d) for best of n, d(α − β log d) for RL.
 
-The test: from one instruction-tuned toy model (the middle size of feedback.py), reward models (the proxies) learn from
-different thirds of the noisy comparisons, one a seed. PPO runs against each at several prices of KL, 0 included, and
-best of n beside it; the prices that no statement is about with the first proxy alone. Each rollout is scored by the
-proxy and by the simulator's gold score, on stories that nothing else has seen; a curve's start and end are means over
-its first and last five updates. Beside what gold gained by the end of each run stands what best of n gains at the same
-KL, read off the line between the two n around it: gains, each from its own beginning, since the rollouts and best of n
-are on different stories. Where PPO goes further than the largest n, that one is taken, and it is said.
+The test: reward models (proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs against
+each at several prices of KL, 0 included, and best of n beside it; prices that no statement is about with the first
+proxy alone. Each rollout is scored by the proxy and by the simulator's gold score, on stories that nothing else has
+seen; a curve's start and end are means over its first and last five updates. Beside what gold gained by the end stands
+what best of n gains at the same KL, on the line between the two n around it, each from its own beginning (they are on
+different stories); where PPO goes further than the largest n, that one is taken, and it is said.
 
-    1. without a penalty the proxy rises
-    2. without a penalty the gold score falls
-    3. with the main job's penalty gold does not fall
-    4. gold ends higher with the penalty than without it
+    1. without a penalty the proxy rises        2. without a penalty the gold score falls
+    3. with the main job's penalty gold does not fall        4. gold ends higher with the penalty than without it
 
-1, 2 and 4 fail unless their 95 % interval over the seeds excludes 0; 3 fails unless its interval excludes a fall by
-more than 0.02. A proxy that has learned nothing has no rise to run away with; its accuracy stands in the table, so that
-this can be told from a claim that is false.
+1, 2 and 4 need a 95 % interval over seeds that excludes 0; 3 one that excludes a fall by more than 0.02. A proxy that
+has learned nothing has no rise to run away with; its accuracy stands in the table.
 """
 
 from __future__ import annotations

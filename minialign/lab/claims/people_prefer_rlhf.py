@@ -4,18 +4,15 @@ the references.
 Stiennon et al. 2020, Fig. 1: at every size summaries of the model tuned on human feedback are preferred over supervised
 ones, and at 1.3 billion parameters over the references written by people (61 % of comparisons).
 
-The test: the main job at three sizes. The judges are annotators whose choices no training used; each compares a model's
-summary with the reference of the same story, in random order, ties one half. A win rate stands beside what is left of
-it at equal length, since longer summaries win by length.
+The test: the main job at three sizes. Annotators whose choices no training used compare a model's summary with the
+story's reference, in random order, ties one half. Beside it stands what is left of the win rate at equal length, since
+longer summaries win by length; each seed's interval over its stories is in the table (rlhf/equal_length.py).
 
-    1. at every size feedback wins more than instruction tuning
-    2. and that more than pretraining alone
-    3. the same as 1 at equal length
-    4. at the largest size feedback beats the references (above 50 %)
+    1. at every size feedback wins more than instruction tuning        2. and that more than pretraining alone
+    3. the same as 1 at equal length        4. at the largest size feedback beats the references (above 50 %)
 
 1 to 3 need a difference, seed by seed, whose 95 % interval over seeds is above 0, at every size; 4 an interval above
-0.5. Each seed's win rate has an interval over its stories, too, Student's as it is and a bootstrap at equal length
-(rlhf/equal_length.py); they are in the table.
+0.5.
 """
 
 from __future__ import annotations

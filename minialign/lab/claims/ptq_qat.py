@@ -1,21 +1,16 @@
 r"""Rounding afterwards or training for it: post-training quantization is easy; training with the rounding in the loop
 is better.
 
-The notes' claim; Jacob et al. 2018, §3, and Esser et al. 2020, Table 1, measure it. A fair comparison gives both the
-same training: here the float model learns for as many more steps as the rounded one, on the same batches, at the same
-learning rate, before it is rounded.
+Jacob et al. 2018, §3, and Esser et al. 2020, Table 1. A fair comparison gives both the same training: the float model
+learns for as many more steps as the rounded one, on the same batches, at the same rate, before it is rounded.
 
 The test: toy decoders continue on their corpus for some hundred steps, in float and then quantized (PTQ), or with
-rounding in the forward pass (QAT), with scales measured on the weights or learned (LSQ); weights at 8, 4, 3 and 2 bits
-with a scale for each row, activations at 8. The number is the loss on documents that nobody trained on.
+rounding in the forward pass (QAT), with scales measured on the weights or learned (LSQ; shown, with the first seed
+only); weights at 8, 4, 3 and 2 bits with a scale for each row, activations at 8. The number is the loss on documents
+that nobody trained on.
 
     1. at 8 bits nothing is lost by either: PTQ and QAT within 0.01 nats of float
-    2. at 4 bits QAT is better
-    3. at 3
-    4. at 2
-
-2 to 4 need a difference, seed by seed, whose 95 % interval over seeds is above 0. QAT is the version with measured
-scales; the learned ones are shown, with the first seed only.
+    2. at 4 bits, 3. at 3, 4. at 2 QAT is better: a difference, seed by seed, whose 95 % interval is above 0
 """
 
 from __future__ import annotations

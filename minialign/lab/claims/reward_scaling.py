@@ -3,23 +3,19 @@ r"""Reward models grow: larger ones, and more comparisons, come close to one hum
 Stiennon et al. 2020, Fig. 6: validation accuracy of reward models against their size and the number of comparisons,
 with lines for one human and for an ensemble.
 
-The test, in two versions. Simulated: reward models that begin as the instruction-tuned models of three sizes, trained
-on an eighth, a half or all of the comparisons, and judged by the choices of annotators on stories that they never saw;
-the lines are a held-out person and the majority of five of them, judged by the same choices. Beside them an ensemble of
-three reward models, their scores averaged. Real: reward models of two sizes that begin as decoders of the texts,
-trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged on other texts against the mean of all
-their raters, and against single raters whose choices were held out. The lines there are one rater and five together on
-the very pairs that the model is judged on, against the mean of the others, and how often two single raters agree.
+The test. Simulated: reward models that begin as the instruction-tuned models of three sizes, trained on an eighth, a
+half or all of the comparisons, judged by annotators' choices on unseen stories; the lines are a held-out person and the
+majority of five. Beside them three reward models, their scores averaged. Real: reward models of two sizes that begin as
+decoders of the texts, trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged on other texts
+against the mean of all raters, and against held-out single raters. The lines are one rater and five together on the
+very pairs that the model is judged on, against the mean of the others, and how often two single raters agree.
 
-    1. more comparisons help: all against an eighth, middle size
-    2. larger models help: large against small, all comparisons
+    1. more comparisons help: all against an eighth, middle size        2. larger models help: large against small
     3. the best comes close to one person, at most 0.05 below, and not to five: at least 0.05 below
-    4. to 6. the same with real people: 8,192 comparisons against 512; the larger model against the smaller; the larger
-       against one rater and five
+    4. to 6. the same with real people: 8,192 comparisons against 512; the larger model; one rater and five
 
-1, 2, 4 and 5 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3 and 6 look at the whole
-interval of the difference. With real people the 8,192 comparisons are all there are: there the three seeds differ in
-their order and in the head's start, so their interval is the narrower for it.
+1, 2, 4 and 5 need a difference, seed by seed, whose 95 % interval is above 0; 3 and 6 look at the whole interval. With
+real people the 8,192 comparisons are all there are: the seeds differ in their order and in the head's start only.
 """
 
 from __future__ import annotations

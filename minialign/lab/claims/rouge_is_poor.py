@@ -4,20 +4,17 @@ choices orders summaries better.
 Stiennon et al. 2020, §4.4: ROUGE agrees with labellers in about 57 % of comparisons between samples of supervised
 models and in about 50 % between samples of models tuned on feedback, where reward models still agree in 62 %.
 
-The test: comparisons on stories that no reward model saw, both summaries written by models (a reference has ROUGE 1
-with itself and would be no test). ROUGE-1, -2 and -L of each summary with the story's reference, and the score of a
-reward model of the main job, each against the annotators' choices, pair by pair. Which pairs: drawn from several
-policies, as they were collected; and the hard ones, both from the same policy.
+The test: comparisons on stories that no reward model saw, both summaries written by models. ROUGE-1, -2 and -L of each
+summary with the story's reference, and the score of a reward model of the main job, each against the annotators'
+choices: on pairs from several policies, as they were collected, and on the hard ones, both from the same policy.
 
     1. the reward model agrees with people more often than ROUGE-1, -2 and -L, over all pairs
     2. and over the pairs of one policy
-    3. ROUGE misses lies: of a true summary and the same one with one detail exchanged it prefers the true one in less
-       than 75 %, whichever kind of ROUGE
+    3. ROUGE misses lies: of a true summary, in other words than the reference, and the same one with one detail
+       exchanged it prefers the true one in less than 75 %, whichever kind of ROUGE
 
-1 and 2 need a difference, seed by seed, whose 95 % interval over seeds is above 0; in 3 the upper end counts. The true
-summary is one of the story's, in other words than the reference; of one of its statements a name, a thing, a place or
-the like is exchanged for what the story does not say, and the sentence stays as it is. The reward model is asked about
-the same pairs; what it says stands in the table and decides nothing.
+1 and 2 need a difference, seed by seed, whose 95 % interval over seeds is above 0; in 3 the upper end counts. What the
+reward model says of lies stands in the table and decides nothing.
 """
 
 from __future__ import annotations

@@ -1,24 +1,22 @@
 r"""Calibrated or measured on the spot: static scales are fast and steady, dynamic ones fit better.
 
-The notes' comparison of the two ways to get the scale of an activation. Static: from a calibration set, one for the
-tensor, fixed; dynamic: from the values themselves, one for each token or, to compare nothing but *when* one looks, one
-for the tensor. The text that one calibrates on matters: its size, and whether it is like the text to come.
+The notes' two ways to get the scale of an activation. Static: from a calibration set, one for the tensor, fixed;
+dynamic: from the values themselves, one for each token or, to compare nothing but *when* one looks, one for the tensor.
+Jacob et al. 2018, §3; Wu et al. 2020, §3.2.
 
 The test: toy decoders with int8 weights and activations of 8 and of 5 bits (where a coarser scale shows), scales
-dynamic, or static from 1, 8 or 64 documents, by the least and greatest value seen (min-max) or by the least squared
-error (mse), and from 64 documents of the wrong kind (all in capitals). The number is KL from the float model, nats a
-token, which never cancels; loss and time are in the table. The same layers do the work, so that the difference in time
-is the look for the largest value; it is timed on one linear layer and 512 tokens, taking turns.
+dynamic, or static from 1, 8 or 64 documents, by the range seen (min-max) or by the least squared error (mse), and from
+64 documents of the wrong kind (all in capitals). The number is KL from the float model, nats a token. Time is that of
+one linear layer and 512 tokens, taking turns.
 
     1. dynamic with a scale for each token fits better: lower KL than static (64 documents, min-max), at 8 and at 5 bits
     2. so does dynamic with one scale for the tensor of each call, as static has it
     3. static is faster (median of 40 pairs of calls)
     4. the wrong text is worse than the right one, at 5 bits
 
-1, 2 and 4 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3 the ratio of times above 1
-likewise. That static is steady, a document's logits the same whatever its neighbours in the batch, is so by
-construction, and so it is with a scale for each token; how far one scale for the tensor lets neighbours move them
-stands in the table and decides nothing.
+1, 2 and 4 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3 the ratio of times above 1.
+Static is steady by construction, and so is a scale for each token; how far one scale for the tensor lets neighbours
+move a document's logits stands in the table and decides nothing.
 """
 
 from __future__ import annotations

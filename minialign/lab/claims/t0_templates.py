@@ -4,18 +4,15 @@ Sanh et al. 2022 (T0), Fig. 6: with more prompts for each training dataset, the 
 and its spread over wordings shrinks.
 
 The test: the toy T5 is tuned on the same tasks, the same number of questions and steps (half of T0's), with 1, 3 or all
-wordings of each task (the inverted ones are among them only when all are; the first three are nearly always questions,
-so number and style change together). Held-out tasks are examined in every wording.
+wordings of each task (inverted ones only among all; the first three are nearly always questions, so number and style
+change together). Held-out tasks are examined in every wording. From one wording to all
 
-    1. from one wording to all the median accuracy rises
+    1. the median accuracy rises
     2. the spread over wordings (third minus first quartile, mean over tasks) shrinks
 
-A difference, seed by seed, counts when its 95 % interval over seeds excludes 0.
-
-Three wordings are there with the first seed only. So are two choices of the chapter, shown on the way and judged by
-nobody: what T0 loses without the LM adaptation between span corruption and tuning (Lester et al. 2021, §3.1, found it
-worth much; here the same span corruption leads into tuning with and without it), and what ranking options by the mean
-over their tokens instead of the sum does.
+by a difference, seed by seed, whose 95 % interval over seeds excludes 0. With the first seed only, and judged by
+nobody: three wordings; T0 without the LM adaptation (Lester et al. 2021, §3.1); and ranking options by the mean over
+their tokens instead of the sum.
 """
 
 from __future__ import annotations

@@ -1,20 +1,18 @@
 r"""Unseen tasks: instruction tuning on templated tasks generalises to tasks of other kinds, ahead of T5 and of a larger
 language model.
 
-The notes' claim is that of Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its
-own base (T5+LM) and GPT-3 models up to sixteen times its size, zero-shot, in nearly every wording.
+Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its own base (T5+LM) and GPT-3
+models up to sixteen times its size, zero-shot, in nearly every wording.
 
-The test: three clusters (inference, story completion, coreference) are held out of training. The toy T5 (span
-corruption, then LM adaptation) is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5
-as it is, and a decoder with at least four times the parameters that read the same corpus, zero-shot and with two solved
-examples. Every wording of every held-out task is answered by ranking the options, on examples that are the same for all
-models and seeds. A model's number is the mean over clusters of its tasks' median accuracies.
+The test: three clusters (inference, story completion, coreference) are held out. The toy T5 (span corruption, then LM
+adaptation) is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5 as it is, and a
+decoder with at least four times the parameters that read the same corpus. Every wording of every held-out task is
+answered by ranking the options. A model's number is the mean over clusters of its tasks' median accuracies.
 
-    1. T0 is above the T5 it was made from
-    2. above the larger decoder, zero-shot
-    3. and few-shot
+    1. T0 is above the T5 it was made from        2. above the larger decoder, zero-shot
+    3. and with two solved examples
 
-Each statement needs 95 % intervals over seeds that are apart. What guessing gives is in the table and in the figure.
+Each needs 95 % intervals over seeds that are apart. What guessing gives is in the table and in the figure.
 """
 
 from __future__ import annotations
