@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import tokenizers
@@ -111,6 +112,20 @@ def drawn(interval: Interval) -> Any:
 def point(table: Table, what: str, **which: Any) -> Any:
     """One field of the rows that match, over the seeds, as the figures take it."""
     return drawn(over_seeds(column(table, what, **which)))
+
+
+def time_ratio(first: Callable, second: Callable, rounds: int, alternate: bool = False) -> float:
+    """Median ratio of the times of two pieces of work, in turn, after three rounds that warm up; `alternate` lets the
+    second begin every other round."""
+    ratios = []
+    for number in range(rounds + 3):
+        times = {}
+        for work in (second, first) if alternate and number % 2 else (first, second):
+            began = perf_counter()
+            work()
+            times[work] = perf_counter() - began
+        ratios.append(times[first] / times[second])
+    return sorted(ratios[3:])[rounds // 2]
 
 
 # what a kept model depends on

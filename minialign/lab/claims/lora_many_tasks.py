@@ -16,17 +16,16 @@ each the median of pairs in a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
 from minialign.heads import describe_model
 from minialign.instruct.sft import demonstration_rows
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, drawn, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, drawn, over_seeds, time_ratio
 from minialign.lab.claims.tuned import base_of
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
@@ -97,19 +96,6 @@ def logits(server: Serving, tasks: Sequence[str], tokens: Tensor) -> Tensor:
     """(B, T, V) logits of one pass, a task for each row."""
     with server.rows(tasks) as served:
         return served(tokens)
-
-
-def time_ratio(first: Callable, second: Callable, rounds: int) -> float:
-    """Median ratio of the times of two pieces of work, in turn, after three rounds that warm up."""
-    ratios = []
-    for _ in range(rounds + 3):
-        times = []
-        for work in (first, second):
-            began = perf_counter()
-            work()
-            times.append(perf_counter() - began)
-        ratios.append(times[0] / times[1])
-    return sorted(ratios[3:])[rounds // 2]
 
 
 def judge(table: Table) -> Verdict:

@@ -22,12 +22,12 @@ move a document's logits stands in the table and decides nothing.
 from __future__ import annotations
 
 import copy
-from time import perf_counter
+from functools import partial
 
 import torch
 from torch import nn
 
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point, time_ratio
 from minialign.lab.claims.quantized import Subject, beginnings, cost, subject
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.quant.calibration import MinMax
@@ -87,15 +87,7 @@ def speed_ratio(rounds: int, seed: int) -> float:
     observer.see(x)
     static = quantized_layer(linear, SchemeConfig("static", activation_per="tensor"), observer=observer)
     dynamic = quantized_layer(linear, SchemeConfig())
-    ratios = []
-    for round in range(rounds + 3):
-        times = {}
-        for layer in (static, dynamic) if round % 2 else (dynamic, static):
-            began = perf_counter()
-            layer(x)
-            times[layer] = perf_counter() - began
-        ratios.append(times[dynamic] / times[static])
-    return sorted(ratios[3:])[rounds // 2]
+    return time_ratio(partial(dynamic, x), partial(static, x), rounds, alternate=True)
 
 
 def milli(values: list[float]) -> list[float]:
@@ -132,12 +124,10 @@ def judge(table: Table) -> Verdict:
 def draw(table: Table) -> Figure:
     """KL against the size of the calibration set, at five bits; level lines where it has one size or none."""
     fig, axes = figure("documents to calibrate on", "KL from float at 5 bits, nats a token", 6.4, 4.0)
-    curves, places = {}, list(range(len(SIZES)))
-    for name in (RIGHT, MSE, WRONG, WHOLE, DYNAMIC):
-        sizes = distinct(table, "documents", scales=name)
-        points = [point(table, "kl", scales=name, documents=size, bits=5) for size in sizes]
-        curves[name] = points * (len(SIZES) // len(sizes))
-    lines_with_intervals(axes, places, curves)
+    places = list(range(len(SIZES)))
+    sizes = {RIGHT: SIZES, MSE: SIZES, WRONG: SIZES[-1:] * 3, WHOLE: (0,) * 3, DYNAMIC: (0,) * 3}
+    lines_with_intervals(axes, places, {name: [point(table, "kl", scales=name, documents=size, bits=5) for size in own]
+                                        for name, own in sizes.items()})
     axes.set_xticks(places, [str(size) for size in SIZES])
     axes.set_yscale("log")
     legend(axes)
