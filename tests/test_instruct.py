@@ -5,11 +5,11 @@ import torch
 
 from minialign.batching import IGNORE
 from minialign.heads import LanguageModel
-from minialign.instruct.flan import flan_rows, tune_flan
-from minialign.instruct.mixture import MixtureConfig, Split, ids_of
-from minialign.instruct.t0 import t0_questions, tune_t0
-from minialign.instruct.t5 import prefix_templates, t5_questions, tune_t5
-from minialign.instruct.zero_shot import TaskResult, ask, by_cluster, examine, examined, few_shot, posed
+from minialign.instruct.flan import question_rows
+from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_validation, question_ids
+from minialign.instruct.t0 import tune_on_questions
+from minialign.instruct.t5 import prefix_templates
+from minialign.instruct.zero_shot import TaskResult, ask, examine, examined, few_shot, posed
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.span_corruption import TextToTextRows
 from minialign.runs.errors import UserError
@@ -24,62 +24,63 @@ TINY = TrainingConfig(steps=2, batch=4, learning_rate=1e-3, validate_every=2, ch
 
 
 @pytest.fixture(scope="module")
-def made():
+def split():
     train = examples(["who", "yes_no", "kind_of"], 30, seed=0)
     return Split(train, examples(list(train), 4, seed=1), {})
 
 
 @pytest.fixture(scope="module")
-def tokenizer(made):
-    return train_tokenizer([t.pose(e).prompt for name, found in made.train.items() for t in PROMPTS[name]
-                            for e in found], 400)
+def tokenizer(split):
+    texts = [t.pose(e).prompt for name, found in split.train.items() for t in PROMPTS[name] for e in found]
+    return train_tokenizer(texts, 400)
 
 
 def model(kind, tokenizer, context=260):
     return LanguageModel(TransformerConfig(tokenizer.size, context, 16, 1, 2, kind=kind, initial_std=0.25), seed=0)
 
 
-def test_t5_asks_each_task_in_one_way(made):
-    templates = prefix_templates(made.train)
+def test_t5_asks_each_task_in_one_way(split):
+    templates = prefix_templates(split.train)
     assert all(len(found) == 1 for found in templates.values())
     assert templates["who"][0].input == "who story: {story} question: {question}"
-    questions, _ = t5_questions(made, MixtureConfig(200))
+    questions, _ = draw_training_and_validation(split, templates, MixtureConfig(200))
     assert all(q.prompt.startswith(f"{q.task} ") and q.template == "prefix" for q in questions)
 
 
 def test_a_task_that_has_only_options_reads_those():
-    prompt = prefix_templates({"odd": [{"answer": "a", "options": ["a", "b"],
-                                        "cluster": "c"}]})["odd"][0].pose({"answer": "a", "options": ["a", "b"]}).prompt
-    assert prompt == "odd options: a or b"
+    (template,) = prefix_templates({"odd": [{"answer": "a", "options": ["a", "b"], "cluster": "c"}]})["odd"]
+    assert template.pose({"answer": "a", "options": ["a", "b"]}).prompt == "odd options: a or b"
 
 
-def test_t5_and_t0_differ_in_nothing_but_the_words(made, tokenizer, tmp_path):
-    """The same questions, taught by either, leave the same weights; and T0's come in every wording."""
-    questions, valid = t0_questions(made, PROMPTS, MixtureConfig(200))
+def test_t5_and_t0_differ_in_nothing_but_the_words(split, tokenizer, tmp_path):
+    """T0's questions come in every wording and T5's in one; everything else is one function, and the same twice."""
+    questions, valid = draw_training_and_validation(split, PROMPTS, MixtureConfig(200))
     assert {q.template for q in questions if q.task == "who"} == {t.name for t in PROMPTS["who"]}
+    prefixed, _ = draw_training_and_validation(split, prefix_templates(split.train), MixtureConfig(200))
+    assert {q.template for q in prefixed} == {"prefix"} and {q.task for q in prefixed} == {q.task for q in questions}
     trained = []
-    for tune, name in ((tune_t0, "t0"), (tune_t5, "t5")):
+    for name, asked in (("t0", questions), ("t5", prefixed), ("t0 again", questions)):
         trained.append(model("encoder-decoder", tokenizer))
-        result = tune(trained[-1], tokenizer, questions, valid, TINY, RunFolder(tmp_path / name))
+        result = tune_on_questions(trained[-1], tokenizer, asked, valid, TINY, RunFolder(tmp_path / name))
         assert result["skipped"] == 0 and result["validation"] > 0
-    for one, two in zip(trained[0].parameters(), trained[1].parameters()):
+    for one, two in zip(trained[0].parameters(), trained[2].parameters()):
         assert torch.equal(one, two)
 
 
-def test_validation_questions_are_of_training_tasks_and_of_other_examples(made):
-    questions, valid = t0_questions(made, PROMPTS, MixtureConfig(100))
-    stories = {e["story"] for found in made.train.values() for e in found if "story" in e}
-    assert {q.task for q in valid} <= set(made.train) and not any(story in q.prompt for q in valid for story in stories)
+def test_validation_questions_are_of_training_tasks_and_of_other_examples(split):
+    questions, valid = draw_training_and_validation(split, PROMPTS, MixtureConfig(100))
+    stories = {e["story"] for found in split.train.values() for e in found if "story" in e}
+    assert {q.task for q in valid} <= set(split.train) and not any(story in q.prompt for q in valid for story in stories)
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_the_end_token_is_taught_and_no_prompt_token_is(kind, made, tokenizer):
+def test_the_end_token_is_taught_and_no_prompt_token_is(kind, split, tokenizer):
     questions = [Question("Who lost it?", "Mira"), Question("Is it so? Did Tom find the kite at the mill?", "yes")]
     if kind == "decoder":
-        rows, _ = flan_rows(tokenizer, questions, 60)
+        rows, _ = question_rows(tokenizer, questions, 60)
         batch = LabelledRows(rows, 2, 0).batch([0, 1])
     else:
-        pairs, _ = ids_of(tokenizer, questions, 60)
+        pairs, _ = question_ids(tokenizer, questions, 60)
         batch = TextToTextRows(pairs, 2, 0).batch([0, 1])
         assert batch.inputs[0, 0] == BEGIN and batch.tokens[0, 0] == BEGIN
     for row, question in zip(batch.labels, questions):
@@ -89,15 +90,15 @@ def test_the_end_token_is_taught_and_no_prompt_token_is(kind, made, tokenizer):
 
 def test_flan_refuses_or_counts_what_does_not_fit(tokenizer):
     questions = [Question("Who lost it? " * 4, "Mira and Tom and Ben"), Question("Who?", "Tom")]
-    fitting, skipped = flan_rows(tokenizer, questions, 30, skip_long=True)
+    fitting, skipped = question_rows(tokenizer, questions, 30, skip_long=True)
     assert len(fitting) == 1 and skipped == 1
     with pytest.raises(UserError, match="--skip-long"):
-        flan_rows(tokenizer, questions, 30)
+        question_rows(tokenizer, questions, 30)
 
 
-def test_flan_trains_a_decoder(made, tokenizer, tmp_path):
-    questions, valid = t0_questions(made, PROMPTS, MixtureConfig(100))
-    result = tune_flan(model("decoder", tokenizer), tokenizer, questions, valid, TINY, RunFolder(tmp_path))
+def test_flan_trains_a_decoder(split, tokenizer, tmp_path):
+    questions, valid = draw_training_and_validation(split, PROMPTS, MixtureConfig(100))
+    result = tune_on_questions(model("decoder", tokenizer), tokenizer, questions, valid, TINY, RunFolder(tmp_path))
     assert result["steps"] == 2 and result["skipped"] == 0
 
 
@@ -111,29 +112,28 @@ def test_a_model_that_was_taught_a_task_answers_it(kind, tokenizer, tmp_path):
     templates = {"kind": [Template("kind", "plain", "What is {word}?", answer_in_input=False)]}
     questions = [templates["kind"][0].pose(e) for e in words] * 8
     taught = model(kind, tokenizer, 40)
-    tune = tune_t0 if kind == "encoder-decoder" else tune_flan
-    tune(taught, tokenizer, questions, questions, TrainingConfig(steps=60, batch=16, learning_rate=1e-2),
-         RunFolder(tmp_path / kind))
+    sixty = TrainingConfig(steps=60, batch=16, learning_rate=1e-2)
+    tune_on_questions(taught, tokenizer, questions, questions, sixty, RunFolder(tmp_path / kind))
     result = examine(taught, tokenizer, {"kind": words}, templates)["kind"]
     assert result.accuracies == {"plain": 1.0} and result.chance == 0.5 and result.spread == 0
 
 
-def test_inverted_templates_and_tasks_without_options_are_not_ranked(made, tokenizer):
-    assert all(t.asks_for_the_answer
-               for t in examined(PROMPTS["who"])) and len(examined(PROMPTS["who"])) == len(PROMPTS["who"]) - 1
+def test_inverted_templates_and_tasks_without_options_are_not_ranked(split, tokenizer):
+    kept = examined(PROMPTS["who"])
+    assert all(t.asks_for_the_answer for t in kept) and len(kept) == len(PROMPTS["who"]) - 1
     plain = model("encoder-decoder", tokenizer)
     assert examine(plain, tokenizer, {"ask_for": [{"story": "x", "reply": "y", "answer": "z"}]}, PROMPTS) == {}
 
 
-def test_a_few_shot_prompt_shows_solved_questions_first(made, tokenizer):
-    shown, asked = [Question("Is hen an animal?", "yes"), Question("Is pie an animal?",
-        "no")], Question("Is duck an animal?", "yes", ("yes", "no"))
+def test_a_few_shot_prompt_shows_solved_questions_first(split, tokenizer):
+    shown = [Question("Is hen an animal?", "yes"), Question("Is pie an animal?", "no")]
+    asked = Question("Is duck an animal?", "yes", ("yes", "no"))
     assert few_shot(asked, shown) == "Is hen an animal? yes\n\nIs pie an animal? no\n\nIs duck an animal?"
     plain = model("decoder", tokenizer)
     assert len(ask(plain, tokenizer, [asked, asked], [shown, shown])) == 2
-    results = examine(plain, tokenizer, {"kind_of": made.train["kind_of"][:6]}, PROMPTS, shots=2)
+    results = examine(plain, tokenizer, {"kind_of": split.train["kind_of"][:6]}, PROMPTS, shots=2)
     assert results["kind_of"].chance == 0.2 and len(results["kind_of"].accuracies) == len(PROMPTS["kind_of"])
-    assert examine(plain, tokenizer, {"kind_of": made.train["kind_of"][:6]}, PROMPTS,
+    assert examine(plain, tokenizer, {"kind_of": split.train["kind_of"][:6]}, PROMPTS,
                    mean_logprob=True)["kind_of"].accuracies
 
 
@@ -141,8 +141,6 @@ def test_median_spread_and_quartiles_over_templates():
     result = TaskResult("t", {"a": 0.2, "b": 0.5, "c": 0.6, "d": 0.9}, 0.5)
     assert result.median == 0.55 and result.spread == pytest.approx(0.7) and result.quartile_range == pytest.approx(0.25)
     assert TaskResult("t", {"a": 0.2}, 0.5).quartile_range == 0
-    other = TaskResult("u", {"a": 1.0}, 0.5)
-    assert by_cluster({"t": result, "u": other}, {"t": "x", "u": "x"}) == {"x": 0.775}
 
 
 def test_an_examination_leaves_out_what_a_template_s_conditions_leave_out_only_when_asked_to():

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from minialign.instruct.mixture import MixtureConfig, draw, ids_of, rates, split_by_cluster
+from minialign.instruct.mixture import MixtureConfig, draw, question_ids, rates, split_by_cluster
 from minialign.runs.errors import UserError
 from minialign.tokenizer import train_tokenizer
 from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
@@ -47,11 +47,12 @@ def test_the_same_seed_draws_the_same_mixture():
 
 def test_fewer_templates_and_no_inverted_ones_on_request():
     found = {"a": [*templates("a", 3), Template("a", "inverted", "{answer}", "{text}", inverted=True)]}
-    def of(**settings):
-        return {q.template for q in draw({"a": dataset("a", 9, "a")}, found,
-                                                          MixtureConfig(300, **settings))}
-    assert of() == {"t0", "t1", "t2", "inverted"} and of(inverted=False) == {"t0", "t1",
-        "t2"} and of(templates=1) == {"t0"}
+
+    def drawn(**settings):
+        return {q.template for q in draw({"a": dataset("a", 9, "a")}, found, MixtureConfig(300, **settings))}
+
+    assert drawn() == {"t0", "t1", "t2", "inverted"}
+    assert drawn(inverted=False) == {"t0", "t1", "t2"} and drawn(templates=1) == {"t0"}
 
 
 def test_no_cluster_stands_on_both_sides():
@@ -59,13 +60,15 @@ def test_no_cluster_stands_on_both_sides():
     held_out = examples([n for n in DATASETS if DATASETS[n].cluster in HELD_OUT], 12, 1, told)
     train = examples([n for n in DATASETS if DATASETS[n].cluster not in HELD_OUT], 12, 2, told)
     split = split_by_cluster(train | held_out, HELD_OUT)
+
     def clusters(part):
         return {example["cluster"] for found in part.values() for example in found}
+
     assert clusters(split.held_out) == set(HELD_OUT) and not clusters(split.train) & set(HELD_OUT)
     assert clusters(split.validation) == clusters(split.train), "a model is chosen on training clusters only"
     for task, kept in split.validation.items():
-        assert kept and not {text for e in kept for text in texts(e)} & {text for e in split.train[task]
-            for text in texts(e)}
+        learned = {text for e in split.train[task] for text in texts(e)}
+        assert kept and not {text for e in kept for text in texts(e)} & learned
 
 
 def test_a_text_on_both_sides_of_the_split_is_an_error():
@@ -105,10 +108,10 @@ def test_a_task_without_templates_or_examples_is_an_error():
 def test_targets_are_tokens_as_in_running_text_and_long_ones_are_refused_or_counted():
     tokenizer = train_tokenizer([LONG] * 20, 320)
     questions = [Question("Who lost it?", "Mira"), Question(LONG * 3, "Tom")]
-    ((prompt, target),), skipped = ids_of(tokenizer, questions, 40, skip_long=True)
+    ((prompt, target),), skipped = question_ids(tokenizer, questions, 40, skip_long=True)
     assert skipped == 1 and prompt[0] == tokenizer.begin and tokenizer.decode(target) == " Mira"
     with pytest.raises(UserError, match="has .* tokens.*context is 40; shorten it, or leave such questions out"):
-        ids_of(tokenizer, questions, 40)
+        question_ids(tokenizer, questions, 40)
 
 
 def test_the_built_in_templates_cover_the_built_in_datasets():

@@ -3,84 +3,73 @@ r"""Supervised fine-tuning on demonstrations: show the model what a good answer 
     L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            over the answer y only, the prompt x is read but not taught
                                                   Ouyang et al. 2022 (InstructGPT), §3.5; Stiennon et al. 2020, §3.4
 
-The loss is that of pretraining (pretrain/causal_lm.py); what changes is the text, and where the loss looks. Details
-that matter:
+The loss is that of pretraining (pretrain/causal_lm.py); the text is another, and the loss looks at a part of it:
+
+    row      <begin>  Who  lost  the  kite?   Mira   <end>         x = "Who lost the kite?", y = "Mira", start = 5
+    taught                                    Mira   <end>
+
+Details that matter:
     1. No loss on the prompt (test_no_loss_falls_on_the_prompt).
     2. The end token is taught, or the model talks on for ever (test_the_last_label_is_the_end_token).
-    3. Examples that do not fit the context are an error, or, on request, left out and counted: cutting them would cut
-       the answer.
+    3. A demonstration that does not fit the context is an error, or, on request, left out and counted: cutting it would
+       cut the answer (test_on_request_what_is_too_long_is_left_out_and_counted_never_cut).
 
-Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
+Read next: mixture.py. Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 """
 
 from __future__ import annotations
 
 from minialign.batching import demonstration_row
 from minialign.heads import LanguageModel
-from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
+from minialign.pretrain.causal_lm import LabelledRows, next_token_loss, train_and_validate
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
-from minialign.training import TrainingConfig, train
+from minialign.training import TrainingConfig
 
 SFT = TrainingConfig(steps=600, batch=32, learning_rate=1e-3, weight_decay=0.05)
+Row = tuple[list[int], int]  # ids of begin, prompt, answer and end; the place where the answer starts
 
 
 def demonstration_rows(
     tokenizer: Tokenizer, demonstrations: list[dict], context: int, skip_long: bool = False, file: object = None
-) -> tuple[list[tuple[list[int], int]], int]:
-    """Demonstrations as rows of ids, each with the place where its completion starts.
+) -> tuple[list[Row], int]:
+    """Demonstrations as rows of ids, and how many were left out.
 
     Args:
         demonstrations: {"prompt", "completion"}, and "line" if they come from a file.
         context: tokens that the model can read.
-        skip_long: leave out what does not fit instead of raising.
-    Returns:
-        rows, and how many were left out.
+        skip_long: leave out what does not fit instead of raising; file: named in errors.
     Raises:
-        UserError: an empty completion, or one that does not fit.
+        UserError: an empty completion, or a demonstration that does not fit.
     """
     prompts = tokenizer.encode_many([d["prompt"] for d in demonstrations])
     completions = tokenizer.encode_many([d["completion"] for d in demonstrations])
     rows, skipped = [], 0
     for demonstration, prompt, completion in zip(demonstrations, prompts, completions):
+        place = file, demonstration.get("line")
         if not completion:
-            raise UserError("the completion is empty; there is nothing to learn from it", file,
-                            demonstration.get("line"))
+            raise UserError("the completion is empty; there is nothing to learn from it", *place)
         row, start = demonstration_row(tokenizer, prompt, completion)
-        if len(row) - 1 > context and not skip_long:
-            raise UserError(
-                f"{len(row)} tokens do not fit the model's context of {context}; shorten it, or leave such lines out "
-                f"with --skip-long",
-                file,
-                demonstration.get("line"),
-            )
-        if len(row) - 1 > context:
+        if len(row) - 1 <= context:
+            rows.append((row, start))
+        elif skip_long:
             skipped += 1
         else:
-            rows.append((row, start))
+            raise UserError(f"{len(row)} tokens do not fit the model's context of {context}; shorten it, or leave such "
+                            f"lines out with --skip-long", *place)
     return rows, skipped
 
 
-def fine_tune(
-    model: LanguageModel, rows: list[tuple[list[int], int]], valid: list[tuple[list[int], int]], config: TrainingConfig,
-    run: RunFolder
-) -> dict[str, float]:
+def fine_tune(model: LanguageModel, rows: list[Row], valid: list[Row], config: TrainingConfig,
+              run: RunFolder) -> dict[str, float]:
     """Teach a decoder the completions of demonstrations.
 
     Args:
         model: a pretrained decoder, trained in place and saved in the run folder.
-        rows, valid: from `demonstration_rows`.
-        config: how; run: where.
+        rows, valid: from `demonstration_rows`; config: how; run: where.
     Returns:
         {"validation": nats per taught token, "perplexity": its exponential, "steps": how many}.
     """
-    held_out = LabelledRows(valid, min(config.batch, len(valid)), seed=0)
-    batches = [held_out.batch(names) for names in map(held_out.order, range(min(8, held_out.order.steps_in_epoch)))]
-
-    def validate(model: LanguageModel) -> dict[str, float]:
-        loss = mean_loss(model, batches)
-        return {"validation": loss, "perplexity": perplexity(loss)}
-
-    return train(model, LabelledRows(rows, config.batch, config.seed), next_token_loss, config, run, validate,
-                 label="instruction tuning")
+    data, held_out = LabelledRows(rows, config.batch, config.seed), LabelledRows(valid, min(config.batch, len(valid)), 0)
+    return train_and_validate(model, data, held_out, next_token_loss, config, run, "instruction tuning")

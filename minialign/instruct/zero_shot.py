@@ -1,12 +1,10 @@
-r"""Examining a model on tasks that it was never taught: rank classification in every wording, the median and the spread
-over the wordings.
+r"""Examining a model on tasks that it was never taught: rank classification in every wording.
 
     accuracy of a task = median over templates of its share of right answers        Sanh et al. 2022 (T0), §5 and Fig. 4
 
 A model that understands a task answers it in any words; one that has learned a format answers in one. So every template
-is tried on the same examples, and both the median and the spread (largest minus smallest accuracy, and the quartiles)
-are reported, beside what guessing gives. Inverted templates ask for a question and have no options: they are left out
-here.
+is tried on the same examples, and the median and the spread (largest minus smallest accuracy, and the quartiles) are
+reported beside what guessing gives. Inverted templates ask for a question and have no options: they are left out.
 
 Try it:  python -m minialign ask RUN --prompt "…" --options yes,no
 """
@@ -45,10 +43,9 @@ class TaskResult:
     @property
     def quartile_range(self) -> float:
         """Third minus first quartile over templates, which one odd wording does not move; 0 for a single template."""
-        values = list(self.accuracies.values())
-        if len(values) < 2:
+        if len(self.accuracies) < 2:
             return 0.0
-        low, _, high = quantiles(values, n=4, method="inclusive")
+        low, _, high = quantiles(self.accuracies.values(), n=4, method="inclusive")
         return high - low
 
 
@@ -58,15 +55,12 @@ def examined(templates: Sequence[Template]) -> list[Template]:
 
 
 def few_shot(question: Question, shown: Sequence[Question]) -> str:
-    """A prompt with solved questions before it, an empty line between them: GPT-3's few-shot prompting (Brown et al.
-    2020, §2.1)."""
+    """A prompt after solved questions, an empty line between two: few-shot prompting (Brown et al. 2020, §2.1)."""
     return "\n\n".join([*(f"{q.prompt} {q.target}" for q in shown), question.prompt])
 
 
-def ask(
-    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question],
-    shown: Sequence[Sequence[Question]] | None = None, mean_logprob: bool = False
-) -> list[bool]:
+def ask(model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question],
+        shown: Sequence[Sequence[Question]] | None = None, mean_logprob: bool = False) -> list[bool]:
     """Whether the model ranks the right option of each question first.
 
     Args:
@@ -75,48 +69,41 @@ def ask(
     """
     prompts = [few_shot(q, shown[i]) if shown else q.prompt for i, q in enumerate(questions)]
     prompt_ids = [[tokenizer.begin, *ids] for ids in tokenizer.encode_many(prompts)]
-    known: dict[str, list[int]] = {}
-    different = list(dict.fromkeys(option for q in questions for option in q.options))
-    for option, ids in zip(different, tokenizer.encode_many([" " + option for option in different])):
-        known[option] = ids
-    scores = option_logprobs(model, prompt_ids, [[known[option] for option in q.options] for q in questions],
-                             mean_logprob)
+    options = list(dict.fromkeys(option for q in questions for option in q.options))
+    ids_of_option = dict(zip(options, tokenizer.encode_many([" " + option for option in options])))
+    option_ids = [[ids_of_option[option] for option in q.options] for q in questions]
+    scores = option_logprobs(model, prompt_ids, option_ids, mean_logprob)
     return [place == q.right for place, q in zip(rank(scores), questions)]
 
 
 def examine(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    datasets: dict[str, list[dict]],
-    templates: dict[str, list[Template]],
-    shots: int = 0,
-    seed: int = 0,
-    mean_logprob: bool = False,
-    skip_unfit: bool = False,
+    model: LanguageModel, tokenizer: Tokenizer, datasets: dict[str, list[dict]], templates: dict[str, list[Template]],
+    shots: int = 0, seed: int = 0, mean_logprob: bool = False, skip_unfit: bool = False,
 ) -> dict[str, TaskResult]:
     """Accuracy of each task in each wording.
 
     Args:
         datasets: task -> examples with "answer" and "options"; tasks without options cannot be ranked and are left out.
-        templates: task -> its templates; those that ask for something else than the answer are left out, and a task
-            that has no other.
+        templates: task -> its templates; those that do not ask for the answer are left out, and a task that has no
+            other.
         shots: solved examples of the same task and template before each question; seed: of their choice.
-        mean_logprob: see `ask`; skip_unfit: leave out the examples that a template's own conditions leave out, instead
-            of raising Unfit.
+        mean_logprob: see `ask`; skip_unfit: see `posed`.
     """
     found = {}
     for task, examples in datasets.items():
         if any("options" not in example for example in examples):
             continue
-        chance = random.Random(f"shots {seed} {task}")
+        rng = random.Random(f"shots {seed} {task}")
         accuracies = {}
         for template in examined(templates[task]):
             questions = posed(template, examples, skip_unfit)
-            if len(questions) <= shots:
+            count = len(questions)
+            if count <= shots:
                 continue
-            count = range(len(questions))
-            shown = [[questions[j] for j in chance.sample([k for k in count if k != i], shots)]
-                     for i in count] if shots else None
+            shown = None
+            if shots:
+                others = ([k for k in range(count) if k != i] for i in range(count))
+                shown = [[questions[j] for j in rng.sample(places, shots)] for places in others]
             accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
         if accuracies:
             found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))
@@ -124,8 +111,7 @@ def examine(
 
 
 def posed(template: Template, examples: Sequence[dict], skip_unfit: bool) -> list[Question]:
-    """The template's questions about some examples; with `skip_unfit` without those that its own conditions leave
-    out."""
+    """The template's questions; with `skip_unfit` without those that its own conditions leave out, else Unfit."""
     questions = []
     for example in examples:
         try:
@@ -134,9 +120,3 @@ def posed(template: Template, examples: Sequence[dict], skip_unfit: bool) -> lis
             if not skip_unfit:
                 raise
     return questions
-
-
-def by_cluster(results: dict[str, TaskResult], cluster_of: dict[str, str]) -> dict[str, float]:
-    """Cluster -> mean over its tasks of their median accuracies."""
-    names = dict.fromkeys(cluster_of[task] for task in results)
-    return {name: mean(result.median for task, result in results.items() if cluster_of[task] == name) for name in names}

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from minialign.heads import LanguageModel, describe_model, load_model
-from minialign.instruct.flan import tune_flan
-from minialign.instruct.mixture import MixtureConfig, Split, draw
-from minialign.instruct.t0 import tune_t0, validation_of
-from minialign.instruct.t5 import prefix_templates, tune_t5
+from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_validation
+from minialign.instruct.t0 import tune_on_questions
+from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import TaskResult
 from minialign.lab.claims import Bench, Table
 from minialign.lab.demo.instruct import ADAPTED, FAST, ToyConfig, pretrain_gpt, pretrain_t5, split_of, training
@@ -23,7 +22,6 @@ from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.world.datasets import DATASETS, PROMPTS
 
-TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
 OF_TUNING = ("tune_steps", "examples", "examined", "questions")  # settings that pretraining does not read
 
 
@@ -73,11 +71,11 @@ def tuned(bench: Bench, config: ToyConfig, base: Path, split: Split, style: str,
 
     def make(folder: Path) -> None:
         model, tokenizer = load_model(base, "language-model")
-        questions, valid = draw(split.train, wordings, how), draw(split.validation, wordings, validation_of(how))
+        questions, valid = draw_training_and_validation(split, wordings, how)
         run, facts = RunFolder(folder), {"stage": style, "training": to_dict(settings), "mixture": to_dict(how)}
         run.begin({**describe_model(model), **facts}, tokenizer)
         if not run.finished:
-            TUNE[style](model, tokenizer, questions, valid, settings, run, True)
+            tune_on_questions(model, tokenizer, questions, valid, settings, run, True)
 
     key = [base.parent.name, base.name, to_dict(how), to_dict(settings), sorted(split.train)]
     return load_model(bench.cached(f"toy-{style}", key, make))

@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from minialign.heads import LanguageModel, describe_model, load_model
-from minialign.instruct.flan import tune_flan
-from minialign.instruct.mixture import MixtureConfig, Split, draw, split_by_cluster
-from minialign.instruct.t0 import T0, tune_t0, validation_of
-from minialign.instruct.t5 import prefix_templates, tune_t5
+from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_validation, split_by_cluster
+from minialign.instruct.t0 import T0, tune_on_questions
+from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
@@ -26,14 +25,13 @@ from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 
-TUNE = {"t0": tune_t0, "t5": tune_t5, "flan": tune_flan}
 TUNING = dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3)
 QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
 @cli.file_option("--base RUN", "The pretrained run to start from; without it one is pretrained on the toy world first.")
-@cli.choice_option("--style", TUNE, "t0", "Many wordings, one prefix a task, or a decoder.")
+@cli.choice_option("--style", ["t0", "t5", "flan"], "t0", "Many wordings, one prefix a task, or a decoder.")
 @cli.file_option("--tasks FILE.jsonl", "Your examples, one JSON object a line; without it the toy world's 44 datasets.")
 @cli.file_option("--templates FILE", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.")
 @cli.option("--hold-out", multiple=True,
@@ -66,7 +64,7 @@ def command(args, training, mixture):
     model, tokenizer = open_styled(args, toy)
     if args.style == "t5":
         wordings = prefix_templates(split.train | split.held_out)
-    questions, valid = draw(split.train, wordings, mixture), draw(split.validation, wordings, validation_of(mixture))
+    questions, valid = draw_training_and_validation(split, wordings, mixture)
     fill_a_batch(len(questions), "questions to learn from", training.batch, args.tasks or "the mixture")
     about = {**describe_model(model), "stage": args.style, "training": training, "mixture": mixture}
     about |= {"hold_out": list(args.hold_out), "data": fingerprint([[q.prompt, q.target] for q in questions])}
@@ -74,9 +72,9 @@ def command(args, training, mixture):
         if not run.finished:
             click.echo(f"{len(questions):,} questions of {len(split.train)} tasks; {len(split.held_out)} tasks are "
                        f"held out")
-            skipped = TUNE[args.style](model, tokenizer, questions, valid, training, run, args.skip_long)["skipped"]
-            if skipped:
-                click.echo(f"{skipped:,} questions do not fit the context and are left out")
+            result = tune_on_questions(model, tokenizer, questions, valid, training, run, args.skip_long)
+            if result["skipped"]:
+                click.echo(f"{result['skipped']:,} questions do not fit the context and are left out")
         model = load_model(run.path, "language-model")[0]
         side = "held out" if split.held_out else "trained, other examples"
         found = examine(model, tokenizer, split.held_out or split.validation, wordings,
