@@ -1,20 +1,20 @@
 r"""Annotators: people who compare two summaries, each in a way of their own.
 
-An annotator sees a summary as u = 10 (w · (helpful, honest, harmless)) + length_bias · words and prefers the first of
-two with probability σ((u₁ − u₂ + position_bias) / noise): Bradley and Terry 1952, with a person's slips added. With
-probability `lapse` the answer is a coin's; when |u₁ − u₂| < `tie_width` it may be "tie". Those who label for training
-and those who only test are different people (pitfalls D32), and a table says how far each agrees with the others and
-with herself, as papers on human feedback report (Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
+    u = 10 (w · (helpful, honest, harmless)) + length_bias · words               what a summary is worth to a person
+    P(the first wins) = σ((u₁ − u₂ + position_bias) / noise)                     Bradley and Terry 1952
 
-Read next: `minialign/rlhf/comparisons.py`.
-Try it: `python -m minialign annotators`.
+With probability `lapse` the answer is a coin's; when |u₁ − u₂| < `tie_width` it may be "tie". Those who label for
+training and those who only test are different people. A table says how far each agrees with the others and with
+herself, as papers on human feedback report (Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
+
+Read next: `reading.py`. Try it: `python -m minialign annotators`.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
 from minialign.world.corpus import corrupted_summary
 from minialign.world.gold import Gold, score
@@ -96,8 +96,7 @@ HELD_OUT_PANEL = (
 )
 NAMES = (
     "Amara Bruno Chloe Dmitri Elif Farid Greta Hugo Ilse Jamal Keiko Lucas Maeve Nikhil Olga Pedro Quinn Rania Stefan "
-    "Tova Umar "
-    "Vera Wanda Xavier Yara Zoltan"
+    "Tova Umar Vera Wanda Xavier Yara Zoltan"
 ).split()
 
 
@@ -113,10 +112,9 @@ def annotators(count: int, seed: int) -> list[Annotator]:
             only = rng.randrange(3)
             weights = [float(i == only) for i in range(3)]
         shares = (weight / sum(weights) for weight in weights)
-        person = Annotator(name, *shares, noise=rng.uniform(0.4, 1.2), lapse=rng.uniform(0, 0.08))
-        biases = {"length_bias": rng.gauss(0, 0.02), "position_bias": rng.gauss(0.1, 0.1),
-                  "price": round(rng.uniform(6, 20))}
-        panel.append(replace(person, **biases))
+        panel.append(Annotator(name, *shares, noise=rng.uniform(0.4, 1.2), lapse=rng.uniform(0, 0.08),
+                               length_bias=rng.gauss(0, 0.02), position_bias=rng.gauss(0.1, 0.1),
+                               price=round(rng.uniform(6, 20))))
     return panel
 
 
@@ -129,8 +127,7 @@ def typical_pairs(count: int, seed: int) -> list[tuple[tuple[Gold, int], tuple[G
         texts = [corrupted_summary(story, rng) if rng.random() < 0.6 else reference_summary(story, rng)
                  for _ in range(2)]
         if texts[0] != texts[1]:
-            first, second = ((score(story, text), len(text.split())) for text in texts)
-            pairs.append((first, second))
+            pairs.append(tuple((score(story, text), len(text.split())) for text in texts))
     return pairs
 
 
@@ -148,15 +145,13 @@ class Agreement:
     dollars: float  # price of all pairs, once
 
     def dollars_per_bit(self, pairs: int) -> float:
-        """Price of one bit about what the others think: a choice that agrees with them with probability p tells 1 −
-        H(p) bits."""
+        """Price of one bit about what the others think."""
         told = pairs * information(self.with_majority)
         return self.dollars / told if told else math.inf
 
 
 def information(p: float) -> float:
-    """Bits that an answer carries which is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948;
-    0 for a coin's."""
+    """Bits in an answer that is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948."""
     return 1 + sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 
@@ -164,23 +159,26 @@ def agreement_table(pairs: list, panel: tuple[Annotator, ...] | list[Annotator],
     """One row a person, each pair judged twice by everybody; the last row, "panel", is the mean (its cost the sum)."""
     rng = random.Random(seed)
     sign = {"first": 1, "second": -1, "tie": 0}
-    once = [[sign[person.choose(*pair, rng).winner] for pair in pairs] for person in panel]
-    again = [[sign[person.choose(*pair, rng).winner] for pair in pairs] for person in panel]
+    once, again = ([[sign[person.choose(*pair, rng).winner] for pair in pairs] for person in panel] for _ in range(2))
+    longer = [first[1] - second[1] for first, second in pairs]
     rows = []
     for i, person in enumerate(panel):
         others = [votes for j, votes in enumerate(once) if j != i]
-        majority = [sum(votes) for votes in zip(*others)]
-        each = [_agree(once[i], votes) for votes in others]
-        ties = once[i].count(0) / len(pairs)
-        habits = _agree(once[i], [1] * len(pairs)), _agree(once[i], [first[1] - second[1] for first, second in pairs])
-        dollars = person.price * len(pairs) / 100
-        oneself, others_mean = _agree(once[i], again[i]), sum(each) / len(each)
-        rows.append(Agreement(person.name, oneself, others_mean, _agree(once[i], majority), ties, *habits, dollars))
-    columns = list(zip(*[astuple(r)[1:] for r in rows]))
-    return [*rows, Agreement("panel", *(sum(column) / len(rows) for column in columns[:-1]), sum(columns[-1]))]
+        rows.append(Agreement(
+            name=person.name,
+            with_oneself=_agreement(once[i], again[i]),
+            with_each_other=sum(_agreement(once[i], votes) for votes in others) / len(others),
+            with_majority=_agreement(once[i], [sum(votes) for votes in zip(*others)]),
+            ties=once[i].count(0) / len(pairs),
+            first=_agreement(once[i], [1] * len(pairs)),
+            longer=_agreement(once[i], longer),
+            dollars=person.price * len(pairs) / 100,
+        ))
+    *shares, dollars = zip(*[astuple(row)[1:] for row in rows])
+    return [*rows, Agreement("panel", *(sum(column) / len(rows) for column in shares), sum(dollars))]
 
 
-def _agree(votes: list[int], others: list[int]) -> float:
+def _agreement(votes: list[int], others: list[int]) -> float:
     """Share of the pairs with the same winner, of those on which both have one."""
     decided = [(a > 0) == (b > 0) for a, b in zip(votes, others) if a and b]
     return sum(decided) / len(decided) if decided else 0.0
@@ -188,9 +186,9 @@ def _agree(votes: list[int], others: list[int]) -> float:
 
 def show_agreement(rows: list[Agreement], pairs: int) -> str:
     """The table for people; `pairs` that each of them judged."""
-    judged = [pairs] * (len(rows) - 1) + [pairs * (len(rows) - 1)]
-    lines = ([f"{'':10}{'oneself':>9}{'others':>9}{'majority':>10}{'ties':>7}{'first':>8}{'longer':>8}{'cost':>10}{'a bit':>9}"])
-    for r, count in zip(rows, judged):
-        shares = (f"{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}{r.first:8.0%}{r.longer:8.0%}")
-        lines.append(f"{r.name:10}{shares}{r.dollars:9.2f}${r.dollars_per_bit(count):8.2f}$")
+    lines = ["            oneself   others  majority   ties   first  longer      cost    a bit"]
+    for r in rows:
+        shares = f"{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}"
+        bit = r.dollars_per_bit(pairs * (len(rows) - 1) if r is rows[-1] else pairs)
+        lines.append(f"{r.name:10}{shares}{r.first:8.0%}{r.longer:8.0%}{r.dollars:9.2f}${bit:8.2f}$")
     return "\n".join(lines)

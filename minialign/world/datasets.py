@@ -1,6 +1,7 @@
 r"""The datasets of instruction tuning: what can be asked of a passage, in clusters of the same kind of thinking.
 
-    44 datasets in 15 clusters; `prompts.json` holds six or more templates for each          Wei et al. 2021 (FLAN), Fig. 3; Sanh et al. 2022 (T0), §3
+    44 datasets in 15 clusters; `prompts.json` holds six or more templates for each
+                                                            Wei et al. 2021 (FLAN), Fig. 3; Sanh et al. 2022 (T0), §3
 
 A *cluster* is what is held out as a whole: who has learned to answer "who?" has half learned to answer "where?", so a
 split between datasets would test nothing (pitfall D36). Passages are two to four sentences long, told for one dataset
@@ -12,7 +13,7 @@ Read next: `minialign/instruct/mixture.py`. Try it: `python -m minialign.world.d
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from minialign.runs.errors import UserError
 from minialign.world import judging, reading, writing
@@ -20,28 +21,33 @@ from minialign.world.stories import write_scene
 from minialign.world.tasks import TASKS, Task
 from minialign.world.templates import TABLES, load_templates, texts
 
-CLUSTERS: dict[str, dict] = {
+
+def by_name(*functions: Callable) -> dict[str, Callable]:
+    """Name -> function."""
+    return {function.__name__: function for function in functions}
+
+
+CLUSTERS: dict[str, dict[str, Callable]] = {
     "questions": {name: TASKS[name].examples for name in ("who", "where", "what", "feeling")},
-    "yes-no": {"yes_no": TASKS["yes_no"].examples} | {f.__name__: f for f in (reading.named_person, reading.named_thing,
-    reading.named_place)},
-    "counting": {f.__name__: f for f in (reading.count_people, reading.count_sentences)},
-    "order": {f.__name__: f for f in (reading.came_first, reading.came_last, reading.before,
-                                      reading.person_named_first)},
-    "finding": {f.__name__: f for f in (reading.find_sentence, reading.last_sentence)},
-    "sentiment": {f.__name__: f for f in (judging.mood, judging.feeling_sign, judging.rude)},
-    "topic": {f.__name__: f for f in (judging.main_thing, judging.title, judging.place)},
-    "paraphrase": {f.__name__: f for f in (judging.same_meaning, judging.means_the_same)},
-    "summaries": {f.__name__: f for f in (writing.short_summary, writing.right_summary)},
-    "asking": {f.__name__: f for f in (writing.ask_for, writing.which_question)},
-    "rewriting": {f.__name__: f for f in (writing.polite, writing.politer, writing.restate)},
-    "words": {f.__name__: f for f in (writing.kind_of, writing.is_a, writing.odd_one_out, writing.he_or_she)},
-    "inference": {"check": TASKS["check"].examples} | {f.__name__: f for f in (judging.follows, judging.contradicts)},
-    "completion": {f.__name__: f for f in (judging.ending, judging.goes_on, judging.why)},
-    "coreference": {f.__name__: f for f in (reading.pronoun, reading.pronoun_means, reading.without_pronoun)},
+    "yes-no": {"yes_no": TASKS["yes_no"].examples}
+    | by_name(reading.named_person, reading.named_thing, reading.named_place),
+    "counting": by_name(reading.count_people, reading.count_sentences),
+    "order": by_name(reading.came_first, reading.came_last, reading.before, reading.person_named_first),
+    "finding": by_name(reading.find_sentence, reading.last_sentence),
+    "sentiment": by_name(judging.mood, judging.feeling_sign, judging.rude),
+    "topic": by_name(judging.main_thing, judging.title, judging.place),
+    "paraphrase": by_name(judging.same_meaning, judging.means_the_same),
+    "summaries": by_name(writing.short_summary, writing.right_summary),
+    "asking": by_name(writing.ask_for, writing.which_question),
+    "rewriting": by_name(writing.polite, writing.politer, writing.restate),
+    "words": by_name(writing.kind_of, writing.is_a, writing.odd_one_out, writing.he_or_she),
+    "inference": {"check": TASKS["check"].examples} | by_name(judging.follows, judging.contradicts),
+    "completion": by_name(judging.ending, judging.goes_on, judging.why),
+    "coreference": by_name(reading.pronoun, reading.pronoun_means, reading.without_pronoun),
 }
 HELD_OUT = ("inference", "completion", "coreference")  # as T0 did (Sanh et al. 2022, §3)
-DATASETS: dict[str, Task] = {name: Task(name, cluster, make) for cluster, tasks in CLUSTERS.items() for name,
-                             make in tasks.items()}
+DATASETS: dict[str, Task] = {name: Task(name, cluster, make)
+                             for cluster, tasks in CLUSTERS.items() for name, make in tasks.items()}
 PROMPTS = load_templates(TABLES / "prompts.json")
 
 
@@ -52,8 +58,7 @@ def examples(names: Iterable[str], count: int, seed: int, told: set[str] | None 
         names: datasets.
         count: examples of each.
         seed: same seed, same examples.
-        told: texts that were used elsewhere and are not used again; it grows. Give the same set to the calls for the
-            two sides of a split.
+        told: texts that are not used again; it grows. Give the same set to the calls for two sides of a split.
     Returns:
         dataset -> `count` examples {fields, "answer", "options"?, "cluster"}.
     Raises:
@@ -63,19 +68,17 @@ def examples(names: Iterable[str], count: int, seed: int, told: set[str] | None 
     unknown = [name for name in names if name not in DATASETS]
     if unknown:
         raise UserError(f"there is no dataset {unknown[0]!r}; known are {', '.join(DATASETS)}")
-    made: dict[str, list[dict]] = {}
     told = set() if told is None else told
-    for name in names:
-        rng = random.Random(f"{seed} {name}")
-        task, found = DATASETS[name], []
-        while len(found) < count:
-            made_of_one = task.examples(write_scene(rng), rng)
-            example = rng.choice(made_of_one) | {"cluster": task.cluster} if made_of_one else None
+    found: dict[str, list[dict]] = {name: [] for name in names}
+    for name, kept in found.items():
+        rng, task = random.Random(f"{seed} {name}"), DATASETS[name]
+        while len(kept) < count:
+            of_one_passage = task.examples(write_scene(rng), rng)
+            example = rng.choice(of_one_passage) | {"cluster": task.cluster} if of_one_passage else None
             if example and not texts(example) & told:
                 told |= texts(example)
-                found.append(example)
-        made[name] = found
-    return made
+                kept.append(example)
+    return found
 
 
 def show_datasets(seed: int = 0) -> str:

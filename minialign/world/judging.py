@@ -1,8 +1,9 @@
-r"""Tasks that are answered by judging: does it follow, does it say the same, how does it sound, what is it about, how
-does it go on.
+r"""Tasks that are answered by judging: does it follow, does it say the same, how does it sound, how does it go on.
 
 Same form as `reading.py`: a passage becomes examples with an `answer` and its `options`. Those of inference and
 completion are the ones that T0 never trained on (Sanh et al. 2022, §3), and neither do the project's claims.
+
+Read next: `writing.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from minialign.world.corpus import insult, rude_remark
-from minialign.world.reading import YES_NO, nouns, places, restated, sentences, shuffled, statements
+from minialign.world.reading import nouns, places, restated, sentences, shuffled, statements, yes_or_no
 from minialign.world.stories import CHILDREN, PLOTS, Story, say, write_scene
 from minialign.world.tasks import falsify, say_all
 from minialign.world.wordings import PRONOUNS, WORDS, Event, choices, matches
@@ -24,20 +25,16 @@ MOODS = {"happy": "good", "proud": "good", "sad": "bad", "angry": "bad", "lonely
 
 
 def follows(story: Story, rng: random.Random) -> list[dict]:
-    """Does the statement follow from the passage? yes | no | maybe, of which "maybe" is about something that the
-    passage does not tell."""
+    """Does the statement follow from the passage? yes | no | maybe; "maybe" is what the passage does not tell."""
     event = rng.choice(story.events)
-    answer = rng.choice(["yes", "no", "maybe"])
+    options = ["yes", "no", "maybe"]
+    answer = rng.choice(options)
     if answer == "yes":
         said = say(event, rng, "summary") if choices(event, "summary") else None
-    elif answer == "no":
-        swapped = falsify(event, story, rng)
-        said = say_all(swapped, rng) if swapped else None
     else:
-        other = _elsewhere(story, rng)
+        other = falsify(event, story, rng) if answer == "no" else _elsewhere(story, rng)
         said = say_all(other, rng) if other else None
-    return [{"story": story.text, "statement": said, "answer": answer, "options":
-             ["yes", "no", "maybe"]}] if said else []
+    return [{"story": story.text, "statement": said, "answer": answer, "options": options}] if said else []
 
 
 def contradicts(story: Story, rng: random.Random) -> list[dict]:
@@ -45,11 +42,11 @@ def contradicts(story: Story, rng: random.Random) -> list[dict]:
     found = statements(story)
     if not found:
         return []
-    event, sentence = rng.choice(found)
+    event, _ = rng.choice(found)
     wrong = rng.random() < 0.5
-    swapped = falsify(event, story, rng) if wrong else event
-    said = say_all(swapped, rng) if swapped else None
-    return [{"story": story.text, "statement": said, "answer": YES_NO[not wrong], "options": YES_NO}] if said else []
+    stated = falsify(event, story, rng) if wrong else event
+    said = say_all(stated, rng) if stated else None
+    return yes_or_no(wrong, story=story.text, statement=said) if said else []
 
 
 def _elsewhere(story: Story, rng: random.Random) -> Event | None:
@@ -69,16 +66,16 @@ def without_colours(event: Event) -> Event:
     return replace(event, what=event.what.split(" ")[-1], other=event.other.split(" ")[-1])
 
 
-def recast(event: Event, story: Story, rng: random.Random) -> Event | None:
-    """The event with the passage's people in its roles; None if there are too few."""
+def recast(event: Event, story: Story, rng: random.Random) -> Event:
+    """The event with the passage's people in its roles, and other children where there are too few."""
     roles = [field for field in ("who", "whom") if getattr(event, field)]
-    people = [name for name in story.people if name in PRONOUNS]
-    if len(people) < len(roles):
-        people = people + [name for name in CHILDREN if name not in people]
     if not roles:
         return event
-    return replace(event, **dict(zip(roles, rng.sample(people[: max(2, len(roles))], len(roles)) if len(people) > 1
-                                     else people)))
+    people = [name for name in story.people if name in PRONOUNS]
+    if len(people) < len(roles):
+        people += [name for name in CHILDREN if name not in people]
+    chosen = people if len(people) < 2 else rng.sample(people[: max(2, len(roles))], len(roles))
+    return replace(event, **dict(zip(roles, chosen)))
 
 
 def same_meaning(story: Story, rng: random.Random) -> list[dict]:
@@ -86,9 +83,9 @@ def same_meaning(story: Story, rng: random.Random) -> list[dict]:
     event = rng.choice(story.events)
     first = say_all(event, rng)
     same = rng.random() < 0.5
-    swapped = event if same else falsify(event, story, rng)
-    second = restated(swapped, first, rng) if first and swapped else None
-    return [{"first": first, "second": second, "answer": YES_NO[not same], "options": YES_NO}] if second else []
+    other = event if same else falsify(event, story, rng)
+    second = restated(other, first, rng) if first and other else None
+    return yes_or_no(same, first=first, second=second) if second else []
 
 
 def means_the_same(story: Story, rng: random.Random) -> list[dict]:
@@ -96,10 +93,11 @@ def means_the_same(story: Story, rng: random.Random) -> list[dict]:
     event = rng.choice(story.events)
     first = say_all(event, rng)
     right = restated(event, first, rng) if first else None
-    swapped = falsify(event, story, rng)
-    wrong = say_all(swapped, rng) if swapped else None
-    return [{"sentence": first, "answer": right, "options": shuffled([right, wrong],
-        rng)}] if right and wrong and right != wrong else []
+    other = falsify(event, story, rng)
+    wrong = say_all(other, rng) if other else None
+    if not right or not wrong or right == wrong:
+        return []
+    return [{"sentence": first, "answer": right, "options": shuffled([right, wrong], rng)}]
 
 
 def mood(story: Story, rng: random.Random) -> list[dict]:
@@ -132,19 +130,18 @@ def rude(story: Story, rng: random.Random) -> list[dict]:
 
 def main_thing(story: Story, rng: random.Random) -> list[dict]:
     """What is the passage about? The one thing that most of its events are about."""
-    counts = {noun: sum(noun in (event.what.split(" ")[-1], event.other.split(" ")[-1]) for event in story.events)
-              for noun in nouns(story)}
+    named = [(event.what.split(" ")[-1], event.other.split(" ")[-1]) for event in story.events]
+    counts = {noun: sum(noun in pair for pair in named) for noun in nouns(story)}
     ordered = sorted(counts.values(), reverse=True)
     if not ordered or (len(ordered) > 1 and ordered[0] == ordered[1]):
         return []
     right = max(counts, key=counts.get)
     others = [noun for noun in counts if noun != right]
-    more = [noun for noun in WORDS["things"] + WORDS["animals"] if noun not in counts]
-    return [{"story": story.text, "answer": right, "options": shuffled([right, *others, *rng.sample(more, 3)][:4],
-        rng)}]
+    more = rng.sample([noun for noun in WORDS["things"] + WORDS["animals"] if noun not in counts], 3)
+    return [{"story": story.text, "answer": right, "options": shuffled([right, *others, *more][:4], rng)}]
 
 
-def _telling() -> dict[str, str]:
+def _kinds_of_one_plot() -> dict[str, str]:
     """Kinds of events that only one plot has -> that plot."""
     plots = defaultdict(set)
     for name, beats in PLOTS.items():
@@ -154,12 +151,12 @@ def _telling() -> dict[str, str]:
     return {kind: names.pop() for kind, names in plots.items() if len(names) == 1}
 
 
-TELLING = _telling()
+KINDS_OF_ONE_PLOT = _kinds_of_one_plot()
 
 
 def title(story: Story, rng: random.Random) -> list[dict]:
     """Which title fits? Of passages in which something happens that happens in one plot only."""
-    if not any(TELLING.get(event.kind) == story.plot for event in story.events):
+    if not any(KINDS_OF_ONE_PLOT.get(event.kind) == story.plot for event in story.events):
         return []
     others = rng.sample([plot for plot in PLOTS if plot != story.plot], 2)
     return [{"story": story.text, "answer": story.plot, "options": shuffled([story.plot, *others], rng)}]
@@ -176,21 +173,21 @@ def place(story: Story, rng: random.Random) -> list[dict]:
 
 def ending(story: Story, rng: random.Random) -> list[dict]:
     """How does the passage end? Its own last event, or one of another passage with other people and things."""
-    return _completion(story, rng, lambda other: other)
+    return _completion(story, rng, same_people=False)
 
 
 def goes_on(story: Story, rng: random.Random) -> list[dict]:
     """What comes next? Its own next event, or one of another passage that happens to the same people."""
-    return _completion(story, rng, lambda other: recast(other, story, rng))
+    return _completion(story, rng, same_people=True)
 
 
-def _completion(story: Story, rng: random.Random, change) -> list[dict]:
-    told = sentences(story)
-    last = story.events[-1]
-    if len(told) < 2 or not last.who or len(statements(story)) < 2 or statements(story)[-1][0] != last:
+def _completion(story: Story, rng: random.Random, same_people: bool) -> list[dict]:
+    told, found, last = sentences(story), statements(story), story.events[-1]
+    if len(told) < 2 or not last.who or len(found) < 2 or found[-1][0] != last:
         return []
-    other = change(rng.choice(write_scene(rng).events))
-    right, wrong = say_all(last, rng), say_all(other, rng) if other and other.who and other.kind != last.kind else None
+    other = rng.choice(write_scene(rng).events)
+    other = recast(other, story, rng) if same_people else other
+    right, wrong = say_all(last, rng), say_all(other, rng) if other.who and other.kind != last.kind else None
     if not right or not wrong or right == wrong or any(matches(other, fact) for fact in story.events):
         return []
     return [{"story": " ".join(told[:-1]), "answer": right, "options": shuffled([right, wrong], rng)}]
@@ -198,13 +195,12 @@ def _completion(story: Story, rng: random.Random, change) -> list[dict]:
 
 def why(story: Story, rng: random.Random) -> list[dict]:
     """Why does somebody feel so? What happened just before, or something of the other sort (good for bad)."""
-    feelings = [(i, event) for i, event in enumerate(story.events) if event.kind == "feel" and event.feeling in MOODS
-                and i]
-    if not feelings:
+    pairs = [(cause, event) for cause, event in zip(story.events, story.events[1:])
+             if event.kind == "feel" and event.feeling in MOODS]
+    if not pairs:
         return []
-    i, feeling = rng.choice(feelings)
-    cause, sign = story.events[i - 1], MOODS[feeling.feeling]
-    fitting, unfit = (GOOD, BAD) if sign == "good" else (BAD, GOOD)
+    cause, feeling = rng.choice(pairs)
+    fitting, unfit = (GOOD, BAD) if MOODS[feeling.feeling] == "good" else (BAD, GOOD)
     if cause.kind not in fitting or not choices(cause, "summary"):
         return []
     for _ in range(12):

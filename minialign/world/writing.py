@@ -1,7 +1,8 @@
 r"""Tasks that are answered by writing, and tasks about words: summaries, questions, politeness, and what a word means.
 
-Same form as `reading.py`. Where there is no list of answers, `options` is missing and the answer is judged by how
-likely it is.
+Same form as `reading.py`; where there is no list of answers, `options` is missing.
+
+Read next: `datasets.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 
 from minialign.world.corpus import insult, rude_remark
-from minialign.world.reading import YES_NO, restated, sentences, shuffled, statements
+from minialign.world.reading import restated, sentences, shuffled, statements, yes_or_no
 from minialign.world.stories import CHILDREN, Story, say
 from minialign.world.tasks import TASKS, falsify, say_all
 from minialign.world.templates import stands_in
@@ -21,21 +22,20 @@ GROUPS = {"animal": WORDS["animals"], "food": WORDS["foods"], "thing": WORDS["th
 
 def short_summary(story: Story, rng: random.Random) -> list[dict]:
     """Two sentences that say what matters, not simply two of the passage."""
-    telling = [event for event in story.events if event.who and choices(event, "summary")]
-    if len(telling) < 2:
+    told = [event for event in story.events if event.who and choices(event, "summary")]
+    if len(told) < 2:
         return []
-    kept = sorted(rng.sample(range(len(telling)), 2))
-    summary = " ".join(say(telling[i], rng, "summary") for i in kept)
+    summary = " ".join(say(told[i], rng, "summary") for i in sorted(rng.sample(range(len(told)), 2)))
     return [] if stands_in(summary, story.text) else [{"story": story.text, "answer": summary}]
 
 
 def right_summary(story: Story, rng: random.Random) -> list[dict]:
     """Which summary is true?"""
-    telling = [event for event in story.events if event.who]
-    rng.shuffle(telling)
-    for event in telling:
-        swapped = falsify(event, story, rng)
-        right, wrong = say_all(event, rng), say_all(swapped, rng) if swapped else None
+    events = [event for event in story.events if event.who]
+    rng.shuffle(events)
+    for event in events:
+        other = falsify(event, story, rng)
+        right, wrong = say_all(event, rng), say_all(other, rng) if other else None
         if right and wrong:
             return [{"story": story.text, "answer": right, "options": shuffled([right, wrong], rng)}]
     return []
@@ -50,8 +50,8 @@ def ask_for(story: Story, rng: random.Random) -> list[dict]:
 
 def which_question(story: Story, rng: random.Random) -> list[dict]:
     """Which of two questions does the answer answer?"""
-    made = [example for task in ("who", "where", "what", "feeling") for example in TASKS[task].examples(story, rng)]
-    pairs = [(a, b) for a in made for b in made if a["answer"] != b["answer"] and a["question"] != b["question"]]
+    found = [example for task in ("who", "where", "what", "feeling") for example in TASKS[task].examples(story, rng)]
+    pairs = [(a, b) for a in found for b in found if a["answer"] != b["answer"] and a["question"] != b["question"]]
     if not pairs:
         return []
     right, wrong = rng.choice(pairs)
@@ -97,7 +97,7 @@ def is_a(story: Story, rng: random.Random) -> list[dict]:
     """Is it one of these?"""
     group, right = rng.choice(list(GROUPS)), rng.random() < 0.5
     other = group if right else rng.choice([name for name in GROUPS if name != group])
-    return [{"word": rng.choice(GROUPS[other]), "group": group, "answer": YES_NO[not right], "options": YES_NO}]
+    return yes_or_no(right, word=rng.choice(GROUPS[other]), group=group)
 
 
 def odd_one_out(story: Story, rng: random.Random) -> list[dict]:
