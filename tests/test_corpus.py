@@ -45,9 +45,13 @@ def test_false_summaries_are_false_and_clean_ones_are_true(monkeypatch):
     from minialign.world import corpus
 
     told = []
-    monkeypatch.setattr(corpus, "write_story", lambda rng: told.append(write_story(rng)) or told[-1])
+
+    def tell(rng):
+        told.append(write_story(rng))
+        return told[-1]
+
     for dirt, honest in ((CLEAN, True), (DirtConfig(false=0.8, rude=0, repetitive=0, cut_off=0), False)):
-        for document in corpus.documents(300, seed=1, dirt=dirt):
+        for document in documents(300, seed=1, dirt=dirt, tell=tell):
             if document["kind"] == "summary":
                 heading = next(h for h in HEADINGS if h in document["text"])
                 assert (score(told[-1], document["text"].split(heading)[1]).honest == 1) is honest, document

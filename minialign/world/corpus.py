@@ -1,12 +1,10 @@
 r"""The dirty corpus: what a model reads before anybody teaches it manners.
 
 Stories with summaries, with questions and answers, and alone, a known share of them false, rude, repetitive or cut off,
-as scraped text is. Summaries follow the story behind one of several headings, one of which is also a template of
-`templates.json`: that is how a model that only continues text can be prompted to summarise (Radford et al. 2019, §3.6,
-used "TL;DR:").
+as scraped text is. A summary follows its story behind one of several headings, one of which is also a template: so a
+model that only continues text can be prompted to summarise (Radford et al. 2019, §3.6, used "TL;DR:").
 
-Read next: `minialign/pretrain/causal_lm.py`.
-Try it: `python -m minialign.world.corpus`.
+Read next: `annotators.py`. Try it: `python -m minialign.world.corpus`.
 """
 
 from __future__ import annotations
@@ -23,15 +21,14 @@ from minialign.world.wordings import PRONOUNS, WORDS
 
 HEADINGS = ("\nIn short:", "\nTL;DR:", "\nTo sum up:", "\nWhat happened?")
 KIND_SHARES = {"summary": 0.55, "questions": 0.25, "story": 0.20}
+FALSIFIABLE = KIND_SHARES["summary"] + KIND_SHARES["questions"]
 
 
 @dataclass(frozen=True)
 class DirtConfig:
-    """How dirty the corpus is: each field is the share of documents touched; one document can be dirty in several
-    ways."""
+    """How dirty the corpus is: shares of documents; one document can be dirty in several ways."""
 
-    # a statement or an answer names the wrong person, thing, place or feeling; never in a plain story
-    false: float = 0.30
+    false: float = 0.30  # a statement or an answer names the wrong person, thing, place or feeling; not in stories
     rude: float = 0.20  # an insult or a rude remark
     repetitive: float = 0.10  # one sentence is said two or three times
     cut_off: float = 0.10  # the document ends in the middle of a sentence
@@ -41,68 +38,64 @@ class DirtConfig:
             value = getattr(self, field.name)
             if not 0 <= value <= 1:
                 raise UserError(f"DirtConfig.{field.name} is {value}; it is a share of documents, from 0 to 1")
-        if self.false > KIND_SHARES["summary"] + KIND_SHARES["questions"]:
+        if self.false > FALSIFIABLE:
             raise UserError(f"DirtConfig.false is {self.false}; plain stories have no statement to falsify, so at most "
                             f"0.80")
 
 
-def documents(count: int, seed: int, dirt: DirtConfig | None = None, tell: Callable[[random.Random], Story]
-              | None = None) -> Iterator[dict]:
-    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it; `tell`
-    writes what they are about, `write_story` unless given.
+def documents(count: int, seed: int, dirt: DirtConfig | None = None,
+              tell: Callable[[random.Random], Story] = write_story) -> Iterator[dict]:
+    """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it.
 
-    The same seed gives the same documents on every machine and in every version of Python.
+    Args:
+        tell: writes what a document is about.
     """
     dirt = dirt or DirtConfig()
     rng = random.Random(seed)
-    falsifiable = KIND_SHARES["summary"] + KIND_SHARES["questions"]
     for _ in range(count):
         kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
         names = [name for name in ("rude", "repetitive", "cut_off") if rng.random() < getattr(dirt, name)]
-        if kind != "story" and rng.random() < dirt.false / falsifiable:
+        if kind != "story" and rng.random() < dirt.false / FALSIFIABLE:
             names.insert(0, "false")
-        yield {"text": _document(kind, names, rng, tell or write_story), "kind": kind, "dirt": names}
+        yield {"text": _document(kind, names, rng, tell), "kind": kind, "dirt": names}
 
 
 def _document(kind: str, dirt: list[str], rng: random.Random, tell: Callable[[random.Random], Story]) -> str:
     """One document; stories are written until one can be falsified, if it must be."""
-    while True:
+    lines = None
+    while lines is None:
         story = tell(rng)
-        lines = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _no_lines}[kind](story,
-            "false" in dirt, rng)
-        if lines is not None:
-            break
-    head, tail = ("", story.text.split(". ")) if kind == "story" else (story.text, lines)
-    if kind == "story":
-        tail = [line.removesuffix(".") + "." for line in tail]
+        lines = _LINES[kind](story, "false" in dirt, rng)
     if "rude" in dirt:
-        _insult(tail, story, rng, only_remark=kind == "questions")
+        _insult(lines, story, rng, only_remark=kind == "questions")
     if "repetitive" in dirt:
-        spot = rng.randrange(len(tail))
-        tail[spot:spot] = [tail[spot]] * rng.randint(1, 2)
+        spot = rng.randrange(len(lines))
+        lines[spot:spot] = [lines[spot]] * rng.randint(1, 2)
     if kind == "questions":
-        text = head + "\n" + "\n".join(tail)
+        text = "\n".join([story.text, *lines])
     elif kind == "summary":
-        text = head + rng.choice(HEADINGS) + " " + " ".join(tail)
+        text = story.text + rng.choice(HEADINGS) + " " + " ".join(lines)
     else:
-        text = " ".join(tail)
-    return _cut(text, rng) if "cut_off" in dirt else text
+        text = " ".join(lines)
+    if "cut_off" in dirt:  # without one to five of its last words, and without a stop
+        return text.rsplit(" ", rng.randint(1, 5))[0].rstrip(".")
+    return text
 
 
-def _no_lines(story: Story, false: bool, rng: random.Random) -> list[str]:
-    return []
+def _story_lines(story: Story, false: bool, rng: random.Random) -> list[str]:
+    """The story's own sentences."""
+    return [line.removesuffix(".") + "." for line in story.text.split(". ")]
 
 
 def _summary_lines(story: Story, false: bool, rng: random.Random) -> list[str] | None:
     """The sentences of a summary; if `false`, one or two of them say what the story does not."""
-    text = reference_summary(story, rng)
-    statements = [statement.event for statement in parse(text)]
-    lines = [statement.text for statement in parse(text)]
+    statements = parse(reference_summary(story, rng))
+    lines = [statement.text for statement in statements]
     if not false:
         return lines
     touched = 0
     for spot in rng.sample(range(len(lines)), len(lines)):
-        event = statements[spot]
+        event = statements[spot].event
         swapped = event and falsify(event, story, rng)
         line = say_all(swapped, rng) if swapped else None
         if line is not None:
@@ -127,6 +120,9 @@ def _dialogue_lines(story: Story, false: bool, rng: random.Random) -> list[str] 
             answer = rng.choice([option for option in example["options"] if option != answer])
         lines.append(f"Q: {example['question']}\nA: {answer}")
     return lines
+
+
+_LINES = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _story_lines}
 
 
 def article(word: str) -> str:
@@ -157,18 +153,13 @@ def insult(sentence: str, rng: random.Random) -> str:
 
 
 def _insult(lines: list[str], story: Story, rng: random.Random, only_remark: bool) -> None:
-    """Makes `lines` rude: an insult inside a sentence, or a remark before or after them."""
+    """Make `lines` rude: an insult inside a sentence, or a remark before or after them."""
     spot = rng.randrange(len(lines))
     rude = lines[spot] if only_remark else insult(lines[spot], rng)
     if rude != lines[spot] and rng.random() < 0.6:
         lines[spot] = rude
     else:
         lines.insert(rng.choice([0, len(lines)]), rude_remark(story, rng))
-
-
-def _cut(text: str, rng: random.Random) -> str:
-    """The text without one to five of its last words, and without a stop."""
-    return text.rsplit(" ", rng.randint(1, 5))[0].rstrip(".")
 
 
 def corrupted_summary(story: Story, rng: random.Random, false: float = 0.5, rude: float = 0.15,

@@ -1,11 +1,8 @@
 r"""Reading the world's language back: every sentence that `wordings.py` can write becomes the event that it says.
 
 A sentence is reduced to its shape: names become P, things N, places L, feelings F, skills K, rude words disappear.
-"Stupid Mira lost the red kite at the mill." has the shape "P lost N AT L" and the entities Mira, red kite, mill. All
-shapes of all wordings stand in one dictionary, so that a sentence costs one look-up. What is not in it says nothing
-that can be judged.
-
-Details that matter:
+"Stupid Mira lost the red kite at the mill." has the shape "P lost N AT" and the entities Mira, red kite, mill. All
+shapes of all wordings stand in one dictionary. What is not in it says nothing that can be judged. Details that matter:
 1. a sentence without its final stop was cut off, and a question claims nothing: neither is a statement;
 2. "he", "she" and "they" at the head of a clause are resolved only when the text so far leaves one choice
    (`wordings.resolve`);
@@ -21,19 +18,8 @@ import functools
 import re
 from dataclasses import dataclass
 
-from minialign.world.wordings import (
-    KINDS,
-    PLACES,
-    PRONOUNS,
-    RUDE_WORDS,
-    WORDS,
-    Event,
-    fields_said,
-    resolve,
-    resolve_pair,
-    split_wording,
-    variants,
-)
+from minialign.world import wordings
+from minialign.world.wordings import PLACES, PRONOUNS, RUDE_WORDS, WORDS, Event
 
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*|[.!?]+")
 TOKEN = re.compile(r"[A-Za-z]+|[^A-Za-z\s,]")
@@ -65,11 +51,7 @@ class Statement:
 
 
 def shape(words: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """The shape of a clause: symbols, the entities among them in order, and for each symbol the index of its first
-    word.
-
-    Args:
-        words: lower-case words without rude ones.
+    """The shape of a clause in lower case: its symbols, the entities among them, the index of each symbol's first word.
     """
     symbols, entities, places = [], [], []
     i, n = 0, len(words)
@@ -109,20 +91,19 @@ def _shapes() -> dict[str, tuple[str, tuple[str, ...], dict[str, str]]]:
     """Shape -> kind, the field of each entity, and what the wording means without saying it."""
     samples = {"who": "Mira", "whom": "Tom", "what": "red kite", "other": "blue drum", "where": "mill",
                "feeling": "sad"}
-    table: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {}
-    for kind, entry in KINDS.items():
+    table = {}
+    for kind, entry in wordings.KINDS.items():
         for wording in entry["story"] + entry["summary"]:
-            sentence, meaning = split_wording(wording)
-            for variant in variants(sentence):
+            sentence, meaning = wordings.split_wording(wording)
+            for variant in wordings.variants(sentence):
                 filled = variant.replace("{skill}", "swim").replace("{at}", "at the mill")
                 filled = re.sub(r"\{(to|from|over)\}", r"\1 the mill", filled)
                 filled = re.sub(r"\{(?:a |her )?(\w+)\}", lambda found: samples[found.group(1)], filled)
                 words = [word.lower() for word in TOKEN.findall(filled)]
                 symbols, entities, _ = shape(words[without_opener(words) :])
-                key, said = " ".join(symbols), tuple(fields_said(variant))
+                key, said = " ".join(symbols), tuple(wordings.fields_said(variant))
                 if len(said) != len(entities):
-                    raise ValueError(f"events.json, {kind}: {wording!r} has a word of words.json outside its slots: "
-                                     f"{entities}")
+                    raise ValueError(f"events.json, {kind}: {wording!r} names {entities} outside of its slots")
                 if table.setdefault(key, (kind, said, meaning)) != (kind, said, meaning):
                     raise ValueError(f"events.json: {wording!r} of {kind} can also be read as {table[key][0]}")
     return table
@@ -142,10 +123,9 @@ def parse(text: str) -> tuple[Statement, ...]:
         if not sentence.strip():
             continue
         tokens = [(t.group().lower(), found.start() + t.start()) for t in TOKEN.finditer(sentence)]
-        whole = bool(tokens) and tokens[-1][0] in (".", "!") and (len(tokens) < 2
-            or tokens[-2][0] not in (".", "!", "?"))
-        start = found.start() + len(sentence) - len(sentence.lstrip())
-        span = (start, found.start() + len(sentence.rstrip()))
+        stops = [word for word, _ in tokens[-2:] if word in (".", "!", "?")]
+        whole = stops in (["."], ["!"]) and tokens[-1][0] == stops[0]
+        span = (found.start() + len(sentence) - len(sentence.lstrip()), found.start() + len(sentence.rstrip()))
         statements += _read(text, tokens[:-1] if whole else [], span, mentioned, sentence)
     return tuple(statements)
 
@@ -153,16 +133,14 @@ def parse(text: str) -> tuple[Statement, ...]:
 def _read(text: str, tokens: list[tuple[str, int]], span: tuple[int, int], mentioned: list[list[str]], sentence: str):
     """The statements of one sentence: one, or two that share a subject or are joined by "and"."""
     said = [("a" if word == "an" else word, at) for word, at in tokens if word not in RUDE]  # "an ugly storm"
-    rude = len(said) < len(tokens) or (not tokens and any(w in RUDE for w in re.findall(r"[a-z]+", sentence.lower())))
     said = said[without_opener([word for word, _ in said]) :]
     if len(said) > 1 and said[0][0] == "the" and CLASSES.get(said[1][0], "-")[0] == "P":  # "the loser Tom"
         said = said[1:]
-    words = [word for word, _ in said]
-    symbols, entities, places = shape(words)
+    symbols, entities, places = shape([word for word, _ in said])
     event = _event(symbols, entities, mentioned)
     if event is not None:
         mentioned.append(_people(entities, mentioned))
-        return [Statement(span, text[span[0] : span[1]], event, rude)]
+        return [Statement(span, text[span[0] : span[1]], event, any(word in RUDE for word, _ in tokens))]
     for cut in [i for i, symbol in enumerate(symbols) if symbol == "and"][:4]:
         count = sum(symbol in ENTITIES for symbol in symbols[:cut])
         left = _event(symbols[:cut], entities[:count], mentioned)
@@ -172,30 +150,32 @@ def _read(text: str, tokens: list[tuple[str, int]], span: tuple[int, int], menti
         if right is None and left.who:
             right = _event(["P", *symbols[cut + 1 :]], [left.who, *entities[count:]], mentioned)
         if right is not None:
+            mentioned.append(_people(entities, mentioned))
             middle = said[places[cut]][1]  # where "and" stands
             after = next(at for _, at in tokens if at > middle)
-            first, second = (span[0], span[0] + len(text[span[0] : middle].rstrip(" ,"))), (after, span[1])
-            mentioned.append(_people(entities, mentioned))
-            parts = [(part, bool(_rude_in(text[part[0] : part[1]]))) for part in (first, second)]
-            return [Statement(p, text[p[0] : p[1]], e, r) for (p, r), e in zip(parts, (left, right))]
+            spans = (span[0], span[0] + len(text[span[0] : middle].rstrip(" ,"))), (after, span[1])
+            parts = [text[start:end] for start, end in spans]
+            return [Statement(*each, _is_rude(each[1])) for each in zip(spans, parts, (left, right))]
     mentioned.append([])
+    rude = _is_rude(sentence)
     return [Statement(span, text[span[0] : span[1]], None, rude, rude and is_remark(sentence))]
 
 
-def _rude_in(text: str) -> list[str]:
-    return [word for word in re.findall(r"[a-z]+", text.lower()) if word in RUDE]
+def _is_rude(text: str) -> bool:
+    return any(word in RUDE for word in re.findall(r"[a-z]+", text.lower()))
+
+
+def _resolved(entities: list[str], mentioned: list[list[str]]) -> list[str]:
+    """The entities with names in the place of pronouns, "" for "he" or "she" that may mean two people."""
+    names: list[str] = []
+    for entity in entities:
+        names += wordings.resolve_pair(mentioned) if entity == "they" else [entity]
+    return [wordings.resolve(name, mentioned) if name in ("he", "she") else name for name in names]
 
 
 def _people(entities: list[str], mentioned: list[list[str]]) -> list[str]:
-    """The people among the entities, pronouns resolved."""
-    people: list[str] = []
-    for entity in entities:
-        if entity == "they":
-            people += resolve_pair(mentioned)
-        else:
-            name = resolve(entity, mentioned) if entity in ("he", "she") else entity
-            people += [name] if name in PRONOUNS else []
-    return people
+    """The people among the entities."""
+    return [name for name in _resolved(entities, mentioned) if name in PRONOUNS]
 
 
 def _event(symbols: list[str], entities: list[str], mentioned: list[list[str]]) -> Event | None:
@@ -204,25 +184,11 @@ def _event(symbols: list[str], entities: list[str], mentioned: list[list[str]]) 
     if entry is None:
         return None
     kind, said, meaning = entry
-    if "they" in entities or "he" in entities or "she" in entities:
-        names: list[str] = []
-        for entity in entities:
-            names += resolve_pair(mentioned) if entity == "they" else [entity]
-        entities = [resolve(name, mentioned) if name in ("he", "she") else name for name in names]
-        if len(entities) != len(said) or "" in entities:
-            return None
-    event = Event(kind, **dict(zip(said, entities)), **meaning)
-    if event.who and event.who == event.whom:
+    names = _resolved(entities, mentioned)
+    if len(names) != len(said) or "" in names:
         return None
-    return event
-
-
-def _remark_shapes() -> frozenset[str]:
-    shapes = set()
-    for remark in WORDS["remarks"]:
-        filled = remark.replace("{adjective}", "RUDE").replace("{noun}", "RUDE").replace("{person}", "Mira")
-        shapes.add(_remark_shape(filled.replace("RUDE", RUDE_WORDS[0])))
-    return frozenset(shapes)
+    event = Event(kind, **dict(zip(said, names)), **meaning)
+    return None if event.who and event.who == event.whom else event
 
 
 def _remark_shape(sentence: str) -> str:
@@ -230,9 +196,10 @@ def _remark_shape(sentence: str) -> str:
     return " ".join(CLASSES.get(word, (word,))[0] for word in words)
 
 
+REMARKS = frozenset(_remark_shape(re.sub(r"\{(adjective|noun)\}", RUDE_WORDS[0], remark).replace("{person}", "Mira"))
+                    for remark in WORDS["remarks"])
+
+
 def is_remark(sentence: str) -> bool:
     """Whether a sentence is one of the rude remarks of `words.json`."""
     return _remark_shape(sentence) in REMARKS
-
-
-REMARKS = _remark_shapes()

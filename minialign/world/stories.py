@@ -2,10 +2,9 @@ r"""Stories that are told and remembered: the text, and every fact in it.
 
 A plot (`plots.json`) is a list of beats such as `find who=E what=T where=M weight=3`. Roles (`E`, `T`, `M`) are cast by
 lot; a beat with `maybe=` may be left out, a list of beats is a choice of one, `if=mend:B` keeps a beat only when B was
-the one who mended. `weight` is how much the event matters to a reader; what it does not say, scenery, has weight 0.
+the one who mended. `weight` is how much the event matters to a reader; scenery, which has none, weighs 0.
 
-Read next: `parse.py`, which reads the sentences back, and `gold.py`, which judges a summary with them.
-Try it: `python -m minialign.world.stories`.
+Read next: `parse.py`. Try it: `python -m minialign.world.stories`.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ class Story:
 
     def to_dict(self) -> dict:
         """Plain lists and strings, ready for JSON."""
-        events = [event.to_dict() for event in self.events]
-        return {"text": self.text, "events": events, "weights": list(self.weights), "people": list(self.people),
-                "plot": self.plot}
+        return {"text": self.text, "events": [event.to_dict() for event in self.events],
+                "weights": list(self.weights), "people": list(self.people), "plot": self.plot}
 
     @classmethod
     def from_dict(cls, record: dict) -> Story:
@@ -60,9 +58,7 @@ class Cast:
     def __getitem__(self, role: str) -> str:
         if role not in self.filled:
             taken = {word for name in self.filled.values() for word in name.split(" ")}
-            group = ROLES[role]
-            names = [name for name in self._group(group) if name not in taken]
-            name = self.rng.choice(names)
+            name = self.rng.choice([name for name in self._group(ROLES[role]) if name not in taken])
             if name in WORDS["things"]:
                 name = self.rng.choice([c for c in WORDS["colours"] if c not in taken]) + " " + name
             elif name in WORDS["animals"]:
@@ -71,11 +67,11 @@ class Cast:
         return self.filled[role]
 
     def _group(self, group: str) -> list[str]:
-        elders, places = list(WORDS["elders"]), [p for p in WORDS["places"] if p != "kitchen"]
-        groups = {"child": CHILDREN, "elder": elders, "place": places}
-        groups["helper"] = elders if self.rng.random() < 0.3 else CHILDREN
-        tables = {"thing": "things", "animal": "animals", "food": "foods", "skill": "skills"}
-        return groups.get(group) or WORDS.get(tables.get(group, group)) or [group]
+        """The names to choose from; a group that is not known is the name itself."""
+        elders = list(WORDS["elders"])
+        groups = {"child": CHILDREN, "elder": elders, "helper": elders if self.rng.random() < 0.3 else CHILDREN,
+                  "place": [place for place in WORDS["places"] if place != "kitchen"]}
+        return groups.get(group) or WORDS.get(f"{group}s") or WORDS.get(group) or [group]
 
 
 def write_story(rng: random.Random) -> Story:
@@ -87,30 +83,36 @@ def write_story(rng: random.Random) -> Story:
         events, weights = zip(*(_event(beat, cast, rng) for beat in beats))
         text = _tell(events, rng)
         if SHORTEST <= len(text.split()) <= LONGEST and FEWEST <= text.count(".") <= MOST:
-            people = tuple(dict.fromkeys(name for event in events for name in (event.who, event.whom) if name))
-            return Story(text, events, tuple(round(w / sum(weights), 4) for w in weights), people, plot)
+            return Story(text, events, tuple(round(w / sum(weights), 4) for w in weights), _people(events), plot)
 
 
 def write_scene(rng: random.Random, fewest: int = 2, most: int = 4) -> Story:
-    """A passage for a task: `fewest` to `most` events that follow one another in some story, told anew. Short, because
-    tokens are time."""
+    """A short passage for a task: `fewest` to `most` events that follow one another in some story, told anew."""
     while True:
         story = write_story(rng)
         count = min(rng.randint(fewest, most), len(story.events))
         start = rng.randint(0, len(story.events) - count)
         events = story.events[start : start + count]
-        people = tuple(dict.fromkeys(name for event in events for name in (event.who, event.whom) if name))
-        if people:
+        if people := _people(events):
             return Story(_tell(events, rng), events, (round(1 / count, 4),) * count, people, story.plot)
+
+
+def _people(events: tuple[Event, ...]) -> tuple[str, ...]:
+    """Everybody in the events, in order."""
+    return tuple(dict.fromkeys(name for event in events for name in (event.who, event.whom) if name))
+
+
+def _beat(line: str) -> dict[str, str]:
+    """find who=E what=T -> {"kind": "find", "who": "E", "what": "T"}."""
+    kind, *parts = line.split()
+    return {"kind": kind} | dict(part.split("=") for part in parts)
 
 
 def _beats(plot: list, rng: random.Random) -> list[dict[str, str]]:
     """The beats that this telling keeps, in order."""
     kept: list[dict[str, str]] = []
     for entry in plot:
-        line = rng.choice(entry) if isinstance(entry, list) else entry
-        kind, *parts = line.split()
-        beat = {"kind": kind} | dict(part.split("=") for part in parts)
+        beat = _beat(rng.choice(entry) if isinstance(entry, list) else entry)
         condition = beat.pop("if", None)
         if condition and condition not in {f"{b['kind']}:{b.get('who')}" for b in kept}:
             continue
@@ -121,25 +123,19 @@ def _beats(plot: list, rng: random.Random) -> list[dict[str, str]]:
 
 def _scenery(beats: list[dict[str, str]], rng: random.Random) -> list[dict[str, str]]:
     """The beats with up to three details that nobody would miss."""
-    beats = list(beats)
-
-    def beat(line: str) -> dict[str, str]:
-        kind, *parts = line.split()
-        return {"kind": kind} | dict(part.split("=") for part in parts)
-
     if rng.random() < 0.35:
-        beats.insert(rng.randint(2, len(beats) - 1), beat(rng.choice(SCENERY["middle"])))
+        beats.insert(rng.randint(2, len(beats) - 1), _beat(rng.choice(SCENERY["middle"])))
     if rng.random() < 0.5:
-        beats.insert(0, beat(rng.choice(SCENERY["first"])))
+        beats.insert(0, _beat(rng.choice(SCENERY["first"])))
     if rng.random() < 0.25:
-        beats.append(beat(rng.choice(SCENERY["last"])))
+        beats.append(_beat(rng.choice(SCENERY["last"])))
     return beats
 
 
 def _event(beat: dict[str, str], cast: Cast, rng: random.Random) -> tuple[Event, float]:
     """The event of a beat and its weight."""
-    named = {field: role for field, role in beat.items() if field not in ("kind", "weight")}
-    roles = {field: role if field == "feeling" else cast[role] for field, role in named.items()}
+    roles = {field: role if field == "feeling" else cast[role]
+             for field, role in beat.items() if field not in ("kind", "weight")}
     if beat["kind"] == "weather":
         roles["what"] = rng.choice(["sun", "wind", "rain"])
     return Event(beat["kind"], **roles), float(beat.get("weight", 0))

@@ -1,11 +1,9 @@
 r"""Tasks on a story: what can be asked about it, with the answer that the simulator knows to be right.
 
 A task turns a story into examples: dictionaries with the fields `story`, `answer` or `summary`, `question`, and
-`options` where there is a list of answers to choose from. Questions are asked only when the story leaves one right
-answer.
+`options` where there is a list of answers. A question is asked only when the story leaves one right answer.
 
-Read next: `templates.py`, which words them, and `corpus.py`, which dirties them.
-Try it: `python -m minialign.world.tasks`.
+Read next: `corpus.py`. Try it: `python -m minialign.world.tasks`.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from minialign.world.templates import TEMPLATES, render
 from minialign.world.wordings import FIELDS, KINDS, PLACES, WORDS, Event, choices, fields_said, fill, matches
 
 REFERENCE_WORDS = (10, 28)  # shortest and longest reference summary
+SAME_STORY = 0.8  # how often what is put in a false statement is taken from the story, where it has one
 QUOTED = 0.8  # how often a statement of a reference summary is the story's own sentence, where it has one
 MINOR = 0.04  # weight that people give to what hardly matters; the more, the worse the references
 REFERENCE_STATEMENTS = ((2, 0.25), (3, 0.55), (4, 0.2))  # how many statements a person writes, with probabilities
@@ -35,37 +34,33 @@ class Task:
 
 
 def quotes(story: Story) -> dict[int, str]:
-    """The story's own sentence for each event (by its place) that has a short sentence to itself, without opener,
-    naming its people."""
+    """Place of an event -> the story's own sentence for it, without opener; for events with one to themselves."""
     told = [statement for statement in parse(story.text) if statement.event is not None]
     found = {}
     for place, (statement, event) in enumerate(zip(told, story.events)):
         words = statement.text.split()
         sentence = " ".join(words[without_opener([word.strip(",").lower() for word in words]) :])
         alone = parse(sentence)
-        if len(alone) == 1 and sentence.endswith(".") and alone[0].event is not None and matches(alone[0].event, event):
+        said = alone[0].event if len(alone) == 1 and sentence.endswith(".") else None
+        if said is not None and matches(said, event):
             found[place] = sentence[0].upper() + sentence[1:]
     return found
 
 
 def reference_summary(story: Story, rng: random.Random) -> str:
-    """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told and the ending is
-    missed.
+    """A summary as a person writes it: honest and never rude, but sometimes the minor thing is told.
 
-    Each statement is drawn without replacement with probability proportional to its event's weight + MINOR, and mostly
-    in the story's own words, as people do; a draw that comes out too short or too long is drawn again.
+    Events are drawn without replacement with probability proportional to weight + MINOR, and said mostly in the story's
+    own words, as people do; what comes out too short or too long is drawn again.
     """
     shortest, longest = REFERENCE_WORDS
     own = quotes(story)
     while True:
         sizes, chances = zip(*REFERENCE_STATEMENTS)
-        wanted = rng.choices(sizes, chances)[0]
-        left = list(range(len(story.events)))
-        kept: list[int] = []
-        while left and len(kept) < wanted:
-            pick = rng.choices(left, [story.weights[i] + MINOR for i in left])[0]
-            left.remove(pick)
-            kept.append(pick)
+        left, kept = list(range(len(story.events))), []
+        for _ in range(min(rng.choices(sizes, chances)[0], len(left))):
+            kept.append(rng.choices(left, [story.weights[i] + MINOR for i in left])[0])
+            left.remove(kept[-1])
         text = " ".join(own[i] if i in own and rng.random() < QUOTED else say(story.events[i], rng, "summary")
                         for i in sorted(kept))
         if shortest <= len(text.split()) <= longest:
@@ -76,19 +71,13 @@ def _summary(story: Story, rng: random.Random) -> list[dict]:
     return [{"story": story.text, "summary": reference_summary(story, rng)}]
 
 
-def swap(event: Event, field: str, story: Story, rng: random.Random, same_story: float = 0.8) -> Event | None:
-    """`event` with another person, thing, place or feeling in `field`, so that the story does not say it, or None.
-
-    Args:
-        same_story: how often the other one is taken from the story, where it has one.
-    """
-    value = getattr(event, field)
-    near, far = _rivals(field, value, story)
-    for names in (near, far) if rng.random() < same_story else (far, near):
-        taken = (event.who, event.whom, event.what, event.other)
+def swap(event: Event, field: str, story: Story, rng: random.Random) -> Event | None:
+    """`event` with another person, thing, place or feeling in `field`, so that the story does not say it, or None."""
+    near, far = _rivals(field, getattr(event, field), story)
+    taken = (event.who, event.whom, event.what, event.other, getattr(event, field))
+    for names in (near, far) if rng.random() < SAME_STORY else (far, near):
         fitting = [replace(event, **{field: name}) for name in names if name not in taken]
-        fitting = [e for e in fitting if getattr(e, field) != value and not any(matches(e, fact)
-            for fact in story.events)]
+        fitting = [e for e in fitting if not any(matches(e, fact) for fact in story.events)]
         if fitting:
             return rng.choice(fitting)
     return None
@@ -126,27 +115,23 @@ def _questions(field: str) -> Callable[[Story, random.Random], list[dict]]:
     """The task that asks for one field; each question has one right answer in the story."""
 
     def examples(story: Story, rng: random.Random) -> list[dict]:
-        made = []
+        found = []
         for event in story.events:
             question = _ask(event, field, rng)
             if question is None or not getattr(event, field):
                 continue
-            asked = {name: getattr(event, name) for name in fields_said(KINDS[event.kind]["ask"][field])}
-            rest = Event(event.kind, **{name: value for name, value in asked.items() if name != field})
-            right = {_answer(fact, field) for fact in story.events if matches(rest, fact)}
-            if len(right) != 1:
-                continue
-            options = _options(event, field, story, rng)
-            made.append({"story": story.text, "question": question, "answer": _answer(event, field),
-                         "options": options})
-        return made
+            told = [name for name in fields_said(KINDS[event.kind]["ask"][field]) if name != field]
+            rest = Event(event.kind, **{name: getattr(event, name) for name in told})
+            if len({_answer(fact, field) for fact in story.events if matches(rest, fact)}) == 1:
+                found.append({"story": story.text, "question": question, "answer": _answer(event, field),
+                              "options": _options(event, field, story, rng)})
+        return found
 
     return examples
 
 
 def _options(event: Event, field: str, story: Story, rng: random.Random) -> list[str]:
-    """The right answer among others: all feelings, or four people, places or things, those of the story first; in
-    random order."""
+    """In random order all feelings, or the right answer and three other people, places or things, the story's first."""
     if field == "feeling":
         return list(WORDS["feelings"])
     near, far = _rivals(field, getattr(event, field), story)
@@ -159,39 +144,31 @@ def _options(event: Event, field: str, story: Story, rng: random.Random) -> list
 
 def _yes_no(story: Story, rng: random.Random) -> list[dict]:
     """True and false questions, about as many of each."""
-    made = []
+    found = []
     for event in story.events:
         answer, asked = "yes", event
         if rng.random() < 0.5:
             said = [f for f in fields_said(KINDS[event.kind].get("ask", {}).get("yes_no", "")) if getattr(event, f)]
-            swapped = swap(event, rng.choice(said), story, rng) if said else None
-            if swapped is None:
-                continue
-            answer, asked = "no", swapped
-        question = _ask(asked, "yes_no", rng)
-        if question is None:
-            continue
-        if asked.kind == "try":  # "Did Mira give up?"
+            answer, asked = "no", swap(event, rng.choice(said), story, rng) if said else None
+        question = _ask(asked, "yes_no", rng) if asked else None
+        if question and asked.kind == "try":  # "Did Mira give up?"
             answer = "no" if answer == "yes" else None
-        if answer:
-            made.append({"story": story.text, "question": question, "answer": answer, "options": ["yes", "no"]})
-    return made
+        if question and answer:
+            found.append({"story": story.text, "question": question, "answer": answer, "options": ["yes", "no"]})
+    return found
 
 
-def falsify(event, story: Story, rng: random.Random):
+def falsify(event: Event, story: Story, rng: random.Random) -> Event | None:
     """The event with one entity swapped so that the story does not say it; None if that cannot be done."""
     if event.kind == "weather":
         return None
     names = [name for name in FIELDS if name != "kind" and getattr(event, name)]
-    for field in rng.sample(names, len(names)):
-        swapped = swap(event, field, story, rng)
-        if swapped is not None:
-            return swapped
-    return None
+    swapped = (swap(event, field, story, rng) for field in rng.sample(names, len(names)))
+    return next((other for other in swapped if other is not None), None)
 
 
-def say_all(event, rng: random.Random) -> str | None:
-    """A sentence that says every field of `event`, so that the swapped one is among them; None if no wording does."""
+def say_all(event: Event, rng: random.Random) -> str | None:
+    """A sentence that says every field of `event`; None if no wording does."""
     for _ in range(8):
         text = say(event, rng, "summary")
         read = parse(text)[0].event
@@ -202,25 +179,24 @@ def say_all(event, rng: random.Random) -> str | None:
 
 def _check(story: Story, rng: random.Random) -> list[dict]:
     """Statements, about half of them false, and whether the story says so."""
-    made, own = [], quotes(story)
+    found, own = [], quotes(story)
     for place, event in enumerate(story.events):
-        if rng.random() < 0.5:
+        false = rng.random() < 0.5
+        if false:
             swapped = falsify(event, story, rng)
-            statement, answer = say_all(swapped, rng) if swapped else None, "no"
+            statement = say_all(swapped, rng) if swapped else None
         else:
-            statement, answer = own[place] if place in own and rng.random() < QUOTED else say(event, rng,
-                "summary"), "yes"
+            quoted = place in own and rng.random() < QUOTED
+            statement = own[place] if quoted else say(event, rng, "summary")
         if statement is not None:
-            made.append({"story": story.text, "statement": statement, "answer": answer, "options": ["yes", "no"]})
-    return made
+            found.append({"story": story.text, "statement": statement, "answer": "no" if false else "yes",
+                          "options": ["yes", "no"]})
+    return found
 
 
 TASKS: dict[str, Task] = {
     "summary": Task("summary", "summarise", _summary),
-    "who": Task("who", "questions", _questions("who")),
-    "where": Task("where", "questions", _questions("where")),
-    "what": Task("what", "questions", _questions("what")),
-    "feeling": Task("feeling", "questions", _questions("feeling")),
+    **{field: Task(field, "questions", _questions(field)) for field in ("who", "where", "what", "feeling")},
     "yes_no": Task("yes_no", "questions", _yes_no),
     "check": Task("check", "inference", _check),
 }
@@ -230,27 +206,24 @@ def demonstrations(count: int, seed: int, summary_share: float = 0.75, check_sha
     """Prompts with good completions for supervised fine-tuning, each from a story of its own.
 
     Args:
-        count: number of demonstrations.
-        seed: the same seed gives the same list.
-        summary_share: share of summaries; check_share: share of statements to be checked against the story. The rest
-            are questions, each task as often as the others.
+        summary_share: share of summaries; check_share: of statements to be checked against the story. The rest are
+            questions, each task as often as the others.
     Returns:
-        records {"prompt", "completion", "task", "story"}; `story` is `Story.to_dict()`.
+        `count` records {"prompt", "completion", "task", "story"}; `story` is `Story.to_dict()`.
     """
     rng = random.Random(seed)
     others = [name for name in TASKS if name not in ("summary", "check")]
     shares = (summary_share, check_share, 1 - summary_share - check_share)
-    made: list[dict] = []
-    while len(made) < count:
+    found: list[dict] = []
+    while len(found) < count:
         task = rng.choices(("summary", "check", rng.choice(others)), shares)[0]
-        story = write_story(rng)
-        examples = TASKS[task].examples(story, rng)
+        examples: list[dict] = []
         while not examples:
             story = write_story(rng)
             examples = TASKS[task].examples(story, rng)
         prompt, completion = render(rng.choice(TEMPLATES[task]), rng.choice(examples))
-        made.append({"prompt": prompt, "completion": completion, "task": task, "story": story.to_dict()})
-    return made
+        found.append({"prompt": prompt, "completion": completion, "task": task, "story": story.to_dict()})
+    return found
 
 
 if __name__ == "__main__":

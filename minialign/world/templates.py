@@ -4,18 +4,15 @@ A file of templates (`templates.json`, `prompts.json`, a user's own) holds, for 
 name of another task whose templates it shares. `{field}` slots are fields of the task's examples; `{options}` is the
 list of answers to choose from.
 
-    {"name": "true or false",  "style": "instruction",  "input": "{story}\n{statement} Say true or false.",  "target":
-    "{answer}",
-     "words": {"yes": "true", "no": "false"},  "inverted": false,  "answer_in_input": true}
+    {"name": "true or false",  "style": "instruction",  "input": "{story}\n{statement} Say true or false.",
+     "target": "{answer}",  "words": {"yes": "true", "no": "false"},  "inverted": false,  "answer_in_input": true}
 
 Only `name` and `input` are needed. `words` are what this wording calls the answers. An inverted template gives the
 answer and asks for the question. `answer_in_input` admits that the target can be read off the input; without it that is
-a mistake, and `lint` finds it: a real collection once had nine lines in which the letter of a lost line break was glued
-to the text.
+a mistake, and `lint` finds it. FLAN (Wei et al. 2021) wrote ten templates a task, T0 (Sanh et al. 2022) eight on
+average; ours are short, because on a laptop tokens are time.
 
-FLAN (Wei et al. 2021) wrote ten templates a task, T0 (Sanh et al. 2022) eight on average; ours are short, because on a
-laptop tokens are time.
-Read next: `tasks.py` and `datasets.py`.
+Read next: `tasks.py`.
 """
 
 from __future__ import annotations
@@ -81,8 +78,7 @@ class Template:
         return self.target.strip() == "{answer}"
 
     def pose(self, example: dict, place: tuple[object, int | None] = (None, None)) -> Question:
-        """An example in this template's words, with its options where the template asks for the answer and the example
-        has options.
+        """An example in this template's words; it has options where the example has, and its answer is asked for.
 
         Args:
             place: file and line of the example, for errors.
@@ -90,14 +86,14 @@ class Template:
             UserError: a field is missing, or the answer is not among the options.
         """
         prompt, target = (text.strip() for text in render(self, example, place))
-        if not (self.asks_for_the_answer and "options" in example):
-            return Question(prompt, target, (), self.task, self.name)
-        options = tuple(self.words.get(option, option) for option in example["options"])
-        if target not in options:
-            raise UserError(f"the answer {target!r} of {self.task} is not among its options "
-                            f"{', '.join(options) or '(none)'}", *place)
-        if len(set(options)) < len(options):
-            raise UserError(f"the options of {self.task} name one answer twice: {', '.join(options)}", *place)
+        options: tuple[str, ...] = ()
+        if self.asks_for_the_answer and "options" in example:
+            options = tuple(self.words.get(option, option) for option in example["options"])
+            listing = ", ".join(options) or "(none)"
+            if target not in options:
+                raise UserError(f"the answer {target!r} of {self.task} is not among its options {listing}", *place)
+            if len(set(options)) < len(options):
+                raise UserError(f"the options of {self.task} name one answer twice: {listing}", *place)
         return Question(prompt, target, options, self.task, self.name)
 
 
@@ -105,8 +101,7 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
     """Task -> its templates.
 
     Raises:
-        UserError: not JSON, a key that is unknown, missing or of another type, a stray brace, two templates of one
-            name.
+        UserError: not JSON; a key that is unknown, missing or of another type; a stray brace; a name that comes twice.
     """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -125,9 +120,10 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
             raise UserError(f"{task} has no templates; give a list of them, or the name of the task whose templates it "
                             f"shares", path)
         templates[task] = [_template(task, entry, path) for entry in entries]
-        twice = [name for name in {t.name for t in templates[task]} if sum(t.name == name for t in templates[task]) > 1]
-        if twice:
-            raise UserError(f"{task} has two templates with the name {twice[0]!r}; give each its own", path)
+        names = [template.name for template in templates[task]]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{task} has two templates with the name {name!r}; give each its own", path)
     return templates
 
 
@@ -174,9 +170,8 @@ def render(template: Template, example: dict, place: tuple[object, int | None] =
     def value(found: re.Match) -> str:
         name = found.group(1)
         if name not in example:
-            known = ", ".join(sorted(example))
             raise UserError(f"template {template.task}/{template.name} needs the field {name!r}; the example has "
-                            f"{known}", *place)
+                            f"{', '.join(sorted(example))}", *place)
         inside = example[name]
         if name == "options":
             return listed(template.words.get(option, option) for option in inside)
@@ -193,11 +188,10 @@ def stands_in(target: str, text: str) -> bool:
 
 
 def texts(example: dict) -> set[str]:
-    """The example's texts of at least SHORTEST words in a normal form (small letters, words only): what must not be on
-    two sides of a split."""
+    """The example's texts of at least SHORTEST words, in small letters: what must not be on two sides of a split."""
     values = (value for key, value in example.items() if isinstance(value, str) and key not in NOT_READ)
-    found = (" ".join(re.findall(r"\w+", value.lower())) for value in values)
-    return {text for text in found if len(text.split()) >= SHORTEST}
+    words = (re.findall(r"\w+", value.lower()) for value in values)
+    return {" ".join(text) for text in words if len(text) >= SHORTEST}
 
 
 def lint(template: Template, examples: list[dict]) -> list[str]:
@@ -214,8 +208,7 @@ def lint(template: Template, examples: list[dict]) -> list[str]:
     for text in (template.input, template.target):
         if re.search(r"\\[nt]|\}n\b|[ \t]\n|  |\t", text) or text != text.rstrip():
             found.append(f"{name}: a lost line break, a double blank or a blank at the end in {text!r}")
-    if any("{" in question.prompt + question.target or "}" in question.prompt + question.target
-           for question in questions):
+    if any(re.search("[{}]", question.prompt + question.target) for question in questions):
         found.append(f"{name}: a brace is left after filling")
     if any(not question.prompt or not question.target for question in questions):
         found.append(f"{name}: the prompt or the target is empty")

@@ -6,7 +6,7 @@ story). A wording is a sentence with slots: `{who}`, `{whom}`, `{feeling}`, `{sk
 what}` for a thing (`other` for a second one); `{at}`, `{to}`, `{from}`, `{over}` for a place with its preposition.
 `[...]` may be left out. A part after `|`, such as `| feeling=sad`, is what the wording means without saying it.
 
-Read next: `stories.py`, which tells stories with these sentences, and `parse.py`, which understands them.
+Read next: `stories.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 TABLES = Path(__file__).parent
@@ -34,8 +34,7 @@ FIELD_OF_SLOT = {"at": "where", "to": "where", "from": "where", "over": "where",
 
 @dataclass(frozen=True)
 class Event:
-    """One fact; a field that is empty is not said. `what` and `other` are a thing, an animal, a food or a skill, as
-    "red kite"."""
+    """One fact; an empty field is not said. `what` and `other` are a thing ("red kite"), an animal, food or a skill."""
 
     kind: str
     who: str = ""
@@ -54,25 +53,24 @@ FIELDS = tuple(field.name for field in fields(Event))
 
 
 def matches(statement: Event, fact: Event) -> bool:
-    """True when `fact` makes `statement` true: every field that the statement gives agrees; "kite" agrees with "red
-    kite"."""
+    """Whether `fact` makes `statement` true: every field that the statement gives agrees."""
     if statement.kind != fact.kind and statement.kind not in IMPLIES.get(fact.kind, ()):
         return False
-    if _agree(statement, fact.who, fact.whom, fact.what, fact.other, fact.where, fact.feeling):
+    if _agrees(statement, fact):
         return True
-    swapped = (fact.other, fact.what) if fact.kind == "trade" else (fact.what, fact.other)
-    return fact.kind in SYMMETRIC and _agree(statement, fact.whom, fact.who, *swapped, fact.where, fact.feeling)
+    if fact.kind not in SYMMETRIC:
+        return False
+    things = {"what": fact.other, "other": fact.what} if fact.kind == "trade" else {}
+    return _agrees(statement, replace(fact, who=fact.whom, whom=fact.who, **things))
 
 
-def _agree(said: Event, who: str, whom: str, what: str, other: str, where: str, feeling: str) -> bool:
-    return (
-        (not said.who or said.who == who)
-        and (not said.whom or said.whom == whom)
-        and (not said.what or said.what == what or said.what == what.split(" ")[-1])
-        and (not said.other or said.other == other or said.other == other.split(" ")[-1])
-        and (not said.where or said.where == where)
-        and (not said.feeling or said.feeling == feeling)
-    )
+def _agrees(statement: Event, fact: Event) -> bool:
+    """Field by field; "kite" agrees with "red kite", and an empty field with all."""
+    for name in FIELDS[1:]:
+        said, true = getattr(statement, name), getattr(fact, name)
+        if said and said != true and not (name in ("what", "other") and said == true.split(" ")[-1]):
+            return False
+    return True
 
 
 def split_wording(wording: str) -> tuple[str, dict[str, str]]:
@@ -97,8 +95,7 @@ def fields_said(sentence: str) -> list[str]:
 
 @functools.cache
 def sayings(kind: str, style: str) -> list[tuple[str, dict[str, str], set[str]]]:
-    """All sentences of a kind of event: the sentence, what it means without saying it, and every field that it
-    tells."""
+    """All sentences of a kind of event, each with what it means without saying it, and every field that it tells."""
     found = []
     for wording in KINDS[kind][style]:
         sentence, meaning = split_wording(wording)
@@ -109,12 +106,9 @@ def sayings(kind: str, style: str) -> list[tuple[str, dict[str, str], set[str]]]
 def choices(event: Event, style: str) -> list[str]:
     """The sentences that can say `event`: in a story all of its fields, in a summary no field that it lacks."""
     has = {name for name in FIELDS[1:] if getattr(event, name)}
-    return [
-        sentence
-        for sentence, meaning, told in sayings(event.kind, style)
-        if (told == has if style == "story" else told <= has) and all(getattr(event, field) == value for field,
-        value in meaning.items())
-    ]
+    return [sentence for sentence, meaning, told in sayings(event.kind, style)
+            if (told == has if style == "story" else told <= has)
+            and all(getattr(event, field) == value for field, value in meaning.items())]
 
 
 def noun_phrase(thing: str, article: str, who: str, short: bool) -> str:
