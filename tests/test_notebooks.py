@@ -166,7 +166,7 @@ def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path
     again, read = toy_feedback(tmp_path, **tiny)
     assert again.folder == job.folder and read.comparisons == made.comparisons and read.tests == made.tests
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing was made again"
-    reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
+    reward = job.train_reward(made.tokenizer, made.instructed, made.comparisons)
     policy, log = toy_policy(job, made, reward, 0.0)
     read, same = toy_policy(again, made, reward, 0.0)
     assert same == log and len(log) == 1 and {"score", "kl", "gold"} <= log[0].keys(), "trained once for each price"

@@ -27,7 +27,7 @@ from minialign.heads import LanguageModel, ScalarModel, describe_model, load_mod
 from minialign.lab.claims import Bench
 from minialign.lab.claims.feedback import first_half
 from minialign.lab.demo.evaluation import gold_watch
-from minialign.lab.demo.pipeline import Demo, Made, ppo_settings
+from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import FAST as QUICK
 from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import as_png
@@ -183,7 +183,7 @@ def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0,
     return model.eval(), tokenizer, texts[:100]
 
 
-def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Made]:
+def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, FirstHalf]:
     """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its
     answers.
 
@@ -193,14 +193,14 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Mad
         cache: folder for what is made; seed: of everything.
         settings: of `DemoConfig`, in place of those of the notebooks.
     Returns:
-        the job, whose `rewarded` and `optimised` go on from there, and what it made.
+        the job, whose `train_reward` and `train_policy` go on from there, and what it made.
     """
     config = DemoConfig(**{**FEEDBACK, "seed": seed, **settings})
     folder, made = first_half(Bench(Path(cache), Path(cache), fast=FAST), config)
     return Demo(folder, config, lambda text: None), made
 
 
-def toy_policy(job: Demo, made: Made, reward: ScalarModel, beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
+def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """The toy's policy after PPO at a price of KL; trained once for each price, and read afterwards.
 
     Args:

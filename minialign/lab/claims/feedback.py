@@ -18,8 +18,7 @@ from typing import Any
 
 from minialign.heads import LanguageModel, ScalarModel, load_model
 from minialign.lab.claims import Bench
-from minialign.lab.demo.evaluation import evaluate
-from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, SAMPLING, Demo, Made
+from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
 from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.rlhf.reward_model import train_reward_model
 from minialign.runs.files import read_json
@@ -45,23 +44,24 @@ def job_in(folder: Path, config: DemoConfig) -> Demo:
     return Demo(folder, config, lambda text: None)
 
 
-def first_half(bench: Bench, config: DemoConfig) -> tuple[Path, Made]:
+def first_half(bench: Bench, config: DemoConfig) -> tuple[Path, FirstHalf]:
     """The first half of the main job, everything up to the comparisons: its folder and what it made."""
 
     def make(folder: Path) -> None:
-        job_in(folder, config).until_comparisons()
+        job_in(folder, config).run_first_half()
 
     folder = bench.cached("compared", to_dict(config), make)
-    return folder, job_in(folder, config).until_comparisons()
+    return folder, job_in(folder, config).run_first_half()
 
 
-def compared(bench: Bench, size: str, seed: int) -> tuple[Path, Made, DemoConfig]:
+def compared(bench: Bench, size: str, seed: int) -> tuple[Path, FirstHalf, DemoConfig]:
     """The same at a size: its folder, what it made, its settings."""
     config = settings(bench, size, seed)
     return *first_half(bench, config), config
 
 
-def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[str, LanguageModel | ScalarModel], Made]:
+def aligned(bench: Bench, size: str,
+            seed: int) -> tuple[dict[str, Any], dict[str, LanguageModel | ScalarModel], FirstHalf]:
     """The whole main job of a size and a seed.
 
     Returns:
@@ -71,11 +71,9 @@ def aligned(bench: Bench, size: str, seed: int) -> tuple[dict[str, Any], dict[st
 
     def make(folder: Path) -> None:
         job = job_in(folder, config)
-        reward = job.rewarded(made.tokenizer, made.instructed, made.comparisons)
-        policy = job.optimised(made.tokenizer, made.instructed, reward, made.practice)
-        models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
-        evaluate(folder, made.tokenizer, models, reward, job.unit, made.comparisons, made.tests, SAMPLING,
-                 config.seed_of(6), rivals=False)
+        reward = job.train_reward(made.tokenizer, made.instructed, made.comparisons)
+        policy = job.train_policy(made.tokenizer, made.instructed, reward, made.practice)
+        job.evaluate(made, reward, policy, rivals=False)
 
     folder = bench.cached("aligned", [base.name, to_dict(config)], make)
     stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD}
@@ -116,7 +114,7 @@ def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int,
         documents, nats a token.
     """
     folder = pretrained_folder(bench, shape, seed, steps)
-    tests = job_in(folder, pretraining(bench, shape, seed, steps)).written()[4]
+    tests = job_in(folder, pretraining(bench, shape, seed, steps)).write_texts()[4]
     model, tokenizer = load_model(folder / PRETRAINED)
     return model, tokenizer, tests, RunFolder(folder / PRETRAINED).facts()["validation"]
 
@@ -127,8 +125,8 @@ def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, step
 
     def make(folder: Path) -> None:
         job = job_in(folder, config)
-        texts = [document["text"] for document in job.written()[0]]
-        job.pretrained(job.tokenizer(texts), texts)
+        texts = [document["text"] for document in job.write_texts()[0]]
+        job.pretrain(job.tokenizer(texts), texts)
 
     return bench.cached("pretrained", to_dict(config), make)
 

@@ -31,7 +31,7 @@ from minialign.heads import ScalarModel, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.feedback import first_half, reward_model, settings
 from minialign.lab.demo.evaluation import gold_watch
-from minialign.lab.demo.pipeline import INSTRUCTED, SAMPLING, Made, ppo_settings
+from minialign.lab.demo.pipeline import INSTRUCTED, SAMPLING, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import Figure, line
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
@@ -73,7 +73,7 @@ def measure(bench: Bench) -> Rows:
             yield row | {"proxy_accuracy": accuracy}
 
 
-def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
+def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, seed: int) -> tuple[ScalarModel, float]:
     """A reward model that has seen the comparisons of every third story, from the seed-th on; and its accuracy on
     held-out prompts."""
     learned, held_out = split_by_prompt(made.comparisons)
@@ -92,7 +92,7 @@ def train_proxy(bench: Bench, base: Path, made: Made, config: DemoConfig, seed: 
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]
 
 
-def optimise(bench: Bench, made: Made, proxy: ScalarModel, how: PPOConfig, base: Path) -> list[dict[str, Any]]:
+def optimise(bench: Bench, made: FirstHalf, proxy: ScalarModel, how: PPOConfig, base: Path) -> list[dict[str, Any]]:
     """The log of one PPO run, with the gold score of each rollout."""
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
 
@@ -105,7 +105,7 @@ def optimise(bench: Bench, made: Made, proxy: ScalarModel, how: PPOConfig, base:
     return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how)], make)).metrics()
 
 
-def choose_best(made: Made, proxy: ScalarModel, seed: int, fast: bool) -> Rows:
+def choose_best(made: FirstHalf, proxy: ScalarModel, seed: int, fast: bool) -> Rows:
     """Best of n on the test stories, for every n from one sampling, with the closed form of its KL."""
     tests, sizes = made.tests[: 8 if fast else 100], SIZES[:3] if fast else SIZES
     answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, [d["prompt"] for d in tests], sizes[-1],

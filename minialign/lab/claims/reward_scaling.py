@@ -93,7 +93,7 @@ def simulated(bench: Bench, seed: int) -> Rows:
     for size in ("middle",) if bench.fast else SIZES:
         folder, made, config = compared(bench, size, seed)
         if not ranked:  # every size learns from the same comparisons, those of the first
-            judged = job_in(folder, config).written()[2]
+            judged = job_in(folder, config).write_texts()[2]
             learned, held_out = split_by_prompt(made.comparisons)
             for name, value in people(held_out, judged, seed).items():
                 yield {"judge": name, "seed": seed, "accuracy": value}

@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Rows:
     for seed in range(bench.seeds):
         _, models, made = aligned(bench, "middle", seed)
         folder, _, config = compared(bench, "middle", seed)
-        judged = job_in(folder, config).written()[2]  # the demonstrations whose stories were compared
+        judged = job_in(folder, config).write_texts()[2]  # the demonstrations whose stories were compared
         held_out = [pair | {"reference": judged[pair["index"]]["completion"]}
                     for pair in split_by_prompt(made.comparisons)[1]]
         written = [c for c in held_out if "reference" not in (c["chosen_policy"], c["rejected_policy"])]

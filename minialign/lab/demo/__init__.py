@@ -1,1 +1,1 @@
-"""The main job, stage by stage (pipeline.py), and what the chapter on instruction tuning pretrains (instruct.py)."""
+"""The main job, stage by stage (pipeline.py), and the toy models of the chapter on instruction tuning (instruct.py)."""

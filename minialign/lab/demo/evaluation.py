@@ -1,23 +1,24 @@
-r"""The main job's judges: annotators who label, and, at its end, what the gold score and people who labelled nothing
-say of each summary.
+r"""The main job's judges: annotators who label, and at its end the gold score and people who labelled nothing.
 
-    gold score     of pretrained, instruction-tuned and RLHF models and of the reference summaries, mean and interval over stories
-    win rate       each model's summary against the reference of the same story; five held-out annotators, order by chance, ties one half
-    reward model   accuracy on held-out prompts, beside judges that only look at the length or at the position; how sure it may be
-    best of n      what the reward model finds among n summaries of the instruction-tuned model: PPO's rival, on the same stories
+    gold score     of the three models and of the reference summaries, mean and interval over stories
+    win rate       each model's summary against the reference of the same story; held-out annotators, order by chance
+    reward model   accuracy and calibration on held-out prompts, beside judges that look at length or position alone
+    best of n      what the reward model finds among n summaries of the instruction-tuned model: PPO's rival
+
+Read next: pipeline.py.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minialign.evaluation import Interval, mean_interval, wilson_interval
+from minialign.evaluation import mean_interval, wilson_interval
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
@@ -39,36 +40,31 @@ RIVALS = (4, 16)  # n of the best of n that PPO is compared with
 RIVAL_STORIES = 200  # test stories for it: n answers to each
 
 
-def evaluate(
-    folder: Path,
-    tokenizer: Tokenizer,
-    models: dict[str, LanguageModel],
-    reward: ScalarModel,
-    unit: float,
-    comparisons: list[dict],
-    tests: list[dict],
-    sampling: SamplingConfig,
-    seed: int,
-    rivals: bool = True,
-) -> dict[str, Any]:
-    """Let every model summarise the test stories, judge the summaries, write them down, and return the numbers of
-    summary.json.
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the models of a run are evaluated."""
+
+    unit: float  # log-odds that one point of the reward model stands for, by which its scores were divided
+    sampling: SamplingConfig  # how every model answers
+    seed: int  # of the answers and of the judges
+    rivals: bool = True  # whether PPO is compared with best of n: sixteen answers to each of RIVAL_STORIES stories
+
+
+def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel], reward: ScalarModel,
+             comparisons: list[dict], tests: list[dict], config: EvaluationConfig) -> dict[str, Any]:
+    """Let every model summarise the test stories, judge the summaries, and write both to `folder`/evaluation.
 
     Args:
-        folder: of the run; samples and stories go to its `evaluation/`.
-        tokenizer: of the models.
         models: "pretrained", "sft" and "rlhf".
-        reward: the reward model; unit: log-odds that one point of it stands for, the "reference_deviation" that its
-            scores were divided by.
-        comparisons: all that its training and validation drew from.
+        comparisons: all that the reward model's training and validation drew from.
         tests: demonstrations of stories that nothing trained on: {"prompt", "completion" (the reference), "story"}.
-        sampling: how every model answers; seed: of the answers and the judges.
-        rivals: whether PPO is compared with best of n, too: sixteen answers to each of RIVAL_STORIES stories.
+    Returns:
+        the numbers of summary.json.
     """
-    stories = [Story.from_dict(test["story"]) for test in tests]
-    prompts = [test["prompt"] for test in tests]
-    answers = {name: continue_texts(model, tokenizer, prompts, sampling, torch.Generator().manual_seed(seed)) for name,
-               model in models.items()}
+    sampling, seed = config.sampling, config.seed
+    stories, prompts = [Story.from_dict(test["story"]) for test in tests], [test["prompt"] for test in tests]
+    answers = {name: continue_texts(model, tokenizer, prompts, sampling, torch.Generator().manual_seed(seed))
+               for name, model in models.items()}
     answers["reference"] = [test["completion"] for test in tests]
     golds = {name: [score(story, text) for story, text in zip(stories, texts)] for name, texts in answers.items()}
     stages = {name: gold_scores(golds[name]) | {"length": words(texts)} for name, texts in answers.items()}
@@ -77,19 +73,19 @@ def evaluate(
     log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling,
                             torch.Generator().manual_seed(seed + 1))
     kl = mean_interval(log_ratios.tolist())
-    write_jsonl(folder / "evaluation" / "stories.jsonl", ({"story": i, "text": s.text, "plot": s.plot} for i,
-                                                          s in enumerate(stories)))
     proxy = score_rows(reward, answer_rows(tokenizer, prompts, answers["rlhf"], reward.config.context)).tolist()
-    samples = [sample(i, name, prompts[i], text, golds[name][i]) for name, texts in answers.items() for i,
-               text in enumerate(texts)]
-    write_jsonl(folder / "evaluation" / "samples.jsonl", (s | ({"proxy": round(proxy[s["story"]], 4)}
-        if s["stage"] == "rlhf" else {}) for s in samples))
-    result = {"stages": stages, "reward_model": judge_the_judge(reward, unit, tokenizer, comparisons), "kl": kl.mean,
-              "kl_interval": kl.to_dict()}
-    if rivals:
+    plots = ({"story": i, "text": story.text, "plot": story.plot} for i, story in enumerate(stories))
+    write_jsonl(folder / "evaluation" / "stories.jsonl", plots)
+    samples = [sample(i, name, prompts[i], text, golds[name][i])
+               | ({"proxy": round(proxy[i], 4)} if name == "rlhf" else {})
+               for name, texts in answers.items() for i, text in enumerate(texts)]
+    write_jsonl(folder / "evaluation" / "samples.jsonl", samples)
+    result = {"stages": stages, "reward_model": check_reward_model(reward, config.unit, tokenizer, comparisons),
+              "kl": kl.mean, "kl_interval": kl.to_dict()}
+    if config.rivals:
         own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
-        result["best_of_n"] = [own, *best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling,
-                                                    seed)]
+        others = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)
+        result["best_of_n"] = [own, *others]
     write_json(folder / "evaluation" / "result.json", result)
     return result
 
@@ -106,14 +102,13 @@ def words(texts: list[str]) -> dict[str, float]:
 
 def duel(stories: list[Story], answers: list[str], rivals: list[str], rng: random.Random,
          panel: Sequence[Annotator] = HELD_OUT_PANEL) -> dict[str, Any]:
-    """Win rate of answers against rivals before a panel, and what is left of it at equal length, each with its interval
-    over stories."""
-    found = win_rates([[judged(person, *texts, rng) for person in panel] for texts in zip(stories, answers, rivals)],
-                      answers, rivals)
+    """Win rate of answers against rivals before a panel, also at equal length, each with its interval over stories."""
+    preferences = [[preference(person, *texts, rng) for person in panel] for texts in zip(stories, answers, rivals)]
+    found = win_rates(preferences, answers, rivals)
     return {"win_rate": found.won.to_dict(), "win_rate_at_equal_length": found.at_equal_length.to_dict()}
 
 
-def judged(person, story: Story, answer: str, rival: str, rng: random.Random) -> float:
+def preference(person: Annotator, story: Story, answer: str, rival: str, rng: random.Random) -> float:
     """1 if the person prefers the answer, 0 the rival, ½ for a tie; which one stands first is drawn."""
     swapped = rng.random() < 0.5
     winner = person.compare(story, *((rival, answer) if swapped else (answer, rival)), rng).winner
@@ -122,11 +117,9 @@ def judged(person, story: Story, answer: str, rival: str, rng: random.Random) ->
 
 def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict],
                    sampling: SamplingConfig, seed: int) -> list[dict]:
-    """What best of n makes of the instruction-tuned model with the same reward model, and how far from it that is in
-    the closed form of its KL."""
-    prompts, references, stories = ([test["prompt"] for test in tests], [test["completion"] for test in tests],
-                                    [Story.from_dict(t["story"]) for t in tests])
-    answers, scores = sample_and_score(sft, reward, tokenizer, prompts, RIVALS[-1], sampling,
+    """What best of n makes of the instruction-tuned model with the same reward model; its KL in the closed form."""
+    stories, references = [Story.from_dict(t["story"]) for t in tests], [t["completion"] for t in tests]
+    answers, scores = sample_and_score(sft, reward, tokenizer, [test["prompt"] for test in tests], RIVALS[-1], sampling,
                                        torch.Generator().manual_seed(seed + 2))
     rows = []
     for n in RIVALS:
@@ -138,40 +131,42 @@ def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer
 def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], references: list[str], proxy: list[float],
               seed: int) -> dict[str, Any]:
     """KL, score, gold and win rates of answers to some stories: one row of the comparison of PPO with best of n."""
-    answers, references, proxy = answers[: len(stories)], references[: len(stories)], proxy[: len(stories)]
+    count = len(stories)
+    answers, references = answers[:count], references[:count]
     gold = mean_interval([score(story, text).gold for story, text in zip(stories, answers)], 0.0, 1.0).to_dict()
-    row = {"name": name, "kl": kl, "stories": len(stories), "score": mean_interval(proxy).to_dict(), "gold": gold}
+    row = {"name": name, "kl": kl, "stories": count, "score": mean_interval(proxy[:count]).to_dict(), "gold": gold}
     return row | duel(stories, answers, references, random.Random(seed * 10 + 9))
 
 
-def judge_the_judge(reward: ScalarModel, unit: float, tokenizer: Tokenizer, comparisons: list[dict]) -> dict[str, Any]:
-    """Accuracy and calibration on comparisons whose prompts no reward model trained on, and the accuracy of two judges
-    who do not read."""
+def check_reward_model(reward: ScalarModel, unit: float, tokenizer: Tokenizer,
+                       comparisons: list[dict]) -> dict[str, Any]:
+    """Accuracy and calibration on prompts that no reward model trained on, and accuracy of judges who do not read."""
     learned, held_out = split_by_prompt(comparisons)
     ranked, _ = ranked_rows(tokenizer, held_out, reward.config.context)
     chosen, rejected = all_pair_scores(reward, Comparisons(ranked, 1, 0))
     accuracy = pair_accuracy(chosen, rejected)
     # a prompt counts once: its pairs are not independent
-    interval: Interval = wilson_interval(accuracy * len(ranked), len(ranked))
-    return {
-        "accuracy": accuracy,
-        "low": interval.low,
-        "high": interval.high,
-        "length_only": blind_accuracy(learned, held_out, lambda c: len(c["chosen"].split())
-                                      - len(c["rejected"].split())),
-        "position_only": blind_accuracy(learned, held_out, lambda c: 1 if c["shown_first"] == "chosen" else -1),
-        "comparisons": len(learned),
-        "held_out": len(held_out),
-        "calibration": [asdict(bin) for bin in calibration((unit * (chosen - rejected)).tolist())],
-    }
+    interval = wilson_interval(accuracy * len(ranked), len(ranked))
+
+    def more_words(comparison: dict) -> int:
+        return len(comparison["chosen"].split()) - len(comparison["rejected"].split())
+
+    def stands_first(comparison: dict) -> int:
+        return 1 if comparison["shown_first"] == "chosen" else -1
+
+    return {"accuracy": accuracy, "low": interval.low, "high": interval.high,
+            "length_only": blind_accuracy(learned, held_out, more_words),
+            "position_only": blind_accuracy(learned, held_out, stands_first),
+            "comparisons": len(learned), "held_out": len(held_out),
+            "calibration": [asdict(bin) for bin in calibration((unit * (chosen - rejected)).tolist())]}
 
 
-def blind_accuracy(learned: list[dict], held_out: list[dict], feature) -> float:
-    """Accuracy of a judge that only looks at the sign of one number; which sign is better is taken from the training
-    part."""
-    def right(part):
-        return sum(1.0 if feature(c) > 0 else 0.5 if feature(c) == 0 else 0.0
-                                 for c in part) / len(part)
+def blind_accuracy(learned: list[dict], held_out: list[dict], feature: Callable[[dict], float]) -> float:
+    """Accuracy of a judge that looks at the sign of one number; which sign is better it learns from the training part.
+    """
+    def right(part: list[dict]) -> float:
+        return sum(0.5 if feature(c) == 0 else float(feature(c) > 0) for c in part) / len(part)
+
     return right(held_out) if right(learned) >= 0.5 else 1 - right(held_out)
 
 
@@ -184,8 +179,7 @@ def sample(index: int, stage: str, prompt: str, text: str, gold: Gold) -> dict[s
 
 
 def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
-    """One annotator of the training panel, drawn at random, chooses for each pair; ties say nothing about an order and
-    are left out.
+    """One annotator of the training panel, drawn at random, chooses for each pair; ties are left out.
 
     Args:
         pairs: from `sample_pairs`; judged: the demonstrations that their `index` counts, which know their story.
@@ -197,8 +191,8 @@ def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
         person = rng.choice(TRAINING_PANEL)
         choice = person.compare(Story.from_dict(judged[pair["index"]]["story"]), pair["first"], pair["second"], rng)
         if choice.winner != "tie":
-            comparisons.append(as_comparison(pair, choice.winner, annotator=person.name, confidence=choice.confidence,
-                                             index=pair["index"]))
+            labels = {"annotator": person.name, "confidence": choice.confidence, "index": pair["index"]}
+            comparisons.append(as_comparison(pair, choice.winner, **labels))
     return comparisons
 
 

@@ -1,21 +1,21 @@
 r"""The toy world's T5, T0 and GPT-3: what the chapter on instruction tuning compares, made from nothing.
 
-    dirty passages → tokenizer →  span corruption → LM adaptation → T5+LM  →  mixture in many words  → T0
+    dirty passages → tokenizer →  span corruption → LM adaptation → T5+LM  →  mixture in many words      → T0
                                                                            →  mixture, one prefix a task → T5
-                                                                           (multitask)
                                →  next token, at least four times the parameters and as many tokens  → GPT-3
 
-Passages are short (three to five events), because what a small model learns is counted in passages and what a laptop
-does in tokens.
+Passages are short (three to five events): what a small model learns is counted in passages, what a laptop does in
+tokens.
+
 Read next: instruct/t0.py. Try it:  python -m minialign instruct
 """
 
 from __future__ import annotations
 
 import functools
-import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.mixture import Split, split_by_cluster
@@ -30,7 +30,7 @@ from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
 from minialign.world.corpus import documents
 from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
-from minialign.world.stories import Story, write_scene
+from minialign.world.stories import write_scene
 
 CORRUPTED, ADAPTED, TUNED = "1-span-corruption", "2-lm-adaptation", "3-instructed"
 VALID = 300  # passages of the corpus that are kept for validation
@@ -58,20 +58,14 @@ class ToyConfig:
     gpt_layers: int = 6  # N of the decoder
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(("passages", "pretrain_steps", "tune_steps", "batch", "examples", "examined",
-                                          "questions"), (1, 10**8)))
+        counts = ("passages", "pretrain_steps", "tune_steps", "batch", "examples", "examined", "questions")
+        check_ranges(self, dict.fromkeys(counts, (1, 10**8)))
         if self.passages <= VALID:
             raise UserError(f"passages is {self.passages}; {VALID} of them are kept for validation, so give more")
 
 
 FAST = {"passages": 600, "pretrain_steps": 12, "adapt_steps": 4, "tune_steps": 20, "batch": 16, "examples": 12,
-        "examined": 8, "questions": 400}
-FAST |= {"gpt_width": 96, "gpt_layers": 4}
-
-
-def scene(rng: random.Random) -> Story:
-    """What a document of the corpus is about."""
-    return write_scene(rng, 3, 5)
+        "examined": 8, "questions": 400, "gpt_width": 96, "gpt_layers": 4}
 
 
 def corpus(config: ToyConfig, seed: int) -> tuple[list[str], list[str]]:
@@ -82,9 +76,9 @@ def corpus(config: ToyConfig, seed: int) -> tuple[list[str], list[str]]:
 
 @functools.lru_cache(maxsize=8)
 def passages(count: int, seed: int) -> tuple[str, ...]:
-    """The corpus, told once in a process: twelve thousand passages take as long to tell as eighty steps of training on
-    them."""
-    return tuple(document["text"] for document in documents(count, seed, tell=scene))
+    """The corpus, told once in a process: 12,000 passages take as long as eighty steps of training on them."""
+    scenes = documents(count, seed, tell=functools.partial(write_scene, fewest=3, most=5))
+    return tuple(document["text"] for document in scenes)
 
 
 def tokenizer_of(config: ToyConfig, texts: list[str]) -> Tokenizer:
@@ -94,8 +88,7 @@ def tokenizer_of(config: ToyConfig, texts: list[str]) -> Tokenizer:
 
 
 def split_of(config: ToyConfig, seed: int, held_out: tuple[str, ...] = HELD_OUT) -> Split:
-    """The datasets of the world, whole clusters held out; the examples that are examined are the same for every
-    seed."""
+    """The world's datasets, whole clusters held out; the examples that are examined are the same for every seed."""
     told = learned_and_asked(config.examples, config.examined, seed, held_out)
     return split_by_cluster({task: list(found) for task, found in told.items()}, held_out, seed=seed)
 
@@ -115,14 +108,17 @@ def training(steps: int, config: ToyConfig, seed: int, learning_rate: float) -> 
                           checkpoint_every=200, seed=seed)
 
 
+def shape_for_copying(width: int) -> dict[str, Any]:
+    """What lets a small model learn to copy words of its prompt: smeared keys and large initial weights."""
+    return {"activation": "relu", "initial_std": width**-0.5, "smeared_keys": True}
+
+
 def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
     """The toy T5 in folders under `folder`; returns that of the last stage. A stage that is there is not done again."""
     texts, valid = corpus(config, seed)
     tokenizer = tokenizer_of(config, texts)
-    shape = TransformerConfig(
-        tokenizer.size, config.context, config.width, config.layers, config.heads, "encoder-decoder",
-        activation="relu", initial_std=config.width**-0.5, smeared_keys=True,
-    )  # fmt: skip
+    shape = TransformerConfig(tokenizer.size, config.context, config.width, config.layers, config.heads,
+                              "encoder-decoder", **shape_for_copying(config.width))
     model = LanguageModel(shape, seed)
     stages = [(CORRUPTED, SpanCorruption(packed=False), config.pretrain_steps, 2e-3),
               (ADAPTED, LMAdaptation(packed=False), config.adapt_steps, 1e-3)]
@@ -140,14 +136,11 @@ def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
 
 
 def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
-    """The toy GPT-3 in `folder`: the corpus and the tokenizer of the toy T5, as many steps as both of its stages,
-    larger."""
+    """The toy GPT-3 in `folder`: larger, with the toy T5's corpus and tokenizer, and as many steps as its stages."""
     texts, valid = corpus(config, seed)
     tokenizer = tokenizer_of(config, texts)
-    shape = TransformerConfig(
-        tokenizer.size, 2 * config.context, config.gpt_width, config.gpt_layers, config.heads,
-        activation="relu", initial_std=config.gpt_width**-0.5, smeared_keys=True,
-    )  # fmt: skip
+    shape = TransformerConfig(tokenizer.size, 2 * config.context, config.gpt_width, config.gpt_layers, config.heads,
+                              **shape_for_copying(config.gpt_width))
     model, how = LanguageModel(shape, seed), training(config.pretrain_steps + config.adapt_steps, config, seed, 2e-3)
     run = RunFolder(folder)
     with run.locked():

@@ -1,5 +1,4 @@
-r"""The main job: the three-step recipe, from dirty text to an aligned model, on a world in which every statement can be
-checked.
+r"""The main job: the three-step recipe, from dirty text to an aligned model, on a world that can be checked.
 
     dirty corpus → tokenizer → pretrained decoder → instruction-tuned on clean demonstrations → pairs of answers →
     annotators choose → reward model → PPO against the frozen instruction-tuned reference → evaluation by the gold score
@@ -7,9 +6,7 @@ checked.
 
 (Stiennon et al. 2020, Fig. 2; Ouyang et al. 2022, Fig. 2.) Every arrow is a file in the run folder that a person can
 open. A stage whose result is there is not done again, so a run that was stopped goes on where it was, to the same bits.
-
-Nothing that trains ever sees the gold score; the annotators of the win rates are not those whose choices trained the
-reward model.
+Nothing that trains ever sees the gold score; the annotators of the win rates did not train the reward model.
 
 Read next: the files of each stage, in the order above. Try it:  python -m minialign
 """
@@ -32,7 +29,7 @@ import torch
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.instruct.sft import demonstration_rows, fine_tune
-from minialign.lab.demo.evaluation import evaluate, gold_watch, judge_pairs
+from minialign.lab.demo.evaluation import EvaluationConfig, evaluate, gold_watch, judge_pairs
 from minialign.lab.demo.settings import DemoConfig
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
@@ -49,20 +46,18 @@ from minialign.world.corpus import written_documents
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
-# how every stage answers; Stiennon et al. 2020 sampled at 0.7 in PPO, too
-SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)
+SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # of every stage; 0.7 as Stiennon et al. 2020, in PPO, too
 
 
 def ppo_settings(updates: int, prompts: int, beta: float, seed: int) -> PPOConfig:
-    """PPO for answers of twenty tokens whose only reward stands at their end: with λ = 1 all of it reaches the first
-    token."""
-    asked, length, temperature = min(32, prompts), SAMPLING.new_tokens, SAMPLING.temperature
-    rates = {"learning_rate": 8e-4, "value_learning_rate": 2e-3, "value_warmup": updates // 10, "lam": 1.0}
-    return PPOConfig(updates, asked, 4, length, temperature, minibatch=4 * asked, beta=beta, seed=seed, **rates)
+    """PPO for short answers whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
+    asked = min(32, prompts)
+    return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=4 * asked, beta=beta,
+                     seed=seed, learning_rate=8e-4, value_learning_rate=2e-3, value_warmup=updates // 10, lam=1.0)
 
 
 @dataclass
-class Made:
+class FirstHalf:
     """What the first half of the main job leaves to the second."""
 
     tokenizer: Tokenizer
@@ -98,46 +93,43 @@ class Demo:
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 2)
             write_json(path, seconds)
 
-    def once(self, name: str, make: Callable[[], list[dict]]) -> list[dict]:
+    def run(self) -> dict[str, Any]:
+        """All stages, one after the other; returns what summary.json holds, but for the seconds."""
+        half = self.run_first_half()
+        with self.stage("reward", "4 learning what they like"):
+            reward = self.train_reward(half.tokenizer, half.instructed, half.comparisons)
+        with self.stage("ppo", "5 optimising against it, at a price for every nat of KL"):
+            policy = self.train_policy(half.tokenizer, half.instructed, reward, half.practice)
+        with self.stage("evaluate", "6 asking people who labelled nothing"):
+            summary = self.evaluate(half, reward, policy)
+        return summary | {"parameters": sum(p.numel() for p in policy.parameters()), "seed": self.config.seed,
+                          "settings": to_dict(self.config)}
+
+    def run_first_half(self) -> FirstHalf:
+        """All that a reward model and PPO need. Claims start from here, too."""
+        with self.stage("world", "writing stories, true and false"):
+            corpus, demos, judged, practice, tests = self.write_texts()
+        texts = [document["text"] for document in corpus]
+        with self.stage("tokenizer", "learning a vocabulary"):
+            tokenizer = self.tokenizer(texts)
+        with self.stage("pretrain", "1 pretraining on all of it"):
+            pretrained = self.pretrain(tokenizer, texts)
+        with self.stage("sft", "2 instruction tuning on clean demonstrations"):
+            instructed = self.instruct(tokenizer, pretrained, demos)
+        with self.stage("compare", "3 sampling pairs, annotators choose"):
+            comparisons = self.read_or_make(f"{COMPARED}/comparisons.jsonl",
+                                            lambda: self.compare(tokenizer, pretrained, instructed, judged))
+        return FirstHalf(tokenizer, pretrained, instructed, comparisons, practice, tests)
+
+    def read_or_make(self, name: str, make: Callable[[], list[dict]]) -> list[dict]:
         """Records of a JSONL file of the run, made and written when they are not there yet."""
         if not (path := self.folder / name).exists():
             write_jsonl(path, make())
         return read_jsonl(path)
 
-    def run(self) -> dict[str, Any]:
-        """All stages, one after the other; returns what summary.json holds, but for the seconds."""
-        made = self.until_comparisons()
-        with self.stage("reward", "4 learning what they like"):
-            reward = self.rewarded(made.tokenizer, made.instructed, made.comparisons)
-        with self.stage("ppo", "5 optimising against it, at a price for every nat of KL"):
-            policy = self.optimised(made.tokenizer, made.instructed, reward, made.practice)
-        with self.stage("evaluate", "6 asking people who labelled nothing"):
-            models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": policy}
-            summary = evaluate(
-                self.folder, made.tokenizer, models, reward, self.unit, made.comparisons, made.tests, SAMPLING,
-                self.config.seed_of(6)
-            )
-        return summary | {"parameters": sum(p.numel() for p in policy.parameters()), "seed": self.config.seed,
-                          "settings": to_dict(self.config)}
-
-    def until_comparisons(self) -> Made:
-        """The first half: all that a reward model and PPO need. Claims start from here, too."""
-        with self.stage("world", "writing stories, true and false"):
-            corpus, demos, judged, practice, tests = self.written()
-        with self.stage("tokenizer", "learning a vocabulary"):
-            tokenizer = self.tokenizer([d["text"] for d in corpus])
-        with self.stage("pretrain", "1 pretraining on all of it"):
-            pretrained = self.pretrained(tokenizer, [d["text"] for d in corpus])
-        with self.stage("sft", "2 instruction tuning on clean demonstrations"):
-            instructed = self.instructed(tokenizer, pretrained, demos)
-        with self.stage("compare", "3 sampling pairs, annotators choose"):
-            comparisons = self.once(f"{COMPARED}/comparisons.jsonl", lambda: self.compared(tokenizer, pretrained,
-                instructed, judged))
-        return Made(tokenizer, pretrained, instructed, comparisons, practice, tests)
-
-    def written(self) -> list[list[dict]]:
-        """Corpus, demonstrations, and the stories of the later stages, each from a seed of its own: two processes write
-        them side by side."""
+    def write_texts(self) -> list[list[dict]]:
+        """Corpus, demonstrations and the later stages' stories, each from its own seed, by two processes side by side.
+        """
         c = self.config
         jobs = {
             "documents": (written_documents, c.documents, c.seed_of(1), c.dirt),
@@ -151,7 +143,7 @@ class Demo:
         with ProcessPoolExecutor(2, mp_context=get_context("spawn"), **ignore) as pool:
             missing = {name: pool.submit(*job) for name, job in jobs.items()
                        if not (self.folder / "data" / f"{name}.jsonl").exists()}
-            return [self.once(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
+            return [self.read_or_make(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
 
     def tokenizer(self, texts: list[str]) -> Tokenizer:
         """Learned once, then read."""
@@ -160,41 +152,46 @@ class Demo:
             write_atomic(path, train_tokenizer(texts[:4000], 1024).to_json())
         return load_tokenizer(path)
 
-    def trained(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any,
-                stage: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:
+    def train_once(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any,
+                   train: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:
         """A stage's model: trained in its run folder, or read from it when it is finished."""
         run = RunFolder(self.folder / name)
         with run.locked():
             run.begin({**describe_model(model), "stage": name, "settings": to_dict(settings)}, tokenizer)
             if not run.finished:
-                stage(run)
+                train(run)
         return load_model(run.path)[0]
 
-    def pretrained(self, tokenizer: Tokenizer, texts: list[str]) -> LanguageModel:
-        """A decoder that has read the dirty corpus."""
-        c = self.config
-        model = LanguageModel(c.shape(tokenizer.size), c.seed_of(1))
-        settings = TrainingConfig(c.pretrain_steps, 16, 5e-3, validate_every=200, checkpoint_every=200,
-                                  seed=c.seed_of(1))
-        split = -max(1, len(texts) // 50)
-        def train(run):
-            return pretrain(model, tokenizer, texts[:split], texts[split:], settings, run, NextToken(packed=False))
-        return self.trained(PRETRAINED, model, tokenizer, settings, train)
+    def settings(self, stage: int, steps: int, learning_rate: float, every: int, **more: Any) -> TrainingConfig:
+        """How a stage is trained: in batches of 16, looked at and saved every so many steps."""
+        return TrainingConfig(steps, 16, learning_rate, validate_every=every, checkpoint_every=every,
+                              seed=self.config.seed_of(stage), **more)
 
-    def instructed(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
+    def pretrain(self, tokenizer: Tokenizer, texts: list[str]) -> LanguageModel:
+        """A decoder that has read the dirty corpus."""
+        model = LanguageModel(self.config.shape(tokenizer.size), self.config.seed_of(1))
+        settings = self.settings(1, self.config.pretrain_steps, 5e-3, 200)
+        split = -max(1, len(texts) // 50)
+
+        def train(run: RunFolder) -> None:
+            pretrain(model, tokenizer, texts[:split], texts[split:], settings, run, NextToken(packed=False))
+
+        return self.train_once(PRETRAINED, model, tokenizer, settings, train)
+
+    def instruct(self, tokenizer: Tokenizer, pretrained: LanguageModel, demos: list[dict]) -> LanguageModel:
         """The same decoder after clean demonstrations."""
-        c = self.config
         model = copy.deepcopy(pretrained)
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
         split = -max(32, len(rows) // 50)
-        settings = TrainingConfig(c.sft_steps, 16, 4e-3, final=0.02, weight_decay=0.05, validate_every=100,
-                                  checkpoint_every=100, seed=c.seed_of(2))
-        def train(run):
-            return fine_tune(model, rows[:split], rows[split:], settings, run)
-        return self.trained(INSTRUCTED, model, tokenizer, settings, train)
+        settings = self.settings(2, self.config.sft_steps, 4e-3, 100, final=0.02, weight_decay=0.05)
 
-    def compared(self, tokenizer: Tokenizer, pretrained: LanguageModel, instructed: LanguageModel,
-                 judged: list[dict]) -> list[dict]:
+        def train(run: RunFolder) -> None:
+            fine_tune(model, rows[:split], rows[split:], settings, run)
+
+        return self.train_once(INSTRUCTED, model, tokenizer, settings, train)
+
+    def compare(self, tokenizer: Tokenizer, pretrained: LanguageModel, instructed: LanguageModel,
+                judged: list[dict]) -> list[dict]:
         """Pairs of summaries from several policies and the references, and which an annotator preferred."""
         candidates = [
             Candidate("sft", instructed, temperature=SAMPLING.temperature),
@@ -202,41 +199,44 @@ class Demo:
             Candidate("pretrained", pretrained, temperature=SAMPLING.temperature),
             Candidate("reference", texts=tuple(d["completion"] for d in judged)),
         ]
-        seed = self.config.seed_of(3)
-        pairs, _ = sample_pairs(candidates, tokenizer, [d["prompt"] for d in judged], SAMPLING, seed,
-                                self.config.answers)
+        seed, prompts = self.config.seed_of(3), [d["prompt"] for d in judged]
+        pairs, _ = sample_pairs(candidates, tokenizer, prompts, SAMPLING, seed, self.config.answers)
         return judge_pairs(pairs, judged, seed)
 
-    @property
-    def unit(self) -> float:
-        """Log-odds that one point of the reward model stands for: by what its scores were divided when they were
-        normalised."""
-        return RunFolder(self.folder / REWARD).facts()["reference_deviation"]
-
-    def rewarded(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
+    def train_reward(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
         """The reward model, normalised on answers of the instruction-tuned model."""
-        c = self.config
-        learned, held_out = split_by_prompt(comparisons)
-        ranked, valid = (ranked_rows(tokenizer, part, instructed.config.context)[0] for part in (learned, held_out))
-        settings = TrainingConfig(c.reward_steps, 16, 1.5e-3, weight_decay=0.01, validate_every=40, checkpoint_every=40,
-                                  seed=c.seed_of(4))
+        context, (learned, held_out) = instructed.config.context, split_by_prompt(comparisons)
+        ranked, valid = (ranked_rows(tokenizer, part, context)[0] for part in (learned, held_out))
+        settings = self.settings(4, self.config.reward_steps, 1.5e-3, 40, weight_decay=0.01)
         prompts = [d["prompt"] for d in learned[:256]]
 
         def train(run: RunFolder) -> None:
-            answers = continue_texts(instructed, tokenizer, prompts, SAMPLING,
-                                     torch.Generator().manual_seed(c.seed_of(4)))
-            train_reward_model(instructed, ranked, valid, answer_rows(tokenizer, prompts, answers,
-                instructed.config.context), settings, run)
+            generator = torch.Generator().manual_seed(self.config.seed_of(4))
+            answers = continue_texts(instructed, tokenizer, prompts, SAMPLING, generator)
+            references = answer_rows(tokenizer, prompts, answers, context)
+            train_reward_model(instructed, ranked, valid, references, settings, run)
 
-        return self.trained(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
+        return self.train_once(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
 
-    def optimised(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel,
-                  practice: list[dict]) -> LanguageModel:
+    def train_policy(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel,
+                     practice: list[dict]) -> LanguageModel:
         """The policy after PPO, on stories that no other stage has seen."""
-        c = self.config
-        prompts = prompt_ids(tokenizer, [d["prompt"] for d in practice])
+        c, prompts = self.config, prompt_ids(tokenizer, [d["prompt"] for d in practice])
         settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5))
-        def train(run):
-            return train_ppo(instructed, reward, prompts, settings, run,
-                                              watch=gold_watch(tokenizer, practice))
-        return self.trained(RLHF, instructed, tokenizer, settings, train)
+
+        def train(run: RunFolder) -> None:
+            train_ppo(instructed, reward, prompts, settings, run, watch=gold_watch(tokenizer, practice))
+
+        return self.train_once(RLHF, instructed, tokenizer, settings, train)
+
+    @property
+    def unit(self) -> float:
+        """Log-odds that one point of the reward model stands for: what its scores were divided by."""
+        return RunFolder(self.folder / REWARD).facts()["reference_deviation"]
+
+    def evaluate(self, half: FirstHalf, reward: ScalarModel, policy: LanguageModel,
+                 rivals: bool = True) -> dict[str, Any]:
+        """What `evaluation.evaluate` says of the three models."""
+        models = {"pretrained": half.pretrained, "sft": half.instructed, "rlhf": policy}
+        config = EvaluationConfig(self.unit, SAMPLING, self.config.seed_of(6), rivals)
+        return evaluate(self.folder, half.tokenizer, models, reward, half.comparisons, half.tests, config)

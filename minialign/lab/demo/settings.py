@@ -29,10 +29,9 @@ class DemoConfig:
     heads: int = 3  # H of the decoder
     pretrain_steps: int = 800  # of 16 documents
     sft_steps: int = 2400  # of 16 demonstrations
-    # of 16 stories; two passes, where Stiennon et al. 2020 took one: 0.675 against 0.661 on held-out choices
-    reward_steps: int = 250
+    reward_steps: int = 250  # of 16 stories: two passes, where Stiennon et al. 2020 took one
     ppo_updates: int = 55  # of 128 answers, four to a prompt
-    beta: float = 0.1  # price of one nat of KL, in deviations of the reward
+    beta: float = 0.1  # price of one nat of KL, in stds of the reward
     seed: int = 0  # of everything
 
     def __post_init__(self):
@@ -51,8 +50,7 @@ class DemoConfig:
         return DirtConfig(self.false, self.rude, self.repetitive, self.cut_off)
 
     def shape(self, vocabulary: int) -> TransformerConfig:
-        """The decoder's: what lets half a million parameters learn to copy (smeared keys, large initial weights), found
-        by trying."""
+        """The decoder's; smeared keys and large initial weights let half a million parameters learn to copy."""
         return TransformerConfig(vocabulary, 160, self.width, self.layers, self.heads, activation="relu",
                                  initial_std=0.1, smeared_keys=True)
 
@@ -61,16 +59,5 @@ class DemoConfig:
         return self.seed * 100 + stage
 
 
-FAST = {
-    "documents": 1500,
-    "demonstrations": 1200,
-    "judged": 96,
-    "prompts": 256,
-    "evaluated": 48,
-    "width": 64,
-    "heads": 2,
-    "pretrain_steps": 120,
-    "sft_steps": 100,
-    "reward_steps": 12,
-    "ppo_updates": 4,
-}
+FAST = {"documents": 1500, "demonstrations": 1200, "judged": 96, "prompts": 256, "evaluated": 48, "width": 64,
+        "heads": 2, "pretrain_steps": 120, "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}
