@@ -145,16 +145,16 @@ def test_what_is_no_archive_or_matches_nothing_is_named(tmp_path):
     assert not (tmp_path / "one").exists()
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    packages.write_atomically(tmp_path / "f.txt", "old")
+def test_an_interrupted_write_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    (tmp_path / "good").write_bytes(tar_of({"a.txt": b"1"}))
 
     def fails(_):
         raise OSError("disk full")
 
     monkeypatch.setattr(packages.os, "fsync", fails)
-    with pytest.raises(OSError, match="disk full"):
-        packages.write_atomically(tmp_path / "f.txt", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["f.txt"] and (tmp_path / "f.txt").read_text() == "old"
+    with pytest.raises(UserError, match="disk full"):
+        packages.unpack(tmp_path / "good", "*", tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 
 # --- ratings -------------------------------------------------------------------------------------------------------
@@ -260,14 +260,14 @@ def test_agreement_is_the_one_of_the_definition(k, clear):
 
 def test_agreement_is_one_for_people_who_are_unanimous_and_half_for_people_who_see_no_difference():
     unanimous = [ratings.Rated(str(n), str(n), (n,) * 6) for n in range(-4, 5)]
-    assert ratings.one_person_against_others(unanimous, pairs=2000) == 1.0
+    assert ratings.ensemble_agreement(unanimous, 1, pairs=2000) == 1.0
     blind = [ratings.Rated(str(n), str(n), (0, 0, 0, 0, 0, 0)) for n in range(4)]
     with pytest.raises(UserError, match="no pair of texts differs"):
-        ratings.one_person_against_others(blind, pairs=2000)
+        ratings.ensemble_agreement(blind, 1, pairs=2000)
     noise = random.Random(0)
     guessing = [ratings.Rated(str(n), str(n), tuple(noise.randint(-4, 4) for _ in range(20))) for n in range(400)]
     # nobody is in "the others"
-    assert ratings.one_person_against_others(guessing, pairs=50_000) == pytest.approx(0.5, abs=0.02)
+    assert ratings.ensemble_agreement(guessing, 1, pairs=50_000) == pytest.approx(0.5, abs=0.02)
 
 
 def test_agreement_needs_more_people_than_the_ensemble_and_depends_only_on_the_seed():
@@ -295,7 +295,8 @@ def test_people_of_a_known_batch_only_compare_texts_of_their_batch():
     rows = ratings.comparisons_from_ratings(items, 300, seed=0, source="movies")
     assert len(rows) == 300
     for row in rows:
-        assert batch_of[row["chosen_id"]] == batch_of[row["rejected_id"]] == int(row["annotator"][len("movies-batch"):][:3])
+        batch = int(row["annotator"].removeprefix("movies-batch")[:3])
+        assert batch_of[row["chosen_id"]] == batch_of[row["rejected_id"]] == batch
 
 
 # --- the experiment's files ------------------------------------------------------------------------------------------
@@ -427,9 +428,9 @@ def test_real_people_agree_with_each_other_as_often_as_the_documentation_says(
     items = ratings.read_ratings(name)
     lengths = [len(item.ratings) for item in items]
     assert (len(items), min(lengths), max(lengths)) == (count, fewest, most)
-    assert ratings.one_person_against_others(items) == pytest.approx(any_difference,
+    assert ratings.ensemble_agreement(items, 1) == pytest.approx(any_difference,
         abs=0.005)       # four standard errors
-    assert ratings.one_person_against_others(items, clear=1.0) == pytest.approx(clear, abs=0.005)
+    assert ratings.ensemble_agreement(items, 1, clear=1.0) == pytest.approx(clear, abs=0.005)
 
 
 @pytest.mark.download

@@ -14,8 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from minialign.lab.realdata import people, ratings, texts
-from minialign.lab.realdata.packages import write_atomically
 from minialign.runs.errors import UserError
+from minialign.runs.files import write_atomic
 
 PEOPLE = {"people": "tweets", "people-amazon": "amazon", "people-movies": "movies", "people-nyt": "nyt"}
 DATASETS = {
@@ -23,8 +23,7 @@ DATASETS = {
     "python-reference": "Python's language reference, 0.4 MB, from this interpreter (downloads nothing)",
     "people": "4,200 tweets rated by people, as comparisons, with a held-out judge (downloads 2.5 MB, as all people-*)",
     "people-amazon": "3,708 sentences of product reviews rated by people, the same way",
-    "people-movies": "10,605 sentences of film reviews, the same way; the only one where a rater is known to be one "
-                     "person",
+    "people-movies": "10,605 sentences of film reviews, the same way; only here is a rater known to be one person",
     "people-nyt": "5,190 sentences of newspaper editorials, the same way",
     "people-all": "the texts of all four, 19,000 to pretrain on; no comparisons",
 }
@@ -35,7 +34,7 @@ def get(name: str, out: str | Path, seed: int = 0) -> Path:
 
     Args:
         name: a key of `DATASETS`.
-        out: folder, created if it is not there; files of the same name are replaced, one by one, each at once.
+        out: folder, created if it is not there; files of the same name are replaced.
         seed: of the splits.
     Returns:
         `out`.
@@ -47,18 +46,20 @@ def get(name: str, out: str | Path, seed: int = 0) -> Path:
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError("is a file, expected a folder; choose another --out", out)
-    if name == "shakespeare":
-        train, valid = texts.split_plays(texts.read_plays(texts.shakespeare_files()))
-        written = _write_texts(out, "Shakespeare's plays", train, valid, texts.SHAKESPEARE_LICENCE)
-    elif name == "python-reference":
-        train, valid = texts.split_texts(texts.python_reference(), 0.1, seed)
-        written = _write_texts(out, "Python's language reference", train, valid, texts.PYTHON_LICENCE)
-    elif name == "people-all":
+    if name == "people-all":
         written = people.write_people_texts(out, seed)
-    else:
+    elif name in PEOPLE:
         written = people.write_people_data(out, PEOPLE[name], seed)
+    elif name == "shakespeare":
+        plays = texts.split_plays(texts.read_plays(texts.shakespeare_files()))
+        written = _write_texts(out, "Shakespeare's plays", *plays, texts.SHAKESPEARE_LICENCE)
+    else:
+        topics = texts.split_texts(texts.python_reference(), 0.1, seed)
+        written = _write_texts(out, "Python's language reference", *topics, texts.PYTHON_LICENCE)
     for file, count in written.items():
-        print(f"{out / file}: {count:,} {_unit(file, count)}, {(out / file).stat().st_size / 1000:,.0f} kB")
+        unit = file.split(".")[0]  # texts, comparisons or prompts
+        unit = unit if count != 1 else unit.removesuffix("s")
+        print(f"{out / file}: {count:,} {unit}, {(out / file).stat().st_size / 1000:,.0f} kB")
     print(f"{out / 'README.txt'}: what each file is")
     if name.startswith("people"):
         print(f"licence: {ratings.LICENCE}\ncite: {ratings.CITATION}")
@@ -67,24 +68,15 @@ def get(name: str, out: str | Path, seed: int = 0) -> Path:
     return out
 
 
-def _unit(file: str, count: int) -> str:
-    """texts, comparisons or prompts, as the file is called."""
-    unit = file.split(".")[0]
-    return unit if count != 1 else unit.removesuffix("s")
-
-
-def _write_texts(out: Path, what: str, train: list[texts.Text], valid: list[texts.Text], licence: str) -> dict[str,
-        int]:
+def _write_texts(out: Path, what: str, train: list[texts.Text], valid: list[texts.Text],
+                 licence: str) -> dict[str, int]:
     """texts.train.txt, texts.valid.txt and a README.txt with the titles."""
-    written = {}
+    written, titles = {}, ""
     for part, chosen in (("train", train), ("valid", valid)):
-        write_atomically(out / f"texts.{part}.txt", "\n".join(text.text for text in chosen))
-        written[f"texts.{part}.txt"] = len(chosen)
-    write_atomically(
-        out / "README.txt",
-        f"{what}\n\nParagraphs, and texts, are separated by an empty line.\n\n"
-        f"texts.train.txt: {'; '.join(text.title for text in train)}\n\n"
-        f"texts.valid.txt: {'; '.join(text.title for text in valid)}\n\n"
-        f"Licence: {licence}.\n",
-    )
+        file = f"texts.{part}.txt"
+        write_atomic(out / file, "\n".join(text.text for text in chosen))
+        written[file] = len(chosen)
+        titles += f"{file}: {'; '.join(text.title for text in chosen)}\n\n"
+    write_atomic(out / "README.txt", f"{what}\n\nParagraphs, and texts, are separated by an empty line.\n\n"
+                                     f"{titles}Licence: {licence}.\n")
     return written

