@@ -41,9 +41,7 @@ def test_a_document_has_rude_words_exactly_if_it_is_marked_rude(made):
             assert bool(RUDE.search(document["text"])) == ("rude" in document["dirt"]), document
 
 
-def test_false_summaries_are_false_and_clean_ones_are_true(monkeypatch):
-    from minialign.world import corpus
-
+def test_false_summaries_are_false_and_clean_ones_are_true():
     told = []
 
     def tell(rng):

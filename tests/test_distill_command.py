@@ -15,8 +15,8 @@ from minialign.heads import Classifier, load_model
 from minialign.lab import teacher_cache
 from minialign.lab.commands.distill_options import RECIPES
 from minialign.lab.commands.distill_texts import table
-from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.interchange.published import write_bert
 from minialign.lab.pretrained.bert import BertConfig, load_bert
 from minialign.lab.pretrained.sentence_vectors import random_student
 from minialign.peft import saving

@@ -70,7 +70,8 @@ def test_t5_and_t0_differ_in_nothing_but_the_words(split, tokenizer, tmp_path):
 def test_validation_questions_are_of_training_tasks_and_of_other_examples(split):
     questions, valid = draw_training_and_validation(split, PROMPTS, MixtureConfig(100))
     stories = {e["story"] for found in split.train.values() for e in found if "story" in e}
-    assert {q.task for q in valid} <= set(split.train) and not any(story in q.prompt for q in valid for story in stories)
+    assert {q.task for q in valid} <= set(split.train)
+    assert not any(story in q.prompt for q in valid for story in stories)
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
@@ -139,7 +140,8 @@ def test_a_few_shot_prompt_shows_solved_questions_first(split, tokenizer):
 
 def test_median_spread_and_quartiles_over_templates():
     result = TaskResult("t", {"a": 0.2, "b": 0.5, "c": 0.6, "d": 0.9}, 0.5)
-    assert result.median == 0.55 and result.spread == pytest.approx(0.7) and result.quartile_range == pytest.approx(0.25)
+    assert result.median == 0.55 and result.spread == pytest.approx(0.7)
+    assert result.quartile_range == pytest.approx(0.25)
     assert TaskResult("t", {"a": 0.2}, 0.5).quartile_range == 0
 
 

@@ -20,10 +20,8 @@ from minialign.lab.pretrained import minilm, smollm2
 from minialign.lab.pretrained.bert import Bert, BertConfig, load_bert, sentence_vectors
 from minialign.lab.pretrained.gpt2 import load_gpt2
 from minialign.lab.pretrained.llama import load_llama
-from minialign.lab.pretrained.perplexity import windowed_perplexity
 from minialign.lab.pretrained.rms_norm import RMSNorm
-from minialign.lab.pretrained.t5 import T5, load_t5
-from minialign.lab.pretrained.t5_layers import T5Config, distance_buckets
+from minialign.lab.pretrained.t5 import T5, T5Config, distance_buckets, load_t5
 from minialign.ranking import option_logprobs
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds, train_tokenizer
@@ -127,18 +125,6 @@ def test_more_tokens_than_the_context_are_refused(bert):
     assert tiny_llama()(tokens, mask).shape == (1, 120, 263)  # padding needs no room
     with pytest.raises(UserError, match="33 tokens do not fit the model's context of 32"):
         bert(torch.ones(1, 33, dtype=torch.long))
-
-
-def test_windows_are_read_by_themselves():
-    model, ids = tiny_llama(), list(range(3, 33))
-    nats = []
-    for start in (0, 10, 20):
-        logprobs = model(torch.tensor([ids[start : start + 10]])).log_softmax(-1)[0].detach()
-        nats += [-float(logprobs[t, ids[start + t + 1]]) for t in range(9)]
-    assert windowed_perplexity(model, [*ids, 5, 5], 10) == pytest.approx(math.exp(sum(nats) / 27), rel=1e-4)
-    for window in (1, 40):
-        with pytest.raises(UserError, match="a window needs at least 2"):
-            windowed_perplexity(model, ids, window)
 
 
 # T5

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from minialign.batching import pad
-from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer, read_tokenizer
+from minialign.lab.interchange.published import write_bert
 from minialign.lab.pretrained.bert import Bert, BertConfig, load_bert, row_vectors, sentence_rows, sentence_vectors
 from minialign.lab.pretrained.sentence_vectors import (
     SentenceConfig,

@@ -61,7 +61,8 @@ def test_a_cluster_is_text(files):
 def test_tasks_are_read_with_file_line_and_cluster(files):
     path = files("tasks.jsonl", [SPAM, {"task": "echo", "text": "x", "answer": "x"}])
     tasks = read_tasks(path)
-    assert tasks["spam"][0]["line"] == 1 and tasks["spam"][0]["cluster"] == "mail" and tasks["echo"][0]["cluster"] == "echo"
+    assert tasks["spam"][0]["line"] == 1 and tasks["spam"][0]["cluster"] == "mail"
+    assert tasks["echo"][0]["cluster"] == "echo"
     templates, unusable = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], '
                                                          '"echo": "spam"}'), tasks)
     questions, skipped = fill(tasks, templates)
@@ -110,13 +111,14 @@ def test_a_task_without_templates_is_an_error(files):
 def test_a_promptsource_file_poses_questions_and_says_what_it_cannot_use(files):
     templates, unusable = read_promptsource(files("templates.yaml", YAML), "nli")
     assert [t.name for t in templates] == ["follows", "write"]
-    assert [name for name, _ in unusable] == ["broken",
-        "unreadable"] and "no |||" in unusable[0][1] and "Jinja cannot read it" in unusable[1][1]
+    assert [name for name, _ in unusable] == ["broken", "unreadable"]
+    assert "no |||" in unusable[0][1] and "Jinja cannot read it" in unusable[1][1]
     first, second = (t.pose(EXAMPLE) for t in templates)
-    assert first.prompt == "Ida found the kite. Does it follow that the kite was found?" and first.target == "Yes" and first.options == ("Yes", "No")
+    assert first.prompt == "Ida found the kite. Does it follow that the kite was found?"
+    assert first.target == "Yes" and first.options == ("Yes", "No")
     assert second.target == "the kite was found" and second.options == ()
-    assert [t.asks_for_the_answer for t in templates] == [True, False] and [t.inverted for t in templates] == [False,
-        True]
+    assert [t.asks_for_the_answer for t in templates] == [True, False]
+    assert [t.inverted for t in templates] == [False, True]
 
 
 def test_what_a_template_leaves_out_is_an_error_or_counted(files):

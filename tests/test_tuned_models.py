@@ -12,10 +12,10 @@ from typed import complaint, type_in, write_feelings
 from minialign.lab.commands import chat, inputs
 from minialign.lab.commands.inputs import open_base, two_sides
 from minialign.lab.finetuning import written_task
-from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.interchange.gguf import read_gguf
 from minialign.lab.interchange.gguf_llama import tokenizer_from_gguf
+from minialign.lab.interchange.published import write_bert
 from minialign.lab.pretrained.bert import Bert, BertConfig
 from minialign.lab.pretrained.smollm2 import SYSTEM
 from minialign.runs.errors import UserError

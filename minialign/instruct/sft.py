@@ -71,5 +71,6 @@ def fine_tune(model: LanguageModel, rows: list[Row], valid: list[Row], config: T
     Returns:
         {"validation": nats per taught token, "perplexity": its exponential, "steps": how many}.
     """
-    data, held_out = LabelledRows(rows, config.batch, config.seed), LabelledRows(valid, min(config.batch, len(valid)), 0)
+    data = LabelledRows(rows, config.batch, config.seed)
+    held_out = LabelledRows(valid, min(config.batch, len(valid)), 0)
     return train_and_validate(model, data, held_out, next_token_loss, config, run, "instruction tuning")

@@ -7,8 +7,8 @@ import tokenizers
 import torch
 from checkpoints import padded, save
 
-from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.interchange.published import write_bert
 from minialign.lab.pretrained.bert import load_bert, mean_pool
 
 transformers = pytest.importorskip("transformers")

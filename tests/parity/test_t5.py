@@ -7,8 +7,7 @@ import torch
 from checkpoints import padded, save
 
 from minialign.generation import SamplingConfig, generate
-from minialign.lab.pretrained.t5 import load_t5
-from minialign.lab.pretrained.t5_layers import distance_buckets
+from minialign.lab.pretrained.t5 import distance_buckets, load_t5
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")

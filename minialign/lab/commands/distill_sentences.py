@@ -14,9 +14,8 @@ from minialign.evaluation import latency
 from minialign.lab.commands.distill_options import SENTENCES, StudentConfig, changed, comparison_table
 from minialign.lab.commands.distill_texts import read_both
 from minialign.lab.commands.inputs import fill_a_batch
-from minialign.lab.interchange.bert_folder import write_bert
 from minialign.lab.interchange.folder import PretrainedTokenizer
-from minialign.lab.interchange.published import architecture, load_published
+from minialign.lab.interchange.published import architecture, load_published, write_bert
 from minialign.lab.pretrained import sentence_vectors
 from minialign.lab.pretrained.bert import Bert, row_vectors, sentence_rows
 from minialign.lab.pretrained.minilm import load_minilm

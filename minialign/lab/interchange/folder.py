@@ -1,5 +1,4 @@
-r"""Checkpoint folders in the layout that Hugging Face's libraries write: settings, weights and tokenizer, each in a
-file.
+r"""Checkpoint folders in the layout that Hugging Face's libraries write: settings, weights and tokenizer.
 
     FOLDER/config.json                     `model_type` says which architecture, the rest its shape
     FOLDER/model.safetensors               or model.safetensors.index.json and the parts that it lists
@@ -49,22 +48,20 @@ class Settings:
 
     def number(self, name: str, default: float | None = None, whole: bool = True, least: float = 1,
                most: float = 2**31 - 1) -> Any:
-        """A number from `least` to `most`. Raises UserError when it is missing without a default, or not such a
-        number."""
+        """A number from `least` to `most`. Raises UserError when it is none, or missing without a default."""
         value = self.values.get(name)
         value = default if value is None else value
         if value is None:
             raise UserError(f"setting {name!r} is missing; copy the file again from where the model is published",
                             self.file)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int,
-                float)) or not least <= value <= most:
+        kinds = (int,) if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             raise UserError(f"setting {name!r} is {value!r}; it must be a {'whole ' if whole else ''}number from "
                             f"{least} to {most}", self.file)
         return value
 
     def must_be(self, name: str, allowed: Sequence[Any]) -> Any:
-        """A setting of which only some values are supported, the first of them when it is missing. Raises UserError for
-        another."""
+        """A setting that must have one of some values, the first if it is missing. Raises UserError for another."""
         value = self.values.get(name, allowed[0])
         if value not in allowed:
             raise UserError(f"{name} is {value!r}; supported here: {', '.join(map(repr, allowed))}", self.file)
@@ -75,9 +72,8 @@ class Settings:
         inside = dict(self.values)
         if isinstance(inside.get("eos_token_id"), list) and inside["eos_token_id"]:
             inside["eos_token_id"] = inside["eos_token_id"][0]  # several may end a text; the first is the usual one
-        names = (begin, "eos_token_id", "pad_token_id")
-        return SpecialIds(*(Settings(inside, self.file).number(name, default, least=0) for name,
-                            default in zip(names, defaults)))
+        settings, names = Settings(inside, self.file), (begin, "eos_token_id", "pad_token_id")
+        return SpecialIds(*(settings.number(name, default, least=0) for name, default in zip(names, defaults)))
 
 
 def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Tensor]]:
@@ -107,8 +103,7 @@ def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Te
 
 
 def whole(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The tensors in memory of our own, in fp32 if they hold numbers with a point. Raises UserError when one is not
-    finite."""
+    """Copies of the tensors, fp32 if they are floating-point. Raises UserError when a number is not finite."""
     ours = {name: t.to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for name, t in tensors.items()}
     for name, tensor in ours.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -118,8 +113,7 @@ def whole(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def check_unaltered(path: Path, sha256: str) -> None:
-    """Raise UserError when a fetched file is no longer the one that was fetched: a flipped bit in a weight would go
-    unnoticed otherwise."""
+    """Raise UserError when a file is not what was fetched: a flipped bit in a weight would go unnoticed otherwise."""
     if sha256_of(path) != sha256:
         raise UserError("was altered after it was fetched; delete the folder that it is in, and the next run fetches "
                         "it again", path)
@@ -131,8 +125,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
-        names = sorted(set(index["weight_map"].values())) if isinstance(index,
-            dict) and isinstance(index.get("weight_map"), dict) else []
+        files = index.get("weight_map") if isinstance(index, dict) else None
+        names = sorted(set(files.values())) if isinstance(files, dict) else []
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise UserError("no weight_map with the names of files in this folder; copy it again", folder / INDEX)
         return [folder / name for name in names]
@@ -143,12 +137,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def renamed(tensors: dict[str, Tensor], rules: Iterable[tuple[str, str]], drop: str = r"(?!)") -> dict[str, Tensor]:
-    """Tensors under our names.
+    """Tensors under other names, without those whose name matches `drop`.
 
     Args:
-        tensors: under their author's names.
         rules: pairs (regular expression, replacement), all applied, one after the other.
-        drop: what matches is left out: what the model does not need.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -161,8 +153,7 @@ def renamed(tensors: dict[str, Tensor], rules: Iterable[tuple[str, str]], drop: 
 
 
 def build(kind: type[Model], config: Any, tensors: dict[str, Tensor], file: Path, **keywords: Any) -> Model:
-    """A model whose parameters are these tensors (taken over, not copied), in evaluation mode. Nothing is drawn at
-    random first.
+    """A model whose parameters are these tensors (taken over, not copied), in evaluation mode.
 
     Raises:
         UserError: names or shapes that are not those of the model.
@@ -173,11 +164,8 @@ def build(kind: type[Model], config: Any, tensors: dict[str, Tensor], file: Path
     except RuntimeError as error:  # a table of more numbers than there are addresses
         raise UserError(f"describes a model that cannot be ({str(error)[:80]}); the file is altered", file) from None
     check_fit(model, tensors, file)
-    own = {name for name in tensors_of(model)}
-    model.load_state_dict({name: tensors[name] for name in own}, strict=False, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    return model.eval()
+    model.load_state_dict({name: tensors[name] for name in tensors_of(model)}, strict=False, assign=True)
+    return model.requires_grad_(True).eval()
 
 
 def same_table(tensors: dict[str, Tensor], head: str, table: str) -> bool:
@@ -210,8 +198,7 @@ class PretrainedTokenizer(Tokenizer):
 
 
 def read_tokenizer(folder: Path, special: SpecialIds, ends_prompts: bool = False) -> PretrainedTokenizer:
-    """The tokenizer.json of a folder; the other arguments are the tokenizer's. Raises UserError when there is none or
-    it is not one."""
+    """The tokenizer.json of a folder; the rest is the tokenizer's. Raises UserError when there is none or it is bad."""
     path = Path(folder) / TOKENIZER
     try:
         library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))

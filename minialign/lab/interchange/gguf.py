@@ -9,8 +9,7 @@ r"""GGUF, the file format of llama.cpp: facts, then a list of tensors, then thei
     Q4_1    blocks of 32:  x = d q + m      d, m fp16, q 32 × 4 bits, 0..15             5 bits a number
 
 The first is the absmax mapping of the chapter on quantization, a scale for each group of 32; the second a relative of
-its zero-point mapping, with a real m in the place of an integer, so that 0 need not be one of its numbers. Details that
-matter:
+its zero-point mapping, with a real m in the place of an integer. Details that matter:
     1. In a Q4_1 block the low halves of its 16 bytes are numbers 0..15, the high halves 16..31
        (test_blocks_are_read_as_counted_by_hand).
     2. Nothing in the file is believed: every length is checked against what is left of it
@@ -31,13 +30,11 @@ import numpy as np
 
 from minialign.runs.errors import UserError
 
-# type of a fact -> its struct letter
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # struct letters
 TEXT, LIST = 8, 9
 FORMATS = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
            12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
-# those that are read: numbers in a block, bytes of it
-BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q4_1": (32, 20), "Q8_0": (32, 34)}
+BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q4_1": (32, 20), "Q8_0": (32, 34)}  # those read: numbers of a block, its bytes
 
 
 @dataclass
@@ -63,8 +60,7 @@ class GGUF:
 
 
 class Reader:
-    """A place in the bytes of a file that moves on as it is read. Every method raises UserError when the file ends too
-    early."""
+    """A place in the bytes of a file that moves on as it is read; UserError when the file ends too early."""
 
     def __init__(self, content: np.ndarray, file: Path):
         self.content, self.file, self.place = content, file, 0
@@ -140,8 +136,8 @@ def read_gguf(path: Path) -> GGUF:
     if not isinstance(alignment, int) or alignment < 1:
         raise UserError(f"general.alignment is {alignment!r}; it must be a whole number above 0", path)
     start = math.ceil(reader.place / alignment) * alignment
-    return GGUF(path, about, {name: _stored(name, shape, kind, start + offset, content, path) for name, shape, kind,
-                              offset in entries})
+    stored = {name: _stored(name, shape, kind, start + offset, content, path) for name, shape, kind, offset in entries}
+    return GGUF(path, about, stored)
 
 
 def _entry(reader: Reader) -> tuple[str, tuple[int, ...], int, int]:
@@ -187,9 +183,12 @@ def _q4_1(content: np.ndarray) -> np.ndarray:
     return d * q + m
 
 
-READERS = {
-    "F32": lambda content: content.copy().view("<f4"),
-    "F16": lambda content: content.copy().view("<f2").astype(np.float32),
-    "Q8_0": _q8_0,
-    "Q4_1": _q4_1,
-}
+def _f32(content: np.ndarray) -> np.ndarray:
+    return content.copy().view("<f4")
+
+
+def _f16(content: np.ndarray) -> np.ndarray:
+    return content.copy().view("<f2").astype(np.float32)
+
+
+READERS = {"F32": _f32, "F16": _f16, "Q8_0": _q8_0, "Q4_1": _q4_1}

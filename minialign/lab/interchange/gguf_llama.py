@@ -73,18 +73,18 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         base=settings.number("llama.rope.freq_base", 10_000.0, whole=False),
         eps=settings.number("llama.attention.layer_norm_rms_epsilon", whole=False, least=0),
     )
-    if any(not torch.from_numpy(t.numbers()).eq(1).all() for name, t in gguf.tensors.items()
-           if name == "rope_freqs.weight"):
+    scales = gguf.tensors.get("rope_freqs.weight")
+    if scales is not None and not (scales.numbers() == 1).all():
         raise UserError("its rotary angles are scaled (rope_freqs, as in Llama 3.1 and later), which is not known "
                         "here; use another model", gguf.file)
     stored = renamed(gguf.tensors, NAMES, r"^rope_freqs\.")
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():  # one at a time: together they would be in memory twice
         tensors.update(whole({name: torch.from_numpy(tensor.numbers())}, gguf.file))
-    for name in tensors:
-        if name.endswith(("attention.query.weight", "attention.key.weight")) and tensors[name].numel() % (size
-                * width) == 0:
-            tensors[name] = halves_from_pairs(tensors[name], size)
+    for name, tensor in tensors.items():
+        turned = name.endswith(("attention.query.weight", "attention.key.weight"))
+        if turned and tensor.numel() % (size * width) == 0:
+            tensors[name] = halves_from_pairs(tensor, size)
     same_table(tensors, "head.weight", "body.token_embedding.weight")
     model = build(Llama, config, tensors, gguf.file, own_head="head.weight" in tensors)
     model.special = special_ids(gguf)
@@ -92,8 +92,7 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
 
 
 def halves_from_pairs(weight: Tensor, size: int) -> Tensor:
-    """Rows of each head from the order x₀ y₀ x₁ y₁ …, turned as neighbours, to x₀ x₁ … y₀ y₁ …; weight (heads · size,
-    D), size even."""
+    """Rows of each head from the order x₀ y₀ x₁ y₁ … to x₀ x₁ … y₀ y₁ …; weight (heads · size, D), size even."""
     return weight.view(-1, size // 2, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
@@ -107,24 +106,23 @@ def special_ids(gguf: GGUF) -> SpecialIds:
 
 def tokenizer_from_gguf(gguf: GGUF) -> PretrainedTokenizer:
     """The tokenizer of the file. Raises UserError when it is not byte-level BPE, or its parts do not fit together."""
-    kind, cut = gguf.facts.get("tokenizer.ggml.model"), gguf.facts.get("tokenizer.ggml.pre", "smollm")
-    if (kind, cut) != ("gpt2", "smollm"):
-        raise UserError(f"its tokenizer is {kind!r}, cut as {cut!r}; only 'gpt2' cut as 'smollm' is read here",
+    algorithm, cut = gguf.facts.get("tokenizer.ggml.model"), gguf.facts.get("tokenizer.ggml.pre", "smollm")
+    if (algorithm, cut) != ("gpt2", "smollm"):
+        raise UserError(f"its tokenizer is {algorithm!r}, cut as {cut!r}; only 'gpt2' cut as 'smollm' is read here",
                         gguf.file)
     tokens, merges = _texts(gguf, "tokenizer.ggml.tokens"), _texts(gguf, "tokenizer.ggml.merges")
     kinds = gguf.facts.get("tokenizer.ggml.token_type", [1] * len(tokens))
     pairs, places = [tuple(merge.split(" ")) for merge in merges], {token: i for i, token in enumerate(tokens)}
-    fit = all(len(pair) == 2 and pair[0] in places and pair[1] in places and "".join(pair) in places
-              for pair in pairs)  # or the library panics
+    # or the library panics
+    fit = all(len(pair) == 2 and {*pair, "".join(pair)} <= places.keys() for pair in pairs)
     if len(kinds) != len(tokens) or len(places) != len(tokens) or not fit:
         raise UserError("its tokens, their types and its merges do not fit together; the file is altered: fetch it "
                         "again", gguf.file)
     library = tokenizers.Tokenizer(models.BPE(places, pairs))
-    library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                     pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    library.decoder = decoders.ByteLevel()
-    library.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token,
-                                k in zip(tokens, kinds) if k == CONTROL])
+    digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Sequence([digits, bytes_]), decoders.ByteLevel()
+    marks = [token for token, kind in zip(tokens, kinds) if kind == CONTROL]
+    library.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in marks])
     return PretrainedTokenizer(library, special_ids(gguf))
 
 

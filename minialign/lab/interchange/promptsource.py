@@ -1,7 +1,6 @@
-r"""Templates of the public PromptSource collection: T0's own, 2,085 of them for 180 data sets, as YAML files with Jinja
-in them.
+r"""Templates of the public PromptSource collection: T0's own, 2,085 of them for 180 data sets, in YAML with Jinja.
 
-    jinja: "{{premise}} Can we infer that {{hypothesis}}? ||| {{ answer_choices[label] }}"        Bach et al. 2022 (PromptSource), §3
+    jinja: "{{premise}} Can we infer that {{hypothesis}}? ||| {{ answer_choices[label] }}"         Bach et al. 2022, §3
     answer_choices: Yes ||| No        metadata: {original_task: true}
 
 What stands before `|||` is the prompt, behind it the target. A template that is not marked `original_task` asks for
@@ -24,17 +23,16 @@ from minialign.runs.files import read_text
 from minialign.world.templates import NOT_READ, Question, Unfit
 
 SEPARATOR = "|||"
+MISSING = "templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 pyyaml"
 
 
 def _environment() -> Any:
-    """Jinja's sandbox with the three helpers that the collection's templates use. Raises UserError when jinja2 is not
-    installed."""
+    """Jinja's sandbox with the three helpers that the collection's templates use."""
     try:
         from jinja2 import StrictUndefined
         from jinja2.sandbox import SandboxedEnvironment
     except ImportError:
-        raise UserError("templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 "
-                        "pyyaml") from None
+        raise UserError(MISSING) from None
     environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     environment.globals.update(zip=zip)
     # the collection draws one by chance; the same text for the same example is worth more here
@@ -82,25 +80,21 @@ class JinjaTemplate:
         """
         from jinja2 import TemplateError, UndefinedError
 
-        fields = {name: value for name, value in example.items() if name not in NOT_READ
-                  or name in ("answer", "options")}
-        text, choices = self.compiled
+        hidden = set(NOT_READ) - {"answer", "options"}
+        fields = {name: value for name, value in example.items() if name not in hidden}
+        here, (text, choices) = f"template {self.task}/{self.name}", self.compiled
         try:
             options = [part.strip() for part in choices.render(**fields).split(SEPARATOR)] if choices else []
             parts = [part.strip() for part in text.render(**fields, answer_choices=options or None).split(SEPARATOR)]
         except UndefinedError as error:
-            known = ", ".join(sorted(fields))
-            raise UserError(f"template {self.task}/{self.name} needs a field that the example lacks ({error}); the "
-                            f"example has {known}", *place) from None
+            raise UserError(f"{here} needs a field that the example lacks ({error}); the example has "
+                            f"{', '.join(sorted(fields))}", *place) from None
         except (TemplateError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
-            raise UserError(f"template {self.task}/{self.name} cannot be filled with this example: {error}",
-                            *place) from None
+            raise UserError(f"{here} cannot be filled with this example: {error}", *place) from None
         if len(parts) != 2 or not all(parts):
-            raise Unfit(f"template {self.task}/{self.name} makes no prompt and target of this example, which its "
-                        f"conditions leave out", *place)
+            raise Unfit(f"{here} makes no prompt and target of this example, which its conditions leave out", *place)
         if options and self.original_task and parts[1] not in options:
-            raise UserError(f"template {self.task}/{self.name}: the target {parts[1]!r} is not among its choices "
-                            f"{', '.join(options)}", *place)
+            raise UserError(f"{here}: the target {parts[1]!r} is not among its choices {', '.join(options)}", *place)
         return Question(parts[0], parts[1], tuple(options) if self.asks_for_the_answer else (), self.task, self.name)
 
 
@@ -147,8 +141,7 @@ def _load_yaml(path: Path) -> Any:
     try:
         import yaml
     except ImportError:
-        raise UserError("templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 "
-                        "pyyaml") from None
+        raise UserError(MISSING) from None
 
     class Loader(yaml.SafeLoader):
         pass

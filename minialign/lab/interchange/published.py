@@ -1,6 +1,9 @@
-r"""Any checkpoint folder that can be read here, by what its config.json says that it is.
+r"""Any checkpoint folder that can be read here, by what its config.json says that it is; and a BERT back into one.
 
     model_type gpt2 → gpt2.py      bert → bert.py      t5 → t5.py      llama → llama.py
+
+A BERT that is written reads back to the same bits (test_a_bert_that_was_written_reads_back_to_the_same_bits), and gives
+the same vectors in the `transformers` library (test_transformers_reads_the_folder_that_we_write).
 
 Read next: folder.py (the layout). Try it:  python -m minialign finetune --base FOLDER --data FILE.jsonl
 """
@@ -11,23 +14,42 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors.torch import save
 from torch import nn
 
-from minialign.lab.interchange.folder import CONFIG, PretrainedTokenizer, read_tokenizer
-from minialign.lab.pretrained.bert import load_bert
+from minialign.lab.interchange.folder import CONFIG, TOKENIZER, WEIGHTS, PretrainedTokenizer, read_tokenizer, renamed
+from minialign.lab.pretrained.bert import Bert, load_bert
 from minialign.lab.pretrained.gpt2 import load_gpt2
 from minialign.lab.pretrained.llama import load_llama
 from minialign.lab.pretrained.t5 import load_t5
 from minialign.runs.errors import UserError
+from minialign.runs.files import write_atomic, write_json
+from minialign.runs.tensors import tensors_of
 from minialign.tokenizer import SpecialIds
 
-READERS: dict[str, Callable[[Path], nn.Module]] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t5,
-                                                   "llama": load_llama}
+Reader = Callable[[Path], nn.Module]
+READERS: dict[str, Reader] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t5, "llama": load_llama}
+BERT_NAMES = [  # ours -> theirs
+    (r"^body\.token_embedding", "embeddings.word_embeddings"),
+    (r"^body\.position_embedding", "embeddings.position_embeddings"),
+    (r"^body\.segment_embedding", "embeddings.token_type_embeddings"),
+    (r"^body\.norm", "embeddings.LayerNorm"),
+    (r"^body\.blocks\.", "encoder.layer."),
+    (r"attention\.(query|key|value)", r"attention.self.\1"),
+    (r"attention\.output", "attention.output.dense"),
+    (r"attention_norm", "attention.output.LayerNorm"),
+    (r"feed_forward\.inner", "intermediate.dense"),
+    (r"feed_forward\.output", "output.dense"),
+    (r"feed_forward_norm", "output.LayerNorm"),
+    (r"^(embeddings|encoder)", r"bert.\1"),
+    (r"^head\.inner", "cls.predictions.transform.dense"),
+    (r"^head\.norm", "cls.predictions.transform.LayerNorm"),
+    (r"^head\.bias", "cls.predictions.bias"),
+]
 
 
 def architecture(folder: Path) -> str | None:
-    """What a folder's config.json says that its model is, as other people write it; None for a run of this project, and
-    where there is none to read."""
+    """The model_type in a folder's config.json; None for a run of this project, and where there is none to read."""
     try:
         found = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -53,3 +75,21 @@ def load_published(folder: Path) -> tuple[nn.Module, PretrainedTokenizer]:
             model.special = SpecialIds(*framing)
             tokenizer = read_tokenizer(folder, model.special)
     return model, tokenizer
+
+
+def write_bert(model: Bert, tokenizer: PretrainedTokenizer, folder: Path) -> None:
+    """Write config.json, tokenizer.json and, last, the weights, each at once; files of these names are replaced."""
+    shape, folder = model.config, Path(folder)
+    settings = {
+        "model_type": "bert", "architectures": ["BertForMaskedLM" if model.head is not None else "BertModel"],
+        "vocab_size": shape.vocabulary, "max_position_embeddings": shape.context, "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "intermediate_size": shape.inner,
+        "type_vocab_size": shape.segments, "layer_norm_eps": shape.eps, "hidden_dropout_prob": shape.dropout,
+        "hidden_act": "gelu_new" if shape.activation == "gelu_tanh" else shape.activation,
+        "pad_token_id": model.special.pad,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / TOKENIZER, tokenizer.to_json())
+    write_json(folder / CONFIG, settings)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in renamed(tensors_of(model), BERT_NAMES).items()}
+    write_atomic(folder / WEIGHTS, save(tensors, {"format": "pt"}))  # without this word the library does not open it

@@ -45,8 +45,8 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
             if record.get("answer") not in options:
                 raise UserError(f"the answer {record.get('answer')!r} is not among the options {', '.join(options)}",
                                 path, line)
-        tasks.setdefault(record["task"], []).append(record | {"cluster": record.get("cluster", record["task"]),
-            "file": path})
+        example = {"cluster": record["task"], **record, "file": path}
+        tasks.setdefault(record["task"], []).append(example)
     return tasks
 
 
@@ -94,6 +94,7 @@ def fill(tasks: dict[str, list[dict]], templates: dict[str, list[Any]],
                     skipped += 1
                     continue
                 if not all(text.strip() for text in (question.target, *question.options)):
-                    raise UserError(f"template {task}/{template.name}: an answer is empty, so there is no token to rank", *place)
+                    raise UserError(f"template {task}/{template.name}: an answer is empty, so there is no token to "
+                                    f"rank", *place)
                 questions.append(question)
     return questions, skipped

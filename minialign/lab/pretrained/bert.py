@@ -89,8 +89,9 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(config.width, config.width) for _ in range(4))
 
     def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        def split(y):
+        def split(y: Tensor) -> Tensor:
             return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
+
         mixed = attention(split(self.query(x)), split(self.key(x)), split(self.value(x)), allowed)
         return self.output(mixed.transpose(1, 2).reshape(x.shape))  # (B, T, D)
 
@@ -108,7 +109,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Look around, think; the norm after each sum."""
+    """Attention, then feed-forward; the norm after each sum."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -134,26 +135,24 @@ class BertBody(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """(B, T, D) of tokens (B, T); mask (B, T) true at real ones; segments (B, T) which part of the text each
-        belongs to, 0 without it.
+        """(B, T, D) of tokens (B, T); mask (B, T) true at real ones; segments (B, T) parts of the text, or 0.
 
-        Raises:
-            UserError: more tokens than the context holds.
+        Raises UserError for more tokens than the context holds.
         """
         T = tokens.shape[1]
         if T > self.config.context:
             raise UserError(f"{T} tokens do not fit the model's context of {self.config.context}; shorten the text")
         _, allowed = who_sees_whom(tokens, mask, causal=False)
         segments = torch.zeros_like(tokens) if segments is None else segments
-        x = self.token_embedding(tokens) + self.position_embedding.weight[:T] + self.segment_embedding(segments)  # (B, T, D)
-        x = self.dropout(self.norm(x))
+        x = self.token_embedding(tokens) + self.position_embedding.weight[:T] + self.segment_embedding(segments)
+        x = self.dropout(self.norm(x))  # (B, T, D)
         for block in self.blocks:
             x = block(x, allowed)
         return x
 
 
 class MaskedWordHead(nn.Module):
-    """What is done to a vector before it is compared with every token's, and each token's own bias."""
+    """A map before a vector is compared with every token's, and each token's own bias."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -172,8 +171,7 @@ class Bert(nn.Module):
         masked_words: whether there is a head.
     """
 
-    # [CLS], [SEP], [PAD] and [MASK] of the first vocabularies; a folder may say others
-    special, hidden_word = SpecialIds(101, 102, 0), 103
+    special, hidden_word = SpecialIds(101, 102, 0), 103  # [CLS], [SEP], [PAD]; [MASK], of the first vocabularies
 
     def __init__(self, config: BertConfig, masked_words: bool = False):
         super().__init__()
@@ -185,7 +183,7 @@ class Bert(nn.Module):
         return self.logits(self.body(tokens, mask, segments))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V). Raises UserError when the checkpoint has no head for masked words."""
+        """(..., D) -> (..., V). Raises UserError without a head for masked words."""
         if self.head is None:
             raise UserError("this checkpoint has no head for masked words; use its vectors, or load one that was saved "
                             "with its head")
@@ -201,12 +199,11 @@ def load_bert(folder: Path) -> Bert:
     settings, tensors = read_folder(folder, "bert")
     settings.must_be("position_embedding_type", ("absolute",))
     settings.must_be("is_decoder", (False,))
-    width = settings.number("hidden_size")
     activation = settings.must_be("hidden_act", ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"))
     config = BertConfig(
         vocabulary=settings.number("vocab_size"),
         context=settings.number("max_position_embeddings"),
-        width=width,
+        width=settings.number("hidden_size"),
         layers=settings.number("num_hidden_layers", most=len(tensors)),
         heads=settings.number("num_attention_heads"),
         inner=settings.number("intermediate_size"),
@@ -230,25 +227,18 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 
 def sentence_vectors(model: Bert, tokenizer: PretrainedTokenizer, texts: Sequence[str], batch: int = 32,
                      longest: int = 256) -> Tensor:
-    """(n, D) a vector of length 1 for each text; their products are similarities.
-
-    Args:
-        model: a BERT that was trained for it, such as MiniLM's.
-        tokenizer: its own.
-        texts: any number; those of similar length are computed together.
-        longest: tokens of each text that are read, the two special ones included.
-    """
+    """(n, D) a vector of length 1 for each text; their products are similarities. The arguments are those below."""
     return row_vectors(model, sentence_rows(tokenizer, texts, longest), batch)
 
 
 def sentence_rows(tokenizer: PretrainedTokenizer, texts: Sequence[str], longest: int = 256) -> list[list[int]]:
-    """Ids of each text as BERT reads them; `longest` as above."""
+    """Ids of each text as BERT reads it; `longest`: tokens that are read, the two special ones included."""
     return [[tokenizer.begin, *ids[: longest - 2], tokenizer.end] for ids in tokenizer.encode_many(list(texts))]
 
 
 @torch.no_grad()
 def row_vectors(model: Bert, rows: Sequence[Sequence[int]], batch: int = 32) -> Tensor:
-    """(n, D) a vector of length 1 for each row of ids."""
+    """(n, D) a vector of length 1 for each row of ids; rows of similar length are computed together."""
     order, vectors = sorted(range(len(rows)), key=lambda i: len(rows[i])), torch.zeros(len(rows), model.config.width)
     with evaluating(model):
         for start in range(0, len(order), batch):

@@ -1,5 +1,4 @@
-r"""Talking with an instruct model: its template puts each turn between marks, and the cache keeps the conversation
-read.
+r"""Talking with an instruct model: its template puts each turn between marks, and the cache keeps what was read.
 
     <|im_start|>system\n{who it is}<|im_end|>\n                      once, at the beginning
     <|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n    each turn; then the model writes up to <|im_end|>
@@ -12,7 +11,7 @@ Details that matter:
        (test_a_reply_that_is_broken_off_leaves_the_conversation_in_order).
     4. Half of a letter is held back until its other bytes are written (test_letters_of_several_bytes_arrive_whole).
 
-Read next: smollm2.py. Try it:  python -m minialign chat smollm2 --prompt "…"
+Try it:  python -m minialign chat smollm2 --prompt "…"
 """
 
 from __future__ import annotations
@@ -42,10 +41,9 @@ def opening_ids(tokenizer: PretrainedTokenizer, role: str) -> list[int]:
     return [tokenizer.begin, *tokenizer.encode(f"{role}\n")]
 
 
-def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: list[int], reply: list[int]) -> tuple[list[int],
-        int]:
-    """A conversation of one turn to learn from, given the ids of both sides: all of it up to the reply's end mark, and
-    where the reply begins."""
+def taught_row(tokenizer: PretrainedTokenizer, system: str, prompt: list[int],
+               reply: list[int]) -> tuple[list[int], int]:
+    """A conversation of one turn to learn from, given the ids of both sides, and the place where the reply begins."""
     asked = [*turn_ids(tokenizer, "system", system), *turn_ids(tokenizer, "user", prompt),
              *opening_ids(tokenizer, "assistant")]
     return [*asked, *reply, tokenizer.end], len(asked)
@@ -78,16 +76,13 @@ class Conversation:
         unread = [*self.unread, *turn_ids(self.tokenizer, "user", text), *opening_ids(self.tokenizer, "assistant")]
         room = self.model.config.context - self.cache.length - len(unread) - 2  # two for the end of the turn
         if room < 1:
-            raise UserError(
-                f"the conversation of {self.cache.length} tokens and this turn of {len(unread)} do not fit the model's "
-                f"context of "
-                f"{self.model.config.context}; shorten the turn, or start a new conversation"
-            )
+            raise UserError(f"the conversation of {self.cache.length} tokens and this turn of {len(unread)} do not fit "
+                            f"the model's context of {self.model.config.context}; shorten the turn, or start a new "
+                            f"conversation")
         return self._write(unread, min(room, self.sampling.new_tokens))
 
     def _write(self, unread: list[int], most: int) -> Iterator[str]:
-        """Read what is unread, then write at most so many tokens. However it ends, the turn is closed; one that never
-        begins was never asked."""
+        """Read what is unread, then write at most so many tokens. However it ends, the turn is closed."""
         end, waiting, last = self.tokenizer.end, [], None
         try:
             self.unread = unread

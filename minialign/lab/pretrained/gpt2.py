@@ -3,14 +3,14 @@ r"""GPT-2's weights in our own decoder: transformer.py with learned positions an
     theirs                        ours                               what is different
     wte, wpe, ln_f                token_embedding, position_embedding, norm
     h.3.ln_1, h.3.ln_2            blocks.3.attention_norm, feed_forward_norm
-    h.3.attn.c_attn  (D, 3D)      blocks.3.attention.query, key, value   one matrix there, three here; stored transposed there
+    h.3.attn.c_attn  (D, 3D)      blocks.3.attention.query, key, value   one matrix there, stored transposed
     h.3.attn.c_proj  (D, D)       blocks.3.attention.output              transposed
     h.3.mlp.c_fc, c_proj          blocks.3.feed_forward.inner, output    transposed
 
 Radford et al. 2019. It reads folders of `model_type` gpt2: GPT-2 of any size, and DistilGPT2. The end of a text,
 <|endoftext|>, is also what begins one and what fills rows up.
 
-Read next: transformer.py.
+Read next: bert.py.
 Try it: python -c "from minialign.lab.pretrained.gpt2 import load_gpt2; print(load_gpt2('FOLDER'))"
 """
 

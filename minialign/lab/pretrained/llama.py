@@ -14,7 +14,7 @@ It reads folders of `model_type` llama (here) and GGUF files of architecture lla
        (test_cached_steps_of_llama_equal_the_full_pass).
     4. While writing, the G queries of a key are multiplied with it at once, so no key is copied for them.
 
-Read next: rms_norm.py, smollm2.py (a real one). Try it:  python -m minialign chat smollm2
+Read next: smollm2.py (a real one). Try it:  python -m minialign chat smollm2
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation, allowed: Tensor | None, causal: bool, cache: Cache | None) -> Tensor:
         B, T, K = *x.shape[:2], self.config.key_value_heads
-        def split(y):
+
+        def split(y: Tensor) -> Tensor:
             return y.view(B, T, -1, self.config.head_size).transpose(1, 2)  # (B, T, · d) -> (B, ·, T, d)
-        # (B, H, T, d), (B, K, T, d)
-        query, key = rotate(split(self.query(x)), rotation), rotate(split(self.key(x)), rotation)
+
+        query, key = (rotate(split(y), rotation) for y in (self.query(x), self.key(x)))  # (B, H, T, d), (B, K, T, d)
         value = split(self.value(x))
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)  # (B, K, S, d)
@@ -120,7 +121,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Look around, think: each adds its result to the stream."""
+    """Attention, then feed-forward: each adds its result to the stream."""
 
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
@@ -143,18 +144,14 @@ class LlamaBody(nn.Module):
         self.norm = RMSNorm(config.width, config.eps)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """(B, T, D) of tokens (B, T), after the last norm.
+        """(B, T, D) of tokens (B, T), after the last norm. Raises UserError for more than the context holds.
 
         Args:
-            tokens: (B, T) integers.
             mask: (B, T) bool, true at real tokens; None says that all are.
             cache: what was read before; these T tokens are added to it.
-        Raises:
-            UserError: more tokens than the context holds.
         """
         T = tokens.shape[1]
-        # plain: the fused kernel needs no mask
-        causal = mask is None and T > 1 and (cache is None or cache.length == 0)
+        causal = mask is None and T > 1 and (cache is None or cache.length == 0)  # the fused kernel needs no mask
         positions, allowed = who_sees_whom(tokens, mask, cache, causal=not causal)
         longest = int(positions.max()) + 1
         if longest > self.config.context:
@@ -224,8 +221,7 @@ def load_llama(folder: Path) -> Llama:
 
 
 def rotary_base(settings: Settings) -> float:
-    """The base of the rotary angles, where older and newer versions of the library write it. Raises UserError when the
-    angles are stretched."""
+    """The base of the rotary angles, old name or new. Raises UserError when the angles are stretched."""
     rotary = settings.values.get("rope_parameters") or settings.values.get("rope_scaling") or {}
     inside = Settings(rotary if isinstance(rotary, dict) else {"rope_type": rotary}, settings.file)
     inside.must_be("rope_type" if "rope_type" in inside.values else "type", ("default",))

@@ -1,5 +1,4 @@
-r"""Who may look at whom, for the pretrained models: pads, causality and what the cache holds, always as one explicit
-mask."""
+r"""Who may look at whom, for the pretrained models: pads, causality and the cache as one explicit mask."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from minialign.cache import Cache
 from minialign.transformer import causal_mask, positions_from_mask
 
 
-def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = None, causal: bool = True) -> tuple[Tensor,
-        Tensor | None]:
+def who_sees_whom(tokens: Tensor, mask: Tensor | None, cache: Cache | None = None,
+                  causal: bool = True) -> tuple[Tensor, Tensor | None]:
     """Positions and allowed looks of the tokens of this call; the cache notes which of them are pads.
 
     Args:

