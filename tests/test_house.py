@@ -164,7 +164,7 @@ def test_every_file_that_a_docstring_sends_the_reader_to_exists():
     assert missing == []
 
 
-@pytest.mark.parametrize("folder", sorted(TECHNIQUES | {"pretrain", "lab/pretrained"}))
+@pytest.mark.parametrize("folder", sorted(TECHNIQUES | {"pretrain", "world", "lab/pretrained"}))
 def test_a_technique_s_folder_maps_its_files_in_reading_order(folder):
     said = re.findall(r"\b(\w+\.py)\b", ast.get_docstring(TREES[f"minialign/{folder}/__init__.py"]))
     assert sorted(said) == sorted(path.name for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py")

@@ -9,8 +9,7 @@ from minialign.batching import pad
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import Classifier
 from minialign.lab.pretrained.bert import Bert, BertConfig
-from minialign.lab.pretrained.t5 import T5
-from minialign.lab.pretrained.t5 import T5Config
+from minialign.lab.pretrained.t5 import T5, T5Config
 from minialign.peft import bitfit, prompt_tuning
 from minialign.peft.adapters import AdapterConfig
 from minialign.peft.bitfit import BitFitConfig

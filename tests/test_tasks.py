@@ -59,7 +59,8 @@ def test_a_stray_brace_in_a_template_file_is_an_error_that_names_it(tmp_path):
 def test_the_right_answer_is_among_different_options(examples):
     for name in ("who", "where", "what", "feeling", "yes_no"):
         for example in examples[name]:
-            assert example["options"].count(example["answer"]) == 1 and len(set(example["options"])) == len(example["options"]) >= 2
+            options = example["options"]
+            assert options.count(example["answer"]) == 1 and len(set(options)) == len(options) >= 2
 
 
 def test_yes_and_no_are_about_equally_often_right(examples):

@@ -16,12 +16,10 @@ from __future__ import annotations
 from minialign.world.templates import NOT_READ, Template
 
 
-def prefix_template(task: str, example: dict) -> Template:
-    """The one template of a task, from the fields of an example; one that has nothing but options reads those."""
-    fields = " ".join(f"{name}: {{{name}}}" for name in example if name not in NOT_READ)
-    return Template(task, "prefix", f"{task} {fields or 'options: {options}'}")
-
-
 def prefix_templates(datasets: dict[str, list[dict]]) -> dict[str, list[Template]]:
-    """Task -> its one template; give them to `mixture.draw` in the place of many wordings."""
-    return {task: [prefix_template(task, examples[0])] for task, examples in datasets.items()}
+    """Task -> its one template, made of the fields of an example; one that has nothing but options reads those."""
+    templates = {}
+    for task, examples in datasets.items():
+        fields = " ".join(f"{name}: {{{name}}}" for name in examples[0] if name not in NOT_READ)
+        templates[task] = [Template(task, "prefix", f"{task} {fields or 'options: {options}'}")]
+    return templates

@@ -185,7 +185,7 @@ def _agreement(votes: list[int], others: list[int]) -> float:
 
 
 def show_agreement(rows: list[Agreement], pairs: int) -> str:
-    """The table for people; `pairs` that each of them judged."""
+    """The table for people; `pairs`: how many each of them judged."""
     lines = ["            oneself   others  majority   ties   first  longer      cost    a bit"]
     for r in rows:
         shares = f"{r.with_oneself:9.0%}{r.with_each_other:9.0%}{r.with_majority:10.0%}{r.ties:7.0%}"

@@ -108,8 +108,8 @@ def came_first(story: Story, rng: random.Random) -> list[dict]:
 
 def came_last(story: Story, rng: random.Random) -> list[dict]:
     """Which of two events came later?"""
-    return [{"story": story.text, "answer": pair[1], "options": shuffled(pair, rng)}
-            for pair in _two_in_order(story, rng)]
+    pairs = _two_in_order(story, rng)
+    return [{"story": story.text, "answer": pair[1], "options": shuffled(pair, rng)} for pair in pairs]
 
 
 def before(story: Story, rng: random.Random) -> list[dict]:

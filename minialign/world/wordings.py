@@ -111,16 +111,6 @@ def choices(event: Event, style: str) -> list[str]:
             and all(getattr(event, field) == value for field, value in meaning.items())]
 
 
-def noun_phrase(thing: str, article: str, who: str, short: bool) -> str:
-    """ "the red kite", "a red kite", "her red kite", or without the colour if `short`; food is "some bread"."""
-    noun = thing.split(" ")[-1]
-    if article == "her":
-        article = {"she": "her", "he": "his"}.get(PRONOUNS.get(who, ""), "the")
-    elif article == "a" and noun in WORDS["foods"]:
-        article = "some"
-    return f"{article} {noun if short else thing}"
-
-
 def fill(sentence: str, event: Event, rng, style: str, told: set[str]) -> str:
     """A sentence with its slots filled. `told`: the things of which the reader knows the colour; it grows."""
 
@@ -137,7 +127,12 @@ def fill(sentence: str, event: Event, rng, style: str, told: set[str]) -> str:
             told.add(thing)
         else:
             article, short = article or "the", rng.random() < 0.5
-        return noun_phrase(thing, article, event.who, short)
+        noun = thing.split(" ")[-1]
+        if article == "her":
+            article = {"she": "her", "he": "his"}.get(PRONOUNS.get(event.who, ""), "the")
+        elif article == "a" and noun in WORDS["foods"]:
+            article = "some"
+        return f"{article} {noun if short else thing}"
 
     return SLOT.sub(slot, sentence)
 

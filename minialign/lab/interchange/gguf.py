@@ -183,12 +183,5 @@ def _q4_1(content: np.ndarray) -> np.ndarray:
     return d * q + m
 
 
-def _f32(content: np.ndarray) -> np.ndarray:
-    return content.copy().view("<f4")
-
-
-def _f16(content: np.ndarray) -> np.ndarray:
-    return content.copy().view("<f2").astype(np.float32)
-
-
-READERS = {"F32": _f32, "F16": _f16, "Q8_0": _q8_0, "Q4_1": _q4_1}
+READERS = {"F32": lambda content: content.copy().view("<f4"), "Q8_0": _q8_0, "Q4_1": _q4_1,
+           "F16": lambda content: content.copy().view("<f2").astype(np.float32)}

