@@ -129,6 +129,6 @@ def test_a_bit_costs_more_from_whoever_agrees_less():
     assert information(0.5) == 0.0 and information(1.0) == 1.0 == information(0.0)
     assert information(0.8) == pytest.approx(0.278, abs=1e-3)
     sure, unsure = (Agreement("A", 0.8, 0.8, p, 0.0, 0.5, 0.5, dollars=12.0) for p in (0.9, 0.6))
-    assert sure.dollars_per_bit(100) == pytest.approx(0.12
-        / information(0.9)) and unsure.dollars_per_bit(100) > 10 * sure.dollars_per_bit(100)
+    assert sure.dollars_per_bit(100) == pytest.approx(0.12 / information(0.9))
+    assert unsure.dollars_per_bit(100) > 10 * sure.dollars_per_bit(100)
     assert Agreement("A", 0.8, 0.8, 0.5, 0.0, 0.5, 0.5, 12.0).dollars_per_bit(100) == math.inf

@@ -52,8 +52,8 @@ def tokenizer(file):
 
 def told(tokenizer, *replies, sampling=GREEDY):
     """A conversation with a model that gives these replies, each a text or ids; a text is followed by the end token."""
-    say = [token for reply in replies for token in ([*tokenizer.encode(reply), tokenizer.end] if isinstance(reply, str)
-                                                    else reply)]
+    ids = ([*tokenizer.encode(reply), tokenizer.end] if isinstance(reply, str) else reply for reply in replies)
+    say = [token for reply in ids for token in reply]
     model = Told(say, tokenizer.size)
     return Conversation(model, tokenizer, "S", sampling, torch.Generator().manual_seed(0)), model
 

@@ -212,8 +212,8 @@ def gpt2_tensors(seed=0):
 def write(folder, tensors, settings=GPT2, **changes):
     """A checkpoint folder; a change to None takes a setting out."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({name: value for name, value in {**settings, **changes}.items()
-                                                    if value is not None}))
+    settings = {name: value for name, value in {**settings, **changes}.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(settings))
     if tensors:
         save_file(tensors, folder / "model.safetensors")
     return folder

@@ -34,8 +34,8 @@ def minilm():
 def test_smollm2_has_the_published_shape(smollm2):
     model, tokenizer = smollm2
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
-    assert (model.config.layers, model.config.heads, model.config.key_value_heads, model.config.base) == (30, 9, 3,
-        100_000.0)
+    shape = model.config
+    assert (shape.layers, shape.heads, shape.key_value_heads, shape.base) == (30, 9, 3, 100_000.0)
     assert tokenizer.size == model.config.vocabulary == 49_152 and tokenizer.special == (1, 2, 2)
 
 

@@ -330,15 +330,14 @@ def test_the_majority_orders_the_same_pairs_once_by_the_mean_of_all_ratings(tmp_
     out = tmp_path / "out"
     people.write_people_data(out, "tweets", seed=1, folder=write_source(tmp_path / "src", "tweets", made_up(600)))
     items = {item.id: item for item in ratings.read_ratings("tweets", tmp_path / "src")}
-    def mean(key):
-        return sum(items[key].ratings) / len(items[key].ratings)
+    means = {key: sum(item.ratings) / len(item.ratings) for key, item in items.items()}
     pairs = [frozenset((row["chosen_id"], row["rejected_id"])) for row in json_lines(out / "comparisons.test.jsonl")]
     rows = json_lines(out / "comparisons.majority.jsonl")
     asked = [frozenset((row["chosen_id"], row["rejected_id"])) for row in rows]
-    assert len(set(asked)) == len(asked) and set(asked) == {pair for pair in pairs
-                                                            if len({mean(key) for key in pair}) == 2}
+    uneven = {pair for pair in pairs if len({means[key] for key in pair}) == 2}
+    assert len(set(asked)) == len(asked) and set(asked) == uneven
     for row in rows:
-        assert mean(row["chosen_id"]) > mean(row["rejected_id"])
+        assert means[row["chosen_id"]] > means[row["rejected_id"]]
         assert (row["chosen"], row["rejected"]) == (items[row["chosen_id"]].text, items[row["rejected_id"]].text)
 
 
@@ -347,8 +346,8 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(tmp_path)
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         people.write_people_data(tmp_path / out, "nyt", seed, source)
     for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() != (tmp_path / "c"
-            / path.name).read_bytes()
+        again, other = ((tmp_path / folder / path.name).read_bytes() for folder in "bc")
+        assert path.read_bytes() == again != other
 
 
 def test_texts_to_pretrain_on_contain_nothing_that_prompts_come_from(tmp_path):
@@ -465,8 +464,8 @@ def test_shakespeare_wrote_37_plays_and_macbeth_is_held_out(downloads, tmp_path)
                    for play in plays)
     realdata.get("shakespeare", tmp_path)
     assert (tmp_path / "texts.valid.txt").read_text().startswith("MACBETH\n")
-    assert "Birnam" in (tmp_path / "texts.valid.txt").read_text() and "Birnam" not in (tmp_path
-        / "texts.train.txt").read_text()
+    assert "Birnam" in (tmp_path / "texts.valid.txt").read_text()
+    assert "Birnam" not in (tmp_path / "texts.train.txt").read_text()
 
 
 @pytest.mark.download

@@ -18,8 +18,8 @@ from minialign.world.wordings import matches, say
 def examples():
     rng = random.Random(0)
     stories = [write_story(rng) for _ in range(200)]
-    return {name: [example for story in stories for example in task.examples(story, rng)] for name,
-            task in TASKS.items()}
+    return {name: [example for story in stories for example in task.examples(story, rng)]
+            for name, task in TASKS.items()}
 
 
 def test_every_task_has_examples_and_at_least_four_templates(examples):

@@ -111,7 +111,7 @@ def examine(
 
 
 def posed(template: Template, examples: Sequence[dict], skip_unfit: bool) -> list[Question]:
-    """The template's questions; with `skip_unfit` without those that its own conditions leave out, else Unfit."""
+    """The template's questions; with `skip_unfit` without those that its own conditions leave out."""
     questions = []
     for example in examples:
         try:

@@ -40,7 +40,7 @@ class Annotator:
     price: float = 12.0  # cents per comparison
 
     def choose(self, first: tuple[Gold, int], second: tuple[Gold, int], rng: random.Random) -> Choice:
-        """Compares two summaries, each given as its gold score and its number of words."""
+        """Compare two summaries, each given as its gold score and its number of words."""
         difference = utility(self, *first) - utility(self, *second) + self.position_bias
         seconds = round(4 + 0.35 * (first[1] + second[1]) * rng.uniform(0.7, 1.5), 1)
         if rng.random() < self.lapse:
@@ -52,9 +52,8 @@ class Annotator:
         return Choice(winner, max(1, min(9, round(sure))), seconds)
 
     def compare(self, story: Story, first: str, second: str, rng: random.Random) -> Choice:
-        """Compares two texts as summaries of `story`."""
-        golds = [(score(story, text), len(text.split())) for text in (first, second)]
-        return self.choose(golds[0], golds[1], rng)
+        """Compare two texts as summaries of `story`."""
+        return self.choose(*((score(story, text), len(text.split())) for text in (first, second)), rng)
 
 
 @dataclass(frozen=True)

@@ -133,17 +133,16 @@ def _template(task: str, entry: dict, path: Path) -> Template:
         found = sorted(entry) if isinstance(entry, dict) else entry
         raise UserError(f'a template of {task} needs "name" and "input" and may have {", ".join(list(KEYS)[2:])}; this '
                         f'one has {found}', path)
+    here = f"template {task}/{entry['name']}"
     for key, value in entry.items():
         if not isinstance(value, KEYS[key]):
-            raise UserError(f"template {task}/{entry['name']}: {key} is {value!r}; it must be a {KEYS[key].__name__}",
-                            path)
+            raise UserError(f"{here}: {key} is {value!r}; it must be a {KEYS[key].__name__}", path)
     if entry.get("style", "") not in STYLES:
-        raise UserError(f"template {task}/{entry['name']}: style is {entry['style']!r}; choose one of "
-                        f"{', '.join(STYLES[1:])}", path)
+        raise UserError(f"{here}: style is {entry['style']!r}; choose one of {', '.join(STYLES[1:])}", path)
     template = Template(task, **entry)
     for text in (template.input, template.target):
         if re.search(r"[{}]", FIELD.sub("", text)):
-            raise UserError(f"template {task}/{template.name} has a stray brace in {text!r}", path)
+            raise UserError(f"{here} has a stray brace in {text!r}", path)
     return template
 
 

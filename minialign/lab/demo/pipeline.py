@@ -69,13 +69,7 @@ class FirstHalf:
 
 
 class Demo:
-    """The stages, each with its folder, its settings and its seed.
-
-    Args:
-        folder: of the whole run.
-        config: its settings.
-        say: told one line at the start of each stage.
-    """
+    """The stages, each with its folder, its settings and its seed; `say` is told one line at the start of each."""
 
     def __init__(self, folder: Path, config: DemoConfig, say: Callable[[str], None] = print):
         self.folder, self.config, self.say = Path(folder), config, say

@@ -36,12 +36,7 @@ CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.s
 
 
 class Settings:
-    """The settings of a checkpoint under the names that its author gave them.
-
-    Args:
-        values: name -> value.
-        file: where they come from, for errors.
-    """
+    """The settings of a checkpoint under the names that its author gave them; `file` is named in errors."""
 
     def __init__(self, values: dict[str, Any], file: object):
         self.values, self.file = values, file
@@ -77,11 +72,8 @@ class Settings:
 
 
 def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Tensor]]:
-    """Settings and weights (fp32) of a checkpoint folder.
+    """Settings and weights (fp32) of a checkpoint folder; `architecture`: what its `model_type` must say.
 
-    Args:
-        folder: where config.json and the weights are.
-        architecture: what `model_type` must say.
     Raises:
         UserError: no such folder or file, another architecture, only pickled weights, a damaged file, or numbers that
             are not finite.

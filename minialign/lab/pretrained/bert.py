@@ -164,12 +164,7 @@ class MaskedWordHead(nn.Module):
 
 
 class Bert(nn.Module):
-    """A body and, if the checkpoint has it, the head that says masked words.
-
-    Args:
-        config: the shape.
-        masked_words: whether there is a head.
-    """
+    """A body and, with `masked_words`, the head that says masked words."""
 
     special, hidden_word = SpecialIds(101, 102, 0), 103  # [CLS], [SEP], [PAD]; [MASK], of the first vocabularies
 

@@ -167,12 +167,7 @@ class LlamaBody(nn.Module):
 
 
 class Llama(nn.Module):
-    """A body and its head: the table of token vectors, or one of its own.
-
-    Args:
-        config: the shape.
-        own_head: whether the head has a table of its own.
-    """
+    """A body and its head: the table of token vectors, or with `own_head` a table of its own."""
 
     special = SpecialIds(1, 2, 0)
 

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """Vectors of mean square 1, times a gain for each dimension.
-
-    Args:
-        width: D.
-        eps: ε, added to the mean square.
-    """
+    """Vectors of mean square 1, times a gain for each of `width` dimensions; `eps` is added to the mean square."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()

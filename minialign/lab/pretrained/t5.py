@@ -224,12 +224,7 @@ class T5Body(nn.Module):
 
 
 class T5(nn.Module):
-    """A body and its head: the shared table, or one of its own.
-
-    Args:
-        config: the shape.
-        own_head: whether the head has a table of its own.
-    """
+    """A body and its head: the shared table, or with `own_head` a table of its own."""
 
     special = SpecialIds(0, 1, 0)  # the decoder begins with the pad token
 

@@ -124,8 +124,7 @@ def unpack(archive: str | Path, member_glob: str, folder: str | Path) -> list[Pa
     """Copy the matching members of a .tar.gz, .whl or .zip into `folder`, all or nothing.
 
     Args:
-        archive: the file; tar (any compression) or zip, told apart by content.
-        member_glob: which members, as in `fetch`.
+        archive: tar (any compression) or zip, told apart by content; member_glob: which members, as in `fetch`.
         folder: where to; it appears with one rename when everything is written. One that exists already is left alone.
     Raises:
         UserError: not an archive, nothing matches, or a matching member has an absolute path or a `..` in it.

@@ -12,9 +12,8 @@ Everything is divided once, by text and by rater, into four parts that share nei
     judge .3    a second reward model that nothing is optimised against
 
 "By rater" means by position in the list of ratings. In movies that is a person of a batch, and whole batches go to one
-part (whether somebody came back for another batch is not recorded). In the other three it only means that no single
-rating is in two parts (`ratings.py`, detail 3): nobody can say whether the same person rated a text in train and one in
-test. Texts that stand in a source twice go to the same part.
+part. In the other three it only means that no single rating is in two parts (`ratings.py`, detail 3). Texts that stand
+in a source twice go to the same part.
 """
 
 from __future__ import annotations

@@ -8,12 +8,10 @@ mean, text). Details that matter:
 1. the two are joined on the id; their order differs (amazon), and one starts with a byte-order mark (amazon);
 2. the mean of a text in GroundTruth is rescaled for about 200 tweets: only the raw ratings are used
    (test_ratings_not_means_are_read_and_joined_on_the_id_through_bom_crlf_and_another_order);
-3. who a rating is from. In movies, a batch of 30 rows was rated by the same people in the same order: what is left of
-   two ratings after the mean of their text is taken away correlates .28 at the same position in a batch, .01 in the
-   next batch. In the other three it is .00: the position says nothing about the person. There, "one person" means one
-   draw from the list of each text, and a comparison made of two draws is noisier than a person who compares;
-4. these are absolute ratings turned into pairs, about sentiment, with no shared prompt: not the judgements of the
-   paper.
+3. who a rating is from. In movies, a batch of 30 rows was rated by the same people in the same order: two ratings at
+   one position, without their texts' means, correlate .28 in a batch and .01 in the next. In the other three it is .00:
+   there "one person" means one draw from the list of each text, which is noisier than a person who compares;
+4. these are absolute ratings of sentiment turned into pairs, with no shared prompt.
 """
 
 from __future__ import annotations
