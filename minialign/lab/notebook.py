@@ -26,7 +26,7 @@ from minialign.generation import prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench
 from minialign.lab.claims.feedback import first_half
-from minialign.lab.demo.evaluation import gold_watch
+from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import FAST as QUICK
 from minialign.lab.demo.settings import DemoConfig
@@ -200,7 +200,8 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Fir
     return Demo(folder, config, lambda text: None), made
 
 
-def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
+def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
+               beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """The toy's policy after PPO at a price of KL; trained once for each price, and read afterwards.
 
     Args:
@@ -215,7 +216,8 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float) -> 
     with run.locked():
         run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
         if not run.finished:
-            train_ppo(made.instructed, reward, prompts, settings, run, watch=gold_watch(made.tokenizer, made.practice))
+            watch = gold_score_watcher(made.tokenizer, made.practice)
+            train_ppo(made.instructed, reward, prompts, settings, run, watch=watch)
     return load_model(run.path)[0], run.metrics()
 
 

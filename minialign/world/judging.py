@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from minialign.world.corpus import insult, rude_remark
-from minialign.world.reading import nouns, places, restated, sentences, shuffled, statements, yes_or_no
+from minialign.world.reading import among, nouns, places, restated, sentences, statements, yes_or_no
 from minialign.world.stories import CHILDREN, PLOTS, Story, say, write_scene
 from minialign.world.tasks import falsify, say_all
 from minialign.world.wordings import PRONOUNS, WORDS, Event, choices, matches
@@ -95,9 +95,7 @@ def means_the_same(story: Story, rng: random.Random) -> list[dict]:
     right = restated(event, first, rng) if first else None
     other = falsify(event, story, rng)
     wrong = say_all(other, rng) if other else None
-    if not right or not wrong or right == wrong:
-        return []
-    return [{"sentence": first, "answer": right, "options": shuffled([right, wrong], rng)}]
+    return among(right, [wrong], rng, sentence=first) if right and wrong and right != wrong else []
 
 
 def mood(story: Story, rng: random.Random) -> list[dict]:
@@ -138,7 +136,7 @@ def main_thing(story: Story, rng: random.Random) -> list[dict]:
     right = max(counts, key=counts.get)
     others = [noun for noun in counts if noun != right]
     more = rng.sample([noun for noun in WORDS["things"] + WORDS["animals"] if noun not in counts], 3)
-    return [{"story": story.text, "answer": right, "options": shuffled([right, *others, *more][:4], rng)}]
+    return among(right, [*others, *more][:3], rng, story=story.text)
 
 
 def _kinds_of_one_plot() -> dict[str, str]:
@@ -159,7 +157,7 @@ def title(story: Story, rng: random.Random) -> list[dict]:
     if not any(KINDS_OF_ONE_PLOT.get(event.kind) == story.plot for event in story.events):
         return []
     others = rng.sample([plot for plot in PLOTS if plot != story.plot], 2)
-    return [{"story": story.text, "answer": story.plot, "options": shuffled([story.plot, *others], rng)}]
+    return among(story.plot, others, rng, story=story.text)
 
 
 def place(story: Story, rng: random.Random) -> list[dict]:
@@ -168,7 +166,7 @@ def place(story: Story, rng: random.Random) -> list[dict]:
     if len(found) != 1:
         return []
     others = rng.sample([name for name in WORDS["places"] if name not in found], 3)
-    return [{"story": story.text, "answer": found[0], "options": shuffled([*found, *others], rng)}]
+    return among(found[0], others, rng, story=story.text)
 
 
 def ending(story: Story, rng: random.Random) -> list[dict]:
@@ -190,7 +188,7 @@ def _completion(story: Story, rng: random.Random, same_people: bool) -> list[dic
     right, wrong = say_all(last, rng), say_all(other, rng) if other.who and other.kind != last.kind else None
     if not right or not wrong or right == wrong or any(matches(other, fact) for fact in story.events):
         return []
-    return [{"story": " ".join(told[:-1]), "answer": right, "options": shuffled([right, wrong], rng)}]
+    return among(right, [wrong], rng, story=" ".join(told[:-1]))
 
 
 def why(story: Story, rng: random.Random) -> list[dict]:
@@ -206,9 +204,7 @@ def why(story: Story, rng: random.Random) -> list[dict]:
     for _ in range(12):
         other = rng.choice(write_scene(rng).events)
         if other.kind in unfit and other.who and len(story.people) > 1:
-            wrong = say_all(recast(other, story, rng), rng)
-            right = say_all(cause, rng)
+            wrong, right = say_all(recast(other, story, rng), rng), say_all(cause, rng)
             if right and wrong:
-                return [{"story": say(feeling, rng, "summary"), "person": feeling.who, "answer": right,
-                         "options": shuffled([right, wrong], rng)}]
+                return among(right, [wrong], rng, story=say(feeling, rng, "summary"), person=feeling.who)
     return []

@@ -32,6 +32,11 @@ def shuffled(options: Sequence[str], rng: random.Random) -> list[str]:
     return rng.sample(options, len(options))
 
 
+def among(answer: str, others: list[str], rng: random.Random, **fields: str) -> list[dict]:
+    """The example whose answer stands in random order among others."""
+    return [{**fields, "answer": answer, "options": shuffled([answer, *others], rng)}]
+
+
 def nouns(story: Story) -> list[str]:
     """Things, animals and foods of a passage without their colours, in order."""
     named = (name.split(" ")[-1] for event in story.events for name in (event.what, event.other))
@@ -169,8 +174,9 @@ def _pronoun_pair(story: Story, rng: random.Random) -> list[tuple[str, str, str,
 
 def pronoun(story: Story, rng: random.Random) -> list[dict]:
     """Whom does "he" or "she" mean?"""
-    return [{"story": f"{first} {second}", "pronoun": second.split(" ")[0], "answer": person,
-             "options": shuffled([person, other], rng)} for first, second, person, other in _pronoun_pair(story, rng)]
+    for first, second, person, other in _pronoun_pair(story, rng):
+        return among(person, [other], rng, story=f"{first} {second}", pronoun=second.split(" ")[0])
+    return []
 
 
 def pronoun_means(story: Story, rng: random.Random) -> list[dict]:
@@ -186,8 +192,7 @@ def without_pronoun(story: Story, rng: random.Random) -> list[dict]:
     """The second sentence, told with the name that the pronoun stands for."""
     for first, second, person, other in _pronoun_pair(story, rng):
         right, wrong = (f"{name} {second.split(' ', 1)[1]}" for name in (person, other))
-        options = shuffled([right, wrong], rng)
-        return [{"story": f"{first} {second}", "sentence": second, "answer": right, "options": options}]
+        return among(right, [wrong], rng, story=f"{first} {second}", sentence=second)
     return []
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from minialign.world.corpus import insult, rude_remark
-from minialign.world.reading import restated, sentences, shuffled, statements, yes_or_no
+from minialign.world.reading import among, restated, sentences, statements, yes_or_no
 from minialign.world.stories import CHILDREN, Story, say
 from minialign.world.tasks import TASKS, falsify, say_all
 from minialign.world.templates import stands_in
@@ -37,7 +37,7 @@ def right_summary(story: Story, rng: random.Random) -> list[dict]:
         other = falsify(event, story, rng)
         right, wrong = say_all(event, rng), say_all(other, rng) if other else None
         if right and wrong:
-            return [{"story": story.text, "answer": right, "options": shuffled([right, wrong], rng)}]
+            return among(right, [wrong], rng, story=story.text)
     return []
 
 
@@ -55,8 +55,7 @@ def which_question(story: Story, rng: random.Random) -> list[dict]:
     if not pairs:
         return []
     right, wrong = rng.choice(pairs)
-    options = shuffled([right["question"], wrong["question"]], rng)
-    return [{"story": story.text, "reply": right["answer"], "answer": right["question"], "options": options}]
+    return among(right["question"], [wrong["question"]], rng, story=story.text, reply=right["answer"])
 
 
 def polite(story: Story, rng: random.Random) -> list[dict]:
@@ -74,7 +73,7 @@ def politer(story: Story, rng: random.Random) -> list[dict]:
     """Which of two sentences is the polite one?"""
     line = rng.choice(sentences(story))
     spoiled = insult(line, rng)
-    return [{"answer": line, "options": shuffled([line, spoiled], rng)}] if spoiled != line else []
+    return among(line, [spoiled], rng) if spoiled != line else []
 
 
 def restate(story: Story, rng: random.Random) -> list[dict]:
@@ -104,7 +103,7 @@ def odd_one_out(story: Story, rng: random.Random) -> list[dict]:
     """Which of three words does not belong?"""
     group, other = rng.sample(list(GROUPS), 2)
     odd = rng.choice(GROUPS[other])
-    return [{"answer": odd, "options": shuffled([odd, *rng.sample(GROUPS[group], 2)], rng)}]
+    return among(odd, rng.sample(GROUPS[group], 2), rng)
 
 
 def he_or_she(story: Story, rng: random.Random) -> list[dict]:

@@ -30,7 +30,7 @@ from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import ScalarModel, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.feedback import first_half, reward_model, settings
-from minialign.lab.demo.evaluation import gold_watch
+from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import INSTRUCTED, SAMPLING, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import Figure, line
@@ -99,7 +99,7 @@ def optimise(bench: Bench, made: FirstHalf, proxy: ScalarModel, how: PPOConfig, 
     def make(folder: Path) -> None:
         run = RunFolder(folder)
         if not run.finished:
-            watch = gold_watch(made.tokenizer, made.practice)
+            watch = gold_score_watcher(made.tokenizer, made.practice)
             train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}", watch)
 
     return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how)], make)).metrics()

@@ -196,7 +196,7 @@ def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
     return comparisons
 
 
-def gold_watch(tokenizer: Tokenizer, practice: list[dict]) -> Callable[[Rollout, list[int]], dict[str, float]]:
+def gold_score_watcher(tokenizer: Tokenizer, practice: list[dict]) -> Callable[[Rollout, list[int]], dict[str, float]]:
     """For the log alone: the gold score of each rollout's summaries, which PPO itself never sees."""
 
     def watch(rollout: Rollout, names: list[int]) -> dict[str, float]:

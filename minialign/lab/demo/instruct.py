@@ -7,7 +7,7 @@ r"""The toy world's T5, T0 and GPT-3: what the chapter on instruction tuning com
 Passages are short (three to five events): what a small model learns is counted in passages, what a laptop does in
 tokens.
 
-Read next: instruct/t0.py. Try it:  python -m minialign instruct
+Try it:  python -m minialign instruct
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ import torch
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.instruct.sft import demonstration_rows, fine_tune
-from minialign.lab.demo.evaluation import EvaluationConfig, evaluate, gold_watch, judge_pairs
+from minialign.lab.demo.evaluation import EvaluationConfig, evaluate, gold_score_watcher, judge_pairs
 from minialign.lab.demo.settings import DemoConfig
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
@@ -219,7 +219,7 @@ class Demo:
         settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5))
 
         def train(run: RunFolder) -> None:
-            train_ppo(instructed, reward, prompts, settings, run, watch=gold_watch(tokenizer, practice))
+            train_ppo(instructed, reward, prompts, settings, run, watch=gold_score_watcher(tokenizer, practice))
 
         return self.train_once(RLHF, instructed, tokenizer, settings, train)
 

@@ -90,11 +90,11 @@ def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Te
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         part, _ = read_tensors(file)
-        tensors.update(whole(part, file))
+        tensors.update(fp32_copies(part, file))
     return Settings(values, folder / CONFIG), tensors
 
 
-def whole(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def fp32_copies(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """Copies of the tensors, fp32 if they are floating-point. Raises UserError when a number is not finite."""
     ours = {name: t.to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for name, t in tensors.items()}
     for name, tensor in ours.items():

@@ -9,7 +9,7 @@ Details that matter:
     3. The tokenizer is byte-level BPE with each digit a token of its own, rebuilt from the file's tokens and merges
        (test_the_tokenizer_of_a_gguf_gives_any_text_back).
 
-Read next: gguf.py (the format), lab/pretrained/llama.py (the model).
+Read next: lab/pretrained/llama.py (the model).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
-from minialign.lab.interchange.folder import PretrainedTokenizer, Settings, build, renamed, same_table, whole
+from minialign.lab.interchange.folder import PretrainedTokenizer, Settings, build, fp32_copies, renamed, same_table
 from minialign.lab.interchange.gguf import GGUF
 from minialign.lab.pretrained.llama import Llama, LlamaConfig
 from minialign.runs.errors import UserError
@@ -80,7 +80,7 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
     stored = renamed(gguf.tensors, NAMES, r"^rope_freqs\.")
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():  # one at a time: together they would be in memory twice
-        tensors.update(whole({name: torch.from_numpy(tensor.numbers())}, gguf.file))
+        tensors.update(fp32_copies({name: torch.from_numpy(tensor.numbers())}, gguf.file))
     for name, tensor in tensors.items():
         turned = name.endswith(("attention.query.weight", "attention.key.weight"))
         if turned and tensor.numel() % (size * width) == 0:

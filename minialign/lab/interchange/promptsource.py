@@ -5,8 +5,7 @@ r"""Templates of the public PromptSource collection: T0's own, 2,085 of them for
 
 What stands before `|||` is the prompt, behind it the target. A template that is not marked `original_task` asks for
 something else than the data set's own task; it is trained on, and never examined (Sanh et al. 2022, §4). The texts come
-from strangers, so they run in Jinja's sandbox, which reaches no attribute of Python. Needs the libraries jinja2 and
-PyYAML (pip install jinja2 pyyaml).
+from strangers, so they run in Jinja's sandbox, which reaches no attribute of Python. Needs jinja2 and PyYAML.
 
 Read next: tasks_file.py. Try it:  python -m minialign instruct --tasks FILE.jsonl --templates templates.yaml
 """

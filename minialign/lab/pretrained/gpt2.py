@@ -70,13 +70,13 @@ def load_gpt2(folder: Path) -> LanguageModel:
     tensors = renamed(tensors, NAMES, BUFFERS)
     if not same_table(tensors, "lm_head.weight", "body.token_embedding.weight"):
         raise UserError("its head has a table of its own; our decoder shares it with the token vectors", folder)
-    model = build(LanguageModel, config, our_way_round(tensors), Path(folder) / WEIGHTS)
+    model = build(LanguageModel, config, transposed_and_split(tensors), Path(folder) / WEIGHTS)
     end = config.vocabulary - 1  # <|endoftext|> is the last id of the published vocabulary
     model.special = settings.special("bos_token_id", SpecialIds(end, end, end))
     return model
 
 
-def our_way_round(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def transposed_and_split(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Matrices (out, in), where GPT-2 keeps (in, out), and queries, keys and values apart."""
     found = {}
     for name, tensor in tensors.items():

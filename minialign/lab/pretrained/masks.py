@@ -1,4 +1,7 @@
-r"""Who may look at whom, for the pretrained models: pads, causality and the cache as one explicit mask."""
+r"""Who may look at whom, for the pretrained models: pads, causality and the cache as one explicit mask.
+
+Read next: llama.py.
+"""
 
 from __future__ import annotations
 

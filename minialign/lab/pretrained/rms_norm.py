@@ -1,6 +1,8 @@
 r"""Root-mean-square normalisation, as in T5 and Llama: no mean is taken away, nothing is added.
 
     RMSNorm(x) = x / √(mean(x²) + ε) · g                                   Zhang & Sennrich 2019, §4, Eq. 4
+
+Read next: masks.py.
 """
 
 from __future__ import annotations
