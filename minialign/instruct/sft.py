@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from minialign.batching import demonstration_row
 from minialign.heads import LanguageModel
-from minialign.pretrain.causal_lm import LabelledRows, next_token_loss, train_and_validate
+from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
+from minialign.pretrain.pretrain import train_and_validate
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
