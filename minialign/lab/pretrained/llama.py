@@ -6,8 +6,8 @@ r"""Llama, by hand: a decoder with rotary positions, fewer keys than queries, an
     FeedForward(x) = W₂ (silu(W_g x) ⊙ W₁ x)                                            Shazeer 2020 (SwiGLU), Eq. 6
 
 It reads folders of `model_type` llama (here) and GGUF files of architecture llama (gguf_llama.py). Details that matter:
-    1. The pairs that are turned together are (xᵢ, xᵢ₊d/2), as in transformer.py; GGUF files keep the rows for pairs (x₂ᵢ,
-       x₂ᵢ₊₁).
+    1. The pairs that are turned together are (xᵢ, xᵢ₊d/2), as in transformer.py; GGUF files keep the rows for pairs
+       (x₂ᵢ, x₂ᵢ₊₁).
     2. Positions count real tokens, so padding on the left changes nothing
        (test_left_padding_changes_no_logit_of_llama).
     3. The cache keeps K heads, not H: a third of the memory in SmolLM2
