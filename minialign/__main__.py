@@ -108,8 +108,8 @@ def import_command(name: str) -> click.Command:
 def main() -> None:
     """minialign: the course notes on aligning, fine-tuning, quantizing and distilling language models, made runnable.
 
-    Without a command it runs the main job. `python -m minialign COMMAND --help` explains a command. README.md has a
-    table of commands to copy.
+    Without a command it runs the main job. `python -m minialign COMMAND --help` explains a command.
+    docs/commands.md has a table of commands to copy.
     """
 
 

@@ -11,6 +11,8 @@ An encoder-decoder reads its inputs as they are and its targets as above, betwee
 
     inputs     <begin>  The  kite  was   <extra_0>  all of it at once
     tokens     <begin>  <extra_0>  red              labels    <extra_0>  red  <end>
+
+Read next: logprobs.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@ r"""The key-value cache: what a decoder has read is not computed again; generati
 
 The letters of the shapes are those of transformer.py; `config` is its TransformerConfig, or that of a pretrained model,
 which may keep fewer heads of keys than of queries (`key_value_heads`) and choose their size (`head_size`).
+
+Read next: heads.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""Texts with a class each: as batches, their loss, and how well a classifier d
 
     L = −log p(class | text)                                                         Devlin et al. 2019 (BERT), §4.1
 
-Read next: heads.py (the classifier).
+Read next: world/wordings.py. See also: heads.py (the classifier).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@ r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, m
 
 Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim.
 What the interval is over must be said: answers to one prompt are not independent, so a prompt counts once.
+
+Read next: ranking.py.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
-    """Mean of independent values (one a prompt, or one a seed) with Student's interval x̄ ± t s / √n, cut at what values
-    can be. Raises UserError for fewer than two values."""
+    """Mean of independent values (one a prompt, or one a seed) with Student's interval x̄ ± t s / √n, cut at what
+    values can be. Raises UserError for fewer than two values."""
     n = len(values)
     if n < 2:
         raise UserError(f"an interval needs at least two values, and there are {n}; use more --seeds or more prompts")

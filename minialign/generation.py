@@ -14,6 +14,7 @@ Details that matter:
     5. An encoder-decoder's encoder reads each prompt once, padded on the right; its decoder begins with the begin token
        (test_an_encoder_decoder_reads_each_prompt_once).
 
+Read next: training.py.
 Try it:  python -m minialign sample RUN --prompt "Once"
 """
 

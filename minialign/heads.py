@@ -3,6 +3,8 @@ r"""What a transformer's vectors are turned into: words, classes, one number.
     next word    logits = x Eᵀ, with the table E that turned tokens into vectors              Press & Wolf 2017
     class        logits = W x_first + b for an encoder, W x_last + b for a decoder            Devlin et al. 2019, §4.1
     score        r = w·x + b, a scalar for every token; the caller says whose token counts    Stiennon et al. 2020, §3.4
+
+Read next: tokenizer.py.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ r"""Log-probabilities of what was said, and averages that look at real tokens on
 
 Who predicts whom is said twice: batching.py shifts the labels of whole rows, and `predicting_vectors` begins with the
 prompt's last token, which predicts the answer's first. Everything else takes logits aligned with their tokens.
+
+Read next: generation.py.
 """
 
 from __future__ import annotations

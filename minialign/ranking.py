@@ -9,6 +9,8 @@ to go on with. Details that matter:
        (test_ranking_in_one_pass_equals_the_one_by_one_loop).
     2. The end token counts (test_the_end_token_tells_an_option_from_its_own_beginning).
     3. An option of no token is an error: its probability would be that of saying nothing.
+
+Read next: classification.py.
 """
 
 from __future__ import annotations

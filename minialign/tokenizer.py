@@ -7,6 +7,7 @@ Special tokens have the lowest ids and stand for nothing that can be typed: `<en
 and two signs (test_special_tokens_cannot_be_typed). Padding is a token of its own and never the end token, or the model
 could not learn to stop (test_pad_is_never_end).
 
+Read next: batching.py.
 Try it:  python -m minialign sample RUN --prompt "…" --show tokens
 """
 
@@ -25,6 +26,7 @@ from minialign.runs.errors import UserError
 PAD, BEGIN, END, SEPARATOR = 0, 1, 2, 3
 SENTINELS = 16  # <extra_0> … stand for the gaps of span corruption (pretrain/span_corruption.py)
 SPECIAL = ["<pad>", "<begin>", "<end>", "<separator>"] + [f"<extra_{i}>" for i in range(SENTINELS)]
+GREEN, RED, PLAIN = "\033[32m", "\033[31m", "\033[0m"  # colours of a terminal
 
 
 class SpecialIds(NamedTuple):
@@ -113,3 +115,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def show_merges(tokenizer: Tokenizer, text: str) -> str:
     """A text cut into its tokens by thin bars, e.g. `The| red| kite|.`"""
     return "|".join(tokenizer.name(i) for i in tokenizer.encode(text))
+
+
+def show_loss_mask(tokenizer: Tokenizer, tokens: Iterable[int], labels: Iterable[int], ignore: int = -100) -> str:
+    """One row for a terminal: what the loss looks at in green, the rest in red.
+
+    Args:
+        tokens: (T,) ids that the model reads; labels: (T,) the id that it should say after each of them, or `ignore`.
+    """
+    tokens, labels = [int(token) for token in tokens], [int(label) for label in labels]
+    shown = [f"{RED}{tokenizer.name(tokens[0])}{PLAIN}"]
+    for following, label in zip([*tokens[1:], PAD], labels):
+        if label != ignore:
+            shown.append(f"{GREEN}{tokenizer.name(label)}{PLAIN}")
+        elif following != PAD:
+            shown.append(f"{RED}{tokenizer.name(following)}{PLAIN}")
+    return "".join(shown)

@@ -2,7 +2,7 @@ r"""The one supervised loop: pretraining, instruction tuning and reward models a
 
     each step:  loss = Σ losses of its micro-batches / Σ their labels;  clip the gradient;  AdamW;  one line of metrics
 
-Read next: instruct/sft.py. Details that matter:
+Read next: evaluation.py. See also: instruct/sft.py. Details that matter:
     1. The sum of losses is divided by the labels of the whole step, so accumulating over micro-batches of ragged
        lengths gives the gradient of the full batch (test_accumulation_equals_the_full_batch); a mean of means does not.
     2. Weight decay on matrices only: not on biases and norms (test_only_matrices_decay).       Loshchilov & Hutter 2019

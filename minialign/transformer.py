@@ -12,7 +12,8 @@ What differs between the three architectures is only who may look at whom:
     encoder            token t sees every real token       bidirectional
     encoder-decoder    a decoder whose blocks also look at the encoder's output (cross-attention)
 
-Read next: heads.py (what the vectors are turned into), generation.py (how the cache is used). Details that matter:
+Read next: cache.py. See also: heads.py (what the vectors are turned into), generation.py (how the cache is used).
+Details that matter:
     1. A pad may look at itself, so no row of the softmax is empty; nothing real ever looks at a pad.
     2. Positions count real tokens, so padding on the left changes nothing (test_left_padding_changes_no_logit).
     3. The cache gives the same numbers as the full pass (test_cached_steps_equal_the_full_pass).

@@ -154,6 +154,45 @@ def test_every_test_that_a_docstring_names_exists():
     assert sorted((name, test) for name, test in promised if test not in written) == []
 
 
+TEN_FILES = ("transformer.py", "generation.py", "training.py", "instruct/sft.py", "rlhf/reward_model.py", "rlhf/ppo.py",
+             "peft/lora.py", "quant/mappings.py", "quant/llm_int8.py", "distill/soft_targets.py")
+
+
+def following(name):
+    """The file of the book that a file's docstring says to read next; None at the end of the book."""
+    first = re.search(r"Read next:\s*`?(?:minialign/)?([\w/]+\.py)", ast.get_docstring(TREES[name]) or "")
+    if first is None:
+        return None
+    beside = (Path(name).parent / first[1]).as_posix()
+    return beside if beside in FILES else f"minialign/{first[1]}"
+
+
+def test_read_next_is_one_way_through_the_whole_book():
+    walked, here = [], "minialign/transformer.py"
+    while here is not None and here not in walked:
+        walked.append(here)
+        here = following(here)
+    assert here is None, f"a circle at {here}"
+    assert set(walked) == {name for name in FILES if room(name) in BOOK and not name.endswith("__init__.py")}
+    places = [walked.index(f"minialign/{name}") for name in TEN_FILES]
+    assert places == sorted(places)
+
+
+def test_the_ten_files_are_read_in_an_afternoon():
+    assert sum(SOURCES[f"minialign/{name}"].count("\n") for name in TEN_FILES) <= 1_900
+    assert SOURCES["minialign/rlhf/ppo.py"].count("\n") <= 320
+
+
+def test_the_package_s_root_shows_the_course():
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 22
+
+
+def test_no_function_hides_a_second_one():
+    long = [(name, node.name) for name, tree in TREES.items() for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60]
+    assert long == []
+
+
 def test_every_file_that_a_docstring_sends_the_reader_to_exists():
     missing = []
     for name, tree in TREES.items():

@@ -1,5 +1,5 @@
-"""The README: every command in it parses, every file, test and notebook that it names is there, and what scripts write
-is what they would write."""
+"""The README and docs/: every command in them parses, every file, test and notebook that they name is there, and what
+scripts write is what they would write."""
 
 import importlib.util
 import io
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_house import TEN_FILES
 
 import minialign
 from minialign.__main__ import CHAPTERS as MAP_OF_COMMANDS
@@ -25,7 +26,9 @@ from minialign.runs.errors import UserError
 
 ROOT = Path(minialign.__file__).parents[1]
 README = ROOT / "README.md"
-TEXT = README.read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(PAGES.values())
+COMMAND_PAGE, ERRATA = ROOT / "docs" / "commands.md", PAGES[ROOT / "docs" / "errata.md"]
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.M | re.S)
 TESTS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 SPEED = importlib.util.spec_from_file_location("speed_commands", ROOT / "tests" / "speed" / "commands.py")
@@ -79,10 +82,28 @@ def test_the_readme_shows_every_command():
 
 
 def test_every_link_of_the_readme_leads_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT) + re.findall(r'(?:src|href)="([^"#]+)"', TEXT)
-    to_come = {f"notebooks/{name}.ipynb" for name in NOTEBOOKS}
-    assert len(links) > 60
-    assert sorted({link for link in links if not (ROOT / link).exists()} - to_come) == []
+    found = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)#]+)\)", text)]
+    assert len(found) > 60
+    assert [(page.name, link) for page, link in found if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_read_in_one_go_and_its_pictures_are_described_in_one_line():
+    assert len(README.read_bytes()) <= 12_000
+    assert [text for text in re.findall(r"!\[([^\]]*)\]", TEXT) if not 20 < len(text) <= 120] == []
+
+
+def test_the_ten_file_path_stands_in_the_readme_in_its_order():
+    files = re.findall(r"^\| \[`([\w/]+\.py)`\]\(minialign/\1\) \| [^|]+ \| \[\d\d\]", PAGES[README], re.M)
+    assert files[:10] == list(TEN_FILES)
+
+
+def test_every_curve_that_a_symptom_names_is_one_that_some_run_writes():
+    lines = PAGES[ROOT / "docs" / "symptoms.md"].splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if re.match(r"\| \d", line)]
+    assert len(rows) >= 20 and all(len(row) == 6 and all(cell.strip() for cell in row) for row in rows)
+    named = {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row[2] + row[3] + row[5])}
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "minialign").rglob("*.py"))
+    assert len(named) >= 12 and sorted(name for name in named if not re.search(rf"\b{name}\b", sources)) == []
 
 
 def test_every_test_and_every_file_that_the_readme_names_is_there():
@@ -102,7 +123,7 @@ def test_every_line_of_python_in_the_readme_runs():
 
 def errata():
     """E-number -> where it is checked, of the table of hard errors."""
-    rows = re.findall(r"^\| (E\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", TEXT, re.M)
+    rows = re.findall(r"^\| (E\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", ERRATA, re.M)
     return dict(rows)
 
 
@@ -120,7 +141,7 @@ def test_every_hard_erratum_is_checked_where_the_readme_says():
 
 
 def test_all_errata_are_listed_once():
-    assert re.findall(r"^\| E(\d+) \|", TEXT, re.M) == [str(number) for number in range(1, 38)]
+    assert re.findall(r"^\| E(\d+) \|", ERRATA, re.M) == [str(number) for number in range(1, 38)]
 
 
 def test_there_are_as_many_notebooks_and_exercises_as_the_readme_says():
@@ -130,7 +151,8 @@ def test_there_are_as_many_notebooks_and_exercises_as_the_readme_says():
 
 def test_the_two_main_commands_install_and_run_and_differ_in_their_ends_only():
     main, test = re.findall(r"^python3 -m venv .*$", TEXT, re.M)
-    assert main.endswith("-m minialign") and test.endswith("-m pytest") and main.removesuffix("minialign") == test.removesuffix("pytest")
+    assert main.endswith("-m minialign") and test.endswith("-m pytest")
+    assert main.removesuffix("minialign") == test.removesuffix("pytest")
     assert (ROOT / "requirements.txt").exists()
 
 
@@ -174,8 +196,8 @@ def speed():
 
 
 def test_the_table_of_commands_is_made_of_those_that_the_script_runs(speed):
-    rows = re.findall(r"^\| `(python -m minialign[^`]*)` \| ([\d.]+) \| (.+) \|$", between(TEXT, "commands", README)[1],
-                      re.M)
+    table = between(PAGES[COMMAND_PAGE], "commands", COMMAND_PAGE)[1]
+    rows = re.findall(r"^\| `(python -m minialign[^`]*)` \| ([\d.]+) \| (.+) \|$", table, re.M)
     assert [command for command, _, _ in rows] == [line.command for line in speed.LINES]
     for command in speed.LINES:
         parse(command.command.removeprefix("python -m minialign"))
@@ -192,7 +214,8 @@ def test_the_script_writes_what_it_measured_between_the_markers(speed, tmp_path,
     text = readme.read_text(encoding="utf-8")
     row = re.search(r"^\| `python -m minialign realdata python-reference` \| ([\d.]+) \| (\d+) of the texts \\\| found "
                     r"\|$", text, re.M)
-    assert row and float(row[1]) > 0 and int(row[2]) > 5 and "old" not in text and "s in all, on" in text and text.endswith("-->\nb\n")
+    assert row and float(row[1]) > 0 and int(row[2]) > 5
+    assert "old" not in text and "s in all, on" in text and text.endswith("-->\nb\n")
 
 
 def test_a_command_that_fails_or_says_something_else_writes_no_table(speed, tmp_path):

@@ -9,16 +9,21 @@ import pytest
 import tokenizers
 from tokenizers import models
 
+from minialign.batching import demonstration_row, next_token_batch
 from minialign.pretrain.span_corruption import GAPS
 from minialign.runs.errors import UserError
 from minialign.tokenizer import (
     BEGIN,
     END,
+    GREEN,
     PAD,
+    PLAIN,
+    RED,
     SENTINELS,
     SEPARATOR,
     SPECIAL,
     load_tokenizer,
+    show_loss_mask,
     show_merges,
     train_tokenizer,
 )
@@ -143,6 +148,20 @@ def test_merges_are_shown_between_bars():
     tokenizer = train_tokenizer(["The kite"] * 9, 400)
     assert show_merges(tokenizer, "The kite was") == "The| kite| |w|a|s"
     assert show_merges(tokenizer, "") == ""
+
+
+def test_the_loss_mask_is_green_where_the_loss_looks_and_red_elsewhere():
+    tokenizer = train_tokenizer(["Who lost it? Mira"] * 9, 400)
+    row, start = demonstration_row(tokenizer, tokenizer.encode("Who?"), tokenizer.encode(" Mira"))
+    longer, later = demonstration_row(tokenizer, tokenizer.encode("Who?"), tokenizer.encode(" Mira Mira Mira"))
+    batch = next_token_batch([row, longer], [start, later])
+    shown = show_loss_mask(tokenizer, batch.tokens[0], batch.labels[0])
+
+    def painted(colour, text):
+        return f"{colour}{text}{PLAIN}"
+
+    taught = painted(GREEN, " Mira") + painted(GREEN, "<end>")
+    assert shown == painted(RED, "<begin>") + painted(RED, "Who") + painted(RED, "?") + taught
 
 
 def test_half_a_character_is_an_error_not_a_crash(tokenizer):

@@ -9,7 +9,7 @@ It is distilgpt2.py with masked tokens in place of the next one. Details that ma
        takes any list (test_distilbert_takes_any_list_of_layers).
     3. Any part's weight may be 0, and the start at random: the paper's ablation (its Table 4).
 
-Read next: tinybert.py, which looks inside the layers.
+Read next: recording.py. See also: tinybert.py, which looks inside the layers.
 Try it:  python -m minialign distill --teacher RUN --recipe distilbert --text FILES
 """
 

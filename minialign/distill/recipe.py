@@ -11,7 +11,7 @@ Details that matter:
 DEVIATION: each part is a mean over what it is about, and a batch counts by its number of labels. So --accumulation
 weighs ragged micro-batches a little differently than one large batch.
 
-Read next: soft_targets.py.
+Read next: student.py. See also: soft_targets.py.
 """
 
 from __future__ import annotations

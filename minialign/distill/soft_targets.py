@@ -13,7 +13,8 @@ well. Details that matter:
        (test_a_teacher_whose_opinion_has_no_weight_is_not_asked).
     5. Training computes the same loss block by block: fast_soft_targets.py.
 
-Read next: distilgpt2.py and distilbert.py, the same with a start from the teacher's layers.
+Read next: fast_soft_targets.py. See also: distilgpt2.py and distilbert.py, the same with a start from the teacher's
+layers.
 Try it:  python -m minialign distill --teacher RUN --recipe soft-targets --layers 2 --text FILES
 """
 

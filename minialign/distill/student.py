@@ -5,7 +5,7 @@ r"""Students: smaller models of the teacher's kind, which may begin as some of i
 A start from the teacher copies embeddings, norms and whole blocks, bit by bit
 (test_a_student_starts_as_some_of_its_teachers_layers).
 
-Read next: recipe.py.
+Read next: distilgpt2.py. See also: recipe.py.
 """
 
 from __future__ import annotations

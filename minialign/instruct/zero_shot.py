@@ -6,6 +6,7 @@ A model that understands a task answers it in any words; one that has learned a 
 is tried on the same examples, and the median and the spread (largest minus smallest accuracy, and the quartiles) are
 reported beside what guessing gives. Inverted templates ask for a question and have no options: they are left out.
 
+Read next: rlhf/comparisons.py.
 Try it:  python -m minialign ask RUN --prompt "…" --options yes,no
 """
 

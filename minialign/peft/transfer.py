@@ -7,6 +7,7 @@ Every method gets the same data, the same number of steps and its own learning r
 little to move and need a large one. What is reported: held-out loss and accuracy, how much trained, bytes of the file,
 bytes of AdamW's state (two numbers for each that trains).
 
+Read next: quant/mappings.py.
 Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
 """
 

@@ -10,6 +10,7 @@ Details that matter:
        (test_the_space_before_a_gap_belongs_to_what_fills_it).
     2. An encoder never puts a special token into a gap (test_an_encoder_fills_each_gap_with_one_ordinary_token).
 
+Read next: instruct/sft.py.
 Try it:  python -m minialign sample RUN --prompt "Rosa lost ___ in the barn."
 """
 

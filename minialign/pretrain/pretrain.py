@@ -6,7 +6,7 @@ r"""Pretraining, the story of all objectives: documents become batches, and a mo
     SpanCorruption    span_corruption.py       an encoder-decoder     the stretches that were cut out
     LMAdaptation      span_corruption.py       an encoder-decoder     how a text goes on
 
-Read next: instruct/sft.py (the next-token loss, on chosen text).
+Read next: masked_lm.py. See also: instruct/sft.py (the next-token loss, on chosen text).
 
 Try it:  python -m minialign pretrain --text FILE.txt --objective next-token | masked-lm | span-corruption
 """

@@ -24,6 +24,7 @@ Details that matter:
     3. `int_mm` is tried only where the processor has such instructions; there each shape is timed once, and the faster
        kernel is kept (test_the_kernel_is_chosen_by_the_processor_and_then_by_the_clock).
 
+Read next: llm_int8.py.
 Try it:  python -m minialign quantize RUN --scheme vector-wise --bench
 """
 

@@ -16,7 +16,7 @@ because nothing is stored beside the numbers. Details that matter:
        (test_a_weight_that_does_not_fit_is_an_error_that_names_it). Which layers' outputs would can be seen beforehand,
        in float32 (test_the_overflow_report_names_the_layer).
 
-Source: Micikevicius et al. 2018, §3. Read next: saving.py.
+Source: Micikevicius et al. 2018, §3. Read next: tables.py. See also: saving.py.
 Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
 """
 

@@ -20,7 +20,7 @@ whatever stands beside it; dynamic ones fit each input and need no calibration s
     4. NaN or infinite activations are an error that names the layer; a cast to int8 would turn them into ordinary
        numbers (test_activations_that_are_not_finite_are_an_error_that_names_the_layer).
 
-fast_products.py computes the same in less time. Read next: llm_int8.py.
+fast_products.py computes the same in less time. Read next: fast_products.py. See also: llm_int8.py.
 Try it:  python -m minialign quantize RUN --scheme weights
 """
 
@@ -41,7 +41,7 @@ def dequantized_linear(x: Tensor, weight: Quantized, bias: Tensor | None = None)
 
 
 def integer_linear(x: Quantized, w: Quantized, w_sum: Tensor | None = None) -> Tensor:
-    """x̂ Ŵᵀ of (T, K) and (N, K), each with one scale a row or for all: (T, N) float32.              Jacob et al., Eq. 7
+    """x̂ Ŵᵀ of (T, K) and (N, K), each with one scale a row or for all: (T, N) float32.             Jacob et al., Eq. 7
 
     `w_sum` are the sums of w's rows, (N,) int32, when they are known already.
     """

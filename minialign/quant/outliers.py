@@ -11,7 +11,7 @@ zeroing these hurts far more than zeroing as many others. Details that matter:
     2. Zeroing a feature is zeroing the columns of the weights that read it; afterwards they are what they were, to the
        bit (test_silenced_features_are_read_as_zeros_and_come_back).
 
-Read next: llm_int8.py (what is done about them). Try it:  notebooks/08_llm_int8.ipynb
+Read next: calibration.py. See also: llm_int8.py (what is done about them). Try it:  notebooks/08_llm_int8.ipynb
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Details that matter:
     DEVIATION: LSQ's activations here are signed, with one step a layer; the paper's follow a ReLU and are unsigned.
     DEVIATION: a learned step may be one for each row; n then counts the row's weights.
 
-Read next: ptq.py (the rival; give the float model as many extra steps before you compare).
+Read next: half.py. See also: ptq.py (the rival; give the float model as many extra steps before you compare).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A file is safetensors with a digest: one that was cut short or altered is an err
 (test_a_file_that_was_cut_or_altered_is_an_error). Sizes are those on the disk (test_sizes_are_those_of_the_file). In
 memory a 4-bit integer takes a byte, as torch has nothing smaller to compute with.
 
-Read next: ptq.py.
+Read next: distill/soft_targets.py. See also: ptq.py.
 Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out SMALL, then  python -m minialign sample SMALL
 """
 

@@ -7,7 +7,7 @@ r"""Schemes: what is done to a linear layer, as one small configuration; the com
     static        calibrated absmax scale of X               static-zero-point  calibrated zero-point scale of X
 
 absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
-tell them apart. Read next: ptq.py.
+tell them apart. Read next: selection.py. See also: ptq.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-r"""Which linear layers are quantized, and which stay as they are: an explicit list of patterns (see runs/submodules.py),
-and a reason for each layer that stays.
+r"""Which linear layers are quantized, and which stay as they are: an explicit list of patterns (see
+runs/submodules.py), and a reason for each layer that stays.
 
 Details that matter:
     1. Embeddings, norms and the head stay in floating point: the first two are no nn.Linear, the head is in KEEP
@@ -9,6 +9,8 @@ Details that matter:
     3. A subclass of nn.Linear stays: its owner may use its weight directly, as torch's own multi-head attention does
        (test_subclasses_of_linear_stay).
     4. A pattern that fits nothing is an error, not a silent nothing (test_a_pattern_that_fits_nothing_is_an_error).
+
+Read next: ptq.py.
 """
 
 from __future__ import annotations

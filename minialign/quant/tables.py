@@ -11,7 +11,8 @@ Details that matter:
        (test_a_model_that_multiplies_by_the_table_finds_it). An empty place called `head` takes the int8 head, which is
        faster.
 
-Read next: ptq.py. Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
+Read next: saving.py. See also: ptq.py.
+Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ r"""Best of n: sample n answers, keep the one that the reward model likes best. 
 
 The formula is an upper bound when two answers can tie. Best of n is the yardstick for PPO: an optimised policy should
 beat it at the same KL, or say that it does not.
+
+Read next: dpo.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ labelling page writes the same lines, and ties, skipped pairs, pairs that were a
     3. Pairs of equal answers, ties and what was taken back are dropped and counted
        (test_what_teaches_nothing_is_left_out_and_counted).
 
-Read next: lab/labelling/page.py (where people make them), ranked.py, reward_model.py.
+Read next: rouge.py. See also: lab/labelling/page.py (where people make them), ranked.py, reward_model.py.
 Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
 """
 

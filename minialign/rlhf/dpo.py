@@ -26,7 +26,8 @@ Metrics beside those of training.py, on held-out pairs: `validation` the loss, n
 positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those answers, nats · `gap` mean of the
 difference r̂(chosen) − r̂(rejected), in units of the reward.
 
-Read next: ppo.py, which samples. Try it:  python -m minialign dpo --policy RUN --comparisons FILE.jsonl
+Read next: equal_length.py. See also: ppo.py, which samples.
+Try it:  python -m minialign dpo --policy RUN --comparisons FILE.jsonl
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ each with all that its judges said; both coefficients are fitted on each draw, a
 interval. The fits of all draws are one Newton iteration on tensors
 (test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives).
 
-Read next: evaluation.py, whose `length_controlled_win_rate` is the same fit once, in plain Python.
+Read next: peft/full.py. See also: evaluation.py, whose `length_controlled_win_rate` is the same fit once, in plain
+Python.
 """
 
 from __future__ import annotations

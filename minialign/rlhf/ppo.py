@@ -155,7 +155,7 @@ def collect(policy: LanguageModel, reference: LanguageModel, value: ScalarModel,
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor,
                       beta: float) -> Tensor:
-    """(N, R) reward of each token (Ziegler et al. 2019, §2.2, Eq. 2): its KL penalty, and the score on the last real one.
+    """(N, R) reward of each token (Ziegler et al. 2019, §2.2, Eq. 2): the KL penalty, and the score on the last one.
 
     Args:
         scores: (N,) reward-model scores, in units of their standard deviation on reference answers.

@@ -10,7 +10,8 @@ alone does not prevent it: it is paid on answers to prompts only. Details that m
     3. The tax is measured on text that was not mixed in (test_the_tax_is_the_difference_of_held_out_losses).
     DEVIATION: γ is 27.8 in the paper; here both terms are means over tokens, and γ of about 1 weighs them alike.
 
-Read next: ppo.py. Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE --pretraining TEXT
+Read next: rollout_table.py. See also: ppo.py.
+Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE --pretraining TEXT
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ same answers (Gao et al. 2023, §2, do so over a whole run; here for each answer
 something that is worth nothing; a large negative one was good, and the model missed it. Read some before believing any
 curve. Gold exists in the toy world only; elsewhere a person's scores can stand in its place.
 
-Read next: ppo.py, which optimises against whatever is given to it. Try it:  python -m minialign hacking RUN
+Read next: kl.py. See also: ppo.py, which optimises against whatever is given to it.
+Try it:  python -m minialign hacking RUN
 """
 
 from __future__ import annotations

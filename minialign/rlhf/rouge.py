@@ -11,7 +11,7 @@ Optimising ROUGE gives worse summaries than optimising what people say (Stiennon
     2. Words are runs of a-z and 0-9 in lower case, as in the `rouge-score` package without its stemmer.
     3. Text without words matches nothing: all three numbers are 0 (test_empty_texts_score_0).
 
-Read next: evaluation.py.
+Read next: ranked.py. See also: evaluation.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Submodules: choose them by name, and put others in their place. Every method that changes a model does it with these.
+r"""Submodules: choose them by name, and put others in their place. Every method that changes a model uses these.
 
 Names are matched whole or by shell patterns, never by a part of a word: "bias" does not mean the last word of
 "relative_attention_bias" (test_names_are_matched_whole).
@@ -15,8 +15,8 @@ from minialign.runs.errors import UserError
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns means a dotted name: it is the name, its last parts ("query", "attention.query"), or a
-    shell pattern for all of it ("*.attention.*")."""
+    """Whether one of the patterns means a dotted name: the name itself, its last parts ("query", "attention.query"), or
+    a shell pattern for all of it ("*.attention.*")."""
     return any(name == pattern or name.endswith("." + pattern) or fnmatchcase(name, pattern) for pattern in patterns)
 
 

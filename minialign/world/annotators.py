@@ -7,7 +7,7 @@ With probability `lapse` the answer is a coin's; when |u₁ − u₂| < `tie_wid
 training and those who only test are different people. A table says how far each agrees with the others and with
 herself, as papers on human feedback report (Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
 
-Read next: `reading.py`. Try it: `python -m minialign annotators`.
+Read next: reading.py. Try it: `python -m minialign annotators`.
 """
 
 from __future__ import annotations

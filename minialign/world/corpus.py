@@ -4,7 +4,7 @@ Stories with summaries, with questions and answers, and alone, a known share of 
 as scraped text is. A summary follows its story behind one of several headings, one of which is also a template: so a
 model that only continues text can be prompted to summarise (Radford et al. 2019, §3.6, used "TL;DR:").
 
-Read next: `annotators.py`. Try it: `python -m minialign.world.corpus`.
+Read next: annotators.py. Try it: `python -m minialign.world.corpus`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A *cluster* is what is held out as a whole: who has learned to answer "who?" has
 split between datasets would test nothing (pitfall D36). Passages are two to four sentences long, told for one dataset
 and used in no other.
 
-Read next: `minialign/pretrain/causal_lm.py`. Try it: `python -m minialign.world.datasets`.
+Read next: pretrain/causal_lm.py. Try it: `python -m minialign.world.datasets`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Limits: only the world's own sentences are understood, so a good paraphrase coun
 judged; a statement that says less than the story does (no place, no colour) covers its event in full; the owner in "her
 kite" is not checked. Askell et al. 2021 (arXiv:2112.00861) gave the three words; the numbers here are ours.
 
-Read next: `templates.py`.
+Read next: templates.py.
 """
 
 from __future__ import annotations

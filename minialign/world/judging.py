@@ -3,7 +3,7 @@ r"""Tasks that are answered by judging: does it follow, does it say the same, ho
 Same form as `reading.py`: a passage becomes examples with an `answer` and its `options`. Those of inference and
 completion are the ones that T0 never trained on (Sanh et al. 2022, §3), and neither do the project's claims.
 
-Read next: `writing.py`.
+Read next: writing.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ shapes of all wordings stand in one dictionary. What is not in it says nothing t
 3. "Mira lost the kite and was sad." is two statements, each with its own span;
 4. articles and owners are not judged: "a kite", "the kite" and "her kite" are the same thing.
 
-Read next: `gold.py`.
+Read next: gold.py.
 """
 
 from __future__ import annotations

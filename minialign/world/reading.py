@@ -3,7 +3,7 @@ r"""Tasks that are answered by reading: who is there, how many, in which order, 
 Each function turns a passage into examples, as those of `tasks.py` do: dictionaries with the passage's text, what is
 asked, the `answer` and the `options` to choose from. Whatever the passage leaves open is not asked.
 
-Read next: `judging.py`.
+Read next: judging.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A plot (`plots.json`) is a list of beats such as `find who=E what=T where=M weig
 lot; a beat with `maybe=` may be left out, a list of beats is a choice of one, `if=mend:B` keeps a beat only when B was
 the one who mended. `weight` is how much the event matters to a reader; scenery, which has none, weighs 0.
 
-Read next: `parse.py`. Try it: `python -m minialign.world.stories`.
+Read next: parse.py. Try it: `python -m minialign.world.stories`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Tasks on a story: what can be asked about it, with the answer that the simul
 A task turns a story into examples: dictionaries with the fields `story`, `answer` or `summary`, `question`, and
 `options` where there is a list of answers. A question is asked only when the story leaves one right answer.
 
-Read next: `corpus.py`. Try it: `python -m minialign.world.tasks`.
+Read next: corpus.py. Try it: `python -m minialign.world.tasks`.
 """
 
 from __future__ import annotations

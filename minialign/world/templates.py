@@ -12,7 +12,7 @@ answer and asks for the question. `answer_in_input` admits that the target can b
 a mistake, and `lint` finds it. FLAN (Wei et al. 2021) wrote ten templates a task, T0 (Sanh et al. 2022) eight on
 average; ours are short, because on a laptop tokens are time.
 
-Read next: `tasks.py`.
+Read next: tasks.py.
 """
 
 from __future__ import annotations

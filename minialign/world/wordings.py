@@ -6,7 +6,7 @@ story). A wording is a sentence with slots: `{who}`, `{whom}`, `{feeling}`, `{sk
 what}` for a thing (`other` for a second one); `{at}`, `{to}`, `{from}`, `{over}` for a place with its preposition.
 `[...]` may be left out. A part after `|`, such as `| feeling=sad`, is what the wording means without saying it.
 
-Read next: `stories.py`.
+Read next: stories.py.
 """
 
 from __future__ import annotations

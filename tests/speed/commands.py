@@ -1,11 +1,11 @@
-r"""The README's table of commands: each is run as it stands there, in an empty folder, in this order; its seconds and
-its result are written down.
+r"""The table of commands in docs/commands.md: each is run as it stands there, in an empty folder, in this order; its
+seconds and its result are written down.
 
 Everything is at the size of a quick look (`--fast`): the results say that the commands work and what they print, not
-how well the methods do. The table stands between the README's markers `commands`; a quiet machine takes under two
+how well the methods do. The table stands between its markers `commands`; a quiet machine takes under two
 minutes for all of it.
 
-Run it:  python tests/speed/commands.py --readme README.md
+Run it:  python tests/speed/commands.py --readme docs/commands.md
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from minialign.batching import next_token_batch
 from minialign.heads import describe_model, load_model
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
 from minialign.lab.commands import options as cli
@@ -12,6 +15,7 @@ from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, held_out, read_jsonl
 from minialign.runs.run_folder import RunFolder
+from minialign.tokenizer import show_loss_mask
 
 FAST = {"steps": 30, "validate_every": 15}
 
@@ -48,6 +52,9 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
     with stage_run(RunFolder(out), tokenizer, **about, base=model) as run:
         if not run.finished:
             click.echo(f"{len(rows):,} demonstrations to learn from, {len(valid):,} held out")
+            if sys.stdout.isatty():
+                first = next_token_batch([rows[0][0]], [rows[0][1]])
+                click.echo("green is taught: " + show_loss_mask(tokenizer, first.tokens[0], first.labels[0]))
             fine_tune(model, rows, valid, training, run)
     click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on held-out completions")
     click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
