@@ -27,6 +27,7 @@ from minialign.peft.prompt_tuning import PromptConfig
 from minialign.peft.saving import ABOUT, TENSORS, load, read_saved, save, seal
 from minialign.peft.trainable import counts, show, trained
 from minialign.pretrain.causal_lm import next_token_loss
+from minialign.quant.half import store_half
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
 from minialign.runs.errors import UserError
@@ -317,6 +318,55 @@ def test_an_update_is_not_merged_into_numbers_that_stand_for_others():
     codes = quantize(model, SCHEMES["weights"])[0]
     with pytest.raises(UserError, match="merge first and quantize then"):
         lora.merge(codes)
+
+
+# a quantized base
+
+STORED = {name: lambda model, name=name: quantize(model, SCHEMES[name], [torch.arange(20, 320).view(-1, 12)],
+                                                  embeddings=True)[0]
+          for name in ("vector-wise", "llm-int8", "static", "weights")} | {
+    "half": lambda model: store_half(model, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("method", [adapters, lora, prompt_tuning])
+@pytest.mark.parametrize("stored", STORED)
+def test_a_quantized_base_is_tuned_as_its_float_self(stored, method, tokens):
+    """Every gradient has the direction that it has on the base as it was, down to the first layer."""
+    def tuned(model):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = method.wrap(model, {prompt_tuning: PromptConfig(length=3)}.get(method))
+            for name, parameter in trained(model).items():
+                if name.endswith((".B", "up.weight")):
+                    nn.init.normal_(parameter, std=0.03)
+        F.cross_entropy(model(tokens).flatten(0, -2), tokens.roll(-1, 1).flatten()).backward()
+        return {name: parameter.grad for name, parameter in trained(model).items()}
+    expected, found = tuned(build()), tuned(STORED[stored](build()))
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        assert found[name].dtype == torch.float32
+        assert F.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.98, name
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_lora_on_a_quantized_base_learns_is_saved_and_served(stored, tokens, tmp_path):
+    model = lora.wrap(STORED[stored](build()), LoRAConfig(rank=2, targets=("*",)))
+    losses = train(model, tokens)
+    assert losses[-1] < losses[0]
+    save(model, tmp_path)
+    again, served = load(STORED[stored](build()), tmp_path), serve(STORED[stored](build()), {"it": tmp_path})
+    with torch.no_grad(), served.rows("it") as many:
+        assert torch.equal(again(tokens), model.eval()(tokens))
+        torch.testing.assert_close(many(tokens), model(tokens), atol=1e-4, rtol=1e-3)
+    with pytest.raises(UserError, match="merge first and quantize then"):
+        lora.merge(model)
+
+
+@pytest.mark.parametrize("method", [full, bitfit])
+@pytest.mark.parametrize("stored", STORED)
+def test_stored_numbers_are_not_trained_and_that_is_said(stored, method):
+    with pytest.raises(UserError, match=r"query is a \w+Linear, whose numbers are stored and cannot be trained"):
+        method.wrap(STORED[stored](build()))
 
 
 def test_other_layers_get_no_update_by_accident():

@@ -16,6 +16,7 @@ from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear,
 from minialign.quant.llm_int8 import LLMInt8Linear, outlier_columns
 from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.quant.ptq import module_bytes, quantize
+from minialign.quant.qat import FakeQuantizedLinear
 from minialign.quant.scheme import SCHEMES, SchemeConfig, quantized_layer, scheme_named
 from minialign.quant.selection import select
 from minialign.runs.errors import UserError
@@ -118,6 +119,41 @@ def test_weights_only_lets_gradients_through_to_its_input():
     quantized = quantized_layer(linear(), SchemeConfig("weights", single_token=True))
     quantized(x).sum().backward()
     torch.testing.assert_close(x.grad[0], quantized.quantized_weight().dequantize().sum(0))
+
+
+def input_gradient(layer, x, cotangent):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad((layer(x) * cotangent).sum(), x)[0]
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if not name.startswith("llm-int8")])
+def test_the_gradient_of_an_integer_layer_is_that_of_its_fake_quantized_self(name):
+    """The straight-through estimator of qat.py, whose gradients torch computes; static scales cut some values off."""
+    x, cotangent = inputs().view(3, 4, 64), torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(2))
+    observer = observed(SCHEMES[name], x / 2) if name in STATIC else None
+    fake = FakeQuantizedLinear(linear(), SCHEMES[name], observer=observer)
+    expected = input_gradient(fake, x, cotangent)
+    layer = fake.converted()
+    torch.testing.assert_close(input_gradient(layer, x, cotangent), expected, atol=1e-5, rtol=1e-5)
+    assert bool((expected == 0).any()) == (name in STATIC)
+    with torch.no_grad():
+        assert torch.equal(layer(x.clone().requires_grad_()), layer(x)), "a gradient changes no number"
+    half = x.bfloat16().requires_grad_()
+    layer(half).sum().backward()
+    assert half.grad.dtype == torch.bfloat16
+
+
+def test_outlier_columns_pass_the_gradient_of_the_weights_that_they_met():
+    layer, x = linear(), inputs(outliers=(3, 40))
+    cotangent = torch.randn(12, 16, generator=torch.Generator().manual_seed(2))
+    columns = outlier_columns(x, 6.0)
+    assert columns.nonzero().flatten().tolist() == [3, 40]
+    for kept in ("original", "dequantized"):
+        mixed = quantized_layer(layer, SchemeConfig("llm-int8", outlier_weights=kept))
+        back = mixed.quantized_weight().dequantize()
+        weight = torch.where(columns, layer.weight.detach().half().float(), back) if kept == "original" else back
+        torch.testing.assert_close(input_gradient(mixed, x, cotangent), cotangent @ weight)
+        torch.testing.assert_close(input_gradient(mixed, x * ~columns, cotangent), cotangent @ back)
 
 
 def test_scales_of_tokens_do_not_depend_on_their_neighbours_and_those_of_the_call_do():

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minialign.peft.trainable import fingerprint, freeze, heads_of, note
+from minialign.peft.trainable import fingerprint, freeze, heads_of, note, refuse_stored
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import matching
 
@@ -47,10 +47,11 @@ def wrap(model: nn.Module, config: BitFitConfig | None = None) -> nn.Module:
     """Freeze everything but the biases and the head.
 
     Raises:
-        UserError: a model without biases, or a name that none has.
+        UserError: a model without biases, a quantized one, or a name that none has.
     """
     config = config or BitFitConfig()
     base = fingerprint(model)
+    refuse_stored(model, "bitfit")
     chosen = biases_of(model)
     if not chosen:
         raise UserError("this model has no biases (Llama-type models have none), so BitFit has nothing to train; use "

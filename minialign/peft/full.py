@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minialign.peft.trainable import fingerprint, note
+from minialign.peft.trainable import fingerprint, note, refuse_stored
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class FullConfig:
 
 
 def wrap(model: nn.Module, config: FullConfig | None = None) -> nn.Module:
-    """Let everything train."""
+    """Let everything train. Raises UserError for a quantized model."""
     base = fingerprint(model)
+    refuse_stored(model, "full")
     return note(model.requires_grad_(True), "full", config or FullConfig(), base, ())

@@ -2,7 +2,7 @@ r"""LoRA: the update of a weight matrix is a product of two thin ones.
 
     h = W₀ x + (α / r) B A x          A: (r, in)   B: (out, r)   r ≪ in, out          Hu et al. 2021 (LoRA), §4.1, Eq. 3
 
-W₀ is frozen; A starts random, B at 0, so the model begins as it was. Details that matter:
+W₀ is frozen, and may be quantized; A starts random, B at 0, so the model begins as it was. Details that matter:
     1. Only one of the two starts at 0: with both 0 nothing would ever move, with neither the model would begin broken
        (test_lora_starts_as_the_base_and_only_b_has_a_gradient).
     2. The scale α/r is applied once, in the forward pass and in the merge alike
@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.peft.trainable import fingerprint, freeze, linear_names, note
+from minialign.peft.trainable import fingerprint, float_type, freeze, linear_names, note
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
 from minialign.runs.submodules import matching, replace_modules
@@ -70,8 +70,8 @@ class LoRALinear(nn.Module):
         self.base, self.scale, self.dropout = base, config.scale, config.dropout
         bound = 1 / math.sqrt(base.in_features)
         start = torch.rand(config.rank, base.in_features, generator=generator) * 2 * bound - bound
-        self.A = nn.Parameter(start.to(base.weight.dtype))  # (r, in)
-        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, dtype=base.weight.dtype))  # (out, r)
+        self.A = nn.Parameter(start.to(float_type(base)))  # (r, in)
+        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, dtype=float_type(base)))  # (out, r)
         self.original: Tensor | None = None  # W₀, kept while the update is merged
 
     @property
@@ -124,7 +124,7 @@ def wrap(model: nn.Module, config: LoRAConfig | None = None) -> nn.Module:
     new = {name: LoRALinear(model.get_submodule(name), config, generator) for name in targets}
     replace_modules(model, new)
     for name, layer in new.items():
-        size, full = layer.A.numel() + layer.B.numel(), layer.base.weight.numel()
+        size, full = layer.A.numel() + layer.B.numel(), layer.base.in_features * layer.base.out_features
         if size > full:
             warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(layer.base):.1f}: the "
                           f"update has {size:,} numbers, the matrix {full:,}", stacklevel=2)

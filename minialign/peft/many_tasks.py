@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from minialign.peft.methods import configuration
 from minialign.peft.saving import ABOUT, check_base, read_saved
-from minialign.peft.trainable import fingerprint, note
+from minialign.peft.trainable import fingerprint, float_type, note
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
 
@@ -97,8 +97,8 @@ def serve(model: nn.Module, folders: dict[str, Path]) -> Serving:
     rank, new, serving = max(config.rank for config, _ in saved), {}, Serving(model, folders)
     for name in sorted({name.rpartition(".")[0] for _, tensors in saved for name in tensors}):
         linear = model.get_submodule(name)
-        A = linear.weight.new_zeros(len(saved) + 1, rank, linear.in_features)
-        B = linear.weight.new_zeros(len(saved) + 1, linear.out_features, rank)
+        A = torch.zeros(len(saved) + 1, rank, linear.in_features, dtype=float_type(linear))
+        B = torch.zeros(len(saved) + 1, linear.out_features, rank, dtype=float_type(linear))
         for i, (config, tensors) in enumerate(saved):
             if f"{name}.A" in tensors:  # a task that leaves this layer alone keeps its zeros
                 A[i, : config.rank], B[i, :, : config.rank] = tensors[f"{name}.A"], config.scale * tensors[f"{name}.B"]

@@ -130,7 +130,7 @@ def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:
     base = fingerprint(model)
     body = getattr(model, "body", None)
     stack = getattr(body, "encoder", body)
-    if not isinstance(getattr(stack, "token_embedding", None), nn.Embedding):
+    if not hasattr(getattr(stack, "token_embedding", None), "num_embeddings"):
         raise UserError("prompt tuning needs a model with a `body` that has a `token_embedding`; this one has none")
     if config.length >= stack.config.context:
         raise UserError(f"a prompt of {config.length} vectors leaves no room in the context of {stack.config.context}; "

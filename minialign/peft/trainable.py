@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from minialign.heads import Classifier, ScalarModel
@@ -75,9 +76,27 @@ def train_also(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Names of all linear layers, without the head that was put on for a task: it trains whole."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)
-            and name not in heads_of(model)]
+    """Names of all linear layers, quantized ones too, without the head that was put on for a task: it trains whole."""
+    tables = tuple(f"{name}." for name, module in model.named_modules() if hasattr(module, "num_embeddings"))
+    return [name for name, module in model.named_modules() if hasattr(module, "in_features")
+            and hasattr(module, "out_features") and name not in heads_of(model) and not name.startswith(tables)]
+
+
+def float_type(linear: nn.Module) -> torch.dtype:
+    """The type of what stands beside a linear layer: that of its weight, float32 where that is stored in another way."""
+    weight = getattr(linear, "weight", None)
+    return weight.dtype if weight is not None and weight.is_floating_point() else torch.float32
+
+
+def refuse_stored(model: nn.Module, method: str) -> None:
+    """Raise UserError when a linear layer's numbers are stored (integers, 16 bits) and no parameters: nothing can train
+    them."""
+    for name in linear_names(model):
+        layer = model.get_submodule(name)
+        if not list(layer.parameters(recurse=False)):
+            raise UserError(f"{name} is a {type(layer).__name__}, whose numbers are stored and cannot be trained, as "
+                            f"{method} would; tune the model that it was made from, or use lora, adapters or "
+                            f"prompt-tuning, which leave it as it is")
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,9 @@ whatever stands beside it; dynamic ones fit each input and need no calibration s
        (test_a_static_layer_before_calibration_says_so, test_static_scales_do_not_move_when_the_model_is_used).
     4. NaN or infinite activations are an error that names the layer; a cast to int8 would turn them into ordinary
        numbers (test_activations_that_are_not_finite_are_an_error_that_names_the_layer).
+    5. What stands before an integer layer (a LoRA, a prompt) can be trained through it: the input's gradient is that of
+       x Ŵᵀ, as if nothing had been rounded, and 0 where x was cut off at a calibrated end; the weights are fixed
+       (test_the_gradient_of_an_integer_layer_is_that_of_its_fake_quantized_self).
 
 fast_products.py computes the same in less time. Read next: fast_products.py. See also: llm_int8.py.
 Try it:  python -m minialign quantize RUN --scheme weights
@@ -54,6 +57,25 @@ def integer_linear(x: Quantized, w: Quantized, w_sum: Tensor | None = None) -> T
         if x.zero_point is not None:
             total = total + x.values.shape[1] * x.zero_point * w.zero_point.T  # K z_x z_wᵀ
     return total.float().mul_(x.scale).mul_(w.scale.T)  # (T, N)   s_x s_wᵀ
+
+
+class ThroughIntegers(torch.autograd.Function):
+    """An integer layer's output, with a gradient for its input: the straight-through estimator, Bengio et al. 2013."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        """(..., K) -> (..., N), x's type."""
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        return layer.in_integers(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """(..., N) -> (..., K), x's type; none for the layer."""
+        (x,), layer = ctx.saved_tensors, ctx.layer
+        flat = x.detach().reshape(-1, layer.in_features).float()
+        back = layer.input_gradient(flat, gradient.reshape(-1, layer.out_features).float())
+        return back.view(x.shape).to(x.dtype), None
 
 
 class QuantizedLinear(nn.Module):
@@ -102,10 +124,20 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N), x's type."""
+        if x.requires_grad and torch.is_grad_enabled():
+            return ThroughIntegers.apply(x, self)
+        return self.in_integers(x)
+
+    def in_integers(self, x: Tensor) -> Tensor:
+        """The output itself, which knows of no gradient."""
         flat = x.detach().reshape(-1, self.in_features).float()
         y = self.product(flat) if flat.numel() else flat.new_zeros(len(flat), self.out_features)
         y = y if self.bias is None else y.add_(self.bias)
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def input_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """(T, K) of (T, N), the output's gradient: that of x Ŵᵀ. The scale of x, measured or not, has none."""
+        return gradient @ self.quantized_weight().dequantize()
 
     def not_finite(self) -> UserError:
         """What to say of NaN or infinite activations."""
@@ -173,3 +205,8 @@ class StaticLinear(QuantizedLinear):
         if not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
             raise self.not_finite()
         return quantize_tensor(x, self.activation, (self.activation_scale, self.activation_zero))
+
+    def input_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """As above, and 0 where x lies outside of the calibrated range."""
+        code = (x / self.activation_scale).round() + (0 if self.activation_zero is None else self.activation_zero)
+        return super().input_gradient(x, gradient) * (code == code.clamp(*self.activation.codes))

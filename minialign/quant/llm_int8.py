@@ -90,6 +90,12 @@ class LLMInt8Linear(QuantizedLinear):
         weight[place >= 0] = self.original[place[place >= 0]].float()
         return weight
 
+    def input_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """(T, K) of (T, N): outlier columns meet the weights that they were multiplied by."""
+        columns = outlier_columns(x, self.threshold).nonzero().squeeze(1)  # (O,)
+        back = super().input_gradient(x, gradient)
+        return back.index_copy(1, columns, gradient @ self.outlier_weights(columns).T)
+
     def settings(self) -> dict:
         """How x is mapped, and α."""
         return {**super().settings(), "threshold": self.threshold}
