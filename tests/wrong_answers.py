@@ -28,6 +28,10 @@ WRONG = {
     "attention_numbers": [("no_bias", 36864), ("no_output", 27936), ("one_head", 12416), ("high", 40000)],
     "absmax": [
         ("levels_128", ("/ 127)", "/ 128)")),
+        ("levels_128", ("/ 127).clamp(min=1e-38)\n    q = (x / s).round().clamp(-127, 127)",
+                        "/ 128).clamp(min=1e-38)\n    q = (x / s).round().clamp(-128, 127)")),
+        ("levels_128", ("/ 127).clamp(min=1e-38)\n    q = (x / s).round().clamp(-127, 127)",
+                        "/ 128).clamp(min=1e-38)\n    q = (x / s).round()")),
         ("signed_max", ("x.abs().max()", "x.max()")),
         ("truncated", (".round()", "")),
         ("zeros", (".clamp(min=1e-38)", "")),
@@ -41,6 +45,8 @@ WRONG = {
     "fake_quantize": [
         ("no_gradient", ("y + (y.round() - y).detach()", "y.round()")),
         ("no_clamp", (".clamp(-7, 7)", "")),
+        ("eighth_code", ("-7, 7", "-8, 7")),
+        ("eighth_code", ("-7, 7", "-8, 8")),
         ("not_rounded", ("y = y + (y.round() - y).detach()", "pass")),
         ("through_the_clamp", ("y = y + (y.round() - y).detach()", "return x + (s * y.round().clamp(-7, 7) - "
                                "x).detach()")),
@@ -51,7 +57,8 @@ WRONG = {
         ("added_scales", ("* x_scale * w_scale.T", "* (x_scale + w_scale.T)")),
         ("not_transposed", ("w.int().T", "w.int()")),
     ],
-    "half_step": [("whole_step", 0.05), ("both_sides", 0.0249), ("quarter_step", 0.0125), ("kind", "0.025")],
+    "half_step": [("levels_128", 6.35 / 256), ("whole_step", 0.05),
+                  ("both_sides", 0.0249), ("quarter_step", 0.0125), ("kind", "0.025")],
     "clipped_scale": [
         ("absmax", ("scales[torch.stack(errors).argmin()]", "x.abs().max() / 7")),
         ("coarse", ("0.05, 1, 100", "0.6, 1, 9")),
@@ -123,6 +130,9 @@ WRONG = {
         ("cold_teacher", ("(teacher / T)", "teacher")),
         ("padding_counts", ("kl[mask]", "kl")),
         ("mean_over_words", (".sum(-1)", ".mean(-1)")),
+        ("mean_over_words", ("kl[mask].mean()", "kl.mean() / q.shape[-1]")),
+        ("batchmean", ("kl[mask].mean()", "F.kl_div(q, p, log_target=True, reduction='batchmean')")),
+        ("batchmean", ("kl[mask].mean()", "kl[mask].sum() / len(kl)")),
         ("cross_entropy", ("(p - q)", "(0 - q)")),
     ],
     "value_relation": [
@@ -167,6 +177,10 @@ WRONG = {
     "int8_with_outliers": [
         ("left_out", (" + large @ weight.T", "")),
         ("counted_twice", ("x * ~columns", "x")),
+        ("narrow_scales", ("weight.abs()", "(weight * ~columns).abs()")),
+        ("spoiled_scales", ("rest.abs()", "x.abs()")),
+        ("levels_128", ("/ 127\n    w_scale = weight.abs().amax(dim=1, keepdim=True) / 127",
+                        "/ 128\n    w_scale = weight.abs().amax(dim=1, keepdim=True) / 128")),
         ("not_quantized", ("return ", "return x @ weight.T  # ")),
         ("no_outliers", (".any(dim=0)", ".any(dim=0) & False")),
     ],
@@ -222,9 +236,14 @@ WRONG = {
         ("all_places", (".mean()", ".sum() / labels.numel()")),
         ("sum", (".mean()", ".sum()")),
         ("no_gradient", (".mean()", ".mean().detach()")),
-        ("different", (".mean()", ".mean().item()")),
+        ("no_gradient", (".mean()", ".mean().item()")),
     ],
     "span_corruption": [
+        ("closing_sentinel", ("    return inputs + ids[place:], targets",
+                              "    return inputs + ids[place:], targets + [sentinels[len(spans)]]")),
+        ("last_sentinel_lost", ("    return inputs + ids[place:], targets",
+                                "    return inputs[:-1] + ids[place:] if spans else ids, targets")),
+        ("rest_lost", ("inputs + ids[place:]", "inputs")),
         ("one_sentinel", ("zip(sentinels, spans)", "zip([sentinels[0]] * len(spans), spans)")),
         ("no_marks", ("[sentinel, *ids[start:end]]", "ids[start:end]")),
         ("not_cut", ("inputs + ids[place:]", "ids")),
@@ -236,7 +255,8 @@ WRONG = {
         ("powers_of_2", ("math.exp(", "2 ** (")),
         ("loss", ("math.exp", "")),
     ],
-    "decoder_writes": [("no_sentinels", 15), ("no_end", 20), ("whole_text", 100), ("what_is_left", 90)],
+    "decoder_writes": [("no_sentinels", 15), ("no_end", 20), ("closing_sentinel", 22),
+                       ("last_sentinel_lost", 19), ("whole_text", 100), ("what_is_left", 90)],
     "top_p": [
         ("crossing_lost", ("likelier >= p", "likelier + probabilities > p")),
         ("zeros", ('float("-inf")', "0.0")),

@@ -86,7 +86,8 @@ def find(name: str) -> Exercise:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
         raise UserError(f"there is no exercise {name!r}" + (f"; did you mean {', '.join(near)}?" if near
-                                                            else "; print(listing()) shows all"))
+                                                            else "; print(listing()) shows all")
+                        + ". Give the exercise's name first where the answer has another: check('absmax', mine)")
     return known[name]
 
 

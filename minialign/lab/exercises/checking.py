@@ -11,12 +11,16 @@ matter:
        (test_an_exception_is_told_with_the_readers_line_and_no_traceback).
     3. A number for a function, or a function for a number, is told apart from a wrong answer
        (test_the_wrong_kind_of_answer_is_told).
+    4. What is right in another form (float64, numpy, another type of integer) is right
+       (test_the_solution_is_right_in_any_form). A wrong type or shape is said before any number
+       (test_a_wrong_type_or_shape_is_said_first).
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +30,16 @@ from torch import Tensor
 
 from minialign.lab.exercises.calling import Raised, called
 from minialign.lab.exercises.catalogue import find, words
-from minialign.lab.exercises.comparison import difference, show
+from minialign.lab.exercises.comparison import (
+    apart,
+    difference,
+    holds_numpy,
+    in_torch,
+    kind_difference,
+    number_in,
+    show,
+    value_difference,
+)
 from minialign.lab.exercises.exercise import Exercise, Wrong
 
 
@@ -88,8 +101,8 @@ def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
 
 def _check_number(task: Exercise, answer: Any) -> str:
     """Compare a prediction with what running it gives."""
-    number = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    number = answer if type(answer) is int else number_in(answer)
+    if number is None or not math.isfinite(number):
         raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run "
                             f"later.")
     truth, said = float(task.reference()), f"You said {show(number)} {task.unit}".rstrip()
@@ -97,12 +110,16 @@ def _check_number(task: Exercise, answer: Any) -> str:
         why = f" ({task.why_tolerance})" if task.why_tolerance else ""
         return f"{said}, the run gave {show(truth)}{why}."
     side, other = ("high", "less") if number > truth else ("low", "more")
+    ratio = number / truth if truth else 0.0
+    if ratio > 0:
+        times = f"{max(ratio, 1 / ratio):.3g}"
+        far = f"yours is {times} times as large" if ratio > 1 else f"{times} times as much"
+        other = f"a little {other}" if times == "1" else f"{other}: {far}"
     for key, make in task.mistakes.items():
         wrong = float(make())
         if abs(number - wrong) <= max(1e-9, abs(wrong) * min(task.tolerance, 0.02) + 1e-6):
             raise Wrong(key, f"{said}; the run gave {other}. {words(task)[key]}")
-    far = f", {number / truth:.3g} times too {side}" if truth and number / truth > 0 else ""
-    raise Wrong(side, f"{said}; the run gave {other}{far}. Write the sum down and try again.")
+    raise Wrong(side, f"{said}; the run gave {other}. Write the sum down and try again.")
 
 
 def _check_by_judge(task: Exercise, answer: Any) -> str:
@@ -130,11 +147,13 @@ def _call(task: Exercise, function: Callable, arguments: tuple) -> Any:
 def _check_function(task: Exercise, answer: Any) -> str:
     """Compare a function with the project's own on every example."""
     _check_signature(task, answer)
-    cases, got = list(task.cases()), []
+    cases, got, numpy = list(task.cases()), [], False
     expected = [_result(task, task.reference or task.look, copy.deepcopy(case)) for case in cases]
     for case in cases:
         kept = copy.deepcopy(case)
-        got.append(_result(task, answer, kept))
+        made = _result(task, answer, kept)
+        numpy = numpy or holds_numpy(made)
+        got.append(in_torch(made))
         if isinstance(got[-1], Raised):
             break
         _check_unchanged(case, kept)
@@ -146,23 +165,51 @@ def _check_function(task: Exercise, answer: Any) -> str:
         raise Wrong("empty", _nothing(task))
     found = [_apart(task, e, g) for e, g in zip(expected, got)]
     if not any(found):
+        hint = " (It is an array of numpy's; the project's own is a tensor: torch.from_numpy makes one.)" * numpy
         return (f"The same as {task.look.__module__}.{task.look.__qualname__} on {len(cases)} "
-                f"example{'s' * (len(cases) > 1)}.")
+                f"example{'s' * (len(cases) > 1)}.{hint}")
+    kinds = [_kind(task, e, g) for e, g in zip(expected, got)]
+    found = kinds if any(kinds) else found  # numbers of a wrong type or shape say nothing yet
     first = next(i for i, text in enumerate(found) if text)
-    numbers = (f"\n  In: {_arguments(task, cases[first])}\n  Expected: {_shown(task, expected[first])}\n  Yours: "
-               f"{_shown(task, got[first])}\n  So {found[first]}.")
+    numbers = _example(task, cases[first], expected[first], got[first])
+    numbers += "\n  (An array of numpy's has no gradient: stay with torch's tensors.)" * (numpy and task.gradient)
     for key, ways in task.mistakes.items():
         for way in ways if isinstance(ways, tuple) else (ways,):
             made = [_result(task, way, copy.deepcopy(case)) for case in cases[: len(got)]]
             if not any(_apart(task, m, g) for m, g in zip(made, got)):
-                raise Wrong(key, words(task)[key] + numbers)
-    raise Wrong("different", f"Not one of the usual mistakes: follow this example by hand.{numbers}")
+                raise Wrong(key, f"{words(task)[key]}{numbers}\n  So {found[first]}.")
+    if any(kinds):
+        raise Wrong("different", f"{found[first][0].upper()}{found[first][1:]}. Mend this first, then the "
+                                 f"numbers.{numbers}")
+    raise Wrong("different", f"Not one of the usual mistakes: follow this example by hand.{numbers}\n  So "
+                             f"{found[first]}.")
+
+
+def _example(task: Exercise, case: tuple, expected: Any, got: Any) -> str:
+    """An example that went wrong, line by line; results that look alike as far as they are shown are left out."""
+    shown = apart(expected, got, 6, _with_gradient if task.gradient else show)
+    both = f"\n  Expected: {shown[0]}\n  Yours: {shown[1]}" if shown[0] != shown[1] else ""
+    return f"\n  In: {_arguments(task, case)}{both}"
+
+
+def _with_gradient(result: tuple, digits: int) -> str:
+    return f"{show(result[0], digits)}, with gradient {show(result[1], digits)}"
+
+
+def _kind(task: Exercise, expected: Any, got: Any) -> str:
+    """In what type, shape or count two results differ; a gradient always has those of its argument."""
+    return kind_difference(expected[0], got[0]) if task.gradient else kind_difference(expected, got)
 
 
 def _apart(task: Exercise, expected: Any, got: Any) -> str:
-    """In what two results differ, also in what the exercise looks at besides."""
-    found = difference(expected, got, task.tolerance)
-    return found or (difference(task.also(expected), task.also(got), 0.0, "it") if task.also else "")
+    """In what two results differ, as far as the exercise looks at it."""
+    if found := _kind(task, expected, got):
+        return found
+    if task.gradient:
+        return (value_difference(expected[0], got[0], task.tolerance)
+                or value_difference(expected[1], got[1], task.tolerance, "its gradient"))
+    seen = task.seen or (lambda result: result)
+    return value_difference(seen(expected), seen(got), task.tolerance)
 
 
 def _check_signature(task: Exercise, answer: Any) -> None:
@@ -193,9 +240,14 @@ def _result(task: Exercise, function: Callable, arguments: tuple) -> Any:
         return value if isinstance(value, Raised) else (None, None)
     if not isinstance(value, Tensor):
         return value, torch.zeros_like(first)
-    gradient = torch.autograd.grad(value.sum(), first, allow_unused=True)[0] if value.requires_grad else None
+    gradient = called(_gradient_of_sum, (value, first))  # a reader's own graph may raise, too
     first.requires_grad_(False)
-    return value.detach(), torch.zeros_like(first) if gradient is None else gradient
+    return gradient if isinstance(gradient, Raised) else (value.detach(), gradient)
+
+
+def _gradient_of_sum(value: Tensor, first: Tensor) -> Tensor:
+    gradient = torch.autograd.grad(value.sum(), first, allow_unused=True)[0] if value.requires_grad else None
+    return torch.zeros_like(first) if gradient is None else gradient
 
 
 def _check_unchanged(before: tuple, after: tuple) -> None:
@@ -209,8 +261,3 @@ def _check_unchanged(before: tuple, after: tuple) -> None:
 def _arguments(task: Exercise, case: tuple) -> str:
     return ", ".join(f"{name} = {show(value)}" for name, value in zip(task.arguments, case))
 
-
-def _shown(task: Exercise, result: Any) -> str:
-    if task.gradient and isinstance(result, tuple):
-        return f"{show(result[0])}, with gradient {show(result[1])}"
-    return show(result)

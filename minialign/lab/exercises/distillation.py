@@ -69,7 +69,10 @@ def _gradient(temperature: float) -> float:
         "cross_entropy": lambda s, t, m, T: T**2 * masked_mean(
             -((t / T).softmax(-1) * (s / T).log_softmax(-1)).sum(-1), m),
         "padding_counts": lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean(),
-        "mean_over_words": lambda s, t, m, T: soft_target_loss(s, t, m, T) / s.shape[-1],
+        "mean_over_words": (lambda s, t, m, T: soft_target_loss(s, t, m, T) / s.shape[-1],
+                            lambda s, t, m, T: T**2 * _kl(t / T, s / T).mean() / s.shape[-1]),
+        "batchmean": (lambda s, t, m, T: T**2 * _kl(t / T, s / T).sum() / len(s),
+                      lambda s, t, m, T: T**2 * (_kl(t / T, s / T) * m).sum() / len(s)),
         "sum": lambda s, t, m, T: T**2 * _kl(t / T, s / T)[m].sum(),
     },
 )

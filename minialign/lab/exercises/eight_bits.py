@@ -21,19 +21,24 @@ def _int8(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
                                   original=weight).product(x)
 
 
-def _spoiled(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """Scales that are measured with the outliers in them."""
+def _by_hand(x: Tensor, weight: Tensor, threshold: float, measured: tuple[bool, bool] = (False, True),
+             levels: int = 127, most: int = 127) -> Tensor:
+    """LLM.int8() with scales max / `levels` that are measured on x and on the weight with their outlier columns or
+    without, and codes up to `most`."""
     columns = llm_int8.outlier_columns(x, threshold)
-    scale = x.abs().amax(dim=1, keepdim=True) / 127
-    codes = (x / scale).round().clamp(-127, 127) * ~columns
-    mapped = quantize_tensor(weight, ROWS)
-    return codes @ mapped.values.float().T * scale * mapped.scale.T + x[:, columns] @ weight[:, columns].T
+    codes, scales = [], []
+    for whole, outliers in zip((x, weight), measured):
+        rest = whole * ~columns
+        scales.append((whole if outliers else rest).abs().amax(dim=1, keepdim=True) / levels)
+        codes.append((rest / scales[-1]).round().clamp(-most, most))
+    return codes[0] @ codes[1].T * scales[0] * scales[1].T + x[:, columns] @ weight[:, columns].T
 
 
 def _inputs() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(3, 8, generator=chance).clamp(-3, 3), (torch.randn(4, 8, generator=chance) * 8).round() / 8
+    chance = torch.Generator().manual_seed(242)  # no value lies next to the border of two codes
+    x, weight = torch.randn(3, 8, generator=chance).clamp(-3, 3), torch.randn(4, 8, generator=chance).half().float()
     x[1, 2] = 60.0
+    weight[:2, 2] *= 4  # an outlier column with weights that set their rows' scales
     return [(x, weight, 6.0), (torch.randn(2, 8, generator=chance).clamp(-3, 3), weight, 6.0)]
 
 
@@ -67,7 +72,9 @@ def outlier_columns(x, threshold):
     stub="x: (T, K); weight: (N, K), float32. Returns (T, N) float32.", cases=_inputs, reference=_int8, tolerance=2e-3,
     mistakes={
         "no_outliers": lambda x, w, a: _int8(x, w, 0.0),
-        "spoiled_scales": _spoiled,
+        "spoiled_scales": lambda x, w, a: _by_hand(x, w, a, (True, True)),
+        "narrow_scales": lambda x, w, a: _by_hand(x, w, a, (False, False)),
+        "levels_128": tuple(lambda x, w, a, most=most: _by_hand(x, w, a, levels=128, most=most) for most in (127, 128)),
         "counted_twice": lambda x, w, a: _int8(x, w, 0.0) + (x * llm_int8.outlier_columns(x, a)) @ w.T,
         "left_out": lambda x, w, a: _int8(x * ~llm_int8.outlier_columns(x, a), w, 0.0),
         "not_quantized": lambda x, w, a: x @ w.T,

@@ -57,8 +57,8 @@ class Exercise:
     tolerance: float = 1e-4  # most that a result may be off, relative (absolute below 1); a prediction: relative
     why_tolerance: str = ""  # a prediction: why so much
     unit: str = ""  # of a prediction
-    # a property of a result that must agree too, in words, where numbers within the tolerance hide it
-    also: Callable[[Any], str] | None = None
+    # what of a result must agree, where not all need: several answers are right, or the tolerance hides a wrong one
+    seen: Callable[[Any], Any] | None = None
     gradient: bool = False  # also compare the gradient of the result's sum with respect to the first argument
 
     @property

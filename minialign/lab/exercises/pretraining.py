@@ -49,6 +49,18 @@ def _corrupt(ids: list, spans: list, names: list) -> tuple[list, list]:
     return [other.get(i, i) for i in inputs], [other.get(i, i) for i in targets]
 
 
+def _closed(ids: list, spans: list, names: list) -> tuple[list, list]:
+    """One sentinel more at the end of the targets, as in Fig. 2 of Raffel et al. 2020."""
+    inputs, targets = _corrupt(ids, spans, names)
+    return inputs, [*targets, names[len(spans)]]
+
+
+def _without(spans: list, names: list, made: tuple[list, list], parts: int) -> tuple[list, list]:
+    """The last span's sentinel taken out of the inputs (1), the targets (2) or both (3)."""
+    last = names[len(spans) - 1] if spans else None
+    return tuple([i for i in part if i != last or not parts & bit] for bit, part in zip((1, 2), made))
+
+
 def _every_token(ids: list, spans: list, sentinels: list) -> tuple[list, list]:
     inputs, targets = [], []
     for place, token in enumerate(ids):
@@ -104,6 +116,12 @@ def mean_loss(logits, labels):
         "one_sentinel": lambda ids, spans, names: _corrupt(ids, spans, [names[0]] * len(names)),
         "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
         "every_token": _every_token,
+        "closing_sentinel": _closed,
+        "last_sentinel_lost": (lambda ids, spans, names: _without(spans, names, _corrupt(ids, spans, names), 1),
+                               lambda ids, spans, names: _without(spans, names, _corrupt(ids, spans, names), 2),
+                               lambda ids, spans, names: _without(spans, names, _corrupt(ids, spans, names), 3)),
+        "rest_lost": lambda ids, spans, names: (_corrupt(ids[: spans[-1][1] if spans else 0], spans, names)[0],
+                                                _corrupt(ids, spans, names)[1]),
         "no_marks": lambda ids, spans, names: (corrupt(ids, spans)[0], [i for a, b in spans for i in ids[a:b]]),
         "not_cut": lambda ids, spans, names: (ids, _corrupt(ids, spans, names)[1]),
     },
@@ -146,8 +164,8 @@ def perplexity(losses, counts):
 @exercise(
     "predict", HEADING, noise_budget,
     stub="tokens", reference=lambda: SpanCorruptedText([list(range(20, 120))], 1, 0).batch([0]).count, tolerance=0.0,
-    mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "whole_text": lambda: 100,
-              "what_is_left": lambda: 90},
+    mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "closing_sentinel": lambda: 22, "last_sentinel_lost":
+              lambda: 19, "whole_text": lambda: 100, "what_is_left": lambda: 90},
 )
 def decoder_writes():
     """15 tokens, 5 sentinels, the end."""

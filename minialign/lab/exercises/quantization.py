@@ -2,6 +2,8 @@ r"""Exercises of notebook 07: absmax, zero-point, rounding that can be trained t
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, tensor
 
@@ -16,6 +18,12 @@ ABSMAX, ZERO_POINT, FOUR_BITS = MappingConfig(), MappingConfig(mapping="zero-poi
 def _absmax(x: Tensor) -> tuple[Tensor, Tensor]:
     mapped = quantize_tensor(x, ABSMAX)
     return mapped.values, mapped.scale.squeeze()
+
+
+def _codes_and_scale(found: tuple) -> tuple:
+    """The scale of zeros only has to be above 0."""
+    q, s = found[0], float(found[1])
+    return q, s if bool(q.any()) else "a scale above 0" if 0 < s < math.inf else "a scale of 0 (or no number)"
 
 
 def _zero_point(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,8 +48,8 @@ def _unsigned(x: Tensor) -> tuple:
     return (codes.int() + 128).to(torch.uint8), scale, zero + 128
 
 
-def _codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    return (x / scale).round().clamp(-127, 127).to(torch.int8), scale
+def _codes(x: Tensor, scale: Tensor, low: int = -127, high: int = 127) -> tuple[Tensor, Tensor]:
+    return (x / scale).round().clamp(low, high).to(torch.int8), scale
 
 
 def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
@@ -59,6 +67,11 @@ def _products() -> list[tuple]:
 def _through(value: Tensor, x: Tensor) -> Tensor:
     """The value, with the gradient of x."""
     return x + (value - x).detach()
+
+
+def _ends(x: Tensor, s: Tensor, low: int, high: int) -> Tensor:
+    """Fake quantization with other ends of the grid."""
+    return s * qat.round_through(x / s).clamp(low, high)
 
 
 def _largest_error() -> float:
@@ -97,11 +110,12 @@ def _judge_scale(answer) -> str:
 @exercise(
     "write", HEADING, mappings.absmax_scale,
     stub="x: any shape, float32. Returns (q, s).",
-    cases=lambda: [(tensor([0.5, -2.54, 1.0, 0.03]),), (tensor([[-0.2, 0.9], [0.4, 1.27]]),), (torch.zeros(3),)],
+    cases=lambda: [(tensor([0.5, -2.54, 1.0, 0.035]),), (tensor([[-0.2, 0.9], [0.4, 1.27]]),), (torch.zeros(3),)],
     reference=_absmax, tolerance=1e-5,
-    also=lambda found: "a scale above 0" if float(found[1]) > 0 else "a scale of 0 (or no number)",
+    seen=_codes_and_scale,
     mistakes={
-        "levels_128": lambda x: _codes(x, (x.abs().max() / 128).clamp(min=mappings.TINY)),
+        "levels_128": tuple(lambda x, ends=ends: _codes(x, (x.abs().max() / 128).clamp(min=mappings.TINY), *ends)
+                            for ends in ((-127, 127), (-128, 127), (-128, 128))),
         "half_level": lambda x: _codes(x, (x.abs().max() / 127.5).clamp(min=mappings.TINY)),
         "signed_max": lambda x: _codes(x, (x.max() / 127).clamp(min=mappings.TINY)),
         "truncated": lambda x: ((x / _absmax(x)[1]).clamp(-127, 127).to(torch.int8), _absmax(x)[1]),
@@ -152,6 +166,7 @@ def zero_point(x):
     mistakes={
         "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
         "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
+        "eighth_code": tuple(lambda x, s, most=most: _ends(x, s, -8, most) for most in (7, 8)),
         "no_clamp": lambda x, s: _through((x / s).round() * s, x),
         "not_rounded": lambda x, s: (x / s).clamp(-7, 7) * s,
     },
@@ -184,7 +199,8 @@ def integer_product(x, x_scale, w, w_scale):
     "predict", HEADING, mappings.quantize_tensor,
     stub="in units of the values", reference=_largest_error, tolerance=0.002,
     why_tolerance="0.2 % for the grid of values that was tried",
-    mistakes={"whole_step": lambda: 0.05, "both_sides": lambda: 12.7 / 255 / 2, "quarter_step": lambda: 0.0125},
+    mistakes={"levels_128": lambda: 6.35 / 128 / 2, "whole_step": lambda: 0.05, "both_sides": lambda: 12.7 / 255 / 2,
+              "quarter_step": lambda: 0.0125},
 )
 def half_step():
     """Half of s = max|x| / 127."""

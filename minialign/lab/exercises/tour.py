@@ -11,6 +11,7 @@ import torch
 
 from minialign import evaluation, heads
 from minialign.batching import next_token_batch
+from minialign.lab.exercises.comparison import apart
 from minialign.lab.exercises.exercise import Wrong, exercise
 from minialign.pretrain.causal_lm import mean_loss
 from minialign.transformer import TransformerConfig
@@ -30,8 +31,9 @@ def _story() -> tuple[Story, str]:
 def _judge_summary(text: str) -> str:
     story, reference = _story()
     found, baseline = gold.score(story, text), gold.score(story, reference)
-    numbers = (f"gold {found.gold:.2f} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless "
-               f"{found.harmless:.0f}); the person's has {baseline.gold:.2f}")
+    mine, theirs = apart(found.gold, baseline.gold, least=2)
+    numbers = (f"gold {mine} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless {found.harmless:.0f}); "
+               f"the person's has {theirs}")
     for key, says in {"false": "is not true", "unclear": "is not understood: use the story's own sentences"}.items():
         if bad := [judged.text for judged in found.statements if judged.verdict == key]:
             raise Wrong(key, f'"{bad[0]}" {says} ({numbers}).')
