@@ -83,7 +83,7 @@ def linear_names(model: nn.Module) -> list[str]:
 
 
 def float_type(linear: nn.Module) -> torch.dtype:
-    """The type of what stands beside a linear layer: that of its weight, float32 where that is stored in another way."""
+    """The type of what stands beside a linear layer: its weight's, or float32 where that is stored in another way."""
     weight = getattr(linear, "weight", None)
     return weight.dtype if weight is not None and weight.is_floating_point() else torch.float32
 
