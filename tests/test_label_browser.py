@@ -209,3 +209,27 @@ def test_it_has_a_name_for_every_control_and_fits_a_phone_in_light_and_dark(brow
     assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en" and text(browser,
         "message") is not None
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_long_prompt_is_whole_on_a_phone_and_elsewhere_says_that_it_goes_on(browser, folder, start):
+    write_jsonl(folder / "pairs.jsonl", [{**pair, "prompt": "Mira and Tom baked some bread. " * 60 + pair["prompt"]}
+                                         for pair in PAIRS])
+    _, url = start()
+    shots = os.environ.get("MINIALIGN_SCREENSHOTS")
+    hidden = "return document.querySelector('.prompt').scrollHeight - document.querySelector('.prompt').clientHeight"
+    for width, height, touch in ((360, 740, True), (740, 360, True), (1200, 860, False)):
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height,
+            "deviceScaleFactor": 1, "mobile": touch})
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch})
+        browser.get(url)
+        until(lambda: done(browser) == 0)
+        sign, keys = browser.find_element(By.CLASS_NAME, "more"), browser.find_elements(By.TAG_NAME, "kbd")
+        assert (browser.execute_script(hidden) > 0) == sign.is_displayed() == (not touch)
+        assert any(key.is_displayed() for key in keys) == (not touch), "keys are named where there are some"
+        for scheme in ("light", "dark") if shots else ():
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features":
+                [{"name": "prefers-color-scheme", "value": scheme}]})
+            browser.save_screenshot(f"{shots}/long-{width}-{scheme}.png")
+    browser.execute_script("document.querySelector('.prompt').scrollTop = 1e6")
+    until(lambda: not sign.is_displayed())
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
