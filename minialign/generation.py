@@ -20,7 +20,7 @@ Try it:  python -m minialign sample RUN --prompt "Once"
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,8 @@ from minialign.heads import LanguageModel, evaluating
 from minialign.runs.errors import UserError
 from minialign.tokenizer import END, Tokenizer
 from minialign.transformer import TransformerConfig
+
+ENDED_AT_ONCE, NO_WORDS = " (nothing: the model ended at once)", " (nothing but blanks or special tokens)"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Generated:
     def texts(self, tokenizer: Tokenizer) -> list[str]:
         """N responses as text."""
         return [tokenizer.decode(row) for row in self.ids()]
+
+    def shown(self, tokenizer: Tokenizer) -> list[str]:
+        """The same for people: what has no words says so."""
+        return [text if text.strip() else ENDED_AT_ONCE if row[0] == self.end else NO_WORDS
+                for text, row in zip(self.texts(tokenizer), self.ids())]
 
     def ended(self) -> Tensor:
         """(N,) whether the model ended its response itself, within the length."""
@@ -182,14 +189,16 @@ def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def continue_texts(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig,
-                   generator: torch.Generator, batch: int = 64) -> list[str]:
-    """The model's continuation of each prompt, in their order; rows of similar length are computed together."""
+                   generator: torch.Generator, batch: int = 64,
+                   read: Callable[[Generated, Tokenizer], list[str]] = Generated.texts) -> list[str]:
+    """The model's continuation of each prompt, in their order; rows of similar length are computed together. To print
+    them, `read` them with Generated.shown."""
     ids = prompt_ids(tokenizer, prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     texts = [""] * len(ids)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        written = generate(model, [ids[i] for i in rows], config, generator).texts(tokenizer)
+        written = read(generate(model, [ids[i] for i in rows], config, generator), tokenizer)
         for i, text in zip(rows, written):
             texts[i] = text
     return texts

@@ -13,6 +13,7 @@ from gguf_files import tiny_file, tiny_llama
 
 from minialign.__main__ import run
 from minialign.generation import SamplingConfig
+from minialign.lab.commands.chat import say
 from minialign.lab.interchange.gguf import read_gguf
 from minialign.lab.interchange.gguf_llama import tokenizer_from_gguf
 from minialign.lab.pretrained.chat import Conversation, opening_ids, turn_ids
@@ -149,6 +150,13 @@ def test_the_same_seed_gives_the_same_reply(file, capsys):
         assert run(arguments) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2] and said[0].endswith("\n")
+
+
+def test_a_reply_without_words_says_so(tokenizer, capsys):
+    conversation, _ = told(tokenizer, "", " ", "Yes")
+    for reply in ("(nothing: the model ended at once)", " (nothing but blanks or special tokens)", "Yes"):
+        assert say(conversation, "Hi")
+        assert capsys.readouterr().out == reply + "\n"
 
 
 def test_turns_come_from_standard_input_one_a_line(file, capsys, monkeypatch):

@@ -7,8 +7,12 @@ import pytest
 import torch
 from conftest import build
 
+from minialign.__main__ import run
 from minialign.cache import Cache
 from minialign.generation import (
+    ENDED_AT_ONCE,
+    NO_WORDS,
+    Generated,
     SamplingConfig,
     continue_texts,
     end_mask,
@@ -17,7 +21,9 @@ from minialign.generation import (
     prompt_ids,
     sample_token,
 )
+from minialign.heads import describe_model
 from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import BEGIN, END, PAD
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11], [1], [1, 4]]
@@ -399,3 +405,26 @@ def test_a_temperature_near_0_is_greedy_and_not_nonsense(chatty):
     for temperature in (1e-6, 1e-39):
         written = generate(chatty, PROMPTS, SamplingConfig(8, temperature=temperature), seeded())
         assert torch.equal(written.response, greedy) and written.logprobs.isfinite().all()
+
+
+def test_an_answer_without_words_says_so_to_people_and_stays_empty_for_programs(tokenizer):
+    rows = [[END, PAD], [tokenizer.encode("a")[0], END], [tokenizer.encode(" ")[0], END], [BEGIN, BEGIN]]
+    response = torch.tensor(rows)
+    written = Generated(response[:, :0], response[:, :0] > 0, response, end_mask(response), torch.zeros(4, 2))
+    assert written.texts(tokenizer) == ["", "a", " ", ""]
+    assert written.shown(tokenizer) == [ENDED_AT_ONCE, "a", NO_WORDS, NO_WORDS]
+
+
+def test_a_command_says_that_the_model_ended_at_once(decoder, tokenizer, tmp_path, capsys):
+    with torch.no_grad():  # whatever it reads, the end token is the likeliest
+        decoder.body.norm.weight.zero_()
+        decoder.body.norm.bias.copy_(decoder.body.token_embedding.weight[END] * 1e4)
+    folder = RunFolder(tmp_path)
+    folder.begin(describe_model(decoder), tokenizer)
+    folder.finish(decoder)
+    for line, said in (("ask --prompt Why?", "(nothing: the model ended at once)\n"),
+                       ("sample --prompt So", "So (nothing: the model ended at once)\n"),
+                       ("sample --prompt So --show tokens", "S|o (nothing: the model ended at once)\n")):
+        command, *options = line.split()
+        assert run([command, str(tmp_path), *options, "--new-tokens", "4"]) == 0
+        assert capsys.readouterr().out == said

@@ -175,6 +175,14 @@ def test_an_answer_that_is_a_script_is_shown_and_does_not_run(browser, start):
                                                         "second-text") and browser.title.startswith("Which answer")
 
 
+def test_an_empty_answer_is_shown_as_one(browser, folder, start):
+    write_jsonl(folder / "pairs.jsonl", [{**pair, "second": ""} for pair in PAIRS])
+    _, url = start()
+    browser.get(url)
+    until(lambda: done(browser) == 0)
+    assert sorted(text(browser, side)[:7] for side in ("first-text", "second-text")) == ["(an emp", "At home"]
+
+
 def test_it_has_a_name_for_every_control_and_fits_a_phone_in_light_and_dark(browser, folder, start):
     _, url = start()
     browser.get(url)

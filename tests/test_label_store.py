@@ -263,6 +263,12 @@ def test_the_terminal_asks_the_same_and_writes_the_same(opened):
     assert "5 of 30 pairs labelled, 1 equally good, 1 skipped" in said[-1] and "story 0" in said[1]
 
 
+def test_the_terminal_shows_an_empty_answer_as_one(opened):
+    said = []
+    label_in_terminal(opened(pairs=[{**PAIRS[0], "second": " \n"}]), lambda prompt: "q", said.append)
+    assert "(an empty answer)" in said[1] and "good 0" in said[1]
+
+
 def test_the_terminal_ends_with_its_input_and_after_the_last_pair(opened):
     def nothing(prompt):
         raise EOFError

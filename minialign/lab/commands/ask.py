@@ -8,7 +8,7 @@ import click
 import torch
 
 from minialign.batching import pad
-from minialign.generation import SamplingConfig, continue_texts, prompt_ids
+from minialign.generation import Generated, SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier, typed_lines
@@ -81,7 +81,7 @@ def answer(
 ) -> str:
     """What the model writes, or the options with their probabilities among each other, the likeliest first."""
     if not options:
-        return continue_texts(model, tokenizer, [prompt], sampling, chance)[0].strip()
+        return continue_texts(model, tokenizer, [prompt], sampling, chance, read=Generated.shown)[0].strip()
     ids = [tokenizer.encode(" " + option) for option in options]
     return show_shares(option_logprobs(model, prompt_ids(tokenizer, [prompt]), [ids], mean_logprob)[0], options)
 

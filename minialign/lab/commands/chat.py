@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import torch
 
-from minialign.generation import SamplingConfig
+from minialign.generation import ENDED_AT_ONCE, NO_WORDS, SamplingConfig
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import read_input, typed_lines
 from minialign.lab.interchange.gguf import read_gguf
@@ -84,11 +84,14 @@ def open_model(name: str):
 
 def say(conversation: Conversation, text: str) -> bool:
     """Print the reply as it is written; False when Ctrl-C stopped it."""
+    reply, note = "", ENDED_AT_ONCE
     try:
         with contextlib.closing(conversation.reply(text)) as pieces:
             for piece in pieces:
                 click.echo(piece, nl=False)
                 sys.stdout.flush()
+                reply, note = reply + piece, NO_WORDS
+        click.echo("" if reply.strip() else note.strip(), nl=False)
         return True
     except KeyboardInterrupt:
         return False

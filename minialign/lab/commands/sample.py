@@ -7,7 +7,7 @@ import sys
 import click
 import torch
 
-from minialign.generation import SamplingConfig, continue_texts
+from minialign.generation import ENDED_AT_ONCE, NO_WORDS, Generated, SamplingConfig, continue_texts
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import open_model, read_input
 from minialign.pretrain.gap_filling import GAP, fill_gaps
@@ -35,10 +35,11 @@ def command(run, tuned, prompt, count, show, seed, sampling):
     prompt = read_input(sys.stdin.read).rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
     generator = torch.Generator().manual_seed(seed)
     if model.config.kind == "encoder" or (model.config.kind == "encoder-decoder" and GAP in prompt):
-        texts = fill_gaps(model, tokenizer, prompt, count, sampling, generator)
+        prompt, answers = "", fill_gaps(model, tokenizer, prompt, count, sampling, generator)
     else:
-        texts = [prompt + answer for answer in continue_texts(model, tokenizer, [prompt] * count, sampling, generator)]
-    for text in texts:
-        click.echo(show_merges(tokenizer, text) if show == "tokens" else text)
+        answers = continue_texts(model, tokenizer, [prompt] * count, sampling, generator, read=Generated.shown)
+    for answer in answers:
+        text, note = (prompt, answer) if answer in (ENDED_AT_ONCE, NO_WORDS) else (prompt + answer, "")
+        click.echo((show_merges(tokenizer, text) if show == "tokens" else text) + note)
         if count > 1:
             click.echo("---")

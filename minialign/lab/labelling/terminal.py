@@ -15,8 +15,9 @@ TAB = "terminal"
 def show_question(store: LabelStore, question: Question) -> str:
     """A pair as text."""
     shown, progress = store.show(question), store.progress()
+    first, second = (shown[side] if shown[side].strip() else "(an empty answer)" for side in ("first", "second"))
     rule, place = "─" * 72, f"{progress['done'] + 1 - question.again} of {progress['pairs']}"
-    return "\n".join([rule, place, shown["prompt"], rule, f"1  {shown['first']}", "", f"2  {shown['second']}", ""])
+    return "\n".join([rule, place, shown["prompt"], rule, f"1  {first}", "", f"2  {second}", ""])
 
 
 def understand(line: str) -> tuple[str, int | None] | None:
