@@ -9,7 +9,15 @@ import torch
 from conftest import build
 
 from minialign.batching import IGNORE
-from minialign.pretrain.masked_lm import MASK, MaskedLM, MaskedText, MaskingConfig, mask_tokens, masked_lm_loss
+from minialign.pretrain.masked_lm import (
+    MASK,
+    MaskedLM,
+    MaskedText,
+    MaskingConfig,
+    mask_tokens,
+    masked_lm_loss,
+    show_masked,
+)
 from minialign.pretrain.pretrain import pretrain
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -201,3 +209,9 @@ def test_every_seed_is_validated_on_the_same_hidden_tokens(tmp_path, tokenizer, 
         found.append(pretrain(build(kind="encoder"), tokenizer, texts[:50], texts[50:], config,
                               RunFolder(tmp_path / str(seed)), MaskedLM())["validation"])
     assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+def test_people_see_a_mask_and_no_sentinel(tokenizer):
+    a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
+    shown = show_masked(tokenizer, [BEGIN, a, MASK, b, a], [IGNORE, IGNORE, b, a, a])
+    assert shown == "<begin>a [<mask>←b] [b←a] [a←a]"

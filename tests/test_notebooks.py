@@ -1,9 +1,11 @@
 """The notebooks that are committed, and the command that runs them."""
 
 import json
+import random
 import re
 import sys
 from pathlib import Path
+from textwrap import fill
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from minialign.lab.plotting import figure
 from minialign.ranking import option_logprobs
 from minialign.rlhf.ppo import penalised_rewards
 from minialign.runs.errors import UserError
+from minialign.world.stories import write_story
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -98,6 +101,38 @@ def test_all_notebooks_find_the_project_by_the_same_line_before_they_import_from
         assert places and not any("minialign" in line for line in code[: places[0]]), path.stem
         found.add(code[places[0]])
     assert len(found) == 1 and "pip install -r requirements.txt" in found.pop()
+
+
+def cell_with(words, number):
+    """The one code cell of a notebook that holds these words."""
+    (cell,) = [cell for cell in read(NOTEBOOKS[number])["cells"]
+               if cell["cell_type"] == "code" and words in cell["source"]]
+    return cell
+
+
+def test_the_first_gold_score_is_of_an_example_that_teaches(capsys):
+    exec(cell_with("show_gold", 0)["source"], {"random": random, "fill": fill, "write_story": write_story})  # noqa: S102
+    said = capsys.readouterr().out
+    person, false, rude = ([float(x) for x in numbers] for numbers in
+                           re.findall(r"helpful (\S+)  honest (\S+)  harmless (\S+)  gold (\S+)", said))
+    assert person[:3] == pytest.approx([1, 1, 1], abs=0.05), "a person's summary is a good one"
+    assert false[1] < 0.7 and rude[:3] == pytest.approx([1, 1, 0], abs=0.15), "one fault each"
+    assert false[3] < person[3] - 0.2 and rude[3] < person[3] - 0.2
+
+
+def test_the_cache_is_shown_on_a_text_that_is_long_enough():
+    (output,) = cell_with("stop_early", 1)["outputs"]
+    saved = [float(times) for times in re.findall(r"([\d.]+) times as fast", "".join(output["text"]))]
+    assert len(saved) == 3 and saved[-1] == max(saved) > 1.5
+
+
+def test_a_paper_s_equation_stands_in_one_section_wherever_it_is_cited():
+    texts = [path.read_text(encoding="utf-8") for path in (NOTEBOOKS[0].parents[1] / "minialign").rglob("*.py")]
+    texts += [cell["source"] for path in NOTEBOOKS for cell in read(path)["cells"]]
+    cited, sections = r"(\w+(?: et al\.)? \d{4})[^,;§\n]{0,30}, (§[\d.]*\d), Eqs?\. (\d+)", {}
+    for paper, section, equation in re.findall(cited, "\n".join(texts)):
+        sections.setdefault((paper, equation), set()).add(section)
+    assert len(sections) > 10 and {key: found for key, found in sections.items() if len(found) > 1} == {}
 
 
 def test_a_notebook_is_run_and_says_what_ran(tmp_path):

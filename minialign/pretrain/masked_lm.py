@@ -1,7 +1,7 @@
 r"""Masked language modelling, BERT's pretraining: some tokens are hidden, and an encoder says what stood there.
 
     text      Rosa lost the red kite in the barn .
-    tokens    Rosa lost the <extra_0> kite with the barn .         the encoder reads this, both sides of every gap
+    tokens    Rosa lost the <mask> kite with the barn .            the encoder reads this, both sides of every gap
     labels                  red            in   the                and is asked at these places only
     L = −Σ log π(xₜ | tokens) over the chosen places / their number              Devlin et al. 2019 (BERT), §3.1, Task 1
 
@@ -13,7 +13,8 @@ Read next: span_corruption.py (the same idea for an encoder-decoder). Details th
     2. Special tokens are never chosen and never put in a token's place
        (test_special_tokens_are_never_hidden_and_never_made_up).
     3. Every epoch chooses others, as a pure function of seed, step and row (test_a_resumed_run_hides_the_same_tokens).
-    4. The mask token is the first sentinel, which an encoder by itself has no other use for.
+    4. The mask token has the id of the first sentinel, which an encoder by itself has no other use for, so that every
+       kind of model shares one tokenizer; people see it as <mask> (test_people_see_a_mask_and_no_sentinel).
 DEVIATION: the head is the table of token vectors alone (heads.LanguageModel); BERT puts one more layer and a bias
 before it.
 DEVIATION: there is no next-sentence task (Devlin et al. 2019, Task 2), which later work found to be of no use (Liu et
@@ -35,9 +36,9 @@ from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
-from minialign.tokenizer import BEGIN, SPECIAL
+from minialign.tokenizer import BEGIN, SPECIAL, Tokenizer
 
-MASK = SPECIAL.index("<extra_0>")
+MASK, MASK_NAME = SPECIAL.index("<extra_0>"), "<mask>"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ def mask_tokens(ids: Sequence[int], config: MaskingConfig, vocabulary: int, chan
         elif fate < config.masked + config.replaced:
             tokens[place] = chance.randrange(len(SPECIAL), vocabulary)
     return tokens, labels
+
+
+def show_masked(tokenizer: Tokenizer, tokens: Sequence[int], labels: Sequence[int]) -> str:
+    """A row for people: `[what the model reads←what it should say]` where it is asked, the text elsewhere."""
+    names = [MASK_NAME if token == MASK else tokenizer.name(token) for token in tokens]
+    return "".join(name if label == IGNORE else f" [{name.strip()}←{tokenizer.name(label).strip()}]"
+                   for name, label in zip(names, labels))
 
 
 def masked_lm_loss(model: LanguageModel, batch: Batch) -> Tensor:

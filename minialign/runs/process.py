@@ -1,5 +1,6 @@
 r"""How a process that computes waits and keeps its memory. Importing the package changes nothing; the command line
-(`minialign.__main__.program`) and the processes that it starts call this before their work.
+(`minialign.__main__.program`) and a notebook's first cell call this before their work, and the processes that they
+start inherit how threads wait.
 
     OMP_WAIT_POLICY, GOMP_SPINCOUNT   whoever sets one of them decides how threads wait
     MALLOC_…                          whoever sets one of them decides what is kept
