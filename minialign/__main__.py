@@ -119,6 +119,9 @@ def run(arguments: list[str]) -> int:
         main.main(arguments, prog_name="minialign", complete_var=COMPLETE)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["demo", *arguments]
+    odd = next((word for word in arguments if re.search(r"[\ud800-\udfff]", word)), None)
+    if odd is not None:
+        return complain(f"{odd!r} holds half a character: bytes that are not UTF-8; type it again, or rename the file")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and arguments[0] not in PARALLEL:
         print(f"error: {arguments[0]} runs in one process; torchrun can share {', '.join(PARALLEL)}", file=sys.stderr)
         return 2
@@ -158,8 +161,7 @@ def answer(error: Exception) -> int:
         print(str(error), file=sys.stderr)
         return 130
     if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):
-        return complain("there is not enough memory for this; use a smaller model (--width, --context) or batch "
-                        "(--batch)")
+        return complain("there is not enough memory for this; use a smaller model or a smaller batch")
     raise error
 
 
@@ -175,9 +177,14 @@ def program() -> int:
     prepare_process()
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, and no traceback
         stream.reconfigure(errors="replace")
-    if not sys.stdin.isatty():
-        sys.stdin.reconfigure(encoding="utf-8")  # what is piped in is a file like any other, on Windows too
+    read_standard_input_as_a_file()
     return run(sys.argv[1:])
+
+
+def read_standard_input_as_a_file() -> None:
+    """What is piped in is UTF-8, without a byte-order mark, and \\n ends its lines, on Windows too."""
+    if not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig", newline=None)
 
 
 if __name__ == "__main__":

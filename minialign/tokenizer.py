@@ -102,7 +102,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json` that this project wrote. Raises UserError for anything else."""
     try:
-        library = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        library = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError("there is no tokenizer; name a run folder that `minialign pretrain` made", path) from None
     except Exception as error:  # the library raises plain Exception for whatever is wrong in the file

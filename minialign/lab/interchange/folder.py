@@ -193,7 +193,7 @@ def read_tokenizer(folder: Path, special: SpecialIds, ends_prompts: bool = False
     """The tokenizer.json of a folder; the rest is the tokenizer's. Raises UserError when there is none or it is bad."""
     path = Path(folder) / TOKENIZER
     try:
-        library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        library = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError("there is no such file; the library that made the folder writes it when a fast tokenizer is "
                         "saved", path) from None
