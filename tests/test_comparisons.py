@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from minialign.rlhf.comparisons import read_comparisons, say_left_out, split_by_prompt, text_of
+from minialign.rlhf.comparisons import read_comparisons, say_left_out, split_by_prompt
 from minialign.rlhf.ranked import CUT, EQUAL, TOO_LONG, count_pairs, ranked_rows
 from minialign.runs.errors import UserError
 
@@ -53,13 +53,54 @@ def test_texts_messages_and_whole_conversations_are_read_alike(write, record):
 def test_in_a_longer_conversation_it_stays_known_who_speaks(write):
     more = [USER, GOOD, said("user", "Since when?")]
     (found,), _ = read_comparisons(write({"chosen": [*more, said("assistant", "Noon.")], "rejected": [*more, BAD]}))
-    assert fields(found) == ("user: Where is Mira?\nassistant: At home.\nuser: Since when?", "Noon.", "Go away.")
-    assert text_of([{"content": "a"}, {"content": "b"}]) == "somebody: a\nsomebody: b"
+    assert fields(found) == ("user: Where is Mira?\nassistant: At home.\nuser: Since when?\nassistant:", " Noon.",
+                             " Go away.")
+
+
+HI, HELLO, TELL = said("user", "Hi"), said("assistant", "Hello."), said("user", "Tell me more")
+BE, YES, NO = said("system", "Be kind."), said("assistant", "Gladly."), said("assistant", "No.")
+TURNS = "user: Hi\nassistant: Hello.\nuser: Tell me more\nassistant:"
+
+
+@pytest.mark.parametrize("record", [
+    {"chosen": [HI, HELLO, TELL, YES], "rejected": [HI, HELLO, TELL, NO]},
+    {"prompt": None, "chosen": [HI, HELLO, TELL, YES], "rejected": [HI, HELLO, TELL, NO]},
+    {"prompt": "Hi", "chosen": [HI, HELLO, TELL, YES], "rejected": [HI, HELLO, TELL, NO]},
+    {"prompt": "Tell me more ", "chosen": [HI, HELLO, TELL, YES], "rejected": [HI, HELLO, TELL, NO]},
+    {"prompt": [HI], "chosen": [HI, HELLO, TELL, YES], "rejected": [HI, HELLO, TELL, NO]},
+    {"prompt": [HI, HELLO, TELL], "chosen": [HI, HELLO, TELL, YES], "rejected": [HI, HELLO, TELL, NO]},
+    {"prompt": [HI, HELLO, TELL], "chosen": [YES], "rejected": [NO]},
+    {"prompt": [HI, HELLO, TELL], "chosen": [HI, HELLO, TELL, YES], "rejected": [NO]},
+    {"prompt": [HI, HELLO, TELL], "chosen": "Gladly.", "rejected": [NO]},
+    {"prompt": [HI, HELLO], "chosen": [TELL, YES], "rejected": [TELL, NO]},
+    {"prompt": "Hi", "chosen": [HELLO, TELL, YES], "rejected": [HELLO, TELL, NO]},
+], ids=range(11))
+def test_each_turn_is_a_line_with_its_role_read_once_and_the_judged_answer_too(record, write):
+    (found,), _ = read_comparisons(write(record))
+    assert fields(found) == (TURNS, " Gladly.", " No.")
+
+
+@pytest.mark.parametrize("record, expected", [
+    ({"prompt": [BE, HI], "chosen": [YES], "rejected": [NO]}, ("system: Be kind.\nuser: Hi\nassistant:", " Gladly.", " No.")),
+    ({"prompt": [HI], "chosen": [BE, HI, YES], "rejected": [BE, HI, NO]},
+     ("system: Be kind.\nuser: Hi\nassistant:", " Gladly.", " No.")),
+    ({"prompt": [HI], "chosen": [HELLO, TELL, YES], "rejected": [NO]},
+     ("user: Hi\nassistant:", " Hello.\nuser: Tell me more\nassistant: Gladly.", " No.")),
+    ({"prompt": [HI, HELLO], "chosen": [TELL], "rejected": [NO]},
+     ("user: Hi\nassistant: Hello.", "\nuser: Tell me more", "\nassistant: No.")),
+    ({"prompt": [HI], "chosen": [HI, YES], "rejected": [HI, NO]}, ("Hi", "Gladly.", "No.")),
+    ({"prompt": "", "chosen": [YES], "rejected": [NO]}, ("", "Gladly.", "No.")),
+    ({"prompt": "", "chosen": [{"content": "a"}, {"content": "b"}], "rejected": ""},
+     ("", "somebody: a\nsomebody: b", "")),
+], ids=range(7))
+def test_prompt_and_answer_side_by_side_are_the_conversation(record, expected, write):
+    (found,), _ = read_comparisons(write(record))
+    assert fields(found) == expected
 
 
 def test_what_is_known_about_a_comparison_is_kept(write):
     (found,), _ = read_comparisons(write({"prompt": "p", "chosen": "a", "rejected": "b", "weather": "rain", **FACTS}))
-    assert {name: found[name] for name in FACTS} == FACTS and found["weather"] == "rain" and found["line"] == 1
+    assert {name: found[name] for name in FACTS} == FACTS and found["weather"] == "rain" and found.place[1] == 1
 
 
 def test_one_person_s_undo_takes_back_nobody_else_s_label(write, tmp_path):
@@ -98,6 +139,12 @@ def test_what_teaches_nothing_is_left_out_and_counted(write):
         ({"annotator": 7}, "'annotator' is '7', not text"),
         ({"shown_first": "left"}, "'shown_first' is 'left'; it must be chosen or rejected"),
         ({"time": []}, "'time' is"),
+        ({"source": "chat \ud83d"}, "field 'source' holds half a character"),
+        ({"prompt": "Other", "chosen": [HI, YES], "rejected": [HI, NO]}, "begin alike, and without the prompt"),
+        ({"prompt": None, "chosen": [YES], "rejected": [NO]}, "'prompt' is NoneType"),
+        ({"prompt": "p", "chosen": None, "completion": "c", "label": True}, "as in KTO; a comparison needs two answers"),
+        ({"prompt": None, "chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+         "whole dialogues, as in hh-rlhf, without a prompt; cut both"),
     ],
 )
 def test_a_line_that_cannot_be_meant_so_is_named(write, wrong, complaint):

@@ -30,7 +30,7 @@ import torch
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import LanguageModel
 from minialign.runs.errors import UserError
-from minialign.runs.files import check_fields, held_out, read_jsonl
+from minialign.runs.files import check_fields, held_out, place_of, read_jsonl
 from minialign.tokenizer import Tokenizer
 
 EQUAL, TAKEN_BACK, ASKED_AGAIN = "of two equal answers", "taken back", "asked again"
@@ -53,30 +53,63 @@ def is_chat(value: Any) -> bool:
         isinstance(message, dict) and isinstance(message.get("content"), str) for message in value)
 
 
-def text_of(value: Any, file: object = None, line: int | None = None) -> str:
-    """A string as it is; of one chat message its content; several as `role: content`, one a line."""
-    if is_chat(value):
-        said = [f"{message.get('role', 'somebody')}: {message['content']}" for message in value]
-        value = value[0]["content"] if len(value) == 1 else "\n".join(said)
-    if not isinstance(value, str):
-        raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]!r}", file, line)
-    if not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value):
-        raise UserError("a text holds half a character (an unpaired surrogate); remove it", file, line)
-    return value
+def as_chat(value: Any, role: str, place: tuple[object, int | None]) -> list[tuple[str, str]]:
+    """(role, content) of each message; a string is one message, an empty one none. Raises UserError for anything
+    else."""
+    if isinstance(value, str) or not value:
+        return [(role, value)] if value else []
+    if not is_chat(value):
+        raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]!r}", *place)
+    return [(str(message.get("role", "somebody")), message["content"]) for message in value]
 
 
-def divide_conversations(record: dict) -> dict:
-    """A line with two whole conversations, as `prompt` (what they begin with in common) and two answers."""
-    chosen, rejected, given = (record.get(field) for field in ("chosen", "rejected", "prompt"))
-    if not is_chat(chosen) or not is_chat(rejected) or is_chat(given):
-        return record
-    common = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), len(chosen))
-    common = min(common, len(chosen) - 1, len(rejected) - 1)  # each keeps an answer
-    if common == 0:
-        return record
-    shared = chosen[:common]
-    prompt = given if common == 1 and given == shared[0]["content"] else shared
-    return {**record, "prompt": prompt, "chosen": chosen[common:], "rejected": rejected[common:]}
+def divide_conversations(record: dict) -> dict[str, str]:
+    """`prompt`, `chosen` and `rejected` as texts; what answers repeat of the prompt, or begin with in common, is read
+    once, as the prompt.
+
+    One question and its two answers are their contents. Of more turns each is a line `role: content`, the prompt ends
+    with the role that answers, and prompt and answer side by side are the whole conversation.
+    Raises:
+        UserError: no prompt, neither text nor messages, or a prompt that conversations do not have.
+    """
+    place, asked = place_of(record), record.get("prompt")
+    prompt, *answers = [as_chat(record.get(name), role, place)
+                        for name, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"))]
+    if is_chat(record["chosen"]) and is_chat(record["rejected"]):
+        common = next((i for i, (a, b) in enumerate(zip(*answers)) if a != b), min(map(len, answers)))
+        shared = answers[0][: min(common, *(len(answer) - 1 for answer in answers))]  # each keeps an answer
+        said, known = ([content.strip() for _, content in part] for part in (prompt, shared))
+        if any(known[i : i + len(said)] == said for i in range(len(known))):
+            prompt, answers = shared, [answer[len(shared) :] for answer in answers]
+        elif shared and isinstance(asked, str) and asked and shared[0][0] != "assistant":
+            raise UserError("the conversations begin alike, and without the prompt; leave the prompt out, or let them "
+                            "begin with it", *place)
+        elif shared:
+            prompt, answers = prompt + shared, [answer[len(shared) :] for answer in answers]
+    answers = [answer[len(prompt) :] if answer[: len(prompt)] == prompt != answer else answer for answer in answers]
+    if not prompt and asked is None:
+        check_fields(record, ("prompt",), (str, list), *place)
+    if len(prompt) < 2 and all(len(answer) < 2 for answer in answers):
+        texts = ["".join(content for _, content in part) for part in (prompt, *answers)]
+    else:
+        before, *whole = ["\n".join(f"{role}: {content}" for role, content in turns)
+                          for turns in (prompt, *(prompt + answer for answer in answers))]
+        if prompt and len({answer[0][0] if answer else None for answer in answers}) == 1:
+            before += f"\n{answers[0][0][0]}:"
+        texts = [before, *(text[len(before) :] for text in whole)]
+    return dict(zip(("prompt", "chosen", "rejected"), texts))
+
+
+def refuse_other_forms(record: dict) -> None:
+    """Raise UserError for a line of a well-known other form, and say how to rewrite it."""
+    texts = [record.get(name) for name in ("chosen", "rejected")]
+    if record.get("prompt") is None and all(isinstance(text, str) and "\n\nAssistant:" in text for text in texts):
+        raise UserError(r"chosen and rejected are whole dialogues, as in hh-rlhf, without a prompt; cut both after the "
+                        r"last '\n\nAssistant:' that they share, and make what stands before the cut the prompt",
+                        *place_of(record))
+    if "completion" in record and type(record.get("label")) is bool:
+        raise UserError("one answer and whether it was liked, as in KTO; a comparison needs two answers to a prompt, "
+                        "chosen and rejected", *place_of(record))
 
 
 def name_of(record: dict, field: str = "id") -> tuple[str, int | None]:
@@ -105,10 +138,12 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
         if reason is None and record.get("again") is True:
             reason = ASKED_AGAIN
         if reason is None:
-            record, fields = divide_conversations(record), ("prompt", "chosen", "rejected")
-            check_fields(record, fields, (str, list), path, record["line"])
-            record |= {name: text_of(record[name], path, record["line"]) if record[name] else "" for name in fields}
-            check_facts(record, path)
+            refuse_other_forms(record)
+            chats = is_chat(record.get("chosen")) and is_chat(record.get("rejected"))
+            needed = () if chats and record.get("prompt") is None else ("prompt",)
+            check_fields(record, (*needed, "chosen", "rejected"), (str, list), *place_of(record))
+            record |= divide_conversations(record)
+            check_facts(record)
             reason = EQUAL if record["chosen"] == record["rejected"] else None
         if reason is None:
             kept.append(record)
@@ -117,16 +152,16 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
     return kept, left_out
 
 
-def check_facts(record: dict, path: Path) -> None:
+def check_facts(record: dict) -> None:
     """Raise UserError when something that is known about a comparison cannot be meant so; names the line."""
-    texts, line = ("annotator", "chosen_policy", "rejected_policy", "time"), record["line"]
+    texts = ("annotator", "chosen_policy", "rejected_policy", "time")
     for name in (*texts, "confidence"):
         value, kinds, kind = record.get(name), *((str, "text") if name in texts else ((int, float), "a number"))
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or value != value):
-            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {kind}", path, line)
+            raise UserError(f"{name!r} is {str(value)[:40]!r}, not {kind}", *place_of(record))
     first = record.get("shown_first")
     if first not in (None, "chosen", "rejected"):
-        raise UserError(f"'shown_first' is {str(first)[:40]!r}; it must be chosen or rejected", path, line)
+        raise UserError(f"'shown_first' is {str(first)[:40]!r}; it must be chosen or rejected", *place_of(record))
 
 
 def say_left_out(left_out: Counter[str]) -> str:
