@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 from typed import type_in
 
-from minialign.__main__ import COMMANDS, run
+from minialign import generation
+from minialign.__main__ import COMMANDS, read_standard_input_as_a_file, run
 from minialign.generation import SamplingConfig
 from minialign.lab.demo.settings import DemoConfig
 from minialign.pretrain.masked_lm import MaskingConfig
@@ -93,6 +94,9 @@ def d(tmp_path_factory):
     lines(d / "types.jsonl", {"text": 1, "prompt": 1, "completion": 1, "chosen": 1, "rejected": 1})
     lines(d / "no-text.jsonl", {"text": ""}, {"text": "  "})
     lines(d / "long-answer.jsonl", *demos[:3], {"prompt": "Where?", "completion": " Here." * 60})
+    lines(d / "half.jsonl", {"text": "a", "prompt": "a", "completion": "b", "chosen": "c", "rejected": "d",
+                             "source": "chat \ud83d"})
+    lines(d / "liked.jsonl", {"prompt": "a", "completion": "b", "label": False})
     (d / "empty.txt").write_text("")
     (d / "short.txt").write_text("Hi.")
     (d / "latin.txt").write_bytes("gut\nfür\n".encode("latin-1"))
@@ -165,6 +169,37 @@ def test_pretrain_reads_texts_lines_paragraphs_jsonl_and_several_files(source, d
     assert type_in(f"pretrain {source} {SHAPE} {QUICK} --out {tmp_path}/run", d=d) == 0
     # what is typed wins over --fast
     assert "perplexity" in capsys.readouterr().out and RunFolder(tmp_path / "run").facts()["steps"] == 6
+
+
+def test_one_reader_takes_prompts_and_texts_by_their_content(d, tmp_path, capsys):
+    """U+2028 inside a prompt, JSONL under other names, a byte-order mark, \\r\\n: as many prompts as there are."""
+    prompts = [f"Where is\u2028Mira\x0cat {i}?" for i in range(6)]
+    (tmp_path / "a.txt").write_bytes(("\ufeff" + "\r\n".join(prompts)).encode())
+    lines(tmp_path / "a.JSONL", *({"prompt": prompt, "line": "x"} for prompt in prompts))
+    for name in ("a.txt", "a.JSONL"):
+        assert type_in(f"compare --policies {d}/sft {d}/base --prompts {tmp_path}/{name} --new-tokens 4 "
+                       f"--out {tmp_path}/{name}.pairs") == 0
+    assert f"{tmp_path}/a.JSONL: read as JSONL, one object a line" in capsys.readouterr().out
+    first, second = (files.read_jsonl(tmp_path / f"{name}.pairs") for name in ("a.txt", "a.JSONL"))
+    assert first == second and {pair["prompt"] for pair in first} <= set(prompts) and len(first) > 3
+    found = []
+    for name in ("texts.jsonl", "texts.JSON", "texts.jsonl.txt"):
+        shutil.copy(d / "texts.jsonl", tmp_path / name)
+        assert type_in(f"evaluate {d}/base --text {tmp_path}/{name} --out {tmp_path}/{name}.json") == 0
+        found.append(files.read_json(tmp_path / f"{name}.json")["text"])
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("line", ["sample {d}/sft --new-tokens 2 --prompt -", "ask {d}/sft --new-tokens 2"])
+def test_what_is_piped_in_has_neither_a_byte_order_mark_nor_a_carriage_return(line, d, monkeypatch, capsys):
+    said, asked = [], []
+    monkeypatch.setattr(generation, "prompt_ids", lambda tokenizer, texts: asked.extend(texts) or [[1]] * len(texts))
+    for typed in ("Where is Mira?\n", "\ufeffWhere is Mira?\r\n"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed.encode()), encoding="ascii", newline="\n"))
+        read_standard_input_as_a_file()
+        assert type_in(line, d=d) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and asked == ["Where is Mira?"] * 2
 
 
 @pytest.mark.parametrize("stage", ["base", "sft", "reward", "ppo", "dpo", "t5", "bert"])
@@ -463,6 +498,18 @@ BAD = {
     "full prompt": ("sample {d}/sft --prompt " + "why?" * 60,
                     "do not fit the model's context of 64; shorten the prompt"),
     "half a character": ("sample {d}/sft --prompt \udcff", "half a character"),
+    "half a character in a path": ("compare --policies {d}/sft --prompts {d}/demos.jsonl --out \udcff", "half a character"),
+    **{f"half a character for {command}": (f"{command} {{d}}/half.jsonl",
+                                           "half.jsonl, line 1: field 'source' holds half a character")
+       for command in ("pretrain --text", "sft --base {d}/base --demonstrations", "reward --base {d}/sft --comparisons",
+                       "compare --policies {d}/sft --prompts", "finetune --base {d}/base --data",
+                       "ppo --policy {d}/sft --reward {d}/reward --prompts", "quantize {d}/base --text",
+                       "evaluate {d}/base --text", "distill --teacher {d}/base --text", "hacking", "annotators",
+                       "label {d}/sft --prompts")},
+    "liked answers": ("sft --base {d}/base --demonstrations {d}/liked.jsonl", "liked.jsonl, line 1: label says whether"),
+    "short text to distil": ("distill --teacher {d}/base --text {d}/short.txt --valid {d}/text.txt", "give more text"),
+    "plain references": ("compare --policies {d}/sft --references --prompts {d}/prompts.txt",
+                         "prompts.txt: has no references to compare with"),
     "no data set": ("realdata shakespear", "there is no data set 'shakespear'; known are shakespeare"),
     "no claim": ("claims nothing", "there is no claim 'nothing'; known are"),
     "main job": ("--fast --documents 0", "documents is 0; it must be at least 50"),

@@ -7,9 +7,20 @@ import math
 
 import pytest
 
-from minialign.lab.commands.inputs import read_documents
+from minialign.batching import pack
+from minialign.lab.commands.inputs import given_context, read_documents, read_lines, read_prompts, refuse_judged
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint, held_out, read_json, read_jsonl, read_text, write_jsonl
+from minialign.runs.files import (
+    fingerprint,
+    held_out,
+    is_jsonl,
+    lines_of,
+    place_of,
+    read_json,
+    read_jsonl,
+    read_text,
+    write_jsonl,
+)
 from minialign.runs.settings import describe, from_dict, to_dict
 from minialign.training import TrainingConfig
 
@@ -51,7 +62,8 @@ def test_text_that_cannot_be_read_is_an_error_that_says_why(tmp_path):
 def test_lines_of_json_come_with_their_numbers(tmp_path):
     path = tmp_path / "file.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a", "n": 1}\r\n\r\n  \n{"prompt": "\xe7\x8c\xab\xe2\x80\xa8"}')
-    assert read_jsonl(path, ("prompt",)) == [{"prompt": "a", "n": 1, "line": 1}, {"prompt": "猫\u2028", "line": 4}]
+    assert read_jsonl(path, ("prompt",)) == [{"prompt": "a", "n": 1}, {"prompt": "猫\u2028"}]
+    assert [place_of(record) for record in read_jsonl(path)] == [(path, 1), (path, 4)]
     assert read_jsonl(path, ()) == read_jsonl(path, ("prompt",))
 
 
@@ -78,10 +90,85 @@ def test_a_bad_line_is_an_error_that_names_file_line_and_reason(line, message, t
     refused(path, f"file.jsonl, line 3: .*{message}", read_jsonl, ("prompt", "completion"))
 
 
+@pytest.mark.parametrize("record", [{"text": "a", "source": "chat \ud83d"}, {"text": "a", "\udc00": 1},
+                                    {"text": "a", "about": {"tags": ["x", ["\udfff\ud800"]]}}], ids=repr)
+def test_half_a_character_is_found_in_any_field_at_any_depth(record, tmp_path):
+    path = tmp_path / "file.jsonl"
+    write = [{"text": "\ud83d\ude00 whole, in two escapes"}, record]
+    path.write_text("\n".join(map(json.dumps, write)), encoding="utf-8")
+    odd = ascii(list(record)[-1])[1:-1].replace("\\", "\\\\")
+    refused(path, f"file.jsonl, line 2: field '{odd}' holds half a character", read_jsonl)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    refused(path, "holds half a character", read_json)
+    path.write_text(json.dumps(write[0]), encoding="utf-8")
+    assert fingerprint(read_jsonl(path)) and read_jsonl(path)[0]["text"].startswith("\U0001f600")
+
+
+def test_people_may_call_their_fields_line_and_file(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_text('\n{"text": "To be", "line": "3.1.56", "file": "hamlet"}\n')
+    (record,) = read_jsonl(path, ("text",))
+    assert record == {"text": "To be", "line": "3.1.56", "file": "hamlet"} and place_of(record) == (path, 2)
+    refused(path, "the line has 'text', 'line', 'file'$", read_jsonl, ("prompt",))
+    assert place_of({"line": 7}) == (None, None)
+
+
+ODD = "one\u2028two\x0cthree\x85four\x0bfive\x1csix\u2029seven"  # what str.splitlines takes for line breaks
+
+
+def test_only_line_breaks_end_a_line(tmp_path):
+    assert lines_of(f"{ODD}\nb\r\nc\rd\n") == [ODD, "b", "c", "d", ""]
+    (tmp_path / "a.txt").write_bytes(f"{ODD}\r\n\r\nlast\n".encode())
+    assert [(r["prompt"], r.place[1]) for r in read_prompts(tmp_path / "a.txt")] == [(ODD, 1), ("last", 3)]
+    assert read_documents(tmp_path / "a.txt", "lines") == [ODD, "last"]
+    (tmp_path / "mac.txt").write_bytes(b"one\rtwo\r\rthree")
+    assert read_documents(tmp_path / "mac.txt", "paragraphs") == ["one\ntwo", "three"]
+    (tmp_path / "a.jsonl").write_bytes('{"text": "one\u2028two\x85"}\r{"text": "b"}'.encode())
+    assert [record["text"] for record in read_jsonl(tmp_path / "a.jsonl")] == ["one\u2028two\x85", "b"]
+
+
+LINES = '{"text": "a", "prompt": "p"}\n\n{"prompt": "q", "text": "b"}\n'
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.json", "a.ndjson", "a.jsonl.txt", "a.txt", "a", "a.jsonl.bak"])
+def test_jsonl_is_known_by_its_content_and_what_its_name_hides_is_said(name, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_text(LINES, encoding="utf-8-sig")
+    assert read_documents(path, "lines") == ["a", "b"] and [r["prompt"] for r in read_prompts(path)] == ["p", "q"]
+    said = capsys.readouterr().out
+    assert said == ("" if name == "a.jsonl" else f"{path}: read as JSONL, one object a line\n" * 2)
+
+
+@pytest.mark.parametrize("text", ["{stage directions}\nTo be", "[1] A note.\n[2] Another.", 'He said {"a": 1}.\nNo.\nYes.',
+                                  "Code:\n{}\nand more", '"text": "a"'])
+def test_plain_text_stays_plain(text, tmp_path, capsys):
+    (tmp_path / "a.md").write_text(text)
+    assert read_documents(tmp_path / "a.md") == [text] and "a.md: read as plain text" in capsys.readouterr().out
+    assert not is_jsonl(tmp_path / "a.txt", text)
+    (tmp_path / "a.txt").write_text(text)
+    assert read_documents(tmp_path / "a.txt") == [text] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text, message", [
+    ('{"text": "a"\n', "line 1: not JSON"), ("{'text': 'a'}\n", "line 1: not JSON"),
+    ('[\n{"text": "a"}\n]', "line 1: not JSON .*each line must be one object"),
+    ('[{"text": "a"}]', "line 1: a list, not an object"), ('{\n  "text": "a"\n}', "line 1: not JSON"),
+    ("# mine\n" + LINES, "line 1: not JSON"), ('{"body": "a"}', "line 1: field 'text' is missing"),
+])
+def test_a_fault_in_what_looks_like_jsonl_is_not_read_as_text(text, message, tmp_path):
+    (tmp_path / "a.txt").write_text(text)
+    refused(tmp_path / "a.txt", message, read_documents)
+
+
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": "ü"}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": "ü"}
+
+
 def test_an_empty_text_is_a_text_since_comparisons_may_have_no_prompt(tmp_path):
     path = tmp_path / "file.jsonl"
     path.write_text('{"prompt": ""}\n')
-    assert read_jsonl(path, ("prompt",)) == [{"prompt": "", "line": 1}]
+    assert read_jsonl(path, ("prompt",)) == [{"prompt": ""}]
 
 
 def test_fields_can_be_of_other_kinds_than_text(tmp_path):
@@ -109,8 +196,7 @@ def test_json_that_python_cannot_hold_is_an_error_in_words(text, tmp_path):
 def test_lines_that_were_written_are_read_back(tmp_path):
     records = [{"prompt": "naïve\n猫\u2028", "n": 1.5}, {"prompt": 'quote " and \\ slash', "n": None}]
     write_jsonl(tmp_path / "file.jsonl", records)
-    assert [{k: v for k, v in r.items() if k != "line"} for r in read_jsonl(tmp_path / "file.jsonl",
-        ("prompt",))] == records
+    assert read_jsonl(tmp_path / "file.jsonl", ("prompt",)) == records
     assert len((tmp_path / "file.jsonl").read_bytes().split(b"\n")) == 3
 
 
@@ -131,6 +217,24 @@ def test_about_the_asked_share_of_keys_is_held_out_always_the_same():
 def test_equal_prompts_never_stand_on_both_sides_of_a_split():
     for i in range(200):
         assert len({held_out(key, 0.5) for key in (f"Story {i}", f" story  {i}\n", f"STORY\t{i}")}) == 1
+
+
+def test_liked_and_disliked_completions_are_no_demonstrations(tmp_path):
+    path = tmp_path / "kto.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c", "label": false}\n')
+    refused(path, "line 1: label says whether the completion was liked, as in KTO", read_lines)
+    refused(path, "line 1: label says whether", lambda path: refuse_judged(read_jsonl(path)[0]))
+    path.write_text('{"prompt": "p", "completion": "c", "label": "mine"}\n')
+    assert read_lines(path) == ([{"prompt": "p", "completion": "c", "label": "mine"}], False)
+    path.write_text('{"text": "p", "label": "c"}\n{"text": "p"}')
+    refused(path, "line 2: field 'label' is missing; the line has 'text'$", read_lines)
+
+
+def test_a_remedy_that_the_command_lacks_is_left_out():
+    with pytest.raises(UserError, match="give more text$"), given_context():
+        pack([[1, 2, 3]], 5)
+    with pytest.raises(UserError, match="give more text or a shorter --context$"):
+        pack([[1, 2, 3]], 5)
 
 
 # settings

@@ -71,6 +71,19 @@ def test_what_the_page_writes_is_what_the_reader_of_comparisons_reads(opened):
     assert all(record[record["shown_first"]] in (f"good {record['pair']}", f"bad {record['pair']}") for record in kept)
 
 
+def test_a_pair_s_own_fields_are_not_taken_for_a_label_s(opened, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    own = {"line": 77, "undo": 0, "id": "x", "pair": 9, "time": 5, "choice": "left", "again": True}
+    path.write_text("\n".join(json.dumps(pair | own) for pair in PAIRS), encoding="utf-8")
+    store = opened(pairs=read_pairs(path))
+    assert store.pairs[0]["line"] == 77
+    for choice in ("tie", "first", "skip"):
+        store.answer("t", store.question("t").key, choice)
+    assert [(r["id"], r["pair"], r["again"], r["choice"]) for r in lines(store)] == [
+        (0, 0, False, "tie"), (1, 1, False, "first"), (2, 2, False, "skip")]
+    assert not {"undo", "line"} & set().union(*lines(store)) and opened(pairs=read_pairs(path)).labels == store.labels
+
+
 def test_the_order_is_drawn_and_recorded(opened):
     prefer_good(opened())
     first = [record["shown_first"] == "chosen" for record in lines(opened()) if not record["again"]]
@@ -103,8 +116,7 @@ def test_starting_again_goes_on_where_it_stopped(opened):
     prefer_good(before, count=13)
     before.undo("t")
     again = opened()
-    assert again.labels == [{k: v for k, v in label.items()} | {"line": again.labels[i]["line"]} for i,
-                            label in enumerate(before.labels)]
+    assert again.labels == before.labels
     assert again.question("new") == before.question("t")
     assert again.next_id == before.next_id and again.progress() == before.progress()
     prefer_good(again, "new")

@@ -6,6 +6,7 @@ import pytest
 
 from minialign.instruct.mixture import MixtureConfig, draw, question_ids, rates, split_by_cluster
 from minialign.runs.errors import UserError
+from minialign.runs.files import Record
 from minialign.tokenizer import train_tokenizer
 from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
 from minialign.world.templates import Question, Template, texts
@@ -72,10 +73,10 @@ def test_no_cluster_stands_on_both_sides():
 
 
 def test_a_text_on_both_sides_of_the_split_is_an_error():
-    datasets = {"a": [{"text": LONG, "answer": "x", "cluster": "one", "file": "tasks.jsonl", "line": 3},
+    datasets = {"a": [Record({"text": LONG, "answer": "x", "cluster": "one"}, "tasks.jsonl", 3),
                       *dataset("a", 3, "one")]}
     changed = LONG.upper().replace(",", " ;")
-    datasets["b"] = [{"passage": changed, "answer": "y", "cluster": "two", "file": "tasks.jsonl", "line": 9}]
+    datasets["b"] = [Record({"passage": changed, "answer": "y", "cluster": "two"}, "tasks.jsonl", 9)]
     with pytest.raises(UserError, match="stands in the training task 'a' and in the held-out task 'b'.*") as error:
         split_by_cluster(datasets, ["two"])
     assert "tasks.jsonl" in str(error.value) and "9" in str(error.value)
@@ -102,7 +103,7 @@ def test_a_task_without_templates_or_examples_is_an_error():
     with pytest.raises(UserError, match="the task 'a' has no examples"):
         draw({"a": []}, {"a": templates("a", 1)}, MixtureConfig(1))
     with pytest.raises(UserError, match="needs the field 'text'.*"):
-        draw({"a": [{"answer": "x", "file": "f.jsonl", "line": 4}]}, {"a": templates("a", 1)}, MixtureConfig(1))
+        draw({"a": [Record({"answer": "x"}, "f.jsonl", 4)]}, {"a": templates("a", 1)}, MixtureConfig(1))
 
 
 def test_targets_are_tokens_as_in_running_text_and_long_ones_are_refused_or_counted():

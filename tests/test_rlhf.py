@@ -39,6 +39,7 @@ from minialign.rlhf.reward_model import (
     score_rows,
 )
 from minialign.runs.errors import UserError
+from minialign.runs.files import Record
 from minialign.runs.run_folder import RunFolder
 from minialign.transformer import TransformerConfig
 
@@ -289,8 +290,8 @@ def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apar
 
 
 def test_long_comparisons_are_left_out_on_request_and_counted(tokenizer):
-    long = {"prompt": "p", "chosen": "kite " * 60, "rejected": "b", "line": 7}
-    short = {"prompt": "p", "chosen": "a", "rejected": "b", "line": 8}
+    long = Record({"prompt": "p", "chosen": "kite " * 60, "rejected": "b"}, "f.jsonl", 7)
+    short = Record({"prompt": "p", "chosen": "a", "rejected": "b"}, "f.jsonl", 8)
     with pytest.raises(UserError, match="answers.jsonl, line 7: .* do not fit"):
         ranked_rows(tokenizer, [short, long], 48, file="answers.jsonl")
     ranked, skipped = ranked_rows(tokenizer, [long, short], 48, "skip")

@@ -11,6 +11,7 @@ from minialign.generation import SamplingConfig, continue_texts
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.runs.errors import UserError
+from minialign.runs.files import Record
 from minialign.runs.run_folder import RunFolder
 from minialign.training import TrainingConfig
 
@@ -39,7 +40,7 @@ def test_prompt_and_completion_are_cut_into_tokens_apart_as_they_are_when_it_ans
 
 
 def test_a_demonstration_that_just_fits_is_kept_and_a_longer_one_is_an_error_with_its_line(tokenizer):
-    demonstration = {"prompt": "The kite", "completion": " was red.", "line": 7}
+    demonstration = Record({"prompt": "The kite", "completion": " was red."}, "f.jsonl", 7)
     longest = len(demonstration_rows(tokenizer, [demonstration], 48)[0][0][0])
     rows, skipped = demonstration_rows(tokenizer, [demonstration], longest - 1)
     assert len(rows) == 1 and skipped == 0
@@ -57,7 +58,7 @@ def test_on_request_what_is_too_long_is_left_out_and_counted_never_cut(tokenizer
 
 def test_an_empty_completion_is_an_error_with_its_line_and_an_empty_prompt_is_none(tokenizer):
     with pytest.raises(UserError, match="a.jsonl, line 3: the completion is empty"):
-        demonstration_rows(tokenizer, [{"prompt": "Who?", "completion": "", "line": 3}], 48, skip_long=True,
+        demonstration_rows(tokenizer, [Record({"prompt": "Who?", "completion": ""}, "f.jsonl", 3)], 48, skip_long=True,
                            file="a.jsonl")
     (row, start), *_ = demonstration_rows(tokenizer, [{"prompt": "", "completion": "Rosa"}], 48)[0]
     assert start == 1 and row == [tokenizer.begin, *tokenizer.encode("Rosa"), tokenizer.end]

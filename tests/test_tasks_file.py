@@ -5,6 +5,7 @@ import json
 import pytest
 
 from minialign.instruct.mixture import MixtureConfig, draw
+from minialign.instruct.t5 import prefix_template
 from minialign.lab.interchange.promptsource import most_frequent, read_promptsource
 from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
 from minialign.runs.errors import UserError
@@ -61,7 +62,7 @@ def test_a_cluster_is_text(files):
 def test_tasks_are_read_with_file_line_and_cluster(files):
     path = files("tasks.jsonl", [SPAM, {"task": "echo", "text": "x", "answer": "x"}])
     tasks = read_tasks(path)
-    assert tasks["spam"][0]["line"] == 1 and tasks["spam"][0]["cluster"] == "mail"
+    assert tasks["spam"][0].place[1] == 1 and tasks["spam"][0]["cluster"] == "mail"
     assert tasks["echo"][0]["cluster"] == "echo"
     templates, unusable = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], '
                                                          '"echo": "spam"}'), tasks)
@@ -100,6 +101,53 @@ def test_an_option_of_no_word_is_an_error(files):
     templates, _ = read_templates(files("t.json", '{"spam": [{"name": "plain", "input": "{text}?"}]}'), tasks)
     with pytest.raises(UserError, match="line 1: .*no token to rank"):
         fill(tasks, templates)
+
+
+def test_answers_and_options_lose_the_blanks_around_them_alike(files):
+    tasks = read_tasks(files("tasks.jsonl", [SPAM | {"answer": " yes", "options": ["yes ", " no"]}]))
+    table = '{"spam": [{"name": "plain", "input": "{text} {options}?", "words": {"yes": " true", "no": "false "}}]}'
+    templates, _ = read_templates(files("t.json", table), tasks)
+    ((question,), _) = fill(tasks, templates)
+    assert (question.target, question.options) == ("true", ("true", "false"))
+
+
+def test_a_field_of_one_s_own_may_be_called_line_or_file(files):
+    path = files("tasks.jsonl", [SPAM | {"line": "To be", "file": "hamlet"}])
+    tasks = read_tasks(path)
+    table = '{"spam": [{"name": "plain", "input": "{line} {file}"}]}'
+    templates, _ = read_templates(files("t.json", table), tasks)
+    assert fill(tasks, templates)[0][0].prompt == "To be hamlet" and tasks["spam"][0].place == (path, 1)
+    (jinja,), _ = read_promptsource(files("t.yaml", "templates: {a: {jinja: '{{line}} {{file}} ||| x'}}"), "spam")
+    assert jinja.pose(tasks["spam"][0]).prompt == "To be hamlet"
+    assert prefix_template("spam", SPAM).input == "spam task: {task} text: {text}"  # and no prompt has one of ours
+    assert prefix_template("spam", tasks["spam"][0]).input == "spam task: {task} text: {text} line: {line} file: {file}"
+
+
+@pytest.mark.parametrize("name", ["t.yaml", "t.YAML", "t.yml", "t.yaml.txt", "t"])
+def test_templates_in_yaml_are_known_by_their_content(files, name):
+    tasks = read_tasks(files("tasks.jsonl", [{"task": "nli", **EXAMPLE}]))
+    templates, unusable = read_templates(files(name, YAML), tasks)
+    assert [t.name for t in templates["nli"]] == ["follows", "write"] and len(unusable) == 2
+
+
+def test_templates_may_begin_with_a_byte_order_mark_and_hold_whole_characters(files):
+    tasks = read_tasks(files("tasks.jsonl", [SPAM]))
+    table = '{"spam": [{"name": "plain", "input": "{text} ü"}]}'
+    assert read_templates(files("t.json", "\ufeff" + table), tasks)[0]["spam"][0].input == "{text} ü"
+    with pytest.raises(UserError, match="t.json: field 'spam' holds half a character"):
+        read_templates(files("t.json", table.replace("ü", "\\ud83d")), tasks)
+    with pytest.raises(UserError, match="t.json, line 2: not JSON"):
+        read_templates(files("t.json", '{"spam":\n[}'), tasks)
+    with pytest.raises(UserError, match="t.yaml: field 'templates' holds half a character"):
+        read_promptsource(files("t.yaml", 'templates: {a: {jinja: "\\ud83d ||| x"}}'), "spam")
+
+
+def test_the_sign_between_prompt_and_target_may_stand_in_an_example_s_text(files):
+    text = json.dumps({"templates": {"a": {"name": "n", "jinja": "{{text}}? ||| {{ answer_choices[label] }}",
+                                           "answer_choices": "{{ names | join('|||') }}"}}})
+    (template,), _ = read_promptsource(files("templates.yaml", text), "t")
+    question = template.pose({"text": "a ||| b", "names": ["x|||y", "z"], "label": 0})
+    assert (question.prompt, question.target) == ("a ||| b?", "x|||y")
 
 
 def test_a_task_without_templates_is_an_error(files):

@@ -99,7 +99,7 @@ def test_a_real_model_learns_in_the_marks_of_its_chat_and_talks_with_what_it_lea
 
 def test_the_rows_of_a_chat_are_what_the_conversation_reads(d, named):
     model, tokenizer = open_base(inputs.Path("smollm2"))
-    records = [{"prompt": f"he {i}", "completion": " no", "line": i} for i in range(40)]
+    records = [{"prompt": f"he {i}", "completion": " no"} for i in range(40)]
     sides = two_sides(records, "prompt", 4, d / "x.jsonl")
     batch = written_task(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x.jsonl",
                            chat=True).learned.batch([0])
@@ -115,7 +115,7 @@ def test_a_published_t5_reads_prompts_that_are_ended(d):
     model, own = open_base(d / "t5")
     tokenizer = PretrainedTokenizer(own.library, SpecialIds(0, 2, 0), ends_prompts=True)
     model.special = tokenizer.special
-    records = [{"prompt": f"sad {i}", "completion": " bad", "line": i} for i in range(40)]
+    records = [{"prompt": f"sad {i}", "completion": " bad"} for i in range(40)]
     sides = two_sides(records, "prompt", 4, d / "x")
     batch = written_task(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), d / "x").learned.batch([0])
     assert batch.inputs[0, -1] == 2 and batch.inputs[0, 0] != 0 and batch.tokens[0, 0] == 0 and batch.labels[0, -1] == 2

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from minialign.runs.errors import UserError
+from minialign.runs.files import place_of
 from minialign.runs.settings import check_ranges
 from minialign.world.templates import Question, Template, Unfit, texts
 
@@ -85,7 +86,7 @@ def draw(datasets: Datasets, templates: Templates, config: MixtureConfig) -> lis
         for name in rng.choices(list(rate), list(rate.values()), k=config.questions - len(questions)):
             example = rng.choice(datasets[name[0]])
             try:
-                questions.append(by_name[name].pose(example, (example.get("file"), example.get("line"))))
+                questions.append(by_name[name].pose(example, place_of(example)))
             except Unfit:
                 if not config.skip_unfit:
                     raise
@@ -144,8 +145,7 @@ def refuse_shared_texts(learned: Datasets, asked: Datasets) -> None:
             for text in texts(example):
                 if text in owner:
                     raise UserError(f"this text stands in the training task {owner[text]!r} and in the held-out task "
-                                    f"{task!r}: {text[:60]!r}; leave it out of one", example.get("file"),
-                                    example.get("line"))
+                                    f"{task!r}: {text[:60]!r}; leave it out of one", *place_of(example))
 
 
 def question_ids(tokenizer, questions: Sequence[Question], context: int,

@@ -24,6 +24,7 @@ from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
 from minialign.pretrain.pretrain import train_and_validate
 from minialign.runs.errors import UserError
+from minialign.runs.files import place_of
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -38,7 +39,7 @@ def demonstration_rows(
     """Demonstrations as rows of ids, and how many were left out.
 
     Args:
-        demonstrations: {"prompt", "completion"}, and "line" if they come from a file.
+        demonstrations: {"prompt", "completion"}, as `read_jsonl` gives them if they come from a file.
         context: tokens that the model can read.
         skip_long: leave out what does not fit instead of raising; file: named in errors.
     Raises:
@@ -48,7 +49,7 @@ def demonstration_rows(
     completions = tokenizer.encode_many([d["completion"] for d in demonstrations])
     rows, skipped = [], 0
     for demonstration, prompt, completion in zip(demonstrations, prompts, completions):
-        place = file, demonstration.get("line")
+        place = file, place_of(demonstration)[1]
         if not completion:
             raise UserError("the completion is empty; there is nothing to learn from it", *place)
         row, start = demonstration_row(tokenizer, prompt, completion)

@@ -39,6 +39,7 @@ from minialign.peft.transfer import TunedRun, tune
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.errors import UserError
+from minialign.runs.files import place_of
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -87,7 +88,7 @@ def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]
     for side in sides:
         rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]
         for row, record in zip(rows, side):
-            must_fit(model, len(row), file, record["line"], before)
+            must_fit(model, len(row), file, place_of(record)[1], before)
         classes = [labels.index(record["label"]) for record in side]
         data.append(LabelledTexts(rows, classes, min(training.batch, len(side)), training.seed))
     head = Classifier(model.body, len(labels), training.seed)
@@ -124,7 +125,7 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
     rows = []
     for record, prompt, completion in zip(side, prompts, completions):
         if not completion:
-            raise UserError("the completion is empty; there is nothing to learn from it", file, record["line"])
+            raise UserError("the completion is empty; there is nothing to learn from it", file, place_of(record)[1])
         if model.config.kind == "encoder-decoder":
             row = (as_prompt(tokenizer, prompt), completion)
             # the begin token stands before what is written; the encoder alone reads the vectors
@@ -133,7 +134,7 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
             row = (taught_row(tokenizer, SYSTEM, prompt, completion) if chat
                    else demonstration_row(tokenizer, prompt, completion))
             tokens = len(row[0]) - 1  # the last one is said, and not read
-        must_fit(model, tokens, file, record["line"], vectors)
+        must_fit(model, tokens, file, place_of(record)[1], vectors)
         rows.append(row)
     return rows
 

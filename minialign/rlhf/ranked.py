@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minialign.batching import Batches, ExampleBatch
 from minialign.runs.errors import UserError
+from minialign.runs.files import place_of
 from minialign.tokenizer import Tokenizer
 
 TOO_LONG, CUT, EQUAL = "too long for the context", "cut to fit the context", "equal once they are cut"
@@ -100,7 +101,7 @@ def ranked_rows(tokenizer: Tokenizer, comparisons: list[dict], context: int, lon
         if longest > context and long == "stop":
             raise UserError(f"{longest} tokens do not fit the model's context of {context}; shorten it, or leave such "
                             f"lines out with --skip-long, or cut their answers with --cut-long", file,
-                            comparison.get("line"))
+                            place_of(comparison)[1])
         if longest > context and (long == "skip" or room < 2):
             left_out[TOO_LONG] += 1
             continue

@@ -7,11 +7,28 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from minialign.runs.errors import UserError
+
+HALF = re.compile(r"[\ud800-\udfff]")  # JSON can escape an unpaired surrogate, and no file can hold it
+OBJECT = re.compile(r"""\s*(\[\s*)?\{\s*(("[^"]*"|'[^']*')\s*:|\}\s*$)""")  # how an object of JSON begins, right or wrong
+
+
+class Record(dict):
+    """The fields of one line of a file. Where it stands is no field, so that people may call theirs as they like."""
+
+    def __init__(self, fields: dict[str, Any], file: object = None, line: int | None = None):
+        super().__init__(fields)
+        self.place = (file, line)
+
+
+def place_of(record: dict[str, Any]) -> tuple[object, int | None]:
+    """File and line of a record, for errors; nothing of what never stood in a file."""
+    return getattr(record, "place", (None, None))
 
 
 def read_text(path: Path) -> str:
@@ -36,29 +53,60 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, ...] = str) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line, each with its line number under "line"; blank lines are passed over.
+def lines_of(text: str) -> list[str]:
+    r"""Its lines. \n, \r\n and \r end one; U+2028, a form feed or NEL are letters of a text, unlike in splitlines."""
+    return re.split("\r\n|[\r\n]", text)
+
+
+def is_jsonl(path: Path, text: str) -> bool:
+    """Whether a file is one of JSON objects: by its content, and where its name says so, so that a fault in it is
+    found. A first line or most lines that begin as an object does will do."""
+    begun = [OBJECT.match(line) is not None for line in lines_of(text) if line.strip()]
+    named = Path(path).suffix.lower() in (".jsonl", ".ndjson", ".json")
+    return named or OBJECT.match(text) is not None or 2 * sum(begun) > len(begun)
+
+
+def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, ...] = str) -> list[Record]:
+    """The JSON objects of a file, one a line; blank lines are passed over.
 
     Args:
         fields: what every line must have; kind: their type.
     Raises:
-        UserError: broken JSON, not an object, a field missing or of another type; names the line and the field.
+        UserError: broken JSON, not an object, half a character, a field missing or of another type; names the line and
+            the field.
     """
+    return parse_jsonl(read_text(path), path, fields, kind)
+
+
+def parse_jsonl(text: str, path: Path, fields: Sequence[str] = (),
+                kind: type | tuple[type, ...] = str) -> list[Record]:
+    """The same of a text that was read already."""
     example = ", ".join(f'"{field}": …' for field in fields)
     records = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
+            if "\\u" in line:
+                refuse_half_characters(record, path, number)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", "nested too deeply, or a number too long")
             raise UserError(f"not JSON ({reason}); each line must be one object", path, number) from None
         if not isinstance(record, dict):
             raise UserError(f"a {type(record).__name__}, not an object; write {{{example}}}", path, number)
         check_fields(record, fields, kind, path, number)
-        records.append({**record, "line": number})
+        records.append(Record(record, path, number))
     return records
+
+
+def refuse_half_characters(value: Any, file: object, line: int | None = None) -> None:
+    """Raise UserError for an unpaired surrogate anywhere in what JSON or YAML held; names the field on top."""
+    for name, inside in value.items() if isinstance(value, dict) else [(None, value)]:
+        if HALF.search(json.dumps([name, inside], ensure_ascii=False, default=str)):
+            what = "it" if name is None else f"field {name!r}"
+            raise UserError(f"{what} holds half a character (an unpaired surrogate such as \\ud83d); remove it", file,
+                            line)
 
 
 def check_fields(record: dict[str, Any], fields: Sequence[str], kind: type | tuple[type, ...], path: Path,
@@ -73,8 +121,6 @@ def check_fields(record: dict[str, Any], fields: Sequence[str], kind: type | tup
         value = record[field]
         if not isinstance(value, kind):
             raise UserError(f"field {field!r} is {type(value).__name__}, not {names}", path, number)
-        if isinstance(value, str) and not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value):
-            raise UserError(f"field {field!r} holds half a character (an unpaired surrogate); remove it", path, number)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -113,9 +159,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UserError when it is missing or broken, with the line."""
+    """Read a JSON file. Raises UserError when it is missing or broken, with the line, or holds half a character."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        refuse_half_characters(value, path)
+        return value
     except FileNotFoundError:
         raise UserError("there is no such file", path) from None
     except OSError as error:

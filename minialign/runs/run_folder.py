@@ -166,7 +166,7 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; a last line that a fault cut short is left out."""
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def forget_after(self, step: int) -> None:

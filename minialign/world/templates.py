@@ -30,7 +30,7 @@ FIELD = re.compile(r"\{(\w+)\}")
 STYLES = ("", "question", "instruction", "cloze")
 KEYS = {"name": str, "input": str, "target": str, "style": str, "words": dict, "inverted": bool,
         "answer_in_input": bool}
-NOT_READ = ("answer", "options", "cluster", "file", "line")  # what an example has beside the fields that a model reads
+NOT_READ = ("answer", "options", "cluster")  # what an example has beside the fields that a model reads
 SHORTEST = 12  # words; shorter texts, single sentences mostly, are alike by chance
 
 
@@ -88,7 +88,7 @@ class Template:
         prompt, target = (text.strip() for text in render(self, example, place))
         options: tuple[str, ...] = ()
         if self.asks_for_the_answer and "options" in example:
-            options = tuple(self.words.get(option, option) for option in example["options"])
+            options = tuple(self.words.get(option, option).strip() for option in example["options"])
             listing = ", ".join(options) or "(none)"
             if target not in options:
                 raise UserError(f"the answer {target!r} of {self.task} is not among its options {listing}", *place)
@@ -104,8 +104,8 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
         UserError: not JSON; a key that is unknown, missing or of another type; a stray brace; a name that comes twice.
     """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        table = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot be read as JSON: {error}", path) from None
     if not isinstance(table, dict) or not table:
         raise UserError('there are no templates; it must be an object such as {"task": [{"name": "plain", "input": '

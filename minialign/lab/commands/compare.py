@@ -9,16 +9,16 @@ import click
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import open_alike, prompt_rows
+from minialign.lab.commands.inputs import open_alike, prompt_rows, read_prompts
 from minialign.rlhf.comparisons import Candidate, sample_pairs
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_jsonl, write_jsonl
+from minialign.runs.files import write_jsonl
 
 
 @click.command(cls=cli.Command)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]…")
 @cli.file_option("--policies RUN…", "Runs whose models answer; more may follow.", multiple=True)
-@cli.file_option("--prompts FILE.jsonl", "One JSON object a line, with `prompt` (and `completion`, if --references).",
+@cli.file_option("--prompts FILE.jsonl", "A prompt a line, or JSONL with `prompt` (and `completion`, if --references).",
                  required=True)
 @cli.flag("--references", text="Let the completions of the prompts file compete, too.")
 @cli.count_option("--answers", 2, 2, 9, "Answers to a prompt; every two of them make a pair.")
@@ -40,10 +40,10 @@ def command(args, sampling):
     if not runs:
         raise UserError("no model to sample from; name runs with --policies")
     models, tokenizer = open_alike(runs)
-    records = read_jsonl(args.prompts, ("prompt", "completion") if args.references else ("prompt",))
+    records = read_prompts(args.prompts, args.references)
     records = records[:32] if args.fast else records
     context = min(model.config.context for model in models)
-    prompt_rows(tokenizer, records, sampling.new_tokens, context, args.prompts)
+    prompt_rows(tokenizer, records, sampling.new_tokens, context)
     candidates = candidates_of(runs, models, records if args.references else [], sampling.temperature)
     prompts = [record["prompt"] for record in records]
     write_pairs(args.out, *sample_pairs(candidates, tokenizer, prompts, sampling, args.seed, args.answers))

@@ -19,7 +19,7 @@ from minialign.distill.student import start_from, student_config
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import LanguageModel, describe_model, load_model, same_tokenizer
 from minialign.lab.commands.distill_options import RECIPES, TINY, RecipeDefaults, changed, comparison_table
-from minialign.lab.commands.inputs import read_documents
+from minialign.lab.commands.inputs import given_context, read_documents
 from minialign.lab.commands.pretrain import hold_out_the_end
 from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import WRITTEN, CacheConfig, CachedSoftTargets, written_once
@@ -142,6 +142,7 @@ def read_both(asked: SimpleNamespace, split: str, context: int) -> tuple[list[st
     return (documents, read_documents(asked.valid, split)) if asked.valid else hold_out_the_end(documents, context)
 
 
+@given_context()
 def make_batches(asked: SimpleNamespace, defaults: RecipeDefaults, tokenizer: Tokenizer, model: LanguageModel,
                  texts: tuple[list[str], list[str]]) -> tuple[Batches, list]:
     """Training data, and up to eight batches to validate on, always the same ones. Where the recipe needs prompts:

@@ -28,7 +28,7 @@ from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
 from minialign.rlhf.reward_model import answer_rows, score_rows
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_json, read_jsonl, write_json
+from minialign.runs.files import place_of, read_json, write_json
 from minialign.tokenizer import Tokenizer
 
 
@@ -124,7 +124,7 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
         context, records = min(context, rival.config.context), read_prompts(args.prompts)[:limit]
     if len(records) < 2:
         raise UserError("one prompt gives no interval; give at least two", args.prompts)
-    prompt_rows(tokenizer, records, sampling.new_tokens, context, args.prompts)
+    prompt_rows(tokenizer, records, sampling.new_tokens, context)
     texts = [record["prompt"] for record in records]
     if args.against is not None:
         chance = torch.Generator().manual_seed(args.seed + 1)
@@ -155,13 +155,10 @@ def score_texts(scorer, tokenizer: Tokenizer, prompts: list[str], answers: list[
 def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict]:
     """Prompts with their reference answers. Raises UserError for a pair that the judge cannot read as a whole, with its
     line."""
-    if path.suffix != ".jsonl":
-        raise UserError("has no references to compare with; give a .jsonl file with `prompt` and `completion`, or a "
-                        "rival with --against", path)
-    records = read_jsonl(path, ("prompt", "completion"))
+    records = read_prompts(path, references=True)
     rows = answer_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
     for row, record in zip(rows, records):
         if len(row) > context:
             raise UserError(f"prompt and completion of {len(row)} tokens do not fit the judge's context of {context}; "
-                            f"shorten them", path, record["line"])
+                            f"shorten them", *place_of(record))
     return records

@@ -10,7 +10,7 @@ import click
 from minialign.lab.commands import options as cli
 from minialign.rlhf.reward_checks import show_hacking, widest
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_jsonl
+from minialign.runs.files import place_of, read_jsonl
 
 SAMPLES = Path("evaluation") / "samples.jsonl"
 
@@ -35,7 +35,7 @@ def command(run, count):
         for name in ("proxy", "gold"):
             value = record.get(name)
             if type(value) not in (int, float) or not abs(value) < math.inf:
-                raise UserError(f"{name!r} is {str(value)[:40]}, not a number", path, record["line"])
+                raise UserError(f"{name!r} is {str(value)[:40]}, not a number", *place_of(record))
     if not found:
         raise UserError("no line says what its text scored as `proxy`; an older run of the main job did not write it: "
                         "run it again", path)

@@ -3,6 +3,7 @@ nothing is half done."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,18 @@ from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED, load_quantized_run
 from minialign.runs.errors import UserError
-from minialign.runs.files import check_fields, held_out, read_json, read_jsonl, read_text
+from minialign.runs.files import (
+    Record,
+    check_fields,
+    held_out,
+    is_jsonl,
+    lines_of,
+    parse_jsonl,
+    place_of,
+    read_json,
+    read_jsonl,
+    read_text,
+)
 from minialign.runs.run_folder import CONFIG, MODEL
 from minialign.tokenizer import Tokenizer
 
@@ -89,34 +101,56 @@ def labels_of(tuned: Path | None) -> list[str]:
 
 def read_documents(path: Path, split: str = "file") -> list[str]:
     """The documents of a text file, or of the `text` fields of a JSONL file; empty ones are passed over."""
-    if path.suffix == ".jsonl":
-        parts = [record["text"] for record in read_jsonl(path, ("text",))]
+    text, records = read_either(path, ("text",))
+    if records is not None:
+        parts = [record["text"] for record in records]
     else:
-        text = read_text(path).replace("\r\n", "\n")  # a file from Windows has the same paragraphs
-        parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": text.splitlines()}[split]
+        lines = lines_of(text)  # a file from Windows has the same paragraphs
+        text = "\n".join(lines)
+        parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": lines}[split]
     documents = [part.strip() for part in parts if part.strip()]
     if not documents:
         raise UserError("every text in it is empty", path)
     return documents
 
 
-def read_prompts(path: Path) -> list[dict]:
-    """{"prompt", "line"} of each line of a text file, or the objects of a JSONL file."""
-    if path.suffix == ".jsonl":
-        return read_jsonl(path, ("prompt",))
-    lines = enumerate(read_text(path).splitlines(), 1)
-    return [{"prompt": text, "line": line} for line, text in lines if text.strip()]
+def read_either(path: Path, fields: Sequence[str]) -> tuple[str, list[Record] | None]:
+    """A file's text, and its objects if it is JSONL. The content decides; says what, where the name does not."""
+    text = read_text(path)
+    found = is_jsonl(path, text)
+    if path.suffix != (".jsonl" if found else ".txt"):
+        click.echo(f"{path}: read as {'JSONL, one object a line' if found else 'plain text'}")
+    return text, parse_jsonl(text, path, fields) if found else None
 
 
-def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, context: int,
-                file: Path) -> list[list[int]]:
+def read_prompts(path: Path, references: bool = False) -> list[Record]:
+    """{"prompt"} of each line of a text file, or the objects of a JSONL file, which alone can have the `references`
+    that answers compete with. Raises UserError where those are missing."""
+    text, records = read_either(path, ("prompt", "completion") if references else ("prompt",))
+    if records is None and references:
+        raise UserError("has no references to compare with; give JSONL with `prompt` and `completion`, or another run "
+                        "to compare with", path)
+    lines = enumerate(lines_of(text), 1) if records is None else ()
+    return records or [Record({"prompt": line}, path, number) for number, line in lines if line.strip()]
+
+
+def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, context: int) -> list[list[int]]:
     """Prompts as rows of ids. Raises UserError, with the line, for one that leaves no room for the answer."""
     rows = prompt_ids(tokenizer, [record["prompt"] for record in records])
     for row, record in zip(rows, records):
         if len(row) + new_tokens > context:
             raise UserError(f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context "
-                            f"of {context}; shorten it or use a smaller --new-tokens", file, record["line"])
+                            f"of {context}; shorten it or use a smaller --new-tokens", *place_of(record))
     return rows
+
+
+@contextlib.contextmanager
+def given_context() -> Iterator[None]:
+    """Inside, errors of too short a text leave --context out: it is the model's, and no option of the command."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(" or a shorter --context", "")) from None
 
 
 def fill_a_batch(count: int, what: str, batch: int, file: Path) -> None:
@@ -130,14 +164,22 @@ def read_lines(file: Path) -> tuple[list[dict], bool]:
     """The lines to learn from, and whether they are texts with labels; the first one says so.
 
     Raises:
-        UserError: a line that lacks a field, with its number.
+        UserError: a line that lacks a field, with its number, or says that an answer is bad.
     """
     records = read_jsonl(file)
-    labelled = "label" in records[0]
+    labelled = "label" in records[0] and ("text" in records[0] or "completion" not in records[0])
     for record in records:
-        said = {name: value for name, value in record.items() if name != "line"}
-        check_fields(said, ("text", "label") if labelled else ("prompt", "completion"), str, file, record["line"])
+        if not labelled:
+            refuse_judged(record)
+        check_fields(record, ("text", "label") if labelled else ("prompt", "completion"), str, *place_of(record))
     return records, labelled
+
+
+def refuse_judged(record: Record) -> None:
+    """Raise UserError for a demonstration with a verdict, as KTO has them: a bad answer would be taught as a good one."""
+    if "completion" in record and type(record.get("label")) is bool:
+        raise UserError("label says whether the completion was liked, as in KTO, which is not here; keep the lines "
+                        "where it is true, without the label, as demonstrations", *place_of(record))
 
 
 def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:

@@ -13,13 +13,13 @@ from minialign.generation import SamplingConfig, prompt_ids
 from minialign.heads import load_model
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.compare import candidates_of, write_pairs
-from minialign.lab.commands.inputs import open_alike, prompt_rows
+from minialign.lab.commands.inputs import open_alike, prompt_rows, read_prompts
 from minialign.lab.labelling.reward import LABELS, PAIRS, LiveReward
 from minialign.lab.labelling.store import LabelStore, read_pairs
 from minialign.lab.labelling.terminal import label_in_terminal
 from minialign.rlhf.comparisons import sample_pairs
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_jsonl, write_jsonl
+from minialign.runs.files import write_jsonl
 from minialign.runs.run_folder import RunFolder
 from minialign.world.tasks import demonstrations
 
@@ -96,13 +96,9 @@ def serve(store: LabelStore, reward: LiveReward, port: int, show: bool) -> None:
 
 def keep_pairs(given: Path, kept: Path) -> None:
     """Copy the pairs to the labels' folder; raise UserError if others are there."""
-
-    def read(path: Path) -> list[dict]:
-        return [{name: value for name, value in pair.items() if name != "line"} for pair in read_pairs(path)]
-
     if not kept.exists():
-        write_jsonl(kept, read(given))
-    elif read(given) != read(kept):
+        write_jsonl(kept, read_pairs(given))
+    elif read_pairs(given) != read_pairs(kept):
         raise UserError(f"other pairs are labelled in {kept.parent}; choose another --out, or leave --pairs out to go "
                         f"on there", given)
 
@@ -114,8 +110,8 @@ def answer_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tuple[li
     models, tokenizer = open_alike(runs)
     context = min(model.config.context for model in models)
     if args.prompts is not None:
-        records = read_jsonl(args.prompts, ("prompt",))[: args.count]
-        prompt_rows(tokenizer, records, sampling.new_tokens, context, args.prompts)
+        records = read_prompts(args.prompts)[: args.count]
+        prompt_rows(tokenizer, records, sampling.new_tokens, context)
     else:
         stories = demonstrations(args.count, args.seed + 7919, summary_share=1.0)
         rows = prompt_ids(tokenizer, [story["prompt"] for story in stories])

@@ -14,14 +14,21 @@ from minialign.evaluation import Interval
 from minialign.generation import SamplingConfig
 from minialign.heads import ScalarModel, describe_model, load_model
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import fill_a_batch, open_reward_model, prompt_rows, read_documents, read_prompts
+from minialign.lab.commands.inputs import (
+    fill_a_batch,
+    given_context,
+    open_reward_model,
+    prompt_rows,
+    read_documents,
+    read_prompts,
+)
 from minialign.lab.stages import stage_run
 from minialign.rlhf.best_of_n import beside_best_of_n
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix, alignment_tax
 from minialign.rlhf.reward_model import Ensemble
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint
+from minialign.runs.files import fingerprint, place_of
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 
@@ -55,9 +62,9 @@ def command(args, settings, mixing):
     model, tokenizer = load_model(args.policy, "decoder")
     scorer, rewarded_by = load_rewards(args, tokenizer)
     records, context = read_prompts(args.prompts), min(model.config.context, scorer.config.context)
-    rows = prompt_rows(tokenizer, records, settings.new_tokens, context, args.prompts)
+    rows = prompt_rows(tokenizer, records, settings.new_tokens, context)
     fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
-    data = fingerprint([[record["prompt"], record["line"]] for record in records])
+    data = fingerprint([[record["prompt"], place_of(record)[1]] for record in records])
     about = {**describe_model(model), "stage": "ppo", "ppo": settings, "data": data}
     mix = None
     if args.pretraining:
@@ -100,6 +107,7 @@ def interval(found: Interval) -> str:
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
+@given_context()
 def text_rows(path: Path, tokenizer: Tokenizer, context: int) -> tuple[Tensor, Tensor]:
     """Pretraining text as packed rows: what is mixed in, and the last tenth, two rows at least, on which the alignment
     tax is measured."""

@@ -10,7 +10,7 @@ from minialign.batching import next_token_batch
 from minialign.heads import describe_model, load_model
 from minialign.instruct.sft import SFT, demonstration_rows, fine_tune
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import fill_a_batch
+from minialign.lab.commands.inputs import fill_a_batch, refuse_judged
 from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, held_out, read_jsonl
@@ -39,6 +39,8 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
     """
     model, tokenizer = load_model(base, "decoder")
     records = read_jsonl(demonstrations, ("prompt", "completion"))
+    for record in records:
+        refuse_judged(record)
     sides = [[r for r in records if held_out(r["prompt"], 0.1) is side] for side in (False, True)]
     (rows, skipped), (valid, skipped_too) = (
         demonstration_rows(tokenizer, side, model.config.context, skip_long, demonstrations) for side in sides)

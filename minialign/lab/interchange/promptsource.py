@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_text
-from minialign.world.templates import NOT_READ, Question, Unfit
+from minialign.runs.files import read_text, refuse_half_characters
+from minialign.world.templates import Question, Unfit
 
 SEPARATOR = "|||"
+MARK = "\0|||\0"  # in its place while a template is filled, since an example's own text may hold a |||
 MISSING = "templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 pyyaml"
 
 
@@ -79,12 +80,11 @@ class JinjaTemplate:
         """
         from jinja2 import TemplateError, UndefinedError
 
-        hidden = set(NOT_READ) - {"answer", "options"}
-        fields = {name: value for name, value in example.items() if name not in hidden}
+        fields = {name: value for name, value in example.items() if name != "cluster"}
         here, (text, choices) = f"template {self.task}/{self.name}", self.compiled
         try:
-            options = [part.strip() for part in choices.render(**fields).split(SEPARATOR)] if choices else []
-            parts = [part.strip() for part in text.render(**fields, answer_choices=options or None).split(SEPARATOR)]
+            options = [part.strip() for part in choices.render(**fields).split(MARK)] if choices else []
+            parts = [part.strip() for part in text.render(**fields, answer_choices=options or None).split(MARK)]
         except UndefinedError as error:
             raise UserError(f"{here} needs a field that the example lacks ({error}); the example has "
                             f"{', '.join(sorted(fields))}", *place) from None
@@ -119,7 +119,8 @@ def read_promptsource(path: Path, task: str) -> tuple[list[JinjaTemplate], list[
             unusable.append((name, "it has no ||| between prompt and target"))
             continue
         try:
-            compiled = environment.from_string(jinja), environment.from_string(choices) if choices else None
+            compiled = tuple(environment.from_string(text.replace(SEPARATOR, MARK)) if text else None
+                             for text in (jinja, choices))
             foreign = sorted(meta.find_undeclared_variables(environment.parse(jinja)) & set(environment.globals)
                              - {"range", "zip", "dict"})
         except (TemplateError, TypeError) as error:
@@ -149,8 +150,10 @@ def _load_yaml(path: Path) -> Any:
         Loader.add_constructor(tag, lambda loader, node: loader.construct_mapping(node, deep=True))
     text = read_text(path)
     try:
-        return yaml.load(text, Loader=Loader)  # a SafeLoader with two harmless tags
+        table = yaml.load(text, Loader=Loader)  # a SafeLoader with two harmless tags
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"not valid YAML: {getattr(error, 'problem', None) or error}", path,
                         mark.line + 1 if mark else None) from None
+    refuse_half_characters(table, path)
+    return table

@@ -20,12 +20,12 @@ from typing import Any
 
 from minialign.lab.interchange.promptsource import read_promptsource
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_jsonl
+from minialign.runs.files import place_of, read_json, read_jsonl, read_text
 from minialign.world.templates import Question, Unfit, load_templates
 
 
 def read_tasks(path: Path) -> dict[str, list[dict]]:
-    """Task -> its examples, each with "cluster", "file" and "line".
+    """Task -> its examples, each with its "cluster"; answer and options without blanks around them.
 
     Raises:
         UserError: a line that is no JSON object, lacks `task`, or has options that cannot be chosen from, or without
@@ -33,20 +33,23 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
     """
     tasks: dict[str, list[dict]] = {}
     for record in read_jsonl(path, ("task",)):
-        line, options = record["line"], record.get("options")
+        line, options = place_of(record)[1], record.get("options")
         if not isinstance(record.get("cluster", ""), str):
             raise UserError(f"cluster is {record['cluster']!r}; it must be text", path, line)
+        if isinstance(record.get("answer"), str):
+            record["answer"] = record["answer"].strip()
         if "options" in record:
             if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
                 raise UserError(f'options is {options!r}; it must be a list of texts such as ["yes", "no"]', path, line)
+            record["options"] = options = [option.strip() for option in options]
             if len(options) < 2:
                 raise UserError(f"options has {len(options)} answers; give two or more, or leave the field out", path,
                                 line)
             if record.get("answer") not in options:
                 raise UserError(f"the answer {record.get('answer')!r} is not among the options {', '.join(options)}",
                                 path, line)
-        example = {"cluster": record["task"], **record, "file": path}
-        tasks.setdefault(record["task"], []).append(example)
+        record.setdefault("cluster", record["task"])
+        tasks.setdefault(record["task"], []).append(record)
     return tasks
 
 
@@ -56,13 +59,15 @@ def read_templates(path: Path, tasks: dict[str, list[dict]]) -> tuple[dict[str, 
     Raises:
         UserError: a bad file, a task without templates, or a YAML file for more than one task.
     """
-    if path.suffix in (".yaml", ".yml"):
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml") or (suffix != ".json" and read_text(path).lstrip()[0] not in "{["):
         if len(tasks) != 1:
             raise UserError(f"a file of the PromptSource collection is for one task, and there are {', '.join(tasks)}; "
                             f"use one file of tasks for each", path)
         (task,) = tasks
         templates, unusable = read_promptsource(path, task)
         return {task: templates}, unusable
+    read_json(path)  # whatever is wrong with it as JSON, with the line
     table = load_templates(path)
     missing = [task for task in tasks if task not in table]
     if missing:
@@ -84,7 +89,7 @@ def fill(tasks: dict[str, list[dict]], templates: dict[str, list[Any]],
     questions, skipped = [], 0
     for task, examples in tasks.items():
         for example in examples:
-            place = (example.get("file"), example.get("line"))
+            place = place_of(example)
             for template in templates[task]:
                 try:
                     question = template.pose(example, place)

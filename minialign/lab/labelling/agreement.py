@@ -16,7 +16,7 @@ from pathlib import Path
 from minialign.evaluation import wilson_interval
 from minialign.rlhf.comparisons import name_of, taken_back
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_jsonl
+from minialign.runs.files import place_of, read_jsonl
 
 Pair = tuple[str, frozenset[str]]  # the prompt, and the two answers in no order
 
@@ -38,8 +38,7 @@ def read_votes(paths: Sequence[Path]) -> dict[str, dict[bool, dict[Pair, str | N
             tie = record.get("choice") == "tie"
             texts = [record.get(name) for name in (("first", "second") if tie else ("chosen", "rejected"))]
             if not all(isinstance(text, str) for text in [*texts, record.get("prompt")]):
-                raise UserError("no label: it needs prompt, chosen and rejected, each of them text", path,
-                                record["line"])
+                raise UserError("no label: it needs prompt, chosen and rejected, each of them text", *place_of(record))
             own = votes.setdefault(str(record.get("annotator", "somebody")), {False: {}, True: {}})
             own[record.get("again") is True][record["prompt"], frozenset(texts)] = None if tie else texts[0]
     return votes

@@ -33,8 +33,9 @@ from typing import Any
 
 from minialign.rlhf.comparisons import as_comparison
 from minialign.runs.errors import UserError
-from minialign.runs.files import check_fields, read_jsonl, unwritable
+from minialign.runs.files import check_fields, place_of, read_jsonl, unwritable
 
+SHOWN = ("prompt", "first", "second", "first_policy", "second_policy")  # a pair's own `id` or `undo` is no label's
 CHOICES = ("first", "second", "tie", "skip")
 AGAIN_SHARE = 0.1  # of the labels are of pairs that were labelled before
 GAP = 4  # labels, at least, between the two times that a pair is asked
@@ -65,9 +66,9 @@ def read_pairs(path: Path) -> list[dict]:
     pairs = read_jsonl(path, ("prompt", "first", "second"))
     for pair in pairs:
         if pair["first"] == pair["second"]:
-            raise UserError("both answers are equal; there is nothing to choose", path, pair["line"])
+            raise UserError("both answers are equal; there is nothing to choose", *place_of(pair))
         names = {f"{side}_policy": pair.get(f"{side}_policy") or "unknown" for side in ("first", "second")}
-        check_fields(names, tuple(names), str, path, pair["line"])
+        check_fields(names, tuple(names), str, *place_of(pair))
         pair.update(names)
     return pairs
 
@@ -121,16 +122,15 @@ class LabelStore:
 
     def _remember(self, record: dict) -> None:
         """Take a line of the file into account."""
-        line = record.get("line")
         if type(record.get("undo")) is int:
             self._forget(record["undo"])
             return
-        check_fields(record, ("id", "pair"), int, self.path, line)
-        check_fields(record, ("prompt", "choice", "annotator"), str, self.path, line)
+        check_fields(record, ("id", "pair"), int, *place_of(record))
+        check_fields(record, ("prompt", "choice", "annotator"), str, *place_of(record))
         pair = self.pairs[record["pair"]] if 0 <= record["pair"] < len(self.pairs) else {}
         if record["prompt"] != pair.get("prompt") or record["choice"] not in CHOICES:
             raise UserError("a label of other pairs; choose another --out, or put the pairs back that were labelled "
-                            "here", self.path, line)
+                            "here", *place_of(record))
         self.next_id = max(self.next_id, record["id"] + 1)
         if record["annotator"] == self.annotator:
             self.labels.append(record)
@@ -194,7 +194,7 @@ class LabelStore:
 
     def show(self, question: Question) -> dict[str, Any]:
         """The pair with its answers in the order in which they are shown."""
-        pair = {name: value for name, value in self.pairs[question.pair].items() if name != "line"}
+        pair = {name: self.pairs[question.pair][name] for name in SHOWN}
         if question.swapped:
             pair |= {"first": pair["second"], "second": pair["first"], "first_policy": pair["second_policy"],
                      "second_policy": pair["first_policy"]}
