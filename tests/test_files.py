@@ -9,6 +9,8 @@ import pytest
 
 from minialign.batching import pack
 from minialign.lab.commands.inputs import given_context, read_documents, read_lines, read_prompts, refuse_judged
+from minialign.lab.interchange.folder import read_tokenizer
+from minialign.lab.interchange.published import architecture
 from minialign.runs.errors import UserError
 from minialign.runs.files import (
     fingerprint,
@@ -22,6 +24,7 @@ from minialign.runs.files import (
     write_jsonl,
 )
 from minialign.runs.settings import describe, from_dict, to_dict
+from minialign.tokenizer import SpecialIds, load_tokenizer
 from minialign.training import TrainingConfig
 
 
@@ -160,9 +163,19 @@ def test_a_fault_in_what_looks_like_jsonl_is_not_read_as_text(text, message, tmp
     refused(tmp_path / "a.txt", message, read_documents)
 
 
-def test_settings_may_begin_with_a_byte_order_mark(tmp_path):
-    (tmp_path / "a.json").write_text('{"a": "ü"}', encoding="utf-8-sig")
-    assert read_json(tmp_path / "a.json") == {"a": "ü"}
+@pytest.mark.parametrize("name", ["a.jsonl", "a.NDJSON", "a.json"])
+def test_a_name_that_promises_jsonl_is_held_to_it(name, tmp_path):
+    (tmp_path / name).write_text("To be, or not to be")
+    refused(tmp_path / name, "line 1: not JSON", read_documents)
+    refused(tmp_path / name, "line 1: not JSON", read_prompts)
+
+
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path, tokenizer):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "a": "ü"}', encoding="utf-8-sig")
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8-sig")
+    assert read_json(tmp_path / "config.json")["a"] == "ü" and architecture(tmp_path) == "gpt2"
+    assert load_tokenizer(tmp_path / "tokenizer.json").fingerprint() == tokenizer.fingerprint()
+    assert read_tokenizer(tmp_path, SpecialIds()).encode("kite") == tokenizer.encode("kite")
 
 
 def test_an_empty_text_is_a_text_since_comparisons_may_have_no_prompt(tmp_path):
