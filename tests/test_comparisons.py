@@ -98,6 +98,14 @@ def test_prompt_and_answer_side_by_side_are_the_conversation(record, expected, w
     assert fields(found) == expected
 
 
+def test_texts_that_all_repeat_their_prompts_are_refused_and_one_may(write):
+    pairs = [{"prompt": p, "chosen": f"{p} a", "rejected": f"{p} b"} for p in ("one", "two")]
+    with pytest.raises(UserError, match="pairs.jsonl: every chosen and rejected begins with its prompt.*cut it off"):
+        read_comparisons(write(*pairs))
+    (first, second), _ = read_comparisons(write(pairs[0], pairs[1] | {"rejected": "b"}))
+    assert fields(first) == ("one", "one a", "one b") and fields(second) == ("two", "two a", "b")
+
+
 def test_what_is_known_about_a_comparison_is_kept(write):
     (found,), _ = read_comparisons(write({"prompt": "p", "chosen": "a", "rejected": "b", "weather": "rain", **FACTS}))
     assert {name: found[name] for name in FACTS} == FACTS and found["weather"] == "rain" and found.place[1] == 1
@@ -140,6 +148,8 @@ def test_what_teaches_nothing_is_left_out_and_counted(write):
         ({"shown_first": "left"}, "'shown_first' is 'left'; it must be chosen or rejected"),
         ({"time": []}, "'time' is"),
         ({"source": "chat \ud83d"}, "field 'source' holds half a character"),
+        ({"prompt": None, "chosen": [{"from": "gpt", "value": "a"}], "rejected": [{"from": "gpt", "value": "b"}]},
+         "neither text nor a list of chat messages with role and content"),
         ({"prompt": "Other", "chosen": [HI, YES], "rejected": [HI, NO]}, "begin alike, and without the prompt"),
         ({"prompt": None, "chosen": [YES], "rejected": [NO]}, "'prompt' is NoneType"),
         ({"prompt": "p", "chosen": None, "completion": "c", "label": True}, "as in KTO; a comparison needs two answers"),

@@ -59,7 +59,7 @@ def as_chat(value: Any, role: str, place: tuple[object, int | None]) -> list[tup
     if isinstance(value, str) or not value:
         return [(role, value)] if value else []
     if not is_chat(value):
-        raise UserError(f"neither text nor a list of chat messages: {str(value)[:60]!r}", *place)
+        raise UserError(f"neither text nor a list of chat messages with role and content: {str(value)[:60]!r}", *place)
     return [(str(message.get("role", "somebody")), message["content"]) for message in value]
 
 
@@ -126,7 +126,8 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
     """Comparisons of a JSONL file, and what was left out: reason -> lines.
 
     Raises:
-        UserError: a broken line, a field missing or of another type; names file and line.
+        UserError: a broken line, a field missing or of another type; names file and line. Answers that all repeat
+            their prompts.
     """
     records = read_jsonl(path)
     undone = taken_back(records)
@@ -139,7 +140,7 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
             reason = ASKED_AGAIN
         if reason is None:
             refuse_other_forms(record)
-            chats = is_chat(record.get("chosen")) and is_chat(record.get("rejected"))
+            chats = all(isinstance(record.get(name), list) for name in ("chosen", "rejected"))
             needed = () if chats and record.get("prompt") is None else ("prompt",)
             check_fields(record, (*needed, "chosen", "rejected"), (str, list), *place_of(record))
             record |= divide_conversations(record)
@@ -149,6 +150,10 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
             kept.append(record)
         else:
             left_out[reason] += 1
+    repeated = (bool(r["prompt"]) and r[name].startswith(r["prompt"]) for r in kept for name in ("chosen", "rejected"))
+    if len(kept) > 1 and all(repeated):
+        raise UserError("every chosen and rejected begins with its prompt, which would be read twice; cut it off there",
+                        path)
     return kept, left_out
 
 
