@@ -498,7 +498,8 @@ BAD = {
     "full prompt": ("sample {d}/sft --prompt " + "why?" * 60,
                     "do not fit the model's context of 64; shorten the prompt"),
     "half a character": ("sample {d}/sft --prompt \udcff", "half a character"),
-    "half a character in a path": ("compare --policies {d}/sft --prompts {d}/demos.jsonl --out \udcff", "half a character"),
+    "half a character in a path": ("compare --policies {d}/sft --prompts {d}/demos.jsonl --out \udcff",
+                                   "half a character"),
     **{f"half a character for {command}": (f"{command} {{d}}/half.jsonl",
                                            "half.jsonl, line 1: field 'source' holds half a character")
        for command in ("pretrain --text", "sft --base {d}/base --demonstrations", "reward --base {d}/sft --comparisons",
@@ -506,8 +507,7 @@ BAD = {
                        "ppo --policy {d}/sft --reward {d}/reward --prompts", "quantize {d}/base --text",
                        "evaluate {d}/base --text", "distill --teacher {d}/base --text", "hacking", "annotators",
                        "label {d}/sft --prompts")},
-    "liked answers": ("sft --base {d}/base --demonstrations {d}/liked.jsonl", "liked.jsonl, line 1: label says whether"),
-    "short text to distil": ("distill --teacher {d}/base --text {d}/short.txt --valid {d}/text.txt", "give more text"),
+    "liked answers": ("sft --base {d}/base --demonstrations {d}/liked.jsonl", "line 1: label says whether"),
     "plain references": ("compare --policies {d}/sft --references --prompts {d}/prompts.txt",
                          "prompts.txt: has no references to compare with"),
     "no data set": ("realdata shakespear", "there is no data set 'shakespear'; known are shakespeare"),
@@ -523,6 +523,14 @@ def test_bad_input_is_one_line_that_says_what_and_where_and_leaves_everything_as
     before = contents(d)
     assert type_in(line, d=d) == 2
     assert expected in complaint(capsys) and contents(d) == before and contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("line", ["distill --teacher {d}/base --text {d}/short.txt --valid {d}/text.txt",
+                                  "distill --teacher {d}/bert --recipe minilm {d}/short.txt --valid {d}/text.txt",
+                                  PPO + " --pretraining {d}/short.txt"])
+def test_no_remedy_names_an_option_that_the_command_lacks(line, d, tmp_path, capsys):
+    assert type_in(f"{line} --out {tmp_path}/run", d=d) == 2
+    assert complaint(capsys).endswith("; give more text")
 
 
 def test_the_corrected_command_finds_the_folder_free(d, tmp_path, capsys):

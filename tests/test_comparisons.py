@@ -81,7 +81,8 @@ def test_each_turn_is_a_line_with_its_role_read_once_and_the_judged_answer_too(r
 
 
 @pytest.mark.parametrize("record, expected", [
-    ({"prompt": [BE, HI], "chosen": [YES], "rejected": [NO]}, ("system: Be kind.\nuser: Hi\nassistant:", " Gladly.", " No.")),
+    ({"prompt": [BE, HI], "chosen": [YES], "rejected": [NO]},
+     ("system: Be kind.\nuser: Hi\nassistant:", " Gladly.", " No.")),
     ({"prompt": [HI], "chosen": [BE, HI, YES], "rejected": [BE, HI, NO]},
      ("system: Be kind.\nuser: Hi\nassistant:", " Gladly.", " No.")),
     ({"prompt": [HI], "chosen": [HELLO, TELL, YES], "rejected": [NO]},
@@ -152,7 +153,7 @@ def test_what_teaches_nothing_is_left_out_and_counted(write):
          "neither text nor a list of chat messages with role and content"),
         ({"prompt": "Other", "chosen": [HI, YES], "rejected": [HI, NO]}, "begin alike, and without the prompt"),
         ({"prompt": None, "chosen": [YES], "rejected": [NO]}, "'prompt' is NoneType"),
-        ({"prompt": "p", "chosen": None, "completion": "c", "label": True}, "as in KTO; a comparison needs two answers"),
+        ({"chosen": None, "completion": "c", "label": True}, "as in KTO; a comparison needs two answers"),
         ({"prompt": None, "chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
          "whole dialogues, as in hh-rlhf, without a prompt; cut both"),
     ],

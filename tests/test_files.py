@@ -133,7 +133,10 @@ def test_only_line_breaks_end_a_line(tmp_path):
 LINES = '{"text": "a", "prompt": "p"}\n\n{"prompt": "q", "text": "b"}\n'
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.json", "a.ndjson", "a.jsonl.txt", "a.txt", "a", "a.jsonl.bak"])
+NAMES = ["a.jsonl", "a.JSONL", "a.json", "a.ndjson", "a.jsonl.txt", "a.txt", "a", "a.jsonl.bak"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_jsonl_is_known_by_its_content_and_what_its_name_hides_is_said(name, tmp_path, capsys):
     path = tmp_path / name
     path.write_text(LINES, encoding="utf-8-sig")
@@ -142,8 +145,8 @@ def test_jsonl_is_known_by_its_content_and_what_its_name_hides_is_said(name, tmp
     assert said == ("" if name == "a.jsonl" else f"{path}: read as JSONL, one object a line\n" * 2)
 
 
-@pytest.mark.parametrize("text", ["{stage directions}\nTo be", "[1] A note.\n[2] Another.", 'He said {"a": 1}.\nNo.\nYes.',
-                                  "Code:\n{}\nand more", '"text": "a"'])
+@pytest.mark.parametrize("text", ["{stage directions}\nTo be", "[1] A note.\n[2] Another.", "Code:\n{}\nand more",
+                                  'He said {"a": 1}.\nNo.\nYes.', '"text": "a"'])
 def test_plain_text_stays_plain(text, tmp_path, capsys):
     (tmp_path / "a.md").write_text(text)
     assert read_documents(tmp_path / "a.md") == [text] and "a.md: read as plain text" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from minialign.instruct.mixture import MixtureConfig, draw
-from minialign.instruct.t5 import prefix_template
+from minialign.instruct.t5 import prefix_templates
 from minialign.lab.interchange.promptsource import most_frequent, read_promptsource
 from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
 from minialign.runs.errors import UserError
@@ -119,8 +119,8 @@ def test_a_field_of_one_s_own_may_be_called_line_or_file(files):
     assert fill(tasks, templates)[0][0].prompt == "To be hamlet" and tasks["spam"][0].place == (path, 1)
     (jinja,), _ = read_promptsource(files("t.yaml", "templates: {a: {jinja: '{{line}} {{file}} ||| x'}}"), "spam")
     assert jinja.pose(tasks["spam"][0]).prompt == "To be hamlet"
-    assert prefix_template("spam", SPAM).input == "spam task: {task} text: {text}"  # and no prompt has one of ours
-    assert prefix_template("spam", tasks["spam"][0]).input == "spam task: {task} text: {text} line: {line} file: {file}"
+    assert prefix_templates({"spam": [SPAM]})["spam"][0].input == "spam task: {task} text: {text}"
+    assert prefix_templates(tasks)["spam"][0].input == "spam task: {task} text: {text} line: {line} file: {file}"
 
 
 @pytest.mark.parametrize("name", ["t.yaml", "t.YAML", "t.yml", "t.yaml.txt", "t"])

@@ -15,7 +15,7 @@ from typing import Any
 from minialign.runs.errors import UserError
 
 HALF = re.compile(r"[\ud800-\udfff]")  # JSON can escape an unpaired surrogate, and no file can hold it
-OBJECT = re.compile(r"""\s*(\[\s*)?\{\s*(("[^"]*"|'[^']*')\s*:|\}\s*$)""")  # how an object of JSON begins, right or wrong
+OBJECT = re.compile(r"""\s*(\[\s*)?\{\s*(("[^"]*"|'[^']*')\s*:|\}\s*$)""")  # how an object begins, right or wrong
 
 
 class Record(dict):

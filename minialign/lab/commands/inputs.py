@@ -176,7 +176,7 @@ def read_lines(file: Path) -> tuple[list[dict], bool]:
 
 
 def refuse_judged(record: Record) -> None:
-    """Raise UserError for a demonstration with a verdict, as KTO has them: a bad answer would be taught as a good one."""
+    """Raise UserError for a demonstration with a verdict, as in KTO: a bad answer would be taught as a good one."""
     if "completion" in record and type(record.get("label")) is bool:
         raise UserError("label says whether the completion was liked, as in KTO, which is not here; keep the lines "
                         "where it is true, without the label, as demonstrations", *place_of(record))
