@@ -102,7 +102,7 @@ def test_a_task_without_templates_or_examples_is_an_error():
         draw({"a": dataset("a", 2, "x")}, {"b": templates("b", 1)}, MixtureConfig(1))
     with pytest.raises(UserError, match="the task 'a' has no examples"):
         draw({"a": []}, {"a": templates("a", 1)}, MixtureConfig(1))
-    with pytest.raises(UserError, match="needs the field 'text'.*"):
+    with pytest.raises(UserError, match="f.jsonl, line 4: .*needs the field 'text'"):
         draw({"a": [Record({"answer": "x"}, "f.jsonl", 4)]}, {"a": templates("a", 1)}, MixtureConfig(1))
 
 
