@@ -291,3 +291,9 @@ def test_an_error_names_its_place():
     assert str(UserError("is wrong")) == "is wrong"
     assert str(UserError("is wrong", "a.txt")) == "a.txt: is wrong"
     assert str(UserError("is wrong", "a.txt", 3)) == "a.txt, line 3: is wrong"
+
+
+def test_the_fingerprint_of_records_is_that_of_earlier_versions_so_that_their_runs_go_on(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    before = [{"prompt": "a", "completion": "b", "line": 1}]  # where the line was a field
+    assert fingerprint(read_jsonl(tmp_path / "a.jsonl")) == fingerprint(before)

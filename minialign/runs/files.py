@@ -182,7 +182,10 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen hex digits of anything that JSON can hold."""
+    """Sixteen hex digits of anything that JSON can hold. A record counts with its line, as in runs of earlier versions,
+    so that they go on."""
+    if isinstance(value, list):
+        value = [{"line": part.place[1], **part} if isinstance(part, Record) else part for part in value]
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
