@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -15,14 +16,17 @@ from minialign.heads import Classifier, load_model
 from minialign.lab import teacher_cache
 from minialign.lab.commands.distill_options import RECIPES
 from minialign.lab.commands.distill_texts import table
+from minialign.lab.finetuning import labelled_task
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.interchange.published import write_bert
 from minialign.lab.pretrained.bert import BertConfig, load_bert
 from minialign.lab.pretrained.sentence_vectors import random_student
 from minialign.peft import saving
+from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
 from minialign.tokenizer import train_tokenizer
+from minialign.training import TrainingConfig
 
 LINES = [f"{name} found the {thing} in the {place}." for name in ("Mira", "Sam", "Rosa") for thing in ("kite", "key")
          for place in ("barn", "lake", "hall")]
@@ -183,6 +187,26 @@ def test_the_second_stage_teaches_a_task_and_leaves_a_body_and_a_head(staged, me
     assert type_in(line, d) == 0 and (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
 
+def test_a_student_of_a_few_of_the_teacher_s_labels_keeps_the_teacher_s_classes_and_can_be_asked(staged, d, tmp_path,
+                                                                                                 capsys):
+    lines = (d / "task.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "good.jsonl").write_text("\n".join(line for line in lines if "good" in line), encoding="utf-8")
+    assert type_in(f"{staged.replace('{d}/task.jsonl', '{t}/good.jsonl')} --fast --out {{t}}/out", d, t=tmp_path) == 0
+    assert read_json(tmp_path / "out" / "report.json")["labels"] == ["bad", "good"]
+    capsys.readouterr()
+    assert type_in("ask {t}/out --tuned {t}/out/head --prompt 'happy 3'", t=tmp_path) == 0
+    shares = {line.split("%")[1].strip() for line in capsys.readouterr().out.splitlines()}
+    assert shares == {"bad", "good"}
+
+
+def test_the_classes_of_lines_stand_in_the_order_of_the_teacher_s_labels(d, tmp_path):
+    model, tokenizer = load_model(d / "encoder")
+    sides = [[{"text": f"Mira {i}", "label": "ab"[i % 2], "line": i} for i in range(8)]] * 2
+    for known, classes in (((), [0, 1, 0, 1]), (("b", "c", "a"), [2, 0, 2, 0])):
+        task = labelled_task(model, tokenizer, sides, TrainingConfig(steps=1, batch=4), tmp_path, known=known)
+        assert task.learned.classes.tolist()[:4] == classes and list(task.labels) == (list(known) or ["a", "b"])
+
+
 def test_a_second_stage_that_was_stopped_ends_with_the_same_bits(staged, d, tmp_path, monkeypatch):
     save = RunFolder.save_checkpoint
 
@@ -215,13 +239,23 @@ def test_a_second_stage_that_was_stopped_ends_with_the_same_bits(staged, d, tmp_
         (("--student {d}/general", "--student {d}/foreign"), "its tokenizer is not that of"),
         (("--student {d}/general", "--student {d}/decoder"), "the student's kind is decoder, the teacher's encoder"),
         (("--task {d}/task.jsonl", "--task {d}/text.txt"), "text.txt, line 1: not JSON"),
-        (("--task {d}/task.jsonl", "--task {d}/three.jsonl"), "give the model as many classes as the file has"),
+        (("--task {d}/task.jsonl", "--task {d}/three.jsonl"), "three.jsonl, line 1: the teacher was not tuned on the "
+         "label '0'; it knows bad, good: rename it, or tune the teacher on these lines"),
+        (("--task {d}/task.jsonl", "--task {d}/renamed.jsonl"), "renamed.jsonl, line 2: the teacher was not tuned on the "
+         "label 'fine'; it knows bad, good"),
+        (("expert/lora", "unlabelled"), "was not tuned on labels; give --tuned what finetune made"),
+        (("expert/lora", "twice"), "labels is ['bad', 'bad']; it must be a list of different texts, one a class"),
         (("--teacher", "--beams 3 --teacher"), "--beams is not an option of tinybert"),
     ],
 )
 def test_what_the_second_stage_cannot_do_is_said_on_one_line(staged, change, message, d, tmp_path, capsys):
     lines = [json.dumps({"text": f"Mira {i}", "label": str(i % 3)}) for i in range(40)]
     (d / "three.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    task = (d / "task.jsonl").read_text(encoding="utf-8")
+    (d / "renamed.jsonl").write_text(task.replace('"good"', '"fine"'), encoding="utf-8")
+    for name, labels in (("unlabelled", []), ("twice", ["bad", "bad"])):
+        shutil.copytree(d / "expert" / "lora", d / name, dirs_exist_ok=True)
+        write_json(d / name / "config.json", {**read_json(d / name / "config.json"), "labels": labels})
     capsys.readouterr()
     assert type_in(f"{staged.replace(*change, 1)} --fast --out {tmp_path}/out", d) == 2
     (found,) = [text for text in capsys.readouterr().err.splitlines() if text]

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,26 @@ def text_row(model: nn.Module, tokenizer: Tokenizer, ids: list[int]) -> list[int
 
 
 def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]], training: TrainingConfig,
-                  file: Path, before: int = 0) -> TuningTask:
+                  file: Path, before: int = 0, known: Sequence[str] = ()) -> TuningTask:
     """Texts with labels, for a head on the body of a decoder or an encoder.
 
     Args:
         sides: lines to learn from, and those held out; before: vectors of a tuned prompt, which the context holds, too.
+        known: labels in the order of a teacher's classes, which are all that there may be; those of the lines without.
+    Raises:
+        UserError: fewer than two labels, one that the teacher does not know, a text that does not fit.
     """
     if model.config.kind == "encoder-decoder":
         raise UserError("a head is put on an encoder or a decoder, and the base is an encoder-decoder; choose another "
                         "--base")
-    labels = sorted({record["label"] for side in sides for record in side})
+    records = [record for side in sides for record in side]
+    labels = list(known) or sorted({record["label"] for record in records})
     if len(labels) < 2:
         raise UserError(f"all labels are {labels[0]!r}; give lines of two labels or more", file)
+    if strange := [record for record in records if record["label"] not in labels]:
+        first = min(strange, key=itemgetter("line"))
+        raise UserError(f"the teacher was not tuned on the label {first['label']!r}; it knows {', '.join(labels)}: "
+                        f"rename it, or tune the teacher on these lines", file, first["line"])
     data = []
     for side in sides:
         rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]

@@ -17,7 +17,7 @@ from minialign.distill.tinybert import AugmentationConfig, TinyBERT, augment, di
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
 from minialign.lab.commands.distill_options import TINY, changed, comparison_table
-from minialign.lab.commands.inputs import two_sides
+from minialign.lab.commands.inputs import labels_of, two_sides
 from minialign.lab.finetuning import TuningTask, labelled_task
 from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import CacheConfig
@@ -25,7 +25,7 @@ from minialign.peft import feature_based, saving
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json
-from minialign.runs.run_folder import MODEL, RunFolder
+from minialign.runs.run_folder import CONFIG, MODEL, RunFolder
 from minialign.training import TrainingConfig
 
 HEAD, STAGE = "head", "task"  # folders in OUT: the head on the student's body, and the two halves of the training
@@ -62,9 +62,9 @@ def distil_second_stage(asked: SimpleNamespace) -> None:
                         f"{words.config.kind}; add --copies 0")
     records, training, out = read_jsonl(asked.task, ("text", "label")), asked.training, asked.out
     sides = two_sides(records, "text", training.batch, asked.task)
-    lesson = labelled_task(student, tokenizer, sides, training, asked.task)
+    large, labels = load_tuned(words, asked.tuned)
+    lesson = labelled_task(student, tokenizer, sides, training, asked.task, known=labels)
     small, learned = lesson.model, lesson.learned
-    large = load_tuned(words, small.head.out_features, asked.tuned)
     TinyBERT(large, config).begin(small)  # whatever it cannot teach is said now
     del small.projections
     about = {**describe_model(student), "stage": "distill", "recipe": "tinybert, task", "loss": config,
@@ -80,6 +80,7 @@ def distil_second_stage(asked: SimpleNamespace) -> None:
             head = feature_based.wrap(Classifier(copy.deepcopy(student.body), small.head.out_features))
             head.head.load_state_dict(small.head.state_dict())
             saving.save(head, out / HEAD)
+            write_json(out / HEAD / CONFIG, {"what": "tuned-model", "labels": labels})  # for whoever asks it
             run.finish(student, **found)
     result = {"labels": list(lesson.labels), **compare(asked, large, lesson)}
     write_json(out / "report.json", result)
@@ -87,15 +88,18 @@ def distil_second_stage(asked: SimpleNamespace) -> None:
     click.echo(f"{out} is the body, a run like any other; {out / HEAD} its head, as finetune writes one")
 
 
-def load_tuned(model: LanguageModel, classes: int, folder: Path) -> Classifier:
-    """The classifier that `finetune` made of a run; the run's model is not changed."""
+def load_tuned(model: LanguageModel, folder: Path) -> tuple[Classifier, list[str]]:
+    """The classifier that `finetune` made of a run, and the labels of its classes; the run's model is not changed."""
     if (how := saving.read_saved(folder)[0]["method"]) == "prompt-tuning":
         raise UserError("was made by prompt tuning, whose vectors before the text the student does not read; tune the "
                         "teacher by another method", folder)
-    found = saving.load(Classifier(copy.deepcopy(model).body, classes), folder)
+    if not (labels := labels_of(folder)):
+        raise UserError("was not tuned on labels; give --tuned what finetune made of lines with `text` and `label`",
+                        folder)
+    found = saving.load(Classifier(copy.deepcopy(model).body, len(labels)), folder)
     if how == "feature-based":
         found.body = found.body.base  # its layers are looked at
-    return found.eval()
+    return found.eval(), labels
 
 
 def more_texts(data: LabelledTexts, model: LanguageModel, config: AugmentationConfig,

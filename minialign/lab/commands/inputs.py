@@ -94,9 +94,13 @@ def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokeni
 
 
 def labels_of(tuned: Path | None) -> list[str]:
-    """The labels that a tuned head knows; none where a language model was tuned."""
+    """The labels that a tuned head knows, in the order of its classes; none where a language model was tuned. Raises
+    UserError for a list of anything else."""
     config = {} if tuned is None else read_json(tuned / CONFIG)
-    return config.get("labels") or [] if isinstance(config, dict) else []
+    labels = config.get("labels") or [] if isinstance(config, dict) else []
+    if not isinstance(labels, list) or [*dict.fromkeys(map(str, labels))] != labels:
+        raise UserError(f"labels is {labels!r}; it must be a list of different texts, one a class", tuned / CONFIG)
+    return labels
 
 
 def read_documents(path: Path, split: str = "file") -> list[str]:
