@@ -1,5 +1,6 @@
 """The main job at a size of seconds: every stage leaves files, and a fault costs nothing."""
 
+import dataclasses
 import json
 
 import pytest
@@ -67,13 +68,31 @@ def test_ppo_stands_beside_best_of_n_and_every_summary_of_it_beside_its_reward(w
     assert sum(bin["count"] for bin in bins) > 0 and all(0.5 <= bin["predicted"] <= 1 for bin in bins)
 
 
-def test_without_best_of_n_everything_else_is_measured_as_before(whole, tmp_path):
-    folder, _, _ = whole
+def what_is_measured(folder):
+    """What `evaluate` takes of a finished run, without its own folder."""
     job = Demo(folder, DemoConfig(**TINY), lambda text: None)
     made = job.run_first_half()
     models = {"pretrained": made.pretrained, "sft": made.instructed, "rlhf": load_model(folder / RLHF)[0]}
-    reward, config = load_model(folder / REWARD)[0], EvaluationConfig(job.unit, SAMPLING, job.config.seed_of(6), False)
-    found = evaluate(tmp_path, made.tokenizer, models, reward, made.comparisons, made.tests, config)
+    config = EvaluationConfig(job.unit, SAMPLING, job.config.seed_of(6))
+    return (made.tokenizer, models, load_model(folder / REWARD)[0], made.comparisons, made.tests), config
+
+
+def test_the_row_of_rlhf_beside_best_of_n_says_what_its_stage_says_of_the_same_stories(whole, tmp_path, monkeypatch):
+    def by_mood(person, story, answer, rival, rng):
+        return float(rng.random() < 0.5)  # no tiny model ever wins before people
+
+    monkeypatch.setattr("minialign.lab.demo.evaluation.preference", by_mood)
+    measured, config = what_is_measured(whole[0])
+    found = evaluate(tmp_path, *measured, config)
+    (row, *_), stage = found["best_of_n"], found["stages"]["rlhf"]
+    assert 0 < row["win_rate"]["mean"] < 1 and row["kl"] == pytest.approx(found["kl"])
+    assert all(row[name] == stage[name] for name in ("gold", "win_rate", "win_rate_at_equal_length"))
+
+
+def test_without_best_of_n_everything_else_is_measured_as_before(whole, tmp_path):
+    folder, _, _ = whole
+    measured, config = what_is_measured(folder)
+    found = evaluate(tmp_path, *measured, dataclasses.replace(config, rivals=False))
     kept = json.loads((folder / "evaluation" / "result.json").read_text(encoding="utf-8"))
     assert kept.pop("best_of_n") and json.loads(json.dumps(found)) == kept
 

@@ -155,6 +155,19 @@ def test_the_widest_gaps_between_proxy_and_gold_come_first_whatever_their_scales
     assert "-> 'e'" in shown
 
 
+def test_half_of_the_widest_gaps_are_of_answers_that_are_liked_too_much_where_there_are_so_many():
+    # most answers are worth nothing, a few much: every widest gap is one that the model missed
+    gold = [0.0] * 16 + [1.0] * 4
+    proxy = [i / 16 for i in range(16)] + [0.0] * 4
+    prompts, answers = [f"p{i}" for i in range(20)], [f"a{i}" for i in range(20)]
+    found = widest(prompts, answers, proxy, gold, 4)
+    assert [s.excess > 0 for s in found] == [False, False, True, True]
+    assert [s.answer for s in found if s.excess > 0] == ["a15", "a14"], "the widest of them"
+    assert len(widest(prompts, answers, proxy, gold, 20)) == 20 and len(widest(prompts, answers, proxy, gold, 3)) == 3
+    one = widest(prompts, answers, [0.0] * 15 + [1.0] + [0.0] * 4, gold, 6)
+    assert len(one) == 6 and len([s for s in one if s.excess > 0]) >= 1, "where there are fewer, others take their place"
+
+
 def test_hacking_shows_equal_answers_once_and_refuses_lists_that_do_not_match():
     assert len(widest(["p"] * 4, ["a", "a", "a", "b"], [1, 1, 1, 0], [0, 0, 0, 1])) == 2
     assert all(sample.excess == 0 for sample in widest(["p", "q"], ["a", "b"], [1, 1], [2, 2]))

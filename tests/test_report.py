@@ -8,10 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from minialign.evaluation import Interval
 from minialign.lab.report import write_report
+from minialign.lab.report.figures import curve
+from minialign.lab.report.reward import calibration_figure, rivals
 from minialign.lab.report.run import TRAINED, UNPRINTABLE, Run, duration, escape
 from minialign.lab.report.stories import marked
 from minialign.lab.report.words import title, verdict
+from minialign.rlhf.reward_checks import Bin
 from minialign.runs.errors import UserError
 
 NASTY = "</p><script>alert('x')</script> & \x00\x1b $verdict {0}\nsecond line"
@@ -273,8 +277,8 @@ def test_the_reward_model_s_worth_is_shown_where_it_was_measured(tmp_path, page)
     bins = [{"predicted": 0.55 + i / 10, "observed": interval(0.5 + i / 11), "count": 40} for i in range(4)]
     row = {"kl": 1.8351, "stories": 200, "score": interval(0.71), "gold": interval(0.6432),
            "win_rate": interval(0.3131)}
-    rivals = [{"name": name, **row, "win_rate_at_equal_length": interval(0.2929)} for name in ("RLHF", "best of 16")]
-    folder = make(tmp_path, changed(reward_model={**SUMMARY["reward_model"], "calibration": bins}, best_of_n=rivals),
+    rows = [{"name": name, **row, "win_rate_at_equal_length": interval(0.2929)} for name in ("RLHF", "best of 16")]
+    folder = make(tmp_path, changed(reward_model={**SUMMARY["reward_model"], "calibration": bins}, best_of_n=rows),
                   NASTY)
     lines = [json.loads(line) for line in (folder / "evaluation/samples.jsonl").read_text().splitlines()]
     write_lines(folder / "evaluation/samples.jsonl", [r | {"proxy": r["story"] / 3, "text": f"{r['text']} {r['story']}"}
@@ -290,6 +294,32 @@ def test_the_reward_model_s_worth_is_shown_where_it_was_measured(tmp_path, page)
     section = re.search(r'<section id="reward".*?</section>', page, re.DOTALL).group()
     assert section.count("<details>") == 10
     assert "liked beyond its worth" in section and "better than it thinks" in section
+    assert section.index("better than it thinks") > section.rindex("liked beyond its worth")
+
+
+def test_the_stories_of_the_rivals_are_said_to_be_some_of_all(tmp_path):
+    row = {"name": "RLHF", "kl": 1.8, "stories": 4, **dict.fromkeys(("score", "gold", "win_rate"), interval(0.5))}
+    folder = make(tmp_path, changed(best_of_n=[row | {"win_rate_at_equal_length": interval(0.5)}]))
+    assert "The first 4 of 12 test stories for all, so RLHF’s numbers are not those above" in words(rivals(
+        Run.read(folder)))
+
+
+def test_the_legend_of_the_calibration_lies_above_its_whiskers():
+    bins = [Bin(0.5 + i / 10, Interval(0.6, 0.2, 1.0), 4) for i in range(4)]
+    fig = calibration_figure(bins, {"only the length": 0.49, "only the position": 0.4})
+    fig.draw_without_rendering()
+    (axes,), (legend,) = fig.axes, fig.legends
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 and axes.get_legend() is None
+    assert legend.get_window_extent().x1 <= fig.bbox.x1
+
+
+@pytest.mark.parametrize("steps", [[12], [1], [200, 400]])
+def test_the_axis_of_steps_begins_at_0_also_where_one_step_was_measured(steps):
+    said = curve("Accuracy", [{"step": step, "accuracy": 0.5} for step in steps], {"accuracy": "held out"},
+                 ("step", "share"), "")
+    numbers = [float(text) for text in re.findall(r"<text[^>]*>(\d[\d.]*)</text>", said)]
+    ticks = [n for n in numbers if n >= 1 or n == 0]
+    assert 0.0 in numbers and all(tick == int(tick) for tick in ticks) and max(ticks) in (steps[-1], steps[-1] + 0.0)
 
 
 def test_a_summary_without_a_word_is_shown_as_that(tmp_path):

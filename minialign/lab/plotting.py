@@ -124,9 +124,9 @@ def moving_mean(values: Sequence[float], window: int = 10) -> list[float]:
     return [sum(part) / len(part) for part in (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))]
 
 
-def legend(axes: Axes, outside: bool = False) -> None:
-    """A legend in one line above the axes, where it hides no data; `outside` gives it the width of the whole figure."""
-    style = {"ncols": 3, "handlelength": 2.2, "columnspacing": 1.1, "handletextpad": 0.5, "borderaxespad": 0.2}
+def legend(axes: Axes, outside: bool = False, columns: int = 3) -> None:
+    """A legend above the axes, where it hides no data; `outside` gives it the width of the whole figure."""
+    style = {"ncols": columns, "handlelength": 2.2, "columnspacing": 1.1, "handletextpad": 0.5, "borderaxespad": 0.2}
     if outside:
         axes.figure.legend(loc="outside upper left", **style)
     else:

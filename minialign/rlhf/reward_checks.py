@@ -101,7 +101,9 @@ def standardised(scores: Sequence[float]) -> Tensor:
 
 def widest(prompts: Sequence[str], answers: Sequence[str], proxy: Sequence[float], gold: Sequence[float],
            count: int = 10) -> list[Sample]:
-    """The answers whose two scores differ most, in either direction, widest first; of equal answers to a prompt one.
+    """The answers whose two scores differ most, widest first; of equal answers to a prompt one. Half of them, at least,
+    are liked too much where there are so many: where most answers are worth little, the widest gaps are all on the
+    other side, and show nothing that could be climbed.
 
     Raises UserError for lists of different lengths, or empty ones.
 
@@ -113,7 +115,11 @@ def widest(prompts: Sequence[str], answers: Sequence[str], proxy: Sequence[float
                         f"must be equally many, and some")
     rows = zip(prompts, answers, standardised(proxy).tolist(), standardised(gold).tolist())
     samples = {row[:2]: Sample(*row) for row in rows}
-    return sorted(samples.values(), key=lambda sample: -abs(sample.excess))[:count]
+    ordered = sorted(samples.values(), key=lambda sample: -abs(sample.excess))
+    liked, others = ([s for s in ordered if (s.excess > 0) is side] for side in (True, False))
+    few = min(len(others), max(count // 2, count - len(liked)))
+    chosen = {id(sample) for sample in [*liked[: count - few], *others[:few]]}
+    return [sample for sample in ordered if id(sample) in chosen]
 
 
 def show_hacking(samples: Sequence[Sample], letters: int = 240) -> str:

@@ -68,8 +68,9 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
     answers["reference"] = [test["completion"] for test in tests]
     golds = {name: [score(story, text) for story, text in zip(stories, texts)] for name, texts in answers.items()}
     stages = {name: gold_scores(golds[name]) | {"length": words(texts)} for name, texts in answers.items()}
-    for number, name in enumerate(models):
-        stages[name] |= duel(stories, answers[name], answers["reference"], random.Random(seed * 10 + number))
+    judges = {name: seed * 10 + number for number, name in enumerate(models)}  # same judges and answers, same choices
+    for name in models:
+        stages[name] |= duel(stories, answers[name], answers["reference"], random.Random(judges[name]))
     log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling,
                             torch.Generator().manual_seed(seed + 1))
     kl = mean_interval(log_ratios.tolist())
@@ -83,8 +84,10 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
     result = {"stages": stages, "reward_model": check_reward_model(reward, config.unit, tokenizer, comparisons),
               "kl": kl.mean, "kl_interval": kl.to_dict()}
     if config.rivals:
-        own = rival_row("RLHF", kl.mean, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy, seed)
-        others = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed)
+        moved = mean_interval(log_ratios[:RIVAL_STORIES].tolist()).mean
+        own = rival_row("RLHF", moved, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy,
+                        judges["rlhf"])
+        others = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed, judges["rlhf"])
         result["best_of_n"] = [own, *others]
     write_json(folder / "evaluation" / "result.json", result)
     return result
@@ -116,26 +119,28 @@ def preference(person: Annotator, story: Story, answer: str, rival: str, rng: ra
 
 
 def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict],
-                   sampling: SamplingConfig, seed: int) -> list[dict]:
-    """What best of n makes of the instruction-tuned model with the same reward model; its KL in the closed form."""
+                   sampling: SamplingConfig, seed: int, judges: int) -> list[dict]:
+    """What best of n makes of the instruction-tuned model with the same reward model; its KL in the closed form. `seed`
+    is of the answers, `judges` of those who compare them with the references."""
     stories, references = [Story.from_dict(t["story"]) for t in tests], [t["completion"] for t in tests]
     answers, scores = sample_and_score(sft, reward, tokenizer, [test["prompt"] for test in tests], RIVALS[-1], sampling,
                                        torch.Generator().manual_seed(seed + 2))
     rows = []
     for n in RIVALS:
         texts, best = best_of(answers, scores, n)
-        rows.append(rival_row(f"best of {n}", best_of_n_kl(n), stories, texts, references, best.tolist(), seed))
+        rows.append(rival_row(f"best of {n}", best_of_n_kl(n), stories, texts, references, best.tolist(), judges))
     return rows
 
 
 def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], references: list[str], proxy: list[float],
-              seed: int) -> dict[str, Any]:
-    """KL, score, gold and win rates of answers to some stories: one row of the comparison of PPO with best of n."""
+              judges: int) -> dict[str, Any]:
+    """KL, score, gold and win rates of answers to some stories: one row of the comparison of PPO with best of n. On all
+    test stories, and with the same seed of `judges`, the row of RLHF says what its stage does."""
     count = len(stories)
     answers, references = answers[:count], references[:count]
     gold = mean_interval([score(story, text).gold for story, text in zip(stories, answers)], 0.0, 1.0).to_dict()
     row = {"name": name, "kl": kl, "stories": count, "score": mean_interval(proxy[:count]).to_dict(), "gold": gold}
-    return row | duel(stories, answers, references, random.Random(seed * 10 + 9))
+    return row | duel(stories, answers, references, random.Random(judges))
 
 
 def check_reward_model(reward: ScalarModel, unit: float, tokenizer: Tokenizer,

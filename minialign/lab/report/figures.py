@@ -114,6 +114,7 @@ def curve(heading: str, records: Sequence[dict], fields: dict[str, str], axis: t
             said.append(f"{label} from {values[0]:.3g} to {values[-1]:.3g}")
     if not said:
         return ""
+    axes.set_xlim(0, 1.04 * max(record["step"] for record in records))  # also where there is one point alone
     axes.xaxis.get_major_locator().set_params(integer=True)
     if at:
         reference_line(axes, *at)

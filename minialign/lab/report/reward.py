@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minialign.evaluation import Interval
-from minialign.lab.plotting import INK, STYLES, Figure, figure, whiskers
+from minialign.lab.plotting import INK, STYLES, Figure, figure, legend, whiskers
 from minialign.lab.report.figures import framed
 from minialign.lab.report.run import Run, cell, escape, table
 from minialign.rlhf.reward_checks import Bin, Sample, widest
@@ -37,7 +37,7 @@ def calibration_figure(bins: Sequence[Bin], blind: Mapping[str, float]) -> Figur
                      label=f"{name} {share:.2f}", zorder=1)
     axes.set_xlim(0.48, max(0.8, *(b.predicted + 0.03 for b in bins)))
     axes.set_ylim(min(0.4, *(b.observed.low - 0.02 for b in bins)), 1.02)
-    axes.legend(loc="upper left", fontsize=9)
+    legend(axes, outside=True, columns=2)
     return fig
 
 
@@ -71,17 +71,21 @@ def rivals(run: Run) -> str:
     digits = {"score": 2, "gold": 3, "win_rate": 3, "win_rate_at_equal_length": 3}
     rows = [[escape(row["name"]), f"{row['kl']:.2f}", *(cell(row[what], count) for what, count in digits.items())]
             for row in found]
+    count = found[0]["stories"]
+    asked = (f"The same {count} test stories for all" if count >= len(run.stories) else
+             f"The first {count} of {len(run.stories):,} test stories for all, so RLHF’s numbers are not those above")
     text = ("<h3>PPO beside best of n</h3><p>Best of n asks the instruction-tuned model n times and keeps what the "
             "reward model likes best: no training, n\n    times the work for each answer, KL log n − (n − 1)/n at "
-            f"most. The same {found[0]['stories']} test stories for all; 95 % intervals over them.</p>")
+            f"most. {asked}; 95 % intervals over them.</p>")
     return text + table("stack", heads, rows)
 
 
 def hacked_samples(run: Run) -> list[Sample]:
-    """The summaries of RLHF whose reward and gold score differ most."""
+    """The summaries of RLHF whose reward and gold score differ most, those that are liked too much first."""
     own = [(s.get("prompt", ""), s["text"], s["proxy"], s["gold"]) for s in run.samples
            if s.get("stage") == "rlhf" and isinstance(s.get("proxy"), int | float) and "gold" in s]
-    return widest(*map(list, zip(*own)), SHOWN) if own else []
+    found = widest(*map(list, zip(*own)), SHOWN) if own else []
+    return sorted(found, key=lambda sample: sample.excess <= 0)
 
 
 def hacked(run: Run) -> str:
@@ -96,6 +100,6 @@ def hacked(run: Run) -> str:
         texts = f"<details><summary>{summary}</summary><p class='soft'>{escape(sample.prompt)}</p></details>"
         rows.append([verdict, f"{sample.proxy:+.2f}", f"{sample.gold:+.2f}", texts])
     text = ("<h3>Where reward and gold differ most</h3><p>Summaries of RLHF on test stories, both scores in deviations "
-            "from their mean over all of them, the\n    widest gap first. What the first kind have in common is what "
-            "PPO would climb next. Open one to see its prompt.</p>")
+            "from their mean over all of them.\n    First those that the reward model likes too much: what they have "
+            "in common is what PPO would climb next. Then those that it misses.\n    Open one to see its prompt.</p>")
     return text + table("stack", ["the reward model", "reward", "gold", "summary"], rows)
