@@ -241,8 +241,8 @@ def test_a_second_stage_that_was_stopped_ends_with_the_same_bits(staged, d, tmp_
         (("--task {d}/task.jsonl", "--task {d}/text.txt"), "text.txt, line 1: not JSON"),
         (("--task {d}/task.jsonl", "--task {d}/three.jsonl"), "three.jsonl, line 1: the teacher was not tuned on the "
          "label '0'; it knows bad, good: rename it, or tune the teacher on these lines"),
-        (("--task {d}/task.jsonl", "--task {d}/renamed.jsonl"), "renamed.jsonl, line 2: the teacher was not tuned on the "
-         "label 'fine'; it knows bad, good"),
+        (("--task {d}/task.jsonl", "--task {d}/renamed.jsonl"), "renamed.jsonl, line 2: the teacher was not tuned on "
+         "the label 'fine'; it knows bad, good"),
         (("expert/lora", "unlabelled"), "was not tuned on labels; give --tuned what finetune made"),
         (("expert/lora", "twice"), "labels is ['bad', 'bad']; it must be a list of different texts, one a class"),
         (("--teacher", "--beams 3 --teacher"), "--beams is not an option of tinybert"),

@@ -5,8 +5,13 @@ import math
 import random
 
 import pytest
+import torch
+from conftest import build
 
+from minialign.generation import prompt_ids
+from minialign.heads import ScalarModel
 from minialign.lab.claims import (
+    Bench,
     humans_disagree,
     instructgpt,
     over_optimisation,
@@ -15,7 +20,11 @@ from minialign.lab.claims import (
     rouge_is_poor,
     size_is_not_alignment,
 )
+from minialign.lab.demo.pipeline import SAMPLING, FirstHalf, ppo_settings
 from minialign.lab.realdata.ratings import Rated, raters_on, two_raters
+from minialign.rlhf import ppo
+from minialign.rlhf.best_of_n import best_of_n_kl
+from minialign.runs.run_folder import RunFolder
 from minialign.world.annotators import Annotator, typical_pairs
 from minialign.world.gold import score
 from minialign.world.stories import Story
@@ -194,6 +203,75 @@ def test_a_price_that_one_seed_ran_at_stands_beside_the_others_and_says_so():
                  for found in (alone + PROXIES[-12:], table))
     assert one.startswith("0.3: ") and "(one seed)" in one and one in many and many.count("(one seed)") == 1
     assert all(judged(over_optimisation, table, 0.1).values())
+
+
+HELD_OUT = [
+    {"method": "ppo", "beta": beta, "seed": seed, "update": update, "kl": update * (2.0 - beta),
+     "proxy": update / 10 + seed / 100, "gold": 0.6 + update * (-0.01 if beta == 0 else 0.004) + seed / 500,
+     "proxy_accuracy": 0.65}
+    for beta, seeds in ((0.0, SEEDS), (0.1, SEEDS), (0.3, (2,))) for seed in seeds for update in range(13)
+] + [row | {"proxy": row["proxy"] + row["seed"] / 100, "gold": 0.6 + math.log(row["n"]) / 50 + row["seed"] / 500}
+     for row in PROXIES if row["method"] == "best-of-n"]  # fmt: skip
+
+
+def test_curves_that_were_measured_from_the_reference_on_meet_in_one_point_also_where_fewer_seeds_ran():
+    found = over_optimisation.curves(HELD_OUT)
+    assert list(found) == ["β 0", "β 0.1", "β 0.3", "best of n"]
+    starts = {tuple(round(means[name][0], 9) for name in ("kl", "proxy", "gold")) for means in found.values()}
+    assert starts == {(0.0, 0.01, 0.602)}
+    assert found["β 0.3"]["gold"][-1] - 0.602 == pytest.approx(0.004 * 10), "its gain is that of its seed"
+    first, last = over_optimisation.ends(HELD_OUT, 0.0, "gold")[2]
+    assert first == pytest.approx(0.604) and last == pytest.approx(0.604 - 0.1), "one point, not a mean of five"
+    assert all(judged(over_optimisation, HELD_OUT, 0.1).values())
+
+
+@pytest.fixture(scope="module")
+def optimised(tokenizer, tmp_path_factory):
+    """The table of the experiment at its quickest, with a tiny policy and a tiny proxy, and what policies were asked."""
+    tests, practice, folder = demonstrations(12, 5, 1.0), demonstrations(4, 6, 1.0), tmp_path_factory.mktemp("claim")
+    decoder, proxy = build(context=400), ScalarModel(build(1, context=400).body, seed=1)
+    made = FirstHalf(tokenizer, decoder, decoder, [], practice, tests)
+    asked, generate = [], ppo.generate
+
+    def listening(policy, prompts, sampling, *rest, **more):
+        asked.append((len(prompts), sampling.temperature, sampling.new_tokens, tuple(prompts[0])))
+        return generate(policy, prompts, sampling, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppo, "generate", listening)
+        patch.setattr(over_optimisation, "first_half", lambda bench, config: (folder / "base", made))
+        patch.setattr(over_optimisation, "train_proxy", lambda *rest: (proxy, 0.6))
+        table = list(over_optimisation.measure(Bench(folder, folder / "cache", 1, True, lambda text: None)))
+    return table, asked, made, proxy
+
+
+def test_ppo_and_best_of_n_begin_as_one_model_on_the_same_prompts_at_the_same_temperature(optimised):
+    table, asked, made, proxy = optimised
+    starts = [row for row in table if row.get("update") == 0 or row.get("n") == 1]
+    assert len(starts) == 3 and len({(row["kl"], row["proxy"], row["gold"]) for row in starts}) == 1
+    assert starts[0]["kl"] == 0.0 and [row["update"] for row in table if row.get("beta") == 0.1] == [0, 1, 2]
+    first = prompt_ids(made.tokenizer, [made.tests[0]["prompt"]])[0]
+    held_out = [(temperature, room) for _, temperature, room, prompt in asked if prompt == tuple(first)]
+    # best of n once, then both prices after each of two updates
+    assert held_out == [(SAMPLING.temperature, SAMPLING.new_tokens)] * 5
+    kl, scores, golds = over_optimisation.ask(made.instructed, made, proxy, made.tests, 4, 0)
+    assert float(kl.abs().max()) < 1e-4, "the reference is at KL 0"
+    best = {row["n"]: row for row in over_optimisation.best_of_each(made, proxy, made.tests, (1, 2, 4), 0)}
+    assert best[1]["proxy"] == pytest.approx(float(scores.mean())) and best[4]["kl"] == best_of_n_kl(4)
+    assert best[1]["gold"] == pytest.approx(float(golds.mean()), abs=1e-6)
+    assert best[4]["proxy"] == pytest.approx(float(scores.amax(dim=1).mean()))
+    assert best[1]["proxy"] < best[2]["proxy"] < best[4]["proxy"]
+
+
+def test_looking_at_held_out_prompts_does_not_change_what_ppo_learns(optimised, tmp_path):
+    _, _, made, proxy = optimised
+    prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
+    how = ppo_settings(2, len(prompts), 0.1, 0)
+    watch = over_optimisation.held_out_watcher(made, proxy, made.tests[:3], 0)
+    ends = [ppo.train_ppo(made.instructed, proxy, prompts, how, RunFolder(tmp_path / str(bool(look))), watch=look)
+            for look in (None, watch)]
+    assert all(torch.equal(a, b) for a, b in zip(*(policy.state_dict().values() for policy, _ in ends)))
+    assert set(ends[1][1]) - set(ends[0][1]) == set(over_optimisation.HELD_OUT)
 
 
 def test_best_of_n_is_read_off_between_two_n_and_its_law_is_found_again():

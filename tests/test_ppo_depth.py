@@ -91,7 +91,7 @@ def test_a_resumed_run_with_a_mix_ends_with_the_same_bits(tmp_path):
     mix = PretrainingMix(ROWS, MixConfig(1.0, 2))
     whole, _ = train_ppo(policy, reward, PROMPTS, CONFIG, RunFolder(tmp_path / "whole"), mix=mix)
 
-    def fault(rollout, names, left=[3]):  # noqa: B006 (counts over the calls)
+    def fault(rollout, names, policy, left=[3]):  # noqa: B006 (counts over the calls)
         left[0] -= 1
         if left[0] == 0:
             raise UserError("the power is gone")
@@ -118,7 +118,7 @@ def test_a_score_that_is_no_number_stops_the_run_with_the_batch_saved_and_the_ch
     policy, reward = models()
     run, config = RunFolder(tmp_path), dataclasses.replace(CONFIG, missing_end="subtract", missing_end_score=1.0)
 
-    def spoil(rollout, names):
+    def spoil(rollout, names, policy):
         if len(run.metrics()) == 1:
             reward.head.bias.data.fill_(bad)
         return {}
@@ -165,7 +165,7 @@ def test_half_of_the_widest_gaps_are_of_answers_that_are_liked_too_much_where_th
     assert [s.answer for s in found if s.excess > 0] == ["a15", "a14"], "the widest of them"
     assert len(widest(prompts, answers, proxy, gold, 20)) == 20 and len(widest(prompts, answers, proxy, gold, 3)) == 3
     one = widest(prompts, answers, [0.0] * 15 + [1.0] + [0.0] * 4, gold, 6)
-    assert len(one) == 6 and len([s for s in one if s.excess > 0]) >= 1, "where there are fewer, others take their place"
+    assert len(one) == 6 and len([s for s in one if s.excess > 0]) >= 1, "others take the place of those that are few"
 
 
 def test_hacking_shows_equal_answers_once_and_refuses_lists_that_do_not_match():

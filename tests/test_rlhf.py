@@ -330,7 +330,7 @@ def test_the_value_function_starts_at_0_and_the_reference_never_moves(tmp_path):
     before = copy.deepcopy(policy.state_dict())
     seen = []
 
-    def watch(rollout, names):
+    def watch(rollout, names, policy):
         seen.append((rollout.values.abs().max().item(), k1(rollout.logprobs,
                                                            rollout.reference_logprobs).sum(dim=1).mean().item()))
         return {}
@@ -370,7 +370,7 @@ def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
     config = PPOConfig(updates=6, prompts=4, minibatch=2, new_tokens=8, target_kl=1.0, horizon=50)
     whole, _ = train_ppo(policy.eval(), reward, PROMPTS * 3, config, RunFolder(tmp_path / "whole"))
 
-    def fault(rollout, names, left=[5]):  # noqa: B006 (counts over the calls)
+    def fault(rollout, names, policy, left=[5]):  # noqa: B006 (counts over the calls)
         left[0] -= 1
         if left[0] == 0:
             raise UserError("the power is gone")

@@ -26,6 +26,7 @@ from minialign.generation import prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench
 from minialign.lab.claims.feedback import first_half
+from minialign.lab.claims.over_optimisation import held_out_watcher
 from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import FAST as QUICK
@@ -47,6 +48,7 @@ from minialign.world.corpus import documents
 FAST = os.environ.get("MINIALIGN_FAST") == "1"
 SECONDS = 600  # most that a cell may take
 USUAL = 20 if FAST else 200  # steps of `toy_decoder`
+HELD_OUT = 8 if FAST else 100  # test stories that `toy_policy` looks at after each update
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
 FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
 if not FAST:  # the main job, smaller
@@ -208,7 +210,8 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
         job, made: from `toy_feedback`; reward: the job's reward model.
         beta: price of one nat of KL, in deviations of the reward.
     Returns:
-        the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees.
+        the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees,
+        and what it then makes of test stories.
     """
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
     run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
@@ -216,8 +219,10 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
     with run.locked():
         run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
         if not run.finished:
-            watch = gold_score_watcher(made.tokenizer, made.practice)
-            train_ppo(made.instructed, reward, prompts, settings, run, watch=watch)
+            own = gold_score_watcher(made.tokenizer, made.practice)
+            held_out = held_out_watcher(made, reward, made.tests[:HELD_OUT], job.config.seed)
+            train_ppo(made.instructed, reward, prompts, settings, run,
+                      watch=lambda *seen: own(*seen) | held_out(*seen))
     return load_model(run.path)[0], run.metrics()
 
 

@@ -5,10 +5,11 @@ Gao, Schulman & Hilton 2022, §3, fit gold against d = √KL as d(α − β d) f
 
 The test: reward models (proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs against
 each at several prices of KL, 0 included, and best of n beside it; prices that no statement is about with the first
-proxy alone. Each rollout is scored by the proxy and by the simulator's gold score, on stories that nothing else has
-seen; a curve's start and end are means over its first and last five updates. Beside what gold gained by the end stands
-what best of n gains at the same KL, on the line between the two n around it, each from its own beginning (they are on
-different stories); where PPO goes further than the largest n, that one is taken, and it is said.
+proxy alone. After every update the policy answers the same held-out prompts that best of n is tried on, at the same
+temperature, and proxy and gold score what it says as they score best of n's. So all curves begin at one point, the
+reference at KL 0, measured once; a curve's end is the mean over its last five updates. Beside what gold gained by the
+end stands what best of n gains at the same KL, on the line between the two n around it; where PPO goes further than the
+largest n, that one is taken, and it is said.
 
     1. without a penalty the proxy rises        2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall        4. gold ends higher with the penalty than without it
@@ -21,22 +22,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minialign.generation import continue_texts, prompt_ids
-from minialign.heads import ScalarModel, load_model
+from minialign.heads import LanguageModel, ScalarModel, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.feedback import first_half, reward_model, settings
-from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import INSTRUCTED, SAMPLING, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import DemoConfig
-from minialign.lab.plotting import Figure, line
-from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
+from minialign.lab.plotting import Figure, legend, line
+from minialign.rlhf.best_of_n import best_of_n_kl
 from minialign.rlhf.comparisons import split_by_prompt
-from minialign.rlhf.ppo import PPOConfig, train_ppo
+from minialign.rlhf.kl import k1
+from minialign.rlhf.ppo import PPOConfig, Rollout, collect, train_ppo
 from minialign.rlhf.ranked import ranked_rows
 from minialign.rlhf.reward_model import answer_rows
 from minialign.runs.run_folder import RunFolder
@@ -53,7 +56,9 @@ CLAIM = Claim(
 BETAS = (0.0, 0.1, 0.3, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32)  # n of best of n
 MARGIN = 0.02  # a change of gold that nobody would call a fall
-EDGE = 5  # updates that make a curve's start or end
+EDGE = 5  # updates that make a curve's end
+AT_ONCE = 320  # answers that are asked for in one go
+HELD_OUT = {"held_out_kl": "kl", "held_out_proxy": "proxy", "held_out_gold": "gold"}  # field of the log -> of the table
 
 
 def measure(bench: Bench) -> Rows:
@@ -62,14 +67,15 @@ def measure(bench: Bench) -> Rows:
     if not bench.fast:  # each proxy has a third of the stories: as many as the main job judges, and more practice
         config, betas, updates = dataclasses.replace(config, judged=2200, reward_steps=250, prompts=960), BETAS, 30
     base, made = first_half(bench, config)
+    tests, sizes = (made.tests[:8], SIZES[:3]) if bench.fast else (made.tests[:100], SIZES)
     for seed in range(bench.seeds):
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
+        best = best_of_each(made, proxy, tests, sizes, seed)
         for beta in betas if seed == 0 else (0.0, config.beta):
             how = ppo_settings(updates, len(made.practice), beta, seed)
-            for record in optimise(bench, made, proxy, how, base):
-                row = {"method": "ppo", "beta": beta, "seed": seed, "update": record["step"], "kl": record["kl"]}
-                yield row | {"proxy": record["score"], "gold": record["gold"], "proxy_accuracy": accuracy}
-        for row in choose_best(made, proxy, seed, bench.fast):
+            for row in from_the_start(optimise(bench, made, proxy, how, base, tests), best):
+                yield {"method": "ppo", "beta": beta, "seed": seed, **row, "proxy_accuracy": accuracy}
+        for row in best:
             yield row | {"proxy_accuracy": accuracy}
 
 
@@ -92,29 +98,64 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]
 
 
-def optimise(bench: Bench, made: FirstHalf, proxy: ScalarModel, how: PPOConfig, base: Path) -> list[dict[str, Any]]:
-    """The log of one PPO run, with the gold score of each rollout."""
+@torch.no_grad()
+def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[dict], answers: int, seed: int) -> Tensor:
+    """(3, P, K): KL from the reference (k1, nats), the proxy's score as PPO is paid it, and the gold score of K answers
+    to each of P held-out prompts. All curves are made of these."""
+    how = PPOConfig(1, len(tests), answers, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=answers)
+    generator, found, few = torch.Generator().manual_seed(seed), [], max(1, AT_ONCE // answers)
+    for part in (tests[start : start + few] for start in range(0, len(tests), few)):
+        prompts = prompt_ids(made.tokenizer, [test["prompt"] for test in part])
+        rollout = collect(policy, made.instructed, proxy, proxy, prompts, how, generator)  # nobody asks for its values
+        golds = [score(Story.from_dict(part[i]["story"]), made.tokenizer.decode(ids)).gold
+                 for ids, i in zip(*rollout.answer_ids())]
+        kl = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)
+        found.append(torch.stack([kl, rollout.scores, torch.tensor(golds)]))
+    return torch.cat(found, dim=1).view(3, len(tests), answers)
+
+
+def held_out_watcher(made: FirstHalf, proxy: ScalarModel, tests: list[dict], seed: int) -> Callable[..., dict[str, float]]:
+    """For the log alone: what the policy's answers to held-out prompts are, one to each, after an update."""
+
+    def watch(rollout: Rollout, names: list[int], policy: LanguageModel) -> dict[str, float]:
+        return dict(zip(HELD_OUT, ask(policy, made, proxy, tests, 1, seed).mean(dim=(1, 2)).tolist()))
+
+    return watch
+
+
+def optimise(bench: Bench, made: FirstHalf, proxy: ScalarModel, how: PPOConfig, base: Path,
+             tests: list[dict]) -> list[dict[str, Any]]:
+    """The log of one PPO run, with what the policy makes of held-out prompts after each update."""
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
 
     def make(folder: Path) -> None:
         run = RunFolder(folder)
         if not run.finished:
-            watch = gold_score_watcher(made.tokenizer, made.practice)
+            watch = held_out_watcher(made, proxy, tests, how.seed)
             train_ppo(made.instructed, proxy, prompts, how, run, f"beta {how.beta}", watch)
 
-    return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how)], make)).metrics()
+    return RunFolder(bench.cached("policy", [base.name, INSTRUCTED, to_dict(how), len(tests)], make)).metrics()
 
 
-def choose_best(made: FirstHalf, proxy: ScalarModel, seed: int, fast: bool) -> Rows:
-    """Best of n on the test stories, for every n from one sampling, with the closed form of its KL."""
-    tests, sizes = made.tests[: 8 if fast else 100], SIZES[:3] if fast else SIZES
-    answers, scores = sample_and_score(made.instructed, proxy, made.tokenizer, [d["prompt"] for d in tests], sizes[-1],
-                                       SAMPLING, torch.Generator().manual_seed(seed))
+def from_the_start(log: list[dict[str, Any]], best: Table) -> Table:
+    """A curve of PPO on held-out prompts: update, kl, proxy and gold, from best of 1, which is its reference."""
+    (start,) = (row for row in best if row["n"] == 1)
+    points = [[start[name] for name in HELD_OUT.values()], *([record[name] for name in HELD_OUT] for record in log)]
+    return [{"update": update, **dict(zip(HELD_OUT.values(), point))} for update, point in enumerate(points)]
+
+
+def best_of_each(made: FirstHalf, proxy: ScalarModel, tests: list[dict], sizes: tuple[int, ...], seed: int) -> Table:
+    """Best of n on held-out prompts, for every n from one sampling of the largest, which every n divides; with the
+    closed form of its KL."""
+    _, proxies, golds = ask(made.instructed, made, proxy, tests, sizes[-1], seed)
+    rows = []
     for n in sizes:
-        texts, best = best_of(answers, scores, n)
-        golds = [score(Story.from_dict(d["story"]), text).gold for d, text in zip(tests, texts)]
-        row = {"method": "best-of-n", "n": n, "seed": seed, "kl": best_of_n_kl(n), "proxy": float(best.mean())}
-        yield row | {"gold": sum(golds) / len(golds)}
+        groups = proxies.reshape(len(tests), -1, n)
+        best = groups.argmax(dim=-1, keepdim=True)
+        row = {"method": "best-of-n", "n": n, "seed": seed, "kl": best_of_n_kl(n)}
+        rows.append(row | {name: float(each.reshape(groups.shape).gather(-1, best).mean())
+                           for name, each in (("proxy", proxies), ("gold", golds))})
+    return rows
 
 
 def seeds_of(table: Table, beta: float) -> list[int]:
@@ -123,12 +164,14 @@ def seeds_of(table: Table, beta: float) -> list[int]:
 
 
 def ends(table: Table, beta: float, field: str) -> list[tuple[float, float]]:
-    """For each seed that ran at this beta, a field's mean over the first and over the last updates of its run."""
+    """For each seed that ran at this beta, a field where its run began, and its mean over the last updates; without a
+    row of update 0, as older tables have none, the beginning is the mean over the first ones."""
     found = []
     for seed in seeds_of(table, beta):
         values = column(table, field, method="ppo", seed=seed, beta=beta)
         edge = min(EDGE, max(1, len(values) // 2))
-        found.append((sum(values[:edge]) / edge, sum(values[-edge:]) / edge))
+        first = 1 if 0 in column(table, "update", method="ppo", seed=seed, beta=beta) else edge
+        found.append((sum(values[:first]) / first, sum(values[-edge:]) / edge))
     return found
 
 
@@ -194,12 +237,19 @@ def smooth(values: list[float]) -> list[float]:
 
 
 def curves(table: Table) -> dict[str, dict[str, list[float]]]:
-    """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row; best of n
-    along n."""
+    """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row after the
+    common beginning; best of n along n. A price that fewer seeds ran at begins where all do, too: each seed has a
+    proxy of its own, and gains are what is compared."""
     runs = {f"β {beta:g}": {"method": "ppo", "beta": beta} for beta in sorted(distinct(table, "beta", method="ppo"))}
     found = {label: means_along(table, "update", **which) for label, which in runs.items()}
-    found = {label: {name: smooth(means) for name, means in curve.items()} for label, curve in found.items()}
-    return found | {"best of n": means_along(table, "n", method="best-of-n")}
+    alone = int(0 in column(table, "update", method="ppo"))  # the beginning, where it was measured
+    found = {label: {name: means[:alone] + smooth(means[alone:]) for name, means in curve.items()}
+             for label, curve in found.items()}
+    best = means_along(table, "n", method="best-of-n")
+    if alone:
+        found = {label: {name: [value - means[0] + best[name][0] for value in means] for name, means in curve.items()}
+                 for label, curve in found.items()}
+    return found | {"best of n": best}
 
 
 def means_along(table: Table, order: str, **which: Any) -> dict[str, list[float]]:
@@ -236,7 +286,7 @@ def draw(table: Table) -> Figure:
         for number, (name, means) in enumerate(found.items()):
             line(axes, number, [math.sqrt(max(0.0, kl)) for kl in means["kl"]], means[what], name)
     left, right = fig.axes
-    left.legend(loc="upper left", fontsize=9)
+    legend(left, outside=True, columns=len(found))
     text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(found)])
     right.text(1.03, 1.0, text, transform=right.transAxes, fontsize="small", va="top")  # beside the curves
     return fig

@@ -201,10 +201,10 @@ def judge_pairs(pairs: list[dict], judged: list[dict], seed: int) -> list[dict]:
     return comparisons
 
 
-def gold_score_watcher(tokenizer: Tokenizer, practice: list[dict]) -> Callable[[Rollout, list[int]], dict[str, float]]:
+def gold_score_watcher(tokenizer: Tokenizer, practice: list[dict]) -> Callable[..., dict[str, float]]:
     """For the log alone: the gold score of each rollout's summaries, which PPO itself never sees."""
 
-    def watch(rollout: Rollout, names: list[int]) -> dict[str, float]:
+    def watch(rollout: Rollout, names: list[int], policy: LanguageModel) -> dict[str, float]:
         texts = [tokenizer.decode(row[keep]) for row, keep in zip(rollout.response, rollout.mask)]
         golds = [score(Story.from_dict(practice[i]["story"]), text) for i, text in zip(names, texts)]
         return {aspect: sum(getattr(gold, aspect) for gold in golds) / len(golds) for aspect in ASPECTS}
