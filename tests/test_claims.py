@@ -11,7 +11,20 @@ from typed import type_in
 import minialign
 from minialign.lab import claims
 from minialign.lab.claims import Bench, imported, reached, runner, source_fingerprint
-from minialign.lab.claims.page import ALT, MAP, NOTEBOOKS, SIGNS, between, readme_parts, write_page, write_readme
+from minialign.lab.claims.page import (
+    ALT,
+    MAP,
+    NOTEBOOKS,
+    SIGNS,
+    between,
+    finding,
+    measured,
+    number_rows,
+    readme_parts,
+    verdict_table,
+    write_page,
+    write_readme,
+)
 from minialign.lab.claims.runner import CLAIMS, HEADINGS, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers
 from minialign.lab.exercises.catalogue import CHAPTERS
@@ -193,7 +206,69 @@ def test_a_verdict_is_told_by_a_sign_and_by_words_not_by_colour_alone(tmp_path, 
     write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit", verdict=said))
     page = write_page(tmp_path).read_text(encoding="utf-8")
     assert f'title="{said}">{SIGNS[said][1]}</span><a href="#bitfit">' in page and f">{said}</p>" in page
-    assert len({sign for _, sign in SIGNS.values()}) == 3
+    assert len({sign for _, sign in SIGNS.values()}) == len({style for style, _ in SIGNS.values()}) == 4
+
+
+def test_one_seed_decides_nothing_where_three_do(tmp_path):
+    kept = PACKAGE.parent / "data" / "claims" / "ptq-qat"
+    shutil.copytree(kept, tmp_path / "ptq-qat")
+    table = runner.from_csv((kept / runner.TABLE).read_text(encoding="utf-8"))
+    for seeds, said in (("0", runner.UNDECIDED), ("01", runner.UNDECIDED), ("012", runner.HOLDS)):
+        few = runner.as_csv([row for row in table if str(row["seed"]) in seeds])
+        (tmp_path / "ptq-qat" / runner.TABLE).write_text(few, encoding="utf-8")
+        assert type_in("claims --judge --out {d}", tmp_path) == 0
+        found = read_json(tmp_path / "ptq-qat" / "verdict.json")
+        assert found["verdict"] == said and set(found["checks"].values()) == ({True} if seeds == "012" else {None})
+        page = (tmp_path / "index.html").read_text(encoding="utf-8")
+        assert page.count('class="mark undecided"') == (0 if seeds == "012" else 5) and 'class="mark fails"' not in page
+        sentence = "All 4 statements hold." if seeds == "012" else "so nothing is decided about 4 statements."
+        assert sentence in page
+    write_json(tmp_path / "ptq-qat" / "verdict.json", found | {"verdict": runner.UNDECIDED})
+    assert "| ? **undecided, too few seeds** |" in verdict_table(tmp_path, "claims")
+
+
+@pytest.mark.parametrize("checks, sentence", [
+    ({"a": True}, "Its statement holds."), ({"a": False}, "Its statement does not hold."),
+    ({"a": False, "b": False}, "None of 2 statements holds."), ({"a": True, "b": False, "c": False}, "1 of 3 statements holds."),
+    ({"a": True, "b": True, "c": False}, "2 of 3 statements hold."),
+])
+def test_a_finding_is_a_sentence(checks, sentence):
+    assert finding(checks) == sentence
+
+
+def test_one_is_one_and_not_many(tmp_path):
+    write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit", seeds=1))
+    one = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "<p>1 claim. Each" in one and "· 1 seed ·" in one
+    write_json(tmp_path / "lora-rank" / "verdict.json", verdict("lora-rank"))
+    assert "<p>2 claims. Each" in write_page(tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("why, rows", [
+    ("error at 8 bits: normal 1.038 [1.004, 1.071]; weights 1.047 [0.990, 1.104]; the largest move is 0.5000 steps",
+     [("error at 8 bits", None), ("normal", "1.038 [1.004, 1.071]"), ("weights", "1.047 [0.990, 1.104]"),
+      ("the largest move is 0.5000 steps", "")]),
+    ("by bottleneck: 1 (0.8%) 0.011 [-0.005, 0.026], 4 (1.6%) 0.012 [-0.010, 0.033]",
+     [("by bottleneck", None), ("1 (0.8%)", "0.011 [-0.005, 0.026]"), ("4 (1.6%)", "0.012 [-0.010, 0.033]")]),
+    ("by size 1: 0.529 ± 0.021, 3: 0.529 ± 0.028 (one seed)",
+     [("by size", None), ("1", "0.529 ± 0.021"), ("3", "0.529 ± 0.028 (one seed)")]),
+    ("16 vectors instead of 1: 0.044 [-0.006, 0.095]", [("16 vectors instead of 1", "0.044 [-0.006, 0.095]")]),
+    ("soft is 0.009 [0.004, 0.015] nats ahead (half)", [("soft is … nats ahead (half)", "0.009 [0.004, 0.015]")]),
+    ("behind by 0.2 [0.1, 0.3] and 0.4 [0.3, 0.5]", [("behind by", "0.2 [0.1, 0.3]\n0.4 [0.3, 0.5]")]),
+    ("the first 8 of 96 hold 0.8", [("the first 8 of 96 hold 0.8", "")]),
+])
+def test_the_numbers_that_decide_are_rows_of_a_table(why, rows):
+    assert number_rows(why) == rows
+    assert measured(why).count("<tr>") == len(rows) and "; " not in measured(why)
+
+
+def test_every_number_of_every_kept_verdict_stands_in_its_table_once():
+    for id in CLAIMS:
+        why = read_json(PACKAGE.parent / "data" / "claims" / id / "verdict.json")["why"]
+        rows = number_rows(why)
+        digits = re.findall(r"\d+", " ".join(f"{words} {value or ''}" for words, value in rows))
+        assert sorted(digits) == sorted(re.findall(r"\d+", why)), id
+        assert len(rows) > 2 and all(words for words, _ in rows), id
 
 
 def test_two_workers_give_the_verdicts_of_all_claims_in_order_and_make_a_shared_stage_once(tmp_path):

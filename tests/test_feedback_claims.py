@@ -225,6 +225,14 @@ def test_curves_that_were_measured_from_the_reference_on_meet_in_one_point_also_
     assert all(judged(over_optimisation, HELD_OUT, 0.1).values())
 
 
+def test_the_legend_names_each_curve_once_and_lies_above_them():
+    fig = over_optimisation.draw(HELD_OUT)
+    fig.draw_without_rendering()
+    (legend,) = fig.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["β 0", "β 0.1", "β 0.3", "best of n"]
+    assert all(legend.get_window_extent().y0 >= axes.get_window_extent().y1 for axes in fig.axes)
+
+
 @pytest.fixture(scope="module")
 def optimised(tokenizer, tmp_path_factory):
     """The table of the experiment at its quickest, with a tiny policy and a tiny proxy, and what policies were asked."""

@@ -14,6 +14,7 @@ import base64
 import csv
 import html
 import os
+import re
 import textwrap
 from collections.abc import Mapping
 from importlib.resources import files
@@ -21,12 +22,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from minialign.lab.claims.runner import CLAIMS, FAILS, HEADINGS, HOLDS, PARTLY, TABLE, load
+from minialign.lab.claims.runner import CLAIMS, FAILS, FEWEST, HEADINGS, HOLDS, PARTLY, TABLE, UNDECIDED, load
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, read_text, write_atomic
 
 # verdict -> its style on the page and its sign
-SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗")}
+SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗"), UNDECIDED: ("undecided", "?")}
+CHECKED = {True: HOLDS, False: FAILS, None: UNDECIDED}  # a check -> the verdict whose sign it has
+NUMBER = r"(?<![\w.,-])[-+]?\d[\d.,]*(?:e[-+]\d+)?%?"
+# with its interval, or with what says that it has none
+VALUE = re.compile(NUMBER + r" (?:\[[^]]*\]|± [\d.]+(?: \(one seed\))?|\(one seed\))")
 ACROSS = 3  # figures beside each other in the gallery
 ALT = 110  # characters of a figure's alternative text
 NOTEBOOKS = ("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback",
@@ -83,9 +88,14 @@ def write_page(folder: Path) -> Path:
             cards = "\n".join(card(folder, id, verdict) for id, verdict in found.items())
             parts.append(f"<h2>{html.escape(heading)}</h2>\n{cards}")
     page = Template(files("minialign.lab.claims").joinpath("page.html").read_text(encoding="utf-8"))
-    content = page.substitute(count=len(links), links="".join(links), content="\n".join(parts))
+    content = page.substitute(count=counted(len(links), "claim"), links="".join(links), content="\n".join(parts))
     write_atomic(folder / "index.html", content)
     return folder / "index.html"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 claim, 2 claims."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def mark(verdict: str) -> str:
@@ -97,23 +107,89 @@ def mark(verdict: str) -> str:
 def card(folder: Path, id: str, verdict: dict[str, Any]) -> str:
     """One claim on the page: what is claimed and what was found, the figures, and the table folded away."""
     esc = html.escape
-    checks = "".join(f"<li>{mark(HOLDS if holds else FAILS)}{esc(name)}</li>"
-                     for name, holds in verdict["checks"].items())
-    measured = "".join(f"<li>{esc(part)}</li>" for part in verdict["why"].split("; "))
+    checks = "".join(f"<li>{mark(CHECKED[holds])}{esc(name)}</li>" for name, holds in verdict["checks"].items())
     figures = "".join(
-        f'<img alt="{esc(verdict["claim"])} {esc(verdict["why"])}" '
-        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+        f'<details class="figure"><summary><img alt="{esc(verdict["claim"])} {esc(verdict["why"])}" '
+        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></summary></details>'
         for path in sorted((folder / id).glob("*.png"))
     )
-    seeds = f"{verdict['seeds']} seed{'s' * (verdict['seeds'] > 1)}"
-    facts = f"{verdict['source']} · {seeds} · {verdict['seconds']:,.0f} s · claims/{CLAIMS[id]}.py"
+    facts = f"{verdict['source']} · {counted(verdict['seeds'], 'seed')} · {verdict['seconds']:,.0f} s · claims/{CLAIMS[id]}.py"
     facts += " · a quick look, too small to decide anything" if verdict["fast"] else ""
     return (
         f'<section id="{id}"><h3>{esc(verdict["claim"])}</h3><div class="two"><div><p class="verdict '
         f'{SIGNS[verdict["verdict"]][0]}">{verdict["verdict"]}</p>'
-        f'<ul class="checks">{checks}</ul><ul class="measured">{measured}</ul><p class="facts">{esc(facts)}</p></div>'
+        f'<p>{finding(verdict["checks"])}</p><ul class="checks">{checks}</ul>{measured(verdict["why"])}'
+        f'<p class="facts">{esc(facts)}</p></div>'
         f'<div class="figures">{figures}</div></div>{folded_table(folder / id / TABLE)}</section>'
     )
+
+
+def finding(checks: dict[str, bool | None]) -> str:
+    """What was found, as a sentence."""
+    held, all_of_them = sum(holds is True for holds in checks.values()), counted(len(checks), "statement")
+    if None in checks.values():
+        return f"Fewer than {FEWEST} seeds give no interval worth the name, so nothing is decided about {all_of_them}."
+    if len(checks) == 1:
+        return f"Its statement {'holds' if held else 'does not hold'}."
+    if held == len(checks):
+        return f"All {all_of_them} hold."
+    return f"{held or 'None'} of {all_of_them} {'hold' if held > 1 else 'holds'}."
+
+
+def measured(why: str) -> str:
+    """The numbers that decide, as a small table of HTML."""
+    rows = []
+    for words, value in number_rows(why):
+        cells = f'<th colspan="2">{html.escape(words)}</th>' if value is None else (
+            f"<td>{html.escape(words)}</td><td>{html.escape(value).replace(chr(10), '<br>')}</td>" if value else
+            f'<td colspan="2">{html.escape(words)}</td>')
+        rows.append(f"<tr>{cells}</tr>")
+    return f'<table class="measured">{"".join(rows)}</table>'
+
+
+def number_rows(why: str) -> list[tuple[str, str | None]]:
+    """A judge's numbers, parts between semicolons, as rows: what was measured and its number, or several between line
+    breaks; a part's head and None; words that hold no number, or more than one, and an empty text."""
+    rows: list[tuple[str, str | None]] = []
+    for part in why.split("; "):
+        head, colon, rest = part.partition(": ")
+        if colon and not VALUE.search(head) and (re.match(NUMBER, rest) or not re.search(r" [\d.]+$", head)):
+            # "by size 1: …, 2: …": the 1 belongs to its number
+            first = re.fullmatch(r"(.*[^\d., ]),? ([\d.]+)", head) if re.search(r", [\w.]+: ", rest) else None
+            rows.append((first[1] if first else head, None))
+            part = f"{first[2]}: {rest}" if first else rest
+        for words, value in map(words_and_number, pieces(part)):
+            if words or not rows:
+                rows.append((words, value))
+            else:  # one number more of what stands above, or the only one of a head
+                above, before = rows.pop()
+                rows.append((above, f"{before}\n{value}" if before else value))
+    return rows
+
+
+def words_and_number(piece: str) -> tuple[str, str]:
+    """A piece's words, … where its number stood, and the number; all of it and nothing unless there is just one."""
+    found = list(VALUE.finditer(piece))
+    if not found and len(re.findall(NUMBER, re.sub(r"^[\d.]+: ", "", piece))) == 1:
+        found = list(re.finditer(NUMBER + "$", piece))
+    if len(found) != 1:
+        return piece, ""
+    before, after = piece[: found[0].start()].strip(" :"), piece[found[0].end() :].strip()
+    return before + (after if after.startswith(")") else f" … {after}" if before and after else after), found[0].group()
+
+
+def pieces(part: str) -> list[str]:
+    """What stands between commas, or between two numbers with intervals and an "and", outside of all brackets; words
+    without a number stay with what follows."""
+    whole: list[str] = []
+    for text in re.split(r", (?:and )?(?![^\[]*\])(?![^(]*\))", part):
+        both = text.split(" and ")
+        for piece in both if all(len(VALUE.findall(one)) == 1 for one in both) else [text]:
+            if whole and not re.search(r"\d", whole[-1]):
+                whole[-1] += f", {piece}"
+            else:
+                whole.append(piece)
+    return whole
 
 
 def folded_table(path: Path, most: int = 60) -> str:
@@ -199,7 +275,7 @@ def verdict_table(folder: Path, sources: str) -> str:
         lines.append(f"| **{heading}** | | | | |")
         for id in ids:
             claim, verdict = load(id).CLAIM, found[id]
-            why = "" if verdict is None else verdict["why"].replace("|", "\\|")
+            why = "" if verdict is None else verdict["why"].replace("|", "\\|").replace("; ", "<br>")
             notes = f"[notes]({id}/notes.md)" if (Path(folder) / id / "notes.md").exists() else ""
             lines.append(f"| [{claim.text}]({sources}/{CLAIMS[id]}.py) | {signed(verdict)} | {why} | {notes} | "
                          f"{claim.source} |")

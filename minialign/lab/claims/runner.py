@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from minialign.lab.claims import Bench, Table
+from minialign.lab.claims import Bench, Table, distinct
 from minialign.lab.plotting import save_png
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
@@ -38,6 +38,8 @@ from minialign.runs.process import keep_memory
 
 TABLE = "table.csv"
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
+UNDECIDED = "undecided, too few seeds"
+FEWEST = 3  # seeds whose interval is worth the name
 HEADINGS = {  # heading of the notes -> its claims; the module of "lora-rank" is lora_rank.py
     "Instruction tuning": ("t0-unseen-tasks", "t0-templates", "flan-clusters", "t5-fixed-format"),
     "Human feedback": ("size-is-not-alignment", "rouge-is-poor", "humans-disagree", "reward-scaling",
@@ -66,13 +68,14 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
             second core, two models much.
 
     Raises:
-        UserError: an unknown id (before anything runs), fewer than three seeds for a verdict.
+        UserError: an unknown id (before anything runs), fewer than FEWEST seeds for a verdict.
     """
     ids = list(ids)
     for id in ids:
         load(id)
-    if seeds < 3 and not fast:
-        raise UserError(f"{seeds} seeds give no interval worth the name; use at least 3, or --fast for a quick look")
+    if seeds < FEWEST and not fast:
+        raise UserError(f"too few seeds ({seeds}) give no interval worth the name; use at least {FEWEST}, or --fast for "
+                        f"a quick look")
     if workers == 1:
         return [run_claim(id, out, seeds, fast, say) for id in ids]
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -115,13 +118,15 @@ def run_claim(id: str, out: Path, seeds: int, fast: bool, say: Callable[[str], N
 
 def judged(id: str, folder: Path) -> dict[str, Any]:
     """What a claim's judge says of the table in a folder, the part of its verdict that nothing is measured for; draws
-    the figures anew."""
+    the figures anew. A table of fewer than FEWEST seeds decides nothing: each of its checks is None."""
     module, table = load(id), from_csv((folder / TABLE).read_text(encoding="utf-8"))
     checks, why = module.judge(table)
     figures = module.draw(table)
     for name, figure in (figures if isinstance(figures, dict) else {"figure": figures}).items():
         save_png(figure, folder / f"{name}.png")
     verdict = HOLDS if all(checks.values()) else PARTLY if any(checks.values()) else FAILS
+    if len(distinct(table, "seed")) < FEWEST:
+        checks, verdict = dict.fromkeys(checks), UNDECIDED
     claim = module.CLAIM
     return {"id": id, "claim": claim.text, "source": claim.source, "verdict": verdict, "why": why, "checks": checks}
 
