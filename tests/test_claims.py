@@ -229,7 +229,8 @@ def test_one_seed_decides_nothing_where_three_do(tmp_path):
 
 @pytest.mark.parametrize("checks, sentence", [
     ({"a": True}, "Its statement holds."), ({"a": False}, "Its statement does not hold."),
-    ({"a": False, "b": False}, "None of 2 statements holds."), ({"a": True, "b": False, "c": False}, "1 of 3 statements holds."),
+    ({"a": False, "b": False}, "None of 2 statements holds."),
+    ({"a": True, "b": False, "c": False}, "1 of 3 statements holds."),
     ({"a": True, "b": True, "c": False}, "2 of 3 statements hold."),
 ])
 def test_a_finding_is_a_sentence(checks, sentence):

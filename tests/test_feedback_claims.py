@@ -235,7 +235,7 @@ def test_the_legend_names_each_curve_once_and_lies_above_them():
 
 @pytest.fixture(scope="module")
 def optimised(tokenizer, tmp_path_factory):
-    """The table of the experiment at its quickest, with a tiny policy and a tiny proxy, and what policies were asked."""
+    """The table of the quickest experiment, with a tiny policy and a tiny proxy, and what policies were asked."""
     tests, practice, folder = demonstrations(12, 5, 1.0), demonstrations(4, 6, 1.0), tmp_path_factory.mktemp("claim")
     decoder, proxy = build(context=400), ScalarModel(build(1, context=400).body, seed=1)
     made = FirstHalf(tokenizer, decoder, decoder, [], practice, tests)

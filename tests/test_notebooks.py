@@ -204,7 +204,8 @@ def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path
     reward = job.train_reward(made.tokenizer, made.instructed, made.comparisons)
     policy, log = toy_policy(job, made, reward, 0.0)
     read, same = toy_policy(again, made, reward, 0.0)
-    assert same == log and len(log) == 1 and {"score", "kl", "gold", "held_out_gold"} <= log[0].keys(), "trained once for each price"
+    assert same == log and len(log) == 1, "trained once for each price"
+    assert {"score", "kl", "gold", "held_out_gold"} <= log[0].keys()
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), read.parameters()))
     other, _ = toy_feedback(tmp_path, **tiny | {"sft_steps": 2})
     assert other.folder != job.folder, "another setting is another toy"

@@ -125,8 +125,8 @@ def moving_mean(values: Sequence[float], window: int = 10) -> list[float]:
 
 
 def legend(axes: Axes, outside: bool = False, columns: int = 3) -> None:
-    """A legend above the axes, where it hides no data; `outside` gives it the width of the whole figure, whose other axes it
-    speaks for, too."""
+    """A legend above the axes, where it hides no data; `outside` gives it the width of the whole figure, and
+    then it speaks for its other axes, too."""
     style = {"ncols": columns, "handlelength": 2.2, "columnspacing": 1.1, "handletextpad": 0.5, "borderaxespad": 0.2}
     if outside:
         axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", **style)

@@ -290,8 +290,7 @@ def train_ppo(policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: li
         policy: the SFT model. Where only a part of it may train, such as a LoRA, only that part does.
         reward: a normalised reward model, or several as one; prompts: lists of ids, the begin token first.
         config: how; run: where metrics, checkpoints and the finished policy go; label: name of the progress bar.
-        watch: sees each rollout, which prompts it answered, and the policy after it learned from them; what it returns
-            is logged and has no influence.
+        watch: sees each rollout, which prompts it answered, and the policy afterwards; it only adds to the log.
         mix: text that is learned beside the reward, PPO-ptx; None for plain PPO.
     Raises:
         UserError: fewer prompts than a rollout, an answer that does not fit the context, or a score, KL or loss that is
@@ -313,8 +312,7 @@ def train_ppo(policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: li
                 estimate_advantages(rollout, price.beta, config)
                 metrics |= ppo_update(learner, rollout, generator)
             price.update(metrics["kl"], len(rollout.scores))
-            if watch:
-                metrics |= watch(rollout, [i for i in asked for _ in range(config.answers)], policy)
+            metrics |= watch(rollout, [i for i in asked for _ in range(config.answers)], policy) if watch else {}
             loop.state.update(beta=price.beta, last=metrics)
             loop.done(metrics, f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f} nats")
         run.finish(policy.eval(), **loop.state["last"])

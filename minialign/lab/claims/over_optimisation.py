@@ -99,7 +99,8 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
 
 
 @torch.no_grad()
-def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[dict], answers: int, seed: int) -> Tensor:
+def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[dict], answers: int,
+        seed: int) -> Tensor:
     """(3, P, K): KL from the reference (k1, nats), the proxy's score as PPO is paid it, and the gold score of K answers
     to each of P held-out prompts. All curves are made of these."""
     how = PPOConfig(1, len(tests), answers, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=answers)
@@ -114,7 +115,8 @@ def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[
     return torch.cat(found, dim=1).view(3, len(tests), answers)
 
 
-def held_out_watcher(made: FirstHalf, proxy: ScalarModel, tests: list[dict], seed: int) -> Callable[..., dict[str, float]]:
+def held_out_watcher(made: FirstHalf, proxy: ScalarModel, tests: list[dict],
+                     seed: int) -> Callable[..., dict[str, float]]:
     """For the log alone: what the policy's answers to held-out prompts are, one to each, after an update."""
 
     def watch(rollout: Rollout, names: list[int], policy: LanguageModel) -> dict[str, float]:

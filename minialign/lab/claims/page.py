@@ -113,7 +113,8 @@ def card(folder: Path, id: str, verdict: dict[str, Any]) -> str:
         f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></summary></details>'
         for path in sorted((folder / id).glob("*.png"))
     )
-    facts = f"{verdict['source']} · {counted(verdict['seeds'], 'seed')} · {verdict['seconds']:,.0f} s · claims/{CLAIMS[id]}.py"
+    seeds = counted(verdict["seeds"], "seed")
+    facts = f"{verdict['source']} · {seeds} · {verdict['seconds']:,.0f} s · claims/{CLAIMS[id]}.py"
     facts += " · a quick look, too small to decide anything" if verdict["fast"] else ""
     return (
         f'<section id="{id}"><h3>{esc(verdict["claim"])}</h3><div class="two"><div><p class="verdict '

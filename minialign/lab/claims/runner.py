@@ -74,8 +74,8 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
     for id in ids:
         load(id)
     if seeds < FEWEST and not fast:
-        raise UserError(f"too few seeds ({seeds}) give no interval worth the name; use at least {FEWEST}, or --fast for "
-                        f"a quick look")
+        raise UserError(f"--seeds {seeds} gives no interval worth the name; use at least {FEWEST}, or --fast for a "
+                        f"quick look")
     if workers == 1:
         return [run_claim(id, out, seeds, fast, say) for id in ids]
     threads = max(1, (os.cpu_count() or 1) // workers)
