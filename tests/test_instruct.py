@@ -1,5 +1,7 @@
 """T5, T0 and FLAN: what differs between them, what is taught, and how they are examined."""
 
+import json
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_v
 from minialign.instruct.t0 import tune_on_questions
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import TaskResult, ask, examine, examined, few_shot, posed
+from minialign.lab.interchange.promptsource import read_promptsource
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.span_corruption import TextToTextRows
 from minialign.runs.errors import UserError
@@ -155,3 +158,24 @@ def test_an_examination_leaves_out_what_a_template_s_conditions_leave_out_only_w
     assert posed(Picky(), [0, 1, 2], True) == [1, 2]
     with pytest.raises(Unfit):
         posed(Picky(), [0, 1, 2], False)
+
+
+def test_what_can_be_answered_comes_from_the_template_or_the_example_and_chance_with_it(split, tokenizer, tmp_path):
+    """Two choices of a template's own in one wording, four in the other; two options of two of three examples."""
+    plain = model("decoder", tokenizer)
+    text = json.dumps({"templates": {name: {"name": name, "jinja": name + " {{story}} ||| {{answer_choices[label]}}",
+                                            "answer_choices": choices, "metadata": {"original_task": original}}
+                                     for name, choices, original in (("two", "no ||| yes", True),
+                                                                     ("four", "a ||| b ||| c ||| d", True),
+                                                                     ("inverted", "no ||| yes", False))}})
+    (tmp_path / "templates.yaml").write_text(text)
+    templates, _ = read_promptsource(tmp_path / "templates.yaml", "told")
+    lines = [{"story": f"Tom {i} ran.", "label": i % 2} for i in range(5)]
+    found = examine(plain, tokenizer, {"told": lines}, {"told": templates})["told"]
+    assert set(found.accuracies) == {"two", "four"} and found.chance == (1 / 2 + 1 / 4) / 2
+    for template in templates[:2]:
+        questions = [template.pose(line) for line in lines]
+        assert found.accuracies[template.name] == sum(ask(plain, tokenizer, questions)) / 5
+    own = [{"story": "x", "answer": "a", "options": ["a", "b"]}] * 2 + [{"story": "x", "answer": "a"}]
+    free = examine(plain, tokenizer, {"own": own}, {"own": [Template("own", "n", "{story}")]})["own"]
+    assert free.chance == 0.5 and free.accuracies["n"] in (0, 1)

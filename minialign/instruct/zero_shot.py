@@ -84,20 +84,19 @@ def examine(
     """Accuracy of each task in each wording.
 
     Args:
-        datasets: task -> examples with "answer" and "options"; tasks without options cannot be ranked and are left out.
-        templates: task -> its templates; those that do not ask for the answer are left out, and a task that has no
-            other.
+        datasets: task -> its examples.
+        templates: task -> its templates; those that do not ask for the answer are left out. What can be answered is the
+            template's own or the example's (its "options"); questions without any cannot be ranked and are left out,
+            and a task that has no others.
         shots: solved examples of the same task and template before each question; seed: of their choice.
         mean_logprob: see `ask`; skip_unfit: see `posed`.
     """
     found = {}
     for task, examples in datasets.items():
-        if any("options" not in example for example in examples):
-            continue
         rng = random.Random(f"shots {seed} {task}")
-        accuracies = {}
+        accuracies, chances = {}, []
         for template in examined(templates[task]):
-            questions = posed(template, examples, skip_unfit)
+            questions = [question for question in posed(template, examples, skip_unfit) if question.options]
             count = len(questions)
             if count <= shots:
                 continue
@@ -106,8 +105,9 @@ def examine(
                 others = ([k for k in range(count) if k != i] for i in range(count))
                 shown = [[questions[j] for j in rng.sample(places, shots)] for places in others]
             accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
+            chances += [1 / len(question.options) for question in questions]
         if accuracies:
-            found[task] = TaskResult(task, accuracies, mean(1 / len(example["options"]) for example in examples))
+            found[task] = TaskResult(task, accuracies, mean(chances))
     return found
 
 
