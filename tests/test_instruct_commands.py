@@ -35,6 +35,7 @@ def d(tmp_path_factory):
     (d / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)), encoding="utf-8")
     (d / "long.jsonl").write_text("\n".join(map(json.dumps, [*tasks, {**tasks[0], "text": "kite " * 90}])),
                                   encoding="utf-8")
+    (d / "true.jsonl").write_text('{"task": "spam", "text": "a", "answer": true}', encoding="utf-8")
     (d / "templates.json").write_text(
         '{"spam": [{"name": "plain", "input": "{text}\\nSpam?"}], "odd": [{"name": "plain", "input": "{text} odd?"}]}',
         encoding="utf-8"
@@ -60,6 +61,18 @@ def test_people_tune_and_examine_a_model_on_tasks_of_their_own_and_then_ask_it(d
     ranked = capsys.readouterr().out.split("\n")
     assert {line.split()[1] for line in ranked[:2]} == {"yes", "no"} and sum(float(line.split("%")[0])
         for line in ranked[:2]) == pytest.approx(100, abs=0.2)
+
+
+def test_a_task_whose_choices_stand_in_its_templates_is_examined(d, capsys):
+    (d / "nli.jsonl").write_text("\n".join(json.dumps({"task": "nli", "text": f"Mail {i}", "label": i % 2})
+                                            for i in range(24)), encoding="utf-8")
+    (d / "nli.yaml").write_text("templates: {a: {name: follows, answer_choices: Yes ||| No ||| Maybe, metadata: "
+                                "{original_task: true}, jinja: '{{text}}? ||| {{answer_choices[label]}}'}}")
+    line = OWN.replace("tasks.jsonl", "nli.jsonl").replace("templates.json", "nli.yaml")
+    assert type_in(line + " --base {d}/t5 --out {d}/nli", d=d) == 0
+    assert "nothing was examined" not in capsys.readouterr().out
+    results = read_json(d / "nli" / "3-instructed" / "examination.json")
+    assert results["nli"]["chance"] == pytest.approx(1 / 3) and 0 <= results["nli"]["templates"]["follows"] <= 1
 
 
 @pytest.mark.parametrize("style, base", [("t5", "t5"), ("flan", "gpt")])
@@ -89,6 +102,8 @@ def test_questions_are_asked_one_after_the_other_until_an_empty_line(d, capsys, 
         (OWN + " --base {d}/nowhere --out {d}/x5", "no such run folder"),
         (OWN.replace("tasks.jsonl", "long.jsonl") + " --questions 2000 --base {d}/t5 --out {d}/x6",
          "context is 64; shorten it, or leave such questions out"),
+        (OWN.replace("tasks.jsonl", "true.jsonl") + " --base {d}/t5 --out {d}/x7",
+         "true.jsonl, line 1: field 'answer' is true, and template spam/plain"),
         ("ask {d}/t5 --prompt x --options yes", "are not two or more answers"),
         ("ask {d}/nowhere --prompt x", "no such run folder"),
     ],

@@ -75,6 +75,10 @@ def test_tasks_are_read_with_file_line_and_cluster(files):
     "record, message",
     [
         ({"cluster": "mail"}, "field 'task' is missing"),
+        (SPAM | {"answer": True}, "the answer True is not among the options yes, no"),
+        (SPAM | {"answer": ["yes"]}, r"the answer \['yes'\] is not among the options yes, no"),
+        (SPAM | {"options": ["yes", None]}, "it must be a list of texts"),
+        (SPAM | {"options": ["yes", True], "answer": "yes"}, "it must be a list of texts"),
         (SPAM | {"options": []}, "options has 0 answers"),
         (SPAM | {"options": ["yes"]}, "options has 1 answers"),
         (SPAM | {"options": "yes,no"}, "it must be a list of texts"),
@@ -227,3 +231,58 @@ def test_a_yaml_file_is_for_one_task(files):
     tasks = read_tasks(files("tasks.jsonl", [SPAM, SPAM | {"task": "ham"}]))
     with pytest.raises(UserError, match="is for one task, and there are spam, ham"):
         read_templates(files("templates.yaml", YAML), tasks)
+
+
+@pytest.mark.parametrize("value, text", [(7, "7"), (0, "0"), (2.5, "2.5"), ("7", "7")])
+def test_a_number_is_its_text(files, value, text):
+    line = {"task": "sum", "text": 3, "answer": value}
+    tasks = read_tasks(files("tasks.jsonl", [line, line | {"options": [value, "8", 9]}]))
+    templates, _ = read_templates(files("t.json", json.dumps({"sum": [
+        {"name": "plain", "input": "{text} and what?"},
+        {"name": "listed", "input": "{text}: {options}?", "words": {text: "that"}}]})), tasks)
+    free, plain, listed = [template.pose(example) for example, template in (
+        (tasks["sum"][0], templates["sum"][0]), *((tasks["sum"][1], template) for template in templates["sum"]))]
+    assert (free.prompt, free.target, free.options) == ("3 and what?", text, ())
+    assert plain.target == text and plain.options == (text, "8", "9") and plain.right == 0
+    assert listed.prompt == "3: that, 8 or 9?" and listed.target == "that" and listed.right == 0
+
+
+@pytest.mark.parametrize("field", ["answer", "text"])
+@pytest.mark.parametrize("value, said", [(True, "true"), (["a"], '["a"]'), (None, "null"), ({"a": 1}, '{"a": 1}')])
+def test_what_is_neither_text_nor_number_is_named_with_its_line(files, field, value, said):
+    line = {"task": "sum", "text": "x", "answer": "y"}
+    tasks = read_tasks(files("tasks.jsonl", [line, line | {field: value}]))
+    templates, _ = read_templates(files("t.json", '{"sum": [{"name": "plain", "input": "{text}"}]}'), tasks)
+    with pytest.raises(UserError) as error:
+        fill(tasks, templates)
+    assert f"tasks.jsonl, line 2: field {field!r} is {said}, and template sum/plain writes" in str(error.value)
+
+
+def one_template(files, jinja, choices="x ||| y ||| z"):
+    text = json.dumps({"templates": {"a": {"name": "n", "jinja": jinja, "answer_choices": choices,
+                                           "metadata": {"original_task": True}}}})
+    return read_promptsource(files("templates.yaml", text), "t")[0][0]
+
+
+@pytest.mark.parametrize("jinja", ["a ||| {{ answer_choices[label] }}", "a ||| {{ ['x', 'y', 'z'][label] }}",
+                                   "a ||| {% if true %}{{ answer_choices[label + 0] }}{% endif %}"])
+def test_a_label_counts_from_the_first_choice_and_never_from_the_end(files, jinja):
+    template = one_template(files, jinja)
+    assert [template.pose({"label": i}).target for i in range(3)] == ["x", "y", "z"]
+    for label, said in ((-1, "-1 is no place in a list"), (3, "has no element 3")):
+        with pytest.raises(UserError, match=said):
+            template.pose({"label": label})
+    if "+" not in jinja:
+        with pytest.raises(UserError, match="line 4: .*true is no place in a list"):
+            template.pose({"label": True}, ("tasks.jsonl", 4))
+
+
+def test_places_that_the_template_itself_counts_from_the_end_or_compares_are_its_own(files):
+    template = one_template(files, "{{ text.split()[-1] }} {{ text[:-2] }} ||| {{ answer_choices[text == 'a b'] }}")
+    assert template.pose({"text": "a b"}).target == "y" and template.pose({"text": "b cd"}).target == "x"
+    assert template.pose({"text": "b cd"}).prompt == "cd b" and template.pose({"text": "a b"}).prompt == "b a"
+
+
+def test_choices_that_are_no_text_are_a_reason_not_to_use_a_template(files):
+    with pytest.raises(UserError, match="no template can be used: n: Jinja cannot read it"):
+        one_template(files, "a ||| b", ["x", "y"])

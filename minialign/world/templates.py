@@ -88,7 +88,7 @@ class Template:
         prompt, target = (text.strip() for text in render(self, example, place))
         options: tuple[str, ...] = ()
         if self.asks_for_the_answer and "options" in example:
-            options = tuple(self.words.get(option, option).strip() for option in example["options"])
+            options = tuple(self.words.get(option, option).strip() for option in map(str, example["options"]))
             listing = ", ".join(options) or "(none)"
             if target not in options:
                 raise UserError(f"the answer {target!r} of {self.task} is not among its options {listing}", *place)
@@ -163,7 +163,8 @@ def render(template: Template, example: dict, place: tuple[object, int | None] =
     Args:
         place: file and line of the example, for errors.
     Raises:
-        UserError: the example lacks a field that the template names.
+        UserError: the example lacks a field that the template names, or it is neither a text nor a number, which stands
+            for its text.
     """
 
     def value(found: re.Match) -> str:
@@ -173,8 +174,12 @@ def render(template: Template, example: dict, place: tuple[object, int | None] =
                             f"{', '.join(sorted(example))}", *place)
         inside = example[name]
         if name == "options":
-            return listed(template.words.get(option, option) for option in inside)
-        return template.words.get(inside, inside) if name == "answer" else str(inside)
+            return listed(template.words.get(option, option) for option in map(str, inside))
+        if isinstance(inside, bool) or not isinstance(inside, str | int | float):
+            raise UserError(f"field {name!r} is {json.dumps(inside)[:40]}, and template {template.task}/{template.name}"
+                            f" writes it into a sentence; make it a text or a number", *place)
+        text = str(inside)
+        return template.words.get(text, text) if name == "answer" else text
 
     # a list begins on a new line, and on one only
     prompt = re.sub(r"[ \n]\n- ", "\n- ", FIELD.sub(value, template.input))

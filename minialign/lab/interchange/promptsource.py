@@ -12,6 +12,7 @@ Read next: tasks_file.py. Try it:  python -m minialign instruct --tasks FILE.jso
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,30 @@ def _environment() -> Any:
     # the collection draws one by chance; the same text for the same example is worth more here
     environment.filters["choice"] = lambda items: items[0]
     environment.filters["most_frequent"] = most_frequent
+    environment.filters["place"] = place
     return environment
+
+
+def place(value: Any) -> Any:
+    """What a field says as the place in a list. Raises ValueError for what Python would count from the end, or take for
+    0 or 1, in silence."""
+    if isinstance(value, bool) or (isinstance(value, int) and value < 0):
+        raise ValueError(f"{json.dumps(value)} is no place in a list; write 0 for the first, 1 for the second")
+    return value
+
+
+def compile_checked(environment: Any, text: str) -> Any:
+    """A template in which every place that a field gives is checked; `[-1]` and `[a == b]` are the author's own."""
+    from jinja2 import nodes
+
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no text")
+    tree = environment.parse(text.replace(SEPARATOR, MARK))
+    for item in tree.find_all(nodes.Getitem):
+        literal = isinstance(item.arg, nodes.Neg) and isinstance(item.arg.node, nodes.Const)
+        if not literal and not isinstance(item.arg, nodes.Const | nodes.Slice | nodes.Compare | nodes.Not | nodes.Test):
+            item.arg = nodes.Filter(item.arg, "place", [], [], None, None, lineno=item.lineno, environment=environment)
+    return environment.from_string(tree)
 
 
 def most_frequent(items: list) -> list:
@@ -119,8 +143,7 @@ def read_promptsource(path: Path, task: str) -> tuple[list[JinjaTemplate], list[
             unusable.append((name, "it has no ||| between prompt and target"))
             continue
         try:
-            compiled = tuple(environment.from_string(text.replace(SEPARATOR, MARK)) if text else None
-                             for text in (jinja, choices))
+            compiled = tuple(text and compile_checked(environment, text) for text in (jinja, choices))
             foreign = sorted(meta.find_undeclared_variables(environment.parse(jinja)) & set(environment.globals)
                              - {"range", "zip", "dict"})
         except (TemplateError, TypeError) as error:

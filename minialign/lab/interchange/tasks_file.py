@@ -39,18 +39,24 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
         if isinstance(record.get("answer"), str):
             record["answer"] = record["answer"].strip()
         if "options" in record:
-            if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+            if not isinstance(options, list) or not all(map(is_answer, options)):
                 raise UserError(f'options is {options!r}; it must be a list of texts such as ["yes", "no"]', path, line)
-            record["options"] = options = [option.strip() for option in options]
+            record["options"] = options = [o.strip() if isinstance(o, str) else o for o in options]
             if len(options) < 2:
                 raise UserError(f"options has {len(options)} answers; give two or more, or leave the field out", path,
                                 line)
-            if record.get("answer") not in options:
-                raise UserError(f"the answer {record.get('answer')!r} is not among the options {', '.join(options)}",
-                                path, line)
+            texts = [str(option) for option in options]
+            answer = record.get("answer")
+            if not is_answer(answer) or str(answer) not in texts:
+                raise UserError(f"the answer {answer!r} is not among the options {', '.join(texts)}", path, line)
         record.setdefault("cluster", record["task"])
         tasks.setdefault(record["task"], []).append(record)
     return tasks
+
+
+def is_answer(value: Any) -> bool:
+    """Whether this can be said: a text, or a number, which stands for its text."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def read_templates(path: Path, tasks: dict[str, list[dict]]) -> tuple[dict[str, list[Any]], list[tuple[str, str]]]:
