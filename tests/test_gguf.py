@@ -142,6 +142,8 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path, changes, words):
 def test_formats_and_versions_that_are_not_read_are_named(write, tmp_path):
     with pytest.raises(UserError, match="tensor 'w' is stored as Q6_K; read here are F32, F16, Q4_1, Q8_0"):
         read_gguf(write(gguf_bytes({}, {"w": ((256,), 14, b"\0" * 210)})))
+    with pytest.raises(UserError, match="tensor 'w' is stored as BF16; read here"):
+        read_gguf(write(gguf_bytes({}, {"w": ((256,), 30, b"\0" * 512)})))
     with pytest.raises(UserError, match="stored as number 99"):
         read_gguf(write(gguf_bytes({}, {"w": ((256,), 99, b"\0" * 210)})))
     with pytest.raises(UserError, match="rows of 31 numbers"):

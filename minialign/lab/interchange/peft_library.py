@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from minialign.lab.interchange.folder import Settings
 from minialign.lab.interchange.peft_library_biases import biases_in, biases_out
 from minialign.peft import lora, prompt_tuning
 from minialign.peft.lora import LoRAConfig
@@ -181,8 +182,10 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
         found |= {f"body.blocks.{place[1]}.{our}": (A, B) for our, B in zip(ours, parts)}
     if not found or 2 * len({id(A) for A, _ in found.values()}) != len(tensors):
         raise UserError("holds tensors that are no LoRA's", Path(folder) / TENSORS)
-    config = LoRAConfig(rank=int(settings["r"]), alpha=float(settings["lora_alpha"]), targets=tuple(found),
-                        dropout=float(settings.get("lora_dropout") or 0.0),
+    told = Settings(settings, Path(folder) / CONFIG)
+    config = LoRAConfig(rank=told.number("r"), alpha=float(told.number("lora_alpha", whole=False, least=0)),
+                        targets=tuple(found),
+                        dropout=float(told.number("lora_dropout", 0.0, whole=False, least=0, most=1)),
                         rank_stabilised=bool(settings.get("use_rslora")))
     wrapped = lora.wrap(model, config)
     for name, (A, B) in found.items():
