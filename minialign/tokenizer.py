@@ -112,6 +112,26 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer(library)
 
 
+def check_rows(tokenizer: Tokenizer, rows: int, file: object, **further: int) -> None:
+    """Raise UserError, with their names, for ids without a row in a table of `rows` token vectors: tokens of the
+    tokenizer; its begin, end and padding, and `further` ones with a meaning of their own. Called once, when a model is
+    loaded: what reads ids afterwards believes them, and prompt tuning takes those beyond the table for its vectors."""
+    special = {"begin": tokenizer.begin, "end": tokenizer.end, "padding": tokenizer.pad, **further}
+    has = f"the model's table has {rows} rows, for the ids 0 to {rows - 1}"
+    for what, ids, remedy in (
+        ("the tokenizer gives", {repr(text): i for text, i in tokenizer.library.get_vocab().items()},
+         "use the tokenizer.json that belongs to these weights, or let the table grow where the tokens were added "
+         "(`resize_token_embeddings`) and save both again"),
+        ("the settings give", special, "correct bos_token_id, eos_token_id, pad_token_id or decoder_start_token_id in "
+         "config.json to ids that the tokenizer has (a BERT's are those of [CLS], [SEP], [PAD] and [MASK] in it)"),
+    ):
+        beyond = sorted((i, name) for name, i in ids.items() if i >= rows)
+        if beyond:
+            named = ", ".join(f"{name} the id {i}" for i, name in beyond[:3])
+            more = f" and {len(beyond) - 3} more" * (len(beyond) > 3)
+            raise UserError(f"{what} {named}{more}, and {has}; {remedy}", file)
+
+
 def show_merges(tokenizer: Tokenizer, text: str) -> str:
     """A text cut into its tokens by thin bars, e.g. `The| red| kite|.`"""
     return "|".join(tokenizer.name(i) for i in tokenizer.encode(text))

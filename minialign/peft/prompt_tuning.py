@@ -98,13 +98,16 @@ class PromptedBody(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache=None, *arguments) -> Tensor:
         """As the stack's own: (B, T, D) for the T tokens alone. BERT has the segments (B, T) in the place of a cache:
         the prompt is of the first."""
+        V = self.token_embedding.base.num_embeddings
+        if bool((tokens >= V).any()):
+            raise UserError(f"the token id {int(tokens.max())} has no row in the model's table of {V}, where the tuned "
+                            f"prompt begins; use the tokenizer that belongs to the model")
         if isinstance(cache, Cache) and cache.length > 0:  # the prompt was read before the first tokens
             return self.base(tokens, mask, cache, *arguments)
         if isinstance(cache, Cache):
             cache.make_room(self.k)
         elif cache is not None:
             cache = F.pad(cache, (self.k, 0))
-        V = self.token_embedding.base.num_embeddings
         ids = torch.arange(V, V + self.k, device=tokens.device).expand(len(tokens), -1)  # (B, k)
         tokens = torch.cat([ids, tokens], dim=1)  # (B, k + T)
         if mask is not None:
