@@ -88,9 +88,13 @@ def read_folder(folder: Path, architecture: str) -> tuple[Settings, dict[str, Te
         raise UserError(f"model_type is {values.get('model_type')!r}, and this reader is for {architecture!r}",
                         folder / CONFIG)
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(folder):
+    files, listed = _weight_files(folder)
+    for file in files:
         part, _ = read_tensors(file)
         tensors.update(fp32_copies(part, file))
+    if lost := [name for name in listed if name not in tensors]:
+        raise UserError(f"lists {lost[0]}, which is in none of the files ({len(lost)} such names); copy them again",
+                        folder / INDEX)
     return Settings(values, folder / CONFIG), tensors
 
 
@@ -111,17 +115,17 @@ def check_unaltered(path: Path, sha256: str) -> None:
                         "it again", path)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder."""
+def _weight_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The safetensors files of a folder, and the tensors that an index says are in them."""
     if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
+        return [folder / WEIGHTS], []
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
         files = index.get("weight_map") if isinstance(index, dict) else None
         names = sorted(set(files.values())) if isinstance(files, dict) else []
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise UserError("no weight_map with the names of files in this folder; copy it again", folder / INDEX)
-        return [folder / name for name in names]
+        return [folder / name for name in names], list(files)
     if list(folder.glob("*.bin")):
         raise UserError("only pickled weights (.bin), which are not opened here because that runs their author's code; "
                         "save them as safetensors", folder)
@@ -160,12 +164,27 @@ def build(kind: type[Model], config: Any, tensors: dict[str, Tensor], file: Path
     return model.requires_grad_(True).eval()
 
 
-def same_table(tensors: dict[str, Tensor], head: str, table: str) -> bool:
-    """Whether the head is absent or equal to the table of token vectors; it is then taken out."""
-    if head in tensors and table in tensors and not torch.equal(tensors[head], tensors[table]):
-        return False
-    tensors.pop(head, None)
-    return True
+def own_head(tensors: dict[str, Tensor], head: str, table: str, settings: Settings, needed: bool = True,
+             tied: str = "tie_word_embeddings") -> bool:
+    """Whether a head is there that differs from the table of token vectors; one that is equal is taken out.
+
+    Args:
+        needed: whether such a model has a head at all; tied: the setting that says whether it is the table.
+    Raises:
+        UserError: the settings say that it is tied, and it differs, or that it is not, and there is none.
+    """
+    said, there = settings.values.get(tied), head in tensors
+    differs = there and not torch.equal(tensors[head], tensors.get(table, tensors[head]))
+    if said is False and needed and not there:
+        raise UserError(f"says that the head is not tied ({tied} is false), and the weights hold none; copy all of "
+                        f"them again, or, if the head is the table of token vectors, write true",
+                        settings.file)
+    if said is True and differs:
+        raise UserError(f"says that the head is tied ({tied} is true), and the weights hold one that differs from the "
+                        f"table of token vectors; if it is to be used, write false", settings.file)
+    if there and not differs:
+        del tensors[head]
+    return differs
 
 
 class PretrainedTokenizer(Tokenizer):

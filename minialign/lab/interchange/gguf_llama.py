@@ -21,11 +21,11 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
-from minialign.lab.interchange.folder import PretrainedTokenizer, Settings, build, fp32_copies, renamed, same_table
+from minialign.lab.interchange.folder import PretrainedTokenizer, Settings, build, fp32_copies, own_head, renamed
 from minialign.lab.interchange.gguf import GGUF
 from minialign.lab.pretrained.llama import Llama, LlamaConfig
 from minialign.runs.errors import UserError
-from minialign.tokenizer import SpecialIds
+from minialign.tokenizer import SpecialIds, check_rows
 
 NAMES = [  # theirs -> ours
     (r"^token_embd", "body.token_embedding"),
@@ -43,6 +43,13 @@ NAMES = [  # theirs -> ours
     (r"ffn_down\.", "feed_forward.output."),
 ]
 CONTROL = 3  # type of a token that no text can contain
+
+
+def load_gguf(gguf: GGUF) -> tuple[Llama, PretrainedTokenizer]:
+    """The model of a file and its tokenizer. Raises UserError as both do, and for ids without a row."""
+    model, tokenizer = llama_from_gguf(gguf), tokenizer_from_gguf(gguf)
+    check_rows(tokenizer, model.config.vocabulary, gguf.file)
+    return model, tokenizer
 
 
 def llama_from_gguf(gguf: GGUF) -> Llama:
@@ -85,8 +92,8 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         turned = name.endswith(("attention.query.weight", "attention.key.weight"))
         if turned and tensor.numel() % (size * width) == 0:
             tensors[name] = halves_from_pairs(tensor, size)
-    same_table(tensors, "head.weight", "body.token_embedding.weight")
-    model = build(Llama, config, tensors, gguf.file, own_head="head.weight" in tensors)
+    own = own_head(tensors, "head.weight", "body.token_embedding.weight", settings)
+    model = build(Llama, config, tensors, gguf.file, own_head=own)
     model.special = special_ids(gguf)
     return model
 

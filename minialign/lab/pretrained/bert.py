@@ -31,7 +31,7 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.heads import evaluating
-from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, build, read_folder, renamed, same_table
+from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, build, own_head, read_folder, renamed
 from minialign.lab.pretrained.masks import who_sees_whom
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds
@@ -208,7 +208,8 @@ def load_bert(folder: Path) -> Bert:
         dropout=settings.number("hidden_dropout_prob", 0.1, whole=False, least=0, most=1),
     )
     tensors = renamed(tensors, NAMES, UNUSED)
-    if not same_table(tensors, "cls.predictions.decoder.weight", "body.token_embedding.weight"):
+    if own_head(tensors, "cls.predictions.decoder.weight", "body.token_embedding.weight", settings,
+                needed="head.bias" in tensors):
         raise UserError("its head for masked words has a table of its own; only one shared with the token vectors is "
                         "supported", folder)
     return build(Bert, config, tensors, Path(folder) / WEIGHTS, masked_words="head.bias" in tensors)

@@ -21,7 +21,7 @@ from pathlib import Path
 from torch import Tensor
 
 from minialign.heads import LanguageModel
-from minialign.lab.interchange.folder import WEIGHTS, build, read_folder, renamed, same_table
+from minialign.lab.interchange.folder import WEIGHTS, build, own_head, read_folder, renamed
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds
 from minialign.transformer import TransformerConfig
@@ -68,7 +68,7 @@ def load_gpt2(folder: Path) -> LanguageModel:
         dropout=settings.number("resid_pdrop", 0.1, whole=False, least=0, most=1),
     )
     tensors = renamed(tensors, NAMES, BUFFERS)
-    if not same_table(tensors, "lm_head.weight", "body.token_embedding.weight"):
+    if own_head(tensors, "lm_head.weight", "body.token_embedding.weight", settings):
         raise UserError("its head has a table of its own; our decoder shares it with the token vectors", folder)
     model = build(LanguageModel, config, transposed_and_split(tensors), Path(folder) / WEIGHTS)
     end = config.vocabulary - 1  # <|endoftext|> is the last id of the published vocabulary

