@@ -9,12 +9,17 @@ Details that matter:
     1. A token of this project's tokenizers begins with its space, so the space before a gap belongs to what fills it
        (test_the_space_before_a_gap_belongs_to_what_fills_it).
     2. An encoder never puts a special token into a gap (test_an_encoder_fills_each_gap_with_one_ordinary_token).
+    3. A published BERT or T5 has marks of its own, [MASK] and <extra_id_0> …
+       (test_published_models_fill_gaps_by_marks_of_their_own).
 
 Read next: instruct/sft.py.
 Try it:  python -m minialign sample RUN --prompt "Rosa lost ___ in the barn."
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +31,33 @@ from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, SENTINELS, SPECIAL, Tokenizer
 
 GAP = "___"
+
+
+class Marks(NamedTuple):
+    """Ids that a model is given and gives beside the words."""
+
+    before: list[int] = [BEGIN]  # what a text begins with
+    after: list[int] = []  # what it ends with
+    mask: int = MASK  # an encoder's gap
+    gaps: Sequence[int] = GAPS  # an encoder-decoder's gaps, in order
+    special: Sequence[int] = range(len(SPECIAL))  # what never comes into a gap
+
+
+OURS = Marks()
+
+
+def marks_of(model: LanguageModel, tokenizer: Tokenizer) -> Marks:
+    """This project's marks, or those of a published BERT or T5. Raises UserError for one without marks for gaps."""
+    library = tokenizer.library
+    special = [i for i, token in library.get_added_tokens_decoder().items() if token.special]
+    if hasattr(model, "hidden_word"):
+        return Marks([tokenizer.begin], [tokenizer.end], model.hidden_word, (), special)
+    if library.token_to_id("<extra_0>") is not None:
+        return OURS
+    gaps = [library.token_to_id(f"<extra_id_{i}>") for i in range(SENTINELS)]
+    if None in gaps:
+        raise UserError("the model's tokenizer has no marks for gaps; leave the gaps out")
+    return Marks([], [tokenizer.end], gaps=gaps, special=special)
 
 
 def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int, sampling: SamplingConfig,
@@ -48,26 +80,29 @@ def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int,
     if not 1 <= gaps <= SENTINELS:
         raise UserError(f"the text has {gaps} gaps; mark 1 to {SENTINELS} of them with {GAP}")
     fill = fill_with_tokens if model.config.kind == "encoder" else fill_with_spans
-    return [tokenizer.decode(ids) for ids in fill(model, parts, count, sampling, generator)]
+    filled = fill(model, parts, count, sampling, generator, marks_of(model, tokenizer))
+    return [tokenizer.decode(ids) for ids in filled]
 
 
 def fill_with_spans(model: LanguageModel, parts: list[list[int]], count: int, sampling: SamplingConfig,
-                    generator: torch.Generator) -> list[list[int]]:
+                    generator: torch.Generator, marks: Marks = OURS) -> list[list[int]]:
     """Ids of texts whose parts an encoder-decoder has joined with spans of its own."""
-    inputs = [BEGIN, *parts[0], *(token for gap, part in zip(GAPS, parts[1:]) for token in (gap, *part))]
+    ids = [token for gap, part in zip(marks.gaps, parts[1:]) for token in (gap, *part)]
+    inputs = [*marks.before, *parts[0], *ids, *marks.after]
     written = generate(model, [inputs], sampling, generator, answers=count)
-    return [rebuild(inputs, row[keep].tolist()) for row, keep in zip(written.response, written.mask)]
+    return [rebuild(inputs, row[keep].tolist(), marks.gaps) for row, keep in zip(written.response, written.mask)]
 
 
 @torch.no_grad()
 def fill_with_tokens(model: LanguageModel, parts: list[list[int]], count: int, sampling: SamplingConfig,
-                     generator: torch.Generator) -> list[list[int]]:
+                     generator: torch.Generator, marks: Marks = OURS) -> list[list[int]]:
     """Ids of texts whose parts an encoder has joined with one token each."""
-    tokens = torch.tensor([BEGIN, *parts[0], *(token for part in parts[1:] for token in (MASK, *part))])  # (T,)
-    places = (tokens == MASK).nonzero().flatten()
+    ids = [token for part in parts[1:] for token in (marks.mask, *part)]
+    tokens = torch.tensor([*marks.before, *parts[0], *ids, *marks.after])  # (T,)
+    places = (tokens == marks.mask).nonzero().flatten()
     with evaluating(model):
         logits = model.logits(model.body(tokens[None])[0, places])  # (gaps, V)
-    logits[:, : len(SPECIAL)] = -torch.inf
+    logits[:, list(marks.special)] = -torch.inf
     probabilities = shape_logits(logits, sampling).softmax(dim=-1)
     uniforms = torch.rand(count, len(places), generator=generator)
     drawn = [logits.argmax(dim=-1) if sampling.temperature == 0 else sample_token(probabilities, uniform)

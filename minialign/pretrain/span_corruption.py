@@ -104,16 +104,17 @@ def corrupt(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> tuple[list[
     return [*inputs, *ids[place:]], targets
 
 
-def rebuild(inputs: Sequence[int], targets: Sequence[int]) -> list[int]:
-    """The text that `corrupt` made these of. A gap that a model's own targets leave out stays empty."""
+def rebuild(inputs: Sequence[int], targets: Sequence[int], marks: Sequence[int] = GAPS) -> list[int]:
+    """The text that `corrupt` made these of. A gap that a model's own targets leave out stays empty; `marks` are the
+    ids of the sentinels."""
     gaps: dict[int, list[int]] = {}
     inside: list[int] = []
     for token in targets:
-        if token in GAPS:
+        if token in marks:
             inside = gaps.setdefault(token, [])
         else:
             inside.append(token)
-    return [token for place in inputs for token in (gaps.get(place, []) if place in GAPS else [place])]
+    return [token for place in inputs for token in (gaps.get(place, []) if place in marks else [place])]
 
 
 def text_to_text_loss(model: LanguageModel, batch: Batch) -> Tensor:

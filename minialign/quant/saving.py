@@ -159,6 +159,9 @@ def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     """The model and tokenizer that `minialign quantize RUN --out` wrote. Raises UserError for files that are missing,
     altered or do not belong together."""
     config = read_json(Path(folder) / CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError("does not say what was quantized; restore it from a copy, or quantize again",
+                        Path(folder) / CONFIG)
     tokenizer = load_tokenizer(Path(folder) / TOKENIZER)
     if tokenizer.fingerprint() != config.get("tokenizer"):
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy, or "

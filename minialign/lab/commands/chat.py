@@ -13,11 +13,12 @@ from minialign.generation import ENDED_AT_ONCE, NO_WORDS, SamplingConfig
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import read_input, typed_lines
 from minialign.lab.interchange.gguf import read_gguf
-from minialign.lab.interchange.gguf_llama import llama_from_gguf, tokenizer_from_gguf
+from minialign.lab.interchange.gguf_llama import load_gguf
+from minialign.lab.interchange.published import load_quantized_folder
 from minialign.lab.pretrained.chat import Conversation
 from minialign.lab.pretrained.smollm2 import SYSTEM, load_smollm2
 from minialign.peft.saving import load as load_tuned
-from minialign.quant.saving import QUANTIZED, load_quantized
+from minialign.quant.saving import QUANTIZED
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import CONFIG
@@ -67,11 +68,14 @@ def open_model(name: str):
         return load_smollm2()
     folder = Path(name)
     if (folder / QUANTIZED).exists():
-        base = read_json(folder / CONFIG).get("base")
+        config = read_json(folder / CONFIG)
+        base = config.get("base") if isinstance(config, dict) else None
         if base != "smollm2":
             raise UserError(f"was made from {base!r}, which was not taught to chat; try `minialign sample`", name)
-        model, tokenizer = load_smollm2()
-        return load_quantized(model, folder / QUANTIZED), tokenizer
+        return load_quantized_folder(folder)
+    if folder.is_dir():
+        raise UserError("was not taught to chat; try `minialign sample` or `ask`, and what `finetune` made of smollm2 "
+                        "is given as --tuned", name)
     if not name.endswith(".gguf"):
         raise UserError(f"there is no model {name!r}; give smollm2, the path of a .gguf file, or a folder that "
                         f"`quantize smollm2 --out` wrote")
@@ -79,7 +83,7 @@ def open_model(name: str):
     if "<|im_start|>" not in str(gguf.facts.get("tokenizer.chat_template")):
         raise UserError("has no chat template with <|im_start|> in it: it was not taught to chat in the way that is "
                         "supported here", name)
-    return llama_from_gguf(gguf), tokenizer_from_gguf(gguf)
+    return load_gguf(gguf)
 
 
 def say(conversation: Conversation, text: str) -> bool:

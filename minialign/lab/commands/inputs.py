@@ -13,10 +13,10 @@ from torch import nn
 
 from minialign.generation import prompt_ids
 from minialign.heads import Classifier, LanguageModel, ScalarModel, load_model, same_tokenizer
-from minialign.lab.interchange.published import architecture, load_published
+from minialign.lab.interchange.published import architecture, load_published, load_quantized_folder
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.peft.saving import load as load_tuned
-from minialign.quant.saving import QUANTIZED, load_quantized_run
+from minialign.quant.saving import QUANTIZED
 from minialign.runs.errors import UserError
 from minialign.runs.files import (
     Record,
@@ -62,7 +62,7 @@ def open_model(folder: Path, what: str = "language-model", tuned: Path | None = 
         folder, what: as for `load_model`; tuned: OUT/METHOD of `finetune`, made from this very model.
     """
     if (folder / QUANTIZED).exists() and not (folder / MODEL).exists():
-        model, tokenizer = load_quantized_run(folder)
+        model, tokenizer = load_quantized_folder(folder)
     else:
         model, tokenizer = open_base(folder, what)
     if what == "decoder" and model.config.kind != what:
@@ -96,7 +96,7 @@ def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokeni
 def labels_of(tuned: Path | None) -> list[str]:
     """The labels that a tuned head knows, in the order of its classes; none where a language model was tuned. Raises
     UserError for a list of anything else."""
-    config = {} if tuned is None else read_json(tuned / CONFIG)
+    config = read_json(tuned / CONFIG) if tuned is not None and (tuned / CONFIG).exists() else {}
     labels = config.get("labels") or [] if isinstance(config, dict) else []
     if not isinstance(labels, list) or [*dict.fromkeys(map(str, labels))] != labels:
         raise UserError(f"labels is {labels!r}; it must be a list of different texts, one a class", tuned / CONFIG)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import click
 from torch import Tensor, nn
 
-from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import open_base, read_documents
 from minialign.lab.fidelity import windows
+from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.interchange.published import describe_published
 from minialign.lab.quantization_costs import WINDOW, kernel_note, layer_times, measure, table
 from minialign.pretrain.causal_lm import encode_documents
 from minialign.quant.half import HALVES, store_half
@@ -48,7 +49,7 @@ def command(args):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
 
     What is written to --out is a model that `sample`, `ask` and `evaluate` take (and `chat`, when it is SmolLM2). An
-    encoder is measured on hidden words.
+    encoder is measured on hidden words, and `sample` fills gaps with it.
 
     \b
     Example:  python -m minialign quantize runs/pretrain --scheme llm-int8 --text held-out.txt
@@ -115,11 +116,11 @@ def read_windows(file: Path | None, model: nn.Module, tokenizer: Tokenizer, most
 
 def write_quantized(args: SimpleNamespace, model: nn.Module, before: nn.Module, tokenizer: Tokenizer,
                     result: dict) -> None:
-    """The quantized weights, what was measured, and what `load_quantized_run` needs to build the model again."""
+    """The quantized weights, what was measured, and what `load_quantized_folder` needs to build the model again."""
     result["file"] = save_quantized(model, args.out / QUANTIZED, run=str(args.run), scheme=args.scheme)
     write_json(args.out / "report.json", result)
-    about = {"what": WHAT, "scheme": args.scheme, "base": str(args.run)}
-    if isinstance(before, LanguageModel):
-        write_atomic(args.out / TOKENIZER, tokenizer.to_json())
-        about |= {"model": to_dict(before.config), "tokenizer": tokenizer.fingerprint()}
-    write_json(args.out / CONFIG, about)
+    write_atomic(args.out / TOKENIZER, tokenizer.to_json())
+    published = isinstance(tokenizer, PretrainedTokenizer)
+    shape = {"published": describe_published(before)} if published else {"model": to_dict(before.config)}
+    write_json(args.out / CONFIG, {"what": WHAT, "scheme": args.scheme, "base": str(args.run), **shape,
+                                   "tokenizer": tokenizer.fingerprint()})

@@ -1,4 +1,5 @@
-r"""Any checkpoint folder that can be read here, by what its config.json says that it is; and a BERT back into one.
+r"""Any checkpoint folder that can be read here, by what its config.json says that it is; a BERT back into one; and
+what `quantize` made of either.
 
     model_type gpt2 → gpt2.py      bert → bert.py      t5 → t5.py      llama → llama.py
 
@@ -13,22 +14,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import nn
 
+from minialign.heads import LanguageModel
 from minialign.lab.interchange.folder import CONFIG, TOKENIZER, WEIGHTS, PretrainedTokenizer, read_tokenizer, renamed
-from minialign.lab.pretrained.bert import Bert, load_bert
+from minialign.lab.pretrained.bert import Bert, BertConfig, load_bert
 from minialign.lab.pretrained.gpt2 import load_gpt2
-from minialign.lab.pretrained.llama import load_llama
+from minialign.lab.pretrained.llama import Llama, LlamaConfig, load_llama
 from minialign.lab.pretrained.t5 import load_t5
+from minialign.quant.saving import QUANTIZED, load_quantized, load_quantized_run
 from minialign.runs.errors import UserError
-from minialign.runs.files import write_atomic, write_json
+from minialign.runs.files import read_json, write_atomic, write_json
+from minialign.runs.settings import from_dict, to_dict
 from minialign.runs.tensors import tensors_of
-from minialign.tokenizer import SpecialIds
+from minialign.tokenizer import SpecialIds, Tokenizer, check_rows
+from minialign.transformer import TransformerConfig
 
 Reader = Callable[[Path], nn.Module]
 READERS: dict[str, Reader] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t5, "llama": load_llama}
+# what can be quantized: class, its shape's class, the argument that says whether it has a head of its own
+BUILT = {"gpt2": (LanguageModel, TransformerConfig, None), "llama": (Llama, LlamaConfig, "own_head"),
+         "bert": (Bert, BertConfig, "masked_words")}
 BERT_NAMES = [  # ours -> theirs
     (r"^body\.token_embedding", "embeddings.word_embeddings"),
     (r"^body\.position_embedding", "embeddings.position_embeddings"),
@@ -74,7 +83,46 @@ def load_published(folder: Path) -> tuple[nn.Module, PretrainedTokenizer]:
             *framing, model.hidden_word = ids
             model.special = SpecialIds(*framing)
             tokenizer = read_tokenizer(folder, model.special)
+    check_rows(tokenizer, model.config.vocabulary, folder, **mask_of(model))
     return model, tokenizer
+
+
+def mask_of(model: nn.Module) -> dict[str, int]:
+    """The id that stands for a hidden word, under its name; a model that writes has none."""
+    return {"mask": model.hidden_word} if isinstance(model, Bert) else {}
+
+
+def describe_published(model: nn.Module) -> dict[str, Any]:
+    """What a quantized model's config.json says, so that the model can be built again without the folder that it was
+    made from; `model` is the one that was quantized, before."""
+    kind = next(kind for kind, (built, *_) in BUILT.items() if type(model) is built)
+    return {"kind": kind, "shape": to_dict(model.config), "head": getattr(model, "head", None) is not None,
+            "special": list(model.special), **mask_of(model)}
+
+
+def load_quantized_folder(folder: Path) -> tuple[nn.Module, Tokenizer]:
+    """The model and tokenizer that `minialign quantize --out` wrote, of a run or of a published model. Raises UserError
+    for files that are missing, altered or do not belong together."""
+    file = Path(folder) / CONFIG
+    config = read_json(file)
+    about = config.get("published") if isinstance(config, dict) else None
+    if about is None:
+        return load_quantized_run(folder)
+    try:
+        kind, shape, head = BUILT[about["kind"]]
+        model = kind(from_dict(shape, about["shape"], file), **({head: about["head"]} if head else {}))
+        model.special = SpecialIds(*about["special"])
+        if "mask" in about:
+            model.hidden_word = about["mask"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"does not say what was quantized ({error}); restore it from a copy, or quantize again",
+                        file) from None
+    tokenizer = read_tokenizer(folder, model.special)
+    if tokenizer.fingerprint() != config.get("tokenizer"):
+        raise UserError("tokenizer.json is not the one of this model; restore it from a copy, or quantize again",
+                        folder)
+    check_rows(tokenizer, model.config.vocabulary, folder, **mask_of(model))
+    return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
 
 
 def write_bert(model: Bert, tokenizer: PretrainedTokenizer, folder: Path) -> None:

