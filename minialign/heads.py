@@ -27,7 +27,7 @@ from minialign.runs.files import read_json
 from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
 from minialign.runs.settings import from_dict, to_dict
 from minialign.runs.tensors import load_into, read_tensors
-from minialign.tokenizer import SpecialIds, Tokenizer, load_tokenizer
+from minialign.tokenizer import SpecialIds, Tokenizer, check_rows, load_tokenizer
 from minialign.transformer import EncoderDecoder, Transformer, TransformerConfig
 
 
@@ -169,13 +169,9 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     Raises UserError for a folder that is missing, unfinished, of another kind, or whose files do not belong together.
     """
     run = RunFolder(folder)
-    if not run.path.is_dir():
-        raise UserError("there is no such run folder; make one with `minialign pretrain`", folder)
+    check_no_other(run.path)
     config = read_json(run.path / CONFIG)
     known = isinstance(config, dict) and config.get("what")
-    if known == "quantized-model":
-        raise UserError(f"holds a quantized model, which can be sampled and asked, and not changed; give the run that "
-                        f"it was made from ({config.get('base')})", folder)
     if known not in ("language-model", "scalar-model") or not isinstance(config.get("model"), dict):
         raise UserError("does not describe a model that this project knows; restore it from a copy", run.path / CONFIG)
     if not run.finished:
@@ -188,9 +184,42 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy",
                         folder)
     shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
+    check_rows(tokenizer, shape.vocabulary, folder)
     model = LanguageModel(shape) if known == "language-model" else ScalarModel(build_body(shape))
     load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
     return model.eval(), tokenizer
+
+
+def check_no_other(path: Path) -> None:
+    """Raise UserError for a path that holds something else than a run with a whole model, and say what that is and
+    which command or option takes it."""
+    if path.is_file():
+        takes = "is a GGUF file; `chat` takes one" if path.suffix == ".gguf" else "is a file"
+        raise UserError(f"{takes}, and the folder of a run is needed here", path)
+    if not path.is_dir():
+        raise UserError("there is no such run folder; make one with `minialign pretrain`", path)
+    if not (path / CONFIG).exists():
+        if (path / "adapter_config.json").exists():
+            raise UserError("holds an adapter of the PEFT library, and a whole model is needed here; put it on its "
+                            "base with `load_from_library` of minialign.lab.interchange.peft_library", path)
+        if inside := sorted(part.parent.name for part in path.glob(f"*/{CONFIG}")):
+            raise UserError(f"is no run itself; give one of those in it: {', '.join(inside)}", path)
+    config = read_json(path / CONFIG)
+    config = config if isinstance(config, dict) else {}
+    others = {
+        "quantized-model": f"holds a quantized model, which can be sampled and asked, and not changed; give the run "
+                           f"that it was made from ({config.get('base')})",
+        "tuned-model": f"holds what `finetune` trained by {config.get('method')}, and not the model below it; give it "
+                       f"to `sample`, `ask`, `evaluate` or `chat` as --tuned, behind the model that it was made from",
+        "sentence-encoder": "holds an encoder of sentences, which writes nothing; `distill` takes it as --teacher, and "
+                            "`finetune` the folder `bert` in it",
+    }
+    if (what := str(config.get("what"))) in others:
+        raise UserError(others[what], path)
+    if "what" not in config and isinstance(config.get("model_type"), str):
+        takes = "`distill` (--teacher), " * (config["model_type"] == "bert") + "`finetune`, `quantize`, `sample`"
+        raise UserError(f"holds a model that others published ({config['model_type']}), and a run of this project is "
+                        f"needed here; {takes}, `ask` and `evaluate` take it", path)
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:

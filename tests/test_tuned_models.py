@@ -1,12 +1,10 @@
 """Models of every kind as the base of `finetune`, and what was tuned on top of them in the hands of the commands that
 use it."""
 
-import json
-
 import pytest
 import torch
 from gguf_files import tiny_file, tiny_llama
-from safetensors.torch import save_file
+from published_folders import gpt2
 from typed import complaint, type_in, write_feelings
 
 from minialign.lab.commands import chat, inputs
@@ -25,23 +23,6 @@ from minialign.training import TrainingConfig
 
 SHAPE = "--vocabulary 300 --context 40 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
 QUICK = "--steps 6 --batch 4 --validate-every 3 --checkpoint-every 3"
-
-
-def gpt2(d, tokenizer):
-    """A GPT-2 of one layer in its published layout."""
-    V, generator = tokenizer.size, torch.Generator().manual_seed(0)
-    shapes = {"wte.weight": (V, 8), "wpe.weight": (48, 8), "h.0.attn.c_attn.weight": (8, 24),
-              "h.0.attn.c_attn.bias": (24,), "h.0.attn.c_proj.weight": (8, 8)}
-    shapes |= {"h.0.mlp.c_fc.weight": (8, 32), "h.0.mlp.c_fc.bias": (32,), "h.0.mlp.c_proj.weight": (32, 8)}
-    shapes |= {f"{name}.{part}": (8,) for name in ("ln_f", "h.0.ln_1", "h.0.ln_2") for part in ("weight", "bias")}
-    shapes |= {"h.0.attn.c_proj.bias": (8,), "h.0.mlp.c_proj.bias": (8,)}
-    d.mkdir()
-    save_file({name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()},
-              d / "model.safetensors")
-    settings = {"model_type": "gpt2", "vocab_size": V, "n_positions": 48, "n_embd": 8, "n_layer": 1, "n_head": 2,
-                "bos_token_id": 2, "eos_token_id": 2}
-    (d / "config.json").write_text(json.dumps(settings))
-    (d / "tokenizer.json").write_text(tokenizer.to_json())
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,9 @@ def seal(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save` wrote. Raises UserError when a file is missing, cut short, altered, or of another save."""
+    if not (Path(folder) / ABOUT).exists():
+        raise UserError("there is no such file; give the folder of a method that `finetune` left, such as "
+                        "runs/finetune/lora", Path(folder) / ABOUT)
     about = read_json(Path(folder) / ABOUT)
     if not isinstance(about, dict) or not {"method", "config", "base", "seal"} <= set(about):
         raise UserError("does not describe a tuned model; it needs method, config, base and seal", Path(folder) / ABOUT)
