@@ -1,7 +1,7 @@
 r"""How good is it, and how sure are we: intervals, win rates, latency, bytes, memory.
 
 Every number that the project reports comes with a 95 % interval, over prompts for one model and over seeds for a claim.
-What the interval is over must be said: answers to one prompt are not independent, so a prompt counts once.
+What the interval is over must be said: completions to one prompt are not independent, so a prompt counts once.
 
 Read next: ranking.py.
 """
@@ -73,13 +73,13 @@ def win_rate(outcomes: Sequence[Sequence[float]]) -> Interval:
     """How often one side wins, with an interval over prompts.
 
     outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss. The judges of one prompt look at the
-    same two answers, so they are averaged first and the prompt counts once.
+    same two completions, so they are averaged first and the prompt counts once.
     """
     return mean_interval([math.fsum(judges) / len(judges) for judges in outcomes], 0.0, 1.0)
 
 
 def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequence[float], steps: int = 50) -> float:
-    """Win rate that would be expected if both sides wrote equally long answers.
+    """Win rate that would be expected if both sides wrote equally long completions.
 
     P(win) = σ(a + b log(length / length of the rival)); reported is σ(a)    Dubois et al. 2024, §3, without model terms
 

@@ -8,7 +8,7 @@ Details that matter:
     1. Prompts are padded on the left, so that every row's last token is real (test_left_padding_changes_no_logit).
     2. A token is drawn by inverting the cumulative distribution with one uniform number a row: on a CPU about fifteen
        times faster than torch.multinomial. All numbers are drawn at once, so no row depends on when others stop.
-    3. A row goes on until all rows have ended; what follows its end token, which belongs to the response, is cut off
+    3. A row goes on until all rows have ended; what follows its end token, which belongs to the completion, is cut off
        afterwards (test_what_stands_after_the_end_token_has_no_influence).
     4. Log-probabilities are those of the distribution that was sampled from, temperature, top-k and top-p included.
     5. An encoder-decoder's encoder reads each prompt once, padded on the right; its decoder begins with the begin token
@@ -55,21 +55,21 @@ class SamplingConfig:
 
 @dataclass
 class Generated:
-    """What a model wrote after B prompts, N = B K answers."""
+    """What a model wrote after B prompts, N = B K completions."""
 
     prompt: Tensor  # (B, P) ids, padded on the left; an encoder-decoder's on the right
     prompt_mask: Tensor  # (B, P) true at real tokens
-    response: Tensor  # (N, R) ids; PAD after the end token
+    completion: Tensor  # (N, R) ids; PAD after the end token
     mask: Tensor  # (N, R) true up to and with the end token
     logprobs: Tensor  # (N, R) log-probability of each sampled token, 0 outside the mask
     end: int = END  # id of the end token
 
     def ids(self) -> list[list[int]]:
-        """N responses as lists of ids, the end token included."""
-        return [row[keep].tolist() for row, keep in zip(self.response, self.mask)]
+        """N completions as lists of ids, the end token included."""
+        return [row[keep].tolist() for row, keep in zip(self.completion, self.mask)]
 
     def texts(self, tokenizer: Tokenizer) -> list[str]:
-        """N responses as text."""
+        """N completions as text."""
         return [tokenizer.decode(row) for row in self.ids()]
 
     def shown(self, tokenizer: Tokenizer) -> list[str]:
@@ -78,8 +78,8 @@ class Generated:
                 for text, row in zip(self.texts(tokenizer), self.ids())]
 
     def ended(self) -> Tensor:
-        """(N,) whether the model ended its response itself, within the length."""
-        return ((self.response == self.end) & self.mask).any(dim=1)
+        """(N,) whether the model ended its completion itself, within the length."""
+        return ((self.completion == self.end) & self.mask).any(dim=1)
 
 
 def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -113,7 +113,7 @@ def end_mask(tokens: Tensor, end: int = END) -> Tensor:
 
 @torch.no_grad()
 def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig,
-             generator: torch.Generator, stop_early: bool = True, answers: int = 1) -> Generated:
+             generator: torch.Generator, stop_early: bool = True, completions: int = 1) -> Generated:
     """Continue prompts, all in one batch.
 
     Args:
@@ -122,7 +122,8 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         config: how tokens are chosen.
         generator: where chance comes from; same state, same text.
         stop_early: stop when every row has ended (False: always compute all tokens, for timings).
-        answers: K to each prompt, which is read once for all of them; the N = B K rows of one prompt stand together.
+        completions: K to each prompt, which is read once for all of them; the N = B K rows of one prompt stand
+            together.
     Raises:
         UserError: no prompts, a model that does not write, or prompt and answer that do not fit the context.
     """
@@ -130,9 +131,9 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         raise UserError("there are no prompts to continue")
     check_room(model.config, max(map(len, prompts)), config.new_tokens)
     begin, end, filler = model.special
-    N = len(prompts) * answers
+    N = len(prompts) * completions
     uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
-    response, logprobs = torch.full((N, config.new_tokens), filler), torch.zeros(N, config.new_tokens)
+    completion, logprobs = torch.full((N, config.new_tokens), filler), torch.zeros(N, config.new_tokens)
     finished = torch.zeros(N, dtype=torch.bool)
     with evaluating(model):
         if model.config.kind == "encoder-decoder":
@@ -144,21 +145,21 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
             decoder, memory = model.body, ()
         cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
         hidden = decoder(start, start_mask, cache, *memory)[:, -1]  # (B, D)
-        if answers > 1:
-            cache.repeat(torch.arange(len(prompts)).repeat_interleave(answers))
-            hidden, *memory = (x.repeat_interleave(answers, dim=0) for x in (hidden, *memory))  # (N, D), …
+        if completions > 1:
+            cache.repeat(torch.arange(len(prompts)).repeat_interleave(completions))
+            hidden, *memory = (x.repeat_interleave(completions, dim=0) for x in (hidden, *memory))  # (N, D), …
         for t in range(config.new_tokens):
             logits = shape_logits(model.logits(hidden), config)  # (N, V)
             probabilities = logits.softmax(dim=-1)
             token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(probabilities, uniforms[t])
-            response[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
+            completion[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
             finished |= token == end
             if t + 1 == config.new_tokens or (stop_early and bool(finished.all())):
                 break
             hidden = decoder(token[:, None], None, cache, *memory)[:, -1]
-    response, logprobs = response[:, : t + 1], logprobs[:, : t + 1]
-    mask = end_mask(response, end)
-    return Generated(prompt, prompt_mask, response.masked_fill(~mask, filler), mask, logprobs * mask, end)
+    completion, logprobs = completion[:, : t + 1], logprobs[:, : t + 1]
+    mask = end_mask(completion, end)
+    return Generated(prompt, prompt_mask, completion.masked_fill(~mask, filler), mask, logprobs * mask, end)
 
 
 def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:

@@ -108,24 +108,24 @@ class Classifier(nn.Module):
         return self.head(hidden[torch.arange(len(tokens)), place])
 
 
-def read_answers(body: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+def read_completions(body: Transformer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
                  of: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A decoder's vectors of several answers to each prompt, the prompts read once
+    """A decoder's vectors of several completions to each prompt, the prompts read once
     (test_a_prompt_is_read_once_for_all_its_answers).
 
     Args:
         body: a decoder's stack.
-        prompts: B lists of ids, which may be empty; answers: N lists of ids.
-        of: (N,) which prompt each answer goes on from.
+        prompts: B lists of ids, which may be empty; completions: N lists of ids.
+        of: (N,) which prompt each completion goes on from.
     Returns:
         (N, T, D) vectors of the answers' tokens, and mask (N, T), true at real ones.
     Raises:
         UserError: prompt and answer do not fit the context.
     """
-    tokens, mask = pad(answers)  # (N, T)
+    tokens, mask = pad(completions)  # (N, T)
     of = torch.as_tensor(of)
-    if len(prompts) == len(answers) and torch.equal(of, torch.arange(len(of))):  # one each: one pass is faster
-        whole, _ = pad([[*prompt, *answer] for prompt, answer in zip(prompts, answers)])
+    if len(prompts) == len(completions) and torch.equal(of, torch.arange(len(of))):  # one each: one pass is faster
+        whole, _ = pad([[*prompt, *completion] for prompt, completion in zip(prompts, completions)])
         start = torch.tensor([len(prompt) for prompt in prompts])
         place = start[:, None] + torch.arange(tokens.shape[1])  # (N, T) where in the row
         place = place.clamp(max=whole.shape[1] - 1)[..., None].expand(-1, -1, body.config.width)

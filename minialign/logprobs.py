@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minialign.batching import IGNORE, pad
 from minialign.cache import Cache
-from minialign.heads import LanguageModel, read_answers
+from minialign.heads import LanguageModel, read_completions
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
@@ -28,26 +28,29 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
-def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
                        of: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A decoder's vectors from which each answer token is predicted: the prompt's last one for the first, and so on.
+    """A decoder's vectors from which each completion token is predicted: the prompt's last one for the first, and so
+    on.
 
     Args:
         body: a decoder's stack.
-        prompts: B lists of at least one id, read once for all their answers; answers: N lists of at least one id.
-        of: (N,) which prompt each answer goes on from.
+        prompts: B lists of at least one id, read once for all their completions; completions: N lists of at least one
+            id.
+        of: (N,) which prompt each completion goes on from.
     Returns:
         (N, T, D) vectors, and mask (N, T), true at real tokens.
     """
-    read = [[prompts[p][-1], *answer[:-1]] for p, answer in zip(of, answers)]
-    return read_answers(body, [prompt[:-1] for prompt in prompts], read, of)
+    read = [[prompts[p][-1], *completion[:-1]] for p, completion in zip(of, completions)]
+    return read_completions(body, [prompt[:-1] for prompt in prompts], read, of)
 
 
-def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int]],
+                            completions: Sequence[Sequence[int]],
                               of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The same of an encoder-decoder: the encoder reads each prompt once, the decoder its begin token once, and then
-    every answer."""
-    tokens, mask = pad(answers)  # (N, T)
+    every completion."""
+    tokens, mask = pad(completions)  # (N, T)
     of = torch.as_tensor(of)
     inputs, input_mask = pad(prompts)  # (B, S)
     cache = Cache(model.config, len(prompts), tokens.shape[1])
@@ -59,14 +62,16 @@ def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int
     return torch.cat([first[of], rest], dim=1), mask
 
 
-def answer_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+def completion_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
                     of: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(N, T) log π of each answer token, nats, 0 at padding; and mask (N, T). Arguments as in `predicting_vectors`."""
+    """(N, T) log π of each completion token, nats, 0 at padding; and mask (N, T). Arguments as in
+    `predicting_vectors`."""
     if model.config.kind == "encoder-decoder":
-        hidden, mask = encoder_decoder_vectors(model, prompts, answers, of)
+        hidden, mask = encoder_decoder_vectors(model, prompts, completions, of)
     else:
-        hidden, mask = predicting_vectors(model.body, prompts, answers, of)
-    said = torch.tensor([token for answer in answers for token in answer])  # (M,) all answers in one line
+        hidden, mask = predicting_vectors(model.body, prompts, completions, of)
+    # (M,) all completions in one line
+    said = torch.tensor([token for completion in completions for token in completion])
     return torch.zeros(mask.shape).masked_scatter(mask, token_logprobs(model.logits(hidden[mask]), said)), mask
 
 

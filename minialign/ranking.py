@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minialign.heads import LanguageModel, evaluating
-from minialign.logprobs import answer_logprobs
+from minialign.logprobs import completion_logprobs
 from minialign.runs.errors import UserError
 
 
@@ -52,7 +52,7 @@ def option_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], opti
             chosen = order[start : start + batch]
             of = [place for place, i in enumerate(chosen) for _ in options[i]]  # (N,) whose option it is
             said = [[*option, model.special.end] for i in chosen for option in options[i]]  # N lists
-            logprobs, mask = answer_logprobs(model, [list(prompts[i]) for i in chosen], said, of)
+            logprobs, mask = completion_logprobs(model, [list(prompts[i]) for i in chosen], said, of)
             total = logprobs.sum(dim=1) / (mask.sum(dim=1) if mean else 1)  # (N,)
             for i, part in zip(chosen, total.split([len(options[i]) for i in chosen])):
                 found[i] = part

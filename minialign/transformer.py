@@ -5,7 +5,7 @@ r"""The transformer, by hand: one attention and one block make the decoder, the 
 
 Shapes, in every file of the project:
     B batch    T tokens of this call    S tokens that can be attended to    D width    H heads    d = D / H
-    V vocabulary    R response tokens    N blocks
+    V vocabulary    R completion tokens    N blocks
 
 What differs between the three architectures is only who may look at whom:
     decoder            token t sees tokens 0..t            causal

@@ -13,11 +13,12 @@ import torch
 from conftest import TINY, build
 
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model, same_tokenizer
+from minialign.rlhf.ppo import PPOConfig
 from minialign.runs import run_folder as checkpoints
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.run_folder import RunFolder, flatten
-from minialign.runs.settings import to_dict
+from minialign.runs.settings import from_dict, to_dict
 from minialign.runs.tensors import load_into, read_tensors, tensors_of
 from minialign.tokenizer import train_tokenizer
 from minialign.training import adamw
@@ -475,3 +476,12 @@ def test_the_description_of_a_model_builds_it_again():
     assert described == {"what": "language-model", "model": dataclasses.asdict(build(layers=1).config)}
     assert json.loads(json.dumps(described)) == described
     assert describe_model(ScalarModel(build().body))["what"] == "scalar-model"
+
+
+def test_settings_of_earlier_versions_are_read_under_their_names_of_today(tmp_path, tokenizer):
+    assert from_dict(PPOConfig, {"answers": 3, "minibatch": 3}).completions == 3
+    run = RunFolder(tmp_path / "run")
+    run.begin({"what": "x", "ppo": {"answers": 4}}, tokenizer)
+    run.begin({"what": "x", "ppo": {"completions": 4}}, tokenizer)  # the same run: no error
+    with pytest.raises(UserError, match="ppo.completions is 4 there and 5 now"):
+        run.begin({"what": "x", "ppo": {"completions": 5}}, tokenizer)

@@ -153,7 +153,7 @@ def test_what_teaches_nothing_is_left_out_and_counted(write):
          "neither text nor a list of chat messages with role and content"),
         ({"prompt": "Other", "chosen": [HI, YES], "rejected": [HI, NO]}, "begin alike, and without the prompt"),
         ({"prompt": None, "chosen": [YES], "rejected": [NO]}, "'prompt' is NoneType"),
-        ({"chosen": None, "completion": "c", "label": True}, "as in KTO; a comparison needs two answers"),
+        ({"chosen": None, "completion": "c", "label": True}, "as in KTO; a comparison needs two completions"),
         ({"prompt": None, "chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
          "whole dialogues, as in hh-rlhf, without a prompt; cut both"),
     ],
@@ -180,5 +180,5 @@ def test_pairs_that_become_equal_when_cut_are_dropped_and_counted(tokenizer):
                                    "cut")
     assert left_out == {CUT: 2, EQUAL: 1, TOO_LONG: 1} and count_pairs(ranked) == 2
     (group,) = ranked
-    assert max(len(group.prompt) + len(answer) for answer in group.answers) == 48 and {answer[-1]
-        for answer in group.answers} == {tokenizer.end}
+    assert max(len(group.prompt) + len(answer) for answer in group.completions) == 48 and {answer[-1]
+        for answer in group.completions} == {tokenizer.end}

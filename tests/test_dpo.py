@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minialign.heads import LanguageModel
-from minialign.logprobs import answer_logprobs
+from minialign.logprobs import completion_logprobs
 from minialign.rlhf.dpo import (
     DPO,
     DPOConfig,
@@ -42,8 +42,8 @@ def policy():
 
 def test_answer_logprobs_obey_the_chain_rule(policy):
     batch = Comparisons(RANKED, 1, 0).batch([0, 1, 2, 3])
-    found = answer_logprobs(policy, batch.prompts, batch.answers, batch.of)[0].sum(dim=1)
-    for value, answer, p in zip(found, batch.answers, batch.of):
+    found = completion_logprobs(policy, batch.prompts, batch.completions, batch.of)[0].sum(dim=1)
+    for value, answer, p in zip(found, batch.completions, batch.of):
         slow, said = 0.0, list(batch.prompts[p])
         for token in answer:
             slow += float(policy(torch.tensor([said]))[0, -1].log_softmax(-1)[token].detach())

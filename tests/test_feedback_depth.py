@@ -15,7 +15,7 @@ from minialign.rlhf.best_of_n import beside_best_of_n, best_of_n_kl
 from minialign.rlhf.equal_length import resampled, win_rates
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.reward_checks import calibration
-from minialign.rlhf.reward_model import Ensemble, score_answers, score_rows
+from minialign.rlhf.reward_model import Ensemble, score_completions, score_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import write_jsonl
 from minialign.runs.run_folder import RunFolder
@@ -45,7 +45,7 @@ def test_an_ensemble_scores_like_its_members_together():
     torch.testing.assert_close(score_rows(Ensemble(members), rows), each.mean(0))
     cautious = each.mean(0) - 0.5 * each.std(0, correction=0)
     torch.testing.assert_close(score_rows(Ensemble(members, 0.5), rows), cautious)
-    found = score_answers(Ensemble(members, 0.5), PROMPTS, [[70, 2]] * 4, range(4)).detach()
+    found = score_completions(Ensemble(members, 0.5), PROMPTS, [[70, 2]] * 4, range(4)).detach()
     torch.testing.assert_close(found, cautious, atol=1e-5, rtol=1e-5)
     for bad in (([], 0.0), (members, -1.0), (members, float("nan"))):
         with pytest.raises(UserError, match="no ensemble"):

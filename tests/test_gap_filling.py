@@ -43,9 +43,9 @@ def test_an_encoder_decoder_is_given_sentinels_and_its_spans_come_into_the_gaps(
     model, asked = build(kind="encoder-decoder"), []
     written = [GAPS[0], 60, 61, GAPS[1], 62, 2]
 
-    def generate(model, prompts, config, generator, answers):
+    def generate(model, prompts, config, generator, completions):
         asked.extend(prompts)
-        return type("Written", (), {"response": torch.tensor([written] * answers),
+        return type("Written", (), {"completion": torch.tensor([written] * completions),
                                     "mask": torch.ones(answers, 6, dtype=torch.bool)})
 
     monkeypatch.setattr("minialign.pretrain.gap_filling.generate", generate)

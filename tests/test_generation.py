@@ -81,7 +81,7 @@ def test_batched_cached_writing_equals_the_naive_loop(config, positions):
     uniforms = torch.rand(config.new_tokens, len(PROMPTS), generator=seeded())
     for i, prompt in enumerate(PROMPTS):
         tokens, logprobs = naive(model, prompt, config, uniforms[:, i].tolist())
-        assert written.response[i][written.mask[i]].tolist() == tokens
+        assert written.completion[i][written.mask[i]].tolist() == tokens
         torch.testing.assert_close(written.logprobs[i][written.mask[i]], torch.tensor(logprobs), rtol=0, atol=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_batched_cached_writing_equals_the_naive_loop(config, positions):
                                                        (1.8, 5, 0.8)])
 def test_the_logprob_is_that_of_the_distribution_sampled_from(chatty, temperature, top_k, top_p):
     written = generate(chatty, PROMPTS * 8, SamplingConfig(8, temperature, top_k, top_p), seeded())
-    whole = torch.cat([written.prompt, written.response], dim=1)
+    whole = torch.cat([written.prompt, written.completion], dim=1)
     logits = chatty(whole, torch.cat([written.prompt_mask, torch.ones_like(written.mask)], dim=1))[:,
         written.prompt.shape[1] - 1 : -1]
     for i, t in written.mask.nonzero().tolist():
@@ -100,7 +100,7 @@ def test_the_logprob_is_that_of_the_distribution_sampled_from(chatty, temperatur
         shares, kept = probabilities / probabilities[ranked].sum(), []
         while not kept or (float(shares[kept].sum()) < top_p and len(kept) < len(ranked)):
             kept.append(ranked[len(kept)])
-        token = int(written.response[i, t])
+        token = int(written.completion[i, t])
         assert token in kept
         assert float(written.logprobs[i, t]) == pytest.approx(math.log(probabilities[token]
             / probabilities[kept].sum()), abs=1e-4)
@@ -178,7 +178,7 @@ def test_left_padding_changes_no_answer(chatty):
     alone = generate(chatty, [PROMPTS[0]] * 2, config, seeded())
     beside_a_longer = generate(chatty, [PROMPTS[0], [1, *range(4, 12)] * 2], config, seeded())
     n = int(alone.mask[0].sum())
-    assert beside_a_longer.response[0, :n].tolist() == alone.response[0, :n].tolist()
+    assert beside_a_longer.completion[0, :n].tolist() == alone.completion[0, :n].tolist()
     torch.testing.assert_close(beside_a_longer.logprobs[0, :n], alone.logprobs[0, :n], **CLOSE)
 
 
@@ -190,12 +190,12 @@ def test_an_answer_does_not_depend_on_the_other_rows(chatty, monkeypatch):
         monkeypatch.setattr(torch, "rand", lambda *_, generator, i=i: uniforms[:, i : i + 1])
         alone = generate(chatty, [prompt], config, seeded())
         n = alone.mask.shape[1]
-        assert alone.response[0].tolist() == together.response[i, :n].tolist()
+        assert alone.completion[0].tolist() == together.completion[i, :n].tolist()
         assert not together.mask[i, n:].any()
 
 
 def test_the_same_generator_gives_the_same_text_and_another_another(chatty):
-    first, second, other = (generate(chatty, PROMPTS, SamplingConfig(12), seeded(s)).response for s in (0, 0, 1))
+    first, second, other = (generate(chatty, PROMPTS, SamplingConfig(12), seeded(s)).completion for s in (0, 0, 1))
     assert torch.equal(first, second)
     assert first.shape != other.shape or not torch.equal(first, other)
 
@@ -204,7 +204,7 @@ def test_chance_comes_from_the_generator_alone(chatty):
     torch.manual_seed(1)
     first = generate(chatty, PROMPTS, SamplingConfig(12), seeded())
     torch.manual_seed(2)
-    assert torch.equal(first.response, generate(chatty, PROMPTS, SamplingConfig(12), seeded()).response)
+    assert torch.equal(first.completion, generate(chatty, PROMPTS, SamplingConfig(12), seeded()).completion)
 
 
 def test_a_generator_goes_on_where_it_stopped_however_early_the_rows_ended(chatty):
@@ -215,7 +215,7 @@ def test_a_generator_goes_on_where_it_stopped_however_early_the_rows_ended(chatt
 
 
 def test_greedy_takes_the_likeliest_whatever_the_generator(chatty):
-    first, second = (generate(chatty, PROMPTS, SamplingConfig(8, temperature=0), seeded(s)).response for s in (0, 1))
+    first, second = (generate(chatty, PROMPTS, SamplingConfig(8, temperature=0), seeded(s)).completion for s in (0, 1))
     assert torch.equal(first, second)
 
 
@@ -223,10 +223,11 @@ def test_stopping_early_gives_the_same_answers(chatty):
     for seed in range(5):
         early, full = (generate(chatty, [[1], [1, 5]], SamplingConfig(40), seeded(seed), stop_early=choice)
                        for choice in (True, False))
-        R = early.response.shape[1]
-        assert full.response.shape[1] == 40 and R <= 40
-        assert torch.equal(full.response[:, :R], early.response) and torch.equal(full.logprobs[:, :R], early.logprobs)
-        assert (full.response[:, R:] == PAD).all() and not full.mask[:, R:].any()
+        R = early.completion.shape[1]
+        assert full.completion.shape[1] == 40 and R <= 40
+        assert torch.equal(full.completion[:, :R], early.completion) and torch.equal(full.logprobs[:, :R],
+            early.logprobs)
+        assert (full.completion[:, R:] == PAD).all() and not full.mask[:, R:].any()
         assert R == 40 or int(early.mask.sum(dim=1).max()) == R
 
 
@@ -238,14 +239,14 @@ def test_what_stands_after_the_end_token_has_no_influence(chatty, monkeypatch):
     other = torch.where(before.mask.T, uniforms, 1 - uniforms)
     monkeypatch.setattr(torch, "rand", lambda *_, generator: other)
     after = generate(chatty, PROMPTS, config, seeded(), stop_early=False)
-    for name in ("prompt", "prompt_mask", "response", "mask", "logprobs"):
+    for name in ("prompt", "prompt_mask", "completion", "mask", "logprobs"):
         assert torch.equal(getattr(after, name), getattr(before, name)), name
 
 
 def test_the_end_token_belongs_to_the_answer_and_nothing_follows_it(chatty):
     written = generate(chatty, PROMPTS * 10, SamplingConfig(20), seeded())
     assert 0 < written.ended().sum() < 40
-    for row, mask, logprobs, ended in zip(written.response, written.mask, written.logprobs, written.ended()):
+    for row, mask, logprobs, ended in zip(written.completion, written.mask, written.logprobs, written.ended()):
         n = int(mask.sum())
         assert mask[:n].all() and not mask[n:].any()
         assert (END in row[:n].tolist()) == bool(ended) and END not in row[: n - 1].tolist()
@@ -259,9 +260,9 @@ def test_the_end_mask_keeps_the_first_end_also_when_padding_would_look_like_it()
 
 def test_writing_switches_dropout_off_and_leaves_the_model_in_its_mode():
     model = build(vocabulary=12, initial_std=0.3, dropout=0.5)
-    quiet = generate(model, PROMPTS, SamplingConfig(8), seeded()).response
+    quiet = generate(model, PROMPTS, SamplingConfig(8), seeded()).completion
     assert not model.training
-    assert torch.equal(generate(model.train(), PROMPTS, SamplingConfig(8), seeded()).response, quiet)
+    assert torch.equal(generate(model.train(), PROMPTS, SamplingConfig(8), seeded()).completion, quiet)
     assert model.training and all(module.training for module in model.modules())
 
 
@@ -283,7 +284,7 @@ def test_a_model_in_another_number_format_keeps_it_in_its_cache(dtype):
     with torch.no_grad():
         model.body(torch.tensor([[1, 5, 6]]), None, cache)
     assert cache.store.dtype == dtype
-    assert generate(model, [[1, 5]], SamplingConfig(4), seeded()).response.shape[0] == 1
+    assert generate(model, [[1, 5]], SamplingConfig(4), seeded()).completion.shape[0] == 1
 
 
 def test_prompts_begin_with_the_begin_token_and_answers_come_back_in_their_order(decoder, tokenizer):
@@ -300,7 +301,7 @@ def test_prompts_begin_with_the_begin_token_and_answers_come_back_in_their_order
 def test_a_text_has_no_special_tokens_in_it(decoder, tokenizer):
     written = generate(decoder, [[1]] * 4, SamplingConfig(12), seeded())
     texts = written.texts(tokenizer)
-    for text, row, mask in zip(texts, written.response, written.mask):
+    for text, row, mask in zip(texts, written.completion, written.mask):
         assert text == tokenizer.decode(row[mask].tolist()) and "<end>" not in text and "<pad>" not in text
 
 
@@ -327,18 +328,18 @@ def test_an_encoder_decoder_writes_what_the_naive_loop_writes(config, positions)
     uniforms = torch.rand(config.new_tokens, len(PROMPTS), generator=seeded())
     for i, prompt in enumerate(PROMPTS):
         tokens, logprobs = naive_answer(model, prompt, config, uniforms[:, i].tolist())
-        assert written.response[i][written.mask[i]].tolist() == tokens
+        assert written.completion[i][written.mask[i]].tolist() == tokens
         torch.testing.assert_close(written.logprobs[i][written.mask[i]], torch.tensor(logprobs), rtol=0, atol=1e-4)
         assert written.prompt[i][written.prompt_mask[i]].tolist() == prompt and written.prompt[i, 0] == prompt[0]
 
 
 def test_several_answers_of_an_encoder_decoder_are_those_to_the_repeated_prompt(writer):
     config = SamplingConfig(10)
-    several = generate(writer, PROMPTS, config, seeded(), answers=3)
+    several = generate(writer, PROMPTS, config, seeded(), completions=3)
     repeated = generate(writer, [prompt for prompt in PROMPTS for _ in range(3)], config, seeded())
-    assert torch.equal(several.response, repeated.response) and torch.equal(several.mask, repeated.mask)
+    assert torch.equal(several.completion, repeated.completion) and torch.equal(several.mask, repeated.mask)
     torch.testing.assert_close(several.logprobs, repeated.logprobs, **CLOSE)
-    assert several.prompt.shape[0] == 4 and len({tuple(row) for row in several.response[:3].tolist()}) > 1
+    assert several.prompt.shape[0] == 4 and len({tuple(row) for row in several.completion[:3].tolist()}) > 1
 
 
 def test_an_encoder_decoder_reads_each_prompt_once(writer):
@@ -349,7 +350,7 @@ def test_an_encoder_decoder_reads_each_prompt_once(writer):
     keys = []
     for block in writer.body.decoder.blocks:
         block.cross_attention.key.register_forward_hook(lambda _, arguments, result: keys.append(tuple(result.shape)))
-    generate(writer, PROMPTS, SamplingConfig(7), seeded(), stop_early=False, answers=2)
+    generate(writer, PROMPTS, SamplingConfig(7), seeded(), stop_early=False, completions=2)
     assert read == {"encoder": [(4, 6)], "decoder": [(4, 1)] + [(8, 1)] * 6}
     assert keys == [(4, 6, 32)] * 2  # once for each layer
 
@@ -360,12 +361,12 @@ def test_padding_and_other_prompts_change_no_answer_of_an_encoder_decoder(writer
     together = generate(writer, PROMPTS, config, seeded())
     for i, one in enumerate(alone):
         n = int(one.mask.sum())
-        assert together.response[i][together.mask[i]].tolist() == one.response[0, :n].tolist()
+        assert together.completion[i][together.mask[i]].tolist() == one.completion[0, :n].tolist()
         torch.testing.assert_close(together.logprobs[i, :n], one.logprobs[0, :n], **CLOSE)
 
 
 def test_prompt_and_answer_of_an_encoder_decoder_each_have_the_whole_context(writer):
-    assert generate(writer, [[1] * 48], SamplingConfig(48), seeded(), stop_early=False).response.shape == (1, 48)
+    assert generate(writer, [[1] * 48], SamplingConfig(48), seeded(), stop_early=False).completion.shape == (1, 48)
     for prompt, new_tokens in ((49, 8), (8, 49)):
         with pytest.raises(UserError, match=f"a prompt of {prompt} tokens and {new_tokens} new ones do not each fit "
                                             f"the model's context of 48"):
@@ -401,10 +402,10 @@ def test_settings_that_make_no_sense_are_errors(change):
 
 
 def test_a_temperature_near_0_is_greedy_and_not_nonsense(chatty):
-    greedy = generate(chatty, PROMPTS, SamplingConfig(8, temperature=0), seeded()).response
+    greedy = generate(chatty, PROMPTS, SamplingConfig(8, temperature=0), seeded()).completion
     for temperature in (1e-6, 1e-39):
         written = generate(chatty, PROMPTS, SamplingConfig(8, temperature=temperature), seeded())
-        assert torch.equal(written.response, greedy) and written.logprobs.isfinite().all()
+        assert torch.equal(written.completion, greedy) and written.logprobs.isfinite().all()
 
 
 def test_an_answer_without_words_says_so_to_people_and_stays_empty_for_programs(tokenizer):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import build
 
-from minialign.heads import Classifier, ScalarModel, build_body, first_real, last_real, read_answers
+from minialign.heads import Classifier, ScalarModel, build_body, first_real, last_real, read_completions
 from minialign.runs.errors import UserError
 from minialign.transformer import EncoderDecoder
 
@@ -114,7 +114,7 @@ def test_a_prompt_is_read_once_for_all_its_answers(changes):
     for shared in (True, False):
         body.zero_grad()
         if shared:
-            hidden, mask = read_answers(body, prompts, answers, of)
+            hidden, mask = read_completions(body, prompts, answers, of)
             parts = [hidden[i, mask[i]] for i in range(4)]
         else:
             parts = [body(torch.tensor([prompts[p] + answer]))[0, len(prompts[p]) :] for p, answer in zip(of, answers)]
@@ -124,9 +124,9 @@ def test_a_prompt_is_read_once_for_all_its_answers(changes):
     torch.testing.assert_close(seen[0], seen[1], **CLOSE)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-2)
     with torch.no_grad():  # and without a gradient, where the cache is laid out once
-        hidden, mask = read_answers(body, prompts, answers, of)
+        hidden, mask = read_completions(body, prompts, answers, of)
         torch.testing.assert_close(torch.cat([hidden[i, mask[i]] for i in range(4)]), seen[1], **CLOSE)
-        hidden, mask = read_answers(body, [[]], answers, [0] * 4)  # several answers to nothing at all
+        hidden, mask = read_completions(body, [[]], answers, [0] * 4)  # several answers to nothing at all
         for i, answer in enumerate(answers):
             torch.testing.assert_close(hidden[i, mask[i]], body(torch.tensor([answer]))[0], **CLOSE)
 
@@ -135,11 +135,11 @@ def test_padding_needs_no_room_in_the_context():
     body = build(context=8).body
     prompts, answers = [[1, 30, 31, 32, 33, 34], [1]], [[40, 2], [50, 51, 52, 53, 54, 2]]
     # 6 + 2 and 1 + 6 tokens fit; the longest of each together would not
-    hidden, mask = read_answers(body, prompts, answers, [0, 1])
+    hidden, mask = read_completions(body, prompts, answers, [0, 1])
     for row, keep, prompt, answer in zip(hidden, mask, prompts, answers):
         torch.testing.assert_close(row[keep], body(torch.tensor([prompt + answer]))[0, len(prompt) :], **CLOSE)
     with pytest.raises(UserError, match="9 tokens do not fit the model's context of 8"):
-        read_answers(body, prompts, [[40, 41, 2]], [0])
+        read_completions(body, prompts, [[40, 41, 2]], [0])
 
 
 def test_the_gradient_of_many_answers_to_a_prompt_is_the_same_to_the_last_bit_every_time():
@@ -149,6 +149,6 @@ def test_the_gradient_of_many_answers_to_a_prompt_is_the_same_to_the_last_bit_ev
     grads = []
     for _ in range(6):
         body.zero_grad()
-        read_answers(body, prompts, answers, of)[0].square().sum().backward()
+        read_completions(body, prompts, answers, of)[0].square().sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in body.parameters() if p.grad is not None]))
     assert all(torch.equal(grad, grads[0]) for grad in grads)

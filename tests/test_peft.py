@@ -483,9 +483,9 @@ def test_several_answers_of_each_row_are_for_its_task(three_tasks, tokens):
     serving, greedy = serve(build(), folders), SamplingConfig(4, temperature=0.0)
     prompts = [row[:5].tolist() for row in tokens[:2]]
     with serving.rows(["a", "b"]) as model:
-        written = generate(model, prompts, greedy, torch.Generator(), stop_early=False, answers=2).response
+        written = generate(model, prompts, greedy, torch.Generator(), stop_early=False, completions=2).completion
     for i, task in enumerate(("a", "b")):
-        alone = generate(models[task], [prompts[i]], greedy, torch.Generator(), stop_early=False).response
+        alone = generate(models[task], [prompts[i]], greedy, torch.Generator(), stop_early=False).completion
         assert torch.equal(written[2 * i], alone[0]) and torch.equal(written[2 * i + 1], alone[0])
 
 
@@ -609,7 +609,7 @@ def test_generation_with_a_tuned_prompt(kind, smeared, tokens):
     model = prompt_tuning.wrap(build(kind=kind, smeared_keys=smeared), PromptConfig(4, "random", seed=1))
     prompts = [tokens[0, :6].tolist(), tokens[1, :3].tolist()]
     written = generate(model, prompts, SamplingConfig(5, temperature=0.0), torch.Generator(), stop_early=False)
-    for row, prompt in zip(written.response, prompts):
+    for row, prompt in zip(written.completion, prompts):
         said = []
         for _ in range(5):
             if kind == "decoder":

@@ -104,9 +104,9 @@ def test_a_head_on_a_real_body_can_be_tuned_by_every_method(make, method):
 def test_a_tuned_prompt_on_a_real_model_pads_and_writes_as_alone(name):
     model = prompt_tuning.wrap(MODELS[name](), PromptConfig(3, "random", seed=2))
     greedy = SamplingConfig(5, temperature=0.0)
-    together = generate(model, ROWS, greedy, torch.Generator(), stop_early=False).response
+    together = generate(model, ROWS, greedy, torch.Generator(), stop_early=False).completion
     for row, ids in zip(together, ROWS):
-        assert torch.equal(row, generate(model, [ids], greedy, torch.Generator(), stop_early=False).response[0])
+        assert torch.equal(row, generate(model, [ids], greedy, torch.Generator(), stop_early=False).completion[0])
 
 
 def test_a_prompt_before_bert_is_of_the_first_segment():

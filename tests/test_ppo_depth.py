@@ -123,11 +123,12 @@ def test_a_score_that_is_no_number_stops_the_run_with_the_batch_saved_and_the_ch
             reward.head.bias.data.fill_(bad)
         return {}
 
-    with pytest.raises(UserError, match=r"update 3: the score of answer 0 is (nan|inf) \(4 of 4 answers\); the batch "
+    with pytest.raises(UserError, match=r"update 3: the score of completion 0 is (nan|inf) \(4 of 4 completions\); the "
+                                        r"batch "
                                         r"is in .*" + FAILED):
         train_ppo(policy, reward, PROMPTS, config, run, watch=spoil)
     tensors, about = read_tensors(tmp_path / FAILED)
-    assert tensors["response"].shape[0] == 4 and not tensors["scores"].isfinite().any()
+    assert tensors["completion"].shape[0] == 4 and not tensors["scores"].isfinite().any()
     assert sorted(about["prompts"]) == sorted(PROMPTS)
     reward.head.bias.data.zero_()
     train_ppo(policy, reward, PROMPTS, config, run)
@@ -146,9 +147,9 @@ def test_a_mix_that_makes_no_sense_is_an_error_that_names_it(change):
 def test_the_widest_gaps_between_proxy_and_gold_come_first_whatever_their_scales():
     proxy, gold = [1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.3, 0.9, 0.0]
     found = widest(list("pqrst"), list("abcde"), proxy, gold, 2)
-    assert [sample.answer for sample in found] == ["e", "d"] and found[0].excess > 2 > 0 > found[1].excess
+    assert [sample.completion for sample in found] == ["e", "d"] and found[0].excess > 2 > 0 > found[1].excess
     moved = widest(list("pqrst"), list("abcde"), [100 * x - 7 for x in proxy], [x / 9 + 3 for x in gold], 2)
-    assert [(s.prompt, s.answer) for s in moved] == [(s.prompt, s.answer)
+    assert [(s.prompt, s.completion) for s in moved] == [(s.prompt, s.completion)
         for s in found] and moved[0].excess == pytest.approx(found[0].excess)
     shown = show_hacking(found)
     assert "liked beyond its worth" in shown.splitlines()[0] and "better than the model thinks" in shown
@@ -162,7 +163,7 @@ def test_half_of_the_widest_gaps_are_of_answers_that_are_liked_too_much_where_th
     prompts, answers = [f"p{i}" for i in range(20)], [f"a{i}" for i in range(20)]
     found = widest(prompts, answers, proxy, gold, 4)
     assert [s.excess > 0 for s in found] == [False, False, True, True]
-    assert [s.answer for s in found if s.excess > 0] == ["a15", "a14"], "the widest of them"
+    assert [s.completion for s in found if s.excess > 0] == ["a15", "a14"], "the widest of them"
     assert len(widest(prompts, answers, proxy, gold, 20)) == 20 and len(widest(prompts, answers, proxy, gold, 3)) == 3
     one = widest(prompts, answers, [0.0] * 15 + [1.0] + [0.0] * 4, gold, 6)
     assert len(one) == 6 and len([s for s in one if s.excess > 0]) >= 1, "others take the place of those that are few"

@@ -105,17 +105,17 @@ def test_a_batch_of_llama_writes_what_each_row_writes_alone_and_ends_at_its_own_
     model = tiny_llama()
     sampling = SamplingConfig(10, temperature=0)
     alone = [generate(model, [row], sampling, torch.Generator(), stop_early=False) for row in ROWS]
-    said = alone[0].response[0].tolist()
+    said = alone[0].completion[0].tolist()
     model.special = SpecialIds(1, said[3], 7)
     length = said.index(said[3]) + 1
     together = generate(model, ROWS, sampling, torch.Generator())
     assert int(together.prompt[1, 0]) == 7 and bool(together.ended()[0])
     for row in range(3):
-        kept = together.response[row][together.mask[row]]
-        assert torch.equal(kept, alone[row].response[0, : len(kept)])
-    assert not together.mask[0, length:].any() and (together.response[0, length:] == 7).all()
+        kept = together.completion[row][together.mask[row]]
+        assert torch.equal(kept, alone[row].completion[0, : len(kept)])
+    assert not together.mask[0, length:].any() and (together.completion[0, length:] == 7).all()
     # nothing is computed after the last row's end
-    assert generate(model, ROWS[:1], sampling, torch.Generator()).response.shape == (1, length)
+    assert generate(model, ROWS[:1], sampling, torch.Generator()).completion.shape == (1, length)
 
 
 def test_more_tokens_than_the_context_are_refused(bert):

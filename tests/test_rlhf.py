@@ -28,8 +28,8 @@ from minialign.rlhf.ppo import (
 )
 from minialign.rlhf.ranked import Comparisons, Ranked, ranked_rows
 from minialign.rlhf.reward_model import (
-    answer_rows,
     bradley_terry_loss,
+    completion_rows,
     evaluate_pairs,
     head_at_the_end,
     normalise,
@@ -135,9 +135,9 @@ def test_kl_is_0_before_the_first_update():
 def test_rollout_logprobs_equal_a_full_pass():
     policy, _, rollout, _ = rolled()
     policy.eval()
-    shared = token_logprobs(policy.logits(rollout.vectors(policy.body)), rollout.response, 0.7)
+    shared = token_logprobs(policy.logits(rollout.vectors(policy.body)), rollout.completion, 0.7)
     assert float(((shared - rollout.logprobs) * rollout.mask).detach().abs().max()) < 1e-5
-    for prompt, row, keep, logprobs in zip(PROMPTS, rollout.response, rollout.mask, rollout.logprobs):
+    for prompt, row, keep, logprobs in zip(PROMPTS, rollout.completion, rollout.mask, rollout.logprobs):
         logits = policy(torch.tensor([prompt + row[keep].tolist()]))[0, len(prompt) - 1 : -1]
         torch.testing.assert_close(token_logprobs(logits, row[keep], 0.7), logprobs[keep], atol=1e-5, rtol=1e-5)
 
@@ -145,17 +145,17 @@ def test_rollout_logprobs_equal_a_full_pass():
 def test_several_answers_to_a_prompt_are_those_of_several_prompts():
     policy, reference, value, reward = models()
     prompts = [*PROMPTS, [1]]
-    three = dataclasses.replace(SHORT, prompts=5, answers=3, minibatch=15)
+    three = dataclasses.replace(SHORT, prompts=5, completions=3, minibatch=15)
     one = dataclasses.replace(SHORT, prompts=15, minibatch=15)
     once = collect(policy, reference, value, reward, prompts, three, torch.Generator().manual_seed(0))
     again = collect(policy, reference, value, reward, [p for p in prompts for _ in range(3)], one,
                     torch.Generator().manual_seed(0))
-    assert once.answer_ids()[1] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
-    assert again.answer_ids()[1] == list(range(15))
-    for name in ("response", "mask", "logprobs", "reference_logprobs", "values", "scores"):
+    assert once.completion_ids()[1] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert again.completion_ids()[1] == list(range(15))
+    for name in ("completion", "mask", "logprobs", "reference_logprobs", "values", "scores"):
         torch.testing.assert_close(getattr(once, name), getattr(again, name), atol=1e-5, rtol=1e-5)
     part = once.take(torch.tensor([4, 1]))
-    assert part.prompts == [prompts[4], prompts[1]] and part.response.shape[1] == int(part.mask.sum(dim=1).max())
+    assert part.prompts == [prompts[4], prompts[1]] and part.completion.shape[1] == int(part.mask.sum(dim=1).max())
     torch.testing.assert_close(part.scores, once.scores[[12, 13, 14, 3, 4, 5]])
     trained = []
     for rollout, config in ((once, three), (again, one)):  # and PPO makes the same of both
@@ -189,8 +189,8 @@ def test_ratios_are_1_before_the_first_step():
 
 def test_what_stands_after_the_end_token_changes_no_score():
     _, reward, rollout, _ = rolled()
-    rows = [prompt + row[keep].tolist() for prompt, row, keep in zip(PROMPTS, rollout.response, rollout.mask)]
-    ended = (rollout.response == 2).any(dim=1)
+    rows = [prompt + row[keep].tolist() for prompt, row, keep in zip(PROMPTS, rollout.completion, rollout.mask)]
+    ended = (rollout.completion == 2).any(dim=1)
     expected = penalise_missing_end(score_rows(reward.eval(), rows), ended, "subtract", 1.0)
     torch.testing.assert_close(rollout.scores, expected, atol=1e-5, rtol=1e-5)
 
@@ -207,8 +207,8 @@ def test_a_rollout_scores_a_missing_end_as_the_configuration_says(change):
     policy, reference, value, reward = models()
     config = PPOConfig(prompts=4, minibatch=4, new_tokens=4, **change)
     rollout = collect(policy, reference, value, reward, PROMPTS, config, torch.Generator().manual_seed(1))
-    rows = [prompt + answer for prompt, answer in zip(PROMPTS, rollout.answer_ids()[0])]
-    scores, ended = score_rows(reward, rows), (rollout.response == 2).any(dim=1)
+    rows = [prompt + answer for prompt, answer in zip(PROMPTS, rollout.completion_ids()[0])]
+    scores, ended = score_rows(reward, rows), (rollout.completion == 2).any(dim=1)
     assert not ended.all()
     expected = torch.where(ended, scores, scores - 0.5 if change else torch.full((4,), -3.0))
     torch.testing.assert_close(rollout.scores, expected, atol=1e-5, rtol=1e-5)
@@ -271,7 +271,7 @@ def test_k_answers_are_one_element():
     data = Comparisons([Ranked([1, 30], answers, every), Ranked([1, 30], answers[:2], [(1, 0)])], 2, seed=0)
     batch = data.batch([0, 1])
     assert len(batch.prompts) == 2 and len(batch.chosen) == 7 and batch.count == 2
-    assert len(batch.answers) == 6  # four are read for six pairs, not twelve
+    assert len(batch.completions) == 6  # four are read for six pairs, not twelve
     scores = score_rows(reward.eval(), rows)
     first = sum(bradley_terry_loss(scores[i], scores[j]) for i, j in every) / 6
     torch.testing.assert_close(reward_loss(reward, batch), first + bradley_terry_loss(scores[1], scores[0]))
@@ -283,9 +283,10 @@ def test_k_answers_are_one_element():
 def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apart(tokenizer):
     said = [("p", "a", "b"), ("q", "c", "d"), ("p", "c", "a"), ("", "a", "b"), ("", "c", "b"), ("p", "b", "c")]
     ranked, skipped = ranked_rows(tokenizer, [dict(zip(("prompt", "chosen", "rejected"), s)) for s in said], 48)
-    assert not skipped and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.answers) for r in ranked] == [3, 2,
+    assert not skipped and [len(r.pairs) for r in ranked] == [3, 1, 1, 1] and [len(r.completions)
+        for r in ranked] == [3, 2,
         2, 2]
-    back = {tuple(tokenizer.decode(r.prompt + r.answers[k]) for k in pair) for r in ranked for pair in r.pairs}
+    back = {tuple(tokenizer.decode(r.prompt + r.completions[k]) for k in pair) for r in ranked for pair in r.pairs}
     assert back == {(p + c, p + r) for p, c, r in said}
 
 
@@ -300,23 +301,24 @@ def test_long_comparisons_are_left_out_on_request_and_counted(tokenizer):
 
 def test_k_answers_make_every_pair_and_texts_answer_once(tokenizer, decoder):
     candidates = [Candidate("model", decoder), Candidate("people", texts=("one", "two", "three"))]
-    pairs, dropped = sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, answers=3)
+    pairs, dropped = sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, completions=3)
     assert len(pairs) + dropped == 9
     for k in range(3):
         own = [pair for pair in pairs if pair["index"] == k]
         by_people = {p[side] for p in own for side in ("first", "second") if p[f"{side}_policy"] == "people"}
         assert by_people <= {("one", "two", "three")[k]} and all(p["first_policy"] != "people"
             or p["second_policy"] != "people" for p in own)
-    assert pairs == sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, answers=3)[0]
-    with pytest.raises(UserError, match="1 sources for 2 answers"):
+    assert pairs == sample_pairs(candidates, tokenizer, ["x", "y", "z"], SamplingConfig(8), seed=3, completions=3)[0]
+    with pytest.raises(UserError, match="1 sources for 2 completions"):
         sample_pairs(candidates[1:], tokenizer, ["x", "y", "z"], SamplingConfig(8))
 
 
 def test_an_answer_that_fills_the_context_is_read_with_its_end(tokenizer):
-    whole = answer_rows(tokenizer, ["kite"], [" boat" * 40])[0]
-    cut = answer_rows(tokenizer, ["kite"], [" boat" * 40], context=12)[0]
+    whole = completion_rows(tokenizer, ["kite"], [" boat" * 40])[0]
+    cut = completion_rows(tokenizer, ["kite"], [" boat" * 40], context=12)[0]
     assert len(whole) > 12 == len(cut) and cut[:-1] == whole[:11] and cut[-1] == whole[-1] == tokenizer.end
-    assert answer_rows(tokenizer, ["kite"], [" boat"], context=12) == answer_rows(tokenizer, ["kite"], [" boat"])
+    assert completion_rows(tokenizer, ["kite"], [" boat"], context=12) == completion_rows(tokenizer, ["kite"],
+        [" boat"])
 
 
 def test_best_of_n_has_its_kl_and_takes_the_best():
@@ -386,11 +388,12 @@ def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{name: 0} for name in ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch", "temperature", "clip",
+    [{name: 0} for name in ("updates", "prompts", "completions", "new_tokens", "epochs", "minibatch", "temperature",
+                            "clip",
                             "horizon")]
     + [{"learning_rate": -1.0}, {"value_learning_rate": 2.0}, {"beta": -0.1}, {"gamma": 1.1}, {"lam": math.nan},
        {"value_warmup": -1}]
-    + [{"missing_end": "maybe"}, {"minibatch": 65}, {"answers": 3}],
+    + [{"missing_end": "maybe"}, {"minibatch": 65}, {"completions": 3}],
 )
 def test_settings_that_make_no_sense_are_errors_that_name_them(change):
     with pytest.raises(UserError, match=next(iter(change))):

@@ -68,7 +68,7 @@ def test_beam_search_finds_the_likeliest_text():
     for prompt in ([BEGIN, 7], [BEGIN], [5, 6, 8]):
         scores = logprob(model, prompt, texts)
         best, found = texts[scores.argmax()], beam_search(model, [prompt], 3, 144)
-        assert found.response[0][found.mask[0]].tolist() == best[end_mask(best[None])[0]].tolist()
+        assert found.completion[0][found.mask[0]].tolist() == best[end_mask(best[None])[0]].tolist()
         assert float(found.logprobs.sum()) == pytest.approx(float(scores.max()), abs=1e-4)
         greedy = beam_search(model, [prompt], 3, 1)
         assert float(greedy.logprobs.sum()) <= float(scores.max()) + 1e-4
@@ -77,7 +77,7 @@ def test_beam_search_finds_the_likeliest_text():
 def test_one_beam_is_greedy_decoding(teacher):
     greedy = generate(teacher, PROMPTS, SamplingConfig(8, temperature=0), torch.Generator())
     found = beam_search(teacher, PROMPTS, 8, 1)
-    assert torch.equal(found.response, greedy.response) and torch.equal(found.mask, greedy.mask)
+    assert torch.equal(found.completion, greedy.completion) and torch.equal(found.mask, greedy.mask)
 
 
 @pytest.mark.parametrize("model", [build(layers=4), ending(build(layers=4))])
@@ -85,7 +85,7 @@ def test_the_score_of_a_beam_is_that_of_its_text(model):
     """Prompts of several lengths in one batch: each score is that of a pass over the text alone. The likeliest text is
     a short one where it may be."""
     found = beam_search(model, PROMPTS, 6, 4)
-    for prompt, row, keep, score in zip(PROMPTS, found.response, found.mask, found.logprobs.sum(1)):
+    for prompt, row, keep, score in zip(PROMPTS, found.completion, found.mask, found.logprobs.sum(1)):
         assert float(score) == pytest.approx(float(logprob(model, prompt, row[keep][None])), abs=1e-3)
         assert (row[~keep] == PAD).all()
 

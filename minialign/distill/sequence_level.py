@@ -3,7 +3,7 @@ r"""Sequence-level distillation: the student learns what the teacher writes, wor
     L = −log p_student(ŷ | x),    ŷ ≈ argmax over y of p_teacher(y | x), by beam search            Kim & Rush 2016, §3.2
     beam search: keep the K best of all score(y₁…yₜ) = Σ log π(yᵢ | x, y₍<i₎), extend each by every token, keep K again
 
-A student that has no room for all that its teacher may say learns its one best answer instead, which is easier than
+A student that has no room for all that its teacher may say learns its one best completion instead, which is easier than
 people's texts: one text for each prompt, always said in the same way. Details that matter:
     1. The loss falls on what the teacher wrote and not on the prompt, its end token included; nothing stands after it
        (test_the_student_is_taught_what_the_teacher_wrote_and_no_more).
@@ -59,7 +59,7 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
     Args:
         model: a decoder; prompts: B lists of ids, at least one each; new_tokens: R, the end token included; beams: K.
     Returns:
-        Generated, one answer to each prompt; `logprobs` sum up to its score.
+        Generated, one completion to each prompt; `logprobs` sum up to its score.
     Raises:
         UserError: a model that is no decoder, no beams, or texts that do not fit the context.
     """
@@ -75,7 +75,7 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
     first = torch.arange(B)[:, None] * K  # (B, 1) row of a prompt's first beam
     scores = torch.full((B, K), -torch.inf)
     scores[:, 0] = 0.0  # all begin alike, so only one of them counts
-    response, logprobs = torch.full((B, K, new_tokens), filler), torch.zeros(B, K, new_tokens)
+    completion, logprobs = torch.full((B, K, new_tokens), filler), torch.zeros(B, K, new_tokens)
     finished = torch.zeros(B, K, dtype=torch.bool)
     with evaluating(model):
         hidden = model.body(prompt, prompt_mask, cache)[:, -1].repeat_interleave(K, dim=0)  # (B K, D)
@@ -88,23 +88,23 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
             source, token = best.indices // V, best.indices % V
             rows = (first + source).flatten()
             step = words.flatten(0, 1)[rows, token.flatten()].view(B, K)
-            response, logprobs = (x.flatten(0, 1)[rows].view(B, K, -1) for x in (response, logprobs))
+            completion, logprobs = (x.flatten(0, 1)[rows].view(B, K, -1) for x in (completion, logprobs))
             finished = finished.flatten()[rows].view(B, K)
-            response[..., t], logprobs[..., t], scores = torch.where(finished, filler, token), step, best.values
+            completion[..., t], logprobs[..., t], scores = torch.where(finished, filler, token), step, best.values
             finished = finished | (token == end)
             if t + 1 == new_tokens or bool(finished[:, 0].all()):
                 break
             cache.repeat(rows)
             hidden = model.body(token.flatten()[:, None], None, cache)[:, -1]
-    response, logprobs = response[:, 0, : t + 1], logprobs[:, 0, : t + 1]
-    mask = end_mask(response, end)
-    response, logprobs = response.masked_fill(~mask, filler), logprobs.masked_fill(~mask, 0.0)
-    return Generated(prompt, prompt_mask, response, mask, logprobs, end)
+    completion, logprobs = completion[:, 0, : t + 1], logprobs[:, 0, : t + 1]
+    mask = end_mask(completion, end)
+    completion, logprobs = completion.masked_fill(~mask, filler), logprobs.masked_fill(~mask, 0.0)
+    return Generated(prompt, prompt_mask, completion, mask, logprobs, end)
 
 
 def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig,
           seed: int) -> list[tuple[list[int], int]]:
-    """The teacher's answer to each prompt as rows to learn from.
+    """The teacher's completion to each prompt as rows to learn from.
 
     Args:
         prompts: lists of ids that begin with the begin token; seed: of what is drawn.
@@ -120,6 +120,6 @@ def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: Writ
             written = generate(teacher, asked, SamplingConfig(config.new_tokens, config.drawn_at), chance)
         else:
             written = beam_search(teacher, asked, config.new_tokens, config.beams)
-        for i, row, keep in zip(chosen, written.response, written.mask):
+        for i, row, keep in zip(chosen, written.completion, written.mask):
             rows[i] = ([*prompts[i], *row[keep].tolist()], len(prompts[i]))
     return rows

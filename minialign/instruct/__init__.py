@@ -1,6 +1,6 @@
 r"""Instruction tuning: from a model that continues texts to one that does what it is asked. In reading order:
 
-    sft.py            demonstrations: the prompt is read, the answer is learned
+    sft.py            demonstrations: the prompt is read, the completion is learned
     mixture.py        which example comes in which words, how often, and what is held out
     t5.py             every task is text in, text out, with one fixed prefix a task
     t0.py             many tasks in many wordings, and tasks that it never saw

@@ -1,4 +1,4 @@
-r"""FLAN: instruction tuning of a decoder. The prompt is read, the answer alone is taught.
+r"""FLAN: instruction tuning of a decoder. The prompt is read, the completion alone is taught.
 
     L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|          x in the words of a template, y ends with the end token
                                                                                 Wei et al. 2021 (FLAN), §2
@@ -24,7 +24,7 @@ from minialign.world.templates import Question
 
 def question_rows(tokenizer: Tokenizer, questions: list[Question], context: int,
                   skip_long: bool = False) -> tuple[list[Row], int]:
-    """Questions as rows of ids, each with the place where its answer starts, and how many were left out.
+    """Questions as rows of ids, each with the place where its completion starts, and how many were left out.
 
     Raises:
         UserError: prompt and answer do not fit the context.

@@ -1,6 +1,6 @@
-r"""Supervised fine-tuning on demonstrations: show the model what a good answer looks like.
+r"""Supervised fine-tuning on demonstrations: show the model what a good completion looks like.
 
-    L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            over the answer y only, the prompt x is read but not taught
+    L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            over the completion y only, the prompt x is read but not taught
                                                   Ouyang et al. 2022 (InstructGPT), §3.5; Stiennon et al. 2020, §3.4
 
 The loss is that of pretraining (pretrain/causal_lm.py); the text is another, and the loss looks at a part of it:
@@ -12,7 +12,7 @@ Details that matter:
     1. No loss on the prompt (test_no_loss_falls_on_the_prompt).
     2. The end token is taught, or the model talks on for ever (test_the_last_label_is_the_end_token).
     3. A demonstration that does not fit the context is an error, or, on request, left out and counted: cutting it would
-       cut the answer (test_on_request_what_is_too_long_is_left_out_and_counted_never_cut).
+       cut the completion (test_on_request_what_is_too_long_is_left_out_and_counted_never_cut).
 
 Read next: mixture.py. Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 """
@@ -30,7 +30,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 SFT = TrainingConfig(steps=600, batch=32, learning_rate=1e-3, weight_decay=0.05)
-Row = tuple[list[int], int]  # ids of begin, prompt, answer and end; the place where the answer starts
+Row = tuple[list[int], int]  # ids of begin, prompt, completion and end; the place where the completion starts
 
 
 def demonstration_rows(

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +89,9 @@ def labelled_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]
     if len(labels) < 2:
         raise UserError(f"all labels are {labels[0]!r}; give lines of two labels or more", file)
     if strange := [record for record in records if record["label"] not in labels]:
-        first = min(strange, key=itemgetter("line"))
+        first = min(strange, key=place_of)
         raise UserError(f"the teacher was not tuned on the label {first['label']!r}; it knows {', '.join(labels)}: "
-                        f"rename it, or tune the teacher on these lines", file, first["line"])
+                        f"rename it, or tune the teacher on these lines", file, place_of(first)[1])
     data = []
     for side in sides:
         rows = [text_row(model, tokenizer, ids) for ids in tokenizer.encode_many([record["text"] for record in side])]

@@ -187,7 +187,7 @@ def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0,
 
 def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, FirstHalf]:
     """The first half of the main job at the notebooks' size: a model tuned on demonstrations, and comparisons of its
-    answers.
+    completions.
 
     It is made once, and read afterwards as long as neither a setting nor a line of the code behind it changes.
 

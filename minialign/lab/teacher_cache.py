@@ -185,14 +185,14 @@ def identity(model: nn.Module) -> str:
 
 def written_once(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: WritingConfig, seed: int,
                  path: Path) -> list[tuple[list[int], int]]:
-    """The same as `write`, kept in a file: its first line says for whom, the others hold a prompt and an answer each,
-    in ids."""
+    """The same as `write`, kept in a file: its first line says for whom, the others hold a prompt and a completion
+    each, in ids."""
     made_for = fingerprint([identity(teacher), list(map(list, prompts)), to_dict(config), seed])
     if path.exists():
         first, *lines = read_jsonl(path)
         if first.get("made for") == made_for:
             return [([*line["prompt"], *line["answer"]], len(line["prompt"])) for line in lines]
     rows = write(teacher, prompts, config, seed)
-    answers = [{"prompt": ids[:start], "answer": ids[start:]} for ids, start in rows]
-    write_jsonl(path, [{"made for": made_for}, *answers])
+    completions = [{"prompt": ids[:start], "answer": ids[start:]} for ids, start in rows]
+    write_jsonl(path, [{"made for": made_for}, *completions])
     return rows

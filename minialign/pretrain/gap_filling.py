@@ -89,8 +89,8 @@ def fill_with_spans(model: LanguageModel, parts: list[list[int]], count: int, sa
     """Ids of texts whose parts an encoder-decoder has joined with spans of its own."""
     ids = [token for gap, part in zip(marks.gaps, parts[1:]) for token in (gap, *part)]
     inputs = [*marks.before, *parts[0], *ids, *marks.after]
-    written = generate(model, [inputs], sampling, generator, answers=count)
-    return [rebuild(inputs, row[keep].tolist(), marks.gaps) for row, keep in zip(written.response, written.mask)]
+    written = generate(model, [inputs], sampling, generator, completions=count)
+    return [rebuild(inputs, row[keep].tolist(), marks.gaps) for row, keep in zip(written.completion, written.mask)]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-r"""Comparisons: two answers to one prompt, and which of them somebody preferred.
+r"""Comparisons: two completions to one prompt, and which of them somebody preferred.
 
 One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annotator`, `chosen_policy`,
 `rejected_policy`, `confidence` (1 to 9 here; other people's scales are kept as they are), `shown_first` ("chosen" |
@@ -6,9 +6,9 @@ One JSON object a line: `prompt`, `chosen`, `rejected`, and, where known, `annot
 "content"}); where `chosen` and `rejected` are whole conversations, what they begin with in common is the prompt. The
 labelling page writes the same lines, and ties, skipped pairs, pairs that were asked again, and undo marks. Details:
     1. Pairs mix several policies and the references, as in the summarisation data (Stiennon et al. 2020, §3.2): a
-       reward model that has only seen one policy's answers cannot judge another's.
+       reward model that has only seen one policy's completions cannot judge another's.
     2. Splits are by prompt (test_no_prompt_stands_on_both_sides_of_a_split).
-    3. Pairs of equal answers, ties and what was taken back are dropped and counted
+    3. Pairs of equal completions, ties and what was taken back are dropped and counted
        (test_what_teaches_nothing_is_left_out_and_counted).
 
 Read next: rouge.py. See also: lab/labelling/page.py (where people make them), ranked.py, reward_model.py.
@@ -39,7 +39,7 @@ ASIDE = {"tie": "ties", "skip": "skipped"}  # choices that order nothing
 
 @dataclass(frozen=True)
 class Candidate:
-    """One source of answers: a model, or (without one) texts that people wrote."""
+    """One source of completions: a model, or (without one) texts that people wrote."""
 
     name: str
     model: LanguageModel | None = None
@@ -64,8 +64,8 @@ def as_chat(value: Any, role: str, place: tuple[object, int | None]) -> list[tup
 
 
 def divide_conversations(record: dict) -> dict[str, str]:
-    """`prompt`, `chosen` and `rejected` as texts; what answers repeat of the prompt, or begin with in common, is read
-    once, as the prompt.
+    """`prompt`, `chosen` and `rejected` as texts; what completions repeat of the prompt, or begin with in common, is
+    read once, as the prompt.
 
     One question and its two answers are their contents. Of more turns each is a line `role: content`, the prompt ends
     with the role that answers, and prompt and answer side by side are the whole conversation.
@@ -73,29 +73,31 @@ def divide_conversations(record: dict) -> dict[str, str]:
         UserError: no prompt, neither text nor messages, or a prompt that conversations do not have.
     """
     place, asked = place_of(record), record.get("prompt")
-    prompt, *answers = [as_chat(record.get(name), role, place)
+    prompt, *completions = [as_chat(record.get(name), role, place)
                         for name, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"))]
     if is_chat(record["chosen"]) and is_chat(record["rejected"]):
-        common = next((i for i, (a, b) in enumerate(zip(*answers)) if a != b), min(map(len, answers)))
-        shared = answers[0][: min(common, *(len(answer) - 1 for answer in answers))]  # each keeps an answer
+        common = next((i for i, (a, b) in enumerate(zip(*completions)) if a != b), min(map(len, completions)))
+        # each keeps a completion
+        shared = completions[0][: min(common, *(len(completion) - 1 for completion in completions))]
         said, known = ([content.strip() for _, content in part] for part in (prompt, shared))
         if any(known[i : i + len(said)] == said for i in range(len(known))):
-            prompt, answers = shared, [answer[len(shared) :] for answer in answers]
+            prompt, completions = shared, [completion[len(shared) :] for completion in completions]
         elif shared and isinstance(asked, str) and asked and shared[0][0] != "assistant":
             raise UserError("the conversations begin alike, and without the prompt; leave the prompt out, or let them "
                             "begin with it", *place)
         elif shared:
-            prompt, answers = prompt + shared, [answer[len(shared) :] for answer in answers]
-    answers = [answer[len(prompt) :] if answer[: len(prompt)] == prompt != answer else answer for answer in answers]
+            prompt, completions = prompt + shared, [completion[len(shared) :] for completion in completions]
+    completions = [completion[len(prompt) :] if completion[: len(prompt)] == prompt != completion else completion
+                   for completion in completions]
     if not prompt and asked is None:
         check_fields(record, ("prompt",), (str, list), *place)
-    if len(prompt) < 2 and all(len(answer) < 2 for answer in answers):
-        texts = ["".join(content for _, content in part) for part in (prompt, *answers)]
+    if len(prompt) < 2 and all(len(completion) < 2 for completion in completions):
+        texts = ["".join(content for _, content in part) for part in (prompt, *completions)]
     else:
         before, *whole = ["\n".join(f"{role}: {content}" for role, content in turns)
-                          for turns in (prompt, *(prompt + answer for answer in answers))]
-        if prompt and len({answer[0][0] if answer else None for answer in answers}) == 1:
-            before += f"\n{answers[0][0][0]}:"
+                          for turns in (prompt, *(prompt + completion for completion in completions))]
+        if prompt and len({completion[0][0] if completion else None for completion in completions}) == 1:
+            before += f"\n{completions[0][0][0]}:"
         texts = [before, *(text[len(before) :] for text in whole)]
     return dict(zip(("prompt", "chosen", "rejected"), texts))
 
@@ -108,7 +110,8 @@ def refuse_other_forms(record: dict) -> None:
                         r"last '\n\nAssistant:' that they share, and make what stands before the cut the prompt",
                         *place_of(record))
     if "completion" in record and type(record.get("label")) is bool:
-        raise UserError("one answer and whether it was liked, as in KTO; a comparison needs two answers to a prompt, "
+        raise UserError("one completion and whether it was liked, as in KTO; a comparison needs two completions to a "
+                        "prompt, "
                         "chosen and rejected", *place_of(record))
 
 
@@ -126,7 +129,7 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
     """Comparisons of a JSONL file, and what was left out: reason -> lines.
 
     Raises:
-        UserError: a broken line, a field missing or of another type; names file and line. Answers that all repeat
+        UserError: a broken line, a field missing or of another type; names file and line. Completions that all repeat
             their prompts.
     """
     records = read_jsonl(path)
@@ -170,7 +173,7 @@ def check_facts(record: dict) -> None:
 
 
 def say_left_out(left_out: Counter[str]) -> str:
-    """The counts for people: "3 both answers are equal, 2 ties"."""
+    """The counts for people: "3 both completions are equal, 2 ties"."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
 
 
@@ -185,24 +188,25 @@ def key_of(comparison: dict) -> str:
 
 
 def sample_pairs(candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts: Sequence[str],
-                 sampling: SamplingConfig, seed: int = 0, answers: int = 2) -> tuple[list[dict], int]:
-    """For each prompt some answers of candidates drawn by chance, and all pairs of them, each in random order.
+                 sampling: SamplingConfig, seed: int = 0, completions: int = 2) -> tuple[list[dict], int]:
+    """For each prompt some completions of candidates drawn by chance, and all pairs of them, each in random order.
 
     Args:
-        candidates: where answers come from; a model may answer twice, a list of texts has one answer.
+        candidates: where completions come from; a model may answer twice, a list of texts has one completion.
         tokenizer: of the models; prompts: what is answered.
         sampling: how models answer, each at its candidate's temperature; seed: of the draw, the order and the samples.
-        answers: K to a prompt, which make C(K, 2) pairs.
+        completions: K to a prompt, which make C(K, 2) pairs.
     Returns:
         {"prompt", "first", "second", "first_policy", "second_policy", "index"} of each pair, and how many were equal.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    pool = [i for i, candidate in enumerate(candidates) for _ in range(1 if candidate.model is None else answers)]
-    if len(pool) < answers:
-        raise UserError(f"there are {len(pool)} sources for {answers} answers to a prompt; name another run, or give "
+    pool = [i for i, candidate in enumerate(candidates) for _ in range(1 if candidate.model is None else completions)]
+    if len(pool) < completions:
+        raise UserError(f"there are {len(pool)} sources for {completions} completions to a prompt; name another run, "
+                        f"or give "
                         f"--references")
-    drawn = [rng.sample(pool, answers) for _ in prompts]  # for each prompt its candidates, in random order
-    texts = [[""] * answers for _ in prompts]
+    drawn = [rng.sample(pool, completions) for _ in prompts]  # for each prompt its candidates, in random order
+    texts = [[""] * completions for _ in prompts]
     for number, candidate in enumerate(candidates):
         wanted = [(k, place) for k, row in enumerate(drawn) for place, i in enumerate(row) if i == number]
         if candidate.model is None:
@@ -215,7 +219,7 @@ def sample_pairs(candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts:
     names = [[candidates[i].name for i in row] for row in drawn]
     pairs = [{"prompt": prompt, "first": texts[k][i], "second": texts[k][j], "first_policy": names[k][i],
               "second_policy": names[k][j], "index": k}
-             for k, prompt in enumerate(prompts) for i, j in combinations(range(answers), 2)]
+             for k, prompt in enumerate(prompts) for i, j in combinations(range(completions), 2)]
     different = [pair for pair in pairs if pair["first"].strip() != pair["second"].strip()]
     return different, len(pairs) - len(different)
 

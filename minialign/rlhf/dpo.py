@@ -3,15 +3,15 @@ the reward model.
 
     r̂(x, y) = β log[π(y|x) / π_ref(y|x)]                             Rafailov et al. 2023, §4, Eq. 5 (without β log Z)
     L = −E log σ(r̂(x, y_chosen) − r̂(x, y_rejected))                                 Rafailov et al. 2023, §4, Eq. 7
-    L_c = (1 − ε) L + ε L with the two answers exchanged                              Mitchell 2023, conservative DPO
+    L_c = (1 − ε) L + ε L with the two completions exchanged                             Mitchell 2023, conservative DPO
 
 The policy that maximises E[r] − β KL(π ‖ π_ref), PPO's objective, is π*(y|x) = π_ref(y|x) exp(r(x, y)/β) / Z(x).
 Solved for r and put into the reward model's loss, Z falls out, and what is left is a loss on the policy itself.
 
-Why do the chosen answers grow less likely? That is no bug: the loss sees the *gap* of two log-ratios, and a gap also
-opens when both fall and the rejected one falls faster. They must fall: over answers that π_ref wrote, the mean of
-log(π/π_ref) is −KL(π_ref ‖ π) ≤ 0, so with Δ the mean gap, chosen ones move by Δ/2 − KL and rejected ones by −Δ/2 − KL
-(test_the_chosen_rise_by_half_the_gap_less_the_kl). What both lose goes to answers that nobody compared, good or bad:
+Why do the chosen completions grow less likely? That is no bug: the loss sees the *gap* of two log-ratios, and a gap
+also opens when both fall and the rejected one falls faster. They must fall: over completions that π_ref wrote, the mean
+of log(π/π_ref) is −KL(π_ref ‖ π) ≤ 0, so with Δ the mean gap, chosen ones move by Δ/2 − KL and rejected ones by −Δ/2 −
+KL (test_the_chosen_rise_by_half_the_gap_less_the_kl). What both lose goes to answers that nobody compared, good or bad:
 that is how DPO is over-optimised. Watch `chosen`: a few nats are normal; tens mean that β or the learning rate is
 wrong. Details that matter:
     1. At the start both are the same model, and no dropout tells them apart: every gap is 0 and the loss log 2
@@ -23,7 +23,7 @@ wrong. Details that matter:
     5. `imitation` adds the chosen answers' own loss, per token, which holds them up (Pang et al. 2024, §3, Eq. 2).
 
 Metrics beside those of training.py, on held-out pairs: `validation` the loss, nats · `accuracy` share of pairs with a
-positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those answers, nats · `gap` mean of the
+positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those completions, nats · `gap` mean of the
 difference r̂(chosen) − r̂(rejected), in units of the reward.
 
 Read next: equal_length.py. See also: ppo.py, which samples.
@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minialign.heads import LanguageModel, evaluating
-from minialign.logprobs import answer_logprobs
+from minialign.logprobs import completion_logprobs
 from minialign.rlhf.kl import learner_and_reference
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.rlhf.reward_model import pair_accuracy
@@ -66,7 +66,7 @@ def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float, 
     r"""(P,) loss of each pair, nats: −(1 − ε) log σ(βΔ) − ε log σ(−βΔ), Rafailov et al. 2023, Eq. 7; Mitchell 2023.
 
     Args:
-        chosen_logratios, rejected_logratios: (P,) log π(y|x) − log π_ref(y|x), nats, summed over the answer.
+        chosen_logratios, rejected_logratios: (P,) log π(y|x) − log π_ref(y|x), nats, summed over the completion.
         beta: price of one nat; label_smoothing: ε.
     """
     gap = beta * (chosen_logratios - rejected_logratios)  # (P,) r̂(x, y_chosen) − r̂(x, y_rejected)
@@ -74,20 +74,20 @@ def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float, 
 
 
 def batch_logprobs(model: LanguageModel, batch: RankedBatch) -> Tensor:
-    """(N,) log π(answer | prompt) of the batch's answers, nats, the end token included; without dropout."""
+    """(N,) log π(completion | prompt) of the batch's completions, nats, the end token included; without dropout."""
     with evaluating(model):
-        return answer_logprobs(model, batch.prompts, batch.answers, batch.of)[0].sum(dim=1)
+        return completion_logprobs(model, batch.prompts, batch.completions, batch.of)[0].sum(dim=1)
 
 
 @torch.no_grad()
 def reference_logprobs(reference: LanguageModel, data: Comparisons) -> list[Tensor]:
-    """For each prompt (K,) log π_ref of its answers, nats: computed once, since the reference never moves."""
+    """For each prompt (K,) log π_ref of its completions, nats: computed once, since the reference never moves."""
     found = torch.cat([batch_logprobs(reference, batch) for batch in data.in_order()])
-    return list(found.split([len(ranked.answers) for ranked in data.ranked]))
+    return list(found.split([len(ranked.completions) for ranked in data.ranked]))
 
 
 def logratios(policy: LanguageModel, batch: RankedBatch, known: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(N,) log π of the batch's answers, and (N,) log π − log π_ref, nats; `known` is from `reference_logprobs`."""
+    """(N,) log π of the batch's completions, and (N,) log π − log π_ref, nats; `known` is from `reference_logprobs`."""
     logprobs = batch_logprobs(policy, batch)
     return logprobs, logprobs - torch.cat([known[row] for row in batch.rows])
 
@@ -98,7 +98,7 @@ def batch_loss(policy: LanguageModel, batch: RankedBatch, known: list[Tensor], c
     chosen, rejected = ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected)
     losses = dpo_loss(chosen, rejected, config.beta, config.label_smoothing)  # (P,)
     if config.imitation:
-        a_token = logprobs / torch.tensor([len(answer) for answer in batch.answers])
+        a_token = logprobs / torch.tensor([len(completion) for completion in batch.completions])
         losses = losses - config.imitation * a_token.index_select(0, batch.chosen)  # Pang et al. 2024, Eq. 2
     return (batch.weights * losses).sum()
 

@@ -54,23 +54,24 @@ def rates_at_equal_length(outcomes: Tensor, log_ratios: Tensor, counts: Tensor, 
     return torch.sigmoid(a)
 
 
-def win_rates(outcomes: Sequence[Sequence[float]], answers: Sequence[str], rivals: Sequence[str], draws: int = 1000,
+def win_rates(outcomes: Sequence[Sequence[float]], completions: Sequence[str], rivals: Sequence[str], draws: int = 1000,
               seed: int = 0) -> WinRate:
-    """How often the answers win, and what is left of it at equal length.
+    """How often the completions win, and what is left of it at equal length.
 
     Raises UserError for fewer than two prompts, or lists of different lengths.
 
     Args:
         outcomes: for each prompt, what every judge said: 1 a win, ½ a tie, 0 a loss.
-        answers, rivals: the two texts of each prompt, whose words are counted; an empty one counts as one word.
+        completions, rivals: the two texts of each prompt, whose words are counted; an empty one counts as one word.
         draws: of the bootstrap; seed: of them.
     """
-    if not len(outcomes) == len(answers) == len(rivals):
-        raise UserError(f"{len(outcomes)} judgements of {len(answers)} answers and {len(rivals)} rivals: there must be "
+    if not len(outcomes) == len(completions) == len(rivals):
+        raise UserError(f"{len(outcomes)} judgements of {len(completions)} completions and {len(rivals)} rivals: there "
+                        f"must be "
                         f"equally many")
     won = win_rate(outcomes)
     shares = torch.tensor([sum(judges) / len(judges) for judges in outcomes], dtype=torch.float64)  # (P,)
-    words = [[max(1, len(text.split())) for text in side] for side in (answers, rivals)]
+    words = [[max(1, len(text.split())) for text in side] for side in (completions, rivals)]
     words = torch.tensor(words, dtype=torch.float64)  # (2, P)
     log_ratios = words[0].log() - words[1].log()
     mean = float(rates_at_equal_length(shares, log_ratios, torch.ones(1, len(shares)).double()))

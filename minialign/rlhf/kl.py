@@ -91,6 +91,6 @@ def sampled_kl(policy: LanguageModel, reference: LanguageModel, prompts: Sequenc
         part = prompts[start : start + 64]
         said = generate(policy, part, sampling, generator)
         vectors, _ = predicting_vectors(reference.body, part, said.ids(), range(len(part)))
-        reference_logprobs = token_logprobs(reference.logits(vectors), said.response, sampling.temperature)
+        reference_logprobs = token_logprobs(reference.logits(vectors), said.completion, sampling.temperature)
         parts.append((k1(said.logprobs, reference_logprobs) * said.mask).sum(dim=1))
     return torch.cat(parts)

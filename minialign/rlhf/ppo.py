@@ -14,24 +14,24 @@ it. The *reference* π_ref is the SFT model, frozen for good; the KL penalty is 
        improved would not be the one that acted (test_rollout_logprobs_equal_a_full_pass).
     2. What stands after the end token is cut away (test_what_stands_after_the_end_token_has_no_influence), and V is 0
        there (test_gae_never_looks_past_the_end).
-    3. A prompt is read once for all its answers (test_several_answers_to_a_prompt_are_those_of_several_prompts).
+    3. A prompt is read once for all its completions (test_several_answers_to_a_prompt_are_those_of_several_prompts).
     4. The penalty falls on every token, the score on the last real one (test_the_score_stands_at_the_last_real_token).
     5. Advantages are whitened over the real tokens of the whole batch, never over padding
        (test_whitening_ignores_padding); returns are *raw* advantages plus values (test_returns_are_raw).
     6. No dropout: with learning rate 0 all ratios are 1 (test_ratios_are_1_before_the_first_step). The policy loss is
        the mean over the real tokens of a minibatch.
     7. The value function has a trunk of its own, which starts as the reward model's (Stiennon et al. 2020, §3.4), and a
-       head of zeros (Ziegler et al. 2019): a reward head is right at the end of an answer only
+       head of zeros (Ziegler et al. 2019): a reward head is right at the end of a completion only
        (test_the_value_function_starts_at_0_and_the_reference_never_moves).
     8. Adam with eps 1e-5, learning rate falling to 0 (Huang et al. 2024, details 19 and 21). TensorFlow's Adam adds eps
        elsewhere: its first steps differ by a factor of 1.03 for gradients of 1e-2, 29 for 1e-6.
     DEVIATION: there is no vf_coef: policy and value share no weight, and Adam is blind to a loss's scale.
 
-Metrics, one line an update: `score` mean reward-model score, in its standard deviations on reference answers · `kl`
-nats per answer, the sum of k1 (about 0 at first; one negative sample is noise, a mean that stays negative a bug) ·
+Metrics, one line an update: `score` mean reward-model score, in its standard deviations on reference completions · `kl`
+nats per completion, the sum of k1 (about 0 at first; one negative sample is noise, a mean that stays negative a bug) ·
 `kl_k3` the same from k3 · `entropy` nats per token · `clip_fraction` tokens whose ratio was clipped (normal: below 0.2)
-· `policy_loss`, `value_loss` · `explained_variance` of the returns by V · `ended` share of answers that end · `length`
-tokens · `beta` · `text_loss` nats per token of the pretraining text, if any is mixed in.
+· `policy_loss`, `value_loss` · `explained_variance` of the returns by V · `ended` share of completions that end ·
+`length` tokens · `beta` · `text_loss` nats per token of the pretraining text, if any is mixed in.
 
 Read next: pretraining_mix.py, best_of_n.py (the rival without training), reward_checks.py (what it likes too much).
 Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
@@ -54,7 +54,7 @@ from minialign.heads import LanguageModel, ScalarModel
 from minialign.logprobs import entropy, masked_variance, predicting_vectors, token_logprobs, whiten
 from minialign.rlhf.kl import KLPrice, k1, k3, learner_and_reference
 from minialign.rlhf.pretraining_mix import PretrainingMix
-from minialign.rlhf.reward_model import Ensemble, penalise_missing_end, score_answers
+from minialign.rlhf.reward_model import Ensemble, penalise_missing_end, score_completions
 from minialign.runs.errors import UserError
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
@@ -70,44 +70,44 @@ class PPOConfig:
 
     updates: int = 60  # rollouts, each followed by `epochs` passes over it
     prompts: int = 64  # prompts a rollout
-    answers: int = 1  # answers to each of them; a prompt is read once for all its answers
-    new_tokens: int = 40  # R, tokens of a response at most
+    completions: int = 1  # completions to each of them; a prompt is read once for all its completions
+    new_tokens: int = 40  # R, tokens of a completion at most
     temperature: float = 1.0  # of sampling, and of every log-probability
     epochs: int = 2  # passes over one rollout
-    minibatch: int = 32  # answers an optimizer step
+    minibatch: int = 32  # completions an optimizer step
     learning_rate: float = 3e-4  # of the policy, falling to 0
     value_learning_rate: float = 3e-4  # of the value function, falling to 0
     beta: float = 0.1  # price of one nat of KL, in standard deviations of the score
-    target_kl: float = 0.0  # nats per answer that beta is steered to; 0 keeps beta fixed
-    horizon: int = 10_000  # answers in which beta may change by a fifth, when it is steered
+    target_kl: float = 0.0  # nats per completion that beta is steered to; 0 keeps beta fixed
+    horizon: int = 10_000  # completions in which beta may change by a fifth, when it is steered
     gamma: float = 1.0  # discount from one token to the next
     lam: float = 0.95  # λ of the advantage estimate
     clip: float = 0.2  # ε of the policy's ratio and of the value
     whiten_rewards: bool = False  # scale a rollout's rewards to std 1 (Ziegler et al. 2019; not Stiennon et al. 2020)
-    missing_end: str = "replace"  # how an answer without an end is scored: subtract | replace
+    missing_end: str = "replace"  # how a completion without an end is scored: subtract | replace
     missing_end_score: float = 3.0  # by how much less, or minus what, in standard deviations of the score
     value_warmup: int = 0  # first updates in which the value function learns alone
     seed: int = 0  # of prompts, samples and minibatches
 
     def __post_init__(self):
-        counts = ("updates", "prompts", "answers", "new_tokens", "epochs", "minibatch", "horizon")
+        counts = ("updates", "prompts", "completions", "new_tokens", "epochs", "minibatch", "horizon")
         amounts = ("beta", "target_kl", "missing_end_score", "value_warmup")
         shares = ("learning_rate", "value_learning_rate", "gamma", "lam")
         check_ranges(self, dict.fromkeys(counts, (1, math.inf)) | dict.fromkeys(amounts, (0, 1e6))
                      | dict.fromkeys(shares, (0, 1)) | {"temperature": (1e-6, 100), "clip": (1e-6, 1e6)})
         if self.missing_end not in ("subtract", "replace"):
             raise UserError(f"missing_end is {self.missing_end!r}; choose subtract or replace")
-        if self.minibatch > self.prompts * self.answers or self.minibatch % self.answers:
+        if self.minibatch > self.prompts * self.completions or self.minibatch % self.completions:
             raise UserError(f"a minibatch of {self.minibatch} is no number of whole prompts of a rollout of "
-                            f"{self.prompts} prompts with {self.answers} answers; change --minibatch")
+                            f"{self.prompts} prompts with {self.completions} completions; change --minibatch")
 
 
 @dataclass
 class Rollout:
-    """N answers of at most R tokens, K to each of B prompts, and what is known about them (None: not yet)."""
+    """N completions of at most R tokens, K to each of B prompts, and what is known about them (None: not yet)."""
 
     prompts: list[list[int]]  # (B,) ids
-    response: Tensor  # (N, R) sampled ids; PAD after the end token; the K answers of a prompt stand together
+    completion: Tensor  # (N, R) sampled ids; PAD after the end token; the K completions of a prompt stand together
     mask: Tensor  # (N, R) true up to and with the end token
     logprobs: Tensor  # (N, R) log π of each token when it was sampled, nats
     reference_logprobs: Tensor | None = None  # (N, R) log π_ref, nats
@@ -116,18 +116,18 @@ class Rollout:
     advantages: Tensor | None = None  # (N, R) Â, whitened
     returns: Tensor | None = None  # (N, R) G
 
-    def answer_ids(self) -> tuple[list[list[int]], list[int]]:
-        """N answers as lists of ids, and (N,) which prompt each of them goes on from."""
-        of = torch.arange(len(self.prompts)).repeat_interleave(len(self.response) // len(self.prompts))
-        return [row[keep].tolist() for row, keep in zip(self.response, self.mask)], of.tolist()
+    def completion_ids(self) -> tuple[list[list[int]], list[int]]:
+        """N completions as lists of ids, and (N,) which prompt each of them goes on from."""
+        of = torch.arange(len(self.prompts)).repeat_interleave(len(self.completion) // len(self.prompts))
+        return [row[keep].tolist() for row, keep in zip(self.completion, self.mask)], of.tolist()
 
     def vectors(self, body: nn.Module) -> Tensor:
-        """(N, R, D): the vectors of a decoder's stack from which each response token is predicted."""
-        return predicting_vectors(body, self.prompts, *self.answer_ids())[0]
+        """(N, R, D): the vectors of a decoder's stack from which each completion token is predicted."""
+        return predicting_vectors(body, self.prompts, *self.completion_ids())[0]
 
     def take(self, prompts: Tensor) -> Rollout:
-        """The named prompts with their answers as a smaller rollout, no longer than its longest answer."""
-        K = len(self.response) // len(self.prompts)
+        """The named prompts with their completions as a smaller rollout, no longer than its longest completion."""
+        K = len(self.completion) // len(self.prompts)
         rows = (prompts[:, None] * K + torch.arange(K)).flatten()
         longest = int(self.mask[rows].sum(dim=1).max())
         parts = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
@@ -143,12 +143,12 @@ def collect(policy: LanguageModel, reference: LanguageModel, value: ScalarModel,
     for model in (policy, reference, value, reward):
         model.eval()
     sampling = SamplingConfig(config.new_tokens, config.temperature)
-    said = generate(policy, prompts, sampling, generator, answers=config.answers)
-    rollout = Rollout([list(prompt) for prompt in prompts], said.response, said.mask, said.logprobs)
+    said = generate(policy, prompts, sampling, generator, completions=config.completions)
+    rollout = Rollout([list(prompt) for prompt in prompts], said.completion, said.mask, said.logprobs)
     logits = reference.logits(rollout.vectors(reference.body))  # (N, R, V)
-    rollout.reference_logprobs = token_logprobs(logits, said.response, config.temperature) * said.mask
+    rollout.reference_logprobs = token_logprobs(logits, said.completion, config.temperature) * said.mask
     rollout.values = value.head(rollout.vectors(value.body)).squeeze(-1) * said.mask
-    scores = score_answers(reward, rollout.prompts, *rollout.answer_ids())
+    scores = score_completions(reward, rollout.prompts, *rollout.completion_ids())
     rollout.scores = penalise_missing_end(scores, said.ended(), config.missing_end, config.missing_end_score)
     return rollout
 
@@ -158,9 +158,9 @@ def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprob
     """(N, R) reward of each token (Ziegler et al. 2019, §2.2, Eq. 2): the KL penalty, and the score on the last one.
 
     Args:
-        scores: (N,) reward-model scores, in units of their standard deviation on reference answers.
+        scores: (N,) reward-model scores, in units of their standard deviation on reference completions.
         policy_logprobs, reference_logprobs: (N, R) log-probabilities of the sampled tokens, nats.
-        mask: (N, R) true for real response tokens, the end token included; elsewhere rewards are 0.
+        mask: (N, R) true for real completion tokens, the end token included; elsewhere rewards are 0.
         beta: price of one nat of KL, in units of `scores`.
     """
     rewards = -beta * k1(policy_logprobs, reference_logprobs)  # (N, R) of any sign
@@ -248,11 +248,11 @@ def ppo_update(learner: Learner, rollout: Rollout, generator: torch.Generator) -
     config, sums, steps = learner.config, Counter(), 0
     for _ in range(config.epochs):
         order = torch.randperm(len(rollout.prompts), generator=generator)
-        for chosen in order.split(config.minibatch // config.answers):
+        for chosen in order.split(config.minibatch // config.completions):
             part = rollout.take(chosen)
             real = part.mask  # (n, R); from here on the M real tokens stand in one line
             logits = learner.policy.logits(part.vectors(learner.policy.body)[real])  # (M, V)
-            logprobs = token_logprobs(logits, part.response[real], config.temperature)
+            logprobs = token_logprobs(logits, part.completion[real], config.temperature)
             losses, clipped = policy_loss(logprobs, part.logprobs[real], part.advantages[real], config.clip)
             text = learner.mix.loss(learner.policy, generator) if learner.mix else None
             loss = losses.mean()
@@ -274,7 +274,7 @@ def rollout_metrics(rollout: Rollout, beta: float) -> dict[str, float]:
     ratios = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)  # (N,)
     check_finite(score=rollout.scores, KL=ratios)
     lengths = rollout.mask.sum(dim=1)
-    ended = rollout.response.gather(1, lengths[:, None] - 1).squeeze(1) == END
+    ended = rollout.completion.gather(1, lengths[:, None] - 1).squeeze(1) == END
     numbers = {"score": rollout.scores, "kl": ratios, "length": lengths.float(), "ended": ended.float(),
                "kl_k3": k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)}
     return {name: float(each.mean()) for name, each in numbers.items()} | {"beta": beta}
@@ -293,8 +293,8 @@ def train_ppo(policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: li
         watch: sees each rollout, which prompts it answered, and the policy afterwards; it only adds to the log.
         mix: text that is learned beside the reward, PPO-ptx; None for plain PPO.
     Raises:
-        UserError: fewer prompts than a rollout, an answer that does not fit the context, or a score, KL or loss that is
-            not finite: the rollout is left in the run folder. Stopped: after Ctrl-C, all saved.
+        UserError: fewer prompts than a rollout, a completion that does not fit the context, or a score, KL or loss that
+            is not finite: the rollout is left in the run folder. Stopped: after Ctrl-C, all saved.
     """
     policy, reference = learner_and_reference(policy)
     value = ScalarModel(copy.deepcopy(reward.body), head_std=0.0).requires_grad_(True)
@@ -312,7 +312,7 @@ def train_ppo(policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: li
                 estimate_advantages(rollout, price.beta, config)
                 metrics |= ppo_update(learner, rollout, generator)
             price.update(metrics["kl"], len(rollout.scores))
-            metrics |= watch(rollout, [i for i in asked for _ in range(config.answers)], policy) if watch else {}
+            metrics |= watch(rollout, [i for i in asked for _ in range(config.completions)], policy) if watch else {}
             loop.state.update(beta=price.beta, last=metrics)
             loop.done(metrics, f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f} nats")
         run.finish(policy.eval(), **loop.state["last"])

@@ -4,7 +4,7 @@ r"""PPO-ptx: learn a little pretraining text in every step of PPO, so that less 
 
 The *alignment tax* is what the text that nobody optimises for costs afterwards: nats per token more than before PPO
 (Askell et al. 2021, §1.1; Ouyang et al. 2022, §4.2: with γ the losses on public data sets shrink or go). The KL penalty
-alone does not prevent it: it is paid on answers to prompts only. Details that matter:
+alone does not prevent it: it is paid on completions to prompts only. Details that matter:
     1. The gradients of both terms are clipped and stepped as one (test_the_mix_adds_its_gradient_to_that_of_ppo).
     2. A resumed run draws the same rows (test_a_resumed_run_with_a_mix_ends_with_the_same_bits).
     3. The tax is measured on text that was not mixed in (test_the_tax_is_the_difference_of_held_out_losses).

@@ -1,12 +1,12 @@
 r"""Comparisons as rows of ids, those of one prompt together: what a reward model and DPO learn from.
 
-K answers to a prompt make up to C(K, 2) pairs; they are one element of a batch, each answer is read once for all its
-pairs, and every prompt weighs the same (Ouyang et al. 2022, §3.5; pitfall D35, test_k_answers_are_one_element). Details
-that matter:
+K completions to a prompt make up to C(K, 2) pairs; they are one element of a batch, each completion is read once for
+all its pairs, and every prompt weighs the same (Ouyang et al. 2022, §3.5; pitfall D35, test_k_answers_are_one_element).
+Details that matter:
     1. What does not fit the context is an error, or left out, or cut, and counted
        (test_long_comparisons_are_left_out_on_request_and_counted).
-    2. Two answers that are equal once they are cut would teach that equal scores are wrong; they are dropped, counted
-       (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
+    2. Two completions that are equal once they are cut would teach that equal scores are wrong; they are dropped,
+       counted (test_pairs_that_become_equal_when_cut_are_dropped_and_counted).
 
 Read next: reward_model.py, dpo.py.
 """
@@ -30,20 +30,20 @@ TOO_LONG, CUT, EQUAL = "too long for the context", "cut to fit the context", "eq
 
 @dataclass(frozen=True)
 class Ranked:
-    """The answers to one prompt that were compared, each once, and who won: K answers, up to C(K, 2) pairs."""
+    """The completions to one prompt that were compared, each once, and who won: K completions, up to C(K, 2) pairs."""
 
     prompt: list[int]  # its ids, the begin token first
-    answers: list[list[int]]  # ids of each, with the end token
-    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `answers`
+    completions: list[list[int]]  # ids of each, with the end token
+    pairs: list[tuple[int, int]]  # (the chosen one, the rejected one), places in `completions`
 
 
 @dataclass
 class RankedBatch(ExampleBatch):
-    """B prompts, all their N answers and the P pairs of them."""
+    """B prompts, all their N completions and the P pairs of them."""
 
     prompts: list[list[int]]  # (B,) ids
-    answers: list[list[int]]  # (N,) ids
-    of: list[int]  # (N,) which of the prompts each answers
+    completions: list[list[int]]  # (N,) ids
+    of: list[int]  # (N,) which of the prompts each completions
     chosen: Tensor  # (P,) which answer was preferred
     rejected: Tensor  # (P,) to which
     weights: Tensor  # (P,) one over the pairs of its prompt: every prompt weighs the same
@@ -52,14 +52,14 @@ class RankedBatch(ExampleBatch):
     @property
     def size(self) -> int:
         """Tokens read."""
-        return sum(map(len, self.prompts)) + sum(map(len, self.answers))
+        return sum(map(len, self.prompts)) + sum(map(len, self.completions))
 
 
 class Comparisons(Batches):
-    """Ranked answers, from `ranked_rows`, as training data: `batch` prompts a step, their order from `seed`."""
+    """Ranked completions, from `ranked_rows`, as training data: `batch` prompts a step, their order from `seed`."""
 
     def __init__(self, ranked: list[Ranked], batch: int, seed: int):
-        super().__init__([len(r.prompt) + max(map(len, r.answers)) for r in ranked], batch, seed)
+        super().__init__([len(r.prompt) + max(map(len, r.completions)) for r in ranked], batch, seed)
         self.ranked = ranked
 
     def in_order(self, size: int = 32) -> Iterator[RankedBatch]:
@@ -69,15 +69,15 @@ class Comparisons(Batches):
 
     def batch(self, names: list[int], step: int = 0) -> RankedBatch:
         """The pairs of the named prompts, the same at every step."""
-        answers, of, chosen, rejected, weights = [], [], [], [], []
+        completions, of, chosen, rejected, weights = [], [], [], [], []
         for place, ranked in enumerate(self.ranked[name] for name in names):
-            chosen += [len(answers) + better for better, _ in ranked.pairs]
-            rejected += [len(answers) + worse for _, worse in ranked.pairs]
+            chosen += [len(completions) + better for better, _ in ranked.pairs]
+            rejected += [len(completions) + worse for _, worse in ranked.pairs]
             weights += [1 / len(ranked.pairs)] * len(ranked.pairs)
-            of += [place] * len(ranked.answers)
-            answers += ranked.answers
+            of += [place] * len(ranked.completions)
+            completions += ranked.completions
         prompts, pairs = [self.ranked[name].prompt for name in names], map(torch.tensor, (chosen, rejected, weights))
-        return RankedBatch(prompts, answers, of, *pairs, names)
+        return RankedBatch(prompts, completions, of, *pairs, names)
 
 
 def ranked_rows(tokenizer: Tokenizer, comparisons: list[dict], context: int, long: str = "stop",
@@ -87,33 +87,34 @@ def ranked_rows(tokenizer: Tokenizer, comparisons: list[dict], context: int, lon
 
     Args:
         context: tokens that prompt and answer may have together.
-        long: "stop" with an error when they have more, "skip" them, or "cut" the answer, whose end token stays.
+        long: "stop" with an error when they have more, "skip" them, or "cut" the completion, whose end token stays.
         file: named in the error.
     Raises:
-        UserError: an answer that does not fit the context; names file and line.
+        UserError: a completion that does not fit the context; names file and line.
     """
     columns = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen", "rejected"))
     ranked: dict[object, Ranked] = {}
     left_out: Counter[str] = Counter()
-    for number, (comparison, prompt, *answers) in enumerate(zip(comparisons, *columns)):
-        prompt, answers = [tokenizer.begin, *prompt], [[*answer, tokenizer.end] for answer in answers]
-        longest, room = len(prompt) + max(map(len, answers)), context - len(prompt)
+    for number, (comparison, prompt, *completions) in enumerate(zip(comparisons, *columns)):
+        prompt, completions = [tokenizer.begin, *prompt], [[*completion, tokenizer.end] for completion in completions]
+        longest, room = len(prompt) + max(map(len, completions)), context - len(prompt)
         if longest > context and long == "stop":
             raise UserError(f"{longest} tokens do not fit the model's context of {context}; shorten it, or leave such "
-                            f"lines out with --skip-long, or cut their answers with --cut-long", file,
+                            f"lines out with --skip-long, or cut their completions with --cut-long", file,
                             place_of(comparison)[1])
         if longest > context and (long == "skip" or room < 2):
             left_out[TOO_LONG] += 1
             continue
         if longest > context:
             left_out[CUT] += 1
-            answers = [answer if len(answer) <= room else [*answer[: room - 1], answer[-1]] for answer in answers]
-        if answers[0] == answers[1]:
+            completions = [completion if len(completion) <= room else [*completion[: room - 1], completion[-1]]
+                           for completion in completions]
+        if completions[0] == completions[1]:
             left_out[EQUAL] += 1
             continue
         group = ranked.setdefault(comparison["prompt"] or number, Ranked(prompt, [], []))
-        group.answers.extend(answer for answer in answers if answer not in group.answers)
-        group.pairs.append((group.answers.index(answers[0]), group.answers.index(answers[1])))
+        group.completions.extend(completion for completion in completions if completion not in group.completions)
+        group.pairs.append((group.completions.index(completions[0]), group.completions.index(completions[1])))
     return list(ranked.values()), left_out
 
 

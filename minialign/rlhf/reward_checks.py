@@ -5,9 +5,9 @@ r"""How far to trust a reward model: is it as sure as it may be, does it read at
     reward hacking   excess = (proxy − mean proxy) / std of proxy − (gold − mean gold) / std of gold
 
 The proxy (the reward model) and gold (what was wanted) are put on one scale, standard deviations from the mean of the
-same answers (Gao et al. 2023, §2, do so over a whole run; here for each answer). A large positive excess was liked for
-something that is worth nothing; a large negative one was good, and the model missed it. Read some before believing any
-curve. Gold exists in the toy world only; elsewhere a person's scores can stand in its place.
+same completions (Gao et al. 2023, §2, do so over a whole run; here for each completion). A large positive excess was
+liked for something that is worth nothing; a large negative one was good, and the model missed it. Read some before
+believing any curve. Gold exists in the toy world only; elsewhere a person's scores can stand in its place.
 
 Read next: kl.py. See also: ppo.py, which optimises against whatever is given to it.
 Try it:  python -m minialign hacking RUN
@@ -80,10 +80,10 @@ def blind_baselines(comparisons: Sequence[dict]) -> dict[str, Interval]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer with its two scores, each in standard deviations from the mean of all answers."""
+    """One completion with its two scores, each in standard deviations from the mean of all completions."""
 
     prompt: str
-    answer: str
+    completion: str
     proxy: float
     gold: float
 
@@ -99,21 +99,22 @@ def standardised(scores: Sequence[float]) -> Tensor:
     return (x - x.mean()) / x.std(correction=0).clamp(min=1e-8)
 
 
-def widest(prompts: Sequence[str], answers: Sequence[str], proxy: Sequence[float], gold: Sequence[float],
+def widest(prompts: Sequence[str], completions: Sequence[str], proxy: Sequence[float], gold: Sequence[float],
            count: int = 10) -> list[Sample]:
-    """The answers whose two scores differ most, widest first; of equal answers to a prompt one. Half of them, at least,
-    are liked too much where there are so many: where most answers are worth little, the widest gaps are all on the
-    other side, and show nothing that could be climbed.
+    """The completions whose two scores differ most, widest first; of equal completions to a prompt one. Half of them,
+    at least, are liked too much where there are so many: where most completions are worth little, the widest gaps are
+    all on the other side, and show nothing that could be climbed.
 
     Raises UserError for lists of different lengths, or empty ones.
 
     Args:
-        prompts, answers: (N,) texts; proxy, gold: (N,) scores, each in units of its own; count: how many.
+        prompts, completions: (N,) texts; proxy, gold: (N,) scores, each in units of its own; count: how many.
     """
-    if not len(prompts) == len(answers) == len(proxy) == len(gold) or not prompts:
-        raise UserError(f"{len(prompts)} prompts, {len(answers)} answers, {len(proxy)} and {len(gold)} scores: there "
+    if not len(prompts) == len(completions) == len(proxy) == len(gold) or not prompts:
+        raise UserError(f"{len(prompts)} prompts, {len(completions)} completions, {len(proxy)} and {len(gold)} scores: "
+                        f"there "
                         f"must be equally many, and some")
-    rows = zip(prompts, answers, standardised(proxy).tolist(), standardised(gold).tolist())
+    rows = zip(prompts, completions, standardised(proxy).tolist(), standardised(gold).tolist())
     samples = {row[:2]: Sample(*row) for row in rows}
     ordered = sorted(samples.values(), key=lambda sample: -abs(sample.excess))
     liked, others = ([s for s in ordered if (s.excess > 0) is side] for side in (True, False))
@@ -123,11 +124,11 @@ def widest(prompts: Sequence[str], answers: Sequence[str], proxy: Sequence[float
 
 
 def show_hacking(samples: Sequence[Sample], letters: int = 240) -> str:
-    """Samples for people: what each score says, the end of the prompt, the answer."""
+    """Samples for people: what each score says, the end of the prompt, the completion."""
     parts = []
     for place, sample in enumerate(samples, 1):
         verdict = "liked beyond its worth" if sample.excess > 0 else "better than the model thinks"
         prompt = sample.prompt if len(sample.prompt) <= letters else "…" + sample.prompt[-letters:]
         parts += [f"{place:2}  proxy {sample.proxy:+.2f}, gold {sample.gold:+.2f}: {verdict}", f"    {prompt!r}",
-                  f"    -> {sample.answer.strip()!r}"]
+                  f"    -> {sample.completion.strip()!r}"]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-r"""The reward model: one number that says how much people would like an answer.
+r"""The reward model: one number that says how much people would like a completion.
 
     P(chosen is preferred) = σ(r(x, y_chosen) − r(x, y_rejected))                Bradley & Terry 1952
     L = −E log σ(r(x, y_chosen) − r(x, y_rejected))                              Stiennon et al. 2020, §3.4
@@ -10,15 +10,16 @@ of an ensemble hides some errors and the standard deviation shows others. Detail
     1. It starts from the SFT model, with a head of its own, N(0, 1/(D+1)) (Ziegler et al. 2019, released code).
     2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding).
     3. log σ is computed as one function; log(σ(x)) is −∞ at x = −200 (test_the_loss_is_finite_for_hopeless_pairs).
-    4. The answers to one prompt are one batch element, each read once for all its pairs, whose losses are averaged
+    4. The completions to one prompt are one batch element, each read once for all its pairs, whose losses are averaged
        (Ouyang et al. 2022, §3.5; test_k_answers_are_one_element).
     5. Few passes: what is looked at again is mostly learned by heart. Stiennon et al. 2020, App. B.1, take one.
-    6. Afterwards the scores are shifted and scaled to mean 0, standard deviation 1 on answers of the reference, so that
-       beta, the price of KL, means the same for every reward model (test_normalised_scores_have_mean_0_and_std_1). The
-       head absorbs both numbers. Members of an ensemble share the reference answers, or the loudest would decide.
-    7. An answer that never ends is scored lower, in one of the two usual ways
+    6. Afterwards the scores are shifted and scaled to mean 0, standard deviation 1 on completions of the reference, so
+       that beta, the price of KL, means the same for every reward model (test_normalised_scores_have_mean_0_and_std_1).
+       The head absorbs both numbers. Members of an ensemble share the reference completions, or the loudest would
+       decide.
+    7. A completion that never ends is scored lower, in one of the two usual ways
        (test_both_conventions_for_a_missing_end). A reward model has seen none and may like them: with 1 standard
-       deviation taken off the score, a quarter of the toy policy's answers stopped ending within 60 updates.
+       deviation taken off the score, a quarter of the toy policy's completions stopped ending within 60 updates.
     DEVIATION: of an ensemble the paper subtracts the variance, here the standard deviation, so that r keeps its unit.
 
 Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it).
@@ -35,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.batching import demonstration_row, pad
-from minialign.heads import LanguageModel, ScalarModel, last_real, read_answers
+from minialign.heads import LanguageModel, ScalarModel, last_real, read_completions
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -51,7 +52,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
-    """Share of pairs in which the chosen answer scores higher; equal scores count one half."""
+    """Share of pairs in which the chosen completion scores higher; equal scores count one half."""
     return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 
 
@@ -62,17 +63,20 @@ def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
         return model.head(last.float()).squeeze(-1)
 
 
-def score_answers(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
+def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]],
+                      completions: Sequence[Sequence[int]],
                   of: Sequence[int]) -> Tensor:
-    """(N,) scores of answers, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read once."""
+    """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read
+    once."""
     if isinstance(model, Ensemble):
-        return model.together(lambda member: score_answers(member, prompts, answers, of))
-    return head_at_the_end(model, *read_answers(model.body, prompts, answers, of))
+        return model.together(lambda member: score_completions(member, prompts, completions, of))
+    return head_at_the_end(model, *read_completions(model.body, prompts, completions, of))
 
 
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected answers; each answer is read once, however many pairs it is in."""
-    scores = score_answers(model, batch.prompts, batch.answers, batch.of)  # (N,)
+    """(P,) scores of the chosen and of the rejected completions; each completion is read once, however many pairs it is
+    in."""
+    scores = score_completions(model, batch.prompts, batch.completions, batch.of)  # (N,)
     return scores.index_select(0, batch.chosen), scores.index_select(0, batch.rejected)
 
 
@@ -83,7 +87,7 @@ def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
 
 @torch.no_grad()
 def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected answers of all pairs, each pair once."""
+    """(P,) scores of the chosen and of the rejected completions of all pairs, each pair once."""
     chosen, rejected = zip(*(pair_scores(model, batch) for batch in data.in_order()))
     return torch.cat(chosen), torch.cat(rejected)
 
@@ -95,18 +99,18 @@ def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
     return {"validation": float(loss), "accuracy": pair_accuracy(chosen, rejected)}
 
 
-def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[str],
+def completion_rows(tokenizer: Tokenizer, prompts: Sequence[str], completions: Sequence[str],
                 context: int | None = None) -> list[list[int]]:
-    """Prompts with their answers as rows that a reward model reads; what is longer than `context` loses tokens before
-    the end token."""
-    pairs = zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(answers)))
-    rows = [demonstration_row(tokenizer, prompt, answer)[0] for prompt, answer in pairs]
+    """Prompts with their completions as rows that a reward model reads; what is longer than `context` loses tokens
+    before the end token."""
+    pairs = zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(completions)))
+    rows = [demonstration_row(tokenizer, prompt, completion)[0] for prompt, completion in pairs]
     return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
 
 
 @torch.no_grad()
 def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
-    """(N,) scores of rows of ids (begin token, prompt, answer, end token)."""
+    """(N,) scores of rows of ids (begin token, prompt, completion, end token)."""
     if isinstance(model, Ensemble):
         return model.together(lambda member: score_rows(member, rows, batch))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -126,12 +130,13 @@ def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount:
 
 
 def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Shift and scale the head so that these rows (answers of the reference) score with mean 0, standard deviation 1;
-    returns what both were before. Raises UserError when all rows score the same."""
+    """Shift and scale the head so that these rows (completions of the reference) score with mean 0, standard deviation
+    1; returns what both were before. Raises UserError when all rows score the same."""
     scores = score_rows(model, rows)
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     if not std > 1e-8:
-        raise UserError(f"the reward model gives all {len(rows)} reference answers the same score, {mean:.3g}; it has "
+        raise UserError(f"the reward model gives all {len(rows)} reference completions the same score, {mean:.3g}; it "
+                        f"has "
                         f"learned nothing to optimise")
     with torch.no_grad():
         model.head.weight /= std
@@ -147,7 +152,7 @@ def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ra
     Args:
         base: the SFT model; it is copied, not changed.
         ranked, valid: from `ranked_rows`; they share no prompt.
-        reference_rows: answers of the reference, on which scores are normalised.
+        reference_rows: completions of the reference, on which scores are normalised.
     """
     model = ScalarModel(copy.deepcopy(base.body), seed=config.seed)
     data, held_out = Comparisons(ranked, config.batch, config.seed), Comparisons(valid, 1, seed=0)

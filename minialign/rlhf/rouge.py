@@ -1,9 +1,9 @@
-r"""ROUGE: how many of a reference's words, pairs of words, and words in order, an answer has. A poor judge, and for
+r"""ROUGE: how many of a reference's words, pairs of words, and words in order, a completion has. A poor judge, and for
 long the only cheap one.
 
-    ROUGE-n   matches = Σ_g min(count of g in answer, in reference),  g: runs of n words       Lin 2004, §2, Eq. 1
+    ROUGE-n   matches = Σ_g min(count of g in completion, in reference),  g: runs of n words       Lin 2004, §2, Eq. 1
     ROUGE-L   matches = length of the longest common subsequence of the two                    Lin 2004, §3, Eqs. 2-4
-    recall = matches / those of the reference,  precision = matches / those of the answer,  F = 2 P R / (P + R)
+    recall = matches / those of the reference,  precision = matches / those of the completion,  F = 2 P R / (P + R)
 
 It counts words: "Mira lost the kite" and "Mira found the kite" share three of four, a good paraphrase shares none.
 Optimising ROUGE gives worse summaries than optimising what people say (Stiennon et al. 2020, §4.4). Details:
@@ -36,15 +36,16 @@ def words(text: str) -> list[str]:
     return re.findall("[a-z0-9]+", text.lower())
 
 
-def share(matches: int, answer: int, reference: int) -> Rouge:
-    """Precision, recall and F from the number of matches and of what could match in the answer and in the reference."""
-    precision, recall = matches / answer if answer else 0.0, matches / reference if reference else 0.0
+def share(matches: int, completion: int, reference: int) -> Rouge:
+    """Precision, recall and F from the number of matches and of what could match in the completion and in the
+    reference."""
+    precision, recall = matches / completion if completion else 0.0, matches / reference if reference else 0.0
     return Rouge(precision, recall, 2 * precision * recall / (precision + recall) if matches else 0.0)
 
 
-def rouge_n(answer: str, reference: str, n: int) -> Rouge:
-    """ROUGE-n of an answer, n >= 1: runs of n words, each counted no more often than the reference has it."""
-    own, theirs = (Counter(zip(*(found[i:] for i in range(n)))) for found in (words(answer), words(reference)))
+def rouge_n(completion: str, reference: str, n: int) -> Rouge:
+    """ROUGE-n of a completion, n >= 1: runs of n words, each counted no more often than the reference has it."""
+    own, theirs = (Counter(zip(*(found[i:] for i in range(n)))) for found in (words(completion), words(reference)))
     return share((own & theirs).total(), own.total(), theirs.total())
 
 
@@ -58,13 +59,13 @@ def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     return best[-1]
 
 
-def rouge_l(answer: str, reference: str) -> Rouge:
-    """ROUGE-L of an answer: the longest common subsequence of both texts' words."""
-    own, theirs = words(answer), words(reference)
+def rouge_l(completion: str, reference: str) -> Rouge:
+    """ROUGE-L of a completion: the longest common subsequence of both texts' words."""
+    own, theirs = words(completion), words(reference)
     return share(longest_common_subsequence(own, theirs), len(own), len(theirs))
 
 
-def rouge(answer: str, reference: str) -> dict[str, Rouge]:
-    """{"rouge1", "rouge2", "rougeL"} of an answer."""
-    return {"rouge1": rouge_n(answer, reference, 1), "rouge2": rouge_n(answer, reference, 2),
-            "rougeL": rouge_l(answer, reference)}
+def rouge(completion: str, reference: str) -> dict[str, Rouge]:
+    """{"rouge1", "rouge2", "rougeL"} of a completion."""
+    return {"rouge1": rouge_n(completion, reference, 1), "rouge2": rouge_n(completion, reference, 2),
+            "rougeL": rouge_l(completion, reference)}

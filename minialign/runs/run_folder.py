@@ -28,6 +28,7 @@ from torch import nn
 
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, unwritable, write_atomic, write_json
+from minialign.runs.settings import renamed
 from minialign.runs.tensors import load_into, read_tensors, tensor_file, tensors_of
 
 CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = ("config.json", "tokenizer.json", "metrics.jsonl",
@@ -90,7 +91,7 @@ class RunFolder:
         config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))
         path = self.path / CONFIG
         if path.exists():
-            there, here = flatten(read_json(path)), flatten(config)
+            there, here = flatten(renamed(read_json(path))), flatten(config)
             for key in {**there, **here}:
                 before, now = there.get(key), here.get(key)
                 if before != now:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from minialign.runs.errors import UserError
 
 Config = TypeVar("Config")
+RENAMED = {"answers": "completions"}  # setting of earlier versions -> its name now, so that their run folders go on
 BEHIND = re.compile(r"^    (\w+): [^#\n]+#\s*(.+)$", re.MULTILINE)
 ABOVE = re.compile(r"((?:^    # .+\n)+)    (\w+): ", re.MULTILINE)
 
@@ -38,9 +39,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def renamed(values: Any) -> Any:
+    """Plain values of an earlier version under the names of today."""
+    return {RENAMED.get(k, k): renamed(v) for k, v in values.items()} if isinstance(values, dict) else values
+
+
 def from_dict(config: type[Config], values: dict[str, Any], file: object = None) -> Config:
     """A configuration from plain values. Raises UserError for a key that is unknown or missing, or of another type."""
-    known = {field.name: field for field in dataclasses.fields(config)}
+    values, known = renamed(values), {field.name: field for field in dataclasses.fields(config)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UserError(f"unknown setting {', '.join(map(repr, unknown))}; known are {', '.join(known)}", file)

@@ -73,9 +73,10 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None
 
 
 def check_finite(**numbers: Tensor) -> None:
-    """Raise UserError when one of the named (N,) numbers of N answers is not finite; names the first such answer."""
+    """Raise UserError when one of the named (N,) numbers of N completions is not finite; names the first such
+    completion."""
     for name, each in numbers.items():
         strange = (~each.isfinite()).nonzero().flatten().tolist()
         if strange:
-            raise UserError(f"the {name} of answer {strange[0]} is {float(each[strange[0]])} ({len(strange)} of "
-                            f"{len(each)} answers)")
+            raise UserError(f"the {name} of completion {strange[0]} is {float(each[strange[0]])} ({len(strange)} of "
+                            f"{len(each)} completions)")

@@ -45,4 +45,4 @@ def test_greedy_generation_with_cache_and_left_padding_equals_that_of_transforme
     theirs = peer.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=12, do_sample=False,
                            pad_token_id=319)[:, tokens.shape[1] :]
     assert torch.equal(written.prompt, tokens)
-    assert torch.equal(written.response[:, : theirs.shape[1]], theirs)
+    assert torch.equal(written.completion[:, : theirs.shape[1]], theirs)

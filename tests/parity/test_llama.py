@@ -58,7 +58,7 @@ def test_greedy_generation_with_cache_and_left_padding_equals_that_of_transforme
     tokens, mask = padded(PROMPTS, "left")
     theirs = peer.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=12, do_sample=False)[:,
         tokens.shape[1] :]
-    assert theirs.shape[1] > 3 and torch.equal(written.response[:, : theirs.shape[1]], theirs)
+    assert theirs.shape[1] > 3 and torch.equal(written.completion[:, : theirs.shape[1]], theirs)
 
 
 @pytest.mark.download

@@ -66,7 +66,7 @@ def test_greedy_generation_with_cache_and_padding_equals_that_of_transformers(pa
     inputs, mask = padded(INPUTS, "right")
     theirs = peer.generate(input_ids=inputs, attention_mask=mask, max_new_tokens=14, do_sample=False)[:, 1:]
     assert torch.equal(written.prompt, inputs) and theirs.shape[1] > 3
-    assert torch.equal(written.response[:, : theirs.shape[1]], theirs)
+    assert torch.equal(written.completion[:, : theirs.shape[1]], theirs)
 
 
 def test_an_untied_head_is_not_scaled(pair):

@@ -42,7 +42,7 @@ class Speaks(torch.nn.Module):
 def theirs(policy, reference, ranked, beta, loss_types=("sigmoid",), weights=(1.0,), label_smoothing=0.0):
     """TRL's DPO loss of all pairs of one prompt: its method, called on our models and tensors."""
     # all chosen ones, then all rejected ones
-    rows = [ranked.prompt + ranked.answers[side] for pair in zip(*ranked.pairs) for side in pair]
+    rows = [ranked.prompt + ranked.completions[side] for pair in zip(*ranked.pairs) for side in pair]
     T = max(map(len, rows))
     ids = torch.tensor([row + [0] * (T - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])[:, None]
@@ -82,7 +82,7 @@ def test_smoothed_labels_and_imitation_are_those_of_trl_s_trainer():
     """TRL calls the smoothed loss "aot": of a single pair, where there is nothing to sort, it is conservative DPO; and
     imitation "sft"."""
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
-    alone = [Ranked(ranked.prompt, ranked.answers, [pair]) for ranked in RANKED for pair in ranked.pairs]
+    alone = [Ranked(ranked.prompt, ranked.completions, [pair]) for ranked in RANKED for pair in ranked.pairs]
     data = Comparisons(alone, 1, 0)
     known = reference_logprobs(reference, data)
     for place, ranked in enumerate(alone):

@@ -16,7 +16,7 @@ from minialign.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
-CONFIG = PPOConfig(updates=1, prompts=4, answers=2, new_tokens=8, temperature=0.7, epochs=2, minibatch=4,
+CONFIG = PPOConfig(updates=1, prompts=4, completions=2, new_tokens=8, temperature=0.7, epochs=2, minibatch=4,
                    learning_rate=1e-3, value_learning_rate=2e-3, beta=0.3, lam=0.9, missing_end="subtract",
                    missing_end_score=1.0)
 
@@ -59,13 +59,13 @@ def slow_update(policy, value, rollout, generator):
     for _ in range(CONFIG.epochs):
         for chosen in torch.randperm(4, generator=generator).split(2):
             policy_terms, value_terms = [], []
-            for row in [p * CONFIG.answers + k for p in chosen.tolist() for k in range(CONFIG.answers)]:
-                prompt, n = rollout.prompts[row // CONFIG.answers], int(rollout.mask[row].sum())
-                text = torch.tensor([prompt + rollout.response[row, :n].tolist()])
+            for row in [p * CONFIG.completions + k for p in chosen.tolist() for k in range(CONFIG.completions)]:
+                prompt, n = rollout.prompts[row // CONFIG.completions], int(rollout.mask[row].sum())
+                text = torch.tensor([prompt + rollout.completion[row, :n].tolist()])
                 logits, values = policy(text)[0], value(text)[0]
                 for t in range(n):
                     before = len(prompt) + t - 1  # the place that predicts token t
-                    logprob = (logits[before] / CONFIG.temperature).log_softmax(-1)[rollout.response[row, t]]
+                    logprob = (logits[before] / CONFIG.temperature).log_softmax(-1)[rollout.completion[row, t]]
                     ratio, advantage = (logprob - rollout.logprobs[row, t]).exp(), advantages[row][t]
                     policy_terms.append(-torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
                     v, old, target = values[before], rollout.values[row, t], returns[row][t]

@@ -75,7 +75,7 @@ LINES = (
         f"{PYTHON} ppo --policy {DEMO}/2-instructed --reward runs/reward --prompts {DEMO}/data/prompts.jsonl --best-of "
         f"2 --fast --out runs/ppo",
         r"(score [-+.\d]+) .*?(KL [\d.]+ nats)",
-        "{0}, {1} per answer",
+        "{0}, {1} per completion",
     ),
     Line(
         f"{PYTHON} dpo --policy {DEMO}/2-instructed --comparisons {DEMO}/3-comparisons/comparisons.jsonl --fast --out "

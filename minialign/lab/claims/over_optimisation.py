@@ -41,7 +41,7 @@ from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.kl import k1
 from minialign.rlhf.ppo import PPOConfig, Rollout, collect, train_ppo
 from minialign.rlhf.ranked import ranked_rows
-from minialign.rlhf.reward_model import answer_rows
+from minialign.rlhf.reward_model import completion_rows
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
@@ -91,7 +91,7 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
         prompts, generator = [comparison["prompt"] for comparison in learned[:256]], torch.Generator().manual_seed(seed)
         answers = continue_texts(made.instructed, made.tokenizer, prompts, SAMPLING, generator)
         ranked, valid = (ranked_rows(made.tokenizer, part, context)[0] for part in (own, held_out))
-        return ranked, valid, answer_rows(made.tokenizer, prompts, answers, context)
+        return ranked, valid, completion_rows(made.tokenizer, prompts, answers, context)
 
     key = [base.name, to_dict(training), seed]
     folder = reward_model(bench, "proxy", key, made.instructed, made.tokenizer, training, data)
@@ -109,7 +109,7 @@ def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[
         prompts = prompt_ids(made.tokenizer, [test["prompt"] for test in part])
         rollout = collect(policy, made.instructed, proxy, proxy, prompts, how, generator)  # nobody asks for its values
         golds = [score(Story.from_dict(part[i]["story"]), made.tokenizer.decode(ids)).gold
-                 for ids, i in zip(*rollout.answer_ids())]
+                 for ids, i in zip(*rollout.completion_ids())]
         kl = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)
         found.append(torch.stack([kl, rollout.scores, torch.tensor(golds)]))
     return torch.cat(found, dim=1).view(3, len(tests), answers)

@@ -34,7 +34,7 @@ from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ranked import Ranked, ranked_rows
-from minialign.rlhf.reward_model import Ensemble, answer_rows, score_rows
+from minialign.rlhf.reward_model import Ensemble, completion_rows, score_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.run_folder import RunFolder
@@ -68,7 +68,7 @@ def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokeni
     config = TrainingConfig(steps, min(16, len(ranked)), 1.5e-3, weight_decay=0.01, validate_every=10_000, seed=seed)
 
     def data() -> tuple:
-        return ranked, ranked[:8], [[*one.prompt, *one.answers[0]] for one in ranked[:64]]
+        return ranked, ranked[:8], [[*one.prompt, *one.completions[0]] for one in ranked[:64]]
 
     key = [*key, len(ranked), to_dict(config)]
     return load_model(reward_model(bench, "scaled-reward", key, base, tokenizer, config, data), "scalar-model")[0]
@@ -77,7 +77,7 @@ def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokeni
 def accuracy(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> float:
     """Share of pairs whose chosen answer scores higher; a tie counts half."""
     prompts = [pair["prompt"] for pair in pairs]
-    chosen, rejected = (score_rows(reward, answer_rows(tokenizer, prompts, [pair[side] for pair in pairs]))
+    chosen, rejected = (score_rows(reward, completion_rows(tokenizer, prompts, [pair[side] for pair in pairs]))
                         for side in ("chosen", "rejected"))
     return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 

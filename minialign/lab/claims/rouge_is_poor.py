@@ -26,7 +26,7 @@ from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, dif
 from minialign.lab.claims.feedback import aligned, compared, job_in
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
 from minialign.rlhf.comparisons import split_by_prompt
-from minialign.rlhf.reward_model import answer_rows, score_rows
+from minialign.rlhf.reward_model import completion_rows, score_rows
 from minialign.rlhf.rouge import rouge
 from minialign.tokenizer import Tokenizer
 from minialign.world.parse import parse
@@ -73,7 +73,7 @@ def agreement(pairs: list[dict], reward: ScalarModel, tokenizer: Tokenizer) -> d
     prompts, scores, overlaps = [pair["prompt"] for pair in pairs], {}, {}
     for side in ("chosen", "rejected"):
         texts = [pair[side] for pair in pairs]
-        scores[side] = score_rows(reward, answer_rows(tokenizer, prompts, texts)).tolist()
+        scores[side] = score_rows(reward, completion_rows(tokenizer, prompts, texts)).tolist()
         overlaps[side] = [overlap(pair[side], pair["reference"]) for pair in pairs]
     found = {"reward model": sum(map(right, scores["chosen"], scores["rejected"])) / len(pairs)}
     for kind in KINDS:

@@ -21,12 +21,12 @@ from minialign.runs.files import write_jsonl
 @cli.file_option("--prompts FILE.jsonl", "A prompt a line, or JSONL with `prompt` (and `completion`, if --references).",
                  required=True)
 @cli.flag("--references", text="Let the completions of the prompts file compete, too.")
-@cli.count_option("--answers", 2, 2, 9, "Answers to a prompt; every two of them make a pair.")
+@cli.count_option("--completions", 2, 2, 9, "Completions of a prompt; every two of them make a pair.")
 @cli.run_options(out="runs/pairs.jsonl")
 @cli.configured("Sampling", "sampling", SamplingConfig(), {"new_tokens": 16})
 @cli.gather_options
 def command(args, sampling):
-    """Sample pairs of answers, to be judged by people.
+    """Sample pairs of completions, to be judged by people.
 
     Each line of the result has `prompt`, `first`, `second` and who wrote them. A judged pair becomes a comparison when
     it is written with `prompt`, `chosen` and `rejected`: that is what `minialign reward` learns from.
@@ -46,12 +46,12 @@ def command(args, sampling):
     prompt_rows(tokenizer, records, sampling.new_tokens, context)
     candidates = candidates_of(runs, models, records if args.references else [], sampling.temperature)
     prompts = [record["prompt"] for record in records]
-    write_pairs(args.out, *sample_pairs(candidates, tokenizer, prompts, sampling, args.seed, args.answers))
+    write_pairs(args.out, *sample_pairs(candidates, tokenizer, prompts, sampling, args.seed, args.completions))
 
 
 def candidates_of(runs: list[Path], models: list[LanguageModel], references: list[dict],
                   temperature: float) -> list[Candidate]:
-    """The models of runs, and where there are references their completions, as sources of answers."""
+    """The models of runs, and where there are references their completions, as sources of completions."""
     found = [Candidate(str(run), model, temperature=temperature) for run, model in zip(runs, models)]
     texts = tuple(record["completion"] for record in references)
     return [*found, Candidate("reference", texts=texts)] if texts else found
@@ -60,5 +60,5 @@ def candidates_of(runs: list[Path], models: list[LanguageModel], references: lis
 def write_pairs(path: Path, pairs: list[dict], dropped: int) -> None:
     """Write pairs, and say how many there are and how many were dropped."""
     write_jsonl(path, pairs)
-    equal = f"; {dropped} were dropped because both answers are equal" if dropped else ""
+    equal = f"; {dropped} were dropped because both completions are equal" if dropped else ""
     click.echo(f"{path}: {len(pairs):,} pairs{equal}")

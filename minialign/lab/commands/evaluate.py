@@ -26,7 +26,7 @@ from minialign.lab.commands.inputs import (
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
-from minialign.rlhf.reward_model import answer_rows, score_rows
+from minialign.rlhf.reward_model import completion_rows, score_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of, read_json, write_json
 from minialign.tokenizer import Tokenizer
@@ -38,9 +38,9 @@ from minialign.tokenizer import Tokenizer
 @cli.file_option("--text FILE", "Text to measure the perplexity on.")
 @cli.file_option("--prompts FILE", "Prompts to answer: .txt, one a line, or .jsonl with `prompt` (and "
                  "`completion`, the reference).")
-@cli.file_option("--judge RUN", "A reward model's run that judges the answers; let it be one that the "
+@cli.file_option("--judge RUN", "A reward model's run that judges the completions; let it be one that the "
                  "policy was not trained against.")
-@cli.file_option("--proxy RUN", "The reward model's run that it was trained against: shows ten answers "
+@cli.file_option("--proxy RUN", "The reward model's run that it was trained against: shows ten completions "
                  "that it and the judge see most differently.")
 @cli.file_option("--against RUN", "A rival run; without it the rivals are the references in the prompts file.")
 @cli.run_options(out=None, otherwise="evaluation.json in the run's folder")
@@ -129,9 +129,9 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
     if args.against is not None:
         chance = torch.Generator().manual_seed(args.seed + 1)
         others = continue_texts(rival, tokenizer, texts, sampling, chance)
-    answers = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(args.seed))
-    own, theirs = (score_texts(scorer, tokenizer, texts, side) for side in (answers, others))
-    found = win_rates([[1.0 if a > b else 0.5 if a == b else 0.0] for a, b in zip(own, theirs)], answers, others)
+    completions = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(args.seed))
+    own, theirs = (score_texts(scorer, tokenizer, texts, side) for side in (completions, others))
+    found = win_rates([[1.0 if a > b else 0.5 if a == b else 0.0] for a, b in zip(own, theirs)], completions, others)
     equal = found.at_equal_length
     result = {
         **found.won.to_dict(),
@@ -141,22 +141,22 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
         "prompts": len(texts),
     }
     if args.proxy is not None:
-        scores = score_texts(open_reward_model(args.proxy, args.run, tokenizer), tokenizer, texts, answers)
-        result["hacking"] = [asdict(sample) for sample in widest(texts, answers, scores, own)]
-    samples = zip(texts[:20], answers, others)
+        scores = score_texts(open_reward_model(args.proxy, args.run, tokenizer), tokenizer, texts, completions)
+        result["hacking"] = [asdict(sample) for sample in widest(texts, completions, scores, own)]
+    samples = zip(texts[:20], completions, others)
     return result | {"samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in samples]}
 
 
-def score_texts(scorer, tokenizer: Tokenizer, prompts: list[str], answers: list[str]) -> list[float]:
-    """A reward model's score of each answer."""
-    return score_rows(scorer, answer_rows(tokenizer, prompts, answers, scorer.config.context)).tolist()
+def score_texts(scorer, tokenizer: Tokenizer, prompts: list[str], completions: list[str]) -> list[float]:
+    """A reward model's score of each completion."""
+    return score_rows(scorer, completion_rows(tokenizer, prompts, completions, scorer.config.context)).tolist()
 
 
 def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict]:
-    """Prompts with their reference answers. Raises UserError for a pair that the judge cannot read as a whole, with its
-    line."""
+    """Prompts with their reference completions. Raises UserError for a pair that the judge cannot read as a whole, with
+    its line."""
     records = read_prompts(path, references=True)
-    rows = answer_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
+    rows = completion_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
     for row, record in zip(rows, records):
         if len(row) > context:
             raise UserError(f"prompt and completion of {len(row)} tokens do not fit the judge's context of {context}; "

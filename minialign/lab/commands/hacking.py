@@ -19,7 +19,7 @@ SAMPLES = Path("evaluation") / "samples.jsonl"
 @cli.RUN
 @cli.count_option("--count", 10, 1, 10_000, "How many.")
 def command(run, count):
-    """Show the answers whose reward and worth differ most: what the reward model was fooled by, and what it missed.
+    """Show the completions whose reward and worth differ most: what the reward model was fooled by, and what it missed.
 
     RUN is a run of the main job, or a JSONL file whose lines have `prompt`, `text`, `proxy` (the reward) and `gold`
     (the worth, by whoever may judge it); lines without `proxy` are passed over.

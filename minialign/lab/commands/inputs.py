@@ -139,7 +139,7 @@ def read_prompts(path: Path, references: bool = False) -> list[Record]:
 
 
 def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, context: int) -> list[list[int]]:
-    """Prompts as rows of ids. Raises UserError, with the line, for one that leaves no room for the answer."""
+    """Prompts as rows of ids. Raises UserError, with the line, for one that leaves no room for the completion."""
     rows = prompt_ids(tokenizer, [record["prompt"] for record in records])
     for row, record in zip(rows, records):
         if len(row) + new_tokens > context:
@@ -168,7 +168,7 @@ def read_lines(file: Path) -> tuple[list[dict], bool]:
     """The lines to learn from, and whether they are texts with labels; the first one says so.
 
     Raises:
-        UserError: a line that lacks a field, with its number, or says that an answer is bad.
+        UserError: a line that lacks a field, with its number, or says that a completion is bad.
     """
     records = read_jsonl(file)
     labelled = "label" in records[0] and ("text" in records[0] or "completion" not in records[0])
@@ -180,7 +180,7 @@ def read_lines(file: Path) -> tuple[list[dict], bool]:
 
 
 def refuse_judged(record: Record) -> None:
-    """Raise UserError for a demonstration with a verdict, as in KTO: a bad answer would be taught as a good one."""
+    """Raise UserError for a demonstration with a verdict, as in KTO: a bad completion would be taught as a good one."""
     if "completion" in record and type(record.get("label")) is bool:
         raise UserError("label says whether the completion was liked, as in KTO, which is not here; keep the lines "
                         "where it is true, without the label, as demonstrations", *place_of(record))

@@ -15,7 +15,7 @@ from minialign.rlhf.ranked import Ranked, count_pairs, ranked_rows
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
-LONG = {"skip": "Leave out what does not fit the context", "cut": "Cut answers that do not fit the context"}
+LONG = {"skip": "Leave out what does not fit the context", "cut": "Cut completions that do not fit the context"}
 
 
 def comparison_options(function: Callable) -> Callable:
@@ -33,7 +33,7 @@ def comparison_options(function: Callable) -> Callable:
 
 
 def read_judged(path: Path) -> list[dict]:
-    """Comparisons of a file; says what in it orders no two answers and is left out."""
+    """Comparisons of a file; says what in it orders no two completions and is left out."""
     kept, left_out = read_comparisons(path)
     if left_out:
         click.echo(f"{path}: left out are comparisons {say_left_out(left_out)}")

@@ -58,7 +58,7 @@ def command(args, sampling):
         if args.pairs is not None:
             keep_pairs(args.pairs, out / PAIRS)
         elif not (out / PAIRS).exists():
-            write_pairs(out / PAIRS, *answer_in_pairs(args, sampling))
+            write_pairs(out / PAIRS, *completion_in_pairs(args, sampling))
         asked = read_pairs(out / PAIRS)
         load_model(args.run, "decoder")  # what a reward model will start from: complain now
         store = LabelStore(out / LABELS, asked, args.annotator, args.seed)
@@ -103,7 +103,7 @@ def keep_pairs(given: Path, kept: Path) -> None:
                         f"on there", given)
 
 
-def answer_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tuple[list[dict], int]:
+def completion_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tuple[list[dict], int]:
     """Pairs of answers of the runs, and of the prompts' completions where they have them; and how many were dropped as
     equal."""
     runs = [args.run] if args.against is None else [args.run, args.against]

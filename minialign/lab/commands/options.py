@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from minialign.runs.settings import describe
 
 LARGEST = 2**31 - 1
+OLD_NAMES = {"--completions": "--answers"}  # option -> what it was called; taken for one version (docs/commands.md)
 
 
 class Number(click.ParamType):
@@ -71,7 +72,8 @@ class Command(click.Command):
 
 def option(*names: str, text: str, **keywords) -> Callable:
     """An option that stands by itself; its default is shown, where it has one."""
-    return click.option(*names, cls=Option, help=text, **{"show_default": keywords.get("default") != "", **keywords})
+    known = (names[0], OLD_NAMES[names[0]], *names[1:]) if names[0] in OLD_NAMES else names
+    return click.option(*known, cls=Option, help=text, **{"show_default": keywords.get("default") != "", **keywords})
 
 
 def flag(*names: str, text: str, **keywords) -> Callable:

@@ -17,7 +17,7 @@ from minialign.lab.report.reward import calibration_figure
 from minialign.lab.stages import stage_run
 from minialign.rlhf.ranked import Comparisons, Ranked, count_pairs
 from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
-from minialign.rlhf.reward_model import REWARD, all_pair_scores, answer_rows, evaluate_pairs, train_reward_model
+from minialign.rlhf.reward_model import REWARD, all_pair_scores, completion_rows, evaluate_pairs, train_reward_model
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import RunFolder
@@ -71,7 +71,7 @@ def read_test(tokenizer, learned: list[dict], context: int, long: str | None, fi
 
 
 def report(trained, checks: list[Ranked], held_out: list[dict], run: RunFolder) -> None:
-    """What judges reach who do not read the answers, and how well the model's probabilities are calibrated."""
+    """What judges reach who do not read the completions, and how well the model's probabilities are calibrated."""
     blind = {judge: (max(share.mean, 1 - share.mean), " (by taking the other)" * (share.mean < 0.5))
              for judge, share in blind_baselines(held_out).items()}
     for judge, (share, other) in blind.items():
@@ -86,19 +86,22 @@ def report(trained, checks: list[Ranked], held_out: list[dict], run: RunFolder) 
 
 
 def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[list[int]]:
-    """The base's own answers to prompts of the comparisons: what a score of 0 ± 1 will mean.
+    """The base's own completions to prompts of the comparisons: what a score of 0 ± 1 will mean.
 
-    They may be as long as half of the chosen answers are, so that no less than half of the prompts leave room for one.
+    They may be as long as half of the chosen completions are, so that no less than half of the prompts leave room for
+    one.
     """
     context = model.config.context
     prompts, chosen = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen"))
     fitting = [(len(p), len(a) + 1, c["prompt"]) for p, a, c in zip(prompts, chosen, comparisons)
                if len(p) + len(a) + 2 <= context]
     if not fitting:
-        raise UserError(f"no chosen answer fits the model's context of {context} with its prompt; use shorter ones, or "
+        raise UserError(f"no chosen completion fits the model's context of {context} with its prompt; use shorter "
+                        f"ones, or "
                         f"a model with a longer context")
     new_tokens = min(48, statistics.median_low([length for _, length, _ in fitting]))
     texts = [text for length, _, text in fitting if 1 + length + new_tokens <= context]
     texts = [texts[i % len(texts)] for i in range(count)]
-    answers = continue_texts(model, tokenizer, texts, SamplingConfig(new_tokens), torch.Generator().manual_seed(seed))
-    return answer_rows(tokenizer, texts, answers, context)
+    completions = continue_texts(model, tokenizer, texts, SamplingConfig(new_tokens),
+                                 torch.Generator().manual_seed(seed))
+    return completion_rows(tokenizer, texts, completions, context)

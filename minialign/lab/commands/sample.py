@@ -19,9 +19,9 @@ from minialign.tokenizer import show_merges
 @cli.TUNED
 @cli.option("--prompt", default="",
             text="What to continue; `-` reads it from standard input. Without it the model begins by itself.")
-@cli.count_option("--count", 1, 1, 1000, "How many answers.")
+@cli.count_option("--count", 1, 1, 1000, "How many completions.")
 @cli.choice_option("--show", ("text", "tokens"), "text", "Plain text, or cut into tokens.")
-@cli.seed_option("Same seed, same answers.")
+@cli.seed_option("Same seed, same completions.")
 @cli.configured("Sampling", "sampling", SamplingConfig(new_tokens=64, temperature=0.8))
 def command(run, tuned, prompt, count, show, seed, sampling):
     """Let a model write: go on from the prompt, or, if it was pretrained on texts with gaps, fill those that are marked
@@ -35,11 +35,11 @@ def command(run, tuned, prompt, count, show, seed, sampling):
     prompt = read_input(sys.stdin.read).rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
     generator = torch.Generator().manual_seed(seed)
     if model.config.kind == "encoder" or (model.config.kind == "encoder-decoder" and GAP in prompt):
-        prompt, answers = "", fill_gaps(model, tokenizer, prompt, count, sampling, generator)
+        prompt, completions = "", fill_gaps(model, tokenizer, prompt, count, sampling, generator)
     else:
-        answers = continue_texts(model, tokenizer, [prompt] * count, sampling, generator, read=Generated.shown)
-    for answer in answers:
-        text, note = (prompt, answer) if answer in (ENDED_AT_ONCE, NO_WORDS) else (prompt + answer, "")
+        completions = continue_texts(model, tokenizer, [prompt] * count, sampling, generator, read=Generated.shown)
+    for completion in completions:
+        text, note = (prompt, completion) if completion in (ENDED_AT_ONCE, NO_WORDS) else (prompt + completion, "")
         click.echo((show_merges(tokenizer, text) if show == "tokens" else text) + note)
         if count > 1:
             click.echo("---")

@@ -28,7 +28,7 @@ from minialign.rlhf.kl import sampled_kl
 from minialign.rlhf.ppo import Rollout
 from minialign.rlhf.ranked import Comparisons, ranked_rows
 from minialign.rlhf.reward_checks import calibration
-from minialign.rlhf.reward_model import all_pair_scores, answer_rows, pair_accuracy, score_rows
+from minialign.rlhf.reward_model import all_pair_scores, completion_rows, pair_accuracy, score_rows
 from minialign.runs.files import write_json, write_jsonl
 from minialign.tokenizer import Tokenizer
 from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, Annotator
@@ -37,7 +37,7 @@ from minialign.world.stories import Story
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
 RIVALS = (4, 16)  # n of the best of n that PPO is compared with
-RIVAL_STORIES = 200  # test stories for it: n answers to each
+RIVAL_STORIES = 200  # test stories for it: n completions to each
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class EvaluationConfig:
 
     unit: float  # log-odds that one point of the reward model stands for, by which its scores were divided
     sampling: SamplingConfig  # how every model answers
-    seed: int  # of the answers and of the judges
-    rivals: bool = True  # whether PPO is compared with best of n: sixteen answers to each of RIVAL_STORIES stories
+    seed: int  # of the completions and of the judges
+    rivals: bool = True  # whether PPO is compared with best of n: sixteen completions to each of RIVAL_STORIES stories
 
 
 def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel], reward: ScalarModel,
@@ -63,29 +63,29 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
     """
     sampling, seed = config.sampling, config.seed
     stories, prompts = [Story.from_dict(test["story"]) for test in tests], [test["prompt"] for test in tests]
-    answers = {name: continue_texts(model, tokenizer, prompts, sampling, torch.Generator().manual_seed(seed))
+    completions = {name: continue_texts(model, tokenizer, prompts, sampling, torch.Generator().manual_seed(seed))
                for name, model in models.items()}
-    answers["reference"] = [test["completion"] for test in tests]
-    golds = {name: [score(story, text) for story, text in zip(stories, texts)] for name, texts in answers.items()}
-    stages = {name: gold_scores(golds[name]) | {"length": words(texts)} for name, texts in answers.items()}
+    completions["reference"] = [test["completion"] for test in tests]
+    golds = {name: [score(story, text) for story, text in zip(stories, texts)] for name, texts in completions.items()}
+    stages = {name: gold_scores(golds[name]) | {"length": words(texts)} for name, texts in completions.items()}
     judges = {name: seed * 10 + number for number, name in enumerate(models)}  # same judges and answers, same choices
     for name in models:
-        stages[name] |= duel(stories, answers[name], answers["reference"], random.Random(judges[name]))
+        stages[name] |= duel(stories, completions[name], completions["reference"], random.Random(judges[name]))
     log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling,
                             torch.Generator().manual_seed(seed + 1))
     kl = mean_interval(log_ratios.tolist())
-    proxy = score_rows(reward, answer_rows(tokenizer, prompts, answers["rlhf"], reward.config.context)).tolist()
+    proxy = score_rows(reward, completion_rows(tokenizer, prompts, completions["rlhf"], reward.config.context)).tolist()
     plots = ({"story": i, "text": story.text, "plot": story.plot} for i, story in enumerate(stories))
     write_jsonl(folder / "evaluation" / "stories.jsonl", plots)
     samples = [sample(i, name, prompts[i], text, golds[name][i])
                | ({"proxy": round(proxy[i], 4)} if name == "rlhf" else {})
-               for name, texts in answers.items() for i, text in enumerate(texts)]
+               for name, texts in completions.items() for i, text in enumerate(texts)]
     write_jsonl(folder / "evaluation" / "samples.jsonl", samples)
     result = {"stages": stages, "reward_model": check_reward_model(reward, config.unit, tokenizer, comparisons),
               "kl": kl.mean, "kl_interval": kl.to_dict()}
     if config.rivals:
         moved = mean_interval(log_ratios[:RIVAL_STORIES].tolist()).mean
-        own = rival_row("RLHF", moved, stories[:RIVAL_STORIES], answers["rlhf"], answers["reference"], proxy,
+        own = rival_row("RLHF", moved, stories[:RIVAL_STORIES], completions["rlhf"], completions["reference"], proxy,
                         judges["rlhf"])
         others = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed, judges["rlhf"])
         result["best_of_n"] = [own, *others]
@@ -103,44 +103,47 @@ def words(texts: list[str]) -> dict[str, float]:
     return mean_interval([float(len(text.split())) for text in texts]).to_dict()
 
 
-def duel(stories: list[Story], answers: list[str], rivals: list[str], rng: random.Random,
+def duel(stories: list[Story], completions: list[str], rivals: list[str], rng: random.Random,
          panel: Sequence[Annotator] = HELD_OUT_PANEL) -> dict[str, Any]:
-    """Win rate of answers against rivals before a panel, also at equal length, each with its interval over stories."""
-    preferences = [[preference(person, *texts, rng) for person in panel] for texts in zip(stories, answers, rivals)]
-    found = win_rates(preferences, answers, rivals)
+    """Win rate of completions against rivals before a panel, also at equal length, each with its interval over
+    stories."""
+    preferences = [[preference(person, *texts, rng) for person in panel] for texts in zip(stories, completions, rivals)]
+    found = win_rates(preferences, completions, rivals)
     return {"win_rate": found.won.to_dict(), "win_rate_at_equal_length": found.at_equal_length.to_dict()}
 
 
-def preference(person: Annotator, story: Story, answer: str, rival: str, rng: random.Random) -> float:
-    """1 if the person prefers the answer, 0 the rival, ½ for a tie; which one stands first is drawn."""
+def preference(person: Annotator, story: Story, completion: str, rival: str, rng: random.Random) -> float:
+    """1 if the person prefers the completion, 0 the rival, ½ for a tie; which one stands first is drawn."""
     swapped = rng.random() < 0.5
-    winner = person.compare(story, *((rival, answer) if swapped else (answer, rival)), rng).winner
+    winner = person.compare(story, *((rival, completion) if swapped else (completion, rival)), rng).winner
     return 0.5 if winner == "tie" else float((winner == "first") != swapped)
 
 
 def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict],
                    sampling: SamplingConfig, seed: int, judges: int) -> list[dict]:
     """What best of n makes of the instruction-tuned model with the same reward model; its KL in the closed form. `seed`
-    is of the answers, `judges` of those who compare them with the references."""
+    is of the completions, `judges` of those who compare them with the references."""
     stories, references = [Story.from_dict(t["story"]) for t in tests], [t["completion"] for t in tests]
-    answers, scores = sample_and_score(sft, reward, tokenizer, [test["prompt"] for test in tests], RIVALS[-1], sampling,
+    completions, scores = sample_and_score(sft, reward, tokenizer, [test["prompt"] for test in tests], RIVALS[-1],
+                                           sampling,
                                        torch.Generator().manual_seed(seed + 2))
     rows = []
     for n in RIVALS:
-        texts, best = best_of(answers, scores, n)
+        texts, best = best_of(completions, scores, n)
         rows.append(rival_row(f"best of {n}", best_of_n_kl(n), stories, texts, references, best.tolist(), judges))
     return rows
 
 
-def rival_row(name: str, kl: float, stories: list[Story], answers: list[str], references: list[str], proxy: list[float],
+def rival_row(name: str, kl: float, stories: list[Story], completions: list[str], references: list[str],
+              proxy: list[float],
               judges: int) -> dict[str, Any]:
-    """KL, score, gold and win rates of answers to some stories: one row of the comparison of PPO with best of n. On all
-    test stories, and with the same seed of `judges`, the row of RLHF says what its stage does."""
+    """KL, score, gold and win rates of completions to some stories: one row of the comparison of PPO with best of n. On
+    all test stories, and with the same seed of `judges`, the row of RLHF says what its stage does."""
     count = len(stories)
-    answers, references = answers[:count], references[:count]
-    gold = mean_interval([score(story, text).gold for story, text in zip(stories, answers)], 0.0, 1.0).to_dict()
+    completions, references = completions[:count], references[:count]
+    gold = mean_interval([score(story, text).gold for story, text in zip(stories, completions)], 0.0, 1.0).to_dict()
     row = {"name": name, "kl": kl, "stories": count, "score": mean_interval(proxy[:count]).to_dict(), "gold": gold}
-    return row | duel(stories, answers, references, random.Random(judges))
+    return row | duel(stories, completions, references, random.Random(judges))
 
 
 def check_reward_model(reward: ScalarModel, unit: float, tokenizer: Tokenizer,
@@ -205,7 +208,7 @@ def gold_score_watcher(tokenizer: Tokenizer, practice: list[dict]) -> Callable[.
     """For the log alone: the gold score of each rollout's summaries, which PPO itself never sees."""
 
     def watch(rollout: Rollout, names: list[int], policy: LanguageModel) -> dict[str, float]:
-        texts = [tokenizer.decode(row[keep]) for row, keep in zip(rollout.response, rollout.mask)]
+        texts = [tokenizer.decode(row[keep]) for row, keep in zip(rollout.completion, rollout.mask)]
         golds = [score(Story.from_dict(practice[i]["story"]), text) for i, text in zip(names, texts)]
         return {aspect: sum(getattr(gold, aspect) for gold in golds) / len(golds) for aspect in ASPECTS}
 

@@ -1,6 +1,6 @@
 r"""The main job: the three-step recipe, from dirty text to an aligned model, on a world that can be checked.
 
-    dirty corpus → tokenizer → pretrained decoder → instruction-tuned on clean demonstrations → pairs of answers →
+    dirty corpus → tokenizer → pretrained decoder → instruction-tuned on clean demonstrations → pairs of completions →
     annotators choose → reward model → PPO against the frozen instruction-tuned reference → evaluation by the gold score
     and by people who labelled nothing
 
@@ -36,7 +36,7 @@ from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.ranked import ranked_rows
-from minialign.rlhf.reward_model import answer_rows, train_reward_model
+from minialign.rlhf.reward_model import completion_rows, train_reward_model
 from minialign.runs.files import read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
@@ -50,7 +50,7 @@ SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # of every stage; 0.7
 
 
 def ppo_settings(updates: int, prompts: int, beta: float, seed: int) -> PPOConfig:
-    """PPO for short answers whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
+    """PPO for short completions whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
     asked = min(32, prompts)
     return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=4 * asked, beta=beta,
                      seed=seed, learning_rate=8e-4, value_learning_rate=2e-3, value_warmup=updates // 10, lam=1.0)
@@ -194,11 +194,11 @@ class Demo:
             Candidate("reference", texts=tuple(d["completion"] for d in judged)),
         ]
         seed, prompts = self.config.seed_of(3), [d["prompt"] for d in judged]
-        pairs, _ = sample_pairs(candidates, tokenizer, prompts, SAMPLING, seed, self.config.answers)
+        pairs, _ = sample_pairs(candidates, tokenizer, prompts, SAMPLING, seed, self.config.completions)
         return judge_pairs(pairs, judged, seed)
 
     def train_reward(self, tokenizer: Tokenizer, instructed: LanguageModel, comparisons: list[dict]) -> ScalarModel:
-        """The reward model, normalised on answers of the instruction-tuned model."""
+        """The reward model, normalised on completions of the instruction-tuned model."""
         context, (learned, held_out) = instructed.config.context, split_by_prompt(comparisons)
         ranked, valid = (ranked_rows(tokenizer, part, context)[0] for part in (learned, held_out))
         settings = self.settings(4, self.config.reward_steps, 1.5e-3, 40, weight_decay=0.01)
@@ -206,8 +206,8 @@ class Demo:
 
         def train(run: RunFolder) -> None:
             generator = torch.Generator().manual_seed(self.config.seed_of(4))
-            answers = continue_texts(instructed, tokenizer, prompts, SAMPLING, generator)
-            references = answer_rows(tokenizer, prompts, answers, context)
+            completions = continue_texts(instructed, tokenizer, prompts, SAMPLING, generator)
+            references = completion_rows(tokenizer, prompts, completions, context)
             train_reward_model(instructed, ranked, valid, references, settings, run)
 
         return self.train_once(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)

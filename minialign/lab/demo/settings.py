@@ -18,10 +18,10 @@ class DemoConfig:
     rude: float = 0.2  # share of documents with rude words
     repetitive: float = 0.1  # share of documents that repeat themselves
     cut_off: float = 0.1  # share of documents that end in mid-sentence
-    demonstrations: int = 12_000  # clean answers to learn instructions from
+    demonstrations: int = 12_000  # clean completions to learn instructions from
     summaries: float = 0.75  # share of summaries among them; the rest are questions
     judged: int = 2200  # stories whose summaries annotators compare
-    answers: int = 4  # summaries of each such story, every two of which are compared
+    completions: int = 4  # summaries of each such story, every two of which are compared
     prompts: int = 1760  # stories that PPO practises on
     evaluated: int = 2200  # stories that nothing trained on
     width: int = 96  # D of the decoder
@@ -30,17 +30,18 @@ class DemoConfig:
     pretrain_steps: int = 800  # of 16 documents
     sft_steps: int = 2400  # of 16 demonstrations
     reward_steps: int = 250  # of 16 stories: two passes, where Stiennon et al. 2020 took one
-    ppo_updates: int = 55  # of 128 answers, four to a prompt
+    ppo_updates: int = 55  # of 128 completions, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in stds of the reward
     seed: int = 0  # of everything
 
     def __post_init__(self):
-        fewest = {"documents": 50, "demonstrations": 64, "judged": 64, "answers": 2, "prompts": 4, "evaluated": 2}
+        fewest = {"documents": 50, "demonstrations": 64, "judged": 64, "completions": 2, "prompts": 4, "evaluated": 2}
         for name, value in vars(self).items():
             if isinstance(value, int) and name != "seed" and value < fewest.get(name, 1):
                 raise UserError(f"{name} is {value}; it must be at least {fewest.get(name, 1)}")
-        if self.answers > 9 or not 0 <= self.summaries <= 1 or not 0 <= self.beta < 1e6:
-            raise UserError(f"answers {self.answers} (2 to 9), summaries {self.summaries} (0 to 1) or beta {self.beta} "
+        if self.completions > 9 or not 0 <= self.summaries <= 1 or not 0 <= self.beta < 1e6:
+            raise UserError(f"completions {self.completions} (2 to 9), summaries {self.summaries} (0 to 1) or beta "
+                            f"{self.beta} "
                             f"(at least 0) is out of range")
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 

@@ -45,11 +45,11 @@ def _scored() -> list[tuple]:
     return [(tensor([2.0, -1.0]), policy, reference, tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), 0.1)]
 
 
-def _exact_best_of(n: int, answers: int = 20_000) -> float:
-    """KL of the best of n from an even choice among many answers, summed over all of them."""
-    rank = torch.arange(1, answers + 1, dtype=torch.float64) / answers
-    p = rank**n - (rank - 1 / answers) ** n
-    return float((p * (p * answers).clamp(min=1e-300).log()).sum())
+def _exact_best_of(n: int, completions: int = 20_000) -> float:
+    """KL of the best of n from an even choice among many completions, summed over all of them."""
+    rank = torch.arange(1, completions + 1, dtype=torch.float64) / completions
+    p = rank**n - (rank - 1 / completions) ** n
+    return float((p * (p * completions).clamp(min=1e-300).log()).sum())
 
 
 @exercise(
@@ -167,7 +167,7 @@ def whiten(x, mask):
 @exercise(
     "predict", HEADING, best_of_n.best_of_n_kl,
     stub="nats", reference=lambda: _exact_best_of(16), tolerance=0.02,
-    why_tolerance="2 %: the run sums over 20,000 answers, the formula is for endlessly many", unit="nats",
+    why_tolerance="2 %: the run sums over 20,000 completions, the formula is for endlessly many", unit="nats",
     mistakes={"log_n": lambda: math.log(16), "bits": lambda: 4.0, "n": lambda: 16.0},
 )
 def best_of_16():

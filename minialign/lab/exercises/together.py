@@ -1,4 +1,4 @@
-r"""Exercises of notebook 10: sampling, where an answer ends, ROUGE, learning from comparisons directly, and how sure
+r"""Exercises of notebook 10: sampling, where a completion ends, ROUGE, learning from comparisons directly, and how sure
 one may be."""
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def _kept(logits: Tensor, keep) -> Tensor:
     return logits.scatter(-1, order, ordered.masked_fill(~keep(own.cumsum(dim=-1), own), -torch.inf))
 
 
-def _rouge1(answer: str, reference: str) -> float:
-    return rouge.rouge_n(answer, reference, 1).f
+def _rouge1(completion: str, reference: str) -> float:
+    return rouge.rouge_n(completion, reference, 1).f
 
 
-def _sets(answer: str, reference: str) -> float:
-    a, b = set(rouge.words(answer)), set(rouge.words(reference))
+def _sets(completion: str, reference: str) -> float:
+    a, b = set(rouge.words(completion)), set(rouge.words(reference))
     return rouge.share(len(a & b), len(a), len(b)).f
 
 
-def _unclipped(answer: str, reference: str) -> float:
-    a, b = rouge.words(answer), rouge.words(reference)
+def _unclipped(completion: str, reference: str) -> float:
+    a, b = rouge.words(completion), rouge.words(reference)
     return rouge.share(sum(word in b for word in a), len(a), len(b)).f
 
 
@@ -83,9 +83,9 @@ def top_p(logits, p):
                                          " ".join(w if w.islower() else "qq" for w in b.split())),
     },
 )
-def rouge_1(answer, reference):
+def rouge_1(completion, reference):
     """Words in common, each no more often than the reference has it."""
-    own, theirs = (Counter(re.findall(r"[a-z0-9]+", text.lower())) for text in (answer, reference))
+    own, theirs = (Counter(re.findall(r"[a-z0-9]+", text.lower())) for text in (completion, reference))
     matches = sum((own & theirs).values())
     if matches == 0:
         return 0.0
@@ -97,8 +97,8 @@ def rouge_1(answer, reference):
     "mend", "Fine-tune model on feedback", generation.end_mask,
     stub='''
         def end_mask(tokens, end):
-            """tokens: (B, R) ids; end: the end token's id, with which short answers are filled up too. Returns (B, R)
-            bool, true up to and with the first end."""
+            """tokens: (B, R) ids; end: the end token's id, which also fills up short completions. Returns (B, R) bool,
+            true up to and with the first end."""
             return tokens != end
     ''',
     cases=lambda: [(tensor([[5, 6, 2, 2, 2], [5, 2, 7, 2, 2], [5, 6, 7, 8, 9]]), 2)],
@@ -117,7 +117,7 @@ def end_mask(tokens, end):
 
 @exercise(
     "write", "New trend", dpo.dpo_loss,
-    stub="(P,) log-probabilities of answers. Returns (P,).",
+    stub="(P,) log-probabilities of completions. Returns (P,).",
     cases=lambda: [(tensor([-3.0, -9.0]), tensor([-4.0, -5.0]), tensor([-3.5, -8.0]), tensor([-3.0, -6.0]), 0.5)],
     reference=_dpo,
     mistakes={

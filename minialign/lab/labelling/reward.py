@@ -1,10 +1,10 @@
 r"""The reward model beside the labelling page: trained on the labels so far whenever one asks, and judged on those that
 it did not learn from.
 
-A process of its own trains it, so that the page answers meanwhile. It leaves
+A process of its own trains it, so that the page completions meanwhile. It leaves
 
     reward/               the reward model's run folder, as `minialign reward` leaves one; PPO can use it
-    reward-scores.json    the scores of both answers of every pair, which pairs were learned from, how long it took
+    reward-scores.json    the scores of both completions of every pair, which pairs were learned from, how long it took
 
 A fifth of the prompts is never learned from. The accuracy that is shown is over these and over prompts that were
 labelled since: how well the model predicts this person, not how well it remembers
@@ -30,7 +30,7 @@ from minialign.heads import load_model
 from minialign.lab.labelling.store import read_pairs
 from minialign.rlhf.comparisons import key_of, read_comparisons, split_by_prompt
 from minialign.rlhf.ranked import count_pairs, ranked_rows
-from minialign.rlhf.reward_model import answer_rows, score_rows, train_reward_model
+from minialign.rlhf.reward_model import completion_rows, score_rows, train_reward_model
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
 from minialign.runs.process import keep_memory
@@ -54,12 +54,12 @@ def retrain(folder: Path, base: Path, annotator: str) -> None:
     model, tokenizer = load_model(base, "decoder")
     (ranked, _), (valid, _) = (ranked_rows(tokenizer, part, model.config.context, "cut") for part in (learned, checks))
     if len(ranked) < FEWEST or not count_pairs(valid):
-        raise UserError("too few labelled answers fit the model's context to learn from", base)
+        raise UserError("too few labelled completions fit the model's context to learn from", base)
     batch = min(16, len(ranked))
     settings = TrainingConfig(steps=max(24, min(400, 3 * len(ranked) // batch)), batch=batch, learning_rate=5e-4,
                               weight_decay=0.01)
     pairs = read_pairs(folder / PAIRS)
-    rows = [answer_rows(tokenizer, [p["prompt"] for p in pairs], [p[side] for p in pairs], model.config.context)
+    rows = [completion_rows(tokenizer, [p["prompt"] for p in pairs], [p[side] for p in pairs], model.config.context)
             for side in ("first", "second")]
     fresh = folder / f"{MODEL}.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -172,8 +172,8 @@ class LiveReward:
         return status
 
     def margins(self, labels: list[dict]) -> list[float]:
-        """By how much the chosen answer scored higher, for each decided label whose prompt was not learned from; what
-        was asked again counts once."""
+        """By how much the chosen completion scored higher, for each decided label whose prompt was not learned from;
+        what was asked again counts once."""
         seen, found = set(self.found["seen"]), []
         for label in labels:
             if label["pair"] not in seen and label["choice"] in ("first", "second") and label.get("again") is not True:

@@ -138,7 +138,7 @@ def curves_section(run: Run) -> str:
         curve("Pretraining", pretrain, losses, ("step", "loss, nats a token (log scale)"),
               "What “held out” lies above “train” was learned by heart.", log=True),
         curve("Instruction tuning", sft, losses, ("step", "loss, nats a token"),
-              "Only the answer’s tokens count. If “held out” turns upward, it trained too long."),
+              "Only the completion’s tokens count. If “held out” turns upward, it trained too long."),
         curve("Reward model: loss", reward, losses, ("step", "loss, nats a pair"),
               "A judge that knows nothing pays ln 2 ≈ 0.693.", (0.6931, "knows nothing")),
         curve("Reward model: accuracy", reward, {"accuracy": "held out"}, ("step", "share ordered rightly"),

@@ -31,7 +31,7 @@ STATIONS = {
     "tokenizer": Box("model", "Tokenizer", "tokenizer.py", ("byte-level BPE",)),
     "pretrain": Box("model", "Pretraining", "pretrain/causal_lm.py", ("next token; also masked", "tokens, and gaps")),
     "demos": Box("data", "Demonstrations", "world/tasks.py", ("clean answers",)),
-    "sft": Box("model", "Instruction tuning", "instruct/sft.py", ("loss on the answer alone",)),
+    "sft": Box("model", "Instruction tuning", "instruct/sft.py", ("loss on completions only",)),
     "pairs": Box("data", "Pairs of summaries", "rlhf/comparisons.py", ("of models, and the", "story's reference")),
     "people": Box("people", "People choose", "lab/labelling/page.py", ("you, in the browser,",
     "or simulated annotators")),

@@ -75,7 +75,7 @@ def rivals(run: Run) -> str:
     asked = (f"The same {count} test stories for all" if count >= len(run.stories) else
              f"The first {count} of {len(run.stories):,} test stories for all, so RLHF’s numbers are not those above")
     text = ("<h3>PPO beside best of n</h3><p>Best of n asks the instruction-tuned model n times and keeps what the "
-            "reward model likes best: no training, n\n    times the work for each answer, KL log n − (n − 1)/n at "
+            "reward model likes best: no training, n\n    times the work for each completion, KL log n − (n − 1)/n at "
             f"most. {asked}; 95 % intervals over them.</p>")
     return text + table("stack", heads, rows)
 
@@ -96,7 +96,7 @@ def hacked(run: Run) -> str:
     rows = []
     for sample in samples:
         verdict = "liked beyond its worth" if sample.excess > 0 else "better than it thinks"
-        summary = escape(sample.answer.strip()) or '<span class="soft">(it says nothing)</span>'
+        summary = escape(sample.completion.strip()) or '<span class="soft">(it says nothing)</span>'
         texts = f"<details><summary>{summary}</summary><p class='soft'>{escape(sample.prompt)}</p></details>"
         rows.append([verdict, f"{sample.proxy:+.2f}", f"{sample.gold:+.2f}", texts])
     text = ("<h3>Where reward and gold differ most</h3><p>Summaries of RLHF on test stories, both scores in deviations "
