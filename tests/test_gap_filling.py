@@ -46,7 +46,7 @@ def test_an_encoder_decoder_is_given_sentinels_and_its_spans_come_into_the_gaps(
     def generate(model, prompts, config, generator, completions):
         asked.extend(prompts)
         return type("Written", (), {"completion": torch.tensor([written] * completions),
-                                    "mask": torch.ones(answers, 6, dtype=torch.bool)})
+                                    "mask": torch.ones(completions, 6, dtype=torch.bool)})
 
     monkeypatch.setattr("minialign.pretrain.gap_filling.generate", generate)
     filled = fill_with_spans(model, PARTS, 2, GREEDY, seeded())
