@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from minialign.heads import LanguageModel, describe_model
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import read_documents
-from minialign.lab.commands.options import LARGEST, Command, configured, file_option, run_options
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.masked_lm import MaskedLM, MaskingConfig
 from minialign.pretrain.pretrain import pretrain
@@ -30,29 +30,24 @@ FAST = {"steps": 60, "validate_every": 30}
 KINDS = {"next-token": "decoder", "span-corruption": "encoder-decoder", "masked-lm": "encoder"}
 
 
-@click.command(cls=Command)
+@click.command(cls=cli.Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
-@file_option("--text", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may follow.",
-             multiple=True, metavar="FILES…")
-@file_option("--valid", "A file to validate on; without it the last twentieth of the documents is held out.",
-             metavar="FILE")
-@click.option("--split", type=click.Choice(["file", "paragraphs", "lines"]), default="file", show_default=True,
-              help="What is a document in a .txt file.")
-@click.option("--packed/--no-packed", default=True, show_default=True, help="Pack documents one after the other, or "
-              "one a row (many short ones).")
-@click.option("--objective", type=click.Choice(list(KINDS)), default="next-token", show_default=True,
-              help="GPT's, T5's or BERT's; it says what is built.")
-@click.option(
-    "--lm-adaptation-steps", default=0, type=click.IntRange(0, LARGEST), show_default=True,
-    help="More steps, after span corruption: go on from texts."
-)
-@run_options(out="runs/pretrain")
-@configured("Training", "training", DEFAULT, FAST)
-@configured("Model", "shape", SHAPE, hide=("kind",))
-@configured("Span corruption", "noise", SpanCorruptionConfig())
-@configured("Masked language modelling", "masking", MaskingConfig())
-def command(files, text, valid, split, packed, objective, lm_adaptation_steps, out, seed, fast, training, shape, noise,
-            masking):
+@cli.file_option("--text FILES…", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may "
+                 "follow.", multiple=True)
+@cli.file_option("--valid FILE", "A file to validate on; without it the last twentieth of the documents is held out.")
+@cli.choice_option("--split", ["file", "paragraphs", "lines"], "file", "What is a document in a .txt file.")
+@cli.option("--packed/--no-packed", default=True,
+            text="Pack documents one after the other, or one a row (many short ones).")
+@cli.choice_option("--objective", KINDS, "next-token", "GPT's, T5's or BERT's; it says what is built.")
+@cli.count_option("--lm-adaptation-steps", 0, 0, cli.LARGEST,
+                  "More steps, after span corruption: go on from texts.")
+@cli.run_options(out="runs/pretrain")
+@cli.configured("Training", "training", DEFAULT, FAST)
+@cli.configured("Model", "shape", SHAPE, hide=("kind",))
+@cli.configured("Span corruption", "noise", SpanCorruptionConfig())
+@cli.configured("Masked language modelling", "masking", MaskingConfig())
+@cli.gather_options
+def command(args, training, shape, noise, masking):
     """Teach a model your texts: a decoder the next token, an encoder-decoder what is missing in gaps, or an encoder the
     hidden tokens.
 
@@ -61,47 +56,52 @@ def command(files, text, valid, split, packed, objective, lm_adaptation_steps, o
     Then:     python -m minialign sample runs/plays --prompt "ROMEO"
     Example:  python -m minialign pretrain --text plays/*.txt --objective span-corruption --out runs/t5
     """
-    paths = [*text, *files]
+    paths = [*args.text, *args.files]
     if not paths:
         raise UserError("there is no text to learn from; name files with --text")
-    settings = objective_settings(objective, lm_adaptation_steps, noise, masking)
-    documents = [document for path in paths for document in read_documents(path, split)]
-    if valid is not None:
-        held_out = read_documents(valid, split)
+    settings = objective_settings(args.objective, args.lm_adaptation_steps, noise, masking)
+    documents = [document for path in paths for document in read_documents(path, args.split)]
+    if args.valid is not None:
+        held_out = read_documents(args.valid, args.split)
     else:
         documents, held_out = hold_out_the_end(documents, shape.context)
-    run = RunFolder(out)
+    learned = {"next-token": NextToken(args.packed), "masked-lm": MaskedLM(masking, args.packed),
+               "span-corruption": SpanCorruption(noise, args.packed)}[args.objective]
+    places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files",
+              str(args.valid) if args.valid else "the part held out for validation")
+    run = RunFolder(args.out)
     with run.locked():
         tokenizer = train_tokenizer(documents, shape.vocabulary)
-        model = LanguageModel(dataclasses.replace(shape, vocabulary=tokenizer.size, kind=KINDS[objective]),
-                              training.seed)
-        config = {**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": packed,
-                  **settings}
-        config["data"] = fingerprint([documents, held_out])
+        shape = dataclasses.replace(shape, vocabulary=tokenizer.size, kind=KINDS[args.objective])
+        model = LanguageModel(shape, training.seed)
+        config = {**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": args.packed,
+                  **settings, "data": fingerprint([documents, held_out])}
         run.begin(config, tokenizer)
         if not run.finished:
-            parameters = sum(p.numel() for p in model.parameters())
-            click.echo(f"{len(documents):,} documents, {tokenizer.size:,} tokens in the vocabulary, {parameters:,} "
-                       f"parameters")
-            places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files",
-                      str(valid) if valid else "the part held out for validation")
-            learned = {"next-token": NextToken(packed), "masked-lm": MaskedLM(masking, packed),
-                       "span-corruption": SpanCorruption(noise, packed)}[objective]
-            if lm_adaptation_steps:  # span corruption in a folder of its own inside the run's, and on from there
-                first = RunFolder(out / "span-corruption")
+            click.echo(f"{len(documents):,} documents, {tokenizer.size:,} tokens in the vocabulary, "
+                       f"{sum(p.numel() for p in model.parameters()):,} parameters")
+            texts = documents, held_out
+            if args.lm_adaptation_steps:  # span corruption in a folder of its own inside the run's, and on from there
+                first = RunFolder(args.out / "span-corruption")
                 with first.locked():
                     first.begin({**config, "lm_adaptation_steps": 0}, tokenizer)
                     if not first.finished:
-                        pretrain(model, tokenizer, documents, held_out, training, first, learned, places)
+                        pretrain(model, tokenizer, *texts, training, first, learned, places)
                     load_into(model, read_tensors(first.path / MODEL)[0], first.path / MODEL)
-                learned, training = LMAdaptation(packed), dataclasses.replace(training, steps=lm_adaptation_steps)
-            pretrain(model, tokenizer, documents, held_out, training, run, learned, places)
+                learned = LMAdaptation(args.packed)
+                training = dataclasses.replace(training, steps=args.lm_adaptation_steps)
+            pretrain(model, tokenizer, *texts, training, run, learned, places)
+    report(run, args.objective, bool(args.lm_adaptation_steps))
+
+
+def report(run: RunFolder, objective: str, adapted: bool) -> None:
+    """What came of it, and what to try; `adapted` to go on from texts."""
     measured = {"next-token": "held-out text", "masked-lm": "the hidden tokens of held-out text",
                 "span-corruption": "the gaps of held-out text"}[objective]
-    click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on "
-               f"{'the rests of held-out texts' if lm_adaptation_steps else measured}")
-    click.echo(f'try it:  python -m minialign sample {out} --prompt '
-               f'"{"…" if objective == "next-token" or lm_adaptation_steps else "… ___ …"}"')
+    click.echo(f"{run.path}: perplexity {run.facts()['perplexity']:.2f} on "
+               f"{'the rests of held-out texts' if adapted else measured}")
+    click.echo(f'try it:  python -m minialign sample {run.path} --prompt '
+               f'"{"…" if objective == "next-token" or adapted else "… ___ …"}"')
 
 
 def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorruptionConfig,
