@@ -208,7 +208,7 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
 
     Args:
         job, made: from `toy_feedback`; reward: the job's reward model.
-        beta: price of one nat of KL, in deviations of the reward.
+        beta: price of one nat of KL, in standard deviations of the reward.
     Returns:
         the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees,
         and what it then makes of test stories.

@@ -143,9 +143,9 @@ def curves_section(run: Run) -> str:
               "A judge that knows nothing pays ln 2 ≈ 0.693.", (0.6931, "knows nothing")),
         curve("Reward model: accuracy", reward, {"accuracy": "held out"}, ("step", "share ordered rightly"),
               "Held-out choices ordered as people did. Mind the axis: it does not begin at 0.", (0.5, "guessing")),
-        curve("PPO: score", ppo, {"score": "reward model’s score"}, ("update", "score, deviations"),
+        curve("PPO: score", ppo, {"score": "reward model’s score"}, ("update", "score, std"),
               "What PPO climbs. Rising is not yet better: see the gold score."),
-        curve("PPO: KL to the reference", ppo, kls, ("update", "KL, nats an answer"),
+        curve("PPO: KL to the reference", ppo, kls, ("update", "KL, nats a completion"),
               "How far the policy has gone. It begins at 0; a mean that stays negative is a bug."),
         score_against_kl(ppo),
         curve("PPO: gold score of its own samples", ppo, golds, ("update", "score, 0 to 1"),
@@ -162,7 +162,7 @@ def score_against_kl(records: Sequence[dict[str, Any]]) -> str:
         found = [found[i] for i in sorted({round(i * (len(found) - 1) / POINTS) for i in range(POINTS + 1)})]
     if not found:
         return ""
-    fig, axes = figure("KL to the reference, nats an answer", "score, deviations")
+    fig, axes = figure("KL to the reference, nats a completion", "score, std")
     for i, (kl, score) in enumerate(found):
         axes.plot(kl, score, "o", color=STYLES[0][0], alpha=(i + 2) / (len(found) + 1), markeredgewidth=0, markersize=6)
     for (kl, score), marker, name in ((found[0], "s", "first update"), (found[-1], "D", "last update")):

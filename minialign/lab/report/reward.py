@@ -99,7 +99,8 @@ def hacked(run: Run) -> str:
         summary = escape(sample.completion.strip()) or '<span class="soft">(it says nothing)</span>'
         texts = f"<details><summary>{summary}</summary><p class='soft'>{escape(sample.prompt)}</p></details>"
         rows.append([verdict, f"{sample.proxy:+.2f}", f"{sample.gold:+.2f}", texts])
-    text = ("<h3>Where reward and gold differ most</h3><p>Summaries of RLHF on test stories, both scores in deviations "
-            "from their mean over all of them.\n    First those that the reward model likes too much: what they have "
-            "in common is what PPO would climb next. Then those that it misses.\n    Open one to see its prompt.</p>")
+    text = ("<h3>Where reward and gold differ most</h3><p>Summaries of RLHF on test stories, both scores in standard "
+            "deviations from their mean over all of them.\n    First those that the reward model likes too much: what "
+            "they have in common is what PPO would climb next. Then those that it misses.\n    Open one to see its "
+            "prompt.</p>")
     return text + table("stack", ["the reward model", "reward", "gold", "summary"], rows)
