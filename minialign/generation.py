@@ -125,7 +125,7 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         completions: K to each prompt, which is read once for all of them; the N = B K rows of one prompt stand
             together.
     Raises:
-        UserError: no prompts, a model that does not write, or prompt and answer that do not fit the context.
+        UserError: no prompts, a model that does not write, or prompt and completion that do not fit the context.
     """
     if not prompts:
         raise UserError("there are no prompts to continue")

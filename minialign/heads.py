@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
 
 def read_completions(body: Transformer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
-                 of: Sequence[int]) -> tuple[Tensor, Tensor]:
+                     of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """A decoder's vectors of several completions to each prompt, the prompts read once
     (test_a_prompt_is_read_once_for_all_its_answers).
 
@@ -118,9 +118,9 @@ def read_completions(body: Transformer, prompts: Sequence[Sequence[int]], comple
         prompts: B lists of ids, which may be empty; completions: N lists of ids.
         of: (N,) which prompt each completion goes on from.
     Returns:
-        (N, T, D) vectors of the answers' tokens, and mask (N, T), true at real ones.
+        (N, T, D) vectors of the completions' tokens, and mask (N, T), true at real ones.
     Raises:
-        UserError: prompt and answer do not fit the context.
+        UserError: prompt and completion do not fit the context.
     """
     tokens, mask = pad(completions)  # (N, T)
     of = torch.as_tensor(of)

@@ -3,7 +3,7 @@ r"""Log-probabilities of what was said, and averages that look at real tokens on
     log π(y|x) = Σₜ log π(yₜ | x, y₍<t₎)                   the chain rule; every method from SFT to PPO stands on it
 
 Who predicts whom is said twice: batching.py shifts the labels of whole rows, and `predicting_vectors` begins with the
-prompt's last token, which predicts the answer's first. Everything else takes logits aligned with their tokens.
+prompt's last token, which predicts the completion's first. Everything else takes logits aligned with their tokens.
 
 Read next: generation.py.
 """
@@ -47,7 +47,7 @@ def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], comple
 
 def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int]],
                             completions: Sequence[Sequence[int]],
-                              of: Sequence[int]) -> tuple[Tensor, Tensor]:
+                            of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The same of an encoder-decoder: the encoder reads each prompt once, the decoder its begin token once, and then
     every completion."""
     tokens, mask = pad(completions)  # (N, T)
@@ -63,7 +63,7 @@ def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int
 
 
 def completion_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
-                    of: Sequence[int]) -> tuple[Tensor, Tensor]:
+                        of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(N, T) log π of each completion token, nats, 0 at padding; and mask (N, T). Arguments as in
     `predicting_vectors`."""
     if model.config.kind == "encoder-decoder":

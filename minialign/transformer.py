@@ -44,7 +44,7 @@ class TransformerConfig:
     """Shape of a model; stored beside its weights."""
 
     vocabulary: int  # V, how many tokens there are
-    context: int = 160  # most tokens that it can read, prompt and answer together
+    context: int = 160  # most tokens that it can read, prompt and completion together
     width: int = 96  # D, length of a token's vector
     layers: int = 3  # N, number of blocks (in the encoder and in the decoder each)
     heads: int = 3  # H, attention heads; width / heads must be even with rotary positions

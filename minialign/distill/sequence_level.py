@@ -109,7 +109,7 @@ def write(teacher: LanguageModel, prompts: Sequence[Sequence[int]], config: Writ
     Args:
         prompts: lists of ids that begin with the begin token; seed: of what is drawn.
     Returns:
-        for each prompt (ids of prompt and answer up to its end token, length of the prompt), for LabelledRows.
+        for each prompt (ids of prompt and completion up to its end token, length of the prompt), for LabelledRows.
     """
     chance, order = torch.Generator().manual_seed(seed), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     rows: list[tuple[list[int], int]] = [([], 0)] * len(prompts)

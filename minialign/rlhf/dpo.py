@@ -11,16 +11,16 @@ Solved for r and put into the reward model's loss, Z falls out, and what is left
 Why do the chosen completions grow less likely? That is no bug: the loss sees the *gap* of two log-ratios, and a gap
 also opens when both fall and the rejected one falls faster. They must fall: over completions that π_ref wrote, the mean
 of log(π/π_ref) is −KL(π_ref ‖ π) ≤ 0, so with Δ the mean gap, chosen ones move by Δ/2 − KL and rejected ones by −Δ/2 −
-KL (test_the_chosen_rise_by_half_the_gap_less_the_kl). What both lose goes to answers that nobody compared, good or bad:
-that is how DPO is over-optimised. Watch `chosen`: a few nats are normal; tens mean that β or the learning rate is
+KL (test_the_chosen_rise_by_half_the_gap_less_the_kl). What both lose goes to completions that nobody compared, good or
+bad: that is how DPO is over-optimised. Watch `chosen`: a few nats are normal; tens mean that β or the learning rate is
 wrong. Details that matter:
     1. At the start both are the same model, and no dropout tells them apart: every gap is 0 and the loss log 2
        (test_before_the_first_step_the_loss_is_log_2).
-    2. Log-probabilities are *sums* over an answer's tokens, its end token included, never means
+    2. Log-probabilities are *sums* over a completion's tokens, its end token included, never means
        (test_answer_logprobs_obey_the_chain_rule).
     3. The reference is read once and never moves (test_the_reference_is_read_once_and_never_moves).
     4. The pairs of a prompt are one element, as in the reward model: every prompt weighs the same.
-    5. `imitation` adds the chosen answers' own loss, per token, which holds them up (Pang et al. 2024, §3, Eq. 2).
+    5. `imitation` adds the chosen completions' own loss, per token, which holds them up (Pang et al. 2024, §3, Eq. 2).
 
 Metrics beside those of training.py, on held-out pairs: `validation` the loss, nats · `accuracy` share of pairs with a
 positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those completions, nats · `gap` mean of the
@@ -56,7 +56,7 @@ class DPOConfig:
 
     beta: float = 0.1  # price of one nat of KL, in units of the reward; larger stays closer to the reference
     label_smoothing: float = 0.0  # share of choices that are taken to be mistakes, below one half
-    imitation: float = 0.0  # weight of the chosen answers' own loss per token; 0 is plain DPO
+    imitation: float = 0.0  # weight of the chosen completions' own loss per token; 0 is plain DPO
 
     def __post_init__(self):
         check_ranges(self, {"beta": (1e-6, 1e6), "label_smoothing": (0, 0.499), "imitation": (0, 1e6)})

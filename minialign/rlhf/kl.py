@@ -85,7 +85,8 @@ def learner_and_reference(policy: nn.Module) -> tuple[nn.Module, nn.Module]:
 @torch.no_grad()
 def sampled_kl(policy: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]],
                sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """(N,) for each prompt one answer's log π(y|x) − log π_ref(y|x), nats (k1); its mean estimates KL(π ‖ π_ref)."""
+    """(N,) for each prompt one completion's log π(y|x) − log π_ref(y|x), nats (k1); its mean estimates KL(π ‖
+    π_ref)."""
     parts = []
     for start in range(0, len(prompts), 64):
         part = prompts[start : start + 64]

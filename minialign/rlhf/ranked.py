@@ -43,8 +43,8 @@ class RankedBatch(ExampleBatch):
 
     prompts: list[list[int]]  # (B,) ids
     completions: list[list[int]]  # (N,) ids
-    of: list[int]  # (N,) which of the prompts each completions
-    chosen: Tensor  # (P,) which answer was preferred
+    of: list[int]  # (N,) which of the prompts each goes on from
+    chosen: Tensor  # (P,) which completion was preferred
     rejected: Tensor  # (P,) to which
     weights: Tensor  # (P,) one over the pairs of its prompt: every prompt weighs the same
     rows: list[int]  # which prompts
@@ -86,7 +86,7 @@ def ranked_rows(tokenizer: Tokenizer, comparisons: list[dict], context: int, lon
     were left out or changed, by reason.
 
     Args:
-        context: tokens that prompt and answer may have together.
+        context: tokens that prompt and completion may have together.
         long: "stop" with an error when they have more, "skip" them, or "cut" the completion, whose end token stays.
         file: named in the error.
     Raises:

@@ -1,7 +1,7 @@
 r"""How far to trust a reward model: is it as sure as it may be, does it read at all, what does it like too much?
 
     calibration      of pairs that it orders with probability p = σ(r₁ − r₂), people should order a share p so
-    blind baselines  accuracy of judges that see only which answer is longer, or which stood first         (pitfall D29)
+    blind baselines  accuracy of judges that see only which completion is longer, or which stood first     (pitfall D29)
     reward hacking   excess = (proxy − mean proxy) / std of proxy − (gold − mean gold) / std of gold
 
 The proxy (the reward model) and gold (what was wanted) are put on one scale, standard deviations from the mean of the

@@ -65,7 +65,7 @@ def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
 
 def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]],
                       completions: Sequence[Sequence[int]],
-                  of: Sequence[int]) -> Tensor:
+                      of: Sequence[int]) -> Tensor:
     """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read
     once."""
     if isinstance(model, Ensemble):
@@ -100,7 +100,7 @@ def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
 
 
 def completion_rows(tokenizer: Tokenizer, prompts: Sequence[str], completions: Sequence[str],
-                context: int | None = None) -> list[list[int]]:
+                    context: int | None = None) -> list[list[int]]:
     """Prompts with their completions as rows that a reward model reads; what is longer than `context` loses tokens
     before the end token."""
     pairs = zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(completions)))
@@ -123,8 +123,8 @@ def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], bat
 
 
 def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount: float) -> Tensor:
-    """(N,) scores in which answers that never end count less: "replace" puts −amount in place of the score (OpenAI's
-    released code), "subtract" takes amount off it (TRL)."""
+    """(N,) scores in which completions that never end count less: "replace" puts −amount in place of the score
+    (OpenAI's released code), "subtract" takes amount off it (TRL)."""
     lowered = scores - amount if convention == "subtract" else torch.full_like(scores, -amount)
     return torch.where(ended, scores, lowered)
 
@@ -147,7 +147,7 @@ def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, fl
 def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ranked],
                        reference_rows: Sequence[Sequence[int]], config: TrainingConfig,
                        run: RunFolder) -> tuple[ScalarModel, dict[str, float]]:
-    """Learn to score answers from comparisons. Returns the model, and its accuracy and loss on `valid`.
+    """Learn to score completions from comparisons. Returns the model, and its accuracy and loss on `valid`.
 
     Args:
         base: the SFT model; it is copied, not changed.

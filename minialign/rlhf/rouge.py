@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rouge:
-    """One answer's score against one reference, each number in [0, 1]."""
+    """One completion's score against one reference, each number in [0, 1]."""
 
     precision: float
     recall: float

@@ -43,6 +43,6 @@ def command(args, training, settings):
             train_dpo(model, ranked, checks, settings, training, run)
     facts = run.facts()
     click.echo(f"{args.out}: orders {facts['accuracy']:.1%} of the held-out comparisons as people did")
-    click.echo(f"nats that answers gained against {args.policy}: chosen {facts['chosen']:+.2f}, rejected "
+    click.echo(f"nats that completions gained against {args.policy}: chosen {facts['chosen']:+.2f}, rejected "
                f"{facts['rejected']:+.2f} (dpo.py says why both may fall)")
     click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')

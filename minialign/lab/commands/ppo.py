@@ -76,7 +76,8 @@ def command(args, settings, mixing):
             click.echo(f"{len(rows):,} prompts; the reference is {args.policy}")
             train_ppo(model, scorer, rows, settings, run, mix=mix)
     facts, trained = run.facts(), load_model(args.out, "language-model")[0]
-    click.echo(f"{args.out}: score {facts['score']:+.2f} (the reference's is 0), KL {facts['kl']:.1f} nats per answer")
+    click.echo(f"{args.out}: score {facts['score']:+.2f} (the reference's is 0), KL {facts['kl']:.1f} nats per "
+               f"completion")
     if len(rows) > 1:
         most, n = (8, 4) if args.fast else (64, args.best_of)
         asked = [record["prompt"] for record in records[:most]]
