@@ -54,7 +54,8 @@ def documents(count: int, seed: int, dirt: DirtConfig | None = None,
     rng = random.Random(seed)
     for _ in range(count):
         kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
-        names = [name for name in ("rude", "repetitive", "cut_off") if rng.random() < getattr(dirt, name)]
+        chances = {"rude": dirt.rude, "repetitive": dirt.repetitive, "cut_off": dirt.cut_off}
+        names = [name for name, chance in chances.items() if rng.random() < chance]
         if kind != "story" and rng.random() < dirt.false / FALSIFIABLE:
             names.insert(0, "false")
         yield {"text": _document(kind, names, rng, tell), "kind": kind, "dirt": names}

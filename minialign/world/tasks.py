@@ -8,9 +8,10 @@ Read next: corpus.py. Try it: `python -m minialign.world.tasks`.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from minialign.world.parse import parse, without_opener
 from minialign.world.stories import CHILDREN, Story, say, write_story
@@ -76,7 +77,7 @@ def swap(event: Event, field: str, story: Story, rng: random.Random) -> Event | 
     near, far = _rivals(field, getattr(event, field), story)
     taken = (event.who, event.whom, event.what, event.other, getattr(event, field))
     for names in (near, far) if rng.random() < SAME_STORY else (far, near):
-        fitting = [replace(event, **{field: name}) for name in names if name not in taken]
+        fitting = [event.changed(field, name) for name in names if name not in taken]
         fitting = [e for e in fitting if not any(matches(e, fact) for fact in story.events)]
         if fitting:
             return rng.choice(fitting)
@@ -98,11 +99,12 @@ def _rivals(field: str, value: str, story: Story) -> tuple[list[str], list[str]]
     return list(dict.fromkeys(near)), [colour + other for other in group]
 
 
-def _answer(event: Event, field: str) -> str:
-    return f"the {event.where}" if field == "where" else getattr(event, field).split(" ")[-1]
+def as_answer(name: str, field: str) -> str:
+    """What answers a question for a field: "the mill" for a place, "kite" for a red kite."""
+    return f"the {name}" if field == "where" else name.split(" ")[-1]
 
 
-def _ask(event: Event, form: str, rng: random.Random) -> str | None:
+def ask(event: Event, form: str, rng: random.Random) -> str | None:
     """The question of a form ("who", "where" ...) about an event, if its kind has one."""
     question = KINDS[event.kind].get("ask", {}).get(form)
     if question is None or not set(fields_said(question)) <= set(event.to_dict()):
@@ -111,23 +113,19 @@ def _ask(event: Event, form: str, rng: random.Random) -> str | None:
     return filled[0].upper() + filled[1:]
 
 
-def _questions(field: str) -> Callable[[Story, random.Random], list[dict]]:
+def questions(field: str, story: Story, rng: random.Random) -> list[dict]:
     """The task that asks for one field; each question has one right answer in the story."""
-
-    def examples(story: Story, rng: random.Random) -> list[dict]:
-        found = []
-        for event in story.events:
-            question = _ask(event, field, rng)
-            if question is None or not getattr(event, field):
-                continue
-            told = [name for name in fields_said(KINDS[event.kind]["ask"][field]) if name != field]
-            rest = Event(event.kind, **{name: getattr(event, name) for name in told})
-            if len({_answer(fact, field) for fact in story.events if matches(rest, fact)}) == 1:
-                found.append({"story": story.text, "question": question, "answer": _answer(event, field),
-                              "options": _options(event, field, story, rng)})
-        return found
-
-    return examples
+    found = []
+    for event in story.events:
+        question = ask(event, field, rng)
+        if question is None or not getattr(event, field):
+            continue
+        told = [name for name in fields_said(KINDS[event.kind]["ask"][field]) if name != field]
+        rest = Event(event.kind, **{name: getattr(event, name) for name in told})
+        if len({as_answer(getattr(fact, field), field) for fact in story.events if matches(rest, fact)}) == 1:
+            found.append({"story": story.text, "question": question, "answer": as_answer(getattr(event, field), field),
+                          "options": _options(event, field, story, rng)})
+    return found
 
 
 def _options(event: Event, field: str, story: Story, rng: random.Random) -> list[str]:
@@ -135,8 +133,8 @@ def _options(event: Event, field: str, story: Story, rng: random.Random) -> list
     if field == "feeling":
         return list(WORDS["feelings"])
     near, far = _rivals(field, getattr(event, field), story)
-    others = [_answer(replace(event, **{field: name}), field) for name in near + rng.sample(far, len(far))]
-    right = _answer(event, field)
+    others = [as_answer(name, field) for name in near + rng.sample(far, len(far))]
+    right = as_answer(getattr(event, field), field)
     options = [right, *[other for other in dict.fromkeys(others) if other != right][:3]]
     rng.shuffle(options)
     return options
@@ -150,7 +148,7 @@ def _yes_no(story: Story, rng: random.Random) -> list[dict]:
         if rng.random() < 0.5:
             said = [f for f in fields_said(KINDS[event.kind].get("ask", {}).get("yes_no", "")) if getattr(event, f)]
             answer, asked = "no", swap(event, rng.choice(said), story, rng) if said else None
-        question = _ask(asked, "yes_no", rng) if asked else None
+        question = ask(asked, "yes_no", rng) if asked else None
         if question and asked.kind == "try":  # "Did Mira give up?"
             answer = "no" if answer == "yes" else None
         if question and answer:
@@ -196,7 +194,8 @@ def _check(story: Story, rng: random.Random) -> list[dict]:
 
 TASKS: dict[str, Task] = {
     "summary": Task("summary", "summarise", _summary),
-    **{field: Task(field, "questions", _questions(field)) for field in ("who", "where", "what", "feeling")},
+    **{field: Task(field, "questions", functools.partial(questions, field))
+       for field in ("who", "where", "what", "feeling")},
     "yes_no": Task("yes_no", "questions", _yes_no),
     "check": Task("check", "inference", _check),
 }

@@ -2,7 +2,7 @@ r"""Tasks that are answered by writing, and tasks about words: summaries, questi
 
 Same form as `reading.py`; where there is no list of answers, `options` is missing.
 
-Read next: datasets.py.
+Read next: reading_corpus.py.
 """
 
 from __future__ import annotations
