@@ -30,7 +30,7 @@ class Cache:
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
-        self.last: list[Tensor | None] = [None] * config.layers  # (B, H, 1, d) last key of each layer, before smearing
+        self.recent: dict[int, Tensor] = {}  # (B, k − 1, D) the last inputs of each short convolution
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
     def make_room(self, count: int) -> None:
@@ -75,5 +75,5 @@ class Cache:
         self.shape = (*self.shape[:2], len(rows), *self.shape[3:])  # for a store that is not laid out yet
         self.store = None if self.store is None else self.store[:, :, rows]
         self.grown, self.memory = [repeated(kept) for kept in self.grown], [repeated(kept) for kept in self.memory]
-        self.last = [None if key is None else key.index_select(0, rows) for key in self.last]
+        self.recent = {place: x.index_select(0, rows) for place, x in self.recent.items()}
         self.mask = self.mask[rows]

@@ -39,9 +39,10 @@ def build_body(config: TransformerConfig) -> nn.Module:
 
 
 def initialise(module: nn.Module, config: TransformerConfig, generator: torch.Generator) -> None:
-    """GPT-2's start (Radford et al. 2019, §2.3): N(0, std²), zero biases; `.output` matrices smaller by √(2 layers)."""
+    """GPT-2's start (Radford et al. 2019, §2.3): N(0, std²), zero biases; `.output` matrices smaller by √(2 layers);
+    short convolutions that change nothing yet."""
     for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or "convolutions" in name:
             parameter.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
         else:
             shrink = math.sqrt(2 * config.layers) if name.endswith("output.weight") else 1.0
@@ -225,7 +226,10 @@ def check_no_other(path: Path) -> None:
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """The part of config.json that says how to build the model again."""
     what = "language-model" if isinstance(model, LanguageModel) else "scalar-model"
-    return {"what": what, "model": to_dict(model.config)}
+    shape = to_dict(model.config)
+    if not shape["short_convolution"]:  # run folders from before there was one go on
+        del shape["short_convolution"]
+    return {"what": what, "model": shape}
 
 
 def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:

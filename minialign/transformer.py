@@ -35,6 +35,7 @@ from torch import Tensor
 from minialign.cache import Cache
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_at_least_1, check_choices
+from minialign.runs.smeared_keys import smearing
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
@@ -54,7 +55,8 @@ class TransformerConfig:
     activation: str = "gelu"  # gelu | gelu_tanh (GPT-2's) | relu
     dropout: float = 0.0  # share of activations dropped while training
     initial_std: float = 0.02  # std of the initial weights; GPT-2's, for widths near 1000: smaller ones learn from 1/√D
-    smeared_keys: bool = False  # mix each key with the one before: small models copy early (Olsson et al. 2022)
+    smeared_keys: bool = False  # of run folders from before the short convolution (runs/smeared_keys.py)
+    short_convolution: int = 0  # k: mix the last k tokens ahead of every layer, which lets a small model read early
     fused_attention: bool = True  # torch's fused kernel; without it the formula, which is slower and equal within 1e-5
 
     def __post_init__(self):
@@ -64,6 +66,8 @@ class TransformerConfig:
         if self.width % self.heads or (self.positions == "rotary" and self.width // self.heads % 2):
             even = " into an even number, which rotary positions need" if self.positions == "rotary" else ""
             raise UserError(f"width {self.width} does not divide by {self.heads} heads{even}; change one of them")
+        if not 0 <= self.short_convolution <= 16:
+            raise UserError(f"short convolution {self.short_convolution} must be between 0 (none) and 16 positions")
         if not 0 <= self.dropout < 1 or not 0 < self.initial_std < 1:
             raise UserError(f"dropout {self.dropout} (at least 0, below 1) or initial std {self.initial_std} "
                             f"(above 0, below 1) is out of range")
@@ -96,6 +100,7 @@ class Sight(NamedTuple):
     allowed: Tensor | None = None  # (B, 1, T, S) bool, who may look at whom; None: everything, or what `causal` says
     causal: bool = False  # token t looks at 0..t only
     rotation: tuple[Tensor, Tensor] | None = None  # of queries and keys, with rotary positions
+    real: Tensor | None = None  # (B, T) bool, false at pads; None: all are real, or pads stand where nobody looks
 
 
 def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
@@ -206,18 +211,24 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int, cross: bool = False):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = (SmearedAttention if config.smeared_keys else Attention)(config, layer)
+        self.attention = (smearing(Attention) if config.smeared_keys else Attention)(config, layer)
         if cross:
             self.cross_norm, self.cross_attention = nn.LayerNorm(config.width), CrossAttention(config, layer)
         self.feed_forward_norm, self.feed_forward = nn.LayerNorm(config.width), FeedForward(config)
+        if config.short_convolution:
+            self.convolutions = nn.ModuleList(ShortConvolution(config, 2 * layer + place) for place in range(2))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None, memory: Tensor | None = None,
                 memory_mask: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), sight, cache))  # (B, T, D)
+        x = x + self.dropout(self.attention(self.mixed(0, self.attention_norm(x), sight, cache), sight, cache))
         if memory is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory, memory_mask, cache))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + self.dropout(self.feed_forward(self.mixed(1, self.feed_forward_norm(x), sight, cache)))
+
+    def mixed(self, place: int, x: Tensor, sight: Sight, cache: Cache | None) -> Tensor:
+        """(B, T, D) x, with its short convolution if it has one: 0 ahead of the attention, 1 of the feed-forward."""
+        return self.convolutions[place](x, sight, cache) if hasattr(self, "convolutions") else x
 
 
 class Transformer(nn.Module):
@@ -270,7 +281,8 @@ class Transformer(nn.Module):
                             f"text or train a longer context")
         rotary = self.config.positions == "rotary"
         rotation = rotation_table(positions, self.config.width // self.config.heads) if rotary else None
-        return Sight(positions, allowed, self.causal and allowed is None and T > 1, rotation)
+        real = None if mask is None else mask[:, past:]  # (B, T)
+        return Sight(positions, allowed, self.causal and allowed is None and T > 1, rotation, real)
 
 
 class EncoderDecoder(nn.Module):
@@ -291,33 +303,27 @@ class EncoderDecoder(nn.Module):
         return self.decoder(tokens, mask, cache, memory, input_mask)
 
 
-class SmearedAttention(Attention):
-    r"""Attention whose keys are mixed with those of the tokens before: k_t ← (1 − a) k_t + a k_{t−1}, a = σ(smear).
+class ShortConvolution(nn.Module):
+    r"""y_t = x_t + Σᵢ wᵢ ⊙ x_{t−i} over i = 0..k−1: a causal convolution over k positions, each channel by itself.
 
-    To copy "Ida found the …" a head must find the token that came *after* an earlier "found". With smeared keys one
-    layer can; otherwise an earlier layer has to bring the previous token along.    Olsson et al. 2022, "smeared key"
+    To copy "Ida found the …" a head must find what came *after* an earlier "found". With the last few tokens mixed into
+    each one a single layer can; otherwise an earlier layer has to bring them along.     Allen-Zhu 2025, "canon layers"
     """
 
-    def __init__(self, config: TransformerConfig, layer: int):
-        super().__init__(config, layer)
-        self.smear = nn.Parameter(torch.zeros(config.heads))  # (H,)
+    def __init__(self, config: TransformerConfig, place: int):
+        super().__init__()
+        self.place = place  # of its state in the cache
+        self.weight = nn.Parameter(torch.zeros(config.short_convolution, config.width))  # (k, D), the farthest first
 
-    def keys(self, x: Tensor, sight: Sight, cache: Cache | None) -> Tensor:
-        """(B, H, T, d) smeared keys of x (B, T, D); the cache holds the last key of what was read before."""
-        key = super().keys(x, sight, cache)
-        before = None if cache is None else cache.last[self.layer]
+    def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None) -> Tensor:
+        """(B, T, D) of x (B, T, D); the cache holds the k − 1 vectors that were read before."""
+        (B, T, D), k = x.shape, len(self.weight)
+        real = x if sight.real is None else x * sight.real[..., None]  # a pad on the left is as nothing
+        before = None if cache is None else cache.recent.get(self.place)
+        line = torch.cat([x.new_zeros(B, k - 1, D) if before is None else before, real], dim=1)  # (B, k − 1 + T, D)
         if cache is not None:
-            cache.last[self.layer] = key[:, :, -1:]
-        return smear(key, self.smear, sight.positions, before)
-
-
-def smear(key: Tensor, weight: Tensor, positions: Tensor, before: Tensor | None = None) -> Tensor:
-    """Mix each key (B, H, T, d) with the one before it; weight (H,), positions (T,) or (B, T).
-
-    Nothing is mixed in at position 0, where a text begins. before: (B, H, 1, d) the last key of what was read earlier,
-    before smearing; None at the beginning.
-    """
-    before = torch.cat([key[:, :, :1] if before is None else before, key[:, :, :-1]], dim=2)  # (B, H, T, d)
-    first = (positions == 0)[..., None, :, None]  # (1, T, 1) or (B, 1, T, 1)
-    a = torch.sigmoid(weight)[:, None, None] * ~first  # (…, H, T, 1)
-    return key + a * (before - key)
+            cache.recent[self.place] = line[:, T:]
+        if T == 1:  # faster than the kernel for many
+            return x + (line * self.weight).sum(dim=1, keepdim=True)
+        mixed = F.conv2d(line.transpose(1, 2)[:, :, None], self.weight.T[:, None, None], groups=D)  # (B, D, 1, T)
+        return x + mixed[:, :, 0].transpose(1, 2)

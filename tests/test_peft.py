@@ -588,11 +588,14 @@ def test_a_tuned_prompt_of_token_vectors_is_that_text_before_the_text(kind, toke
     assert counts(model)[0] == 3 * 32
 
 
-@pytest.mark.parametrize("smeared", [False, True])
-def test_the_prompt_shifts_positions_and_no_label(smeared, tokens):
+MIXED = [{}, {"smeared_keys": True}, {"short_convolution": 4}]  # what mixes each token with those before it
+
+
+@pytest.mark.parametrize("mixed", MIXED)
+def test_the_prompt_shifts_positions_and_no_label(mixed, tokens):
     """Padded on the left or on the right, each row's logits are those of the row alone, and as many as it has
     tokens."""
-    model = prompt_tuning.wrap(build(smeared_keys=smeared), PromptConfig(4, seed=1))
+    model = prompt_tuning.wrap(build(**mixed), PromptConfig(4, seed=1))
     rows = [tokens[0].tolist(), tokens[1, :7].tolist()]
     alone = [model(torch.tensor([row]))[0] for row in rows]
     for side in ("left", "right"):
@@ -603,10 +606,10 @@ def test_the_prompt_shifts_positions_and_no_label(smeared, tokens):
             torch.testing.assert_close(together[i][mask[i]], alone[i], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("smeared", [False, True])
+@pytest.mark.parametrize("mixed", MIXED)
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_generation_with_a_tuned_prompt(kind, smeared, tokens):
-    model = prompt_tuning.wrap(build(kind=kind, smeared_keys=smeared), PromptConfig(4, "random", seed=1))
+def test_generation_with_a_tuned_prompt(kind, mixed, tokens):
+    model = prompt_tuning.wrap(build(kind=kind, **mixed), PromptConfig(4, "random", seed=1))
     prompts = [tokens[0, :6].tolist(), tokens[1, :3].tolist()]
     written = generate(model, prompts, SamplingConfig(5, temperature=0.0), torch.Generator(), stop_early=False)
     for row, prompt in zip(written.completion, prompts):

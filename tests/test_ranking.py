@@ -14,7 +14,7 @@ KINDS = ("decoder", "encoder-decoder")
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request):
-    config = TransformerConfig(40, context=24, width=16, layers=2, heads=2, kind=request.param, smeared_keys=True,
+    config = TransformerConfig(40, context=24, width=16, layers=2, heads=2, kind=request.param, short_convolution=4,
                                initial_std=0.3)
     return LanguageModel(config, seed=1).eval()
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from conftest import TINY, build
 
 from minialign.cache import Cache
+from minialign.heads import LanguageModel
 from minialign.runs.errors import UserError
+from minialign.runs.smeared_keys import smear
 from minialign.transformer import (
+    ShortConvolution,
     Sight,
     TransformerConfig,
     attention,
@@ -19,7 +23,6 @@ from minialign.transformer import (
     positions_from_mask,
     rotate,
     rotation_table,
-    smear,
     who_sees_whom,
 )
 
@@ -443,11 +446,42 @@ def test_smeared_keys_mix_in_the_token_before_and_nothing_at_the_beginning():
         torch.testing.assert_close(found[:, :, t], (1 - a) * key[:, :, t] + a * key[:, :, max(0, t - 1)])
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_smeared_keys_give_the_same_numbers_with_the_cache_and_beside_padding(positions, tokens):
-    model = build(smeared_keys=True, positions=positions)
+def smearing(**changes):
+    """A model of an earlier version, whose keys are smeared."""
+    model = build(smeared_keys=True, **changes)
     for block in model.body.blocks:
         block.attention.smear.data = torch.tensor([1.5, -0.5])
+    return model
+
+
+def test_a_short_convolution_adds_the_last_k_tokens_channel_by_channel():
+    layer, x = ShortConvolution(dataclasses.replace(TINY, short_convolution=3), 0), random(2, 6, 32)
+    layer.weight.data = random(3, 32, seed=1)
+    found = layer(x, Sight(torch.arange(6)))
+    for t in range(6):
+        expected = x[:, t] + sum(layer.weight[2 - i] * x[:, t - i] for i in range(3) if t >= i)
+        torch.testing.assert_close(found[:, t], expected, **CLOSE)
+
+
+def test_a_new_short_convolution_changes_nothing(tokens):
+    new = LanguageModel(dataclasses.replace(TINY, short_convolution=4))
+    torch.testing.assert_close(new(tokens), LanguageModel(TINY)(tokens), **CLOSE)
+
+
+def test_a_convolution_of_an_encoder_does_not_see_pads(tokens):
+    model = build(kind="encoder", short_convolution=4)
+    pads = torch.zeros(3, 4, dtype=torch.long)
+    for left in (True, False):
+        sides = (pads, tokens) if left else (tokens, pads)
+        row, mask = torch.cat(sides, dim=1), torch.cat([side.bool() for side in sides], dim=1)
+        found = model(row, mask)[:, 4:] if left else model(row, mask)[:, :-4]
+        torch.testing.assert_close(found, model(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("made", [functools.partial(build, short_convolution=4), smearing])
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_what_is_mixed_in_gives_the_same_numbers_with_the_cache_and_beside_padding(positions, made, tokens):
+    model = made(positions=positions)
     plain = model(tokens)
     assert not torch.allclose(plain, build(positions=positions)(tokens), atol=1e-4)
     pads = torch.zeros(3, 4, dtype=torch.long)

@@ -20,7 +20,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minialign.transformer import Attention, Sight, SmearedAttention, causal_mask, rotate, smear
+from minialign.runs.smeared_keys import smear
+from minialign.transformer import Attention, Sight, causal_mask, rotate
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Recording:
         """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax; −1 is the last layer."""
         attention, sight = self.calls[layer]
         query, key = attention.split(self.queries[layer]), attention.split(self.keys[layer])
-        if isinstance(attention, SmearedAttention):
+        if hasattr(attention, "smear"):  # of an older run folder
             key = smear(key, attention.smear, sight.positions)
         if sight.rotation is not None:
             query, key = (rotate(x, sight.rotation) for x in (query, key))

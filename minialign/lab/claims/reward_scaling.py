@@ -169,7 +169,7 @@ def people_reader(bench: Bench, texts: list[str], valid: list[str],
 
     def make(folder: Path) -> None:
         tokenizer = train_tokenizer(texts, 2048)
-        config = TransformerConfig(tokenizer.size, 128, *shape, activation="relu", initial_std=0.1, smeared_keys=True)
+        config = TransformerConfig(tokenizer.size, 128, *shape, activation="relu", initial_std=0.1, short_convolution=4)
         model, run = LanguageModel(config, 0), RunFolder(folder)
         run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(training)}, tokenizer)
         if not run.finished:

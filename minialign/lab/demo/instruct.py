@@ -109,8 +109,8 @@ def training(steps: int, config: ToyConfig, seed: int, learning_rate: float) -> 
 
 
 def shape_for_copying(width: int) -> dict[str, Any]:
-    """What lets a small model learn to copy words of its prompt: smeared keys and large initial weights."""
-    return {"activation": "relu", "initial_std": width**-0.5, "smeared_keys": True}
+    """What lets a small model learn to copy words of its prompt: short convolutions and large initial weights."""
+    return {"activation": "relu", "initial_std": width**-0.5, "short_convolution": 4}
 
 
 def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:

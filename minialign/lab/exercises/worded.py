@@ -71,7 +71,7 @@ def accuracy(wording: str) -> float:
     tokenizer = train_tokenizer([f"{question.prompt} {question.target}" for question in learn], 400)
     taught = [{"prompt": question.prompt, "completion": f" {question.target}"} for question in learn]
     shape = TransformerConfig(tokenizer.size, 8 * LONGEST, 32, 1, 4, activation="relu", initial_std=0.1,
-                              smeared_keys=True)
+                              short_convolution=4)
     rows, _ = demonstration_rows(tokenizer, taught, shape.context)
     data, model = LabelledRows(rows, TRAINING.batch, 0), LanguageModel(shape, 0)
     optimizer = adamw(model.train(), TRAINING.learning_rate, TRAINING.weight_decay)
