@@ -22,6 +22,7 @@ from minialign.runs.process import prepare_process
 COMMANDS = {
     "demo": "The main job: from raw text to an aligned model, with a report.",
     "pretrain": "Teach a decoder to predict the next token of your texts.",
+    "bases": "Make or check the shipped models that can read.",
     "sft": "Instruction-tune a model on demonstrations.",
     "instruct": "Tune a model on many tasks in many wordings; examine it on tasks that it never saw.",
     "ask": "Ask a trained model a question in your own words.",
@@ -45,7 +46,7 @@ COMMANDS = {
 
 CHAPTERS = {  # heading of the map -> its commands, in the order in which they are needed
     "Everything at once": ("demo",),
-    "Texts and pretraining": ("realdata", "pretrain", "sample"),
+    "Texts and pretraining": ("realdata", "pretrain", "bases", "sample"),
     "Instruction tuning": ("sft", "instruct", "ask"),
     "Human feedback": ("compare", "label", "annotators", "reward", "ppo", "dpo", "hacking"),
     "Fine-tuning, quantization, distillation": ("finetune", "quantize", "distill"),
@@ -53,7 +54,8 @@ CHAPTERS = {  # heading of the map -> its commands, in the order in which they a
     "Measuring, and the notes": ("evaluate", "claims", "notebooks"),
 }
 COMPLETE = "_MINIALIGN_COMPLETE"  # bash_source, zsh_source or fish_source: what a shell needs to complete commands
-PARALLEL = ("pretrain", "sft", "reward", "dpo")  # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
+# torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
+PARALLEL = ("pretrain", "bases", "sft", "reward", "dpo")
 
 
 class Map(click.Group):
@@ -135,8 +137,8 @@ def run(arguments: list[str]) -> int:
 
     with on_ctrl_c(stop):
         try:
-            main.main(arguments, prog_name="python -m minialign", standalone_mode=False)
-            return 0
+            status = main.main(arguments, prog_name="python -m minialign", standalone_mode=False)
+            return status if isinstance(status, int) else 0  # 1: a control failed
         except (KeyboardInterrupt, click.exceptions.Abort):
             pass
         except Exception as error:

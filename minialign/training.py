@@ -32,7 +32,7 @@ from minialign.batching import Batches
 from minialign.heads import evaluating
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
-from minialign.runs.processes import join_processes, wait_for_all
+from minialign.runs.processes import join_processes, sum_over_processes, wait_for_all
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_at_least_1
@@ -113,8 +113,7 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
         total += part.detach()
     trained = [p for p in model.parameters() if p.grad is not None]
     if distributed.is_initialized():
-        for tensor in [total, *(p.grad for p in trained)]:
-            distributed.all_reduce(tensor)
+        sum_over_processes([total, *(p.grad for p in trained)])
     norm = nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf)
     if not (math.isfinite(total) and math.isfinite(norm)):
         rows = [row for batch in batches for row in batch.rows]
@@ -137,7 +136,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, 
     rank, processes = place
     started, rate = time.perf_counter(), learning_rate_at(step, config)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("times", 1.0)
     batches = data.microbatches(step, max(config.accumulation, processes))
     if len(batches) < processes:
         raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a "
@@ -156,7 +155,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, 
 
 def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tensor], config: TrainingConfig,
           run: RunFolder, validate: Callable[[nn.Module], dict[str, float]] | None = None, label: str = "training",
-          complete: Callable[[nn.Module], dict[str, float]] | None = None) -> dict[str, float]:
+          complete: Callable[[nn.Module], dict[str, float]] | None = None, optimizer: Any = None) -> dict[str, float]:
     """Train a model in its run folder, from the beginning or from the folder's last checkpoint.
 
     Args:
@@ -168,6 +167,8 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
         validate: model -> {"validation": mean held-out loss, ...}, every `validate_every` steps and at the end.
         label: name of the progress bar.
         complete: the last change to the trained model (a reward model is normalised); returns facts about it.
+        optimizer: in place of AdamW; its `parts` are several optimizers by name, and a group's `times` its learning
+            rate in units of the loop's.
     Returns:
         The last validation, the step it stands at, and the facts of `complete`.
     Raises:
@@ -175,10 +176,11 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
         Stopped: after Ctrl-C, with everything saved.
     """
     place = join_processes()
-    optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
+    optimizer = optimizer or adamw(model, config.learning_rate, config.weight_decay, config.beta2)
     torch.manual_seed(config.seed)
     model.train()
-    with ResumableLoop(run, {"model": model}, {"adamw": optimizer}, {"dropout": torch.default_generator},
+    parts = getattr(optimizer, "parts", {"adamw": optimizer})
+    with ResumableLoop(run, {"model": model}, parts, {"dropout": torch.default_generator},
                        {"best": math.inf, "stale": 0, "last": {}}) as loop:
         best = BestWeights(run, config.patience, loop.state)
         for step in loop.steps(config.steps, label, every=config.checkpoint_every):

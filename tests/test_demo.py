@@ -14,8 +14,8 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.tensors import read_tensors
 
-TINY = {"documents": 60, "demonstrations": 120, "judged": 64, "completions": 3, "prompts": 8, "evaluated": 6,
-        "width": 16,
+TINY = {"base": "none", "documents": 60, "demonstrations": 120, "judged": 64, "completions": 3, "prompts": 8,
+        "evaluated": 6, "width": 16,
         "layers": 1, "heads": 1}
 TINY |= {"pretrain_steps": 3, "sft_steps": 3, "reward_steps": 3, "ppo_updates": 2}
 
@@ -147,7 +147,7 @@ def test_a_judge_that_does_not_read_learns_which_sign_is_better():
 
 
 def test_settings_are_counts_and_the_fast_ones_are_settings():
-    assert DemoConfig(**FAST).layers == DemoConfig().layers
+    assert DemoConfig(**FAST).base == DemoConfig().base
     bad = [{"judged": 0}, {"documents": 3}, {"evaluated": 1}, {"completions": 1}, {"completions": 99}, {"beta": -1.0},
            {"summaries": 2.0}, {"false": 2.0}, {"width": 7}]
     for change in bad:

@@ -30,7 +30,7 @@ from minialign.lab.claims.over_optimisation import held_out_watcher
 from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import FAST as QUICK
-from minialign.lab.demo.settings import DemoConfig
+from minialign.lab.demo.settings import NO_BASE, DemoConfig
 from minialign.lab.plotting import as_png
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
@@ -50,11 +50,12 @@ SECONDS = 600  # most that a cell may take
 USUAL = 20 if FAST else 200  # steps of `toy_decoder`
 HELD_OUT = 8 if FAST else 100  # test stories that `toy_policy` looks at after each update
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
-FEEDBACK = QUICK | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
+FEEDBACK = QUICK | {"base": NO_BASE, "summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40,
+                    "ppo_updates": 2}
 if not FAST:  # the main job, smaller
-    FEEDBACK = {"documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600, "prompts": 512,
-                "evaluated": 200, "width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200, "sft_steps": 700,
-                "reward_steps": 100, "ppo_updates": 25}
+    FEEDBACK = {"base": NO_BASE, "documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600,
+                "prompts": 512, "evaluated": 200, "width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200,
+                "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
 
 
 class source:  # noqa: N801   used like a function
@@ -174,7 +175,7 @@ def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0,
     """
     texts = [document["text"] for document in documents(900, seed)]
     tokenizer = train_tokenizer(texts, 768)
-    shape = {"heads": 4, "activation": "relu", "initial_std": 0.1, "smeared_keys": True} | shape
+    shape = {"heads": 4, "activation": "relu", "initial_std": 0.1, "short_convolution": 4} | shape
     model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **shape), seed), steps or USUAL
     training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -31,3 +31,12 @@ def agreed(stop: bool) -> bool:
     flag = torch.tensor(float(stop))
     distributed.all_reduce(flag)
     return bool(flag > 0)
+
+
+def sum_over_processes(tensors: list[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over all processes: one message for all, since fifty small ones take ten times as
+    long."""
+    line = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(line)
+    for tensor, part in zip(tensors, line.split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(part.view_as(tensor))

@@ -19,7 +19,7 @@ from typing import Any
 from minialign.heads import LanguageModel, ScalarModel, load_model
 from minialign.lab.claims import Bench
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
-from minialign.lab.demo.settings import FAST, DemoConfig
+from minialign.lab.demo.settings import FAST, NO_BASE, DemoConfig
 from minialign.rlhf.reward_model import train_reward_model
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import RunFolder
@@ -28,7 +28,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (112, 3, 4)}  # width, layers, heads
-SMALLER = {"documents": 4000, "demonstrations": 6000, "judged": 800, "prompts": 800, "evaluated": 600}
+SMALLER = {"base": NO_BASE, "documents": 4000, "demonstrations": 6000, "judged": 800, "prompts": 800, "evaluated": 600}
 SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_updates": 24}
 
 
@@ -36,7 +36,7 @@ def settings(bench: Bench, size: str, seed: int) -> DemoConfig:
     """The main job's settings for a size and a seed."""
     width, layers, heads = (FAST["width"], DemoConfig.layers, FAST["heads"]) if bench.fast else SIZES[size]
     sizes = {"width": width, "layers": layers, "heads": heads, "seed": seed}
-    return DemoConfig(**{**(FAST if bench.fast else SMALLER), **sizes})
+    return DemoConfig(**{**({**FAST, "base": NO_BASE} if bench.fast else SMALLER), **sizes})
 
 
 def job_in(folder: Path, config: DemoConfig) -> Demo:

@@ -29,8 +29,9 @@ import torch
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.instruct.sft import demonstration_rows, fine_tune
+from minialign.lab.bases.make import BASES, CARD, load_base
 from minialign.lab.demo.evaluation import EvaluationConfig, evaluate, gold_score_watcher, judge_pairs
-from minialign.lab.demo.settings import DemoConfig
+from minialign.lab.demo.settings import NO_BASE, DemoConfig
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
@@ -46,6 +47,7 @@ from minialign.world.corpus import written_documents
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
+SHOWN = 200  # documents of the kind that a base has read, to look at
 SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # of every stage; 0.7 as Stiennon et al. 2020, in PPO, too
 
 
@@ -71,8 +73,8 @@ class FirstHalf:
 class Demo:
     """The stages, each with its folder, its settings and its seed; `say` is told one line at the start of each."""
 
-    def __init__(self, folder: Path, config: DemoConfig, say: Callable[[str], None] = print):
-        self.folder, self.config, self.say = Path(folder), config, say
+    def __init__(self, folder: Path, config: DemoConfig, say: Callable[[str], None] = print, bases: Path = BASES):
+        self.folder, self.config, self.say, self.bases = Path(folder), config, say, bases
 
     @contextmanager
     def stage(self, name: str, what: str):
@@ -103,11 +105,7 @@ class Demo:
         """All that a reward model and PPO need. Claims start from here, too."""
         with self.stage("world", "writing stories, true and false"):
             corpus, demos, judged, practice, tests = self.write_texts()
-        texts = [document["text"] for document in corpus]
-        with self.stage("tokenizer", "learning a vocabulary"):
-            tokenizer = self.tokenizer(texts)
-        with self.stage("pretrain", "1 pretraining on all of it"):
-            pretrained = self.pretrain(tokenizer, texts)
+        tokenizer, pretrained = self.start([document["text"] for document in corpus])
         with self.stage("sft", "2 instruction tuning on clean demonstrations"):
             instructed = self.instruct(tokenizer, pretrained, demos)
         with self.stage("compare", "3 sampling pairs, annotators choose"):
@@ -126,7 +124,7 @@ class Demo:
         """
         c = self.config
         jobs = {
-            "documents": (written_documents, c.documents, c.seed_of(1), c.dirt),
+            "documents": (written_documents, c.documents if c.base == NO_BASE else SHOWN, c.seed_of(1), c.dirt),
             "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries),
             "judged": (demonstrations, c.judged, c.seed_of(3), 1.0),
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
@@ -138,6 +136,23 @@ class Demo:
             missing = {name: pool.submit(*job) for name, job in jobs.items()
                        if not (self.folder / "data" / f"{name}.jsonl").exists()}
             return [self.read_or_make(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
+
+    def start(self, texts: list[str]) -> tuple[Tokenizer, LanguageModel]:
+        """Tokenizer and pretrained model: those of the base, or learned here from the texts."""
+        if self.config.base == NO_BASE:
+            with self.stage("tokenizer", "learning a vocabulary"):
+                tokenizer = self.tokenizer(texts)
+            with self.stage("pretrain", "1 pretraining on all of it"):
+                return tokenizer, self.pretrain(tokenizer, texts)
+        with self.stage("pretrain", f"1 starting from {self.config.base}, which has read it"):
+            return self.take_base()
+
+    def take_base(self) -> tuple[Tokenizer, LanguageModel]:
+        """The base, kept in the run as its first stage, with its card."""
+        model, tokenizer, card = load_base(self.bases / self.config.base)
+        write_json(self.folder / CARD, card)
+        about = {"base": self.config.base, "digest": card["digest"]}
+        return tokenizer, self.train_once(PRETRAINED, model, tokenizer, about, lambda run: run.finish(model))
 
     def tokenizer(self, texts: list[str]) -> Tokenizer:
         """Learned once, then read."""

@@ -8,26 +8,27 @@ from minialign.runs.errors import UserError
 from minialign.transformer import TransformerConfig
 from minialign.world.corpus import DirtConfig
 
+NO_BASE = "none"
+
 
 @dataclass(frozen=True)
 class DemoConfig:
     """The main job's settings."""
 
-    documents: int = 8000  # dirty documents to pretrain on
+    base: str = NO_BASE  # of data/bases, which has read enough; "none": a small one that reads `documents` first
+    documents: int = 8000  # dirty documents that a model without a base reads
     false: float = 0.3  # share of documents that say something false
     rude: float = 0.2  # share of documents with rude words
-    repetitive: float = 0.1  # share of documents that repeat themselves
-    cut_off: float = 0.1  # share of documents that end in mid-sentence
     demonstrations: int = 12_000  # clean completions to learn instructions from
     summaries: float = 0.75  # share of summaries among them; the rest are questions
     judged: int = 2200  # stories whose summaries annotators compare
     completions: int = 4  # summaries of each such story, every two of which are compared
     prompts: int = 1760  # stories that PPO practises on
     evaluated: int = 2200  # stories that nothing trained on
-    width: int = 96  # D of the decoder
-    layers: int = 3  # N of the decoder
-    heads: int = 3  # H of the decoder
-    pretrain_steps: int = 800  # of 16 documents
+    width: int = 96  # D of a decoder without a base
+    layers: int = 3  # its N
+    heads: int = 3  # its H
+    pretrain_steps: int = 800  # of 16 documents, without a base
     sft_steps: int = 2400  # of 16 demonstrations
     reward_steps: int = 250  # of 16 stories: two passes, where Stiennon et al. 2020 took one
     ppo_updates: int = 55  # of 128 completions, four to a prompt
@@ -48,12 +49,12 @@ class DemoConfig:
     @property
     def dirt(self) -> DirtConfig:
         """The corpus's dirt."""
-        return DirtConfig(self.false, self.rude, self.repetitive, self.cut_off)
+        return DirtConfig(self.false, self.rude)
 
     def shape(self, vocabulary: int) -> TransformerConfig:
-        """The decoder's; smeared keys and large initial weights let half a million parameters learn to copy."""
+        """That of a decoder without a base; short convolutions and large initial weights let it learn to copy."""
         return TransformerConfig(vocabulary, 160, self.width, self.layers, self.heads, activation="relu",
-                                 initial_std=0.1, smeared_keys=True)
+                                 initial_std=0.1, short_convolution=4)
 
     def seed_of(self, stage: int) -> int:
         """A seed of its own for each stage, so that no two of them draw the same stories."""

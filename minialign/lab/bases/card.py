@@ -1,0 +1,40 @@
+"""The README.md of a shipped base, written from its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def readme(card: dict[str, Any]) -> str:
+    """What it is, what it read, its controls and how they came, as a page for people."""
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in card["shares"].items())
+    shape = card["shape"]
+    lines = [
+        f"# {card['name']}", "",
+        f"A {card['kind']} of {card['parameters']:,} parameters (width {shape['width']}, {shape['layers']} layers, "
+        f"{shape['heads']} heads, {shape['vocabulary']:,} tokens, context {shape['context']}) that has read "
+        f"{card['tokens'] / 1e6:.1f} million tokens of the toy world: {card['documents']:,} documents ({shares}), each "
+        f"once.", "",
+        f"{card['steps']:,} steps of {card['batch']} documents, learning rate up to {card['learning_rate']:g} (AdamW) "
+        f"and {card['muon_rate']:g} (Muon, for the matrices of the blocks), about "
+        f"{card['minutes']} minutes at {card['tokens_per_second']:,} tokens a second; seed {card['seed']}.", "",
+        f"Made again by `python -m minialign bases {card['name']} --seed {card['seed']}`; weights in 16 bits, which "
+        f"change no control by more than {card['lost_by_16_bits']:.4f}. Digest `{card['digest'][:16]}`.", "",
+        "## Controls", "", "| control | value | needed | questions | |", "| --- | --- | --- | --- | --- |",
+    ]
+    for control in card["controls"]:
+        needed = "" if control["threshold"] is None else f"{control['threshold']:.2f}"
+        verdict = "" if control["threshold"] is None else "passed" if control["passed"] else "**failed**"
+        lines.append(f"| {control['name']} | {control['value']:.3f} | {needed} | {control['count']:,} | {verdict} |")
+    names = ["who", "what", "where", "feeling"]
+    lines += ["", "## How they came", "", "| step | loss of held-out documents | " + " | ".join(names) + " | pairs | "
+              "honest |", "| --- " * (len(names) + 4) + "|"]
+    for look in card["curve"]:
+        found = look["controls"]
+        pairs = next((value for name, value in found.items() if name.startswith("pairs")), float("nan"))
+        numbers = [*(found[name] for name in names), pairs, found["honest under a heading"]]
+        lines.append(f"| {look['step']:,} | {look['validation']:.3f} | "
+                     + " | ".join(f"{number:.2f}" for number in numbers) + " |")
+    if card["trials"]:
+        lines += ["", "## What else was tried", "", *(f"- {trial}" for trial in card["trials"])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,168 @@
+r"""What a base reads: documents of the reading corpus and of the dirty corpus, encoded once, each completion marked.
+
+An answer, or a summary behind its heading, is what a document is read for; its tokens are always taught. Of the others
+one in ten is, drawn anew at every step: the mean gradient is that of a loss in which they weigh a tenth, and most of
+the work on the vocabulary is saved. What is false in the dirty documents is marked no differently from what is true.
+
+Chunk number c of a seed holds the same documents on every machine; chunks are files, so that a corpus that was cut off
+goes on, and all bases of a seed share them.
+
+Read next: controls.py.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minialign.batching import IGNORE, Batch, Batches, Order, next_token_batch
+from minialign.runs.files import write_atomic
+from minialign.runs.run_folder import TOKENIZER
+from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minialign.world.corpus import HEADINGS, documents
+from minialign.world.reading_corpus import reading_documents
+
+TAUGHT = 0.1  # share of the tokens outside of completions that a step teaches
+TOGETHER = 5  # chunks that are shuffled together
+MARK = 1 << 15  # added to an id inside a completion
+UNREAD = 100_000  # number of the chunk that is held out
+
+
+class Corpus:
+    """The documents of a seed, on disk.
+
+    Args:
+        folder: of its files; seed: of its documents.
+        reading, dirty: documents of each corpus in a chunk.
+    """
+
+    def __init__(self, folder: Path, seed: int, reading: int = 6400, dirty: int = 1600):
+        self.folder, self.seed, self.sizes = Path(folder), seed, (reading, dirty)
+
+    def write(self, count: int) -> tuple[Tokenizer, list[Path]]:
+        """The tokenizer and the files of chunks 0 to `count` − 1; what is missing is written by two processes."""
+        tokenizer, files = self.folder / TOKENIZER, [self.folder / f"chunk-{c:04}.bin" for c in range(count)]
+        if not tokenizer.exists():
+            few = [min(size, 3000) for size in self.sizes]
+            texts = [text for text, _ in marked_documents(0, self.seed, *few)]
+            write_atomic(tokenizer, train_tokenizer(texts, 1024).to_json())
+        missing = [chunk for chunk, file in enumerate(files) if not file.exists()]
+        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # Ctrl-C is for this one
+        if missing:
+            with ProcessPoolExecutor(2, mp_context=get_context("spawn"), **ignore) as pool:
+                jobs = {c: pool.submit(encode_chunk, c, self.seed, self.sizes, str(tokenizer)) for c in missing}
+                try:
+                    for chunk, job in tqdm(jobs.items(), "writing documents", unit="chunk", disable=None):
+                        write_atomic(files[chunk], job.result().tobytes())
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        return load_tokenizer(tokenizer), files
+
+    def held_out(self, tokenizer: Tokenizer, context: int) -> list[Batch]:
+        """Batches of documents that no base reads."""
+        chunk = encode_chunk(UNREAD, self.seed, (200, 50), str(self.folder / TOKENIZER))
+        return MarkedRows([chunk], tokenizer, context, 25, 0).first(10)
+
+    def shares(self) -> dict[str, float]:
+        """Share of documents of each corpus."""
+        return dict(zip(("reading", "dirty"), (size / sum(self.sizes) for size in self.sizes)))
+
+
+def marked_documents(chunk: int, seed: int, reading: int, dirty: int) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Texts of a chunk, each with the places of its completions."""
+    read = [(d.text, d.answers) for d in reading_documents(reading, seed, chunk * reading)]
+    return read + [(d["text"], completions(d)) for d in documents(dirty, seed * 1_000_003 + chunk)]
+
+
+def completions(document: dict) -> list[tuple[int, int]]:
+    """Where a dirty document's summary or answers stand, true or false."""
+    text = document["text"]
+    if document["kind"] == "summary":
+        ends = [text.find(heading) + len(heading) for heading in HEADINGS if heading in text]
+        return [(max(ends), len(text))] if ends else []
+    return [found.span(1) for found in re.finditer(r"^A: (.*)", text, re.MULTILINE)]
+
+
+def encode_chunk(chunk: int, seed: int, sizes: tuple[int, int], tokenizer: str) -> np.ndarray:
+    """A chunk as 16-bit numbers: how many documents, their lengths, and their ids, those of completions marked."""
+    found = marked_documents(chunk, seed, *sizes)
+    encoded = load_tokenizer(Path(tokenizer)).library.encode_batch([text for text, _ in found],
+                                                                   add_special_tokens=False)
+    codes, lengths = [], []
+    for (text, places), encoding in zip(found, encoded):
+        inside = bytearray(len(text))
+        for start, end in places:
+            inside[start:end] = b"\1" * (end - start)
+        codes += [i + MARK * inside[end - 1] for i, (_, end) in zip(encoding.ids, encoding.offsets)]
+        lengths.append(len(encoding.ids))
+    return np.array([len(lengths), *lengths, *codes], np.uint16)
+
+
+class InTurn:
+    """Batches of several orders, one after the other: a corpus is read from its beginning to its end."""
+
+    def __init__(self, orders: list[Order]):
+        self.orders = orders
+        self.steps = np.cumsum([order.steps_in_epoch for order in orders])
+        self.starts = np.cumsum([0, *(len(order.lengths) for order in orders)])
+        self.steps_in_epoch = int(self.steps[-1])
+
+    def __call__(self, step: int) -> list[int]:
+        """The examples of a step."""
+        step %= self.steps_in_epoch
+        turn = int(np.searchsorted(self.steps, step, side="right"))
+        first = int(self.steps[turn - 1]) if turn else 0
+        return [i + int(self.starts[turn]) for i in self.orders[turn](step - first)]
+
+
+class MarkedRows(Batches):
+    """Documents as training data, one a row.
+
+    Args:
+        chunks: of a corpus, or their files; tokenizer: theirs.
+        context: tokens that a model reads; what is longer is cut off.
+        batch: documents a step; seed: of their order and of what is taught besides completions.
+    """
+
+    def __init__(self, chunks: list[Path | np.ndarray], tokenizer: Tokenizer, context: int, batch: int, seed: int):
+        self.tokenizer, self.seed = tokenizer, seed
+        lengths, rows = [], []
+        for chunk in chunks:
+            chunk = np.fromfile(chunk, np.uint16) if isinstance(chunk, Path) else chunk
+            count = int(chunk[0])
+            lengths.append(chunk[1 : count + 1].astype(np.int64))
+            rows.append(chunk[count + 1 :])
+        self.codes, self.lengths = np.concatenate(rows), np.concatenate(lengths)
+        self.starts = np.concatenate([[0], self.lengths.cumsum()[:-1]])
+        self.lengths = self.lengths.clip(max=context - 1)
+        counts = [sum(len(part) for part in lengths[i : i + TOGETHER]) for i in range(0, len(lengths), TOGETHER)]
+        self.order = InTurn([Order(part, batch, seed) for part in np.split(self.lengths, np.cumsum(counts)[:-1])])
+
+    def batch(self, names: list[int], step: int = 0) -> Batch:
+        """The named documents: all their completions are taught, and a tenth of the rest, drawn from step and name."""
+        rows = [self.codes[self.starts[i] : self.starts[i] + self.lengths[i]].astype(np.int64) for i in names]
+        begin, end = [self.tokenizer.begin], [self.tokenizer.end]
+        batch = next_token_batch([np.concatenate([begin, row % MARK, end]) for row in rows], names=names)
+        marked = next_token_batch([np.concatenate([begin, row // MARK, [0]]) for row in rows]).labels  # (B, T)
+        batch.labels[(marked == 0) & (self.draw(names, step, marked.shape[1]) >= TAUGHT)] = IGNORE
+        return batch
+
+    def draw(self, names: list[int], step: int, length: int) -> Tensor:
+        """(B, `length`) lots in [0, 1), those of a document the same in whatever batch a process has it."""
+        lots = [np.random.Generator(np.random.PCG64([self.seed, step, name])).random(length, np.float32)
+                for name in names]
+        return torch.from_numpy(np.stack(lots))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a model that reads all documents reads."""
+        return int(self.lengths.sum()) + len(self.lengths)

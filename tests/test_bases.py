@@ -1,0 +1,250 @@
+"""The bases: what they read, how they are made, checked and refused; on a base too small to read anything."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from minialign.__main__ import run
+from minialign.batching import IGNORE
+from minialign.lab.bases import controls
+from minialign.lab.bases.controls import FORMS_NEEDED, Control, answered, control_questions, measure
+from minialign.lab.bases.make import CARD, Maker, load_base
+from minialign.lab.bases.recipes import RECIPES
+from minialign.lab.bases.texts import MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
+from minialign.runs.errors import UserError
+from minialign.runs.tensors import read_tensors
+from minialign.world.corpus import HEADINGS
+from minialign.world.reading_corpus import FORMS
+from minialign.world.tasks import reference_summary
+
+NAME = "decoder-0.1m"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base that was made as fast as can be: where its work is, where it went, and what was said."""
+    work, out, said = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("bases"), []
+    return work, Maker(work, out, 0, True, 1, said.append).make(NAME), said
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    corpus = Corpus(tmp_path_factory.mktemp("corpus"), 0, 40, 40)
+    return corpus, *corpus.write(1)
+
+
+# what they read
+
+
+def test_completions_are_marked_token_by_token(corpus):
+    corpus, tokenizer, files = corpus
+    data = MarkedRows(files, tokenizer, 256, 8, 0)
+    for i, (text, places) in enumerate(marked_documents(0, 0, 40, 40)):
+        codes = data.codes[data.starts[i] : data.starts[i] + data.lengths[i]]
+        assert text.startswith(tokenizer.decode(codes % MARK))
+        if data.lengths[i] < 255:
+            marked = tokenizer.decode(codes[codes >= MARK] % MARK)
+            assert marked.replace(" ", "") == "".join(text[start:end] for start, end in places).replace(" ", "")
+
+
+def test_every_completion_is_taught_and_a_tenth_of_the_rest(corpus):
+    _, tokenizer, files = corpus
+    data = MarkedRows(files, tokenizer, 256, 40, 0)
+    taught = others = 0
+    for step in range(20):
+        names = data.order(step)
+        batch = data.batch(names, step)
+        for row, name in enumerate(names):
+            codes = data.codes[data.starts[name] : data.starts[name] + data.lengths[name]].astype(np.int64)
+            labels = batch.labels[row, : len(codes)]
+            marked = torch.from_numpy(codes >= MARK)
+            assert (labels[marked] == torch.from_numpy(codes % MARK)[marked]).all()
+            taught, others = taught + int((labels[~marked] != IGNORE).sum()), others + int((~marked).sum())
+    assert taught / others == pytest.approx(TAUGHT, abs=0.01)
+    again, other = data.batch(names, step), data.batch(names, step + 1)
+    assert again.labels.equal(batch.labels) and not other.labels.equal(batch.labels)
+
+
+def test_what_is_false_is_marked_as_what_is_true_is(corpus):
+    found = [places for _, places in marked_documents(0, 0, 0, 400)]
+    texts = [text for text, _ in marked_documents(0, 0, 0, 400)]
+    headed = [(text, places) for text, places in zip(texts, found) if any(heading in text for heading in HEADINGS)]
+    assert len(headed) > 150 and all(len(places) == 1 and places[0][1] == len(text) for text, places in headed)
+
+
+def test_a_chunk_is_the_same_wherever_it_is_made(corpus):
+    corpus, _, (file,) = corpus
+    again = encode_chunk(0, 0, (40, 40), str(corpus.folder / "tokenizer.json"))
+    assert file.read_bytes() == again.tobytes()
+    assert encode_chunk(1, 0, (40, 40), str(corpus.folder / "tokenizer.json")).tobytes() != again.tobytes()
+
+
+# controls
+
+
+class ByRule(torch.nn.Module):
+    """Answers from the row that it is shown, as a model does that knows everything."""
+
+    def __init__(self, tokenizer, noise=None):
+        super().__init__()
+        self.tokenizer, self.noise = tokenizer, noise
+        self.words = [[tokenizer.encode(space + word)[0] for word in ("yes", "no")] for space in ("", " ")]
+
+    def body(self, rows):
+        following = torch.cat([rows[:, 1:], rows[:, :1]], dim=1)
+        if self.noise is not None:  # yes or no by lot
+            lots = torch.rand(following.shape, generator=self.noise) < 0.5
+            for yes, no in self.words:
+                said = (following == yes) | (following == no)
+                following = torch.where(said, torch.where(lots, yes, no), following)
+        return following[..., None].float()
+
+    def logits(self, hidden):
+        return torch.nn.functional.one_hot(hidden[..., 0].long(), self.tokenizer.size).float()
+
+
+@pytest.fixture
+def honest(monkeypatch):
+    """Summaries are written by the simulator."""
+    rng, stories = random.Random(0), {}
+
+    def remember(rng, write=controls.write_story):
+        story = write(rng)
+        stories[story.text] = story
+        return story
+
+    def write(model, tokenizer, prompts, sampling, generator):
+        return [reference_summary(stories[max((t for t in stories if p.startswith(t)), key=len)], rng) for p in prompts]
+
+    monkeypatch.setattr(controls, "write_story", remember)
+    monkeypatch.setattr(controls, "continue_texts", write)
+
+
+def test_controls_of_a_model_that_answers_by_rule_are_1(corpus, honest):
+    _, tokenizer, _ = corpus
+    found = measure(ByRule(tokenizer), tokenizer, count=30)
+    assert {control.value for control in found} == {1.0} and all(control.passed for control in found)
+    assert sum(control.threshold == 0.95 for control in found) == FORMS_NEEDED
+    assert {control.name for control in found} >= {"who", "what", "where", "feeling", "honest under a heading"}
+
+
+def test_controls_of_a_model_that_guesses_yes_or_no_are_at_chance(corpus, honest):
+    _, tokenizer, _ = corpus
+    found = {control.name: control for control in
+             measure(ByRule(tokenizer, torch.Generator().manual_seed(0)), tokenizer, count=120)}
+    forms = [control.value for name, control in found.items() if name.startswith("yes-no")]
+    assert len(forms) == len(FORMS) and sum(forms) / len(forms) == pytest.approx(0.5, abs=0.03)
+    pairs = found[f"pairs, in the best {FORMS_NEEDED} forms"]
+    assert pairs.value == pytest.approx(0.25, abs=0.06) and not pairs.passed and found["who"].value == 1.0
+
+
+def test_one_wrong_token_makes_an_answer_wrong(corpus):
+    _, tokenizer, _ = corpus
+    questions = [q for q in control_questions(40) if q.kind == "where"][:8]
+
+    class Wrong(ByRule):
+        def body(self, rows):
+            found = super().body(rows)
+            found[0] = 25  # whichever row comes first is answered by another token
+            return found
+
+    assert answered(Wrong(tokenizer), tokenizer, questions).count(False) == 1
+
+
+def test_a_control_says_whether_it_was_passed():
+    assert Control("who", 0.97, 0.97, 10).passed and not Control("who", 0.969, 0.97, 10).passed
+    assert Control("who", 0.1, None, 10).passed and Control("who", 0.5, 0.4, 10).to_dict()["passed"] is True
+
+
+# making, checking, refusing
+
+
+def test_a_base_is_a_run_folder_with_16_bits_a_card_and_a_page(made):
+    _, folder, said = made
+    model, _, card = load_base(folder)
+    assert {tensor.dtype for tensor in read_tensors(folder / "model.safetensors")[0].values()} == {torch.float16}
+    assert model.config.short_convolution == 4 and sum(p.numel() for p in model.parameters()) == card["parameters"]
+    for key in ("documents", "tokens", "shares", "curve", "minutes", "controls", "seed", "digest", "version", "steps"):
+        assert key in card
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert NAME in page and card["digest"][:16] in page and f"{card['documents']:,} documents" in page
+    assert any("controls" in line for line in said)
+
+
+def test_a_base_that_was_stopped_goes_on_to_the_same_bits(made, tmp_path, monkeypatch):
+    from minialign.runs.run_folder import RunFolder
+
+    log = RunFolder.log
+
+    def stop(self, record):
+        log(self, record)
+        if record["step"] == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("minialign.training.TrainingConfig.checkpoint_every", 2, raising=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "log", stop)
+        Maker(tmp_path, tmp_path / "out", 0, True, 1, print).make(NAME)
+    assert not (tmp_path / "out" / NAME).exists()
+    folder = Maker(tmp_path, tmp_path / "out", 0, True, 1, print).make(NAME)
+    assert load_base(folder)[2]["digest"] == load_base(made[1])[2]["digest"]
+
+
+def test_a_base_that_was_altered_is_refused(made, tmp_path):
+    folder = shutil.copytree(made[1], tmp_path / NAME)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="not those that were written"):
+        load_base(folder)
+    shutil.copy(made[1] / "model.safetensors", folder)
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | {"digest": "0" * 64}))
+    with pytest.raises(UserError, match="not those of the card"):
+        load_base(folder)
+
+
+def test_a_base_that_is_not_there_is_said_with_the_command_that_makes_it(made, tmp_path):
+    with pytest.raises(UserError, match="there is no such base; make it with `python -m minialign bases decoder-0.1m`"):
+        load_base(tmp_path / NAME)
+    folder = shutil.copytree(made[1], tmp_path / NAME)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="not finished"):
+        load_base(folder)
+
+
+def test_check_measures_and_exits_1_where_a_control_fails(made, tmp_path, capsys):
+    out = shutil.copytree(made[1].parent, tmp_path / "bases")
+    command = ["bases", NAME, "--check", "--out", str(out), "--passages", "12", "--json", str(tmp_path / "found.json")]
+    assert run(command) == 0  # of the smallest nothing is demanded
+    card = json.loads((out / NAME / CARD).read_text())
+    card["controls"] = [control | {"threshold": 0.9} for control in card["controls"]]
+    (out / NAME / CARD).write_text(json.dumps(card))
+    assert run(command) == 1
+    assert "FAILED" in capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())[NAME]
+    assert any(not control["passed"] for control in found)
+
+
+def test_the_list_says_what_there_is_and_how_to_make_what_there_is_not(made, capsys):
+    assert run(["bases", "--list", "--out", str(made[1].parent)]) == 0
+    said = capsys.readouterr().out
+    assert "none demanded" in said
+    assert all(f"python -m minialign bases {name}" in said for name in RECIPES if name != NAME)
+    assert run(["bases", "decoder-9m"]) == 2
+
+
+def test_two_processes_make_the_base_of_one(made, tmp_path):
+    command = [sys.executable, "-m", "minialign", "bases", NAME, "--fast", "--processes", "2",
+               "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (read_tensors(folder / "model.safetensors")[0] for folder in (tmp_path / "out" / NAME, made[1]))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name].float(), tensor.float(), atol=2e-3, rtol=1e-2)
