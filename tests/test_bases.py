@@ -9,16 +9,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 from minialign.__main__ import run
 from minialign.batching import IGNORE
 from minialign.lab.bases import controls
 from minialign.lab.bases.controls import FORMS_NEEDED, Control, answered, control_questions, measure
+from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments, completion_spans
 from minialign.lab.bases.make import CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
 from minialign.lab.bases.texts import MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
+from minialign.pretrain.masked_lm import MASK
+from minialign.pretrain.span_corruption import corrupt, rebuild
 from minialign.runs.errors import UserError
 from minialign.runs.tensors import read_tensors
+from minialign.tokenizer import BEGIN
 from minialign.world.corpus import HEADINGS
 from minialign.world.reading_corpus import FORMS
 from minialign.world.tasks import reference_summary
@@ -85,20 +90,56 @@ def test_a_chunk_is_the_same_wherever_it_is_made(corpus):
     assert encode_chunk(1, 0, (40, 40), str(corpus.folder / "tokenizer.json")).tobytes() != again.tobytes()
 
 
+@pytest.mark.parametrize("documents", [GappedDocuments, MaskedDocuments])
+def test_completions_are_what_is_missing_for_encoders(documents, corpus):
+    _, tokenizer, files = corpus
+    data = documents(files, tokenizer, 256, 8, 0)
+    shown = 0
+    for name in range(80):
+        codes = data.codes_of(name)
+        ids, spans = (codes % MARK).tolist(), completion_spans(codes)
+        read, asked = data.pair(name, random.Random(name))
+        if documents is GappedDocuments:
+            assert rebuild(read, asked) == [BEGIN, *ids]
+            shown += spans != [] and asked == corrupt(ids, spans)[1]
+        else:
+            assert [a if a != IGNORE else r for r, a in zip(read, asked)] == [BEGIN, *ids]
+            hidden = [all(token == MASK for token in read[1 + start : 1 + end]) for start, end in spans]
+            shown += sum(hidden) > 0.4 * len(hidden) > 0
+    assert shown > 25
+
+
+@pytest.mark.parametrize("name", ["encoder-decoder-0.4m", "encoder-0.4m"])
+def test_the_other_kinds_are_made_and_asked_through_gaps_and_masks(name, tmp_path):
+    folder = Maker(tmp_path / "work", tmp_path / "out", 0, True, 1, print).make(name)
+    model, tokenizer, card = load_base(folder)
+    assert model.config.kind == card["kind"] == name.rsplit("-", 1)[0]
+    questions = control_questions(10)
+    assert len(answered(model, tokenizer, questions)) == len(questions)
+    assert ("honest under a heading" in {control["name"] for control in card["controls"]}) == (name[:9] == "encoder-d")
+
+
 # controls
 
 
 class ByRule(torch.nn.Module):
-    """Answers from the row that it is shown, as a model does that knows everything."""
+    """Answers as a model does that knows every answer of `control_questions(count)`; with `noise` yes or no by lot."""
 
-    def __init__(self, tokenizer, noise=None):
+    config = TINY
+
+    def __init__(self, tokenizer, count, noise=None):
         super().__init__()
         self.tokenizer, self.noise = tokenizer, noise
+        rows = tokenizer.encode_many([q.text[: q.answer[1]] for q in control_questions(count)])
+        self.known = {(BEGIN, *row[:-1]): row[-1] for row in rows}
         self.words = [[tokenizer.encode(space + word)[0] for word in ("yes", "no")] for space in ("", " ")]
 
     def body(self, rows):
         following = torch.cat([rows[:, 1:], rows[:, :1]], dim=1)
-        if self.noise is not None:  # yes or no by lot
+        for row, tokens in enumerate(rows.tolist()):
+            end = max(place for place, token in enumerate(tokens) if token) + 1
+            following[row, end - 1] = self.known[tuple(tokens[:end])]
+        if self.noise is not None:
             lots = torch.rand(following.shape, generator=self.noise) < 0.5
             for yes, no in self.words:
                 said = (following == yes) | (following == no)
@@ -128,7 +169,7 @@ def honest(monkeypatch):
 
 def test_controls_of_a_model_that_answers_by_rule_are_1(corpus, honest):
     _, tokenizer, _ = corpus
-    found = measure(ByRule(tokenizer), tokenizer, count=30)
+    found = measure(ByRule(tokenizer, 30), tokenizer, count=30)
     assert {control.value for control in found} == {1.0} and all(control.passed for control in found)
     assert sum(control.threshold == 0.95 for control in found) == FORMS_NEEDED
     assert {control.name for control in found} >= {"who", "what", "where", "feeling", "honest under a heading"}
@@ -137,7 +178,7 @@ def test_controls_of_a_model_that_answers_by_rule_are_1(corpus, honest):
 def test_controls_of_a_model_that_guesses_yes_or_no_are_at_chance(corpus, honest):
     _, tokenizer, _ = corpus
     found = {control.name: control for control in
-             measure(ByRule(tokenizer, torch.Generator().manual_seed(0)), tokenizer, count=120)}
+             measure(ByRule(tokenizer, 120, torch.Generator().manual_seed(0)), tokenizer, count=120)}
     forms = [control.value for name, control in found.items() if name.startswith("yes-no")]
     assert len(forms) == len(FORMS) and sum(forms) / len(forms) == pytest.approx(0.5, abs=0.03)
     pairs = found[f"pairs, in the best {FORMS_NEEDED} forms"]
@@ -154,7 +195,7 @@ def test_one_wrong_token_makes_an_answer_wrong(corpus):
             found[0] = 25  # whichever row comes first is answered by another token
             return found
 
-    assert answered(Wrong(tokenizer), tokenizer, questions).count(False) == 1
+    assert answered(Wrong(tokenizer, 40), tokenizer, questions).count(False) == 1
 
 
 def test_a_control_says_whether_it_was_passed():

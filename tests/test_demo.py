@@ -6,10 +6,12 @@ import json
 import pytest
 
 from minialign.heads import load_model
-from minialign.lab.commands.demo import claim_folder
+from minialign.lab.bases.make import Maker, load_base
+from minialign.lab.commands.demo import claim_folder, make_base
 from minialign.lab.demo.evaluation import EvaluationConfig, blind_accuracy, evaluate
 from minialign.lab.demo.pipeline import REWARD, RLHF, SAMPLING, Demo
 from minialign.lab.demo.settings import FAST, DemoConfig
+from minialign.lab.report import write_report
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.tensors import read_tensors
@@ -29,6 +31,45 @@ def whole(tmp_path_factory):
     """A finished run: its folder, its summary, and what it said."""
     folder, said = tmp_path_factory.mktemp("whole"), []
     return folder, Demo(folder, DemoConfig(**TINY), said.append).run(), said
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A folder with one base, made in seconds."""
+    folder = tmp_path_factory.mktemp("bases")
+    Maker(folder / "work", folder, 0, True, 1, print).make("decoder-0.1m")
+    return folder
+
+
+FROM_BASE = TINY | {"base": "decoder-0.1m"}
+
+
+def test_the_job_starts_from_a_base_and_keeps_its_card(bases, tmp_path):
+    summary = Demo(tmp_path, DemoConfig(**FROM_BASE), lambda line: None, bases).run()
+    model, tokenizer, card = load_base(bases / "decoder-0.1m")
+    kept = load_model(tmp_path / "1-pretrained")[0]
+    assert all(p.equal(q) for p, q in zip(kept.parameters(), model.parameters()))
+    assert json.loads((tmp_path / "card.json").read_text()) == card
+    assert load_model(tmp_path / RLHF)[1].fingerprint() == tokenizer.fingerprint()
+    assert 0 <= summary["reward_model"]["minimal_pairs"]["mean"] <= 1
+    logged = read_jsonl(tmp_path / "1-pretrained" / "metrics.jsonl")
+    assert [line["step"] for line in logged] == [look["step"] for look in card["curve"]]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "decoder-0.1m" in page and "honest under a heading" in page
+
+
+def test_without_the_shipped_bases_the_job_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="python -m minialign bases decoder-0.1m"):
+        Demo(tmp_path, DemoConfig(**FROM_BASE), lambda line: None, tmp_path / "nothing").run()
+
+
+def test_a_base_can_be_trained_first_in_the_run_folder(tmp_path, capsys):
+    made = make_base(tmp_path, DemoConfig(**FROM_BASE), fast=True)
+    assert load_base(made / "decoder-0.1m")[2]["name"] == "decoder-0.1m"
+    assert "from nothing" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--base is 'none'"):
+        make_base(tmp_path, DemoConfig(**TINY), fast=True)
 
 
 def test_every_stage_leaves_files_to_read(whole):

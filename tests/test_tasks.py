@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from minialign.runs.errors import UserError
-from minialign.world.gold import score
+from minialign.world.gold import judge, score
 from minialign.world.parse import parse
 from minialign.world.stories import Story, write_story
-from minialign.world.tasks import TASKS, demonstrations, swap
+from minialign.world.tasks import TASKS, demonstrations, exchange_detail, reference_summary, swap
 from minialign.world.templates import TEMPLATES, Template, load_templates, render
 from minialign.world.wordings import matches, say
 
@@ -134,3 +134,15 @@ def test_a_statement_to_check_is_true_exactly_when_the_answer_is_yes(examples):
             assert score(story, example["statement"]).honest == float(example["answer"] == "yes"), (story.text, example)
             answers.append(example["answer"])
     assert 0.35 < answers.count("no") / len(answers) < 0.6
+
+
+def test_one_exchanged_detail_makes_a_true_summary_false_and_keeps_all_other_words():
+    rng = random.Random(0)
+    for _ in range(200):
+        story = write_story(rng)
+        summary = reference_summary(story, rng)
+        other = exchange_detail(story, summary, rng)
+        assert score(story, summary).honest == 1 > score(story, other).honest
+        assert len(judge(story, other)) == len(judge(story, summary))
+        assert sum(j.verdict == "false" for j in judge(story, other)) == 1
+        assert sum(a != b for a, b in zip(summary.split(), other.split())) <= 3

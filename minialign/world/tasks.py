@@ -165,6 +165,30 @@ def falsify(event: Event, story: Story, rng: random.Random) -> Event | None:
     return next((other for other in swapped if other is not None), None)
 
 
+def exchange_detail(story: Story, summary: str, rng: random.Random) -> str | None:
+    """A true summary with one detail of one statement exchanged, all other words kept, so that the statement is false;
+    None if no statement allows it."""
+    told = [statement for statement in parse(summary) if statement.event is not None]
+    for statement in rng.sample(told, len(told)):
+        event = statement.event
+        other = falsify(event, story, rng) if any(matches(event, fact) for fact in story.events) else None
+        if other is None:
+            continue
+        before, after = next((getattr(event, field), getattr(other, field)) for field in FIELDS
+                             if getattr(event, field) != getattr(other, field))
+        words = [(before, after), (before.split(" ")[-1], after.split(" ")[-1])]
+        if before in PLACES:
+            words.insert(0, (f"{PLACES[before]} the {before}", f"{PLACES[after]} the {after}"))
+        words += [(old.capitalize(), new.capitalize()) for old, new in words]
+        for old, new in words:
+            sentence = statement.text.replace(old, new)
+            read = [found.event for found in parse(sentence)]
+            if sentence != statement.text and len(read) == 1 and read[0] is not None and not any(
+                    matches(read[0], fact) for fact in story.events):
+                return summary.replace(statement.text, sentence, 1)
+    return None
+
+
 def say_all(event: Event, rng: random.Random) -> str | None:
     """A sentence that says every field of `event`; None if no wording does."""
     for _ in range(8):

@@ -32,7 +32,7 @@ def readme(card: dict[str, Any]) -> str:
     for look in card["curve"]:
         found = look["controls"]
         pairs = next((value for name, value in found.items() if name.startswith("pairs")), float("nan"))
-        numbers = [*(found[name] for name in names), pairs, found["honest under a heading"]]
+        numbers = [*(found[name] for name in names), pairs, found.get("honest under a heading", float("nan"))]
         lines.append(f"| {look['step']:,} | {look['validation']:.3f} | "
                      + " | ".join(f"{number:.2f}" for number in numbers) + " |")
     if card["trials"]:

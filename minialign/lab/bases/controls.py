@@ -19,9 +19,11 @@ from typing import NamedTuple
 import torch
 
 from minialign.batching import pad
-from minialign.generation import SamplingConfig, continue_texts
+from minialign.generation import SamplingConfig, continue_texts, generate
 from minialign.heads import LanguageModel, evaluating
-from minialign.tokenizer import Tokenizer
+from minialign.pretrain.masked_lm import MASK
+from minialign.pretrain.span_corruption import GAPS
+from minialign.tokenizer import BEGIN, Tokenizer
 from minialign.world.corpus import HEADINGS
 from minialign.world.gold import score
 from minialign.world.reading_corpus import FIELDS, FORMS, YES_NO, Item, facts, minimal_pair, written
@@ -96,13 +98,41 @@ def answered(model: LanguageModel, tokenizer: Tokenizer, questions: list[Questio
     order = sorted(range(len(questions)), key=lambda i: len(encoded[i].ids))
     with evaluating(model):
         for names in (order[i : i + batch] for i in range(0, len(order), batch)):
-            rows, _ = pad([[tokenizer.begin, *encoded[i].ids] for i in names])
-            hidden = model.body(rows)  # (B, T, D)
-            for row, i in enumerate(names):
-                said = [place for place, (_, end) in enumerate(encoded[i].offsets) if end > questions[i].answer[0]]
-                likeliest = model.logits(hidden[row, said]).argmax(dim=-1)  # place t of ids is place t + 1 of the row
-                right[i] = likeliest.tolist() == [encoded[i].ids[place] for place in said]
+            answers = [[id for id, (_, end) in zip(encoded[i].ids, encoded[i].offsets) if end > questions[i].answer[0]]
+                       for i in names]
+            asked = [encoded[i].ids[: -len(answer)] for i, answer in zip(names, answers)]
+            likeliest = SAID[model.config.kind](model, asked, answers)
+            for i, answer, said in zip(names, answers, likeliest):
+                right[i] = said == answer
     return right
+
+
+def said_by_decoder(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
+    """The likeliest token at each place of each answer, given the question and the answer's tokens before it."""
+    rows, _ = pad([[BEGIN, *question, *answer[:-1]] for question, answer in zip(asked, answers)])
+    hidden = model.body(rows)  # (B, T, D)
+    return [model.logits(hidden[row, len(question) : len(question) + len(answer)]).argmax(dim=-1).tolist()
+            for row, (question, answer) in enumerate(zip(asked, answers))]
+
+
+def said_in_a_gap(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
+    """The same of an encoder-decoder that reads the question with a gap behind it."""
+    inputs, input_mask = pad([[BEGIN, *question, GAPS[0]] for question in asked])
+    rows, _ = pad([[BEGIN, GAPS[0], *answer[:-1]] for answer in answers])
+    hidden = model.body(rows, inputs, input_mask)  # (B, T, D)
+    return [model.logits(hidden[row, 1 : 1 + len(answer)]).argmax(dim=-1).tolist()
+            for row, answer in enumerate(answers)]
+
+
+def said_under_masks(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
+    """The same of an encoder, with a mask for each token of the answer."""
+    rows, mask = pad([[BEGIN, *question, *[MASK] * len(answer)] for question, answer in zip(asked, answers)])
+    hidden = model.body(rows, mask)  # (B, T, D)
+    return [model.logits(hidden[row, 1 + len(question) : 1 + len(question) + len(answer)]).argmax(dim=-1).tolist()
+            for row, (question, answer) in enumerate(zip(asked, answers))]
+
+
+SAID = {"decoder": said_by_decoder, "encoder-decoder": said_in_a_gap, "encoder": said_under_masks}
 
 
 def heading_honesty(model: LanguageModel, tokenizer: Tokenizer, count: int = SUMMARIES, seed: int = SEED) -> float:
@@ -110,13 +140,19 @@ def heading_honesty(model: LanguageModel, tokenizer: Tokenizer, count: int = SUM
     rng = random.Random(seed + 1)
     stories = [write_story(rng) for _ in range(count)]
     prompts = [story.text + HEADINGS[i % len(HEADINGS)] for i, story in enumerate(stories)]
-    texts = continue_texts(model, tokenizer, prompts, SUMMARISED, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if model.config.kind == "decoder":
+        texts = continue_texts(model, tokenizer, prompts, SUMMARISED, generator)
+    else:
+        rows = [[BEGIN, *ids, GAPS[0]] for ids in tokenizer.encode_many(prompts)]
+        texts = [text for start in range(0, count, 64)
+                 for text in generate(model, rows[start : start + 64], SUMMARISED, generator).texts(tokenizer)]
     return sum(score(story, text).honest for story, text in zip(stories, texts)) / count
 
 
 def measure(model: LanguageModel, tokenizer: Tokenizer, demanded: bool = True, count: int = PASSAGES,
             seed: int = SEED) -> list[Control]:
-    """All controls of a decoder; `demanded` says whether the thresholds count for it."""
+    """All controls of a base; `demanded` says whether the thresholds count for it."""
     questions = control_questions(count, seed)
     right = answered(model, tokenizer, questions)
 
@@ -134,5 +170,7 @@ def measure(model: LanguageModel, tokenizer: Tokenizer, demanded: bool = True, c
         if q.pair >= 0 and q.kind in best:
             pairs[q.pair] = pairs.get(q.pair, True) and r
     found.append(control(f"pairs, in the best {FORMS_NEEDED} forms", list(pairs.values()), 0.9))
+    if model.config.kind == "encoder":  # which writes nothing
+        return found
     honest = heading_honesty(model, tokenizer, min(SUMMARIES, count), seed)
     return [*found, Control("honest under a heading", honest, 0.6 if demanded else None, min(SUMMARIES, count))]

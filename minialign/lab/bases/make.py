@@ -30,10 +30,13 @@ import minialign
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.lab.bases.card import readme
 from minialign.lab.bases.controls import PASSAGES, Control, measure
+from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments
 from minialign.lab.bases.optimizer import MuonAndAdamW
 from minialign.lab.bases.recipes import RECIPES, Recipe
 from minialign.lab.bases.texts import Corpus, MarkedRows
-from minialign.pretrain.causal_lm import mean_loss, next_token_loss
+from minialign.pretrain.causal_lm import Loss, mean_loss, next_token_loss
+from minialign.pretrain.masked_lm import masked_lm_loss
+from minialign.pretrain.span_corruption import text_to_text_loss
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
@@ -44,6 +47,8 @@ from minialign.training import TrainingConfig, train
 
 BASES = Path(minialign.__file__).parents[1] / "data" / "bases"
 CARD, README = "card.json", "README.md"
+LEARNED = {"decoder": (MarkedRows, next_token_loss), "encoder-decoder": (GappedDocuments, text_to_text_loss),
+           "encoder": (MaskedDocuments, masked_lm_loss)}  # kind -> how it reads the documents, and its loss
 LOOK = 60  # passages of a look at the controls while a base is trained
 
 
@@ -73,31 +78,34 @@ class Maker:
             return folder
         tokenizer, files = self.corpus.write(recipe.chunks)
         run = RunFolder(self.folder / name)
-        with run.locked(), second_process(name, self.processes):
+        command = ["bases", name, "--work", str(self.folder.parent), "--out", str(self.out), "--seed", str(self.seed),
+                   *(["--fast"] if self.fast else []), "--processes", str(self.processes)]
+        with run.locked(), second_process(command, self.processes):
             model = LanguageModel(recipe.shape(tokenizer.size), self.seed)
-            data = MarkedRows(files, tokenizer, model.config.context, recipe.batch, self.seed)
+            documents, loss = LEARNED[recipe.kind]
+            data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed)
             config = recipe.training(data.order.steps_in_epoch, self.seed)
             run.begin({**describe_model(model), "stage": "base", "training": to_dict(config), "chunks": len(files)},
                       tokenizer)
             if not run.finished:
                 self.say(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters read "
                          f"{data.tokens / 1e6:.0f} million tokens")
-                self.train(model, tokenizer, data, recipe, config, run)
+                self.train(model, tokenizer, data, loss, recipe, config, run)
         if int(os.environ.get("RANK", 0)) == 0:
             self.ship(name, recipe, run, data)
         return folder
 
-    def train(self, model: LanguageModel, tokenizer: Tokenizer, data: MarkedRows, recipe: Recipe,
-              config: TrainingConfig, run: RunFolder) -> None:
+    def train(self, model: LanguageModel, tokenizer: Tokenizer, data: MarkedRows, loss: Loss,
+              recipe: Recipe, config: TrainingConfig, run: RunFolder) -> None:
         """The training, with a look at held-out documents and at the controls now and then."""
-        held_out = self.corpus.held_out(tokenizer, model.config.context)
+        held_out = self.corpus.held_out(type(data), tokenizer, model.config.context)
 
         def look(model: LanguageModel) -> dict:
             shown = {control.name: round(control.value, 3) for control in measure(model, tokenizer, count=self.look)}
-            return {"validation": mean_loss(model, held_out), "controls": shown}
+            return {"validation": mean_loss(model, held_out, loss), "controls": shown}
 
         optimizer = MuonAndAdamW(model, config.learning_rate, recipe.muon_rate, config.weight_decay)
-        train(model, data, next_token_loss, config, run, look, label=run.path.name, optimizer=optimizer)
+        train(model, data, loss, config, run, look, label=run.path.name, optimizer=optimizer)
 
     def ship(self, name: str, recipe: Recipe, run: RunFolder, data: MarkedRows) -> None:
         """Measure the finished run and write the folder that is shipped, the weights last."""
@@ -166,8 +174,8 @@ def check(folder: Path, count: int, seed: int) -> list[Control]:
 
 
 @contextmanager
-def second_process(name: str, processes: int) -> Iterator[None]:
-    """Inside, another process runs the same command as rank 1 of two: with one thread each they are faster than one
+def second_process(command: list[str], processes: int) -> Iterator[None]:
+    """Inside, another process runs the command as rank 1 of two: with one thread each they are faster than one
     process with two threads."""
     if processes < 2 or "RANK" in os.environ:
         yield
@@ -176,10 +184,8 @@ def second_process(name: str, processes: int) -> Iterator[None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    arguments = [word for word in sys.argv[1:] if word not in RECIPES]
-    arguments.insert(1, name)
     torch.set_num_threads(1)
-    other = subprocess.Popen([sys.executable, "-m", "minialign", *arguments],
+    other = subprocess.Popen([sys.executable, "-m", "minialign", *command],
                              env={**os.environ, **world, "RANK": "1", "OMP_NUM_THREADS": "1"})
     os.environ.update(world, RANK="0")
     try:

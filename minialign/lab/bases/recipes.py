@@ -19,6 +19,7 @@ class Recipe:
     layers: int  # N, of encoder and decoder each
     heads: int  # H
     chunks: int  # of documents that it reads, each once
+    minutes: int  # that it took on two cores of a shared machine
     kind: str = "decoder"
     rate: float = 3e-3  # peak of AdamW's learning rate
     muon_rate: float = 0.02  # peak of Muon's, for the matrices of the blocks
@@ -44,7 +45,10 @@ class Recipe:
 
 
 RECIPES = {
-    "decoder-0.1m": Recipe(48, 2, 2, 20, demanded=False),
-    "decoder-0.4m": Recipe(96, 3, 3, 40),
-    "decoder-1.2m": Recipe(160, 3, 5, 24, rate=2e-3),
+    "decoder-0.1m": Recipe(48, 2, 2, 20, 10, demanded=False),
+    "decoder-0.4m": Recipe(96, 3, 3, 40, 35),
+    "encoder-decoder-0.4m": Recipe(80, 2, 4, 40, 60, kind="encoder-decoder"),
+    "encoder-0.4m": Recipe(96, 3, 3, 40, 40, kind="encoder"),
+    "decoder-1.2m": Recipe(160, 3, 5, 40, 90, rate=2e-3, muon_rate=0.015),
+    "decoder-2m": Recipe(192, 4, 6, 40, 180, rate=2e-3, muon_rate=0.015),
 }

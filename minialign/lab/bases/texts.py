@@ -7,7 +7,7 @@ the work on the vocabulary is saved. What is false in the dirty documents is mar
 Chunk number c of a seed holds the same documents on every machine; chunks are files, so that a corpus that was cut off
 goes on, and all bases of a seed share them.
 
-Read next: controls.py.
+Read next: gaps.py.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class Corpus:
                     raise
         return load_tokenizer(tokenizer), files
 
-    def held_out(self, tokenizer: Tokenizer, context: int) -> list[Batch]:
-        """Batches of documents that no base reads."""
+    def held_out(self, rows: type[MarkedRows], tokenizer: Tokenizer, context: int) -> list[Batch]:
+        """Batches of documents that no base reads, as `rows` shows them."""
         chunk = encode_chunk(UNREAD, self.seed, (200, 50), str(self.folder / TOKENIZER))
-        return MarkedRows([chunk], tokenizer, context, 25, 0).first(10)
+        return rows([chunk], tokenizer, context, 25, 0).first(10)
 
     def shares(self) -> dict[str, float]:
         """Share of documents of each corpus."""
@@ -149,12 +149,16 @@ class MarkedRows(Batches):
 
     def batch(self, names: list[int], step: int = 0) -> Batch:
         """The named documents: all their completions are taught, and a tenth of the rest, drawn from step and name."""
-        rows = [self.codes[self.starts[i] : self.starts[i] + self.lengths[i]].astype(np.int64) for i in names]
+        rows = [self.codes_of(name) for name in names]
         begin, end = [self.tokenizer.begin], [self.tokenizer.end]
         batch = next_token_batch([np.concatenate([begin, row % MARK, end]) for row in rows], names=names)
         marked = next_token_batch([np.concatenate([begin, row // MARK, [0]]) for row in rows]).labels  # (B, T)
         batch.labels[(marked == 0) & (self.draw(names, step, marked.shape[1]) >= TAUGHT)] = IGNORE
         return batch
+
+    def codes_of(self, name: int) -> np.ndarray:
+        """A document's ids, those of completions plus MARK."""
+        return self.codes[self.starts[name] : self.starts[name] + self.lengths[name]].astype(np.int64)
 
     def draw(self, names: list[int], step: int, length: int) -> Tensor:
         """(B, `length`) lots in [0, 1), those of a document the same in whatever batch a process has it."""

@@ -9,6 +9,8 @@ import click
 import torch
 
 from minialign.evaluation import peak_memory_mib
+from minialign.lab.bases.make import BASES, Maker
+from minialign.lab.bases.recipes import RECIPES
 from minialign.lab.commands import options as cli
 from minialign.lab.demo.pipeline import Demo
 from minialign.lab.demo.settings import FAST, DemoConfig
@@ -24,9 +26,10 @@ ROWS = {"pretrained": "pretrained", "sft": "instructed", "rlhf": "RLHF", "refere
 @click.command(cls=cli.Command)
 @cli.file_option("--out", "The run folder.  [default: runs/demo, with --fast runs/demo-fast]")
 @cli.seed_option()
-@cli.flag("--fast", text="A quick look: every stage, too little of each to align anything.")
+@cli.flag("--fast", text="A quick look: less of every stage, in seconds.")
+@cli.flag("--from-scratch", text="Train the base first, in the run folder, instead of taking the shipped one.")
 @cli.configured("Settings", "config", DemoConfig(), FAST)
-def command(out, seed, fast, config):
+def command(out, seed, fast, from_scratch, config):
     """The main job: from raw text to an aligned model, with a report.
 
     Dirty corpus, tokenizer, pretraining, instruction tuning, comparisons, reward model, PPO, evaluation. Every stage
@@ -39,7 +42,7 @@ def command(out, seed, fast, config):
     out = out or Path("runs/demo-fast" if fast else "runs/demo")
     with RunFolder(out).locked():
         claim_folder(out, config)
-        demo = Demo(out, config, say=click.echo)
+        demo = Demo(out, config, click.echo, make_base(out, config, fast) if from_scratch else BASES)
         click.echo(f"{torch.get_num_threads()} threads, which {waiting()} (OMP_WAIT_POLICY and GOMP_SPINCOUNT override "
                    f"it)")
         if not (out / "report.html").exists():
@@ -48,6 +51,18 @@ def command(out, seed, fast, config):
                 finish(out, summary)
             finish(out, summary)
     tell(read_json(out / "summary.json"), out)
+
+
+def make_base(out: Path, config: DemoConfig, fast: bool) -> Path:
+    """Train the base in the run folder; returns the folder that it is in, as data/bases is for the shipped ones."""
+    if config.base not in RECIPES:
+        raise UserError(f"--from-scratch trains a base, and --base is {config.base!r}; known are {', '.join(RECIPES)}")
+    minutes = "less than one minute: with --fast it is too small to read" if fast else (
+        f"about {RECIPES[config.base].minutes} minutes on two quiet cores")
+    click.echo(f"0 training {config.base} from nothing, {minutes}")
+    work = out / "0-base"
+    Maker(work, work / "made", config.seed, fast, 0, click.echo).make(config.base)
+    return work / "made"
 
 
 def waiting() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from minialign.evaluation import mean_interval, wilson_interval
+from minialign.evaluation import Interval, mean_interval, wilson_interval
 from minialign.generation import SamplingConfig, continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl, sample_and_score
@@ -34,6 +34,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.world.annotators import HELD_OUT_PANEL, TRAINING_PANEL, Annotator
 from minialign.world.gold import Gold, score
 from minialign.world.stories import Story
+from minialign.world.tasks import exchange_detail
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
 RIVALS = (4, 16)  # n of the best of n that PPO is compared with
@@ -81,7 +82,9 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
                | ({"proxy": round(proxy[i], 4)} if name == "rlhf" else {})
                for name, texts in completions.items() for i, text in enumerate(texts)]
     write_jsonl(folder / "evaluation" / "samples.jsonl", samples)
-    result = {"stages": stages, "reward_model": check_reward_model(reward, config.unit, tokenizer, comparisons),
+    judge = check_reward_model(reward, config.unit, tokenizer, comparisons)
+    judge["minimal_pairs"] = minimal_pairs(reward, tokenizer, tests, seed).to_dict()
+    result = {"stages": stages, "reward_model": judge,
               "kl": kl.mean, "kl_interval": kl.to_dict()}
     if config.rivals:
         moved = mean_interval(log_ratios[:RIVAL_STORIES].tolist()).mean
@@ -167,6 +170,19 @@ def check_reward_model(reward: ScalarModel, unit: float, tokenizer: Tokenizer,
             "position_only": blind_accuracy(learned, held_out, stands_first),
             "comparisons": len(learned), "held_out": len(held_out),
             "calibration": [asdict(bin) for bin in calibration((unit * (chosen - rejected)).tolist())]}
+
+
+def minimal_pairs(reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict], seed: int) -> Interval:
+    """How often the reward model prefers a reference to the same with one detail exchanged: can it read at all?"""
+    rng, prompts, pairs = random.Random(seed), [], []
+    for test in tests:
+        false = exchange_detail(Story.from_dict(test["story"]), test["completion"], rng)
+        if false is not None:
+            prompts += [test["prompt"]] * 2
+            pairs += [test["completion"], false]
+    rows = completion_rows(tokenizer, prompts, pairs, reward.config.context)
+    true, false = score_rows(reward, rows).view(-1, 2).unbind(dim=1)
+    return wilson_interval(pair_accuracy(true, false) * len(true), len(true))
 
 
 def blind_accuracy(learned: list[dict], held_out: list[dict], feature: Callable[[dict], float]) -> float:

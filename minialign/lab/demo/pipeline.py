@@ -32,6 +32,7 @@ from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.lab.bases.make import BASES, CARD, load_base
 from minialign.lab.demo.evaluation import EvaluationConfig, evaluate, gold_score_watcher, judge_pairs
 from minialign.lab.demo.settings import NO_BASE, DemoConfig
+from minialign.lab.stages import as_fact
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
@@ -151,8 +152,15 @@ class Demo:
         """The base, kept in the run as its first stage, with its card."""
         model, tokenizer, card = load_base(self.bases / self.config.base)
         write_json(self.folder / CARD, card)
+
+        def keep(run: RunFolder) -> None:
+            run.forget_after(0)
+            for look in card["curve"]:
+                run.log({name: look[name] for name in ("step", "loss", "validation")})
+            run.finish(model)
+
         about = {"base": self.config.base, "digest": card["digest"]}
-        return tokenizer, self.train_once(PRETRAINED, model, tokenizer, about, lambda run: run.finish(model))
+        return tokenizer, self.train_once(PRETRAINED, model, tokenizer, about, keep)
 
     def tokenizer(self, texts: list[str]) -> Tokenizer:
         """Learned once, then read."""
@@ -166,7 +174,7 @@ class Demo:
         """A stage's model: trained in its run folder, or read from it when it is finished."""
         run = RunFolder(self.folder / name)
         with run.locked():
-            run.begin({**describe_model(model), "stage": name, "settings": to_dict(settings)}, tokenizer)
+            run.begin({**describe_model(model), "stage": name, "settings": as_fact(settings)}, tokenizer)
             if not run.finished:
                 train(run)
         return load_model(run.path)[0]

@@ -2,6 +2,7 @@ r"""report.html: what the main job did, as one self-contained page, from the fil
 
     run.py       reads the files; the stages' names, markers and how numbers are written
     words.py     the sentences that judge: they follow the numbers, also when the hoped-for order does not hold
+    base.py      the card of the base that it started from
     pipeline.py  the picture of the pipeline
     figures.py   scores, win rates and training curves, with their tables
     reward.py    the reward model: calibration, best of n as PPO's rival, and what it judged most wrongly
@@ -17,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from minialign.lab.report.base import base_section
 from minialign.lab.report.figures import curves_section, scores_section, wins_section
 from minialign.lab.report.pipeline import pipeline_section
 from minialign.lab.report.reward import reward_section
@@ -41,6 +43,7 @@ def write_report(folder: Path) -> Path:
         verdict=verdict(run),
         tiles=tiles(run),
         pipeline=pipeline_section(run),
+        base=base_section(run),
         scores=scores_section(run),
         wins=wins_section(run),
         reward=reward_section(run),

@@ -55,11 +55,13 @@ def boxes(run: Run) -> dict[str, Box]:
     price = joined(f"KL {kl:.2f} nats" if kl is not None else "", f"β {beta:g}" if beta is not None else "")
     stations = {
         "corpus": ("data", "Dirty corpus", "data/documents.jsonl",
-                   count(run.setting("documents"), "documents", "world"), ", ".join(dirt)),
+                   count(run.setting("documents"), "documents", "world"), ", ".join(dirt)) if not run.card else (
+                   "data", "What it has read", "data/documents.jsonl", f"{run.card['documents']:,} documents",
+                   f"{100 * run.card['shares']['dirty']:.0f} % of them dirty"),
         "tokenizer": ("model", "Tokenizer", "tokenizer.json",
                       count(run.setting("vocabulary"), "tokens at most", "tokenizer")),
-        "pretrain": ("model", "Pretrained decoder", "1-pretrained/",
-                     count(run.last("pretrain", "step"), "steps", "pretrain"), loss("pretrain")),
+        "pretrain": ("model", f"Shipped {run.card['name']}" if run.card else "Pretrained decoder", "1-pretrained/",
+                     count(run.last("pretrain", "step"), "steps", "" if run.card else "pretrain"), loss("pretrain")),
         "demos": ("data", "Demonstrations", "data/demonstrations.jsonl",
                   count(run.setting("demonstrations"), "clean answers")),
         "sft": ("model", "Instruction tuning", "2-instructed/", count(run.last("sft", "step"), "steps", "sft"),

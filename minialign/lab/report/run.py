@@ -30,6 +30,7 @@ class Run:
     metrics: dict[str, list[dict]]  # key of the seconds -> the stage's log
     samples: list[dict]
     stories: list[dict]
+    card: dict[str, Any] | None = None  # of the base that it started from
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -44,7 +45,8 @@ class Run:
             metrics[key] = RunFolder(folder / name).metrics()
         samples, stories = (read_jsonl(folder / "evaluation" / name, ("text",))
                             for name in ("samples.jsonl", "stories.jsonl"))
-        return cls(folder, summary, metrics, samples, stories)
+        card = folder / "card.json"
+        return cls(folder, summary, metrics, samples, stories, read_json(card) if card.exists() else None)
 
     def interval(self, stage: str, what: str) -> dict[str, float] | None:
         """A stage's measured interval {"mean", "low", "high"}; None where it was not measured."""

@@ -58,9 +58,11 @@ def what_was_done(run: Run) -> str:
     choices = run.summary.get("reward_model", {}).get("comparisons")
     dirt = ("" if false is None or rude is None else f", {100 * false:.0f}\u00a0% of which say something false and "
             f"{100 * rude:.0f}\u00a0% something rude,")
+    read = f"{f'{documents:,} documents' if documents else 'dirty text'}{dirt}"
+    if run.card:
+        read = f"{run.card['tokens'] / 1e6:.0f} million tokens, true and false, polite and rude, then"
     return (
-        f"{f'A decoder of {size:,} parameters' if size else 'A small decoder'} was pretrained on "
-        f"{f'{documents:,} documents' if documents else 'dirty text'}{dirt} tuned on "
+        f"{f'A decoder of {size:,} parameters' if size else 'A small decoder'} was pretrained on {read} tuned on "
         f"{f'{demonstrations:,} ' if demonstrations else ''}clean demonstrations, and tuned again with PPO against a "
         f"reward model that had learned from {f'{choices:,} ' if choices else ''}choices of simulated annotators"
         f"{f': {duration(total)} in all' if total else ''}."

@@ -1,0 +1,75 @@
+r"""The same documents for an encoder-decoder and for an encoder: their completions are what is missing.
+
+    text         …in the barn.\nWho lost the kite? Rosa\nDid Max? no
+    inputs       …in the barn.\nWho lost the kite?<extra_0>\nDid Max?<extra_1>      the encoder reads this
+    targets      <extra_0> Rosa <extra_1> no <end>                                  the decoder writes this
+    masked       …Who lost the kite?<mask>\nDid Max?<mask>                          the encoder by itself
+
+A document without completions, and every fifth of the others, is corrupted as the chapter on pretraining does it, so
+that these bases are T5's and BERT's pupils and not only examinees.
+
+Read next: controls.py.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from minialign.batching import IGNORE, Batch, pad, text_to_text_batch
+from minialign.lab.bases.texts import MARK, MarkedRows
+from minialign.pretrain.masked_lm import MASK, MaskingConfig, mask_tokens
+from minialign.pretrain.span_corruption import SpanCorruptionConfig, corrupt, noise_spans
+from minialign.tokenizer import BEGIN, SENTINELS
+
+PLAIN = 0.2  # share of the documents that are corrupted without regard to their completions
+LONGEST = 4  # tokens of a completion that an encoder is asked for: it says each without knowing of the others
+HIDDEN = 0.7  # share of such completions that are hidden from it
+
+
+def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
+    """(start, end) of each run of marked tokens, the last SENTINELS of them."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], codes >= MARK, [0]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))[-SENTINELS:]
+
+
+class GappedDocuments(MarkedRows):
+    """Documents for an encoder-decoder; arguments as for `MarkedRows`."""
+
+    def batch(self, names: list[int], step: int = 0) -> Batch:
+        """The named documents with their completions, or other stretches, cut out."""
+        pairs = [self.pair(name, random.Random(f"{self.seed} {step} {name}")) for name in names]
+        return text_to_text_batch([inputs for inputs, _ in pairs], [targets for _, targets in pairs], names)
+
+    def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
+        """Inputs and targets of one document."""
+        codes = self.codes_of(name)
+        spans = completion_spans(codes)
+        if not spans or chance.random() < PLAIN:
+            spans = noise_spans(len(codes), SpanCorruptionConfig(), chance)
+        inputs, targets = corrupt((codes % MARK).tolist(), spans)
+        return [BEGIN, *inputs], targets
+
+
+class MaskedDocuments(MarkedRows):
+    """Documents for an encoder; arguments as for `MarkedRows`."""
+
+    def batch(self, names: list[int], step: int = 0) -> Batch:
+        """The named documents with short completions, and some tokens besides, hidden."""
+        pairs = [self.pair(name, random.Random(f"{self.seed} {step} {name}")) for name in names]
+        tokens, mask = pad([tokens for tokens, _ in pairs])
+        return Batch(tokens, pad([labels for _, labels in pairs], value=IGNORE)[0], mask, names)
+
+    def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
+        """What is read of one document, and what is asked for."""
+        codes = self.codes_of(name)
+        ids, asked = (codes % MARK).tolist(), []
+        if chance.random() >= PLAIN:
+            asked = [span for span in completion_spans(codes)
+                     if span[1] - span[0] <= LONGEST and chance.random() < HIDDEN]
+        share = MaskingConfig().chosen if not asked else MaskingConfig().chosen / 3
+        tokens, labels = mask_tokens(ids, MaskingConfig(share), self.tokenizer.size, chance)
+        for start, end in asked:
+            tokens[start:end], labels[start:end] = [MASK] * (end - start), ids[start:end]
+        return [BEGIN, *tokens], [IGNORE, *labels]
