@@ -85,8 +85,8 @@ class Maker:
             documents, loss = LEARNED[recipe.kind]
             data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed)
             config = recipe.training(data.order.steps_in_epoch, self.seed)
-            run.begin({**describe_model(model), "stage": "base", "training": to_dict(config), "chunks": len(files)},
-                      tokenizer)
+            run.begin({**describe_model(model), "stage": "base", "training": to_dict(config),
+                       "muon_rate": recipe.muon_rate, "chunks": len(files)}, tokenizer)
             if not run.finished:
                 self.say(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters read "
                          f"{data.tokens / 1e6:.0f} million tokens")
@@ -184,6 +184,7 @@ def second_process(command: list[str], processes: int) -> Iterator[None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     other = subprocess.Popen([sys.executable, "-m", "minialign", *command],
                              env={**os.environ, **world, "RANK": "1", "OMP_NUM_THREADS": "1"})
@@ -191,6 +192,7 @@ def second_process(command: list[str], processes: int) -> Iterator[None]:
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         for key in (*world, "RANK"):
             os.environ.pop(key, None)
         if torch.distributed.is_initialized():
