@@ -48,6 +48,7 @@ EXPLAINED = ("{answer}", "{answer}, {detail}", "{detail}, {answer}")  # how yes 
 LABELS = ("", "", "Text: ", "Story: ", "Read this. ")  # before the passage
 FEWEST, MOST = 6, 10  # questions of a document
 WHOLE_STORIES = 0.4  # share of passages that are stories; the others are three to five events of one
+SAID_WHY = 0.25  # how often yes and no come with what the passage says
 PAIRED = 0.6  # how often a yes-no question comes as a minimal pair
 FACTS_FIRST = 0.5  # how often who, what, where and how are asked before all else
 EASY = 40_000  # documents at the beginning of a corpus that say yes and no and come in these forms:
@@ -181,7 +182,7 @@ def finding(story: Story, rng: random.Random) -> list[Item]:
 
 
 SKILLS: dict[Callable[[Story, random.Random], list[Item]], float] = {  # besides facts, which are always asked
-    yes_no: 1.0, presence: 0.3, order: 0.25, counting: 0.15, sameness: 0.25, tone: 0.15, finding: 0.1}
+    yes_no: 1.0, presence: 0.5, order: 0.25, counting: 0.15, sameness: 0.25, tone: 0.15, finding: 0.1}
 
 
 def ask_all(story: Story, rng: random.Random) -> list[Item]:
@@ -205,7 +206,7 @@ def reading_document(seed: int | str, number: int = 0) -> Document:
     easy = number < EASY
     form = rng.choice(EASY_FORMS if easy else tuple(FORMS))
     words = YES_NO[0] if easy or rng.random() < 0.5 else rng.choice(YES_NO)
-    return written(story, items, form, words, rng, 0.5)
+    return written(story, items, form, words, rng, SAID_WHY)
 
 
 def written(story: Story, items: list[Item], form: str, words: tuple[str, str], rng: random.Random,

@@ -1,7 +1,8 @@
 r"""What bases are trained with: Muon for the matrices of the blocks, AdamW for the rest, as one optimizer.
 
 Muon makes each step's direction orthogonal before it is taken (Jordan et al. 2024; `torch.optim.Muon`).
-On the reading corpus it finds who did what in half of the tokens that AdamW needs: .93 against .70 after 3.8 million.
+At equal tokens it is ahead of AdamW, in copying (who: .93 against .70 after 3.8 million, rates of .02 and 3e-3) and in
+comparing (presence: .87 against .60 after 1.5 million, rates of .005 and 1e-3).
 """
 
 from __future__ import annotations
