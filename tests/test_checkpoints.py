@@ -1,7 +1,6 @@
 """Run folders: a fault leaves the old file or the new one, what does not belong together is refused, and nobody's work
 is overwritten."""
 
-import dataclasses
 import errno
 import json
 import os
@@ -22,6 +21,7 @@ from minialign.runs.settings import from_dict, to_dict
 from minialign.runs.tensors import load_into, read_tensors, tensors_of
 from minialign.tokenizer import train_tokenizer
 from minialign.training import adamw
+from minialign.transformer import TransformerConfig
 
 
 def contents(folder):
@@ -472,9 +472,11 @@ def test_models_that_do_not_share_a_tokenizer_are_refused_together(tokenizer):
 
 
 def test_the_description_of_a_model_builds_it_again():
-    described = describe_model(build(layers=1))
-    assert described == {"what": "language-model", "model": dataclasses.asdict(build(layers=1).config)}
-    assert json.loads(json.dumps(described)) == described
+    for model in (build(layers=1), build(layers=1, short_convolution=4)):
+        described = describe_model(model)
+        assert described["what"] == "language-model" and json.loads(json.dumps(described)) == described
+        assert from_dict(TransformerConfig, described["model"]) == model.config
+    assert "short_convolution" not in describe_model(build())["model"]  # as in run folders from before there was one
     assert describe_model(ScalarModel(build().body))["what"] == "scalar-model"
 
 
