@@ -6,6 +6,9 @@ Read next: training.py, whose loop they share.
 from __future__ import annotations
 
 import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 import torch.distributed as distributed
@@ -16,6 +19,11 @@ def join_processes() -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo")
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def two_workers() -> ProcessPoolExecutor:
+    """Two processes for work that needs no other's; Ctrl-C is for the one that waits for them."""
+    return ProcessPoolExecutor(2, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 
 def wait_for_all() -> None:

@@ -13,9 +13,6 @@ Read next: gaps.py.
 from __future__ import annotations
 
 import re
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from tqdm import tqdm
 
 from minialign.batching import IGNORE, Batch, Batches, Order, next_token_batch
 from minialign.runs.files import write_atomic
+from minialign.runs.processes import two_workers
 from minialign.runs.run_folder import TOKENIZER
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.world.corpus import HEADINGS, documents
@@ -55,9 +53,8 @@ class Corpus:
             texts = [text for text, _ in marked_documents(0, self.seed, *few)]
             write_atomic(tokenizer, train_tokenizer(texts, 1024).to_json())
         missing = [chunk for chunk, file in enumerate(files) if not file.exists()]
-        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # Ctrl-C is for this one
         if missing:
-            with ProcessPoolExecutor(2, mp_context=get_context("spawn"), **ignore) as pool:
+            with two_workers() as pool:
                 jobs = {c: pool.submit(encode_chunk, c, self.seed, self.sizes, str(tokenizer)) for c in missing}
                 try:
                     for chunk, job in tqdm(jobs.items(), "writing documents", unit="chunk", disable=None):

@@ -14,13 +14,10 @@ Read next: the files of each stage, in the order above. Try it:  python -m minia
 from __future__ import annotations
 
 import copy
-import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +37,7 @@ from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.ranked import ranked_rows
 from minialign.rlhf.reward_model import completion_rows, train_reward_model
 from minialign.runs.files import read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from minialign.runs.processes import two_workers
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -131,9 +129,7 @@ class Demo:
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),
             "tests": (demonstrations, c.evaluated, c.seed_of(5), 1.0),
         }
-        # Ctrl-C is for the one that waits
-        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn"), **ignore) as pool:
+        with two_workers() as pool:
             missing = {name: pool.submit(*job) for name, job in jobs.items()
                        if not (self.folder / "data" / f"{name}.jsonl").exists()}
             return [self.read_or_make(f"data/{name}.jsonl", lambda name=name: missing[name].result()) for name in jobs]
