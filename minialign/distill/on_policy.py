@@ -132,7 +132,6 @@ def prompts_of(batch: Batch) -> list[list[int]]:
 def written(student: LanguageModel, batch: Batch, config: OnPolicyConfig, chance: torch.Generator) -> Batch:
     """The student's own continuations of a batch's prompts, as a batch whose labels are the tokens that it wrote."""
     prompts = prompts_of(batch)
-    completions = generate(student, prompts, SamplingConfig(config.new_tokens, config.temperature), chance)
-    rows = [[*prompt, *completion[keep].tolist()] for prompt, completion, keep in zip(prompts, completions.completion,
-        completions.mask)]
+    said = generate(student, prompts, SamplingConfig(config.new_tokens, config.temperature), chance)
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, said.ids())]
     return next_token_batch(rows, [len(prompt) for prompt in prompts], batch.rows)

@@ -3,7 +3,7 @@ r"""Annotators: people who compare two summaries, each in a way of their own.
     u = 10 (w · (helpful, honest, harmless)) + length_bias · words               what a summary is worth to a person
     P(the first wins) = σ((u₁ − u₂ + position_bias) / noise)                     Bradley and Terry 1952
 
-With probability `lapse` the completion is a coin's; when |u₁ − u₂| < `tie_width` it may be "tie". Those who label for
+With probability `lapse` the choice is a coin's; when |u₁ − u₂| < `tie_width` it may be "tie". Those who label for
 training and those who only test are different people. A table says how far each agrees with the others and with
 herself, as papers on human feedback report (Ouyang et al. 2022, §3.4: about 73 % of pairs between annotators).
 
@@ -33,7 +33,7 @@ class Annotator:
     honest: float
     harmless: float
     noise: float = 0.6  # logistic scale, in units of utility
-    lapse: float = 0.03  # share of completions given without looking
+    lapse: float = 0.03  # share of choices made without looking
     length_bias: float = 0.0  # utility per word
     position_bias: float = 0.0  # utility added to whichever stands first
     tie_width: float = 0.2  # differences below this are called a tie half of the time
@@ -58,7 +58,7 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Choice:
-    """An annotator's completion."""
+    """What an annotator says of a pair."""
 
     winner: str  # "first", "second" or "tie"
     confidence: int  # 1 (cannot say) to 9 (certain)
@@ -150,7 +150,7 @@ class Agreement:
 
 
 def information(p: float) -> float:
-    """Bits in a completion that is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948."""
+    """Bits in a choice that is right with probability p: 1 + p log₂ p + (1 − p) log₂(1 − p), Shannon 1948."""
     return 1 + sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 

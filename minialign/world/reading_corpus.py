@@ -84,10 +84,11 @@ def facts(story: Story, rng: random.Random) -> list[Item]:
 
 
 def yes_no(story: Story, rng: random.Random) -> list[Item]:
-    """Of each event whether it was so, half of the time with one detail exchanged; some as minimal pairs."""
+    """Of two to five events whether it was so, half of the time with one detail exchanged; some as minimal pairs."""
     found: list[Item] = []
     for event in rng.sample(story.events, min(len(story.events), rng.randint(2, 5))):
-        found += pair if (pair := minimal_pair(event, story, rng)) and rng.random() < PAIRED else pair[:1]
+        if pair := minimal_pair(event, story, rng):
+            found += pair if rng.random() < PAIRED else pair[:1]
     return found
 
 

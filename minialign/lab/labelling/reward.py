@@ -1,7 +1,7 @@
 r"""The reward model beside the labelling page: trained on the labels so far whenever one asks, and judged on those that
 it did not learn from.
 
-A process of its own trains it, so that the page completions meanwhile. It leaves
+A process of its own trains it, so that the page answers meanwhile. It leaves
 
     reward/               the reward model's run folder, as `minialign reward` leaves one; PPO can use it
     reward-scores.json    the scores of both completions of every pair, which pairs were learned from, how long it took
