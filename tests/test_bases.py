@@ -18,7 +18,7 @@ from minialign.lab.bases.controls import FORMS_NEEDED, Control, answered, contro
 from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments, completion_spans
 from minialign.lab.bases.make import CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
-from minialign.lab.bases.texts import MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
+from minialign.lab.bases.texts import CLEAN, MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
 from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import corrupt, rebuild
 from minialign.runs.errors import UserError
@@ -41,7 +41,8 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     corpus = Corpus(tmp_path_factory.mktemp("corpus"), 0, 40, 40)
-    return corpus, *corpus.write(1)
+    tokenizer, files = corpus.write(CLEAN + 1)
+    return corpus, tokenizer, files[CLEAN:]
 
 
 # what they read
@@ -50,7 +51,7 @@ def corpus(tmp_path_factory):
 def test_completions_are_marked_token_by_token(corpus):
     corpus, tokenizer, files = corpus
     data = MarkedRows(files, tokenizer, 256, 8, 0)
-    for i, (text, places) in enumerate(marked_documents(0, 0, 40, 40)):
+    for i, (text, places) in enumerate(marked_documents(CLEAN, 0, 40, 40)):
         codes = data.codes[data.starts[i] : data.starts[i] + data.lengths[i]]
         assert text.startswith(tokenizer.decode(codes % MARK))
         if data.lengths[i] < 255:
@@ -58,7 +59,7 @@ def test_completions_are_marked_token_by_token(corpus):
             assert marked.replace(" ", "") == "".join(text[start:end] for start, end in places).replace(" ", "")
 
 
-def test_every_completion_is_taught_and_a_tenth_of_the_rest(corpus):
+def test_every_completion_is_taught_and_some_of_the_rest(corpus):
     _, tokenizer, files = corpus
     data = MarkedRows(files, tokenizer, 256, 40, 0)
     taught = others = 0
@@ -76,18 +77,26 @@ def test_every_completion_is_taught_and_a_tenth_of_the_rest(corpus):
     assert again.labels.equal(batch.labels) and not other.labels.equal(batch.labels)
 
 
+def test_the_first_chunks_hold_nothing_dirty_and_the_card_counts_that(corpus):
+    corpus, _, (file,) = corpus
+    first, later = (np.fromfile(path, np.uint16)[0] for path in (corpus.folder / "chunk-0000.bin", file))
+    assert (first, later) == (40, 80)
+    shares = corpus.shares(CLEAN + 1)
+    assert shares["dirty"] == 40 / (40 * (CLEAN + 1) + 40) and sum(shares.values()) == pytest.approx(1)
+
+
 def test_what_is_false_is_marked_as_what_is_true_is(corpus):
-    found = [places for _, places in marked_documents(0, 0, 0, 400)]
-    texts = [text for text, _ in marked_documents(0, 0, 0, 400)]
+    found = [places for _, places in marked_documents(CLEAN, 0, 0, 400)]
+    texts = [text for text, _ in marked_documents(CLEAN, 0, 0, 400)]
     headed = [(text, places) for text, places in zip(texts, found) if any(heading in text for heading in HEADINGS)]
     assert len(headed) > 150 and all(len(places) == 1 and places[0][1] == len(text) for text, places in headed)
 
 
 def test_a_chunk_is_the_same_wherever_it_is_made(corpus):
     corpus, _, (file,) = corpus
-    again = encode_chunk(0, 0, (40, 40), str(corpus.folder / "tokenizer.json"))
+    again = encode_chunk(CLEAN, 0, (40, 40), str(corpus.folder / "tokenizer.json"))
     assert file.read_bytes() == again.tobytes()
-    assert encode_chunk(1, 0, (40, 40), str(corpus.folder / "tokenizer.json")).tobytes() != again.tobytes()
+    assert encode_chunk(CLEAN + 1, 0, (40, 40), str(corpus.folder / "tokenizer.json")).tobytes() != again.tobytes()
 
 
 @pytest.mark.parametrize("documents", [GappedDocuments, MaskedDocuments])

@@ -12,6 +12,7 @@ from minialign.world.reading_corpus import (
     EASY,
     EASY_FORMS,
     FEWEST,
+    FIRST,
     FORMS,
     MOST,
     YES_NO,
@@ -26,17 +27,17 @@ ASKED = {"who": "questions", "what": "questions", "where": "questions", "feeling
          "finding": "finding"}  # kind of question -> the trained cluster that asks for the same skill
 
 
-FIRST = EASY - 5_000  # of the twenty thousand documents that are read here
+START = EASY - 5_000  # of the twenty thousand documents that are read here
 
 
 @pytest.fixture(scope="module")
 def corpus():
-    return list(reading_documents(20_000, seed=3, first=FIRST))
+    return list(reading_documents(20_000, seed=3, first=START))
 
 
 def test_document_number_i_depends_on_the_seed_and_i_alone(corpus):
-    assert reading_document(3, FIRST + 1234) == corpus[1234] == next(reading_documents(1, 3, first=FIRST + 1234))
-    assert reading_document(4, FIRST + 1234) != corpus[1234]
+    assert reading_document(3, START + 1234) == corpus[1234] == next(reading_documents(1, 3, first=START + 1234))
+    assert reading_document(4, START + 1234) != corpus[1234]
     assert len({document.text for document in corpus}) == len(corpus)
 
 
@@ -49,6 +50,17 @@ def test_six_to_ten_things_are_asked_of_each_passage_in_at_least_twelve_forms(co
     words = Counter(document.words for document in others)
     assert set(words) == set(YES_NO) and 0.55 < words[YES_NO[0]] / len(others) < 0.62
     assert all(document.words[0] in document.text for document in corpus if document.words != YES_NO[0])
+
+
+def test_a_corpus_begins_in_one_form_and_asks_what_is_there():
+    documents = [*reading_documents(400, 3), *reading_documents(400, 3, first=FIRST - 400)]
+    assert {(document.form, document.words) for document in documents} == {(EASY_FORMS[0], YES_NO[0])}
+    kinds = Counter(item.kind for document in documents for item in document.items)
+    assert set(kinds) == {"who", "what", "where", "feeling", "presence", "yes_no"}
+    assert kinds["presence"] / sum(kinds.values()) > 0.2 and kinds["yes_no"] / sum(kinds.values()) > 0.3
+    assert all(len(document.story.events) <= 5 for document in documents)
+    assert all(FEWEST <= len(document.items) <= MOST for document in documents)
+    assert len({document.form for document in reading_documents(100, 3, first=FIRST)}) == len(EASY_FORMS)
 
 
 def test_the_shares_of_what_is_asked(corpus):

@@ -141,7 +141,7 @@ class Maker:
         tensors = read_tensors(run.path / MODEL)[0]
         median = sorted(m["tokens_per_second"] for m in metrics)[len(metrics) // 2]
         return {"name": name, "kind": recipe.kind, "parameters": sum(t.numel() for t in tensors.values()),
-                "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(),
+                "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(recipe.chunks),
                 "steps": len(metrics), "batch": recipe.batch, "learning_rate": recipe.rate,
                 "muon_rate": recipe.muon_rate, "seed": self.seed, "tokens_per_second": median,
                 "minutes": round(data.tokens / median / 60),

@@ -1,8 +1,9 @@
 r"""What a base reads: documents of the reading corpus and of the dirty corpus, encoded once, each completion marked.
 
 An answer, or a summary behind its heading, is what a document is read for; its tokens are always taught. Of the others
-one in ten is, drawn anew at every step: the mean gradient is that of a loss in which they weigh a tenth, and most of
-the work on the vocabulary is saved. What is false in the dirty documents is marked no differently from what is true.
+one in twenty is, drawn anew at every step: the mean gradient is that of a loss in which they weigh a twentieth, and
+most of the work on the vocabulary is saved. What is false in the dirty documents is marked no differently from what is
+true.
 
 Chunk number c of a seed holds the same documents on every machine; chunks are files, so that a corpus that was cut off
 goes on, and all bases of a seed share them.
@@ -28,10 +29,10 @@ from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.world.corpus import HEADINGS, documents
 from minialign.world.reading_corpus import reading_documents
 
-TAUGHT = 0.1  # share of the tokens outside of completions that a step teaches
-TOGETHER = 5  # chunks that are shuffled together
+TAUGHT = 0.05  # share of the tokens outside of completions that a step teaches
+CLEAN = 3  # chunks at the beginning without dirty documents: nothing unpredictable while comparing is learned
 MARK = 1 << 15  # added to an id inside a completion
-UNREAD = 100_000  # number of the chunk that is held out
+UNREAD = 100_000  # number of the chunk that is held out; the tokenizer learns from the next one
 
 
 class Corpus:
@@ -50,7 +51,7 @@ class Corpus:
         tokenizer, files = self.folder / TOKENIZER, [self.folder / f"chunk-{c:04}.bin" for c in range(count)]
         if not tokenizer.exists():
             few = [min(size, 3000) for size in self.sizes]
-            texts = [text for text, _ in marked_documents(0, self.seed, *few)]
+            texts = [text for text, _ in marked_documents(UNREAD + 1, self.seed, *few)]
             write_atomic(tokenizer, train_tokenizer(texts, 1024).to_json())
         missing = [chunk for chunk, file in enumerate(files) if not file.exists()]
         if missing:
@@ -69,15 +70,17 @@ class Corpus:
         chunk = encode_chunk(UNREAD, self.seed, (200, 50), str(self.folder / TOKENIZER))
         return rows([chunk], tokenizer, context, 25, 0).first(10)
 
-    def shares(self) -> dict[str, float]:
-        """Share of documents of each corpus."""
-        return dict(zip(("reading", "dirty"), (size / sum(self.sizes) for size in self.sizes)))
+    def shares(self, chunks: int) -> dict[str, float]:
+        """Share of documents of each corpus in the first `chunks`."""
+        reading, dirty = self.sizes[0] * chunks, self.sizes[1] * max(0, chunks - CLEAN)
+        return {"reading": reading / (reading + dirty), "dirty": dirty / (reading + dirty)}
 
 
 def marked_documents(chunk: int, seed: int, reading: int, dirty: int) -> list[tuple[str, list[tuple[int, int]]]]:
     """Texts of a chunk, each with the places of its completions."""
     read = [(d.text, d.answers) for d in reading_documents(reading, seed, chunk * reading)]
-    return read + [(d["text"], completions(d)) for d in documents(dirty, seed * 1_000_003 + chunk)]
+    scraped = documents(dirty, seed * 1_000_003 + chunk) if chunk >= CLEAN else []
+    return read + [(d["text"], completions(d)) for d in scraped]
 
 
 def completions(document: dict) -> list[tuple[int, int]]:
@@ -141,11 +144,11 @@ class MarkedRows(Batches):
         self.codes, self.lengths = np.concatenate(rows), np.concatenate(lengths)
         self.starts = np.concatenate([[0], self.lengths.cumsum()[:-1]])
         self.lengths = self.lengths.clip(max=context - 1)
-        counts = [sum(len(part) for part in lengths[i : i + TOGETHER]) for i in range(0, len(lengths), TOGETHER)]
-        self.order = InTurn([Order(part, batch, seed) for part in np.split(self.lengths, np.cumsum(counts)[:-1])])
+        ends = np.cumsum([len(part) for part in lengths])[:-1]
+        self.order = InTurn([Order(part, batch, seed) for part in np.split(self.lengths, ends)])
 
     def batch(self, names: list[int], step: int = 0) -> Batch:
-        """The named documents: all their completions are taught, and a tenth of the rest, drawn from step and name."""
+        """The named documents: all their completions are taught, and some of the rest, drawn from step and name."""
         rows = [self.codes_of(name) for name in names]
         begin, end = [self.tokenizer.begin], [self.tokenizer.end]
         batch = next_token_batch([np.concatenate([begin, row % MARK, end]) for row in rows], names=names)

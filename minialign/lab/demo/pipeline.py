@@ -196,7 +196,7 @@ class Demo:
         model = copy.deepcopy(pretrained)
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
         split = -max(32, len(rows) // 50)
-        settings = self.settings(2, self.config.sft_steps, 4e-3, 100, final=0.02, weight_decay=0.05)
+        settings = self.settings(2, self.config.sft_steps, self.config.sft_rate, 100, final=0.02, weight_decay=0.05)
 
         def train(run: RunFolder) -> None:
             fine_tune(model, rows[:split], rows[split:], settings, run)

@@ -47,6 +47,11 @@ class DemoConfig:
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 
     @property
+    def sft_rate(self) -> float:
+        """Peak of the learning rate of instruction tuning: at 4e-3 a base that reads forgets how to compare."""
+        return 4e-3 if self.base == NO_BASE else 7e-4
+
+    @property
     def dirt(self) -> DirtConfig:
         """The corpus's dirt."""
         return DirtConfig(self.false, self.rude)

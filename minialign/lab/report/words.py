@@ -119,7 +119,11 @@ def reward_model(run: Run) -> list[str]:
         rest = "which cannot be told from guessing: PPO may have had little to follow"
     else:
         rest = f"which cannot be told from a judge that does not read ({percent(blind)})"
-    return [f"The reward model orders {percent(found)} of held-out choices as people did, {rest}."]
+    told = [f"The reward model orders {percent(found)} of held-out choices as people did, {rest}."]
+    if pairs := model.get("minimal_pairs"):
+        told.append(f"Of a true summary and the same with one detail exchanged it prefers the true one "
+                    f"{percent(pairs)} of the time: that is how well it reads.")
+    return told
 
 
 def tiles(run: Run) -> str:
