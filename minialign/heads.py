@@ -74,12 +74,13 @@ class ScalarModel(nn.Module):
     """A body (taken over, not copied) with one number for each token: a reward model's or a value function's.
 
     `head_std` is the standard deviation of the head's start: 0 makes every score 0 (a value head), None means 1/√(D+1)
-    (a reward head, Ziegler et al. 2019, released code); `seed` is that of the start.
+    (a reward head, Ziegler et al. 2019, released code); `seed` is that of the start; `read` says which of a
+    completion's numbers are its score: the one at its "end", or their "mean".
     """
 
-    def __init__(self, body: Transformer, head_std: float | None = None, seed: int = 0):
+    def __init__(self, body: Transformer, head_std: float | None = None, seed: int = 0, read: str = "end"):
         super().__init__()
-        self.config, self.body = body.config, body
+        self.config, self.body, self.read = body.config, body, read
         self.head = nn.Linear(body.config.width, 1)
         std = 1 / math.sqrt(body.config.width + 1) if head_std is None else head_std
         nn.init.zeros_(self.head.bias)
@@ -186,7 +187,8 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
                         folder)
     shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
     check_rows(tokenizer, shape.vocabulary, folder)
-    model = LanguageModel(shape) if known == "language-model" else ScalarModel(build_body(shape))
+    model = (LanguageModel(shape) if known == "language-model"
+             else ScalarModel(build_body(shape), read=config.get("read", "end")))
     load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
     return model.eval(), tokenizer
 
@@ -229,7 +231,8 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     shape = to_dict(model.config)
     if not shape["short_convolution"]:  # run folders from before there was one go on
         del shape["short_convolution"]
-    return {"what": what, "model": shape}
+    read = {} if getattr(model, "read", "end") == "end" else {"read": model.read}
+    return {"what": what, "model": shape} | read
 
 
 def same_tokenizer(first: tuple[Path, Tokenizer], second: tuple[Path, Tokenizer]) -> None:

@@ -18,6 +18,7 @@ from typed import type_in
 from minialign import generation
 from minialign.__main__ import COMMANDS, read_standard_input_as_a_file, run
 from minialign.generation import SamplingConfig
+from minialign.heads import load_model
 from minialign.lab.demo.settings import DemoConfig
 from minialign.pretrain.masked_lm import MaskingConfig
 from minialign.pretrain.span_corruption import SpanCorruptionConfig
@@ -227,6 +228,14 @@ def test_each_objective_builds_its_kind_of_model_and_says_which_settings_it_had(
     steps = {name: RunFolder(d / name).facts()["steps"] for name in config}
     assert steps == {"base": 6, "t5": 4, "t5/span-corruption": 6, "bert": 6}
     assert bits(d / "t5") != bits(d / "t5" / "span-corruption")
+
+
+def test_a_score_that_is_the_mean_of_all_tokens_is_read_so_by_whoever_opens_the_run(d, tmp_path):
+    assert type_in(f"{REWARD} --read mean --out {tmp_path}/reward", d=d) == 0
+    assert load_model(tmp_path / "reward")[0].read == "mean" and load_model(d / "reward")[0].read == "end"
+    line = PPO.replace("{d}/reward", f"{tmp_path}/reward").replace("--updates 3", "--updates 1")
+    assert type_in(f"{line} --out {tmp_path}/ppo", d=d) == 0
+    assert type_in(f"{REWARD} --out {tmp_path}/reward", d=d) == 2  # another run
 
 
 @pytest.mark.parametrize("options", ["--objective span-corruption --noise 0.3 --mean-span 2",

@@ -56,7 +56,8 @@ def test_the_job_starts_from_a_base_and_keeps_its_card(bases, tmp_path):
     assert [line["step"] for line in logged] == [look["step"] for look in card["curve"]]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "decoder-0.1m" in page and "honest under a heading" in page
+    assert "decoder-0.1m" in page and "honest under a heading" in page and "How it learned to read" in page
+    assert "with one detail exchanged" in page
 
 
 def test_without_the_shipped_bases_the_job_says_what_to_do(tmp_path):

@@ -40,7 +40,7 @@ def judged(prompts=60, seed=0):
 
 def test_an_ensemble_scores_like_its_members_together():
     members = three()
-    rows = [[*p, 70, 2] for p in PROMPTS]
+    rows = [(p, [70, 2]) for p in PROMPTS]
     each = torch.stack([score_rows(member, rows) for member in members])
     torch.testing.assert_close(score_rows(Ensemble(members), rows), each.mean(0))
     cautious = each.mean(0) - 0.5 * each.std(0, correction=0)

@@ -9,7 +9,7 @@ import torch
 
 from minialign.batching import pad
 from minialign.generation import SamplingConfig
-from minialign.heads import LanguageModel, ScalarModel
+from minialign.heads import LanguageModel, ScalarModel, describe_model
 from minialign.logprobs import token_logprobs, whiten
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
@@ -36,6 +36,7 @@ from minialign.rlhf.reward_model import (
     pair_accuracy,
     penalise_missing_end,
     reward_loss,
+    score_completions,
     score_rows,
 )
 from minialign.runs.errors import UserError
@@ -189,7 +190,7 @@ def test_ratios_are_1_before_the_first_step():
 
 def test_what_stands_after_the_end_token_changes_no_score():
     _, reward, rollout, _ = rolled()
-    rows = [prompt + row[keep].tolist() for prompt, row, keep in zip(PROMPTS, rollout.completion, rollout.mask)]
+    rows = [(prompt, row[keep].tolist()) for prompt, row, keep in zip(PROMPTS, rollout.completion, rollout.mask)]
     ended = (rollout.completion == 2).any(dim=1)
     expected = penalise_missing_end(score_rows(reward.eval(), rows), ended, "subtract", 1.0)
     torch.testing.assert_close(rollout.scores, expected, atol=1e-5, rtol=1e-5)
@@ -207,7 +208,7 @@ def test_a_rollout_scores_a_missing_end_as_the_configuration_says(change):
     policy, reference, value, reward = models()
     config = PPOConfig(prompts=4, minibatch=4, new_tokens=4, **change)
     rollout = collect(policy, reference, value, reward, PROMPTS, config, torch.Generator().manual_seed(1))
-    rows = [prompt + answer for prompt, answer in zip(PROMPTS, rollout.completion_ids()[0])]
+    rows = list(zip(PROMPTS, rollout.completion_ids()[0]))
     scores, ended = score_rows(reward, rows), (rollout.completion == 2).any(dim=1)
     assert not ended.all()
     expected = torch.where(ended, scores, scores - 0.5 if change else torch.full((4,), -3.0))
@@ -241,8 +242,9 @@ def test_equal_scores_count_one_half():
 def test_the_score_does_not_depend_on_padding():
     _, _, _, reward = models()
     row, longer = [1, 30, 31, 32, 2], [1, 30, 31, 32, 33, 34, 35, 2]
-    plain = score_rows(reward.eval(), [row])
-    torch.testing.assert_close(score_rows(reward, [longer, row])[1:], plain, atol=1e-5, rtol=1e-5)
+    plain = score_rows(reward.eval(), [(row[:2], row[2:])])
+    both = score_rows(reward, [(longer[:3], longer[3:]), (row[:2], row[2:])])
+    torch.testing.assert_close(both[1:], plain, atol=1e-5, rtol=1e-5)
     tokens, mask = pad([row, longer], side="left")
     left = head_at_the_end(reward, reward.body(tokens, mask), mask)[:1].detach()
     torch.testing.assert_close(left, plain, atol=1e-5, rtol=1e-5)
@@ -250,10 +252,25 @@ def test_the_score_does_not_depend_on_padding():
 
 def test_normalised_scores_have_mean_0_and_std_1():
     _, _, _, reward = models()
-    rows = [[1, 30 + i, 99 - i, 2] for i in range(20)]
-    normalise(reward.eval(), rows)
-    scores = score_rows(reward, rows)
-    assert abs(float(scores.mean())) < 1e-4 and float(scores.std(correction=0)) == pytest.approx(1, abs=1e-4)
+    rows = [([1, 30 + i], [99 - i, 2]) for i in range(20)]
+    for reward.read in ("end", "mean"):
+        normalise(reward.eval(), rows)
+        scores = score_rows(reward, rows)
+        assert abs(float(scores.mean())) < 1e-4 and float(scores.std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_mean_of_all_tokens_as_a_score():
+    """However it is read: alone, padded, or with the prompt read once for several completions."""
+    _, _, _, reward = models()
+    reward.eval().read = "mean"
+    prompts, completions = [[1, 30, 31], [1, 40]], [[32, 33, 2], [50, 2], [51, 52, 53, 54, 2]]
+    of = [0, 1, 1]
+    expected = [reward(torch.tensor([prompts[p] + c]))[0, len(prompts[p]) :].mean().item()
+                for p, c in zip(of, completions)]
+    rows = [(prompts[p], c) for p, c in zip(of, completions)]
+    assert score_rows(reward, rows).tolist() == pytest.approx(expected, abs=1e-5)
+    assert score_completions(reward, prompts, completions, of).tolist() == pytest.approx(expected, abs=1e-5)
+    assert describe_model(reward)["read"] == "mean" and "read" not in describe_model(models()[3])
 
 
 def test_no_prompt_stands_on_both_sides_of_a_split():
@@ -272,7 +289,7 @@ def test_k_answers_are_one_element():
     batch = data.batch([0, 1])
     assert len(batch.prompts) == 2 and len(batch.chosen) == 7 and batch.count == 2
     assert len(batch.completions) == 6  # four are read for six pairs, not twelve
-    scores = score_rows(reward.eval(), rows)
+    scores = score_rows(reward.eval(), [(row[:2], row[2:]) for row in rows])
     first = sum(bradley_terry_loss(scores[i], scores[j]) for i, j in every) / 6
     torch.testing.assert_close(reward_loss(reward, batch), first + bradley_terry_loss(scores[1], scores[0]))
     found = evaluate_pairs(reward, data)
@@ -316,6 +333,7 @@ def test_k_answers_make_every_pair_and_texts_answer_once(tokenizer, decoder):
 def test_an_answer_that_fills_the_context_is_read_with_its_end(tokenizer):
     whole = completion_rows(tokenizer, ["kite"], [" boat" * 40])[0]
     cut = completion_rows(tokenizer, ["kite"], [" boat" * 40], context=12)[0]
+    whole, cut = ([*prompt, *completion] for prompt, completion in (whole, cut))
     assert len(whole) > 12 == len(cut) and cut[:-1] == whole[:11] and cut[-1] == whole[-1] == tokenizer.end
     assert completion_rows(tokenizer, ["kite"], [" boat"], context=12) == completion_rows(tokenizer, ["kite"],
         [" boat"])

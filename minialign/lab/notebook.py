@@ -29,8 +29,7 @@ from minialign.lab.claims.feedback import first_half
 from minialign.lab.claims.over_optimisation import held_out_watcher
 from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
-from minialign.lab.demo.settings import FAST as QUICK
-from minialign.lab.demo.settings import NO_BASE, DemoConfig
+from minialign.lab.demo.settings import NO_BASE, SMALL, DemoConfig
 from minialign.lab.plotting import as_png
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
@@ -50,8 +49,7 @@ SECONDS = 600  # most that a cell may take
 USUAL = 20 if FAST else 200  # steps of `toy_decoder`
 HELD_OUT = 8 if FAST else 100  # test stories that `toy_policy` looks at after each update
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
-FEEDBACK = QUICK | {"base": NO_BASE, "summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40,
-                    "ppo_updates": 2}
+FEEDBACK = SMALL | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
 if not FAST:  # the main job, smaller
     FEEDBACK = {"base": NO_BASE, "documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600,
                 "prompts": 512, "evaluated": 200, "width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200,

@@ -8,7 +8,9 @@ Only differences are learned, so the zero is arbitrary; and the loss saturates: 
 more. A policy that climbs one model finds its errors; models that differ in seed or data err differently, so the mean
 of an ensemble hides some errors and the standard deviation shows others. Details that matter:
     1. It starts from the SFT model, with a head of its own, N(0, 1/(D+1)) (Ziegler et al. 2019, released code).
-    2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding).
+    2. The score is read at the last *real* token, the end token (test_the_score_does_not_depend_on_padding), or, where
+       that is asked for, the mean of the numbers at all of the completion's tokens: each sentence is then judged where
+       it stands, and being long is worth nothing by itself (test_the_mean_of_all_tokens_as_a_score).
     3. log σ is computed as one function; log(σ(x)) is −∞ at x = −200 (test_the_loss_is_finite_for_hopeless_pairs).
     4. The completions to one prompt are one batch element, each read once for all its pairs, whose losses are averaged
        (Ouyang et al. 2022, §3.5; test_k_answers_are_one_element).
@@ -21,6 +23,8 @@ of an ensemble hides some errors and the standard deviation shows others. Detail
        (test_both_conventions_for_a_missing_end). A reward model has seen none and may like them: with 1 standard
        deviation taken off the score, a quarter of the toy policy's completions stopped ending within 60 updates.
     DEVIATION: of an ensemble the paper subtracts the variance, here the standard deviation, so that r keeps its unit.
+    DEVIATION: the main job takes the mean; Stiennon et al. read at the end. What it changed for a model of .4 M
+    parameters is in data/claims/reward-scaling/notes.md.
 
 Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it).
 Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
@@ -35,7 +39,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.batching import demonstration_row, pad
 from minialign.heads import LanguageModel, ScalarModel, last_real, read_completions
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.runs.errors import UserError
@@ -43,6 +46,7 @@ from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
+Row = tuple[list[int], list[int]]  # the ids of a prompt and of its completion, with the begin and the end token
 REWARD = TrainingConfig(steps=150, batch=32, learning_rate=5e-4, weight_decay=0.01)
 
 
@@ -63,6 +67,15 @@ def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
         return model.head(last.float()).squeeze(-1)
 
 
+def read_score(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
+    """(N,) scores of completions from the (N, T, D) vectors of their tokens and mask (N, T): at the end or the mean."""
+    if model.read == "end":
+        return head_at_the_end(model, hidden, mask)
+    with torch.autocast("cpu", enabled=False):
+        numbers = model.head(hidden.float()).squeeze(-1)  # (N, T)
+    return (numbers * mask).sum(dim=1) / mask.sum(dim=1)
+
+
 def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]],
                       completions: Sequence[Sequence[int]],
                       of: Sequence[int]) -> Tensor:
@@ -70,7 +83,7 @@ def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[
     once."""
     if isinstance(model, Ensemble):
         return model.together(lambda member: score_completions(member, prompts, completions, of))
-    return head_at_the_end(model, *read_completions(model.body, prompts, completions, of))
+    return read_score(model, *read_completions(model.body, prompts, completions, of))
 
 
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
@@ -100,25 +113,25 @@ def evaluate_pairs(model: ScalarModel, data: Comparisons) -> dict[str, float]:
 
 
 def completion_rows(tokenizer: Tokenizer, prompts: Sequence[str], completions: Sequence[str],
-                    context: int | None = None) -> list[list[int]]:
-    """Prompts with their completions as rows that a reward model reads; what is longer than `context` loses tokens
-    before the end token."""
-    pairs = zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(completions)))
-    rows = [demonstration_row(tokenizer, prompt, completion)[0] for prompt, completion in pairs]
-    return [row if context is None or len(row) <= context else [*row[: context - 1], row[-1]] for row in rows]
+                    context: int | None = None) -> list[Row]:
+    """Prompts (with the begin token) and completions (with the end token) as ids; of a completion that does not fit
+    `context` with its prompt what does is kept, and the end token."""
+    rows = []
+    for prompt, completion in zip(tokenizer.encode_many(list(prompts)), tokenizer.encode_many(list(completions))):
+        prompt = [tokenizer.begin, *prompt][: None if context is None else context - 1]
+        room = len(completion) if context is None else max(0, context - len(prompt) - 1)
+        rows.append((prompt, [*completion[:room], tokenizer.end]))
+    return rows
 
 
 @torch.no_grad()
-def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
-    """(N,) scores of rows of ids (begin token, prompt, completion, end token)."""
-    if isinstance(model, Ensemble):
-        return model.together(lambda member: score_rows(member, rows, batch))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Row], batch: int = 64) -> Tensor:
+    """(N,) scores of rows: the ids of a prompt and those of its completion."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     scores = torch.zeros(len(rows))
-    for start in range(0, len(order), batch):
-        names = order[start : start + batch]
-        tokens, mask = pad([rows[i] for i in names])  # on the right: a causal reader never looks at it
-        scores[names] = head_at_the_end(model, model.body(tokens), mask)
+    for names in (order[start : start + batch] for start in range(0, len(order), batch)):
+        prompts, completions = zip(*(rows[i] for i in names))
+        scores[names] = score_completions(model, prompts, completions, range(len(names)))
     return scores
 
 
@@ -129,7 +142,7 @@ def penalise_missing_end(scores: Tensor, ended: Tensor, convention: str, amount:
     return torch.where(ended, scores, lowered)
 
 
-def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+def normalise(model: ScalarModel, rows: Sequence[Row]) -> dict[str, float]:
     """Shift and scale the head so that these rows (completions of the reference) score with mean 0, standard deviation
     1; returns what both were before. Raises UserError when all rows score the same."""
     scores = score_rows(model, rows)
@@ -145,16 +158,17 @@ def normalise(model: ScalarModel, rows: Sequence[Sequence[int]]) -> dict[str, fl
 
 
 def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ranked],
-                       reference_rows: Sequence[Sequence[int]], config: TrainingConfig,
-                       run: RunFolder) -> tuple[ScalarModel, dict[str, float]]:
+                       reference_rows: Sequence[Row], config: TrainingConfig, run: RunFolder,
+                       read: str = "end") -> tuple[ScalarModel, dict[str, float]]:
     """Learn to score completions from comparisons. Returns the model, and its accuracy and loss on `valid`.
 
     Args:
         base: the SFT model; it is copied, not changed.
         ranked, valid: from `ranked_rows`; they share no prompt.
         reference_rows: completions of the reference, on which scores are normalised.
+        read: where the score is read, at the "end" or as the "mean" of all tokens.
     """
-    model = ScalarModel(copy.deepcopy(base.body), seed=config.seed)
+    model = ScalarModel(copy.deepcopy(base.body), seed=config.seed, read=read)
     data, held_out = Comparisons(ranked, config.batch, config.seed), Comparisons(valid, 1, seed=0)
     return model, train(model, data, reward_loss, config, run, lambda model: evaluate_pairs(model, held_out),
                         "reward model", lambda model: normalise(model, reference_rows))

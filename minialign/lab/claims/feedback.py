@@ -19,7 +19,7 @@ from typing import Any
 from minialign.heads import LanguageModel, ScalarModel, load_model
 from minialign.lab.claims import Bench
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
-from minialign.lab.demo.settings import FAST, NO_BASE, DemoConfig
+from minialign.lab.demo.settings import NO_BASE, SMALL, DemoConfig
 from minialign.rlhf.reward_model import train_reward_model
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import RunFolder
@@ -34,9 +34,9 @@ SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_
 
 def settings(bench: Bench, size: str, seed: int) -> DemoConfig:
     """The main job's settings for a size and a seed."""
-    width, layers, heads = (FAST["width"], DemoConfig.layers, FAST["heads"]) if bench.fast else SIZES[size]
+    width, layers, heads = (SMALL["width"], DemoConfig.layers, SMALL["heads"]) if bench.fast else SIZES[size]
     sizes = {"width": width, "layers": layers, "heads": heads, "seed": seed}
-    return DemoConfig(**{**({**FAST, "base": NO_BASE} if bench.fast else SMALLER), **sizes})
+    return DemoConfig(**{**(SMALL if bench.fast else SMALLER), **sizes})
 
 
 def job_in(folder: Path, config: DemoConfig) -> Demo:

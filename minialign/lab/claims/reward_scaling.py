@@ -68,7 +68,7 @@ def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokeni
     config = TrainingConfig(steps, min(16, len(ranked)), 1.5e-3, weight_decay=0.01, validate_every=10_000, seed=seed)
 
     def data() -> tuple:
-        return ranked, ranked[:8], [[*one.prompt, *one.completions[0]] for one in ranked[:64]]
+        return ranked, ranked[:8], [(one.prompt, one.completions[0]) for one in ranked[:64]]
 
     key = [*key, len(ranked), to_dict(config)]
     return load_model(reward_model(bench, "scaled-reward", key, base, tokenizer, config, data), "scalar-model")[0]

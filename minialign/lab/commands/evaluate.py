@@ -157,8 +157,8 @@ def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict
     its line."""
     records = read_prompts(path, references=True)
     rows = completion_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
-    for row, record in zip(rows, records):
-        if len(row) > context:
-            raise UserError(f"prompt and completion of {len(row)} tokens do not fit the judge's context of {context}; "
+    for (prompt, completion), record in zip(rows, records):
+        if (length := len(prompt) + len(completion)) > context:
+            raise UserError(f"prompt and completion of {length} tokens do not fit the judge's context of {context}; "
                             f"shorten them", *place_of(record))
     return records

@@ -17,7 +17,14 @@ from minialign.lab.report.reward import calibration_figure
 from minialign.lab.stages import stage_run
 from minialign.rlhf.ranked import Comparisons, Ranked, count_pairs
 from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
-from minialign.rlhf.reward_model import REWARD, all_pair_scores, completion_rows, evaluate_pairs, train_reward_model
+from minialign.rlhf.reward_model import (
+    REWARD,
+    Row,
+    all_pair_scores,
+    completion_rows,
+    evaluate_pairs,
+    train_reward_model,
+)
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import RunFolder
@@ -31,6 +38,7 @@ FAST = {"steps": 20, "validate_every": 10}
 @comparison_options
 @cli.file_option("--test FILE.jsonl", "Comparisons of other prompts or people, only measured at the end.")
 @cli.count_option("--references", 256, 2, 100_000, "Answers of the base to normalise scores on.")
+@cli.choice_option("--read", ["end", "mean"], "end", "Where the score stands: at the end, or the mean of all tokens.")
 @cli.run_options(out="runs/reward")
 @cli.configured("Training", "training", REWARD, FAST)
 @cli.gather_options
@@ -47,11 +55,12 @@ def command(args, training):
     tests = read_test(tokenizer, sides[0], context, args.long, args.test) if args.test else []
     about = {"what": "scalar-model", "model": model.config, "stage": "reward", "training": training}
     about |= {"references": args.references, "data": fingerprint(sides), "base": model}
+    about |= {} if args.read == "end" else {"read": args.read}
     with stage_run(RunFolder(out), tokenizer, **about) as run:
         if not run.finished:
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
             references = reference_rows(model, tokenizer, sides[0], args.references, args.seed)
-            train_reward_model(model, ranked, checks, references, training, run)
+            train_reward_model(model, ranked, checks, references, training, run, args.read)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
     trained, _ = load_model(out, "scalar-model")
     report(trained, checks, sides[1], run)
@@ -85,7 +94,7 @@ def report(trained, checks: list[Ranked], held_out: list[dict], run: RunFolder) 
     click.echo(f"drawn in {run.path / CALIBRATION}")
 
 
-def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[list[int]]:
+def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[Row]:
     """The base's own completions to prompts of the comparisons: what a score of 0 ± 1 will mean.
 
     They may be as long as half of the chosen completions are, so that no less than half of the prompts leave room for

@@ -196,7 +196,7 @@ class Demo:
         model = copy.deepcopy(pretrained)
         rows, _ = demonstration_rows(tokenizer, demos, model.config.context)
         split = -max(32, len(rows) // 50)
-        settings = self.settings(2, self.config.sft_steps, self.config.sft_rate, 100, final=0.02, weight_decay=0.05)
+        settings = self.settings(2, self.config.sft_steps, self.config.rates[0], 100, final=0.02, weight_decay=0.05)
 
         def train(run: RunFolder) -> None:
             fine_tune(model, rows[:split], rows[split:], settings, run)
@@ -220,16 +220,16 @@ class Demo:
         """The reward model, normalised on completions of the instruction-tuned model."""
         context, (learned, held_out) = instructed.config.context, split_by_prompt(comparisons)
         ranked, valid = (ranked_rows(tokenizer, part, context)[0] for part in (learned, held_out))
-        settings = self.settings(4, self.config.reward_steps, 1.5e-3, 40, weight_decay=0.01)
+        settings = self.settings(4, self.config.reward_steps, self.config.rates[1], 40, weight_decay=0.01)
         prompts = [d["prompt"] for d in learned[:256]]
 
         def train(run: RunFolder) -> None:
             generator = torch.Generator().manual_seed(self.config.seed_of(4))
             completions = continue_texts(instructed, tokenizer, prompts, SAMPLING, generator)
             references = completion_rows(tokenizer, prompts, completions, context)
-            train_reward_model(instructed, ranked, valid, references, settings, run)
+            train_reward_model(instructed, ranked, valid, references, settings, run, self.config.read)
 
-        return self.train_once(REWARD, ScalarModel(instructed.body), tokenizer, settings, train)
+        return self.train_once(REWARD, ScalarModel(instructed.body, read=self.config.read), tokenizer, settings, train)
 
     def train_policy(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel,
                      practice: list[dict]) -> LanguageModel:

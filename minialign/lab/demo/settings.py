@@ -47,9 +47,15 @@ class DemoConfig:
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 
     @property
-    def sft_rate(self) -> float:
-        """Peak of the learning rate of instruction tuning: at 4e-3 a base that reads forgets how to compare."""
-        return 4e-3 if self.base == NO_BASE else 7e-4
+    def rates(self) -> tuple[float, float]:
+        """Peaks of the learning rates of instruction tuning and of the reward model: at those of a model that learns
+        from nothing, a base that reads forgets how to compare."""
+        return (4e-3, 1.5e-3) if self.base == NO_BASE else (1e-3, 7e-4)
+
+    @property
+    def read(self) -> str:
+        """Where the reward model's score is read: a model that reads can judge each sentence where it stands."""
+        return "end" if self.base == NO_BASE else "mean"
 
     @property
     def dirt(self) -> DirtConfig:
@@ -66,5 +72,7 @@ class DemoConfig:
         return self.seed * 100 + stage
 
 
-FAST = {"documents": 1500, "demonstrations": 1200, "judged": 96, "prompts": 256, "evaluated": 48, "width": 64,
-        "heads": 2, "pretrain_steps": 120, "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}
+FAST = {"documents": 1500, "demonstrations": 1200, "judged": 192, "prompts": 256, "evaluated": 160, "sft_steps": 120,
+        "reward_steps": 36, "ppo_updates": 6}
+SMALL = {**FAST, "base": NO_BASE, "judged": 96, "evaluated": 48, "width": 64, "heads": 2, "pretrain_steps": 120,
+         "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}  # as quick, and learned from nothing

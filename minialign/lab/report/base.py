@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from minialign.lab.report.figures import curve
 from minialign.lab.report.run import Run, escape, table
+
+PAIRS = "minimal pairs"
 
 
 def base_section(run: Run) -> str:
@@ -21,5 +24,16 @@ def base_section(run: Run) -> str:
              "" if control["threshold"] is None else f"{control['threshold']:.2f}",
              "" if control["threshold"] is None else "passed" if control["passed"] else "<b>failed</b>"]
             for control in card["controls"]]
-    return told + "<details><summary>Its controls</summary>" + table(
-        "plain", ["control", "right", "needed", ""], rows) + "</details>"
+    listed = table("plain", ["control", "right", "needed", ""], rows)
+    return (f'{told}<div class="grid" style="--least:19rem">{how_it_learned(card)}</div>'
+            f"<details><summary>Its controls</summary>{listed}</details>")
+
+
+def how_it_learned(card: dict) -> str:
+    """The controls while it read, as a figure: what is copied comes first, what is compared later."""
+    looks = [{"step": look["step"]} | {PAIRS if name.startswith("pairs") else name: value
+                                       for name, value in look["controls"].items()} for look in card["curve"]]
+    fields = ("who", "what", "where", PAIRS)
+    return curve("How it learned to read", looks, dict(zip(fields, fields)), ("step", "share right"),
+                 "What is copied comes first, then what takes comparing a sentence with the passage. Of a minimal "
+                 "pair both questions must be answered rightly, so guessing gives a quarter at most.")
