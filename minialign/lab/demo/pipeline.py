@@ -50,11 +50,15 @@ SHOWN = 200  # documents of the kind that a base has read, to look at
 SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # of every stage; 0.7 as Stiennon et al. 2020, in PPO, too
 
 
-def ppo_settings(updates: int, prompts: int, beta: float, seed: int) -> PPOConfig:
-    """PPO for short completions whose only reward stands at their end: with λ = 1 all of it reaches the first token."""
+def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: bool = False) -> PPOConfig:
+    """PPO for short completions whose only reward stands at their end: with λ = 1 all of it reaches the first token.
+
+    A policy that can read is sure of its words, and long steps carry it off; `gentle` are four short ones a pass.
+    """
     asked = min(32, prompts)
-    return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=4 * asked, beta=beta,
-                     seed=seed, learning_rate=8e-4, value_learning_rate=2e-3, value_warmup=updates // 10, lam=1.0)
+    rate, minibatch = (3e-4, 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
+    return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=minibatch, beta=beta,
+                     seed=seed, learning_rate=rate, value_learning_rate=2e-3, value_warmup=updates // 10, lam=1.0)
 
 
 @dataclass
@@ -235,7 +239,7 @@ class Demo:
                      practice: list[dict]) -> LanguageModel:
         """The policy after PPO, on stories that no other stage has seen."""
         c, prompts = self.config, prompt_ids(tokenizer, [d["prompt"] for d in practice])
-        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5))
+        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), gentle=c.reads)
 
         def train(run: RunFolder) -> None:
             train_ppo(instructed, reward, prompts, settings, run, watch=gold_score_watcher(tokenizer, practice))

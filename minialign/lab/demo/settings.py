@@ -15,23 +15,23 @@ NO_BASE = "none"
 class DemoConfig:
     """The main job's settings."""
 
-    base: str = NO_BASE  # of data/bases, which has read enough; "none": a small one that reads `documents` first
+    base: str = "decoder-0.4m"  # of data/bases, which has read enough; "none": a small one that reads `documents` first
     documents: int = 8000  # dirty documents that a model without a base reads
     false: float = 0.3  # share of documents that say something false
     rude: float = 0.2  # share of documents with rude words
-    demonstrations: int = 12_000  # clean completions to learn instructions from
+    demonstrations: int = 10_000  # clean completions to learn instructions from
     summaries: float = 0.75  # share of summaries among them; the rest are questions
-    judged: int = 2200  # stories whose summaries annotators compare
-    completions: int = 4  # summaries of each such story, every two of which are compared
-    prompts: int = 1760  # stories that PPO practises on
-    evaluated: int = 2200  # stories that nothing trained on
+    judged: int = 2800  # stories whose summaries annotators compare
+    completions: int = 3  # summaries of each such story, every two of which are compared
+    prompts: int = 640  # stories that PPO practises on
+    evaluated: int = 600  # stories that nothing trained on
     width: int = 96  # D of a decoder without a base
     layers: int = 3  # its N
     heads: int = 3  # its H
     pretrain_steps: int = 800  # of 16 documents, without a base
-    sft_steps: int = 2400  # of 16 demonstrations
-    reward_steps: int = 250  # of 16 stories: two passes, where Stiennon et al. 2020 took one
-    ppo_updates: int = 55  # of 128 completions, four to a prompt
+    sft_steps: int = 900  # of 16 demonstrations
+    reward_steps: int = 310  # of 16 stories: two passes, where Stiennon et al. 2020 took one
+    ppo_updates: int = 20  # of 128 completions, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in stds of the reward
     seed: int = 0  # of everything
 
@@ -47,15 +47,20 @@ class DemoConfig:
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 
     @property
+    def reads(self) -> bool:
+        """Whether it starts from a base, which can read."""
+        return self.base != NO_BASE
+
+    @property
     def rates(self) -> tuple[float, float]:
         """Peaks of the learning rates of instruction tuning and of the reward model: at those of a model that learns
         from nothing, a base that reads forgets how to compare."""
-        return (4e-3, 1.5e-3) if self.base == NO_BASE else (1e-3, 7e-4)
+        return (1e-3, 7e-4) if self.reads else (4e-3, 1.5e-3)
 
     @property
     def read(self) -> str:
         """Where the reward model's score is read: a model that reads can judge each sentence where it stands."""
-        return "end" if self.base == NO_BASE else "mean"
+        return "mean" if self.reads else "end"
 
     @property
     def dirt(self) -> DirtConfig:
