@@ -38,7 +38,7 @@ from minialign.world.tasks import exchange_detail
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
 RIVALS = (4, 16)  # n of the best of n that PPO is compared with
-RIVAL_STORIES = 200  # test stories for it: n completions to each
+RIVAL_STORIES = 150  # test stories for it: n completions to each
 
 
 @dataclass(frozen=True)

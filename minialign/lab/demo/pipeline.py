@@ -56,7 +56,7 @@ def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: boo
     A policy that can read is sure of its words, and long steps carry it off; `gentle` are four short ones a pass.
     """
     asked = min(32, prompts)
-    rate, minibatch = (3e-4, 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
+    rate, minibatch = (1.5e-4, 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
     return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=minibatch, beta=beta,
                      seed=seed, learning_rate=rate, value_learning_rate=2e-3, value_warmup=updates // 10, lam=1.0)
 

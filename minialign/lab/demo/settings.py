@@ -19,19 +19,19 @@ class DemoConfig:
     documents: int = 8000  # dirty documents that a model without a base reads
     false: float = 0.3  # share of documents that say something false
     rude: float = 0.2  # share of documents with rude words
-    demonstrations: int = 10_000  # clean completions to learn instructions from
+    demonstrations: int = 9000  # clean completions to learn instructions from
     summaries: float = 0.75  # share of summaries among them; the rest are questions
-    judged: int = 2800  # stories whose summaries annotators compare
+    judged: int = 2500  # stories whose summaries annotators compare
     completions: int = 3  # summaries of each such story, every two of which are compared
-    prompts: int = 640  # stories that PPO practises on
-    evaluated: int = 600  # stories that nothing trained on
+    prompts: int = 960  # stories that PPO practises on
+    evaluated: int = 500  # stories that nothing trained on
     width: int = 96  # D of a decoder without a base
     layers: int = 3  # its N
     heads: int = 3  # its H
     pretrain_steps: int = 800  # of 16 documents, without a base
-    sft_steps: int = 900  # of 16 demonstrations
-    reward_steps: int = 310  # of 16 stories: two passes, where Stiennon et al. 2020 took one
-    ppo_updates: int = 20  # of 128 completions, four to a prompt
+    sft_steps: int = 1200  # of 16 demonstrations
+    reward_steps: int = 280  # of 16 stories: two passes, where Stiennon et al. 2020 took one
+    ppo_updates: int = 30  # of 128 completions, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in stds of the reward
     seed: int = 0  # of everything
 
