@@ -61,7 +61,7 @@ def test_the_job_starts_from_a_base_and_keeps_its_card(bases, tmp_path):
 
 
 def test_without_the_shipped_bases_the_job_says_what_to_do(tmp_path):
-    with pytest.raises(UserError, match="python -m minialign bases decoder-0.1m"):
+    with pytest.raises(UserError, match="python -m minialign bases decoder-0.1m`, .*--from-scratch"):
         Demo(tmp_path, DemoConfig(**FROM_BASE), lambda line: None, tmp_path / "nothing").run()
 
 

@@ -157,7 +157,8 @@ def load_base(folder: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     folder = Path(folder)
     if not (folder / MODEL).exists():
         what = "this base was not finished" if folder.is_dir() else "there is no such base"
-        raise UserError(f"{what}; make it with `python -m minialign bases {folder.name}`", folder)
+        raise UserError(f"{what}; make it with `python -m minialign bases {folder.name}`, or in the main job's "
+                        f"own folder with --from-scratch", folder)
     card = read_json(folder / CARD)
     model, tokenizer = load_model(folder, "language-model")
     if not isinstance(card, dict) or card.get("digest") != read_tensors(folder / MODEL)[1].get("sha256"):

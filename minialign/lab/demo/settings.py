@@ -77,7 +77,7 @@ class DemoConfig:
         return self.seed * 100 + stage
 
 
-FAST = {"documents": 1500, "demonstrations": 1200, "judged": 192, "prompts": 256, "evaluated": 160, "sft_steps": 120,
-        "reward_steps": 36, "ppo_updates": 6}
-SMALL = {**FAST, "base": NO_BASE, "judged": 96, "evaluated": 48, "width": 64, "heads": 2, "pretrain_steps": 120,
-         "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}  # as quick, and learned from nothing
+FAST = {"documents": 1500, "demonstrations": 1200, "judged": 440, "prompts": 256, "evaluated": 80, "sft_steps": 90,
+        "reward_steps": 50, "ppo_updates": 8}
+SMALL = {**FAST, "base": NO_BASE, "judged": 96, "evaluated": 48, "width": 64, "heads": 2,
+         "pretrain_steps": 120, "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}  # as quick, from nothing

@@ -19,14 +19,23 @@ def base_section(run: Run) -> str:
             f"{card['tokens'] / 1e6:.0f} million tokens of the toy world ({escape(shares)} documents, the dirty ones "
             f"as false, rude and repetitive as scraped text is) in about {card['minutes']} minutes. The questions "
             f"below are asked about passages that it never saw, one at a time. No claim is compared in them: they say "
-            f"that the instrument works.</p>")
+            f"whether the instrument works. {outcome(card)}</p>")
     rows = [[escape(control["name"]), f"{control['value']:.3f}",
              "" if control["threshold"] is None else f"{control['threshold']:.2f}",
              "" if control["threshold"] is None else "passed" if control["passed"] else "<b>failed</b>"]
             for control in card["controls"]]
     listed = table("plain", ["control", "right", "needed", ""], rows)
-    return (f'{told}<div class="grid" style="--least:19rem">{how_it_learned(card)}</div>'
-            f"<details><summary>Its controls</summary>{listed}</details>")
+    return (f'{told}<div class="grid wins">{how_it_learned(card)}'
+            f"<details open><summary>Its controls</summary>{listed}</details></div>")
+
+
+def outcome(card: dict) -> str:
+    """How many of the demanded controls passed, in words."""
+    demanded = [control for control in card["controls"] if control["threshold"] is not None]
+    failed = [control["name"] for control in demanded if not control["passed"]]
+    if not demanded:
+        return "None is demanded of this base."
+    return "All passed." if not failed else f"{len(demanded) - len(failed)} of {len(demanded)} passed."
 
 
 def how_it_learned(card: dict) -> str:

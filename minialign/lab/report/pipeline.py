@@ -60,7 +60,7 @@ def boxes(run: Run) -> dict[str, Box]:
                    f"{100 * run.card['shares']['dirty']:.0f} % of them dirty"),
         "tokenizer": ("model", "Tokenizer", "tokenizer.json",
                       count(run.setting("vocabulary"), "tokens at most", "tokenizer")),
-        "pretrain": ("model", f"Shipped {run.card['name']}" if run.card else "Pretrained decoder", "1-pretrained/",
+        "pretrain": ("model", run.card["name"] if run.card else "Pretrained decoder", "1-pretrained/",
                      count(run.last("pretrain", "step"), "steps", "" if run.card else "pretrain"), loss("pretrain")),
         "demos": ("data", "Demonstrations", "data/demonstrations.jsonl",
                   count(run.setting("demonstrations"), "clean answers")),
@@ -111,7 +111,7 @@ def plan(stations: dict[str, Box]) -> Plan:
     arrows.append((((4 * across + 2, middle), (sft + 2 + WIDTH, middle)), ""))
     arrows.append((((sft + 52, top), (sft + 52, turn), (102, turn), (102, bottom)), ""))
     arrows.append((((sft + 122, top), (sft + 122, bottom)), "frozen"))
-    notes = [(across + 60, turn - 9, "four summaries of each story"),
+    notes = [(across + 60, turn - 9, "several summaries of each story"),
              (sft + 134, turn + 4, "start, and frozen reference")]
     return Plan(5 * WIDTH + 4 * GAP + 4, 2 * HEIGHT + RISE + 4, placed, arrows, notes)
 
