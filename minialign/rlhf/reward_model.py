@@ -87,8 +87,7 @@ def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[
 
 
 def pair_scores(model: ScalarModel, batch: RankedBatch) -> tuple[Tensor, Tensor]:
-    """(P,) scores of the chosen and of the rejected completions; each completion is read once, however many pairs it is
-    in."""
+    """(P,) scores of the chosen and of the rejected completions; each completion is read once for all its pairs."""
     scores = score_completions(model, batch.prompts, batch.completions, batch.of)  # (N,)
     return scores.index_select(0, batch.chosen), scores.index_select(0, batch.rejected)
 
