@@ -18,8 +18,9 @@ def readme(card: dict[str, Any]) -> str:
         f"{card['steps']:,} steps of {card['batch']} documents, learning rate up to {card['learning_rate']:g} (AdamW) "
         f"and {card['muon_rate']:g} (Muon, for the matrices of the blocks), about "
         f"{card['minutes']} minutes at {card['tokens_per_second']:,} tokens a second; seed {card['seed']}.", "",
-        f"Made again by `python -m minialign bases {card['name']} --seed {card['seed']}`; weights in 16 bits, which "
-        f"change no control by more than {card['lost_by_16_bits']:.4f}. Digest `{card['digest'][:16]}`.", "",
+        f"Made again, to the same bits on such a machine, by `python -m minialign bases {card['name']} --seed "
+        f"{card['seed']} --processes {card.get('processes', 1)}`; weights in 16 bits, which change no control by more "
+        f"than {card['lost_by_16_bits']:.4f}. Digest `{card['digest'][:16]}`.", "",
         "## Controls", "", "| control | value | needed | questions | |", "| --- | --- | --- | --- | --- |",
     ]
     for control in card["controls"]:

@@ -143,8 +143,8 @@ class Maker:
         return {"name": name, "kind": recipe.kind, "parameters": sum(t.numel() for t in tensors.values()),
                 "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(recipe.chunks),
                 "steps": len(metrics), "batch": recipe.batch, "learning_rate": recipe.rate,
-                "muon_rate": recipe.muon_rate, "seed": self.seed, "tokens_per_second": median,
-                "minutes": round(data.tokens / median / 60),
+                "muon_rate": recipe.muon_rate, "seed": self.seed, "processes": self.processes,
+                "tokens_per_second": median, "minutes": round(data.tokens / median / 60),
                 "shape": model, "trials": recipe.trials, "curve": looks, "version": 1}
 
 
