@@ -7,10 +7,12 @@ import pytest
 
 from minialign.heads import load_model
 from minialign.lab.bases.make import Maker, load_base
+from minialign.lab.claims.feedback import SMALLER
 from minialign.lab.commands.demo import claim_folder, make_base
 from minialign.lab.demo.evaluation import EvaluationConfig, blind_accuracy, evaluate
 from minialign.lab.demo.pipeline import REWARD, RLHF, SAMPLING, Demo
-from minialign.lab.demo.settings import FAST, DemoConfig
+from minialign.lab.demo.settings import FAST, SMALL, DemoConfig
+from minialign.lab.notebook import FEEDBACK
 from minialign.lab.report import write_report
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
@@ -186,6 +188,14 @@ def test_a_judge_that_does_not_read_learns_which_sign_is_better():
     assert blind_accuracy(long_is_better, [{"chosen": "a b", "rejected": "a"}], length) == 1.0
     assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "a b"}], length) == 0.0
     assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "b"}], length) == 0.5
+
+
+def test_claims_and_notebooks_say_every_size_themselves():
+    """A new default of the main job changes nothing that they have measured."""
+    sizes = {"documents", "demonstrations", "judged", "completions", "prompts", "evaluated", "pretrain_steps",
+             "sft_steps", "reward_steps", "ppo_updates", "base"}
+    for settings in (SMALLER, SMALL, FEEDBACK):
+        assert sizes <= set(settings) and settings["base"] == "none" and settings["completions"] == 4
 
 
 def test_settings_are_counts_and_the_fast_ones_are_settings():

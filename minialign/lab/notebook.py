@@ -52,8 +52,9 @@ KEY = "minialign"  # of the fingerprint, in a notebook's metadata
 FEEDBACK = SMALL | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
 if not FAST:  # the main job, smaller
     FEEDBACK = {"base": NO_BASE, "documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600,
-                "prompts": 512, "evaluated": 200, "width": 64, "layers": 2, "heads": 4, "pretrain_steps": 200,
-                "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
+                "completions": 4, "prompts": 512, "evaluated": 200, "width": 64, "layers": 2, "heads": 4,
+                "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
+
 
 
 class source:  # noqa: N801   used like a function

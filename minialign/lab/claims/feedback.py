@@ -28,8 +28,9 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 
 SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (112, 3, 4)}  # width, layers, heads
-SMALLER = {"base": NO_BASE, "documents": 4000, "demonstrations": 6000, "judged": 800, "prompts": 800, "evaluated": 600}
-SMALLER |= {"pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120, "ppo_updates": 24}
+SMALLER = {"base": NO_BASE, "documents": 4000, "demonstrations": 6000, "judged": 800, "completions": 4}
+SMALLER |= {"prompts": 800, "evaluated": 600, "pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120,
+            "ppo_updates": 24}
 
 
 def settings(bench: Bench, size: str, seed: int) -> DemoConfig:

@@ -241,7 +241,7 @@ class Demo:
                      practice: list[dict]) -> LanguageModel:
         """The policy after PPO, on stories that no other stage has seen."""
         c, prompts = self.config, prompt_ids(tokenizer, [d["prompt"] for d in practice])
-        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), gentle=c.reads)
+        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), gentle=c.from_base)
 
         def train(run: RunFolder) -> None:
             train_ppo(instructed, reward, prompts, settings, run, watch=gold_score_watcher(tokenizer, practice))

@@ -47,7 +47,7 @@ class DemoConfig:
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 
     @property
-    def reads(self) -> bool:
+    def from_base(self) -> bool:
         """Whether it starts from a base, which can read."""
         return self.base != NO_BASE
 
@@ -55,12 +55,12 @@ class DemoConfig:
     def rates(self) -> tuple[float, float]:
         """Peaks of the learning rates of instruction tuning and of the reward model: at those of a model that learns
         from nothing, a base that reads forgets how to compare."""
-        return (1e-3, 7e-4) if self.reads else (4e-3, 1.5e-3)
+        return (1e-3, 7e-4) if self.from_base else (4e-3, 1.5e-3)
 
     @property
     def read(self) -> str:
         """Where the reward model's score is read: a model that reads can judge each sentence where it stands."""
-        return "mean" if self.reads else "end"
+        return "mean" if self.from_base else "end"
 
     @property
     def dirt(self) -> DirtConfig:
@@ -79,5 +79,5 @@ class DemoConfig:
 
 FAST = {"documents": 1500, "demonstrations": 1200, "judged": 440, "prompts": 256, "evaluated": 80, "sft_steps": 90,
         "reward_steps": 50, "ppo_updates": 8}
-SMALL = {**FAST, "base": NO_BASE, "judged": 96, "evaluated": 48, "width": 64, "heads": 2,
+SMALL = {**FAST, "base": NO_BASE, "judged": 96, "completions": 4, "evaluated": 48, "width": 64, "heads": 2,
          "pretrain_steps": 120, "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}  # as quick, from nothing
