@@ -16,10 +16,12 @@ from minialign.world.reading_corpus import (
     FORMS,
     MOST,
     YES_NO,
+    happens_twice,
     minimal_pair,
     reading_document,
     reading_documents,
 )
+from minialign.world.stories import write_scene
 from minialign.world.wordings import matches
 
 ASKED = {"who": "questions", "what": "questions", "where": "questions", "feeling": "questions", "yes_no": "yes-no",
@@ -137,3 +139,19 @@ def test_the_reading_corpus_asks_nothing_of_the_held_out_clusters(corpus):
             if item.kind in ("sameness", "order") and isinstance(item.answer, bool):
                 assert item.question.startswith(("Same? ", "Was it first that "))
             assert not re.search(r"\b(he|she)\b[^.?]*\?$", item.question)  # nobody is asked whom a pronoun means
+
+
+def test_in_some_scenes_a_thing_happens_twice_with_one_detail_exchanged():
+    twice = 0
+    for number in range(400):
+        rng = random.Random(number)
+        scene = write_scene(rng, 3, 5)
+        story = happens_twice(scene, rng)
+        added = [event for event in story.events if event not in scene.events]
+        assert len(story.events) - len(scene.events) == len(added) <= 1
+        for event in added:
+            assert any(event.kind == other.kind for other in scene.events)
+            told = [statement.event for statement in parse(story.text) if statement.event is not None]
+            assert sum(matches(statement, event) for statement in told) >= 1
+        twice += len(added)
+    assert twice > 250

@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from minialign.world.corpus import insult
 from minialign.world.reading import NOUNS, NUMBERS, nouns, places, sentences
-from minialign.world.stories import CHILDREN, Story, say, write_scene, write_story
+from minialign.world.stories import CHILDREN, Story, say, tell_scene, write_scene, write_story
 from minialign.world.tasks import as_answer, ask, falsify, questions, say_all, swap
-from minialign.world.wordings import KINDS, PLACES, Event, choices, fields_said
+from minialign.world.wordings import KINDS, PLACES, Event, choices, fields_said, matches
 
 FIELDS = ("who", "what", "where", "feeling")
 YES_NO = (("yes", "no"), ("right", "wrong"), ("true", "false"), ("correct", "incorrect"), ("good", "bad"),
@@ -46,12 +46,14 @@ FORMS = {  # how one question and its answer are written
     "the answer is": "{question} The answer is {answer}.\n",
     "bar": "{question} | {answer}\n",
     "choice": "{question} ({options}) {answer}\n",
-    "questions first": "{number}) {answer}\n",  # all questions stand before the passage, all answers behind it
+    "questions first": "{number}) {answer}\n",  # up to three questions stand before the passage, their answers behind
 }
 EXPLAINED = ("{answer}", "{answer}, {detail}", "{detail}, {answer}")  # how yes and no are said
 LABELS = ("", "", "Text: ", "Story: ", "Read this. ")  # before the passage
 FEWEST, MOST = 6, 10  # questions of a document
 WHOLE_STORIES = 0.4  # share of passages that are stories; the others are three to five events of one
+TWICE = 0.5  # share of these others in which one thing happens twice, to other people or with other things
+ASKED_BEFORE = 3  # at most so many questions stand before the passage
 SAID_WHY = 0.25  # how often yes and no come with what the passage says
 PAIRED = 0.6  # how often a yes-no question comes as a minimal pair
 FACTS_FIRST = 0.5  # how often who, what, where and how are asked before all else
@@ -104,10 +106,19 @@ def minimal_pair(event: Event, story: Story, rng: random.Random) -> list[Item]:
         return []
     field = rng.choice(said)
     swapped = swap(event, field, story, rng)
+    if swapped and so_it_was(swapped, said, story):  # another time, at another place
+        return []
     right, wrong = ask(event, "yes_no", rng), swapped and ask(swapped, "yes_no", rng)
     if not right or not wrong or right == wrong:
         return []
     return either_way("yes_no", right, wrong, rng, as_answer(getattr(event, field), field))
+
+
+def so_it_was(event: Event, said: list[str], story: Story) -> bool:
+    """Whether the story says what the named fields of an event say; a colour may be left out."""
+    asked = {field: as_answer(getattr(event, field), field) if field in ("what", "other") else getattr(event, field)
+             for field in said}
+    return any(matches(Event(event.kind, **asked), fact) for fact in story.events)
 
 
 def either_way(kind: str, right: str, wrong: str, rng: random.Random, detail: str = "") -> list[Item]:
@@ -135,9 +146,10 @@ def order(story: Story, rng: random.Random) -> list[Item]:
     told = [event for event in story.events if event.who and choices(event, "summary")]
     if len(told) < 2:
         return []
-    first, later = (say(told[i], rng, "summary") for i in sorted(rng.sample(range(len(told)), 2)))
-    if first == later:
+    pair = [told[i] for i in sorted(rng.sample(range(len(told)), 2))]
+    if len({(event.kind, event.who, as_answer(event.what, "what")) for event in pair}) < 2:  # may be told alike
         return []
+    first, later = (say(event, rng, "summary") for event in pair)
     if rng.random() < 0.5:
         asked = "Was it first that {} and then that {}?"
         a, b = first[:-1], later[:-1]
@@ -210,11 +222,36 @@ def ask_all(story: Story, rng: random.Random) -> list[Item]:
     return asked[:MOST]
 
 
+def happens_twice(story: Story, rng: random.Random) -> Story:
+    """The scene with one of its events once more, to somebody else or with another thing: what is asked of the one is
+    answered by the other for who only looks for words."""
+    able = [event for event in story.events if event.who in CHILDREN and minimal_pair(event, story, rng)]
+    if not able:
+        return story
+    event = again = rng.choice(able)
+    said = [field for field in ("who", "whom", "what", "other", "where") if getattr(event, field)]
+    for field in rng.sample(said, rng.randint(1, len(said))):
+        again = swap(again, field, story, rng) or again
+    if again == event:
+        return story
+    events = list(story.events)
+    events.insert(rng.randint(events.index(event), len(events)), again)
+    return tell_scene(tuple(events), story.plot, rng)
+
+
+def passage(rng: random.Random) -> Story:
+    """What a document is about: a story, or a scene in which some things happen twice."""
+    if rng.random() < WHOLE_STORIES:
+        return write_story(rng)
+    scene = write_scene(rng, 3, 5)
+    return happens_twice(scene, rng) if rng.random() < TWICE else scene
+
+
 def reading_document(seed: int | str, number: int = 0) -> Document:
     """Document `number` of the corpus of a seed."""
     rng, items, first, easy = random.Random(f"{seed} {number}"), [], number < FIRST, number < EASY
     while len(items) < FEWEST:
-        story = write_story(rng) if not first and rng.random() < WHOLE_STORIES else write_scene(rng, 3, 5)
+        story = write_scene(rng, 3, 5) if first else passage(rng)
         items = (ask_first if first else ask_all)(story, rng)
     form = EASY_FORMS[0] if first else rng.choice(EASY_FORMS if easy else tuple(FORMS))
     words = YES_NO[0] if easy or rng.random() < 0.5 else rng.choice(YES_NO)
@@ -225,12 +262,13 @@ def written(story: Story, items: list[Item], form: str, words: tuple[str, str], 
             explained: float = 0.0) -> Document:
     """Passage, questions and answers as one text; `explained`: how often yes and no come with what the passage says."""
     named = "" if words == YES_NO[0] else rng.choice(NAMED).format(yes=words[0], no=words[1]) + "\n"
-    passage, before = rng.choice(LABELS) + story.text + "\n", rng.random() < 0.5
+    told, before, asked = rng.choice(LABELS) + story.text + "\n", rng.random() < 0.5, 0
     if form == "questions first":
-        listed = "".join(f"{number}) {item.question}\n" for number, item in enumerate(items, 1))
-        text = named * before + listed + named * (not before) + passage
+        asked = rng.randint(1, min(ASKED_BEFORE, len(items)))
+        listed = "".join(f"{number}) {item.question}\n" for number, item in enumerate(items[:asked], 1))
+        text = named * before + listed + named * (not before) + told
     else:
-        text = named * before + passage + named * (not before)
+        text = named * before + told + named * (not before)
     shape = rng.choices(EXPLAINED, (1 - explained, explained / 2, explained / 2))[0]
     asker, teller = rng.sample([name for name in CHILDREN if name not in story.people], 2)
     answers = []
@@ -238,7 +276,8 @@ def written(story: Story, items: list[Item], form: str, words: tuple[str, str], 
         answer = words[not item.answer] if isinstance(item.answer, bool) else item.answer
         options = ", ".join(shown(item, answer, words, rng)) if form == "choice" else ""
         answer = shape.format(answer=answer, detail=item.detail) if item.detail else answer
-        before_it, after_it = FORMS[form].split("{answer}")
+        shown_as = "plain" if 0 < asked < number else form  # what was not asked before the passage
+        before_it, after_it = FORMS[shown_as].split("{answer}")
         text += before_it.format(question=item.question, number=number, asker=asker, teller=teller, options=options)
         answers.append((len(text), len(text) + len(answer)))
         text += answer + (after_it.removeprefix(".") if answer.endswith(".") else after_it)

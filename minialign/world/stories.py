@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from minialign.world.wordings import PRONOUNS, TABLES, WORDS, Event, choices, fill, finish, resolve, resolve_pair, say
 
-__all__ = ["PLOTS", "Event", "Story", "say", "write_scene", "write_story"]
+__all__ = ["PLOTS", "Event", "Story", "say", "tell_scene", "write_scene", "write_story"]
 
 _TABLE = json.loads((TABLES / "plots.json").read_text(encoding="utf-8"))
 PLOTS: dict[str, list] = _TABLE["plots"]
@@ -93,8 +93,13 @@ def write_scene(rng: random.Random, fewest: int = 2, most: int = 4) -> Story:
         count = min(rng.randint(fewest, most), len(story.events))
         start = rng.randint(0, len(story.events) - count)
         events = story.events[start : start + count]
-        if people := _people(events):
-            return Story(_tell(events, rng), events, (round(1 / count, 4),) * count, people, story.plot)
+        if _people(events):
+            return tell_scene(events, story.plot, rng)
+
+
+def tell_scene(events: tuple[Event, ...], plot: str, rng: random.Random) -> Story:
+    """The events told, all of them mattering alike."""
+    return Story(_tell(events, rng), events, (round(1 / len(events), 4),) * len(events), _people(events), plot)
 
 
 def _people(events: tuple[Event, ...]) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; t
 )
 RECIPES = {
     "decoder-0.1m": Recipe(48, 2, 2, 20, 10, demanded=False),
-    "decoder-0.4m": Recipe(96, 3, 3, 36, 45, trials=TRIALS),
+    "decoder-0.4m": Recipe(96, 3, 3, 72, 90, trials=TRIALS),
     "encoder-decoder-0.4m": Recipe(80, 2, 4, 40, 60, kind="encoder-decoder"),
     "encoder-0.4m": Recipe(96, 3, 3, 40, 40, kind="encoder"),
     "decoder-1.2m": Recipe(160, 3, 5, 40, 90),
