@@ -14,7 +14,14 @@ from conftest import TINY
 from minialign.__main__ import run
 from minialign.batching import IGNORE
 from minialign.lab.bases import controls
-from minialign.lab.bases.controls import FORMS_NEEDED, Control, answered, control_questions, measure
+from minialign.lab.bases.controls import (
+    FORMS_NEEDED,
+    Control,
+    answered,
+    answered_rightly,
+    control_questions,
+    measure,
+)
 from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments, completion_spans
 from minialign.lab.bases.make import CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
@@ -210,6 +217,11 @@ def test_one_wrong_token_makes_an_answer_wrong(corpus):
 def test_a_control_says_whether_it_was_passed():
     assert Control("who", 0.97, 0.97, 10).passed and not Control("who", 0.969, 0.97, 10).passed
     assert Control("who", 0.1, None, 10).passed and Control("who", 0.5, 0.4, 10).to_dict()["passed"] is True
+
+
+def test_the_share_of_right_answers_counts_each_question_once():
+    found = [Control("who", 1.0, 0.97, 30), Control("yes-no, plain", 0.5, 0.95, 10), Control("pairs, x", 0.0, 0.9, 99)]
+    assert answered_rightly(found) == pytest.approx(35 / 40)
 
 
 # making, checking, refusing

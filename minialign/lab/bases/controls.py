@@ -174,3 +174,9 @@ def measure(model: LanguageModel, tokenizer: Tokenizer, demanded: bool = True, c
         return found
     honest = heading_honesty(model, tokenizer, min(SUMMARIES, count), seed)
     return [*found, Control("honest under a heading", honest, 0.6 if demanded else None, min(SUMMARIES, count))]
+
+
+def answered_rightly(controls: list[Control]) -> float:
+    """Share of all questions whose answer is right, each question counted once."""
+    asked = [control for control in controls if control.name in FIELDS or control.name.startswith("yes-no")]
+    return sum(control.value * control.count for control in asked) / sum(control.count for control in asked)

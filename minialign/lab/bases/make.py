@@ -7,7 +7,8 @@ r"""A base is made: it reads its corpus once, is measured, and becomes a small f
 Details that matter:
     1. The weights are written last and their digest stands in the card: what is half-written or altered is refused, and
        never used (test_a_base_that_was_altered_is_refused).
-    2. The controls are measured with 32 and with 16 bits, and may differ by .002.
+    2. The controls are measured with 32 and with 16 bits. Over all their questions together they may differ by .002: a
+       single control has too few questions to tell that from one that flips.
     3. Two processes with averaged gradients where there are two cores: the second one is started here, does the same,
        and ends with the first.
 
@@ -29,7 +30,7 @@ import torch
 import minialign
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.lab.bases.card import readme
-from minialign.lab.bases.controls import PASSAGES, Control, measure
+from minialign.lab.bases.controls import PASSAGES, Control, answered_rightly, measure
 from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments
 from minialign.lab.bases.optimizer import MuonAndAdamW
 from minialign.lab.bases.recipes import RECIPES, Recipe
@@ -122,7 +123,8 @@ class Maker:
         folder.path.mkdir(parents=True, exist_ok=True)
         (folder.path / MODEL).unlink(missing_ok=True)
         card = {**self.describe(name, recipe, run, data), "controls": [control.to_dict() for control in controls],
-                "lost_by_16_bits": round(max(abs(a.value - b.value) for a, b in zip(whole, controls)), 4),
+                "lost_by_16_bits": round(abs(answered_rightly(whole) - answered_rightly(controls)), 4),
+                "changed_by_16_bits": round(max(abs(a.value - b.value) for a, b in zip(whole, controls)), 4),
                 "digest": digest(half)}
         for part in (CONFIG, TOKENIZER):
             write_atomic(folder.path / part, (run.path / part).read_bytes())
