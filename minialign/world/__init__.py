@@ -13,6 +13,7 @@ Everything is written from a seed, the same on every machine; nothing here needs
     reading.py        tasks that are answered by reading a passage
     judging.py        tasks that are answered by judging it
     writing.py        tasks that are answered by writing, and tasks about words
+    editing.py        tasks about the text itself, and answers in forms that no other task wants
     reading_corpus.py a passage and six to ten questions in many forms: what the shipped bases have read
     datasets.py       all tasks in clusters, as instruction tuning needs them
 """

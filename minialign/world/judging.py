@@ -112,6 +112,15 @@ def feeling_sign(story: Story, rng: random.Random) -> list[dict]:
     return [{"story": line, "answer": MOODS[feeling], "options": ["good", "bad"]}]
 
 
+def feels_good(story: Story, rng: random.Random) -> list[dict]:
+    """Does a person of the passage feel good?"""
+    felt = [event for event in story.events if event.kind == "feel" and event.feeling in MOODS]
+    if not felt or len({event.who for event in felt}) < len(felt):
+        return []
+    event = rng.choice(felt)
+    return yes_or_no(MOODS[event.feeling] == "good", story=story.text, person=event.who)
+
+
 def rude(story: Story, rng: random.Random) -> list[dict]:
     """Is the text polite or rude?"""
     lines = sentences(story)
@@ -137,6 +146,16 @@ def main_thing(story: Story, rng: random.Random) -> list[dict]:
     others = [noun for noun in counts if noun != right]
     more = rng.sample([noun for noun in WORDS["things"] + WORDS["animals"] if noun not in counts], 3)
     return among(right, [*others, *more][:3], rng, story=story.text)
+
+
+def main_person(story: Story, rng: random.Random) -> list[dict]:
+    """Who does most of what happens?"""
+    counts = {name: sum(event.who == name for event in story.events) for name in story.people}
+    ordered = sorted(counts.values(), reverse=True)
+    if len(ordered) < 2 or ordered[0] == ordered[1]:
+        return []
+    right = max(counts, key=counts.get)
+    return among(right, [name for name in counts if name != right], rng, story=story.text)
 
 
 def _kinds_of_one_plot() -> dict[str, str]:

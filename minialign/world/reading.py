@@ -12,8 +12,8 @@ import random
 from collections.abc import Sequence
 
 from minialign.world.parse import parse
-from minialign.world.stories import CHILDREN, Story, say
-from minialign.world.tasks import quotes, say_all
+from minialign.world.stories import CHILDREN, Story, say, write_scene
+from minialign.world.tasks import TASKS, quotes, say_all
 from minialign.world.templates import stands_in
 from minialign.world.wordings import PLACES, PRONOUNS, WORDS, Event, choices, fill, finish
 
@@ -94,6 +94,55 @@ def _count(story: Story, count: int) -> list[dict]:
     if count > len(NUMBERS):
         return []
     return [{"story": story.text, "answer": NUMBERS[count - 1], "options": NUMBERS}]
+
+
+def count_things(story: Story, rng: random.Random) -> list[dict]:
+    """How many things, animals and foods are there? Two of three passages with one are left out, since most are."""
+    count = len(nouns(story))
+    return [] if count == 0 or count == 1 and rng.random() < 0.67 else _count(story, count)
+
+
+def count_name(story: Story, rng: random.Random) -> list[dict]:
+    """How often does a name stand there?"""
+    counts = {name: story.text.replace(".", " ").replace(",", " ").split().count(name) for name in story.people}
+    wanted = rng.randint(1, 4)
+    found = [name for name, count in counts.items() if count == wanted]
+    if not found:
+        return []
+    return [{"story": story.text, "person": rng.choice(found), "answer": NUMBERS[wanted - 1], "options": NUMBERS}]
+
+
+def which_of_two(story: Story, rng: random.Random) -> list[dict]:
+    """Who of two people of the passage was it?"""
+    found = [(asked, [name for name in story.people if name != asked["answer"]])
+             for asked in TASKS["who"].examples(story, rng)]
+    found = [(asked, others) for asked, others in found if others]
+    if not found:
+        return []
+    asked, others = rng.choice(found)
+    return among(asked["answer"], [rng.choice(others)], rng, story=story.text, question=asked["question"])
+
+
+def colour(story: Story, rng: random.Random) -> list[dict]:
+    """Which colour does a thing have?"""
+    named = {name for event in story.events for name in (event.what, event.other) if " " in name and name in story.text}
+    coloured = [name.split(" ") for name in sorted(named) if name.split(" ")[0] in WORDS["colours"]]
+    once = [(shade, noun) for shade, noun in coloured if sum(noun == other for _, other in coloured) == 1]
+    if not once:
+        return []
+    shade, noun = rng.choice(once)
+    return [{"story": story.text, "thing": noun, "answer": shade, "options": list(WORDS["colours"])}]
+
+
+def answerable(story: Story, rng: random.Random) -> list[dict]:
+    """Does the passage answer a question?"""
+    inside = rng.random() < 0.5
+    asked = [each["question"] for field in ("who", "where", "what") for each in TASKS[field].examples(story, rng)]
+    if not inside:
+        other = write_scene(rng)
+        asked = [each["question"] for field in ("who", "where", "what") for each in TASKS[field].examples(other, rng)
+                 if not any(name in each["question"] for name in nouns(story) + list(story.people))]
+    return yes_or_no(inside, story=story.text, question=rng.choice(asked)) if asked else []
 
 
 def _two_in_order(story: Story, rng: random.Random) -> list[tuple[str, str]]:

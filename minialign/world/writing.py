@@ -2,7 +2,7 @@ r"""Tasks that are answered by writing, and tasks about words: summaries, questi
 
 Same form as `reading.py`; where there is no list of answers, `options` is missing.
 
-Read next: reading_corpus.py.
+Read next: editing.py.
 """
 
 from __future__ import annotations
@@ -97,6 +97,13 @@ def is_a(story: Story, rng: random.Random) -> list[dict]:
     group, right = rng.choice(list(GROUPS)), rng.random() < 0.5
     other = group if right else rng.choice([name for name in GROUPS if name != group])
     return yes_or_no(right, word=rng.choice(GROUPS[other]), group=group)
+
+
+def same_group(story: Story, rng: random.Random) -> list[dict]:
+    """Are two words of one kind?"""
+    same, (group, other) = rng.random() < 0.5, rng.sample(list(GROUPS), 2)
+    first, second = rng.sample(GROUPS[group], 2) if same else (rng.choice(GROUPS[group]), rng.choice(GROUPS[other]))
+    return yes_or_no(same, word=first, other=second)
 
 
 def odd_one_out(story: Story, rng: random.Random) -> list[dict]:

@@ -4,7 +4,7 @@ language model.
 Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its own base (T5+LM) and GPT-3
 models up to sixteen times its size, zero-shot, in nearly every wording.
 
-The test: three clusters (inference, story completion, coreference) are held out. The toy T5 (span corruption, then LM
+The test: four clusters (inference, story completion, coreference, format) are held out. The toy T5 (span corruption, LM
 adaptation) is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5 as it is, and a
 decoder with at least four times the parameters that read the same corpus. Every wording of every held-out task is
 answered by ranking the options. A model's number is the mean over clusters of its tasks' median accuracies.

@@ -32,7 +32,7 @@ QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 @click.command(cls=cli.Command)
 @cli.file_option("--base RUN", "The pretrained run to start from; without it one is pretrained on the toy world first.")
 @cli.choice_option("--style", ["t0", "t5", "flan"], "t0", "Many wordings, one prefix a task, or a decoder.")
-@cli.file_option("--tasks FILE.jsonl", "Your examples, one JSON object a line; without it the toy world's 44 datasets.")
+@cli.file_option("--tasks FILE.jsonl", "Your examples, one JSON object a line; without it the toy world's 65 datasets.")
 @cli.file_option("--templates FILE", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.")
 @cli.option("--hold-out", multiple=True,
             text=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
