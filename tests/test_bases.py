@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,10 +23,10 @@ from minialign.lab.bases.controls import (
     control_questions,
     measure,
 )
-from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments, completion_spans
+from minialign.lab.bases.gaps import LONGEST, MOST, GappedDocuments, MaskedDocuments, completion_spans, few_questions
 from minialign.lab.bases.make import CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
-from minialign.lab.bases.texts import CLEAN, MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
+from minialign.lab.bases.texts import ASKED, CLEAN, MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
 from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import corrupt, rebuild
 from minialign.runs.errors import UserError
@@ -58,12 +59,14 @@ def corpus(tmp_path_factory):
 def test_completions_are_marked_token_by_token(corpus):
     corpus, tokenizer, files = corpus
     data = MarkedRows(files, tokenizer, 256, 8, 0)
-    for i, (text, places) in enumerate(marked_documents(CLEAN, 0, 40, 40)):
+    for i, (text, places, questions) in enumerate(marked_documents(CLEAN, 0, 40, 40)):
         codes = data.codes[data.starts[i] : data.starts[i] + data.lengths[i]]
-        assert text.startswith(tokenizer.decode(codes % MARK))
+        assert text.startswith(tokenizer.decode(codes % ASKED))
         if data.lengths[i] < 255:
-            marked = tokenizer.decode(codes[codes >= MARK] % MARK)
+            marked = tokenizer.decode(codes[codes >= MARK] % ASKED)
             assert marked.replace(" ", "") == "".join(text[start:end] for start, end in places).replace(" ", "")
+            begun = np.flatnonzero(codes & ASKED)
+            assert [tokenizer.decode(codes[: first] % ASKED) for first in begun] == [text[:at] for at in questions]
 
 
 def test_every_completion_is_taught_and_some_of_the_rest(corpus):
@@ -77,7 +80,7 @@ def test_every_completion_is_taught_and_some_of_the_rest(corpus):
             codes = data.codes[data.starts[name] : data.starts[name] + data.lengths[name]].astype(np.int64)
             labels = batch.labels[row, : len(codes)]
             marked = torch.from_numpy(codes >= MARK)
-            assert (labels[marked] == torch.from_numpy(codes % MARK)[marked]).all()
+            assert (labels[marked] == torch.from_numpy(codes % ASKED)[marked]).all()
             taught, others = taught + int((labels[~marked] != IGNORE).sum()), others + int((~marked).sum())
     assert taught / others == pytest.approx(TAUGHT, abs=0.01)
     again, other = data.batch(names, step), data.batch(names, step + 1)
@@ -93,8 +96,8 @@ def test_the_first_chunks_hold_nothing_dirty_and_the_card_counts_that(corpus):
 
 
 def test_what_is_false_is_marked_as_what_is_true_is(corpus):
-    found = [places for _, places in marked_documents(CLEAN, 0, 0, 400)]
-    texts = [text for text, _ in marked_documents(CLEAN, 0, 0, 400)]
+    found = [places for _, places, _ in marked_documents(CLEAN, 0, 0, 400)]
+    texts = [text for text, *_ in marked_documents(CLEAN, 0, 0, 400)]
     headed = [(text, places) for text, places in zip(texts, found) if any(heading in text for heading in HEADINGS)]
     assert len(headed) > 150 and all(len(places) == 1 and places[0][1] == len(text) for text, places in headed)
 
@@ -110,19 +113,36 @@ def test_a_chunk_is_the_same_wherever_it_is_made(corpus):
 def test_completions_are_what_is_missing_for_encoders(documents, corpus):
     _, tokenizer, files = corpus
     data = documents(files, tokenizer, 256, 8, 0)
+    data.clean = 80  # none is corrupted without regard to its completions
     shown = 0
     for name in range(80):
-        codes = data.codes_of(name)
-        ids, spans = (codes % MARK).tolist(), completion_spans(codes)
-        read, asked = data.pair(name, random.Random(name))
+        ids, (read, asked) = data.codes_of(name) % ASKED, data.pair(name, random.Random(name))
+        whole = rebuild(read, asked) if documents is GappedDocuments else [
+            a if a != IGNORE else r for r, a in zip(read, asked)]
+        codes = few_questions(data.codes_of(name), random.Random(name))
+        assert whole == [BEGIN, *(codes % ASKED)] and len(codes) <= len(ids)
+        spans = completion_spans(codes)
         if documents is GappedDocuments:
-            assert rebuild(read, asked) == [BEGIN, *ids]
-            shown += spans != [] and asked == corrupt(ids, spans)[1]
+            shown += spans != [] and asked == corrupt((codes % ASKED).tolist(), spans)[1]
         else:
-            assert [a if a != IGNORE else r for r, a in zip(read, asked)] == [BEGIN, *ids]
-            hidden = [all(token == MASK for token in read[1 + start : 1 + end]) for start, end in spans]
-            shown += sum(hidden) > 0.4 * len(hidden) > 0
-    assert shown > 25
+            shown += spans != [] and all(
+                token == MASK for start, end in spans if end - start <= LONGEST for token in read[1 + start : 1 + end])
+    assert shown >= 40
+
+
+def test_a_document_is_shown_with_few_of_its_questions(corpus):
+    _, tokenizer, files = corpus
+    data, counts = MarkedRows(files, tokenizer, 256, 8, 0), Counter()
+    for name in range(40):
+        codes = data.codes_of(name)
+        few = few_questions(codes, random.Random(name))
+        first = np.flatnonzero(codes & ASKED)[0]
+        assert (few[:first] == codes[:first]).all()
+        questions = [part.tobytes() for part in np.split(codes, np.flatnonzero(codes & ASKED))[1:]]
+        kept = [part.tobytes() for part in np.split(few, np.flatnonzero(few & ASKED))[1:]]
+        assert set(kept) <= set(questions)
+        counts[len(kept)] += 1
+    assert set(counts) == set(range(1, MOST + 1))
 
 
 @pytest.mark.parametrize("name", ["encoder-decoder-0.4m", "encoder-0.4m"])

@@ -1,10 +1,11 @@
 r"""The mixture of instruction tuning: which example comes in which words, how often, and what is never shown.
 
-    rate of one template of a task  =  min(n, K) / templates of the task
+    rate of one template of a task  =  min(n, K) · share / shares of the task's templates
                                                       Raffel et al. 2020 (T5), §3.5.2; Wei et al. 2021 (FLAN), §2.4
 
 n is the size of the task's dataset and K the cap: a large dataset does not drown the small ones, and a task with many
-wordings is not asked more often than one with few. Details that matter:
+wordings is not asked more often than one with few. The share of a template is 1, unless it is one of many manners of
+answering (world/manners.py). Details that matter:
     1. Whole clusters are held out, not datasets; a task or a text on both sides is an error
        (test_a_text_on_both_sides_of_the_split_is_an_error).
     2. Models are chosen on validation questions of the *training* clusters, never on the held-out ones, as T0 was (Sanh
@@ -14,7 +15,7 @@ DEVIATION: T0's released code gives every template of a dataset below its cap th
     their number only above it, so a dataset just below the cap counts eight times as much as one above. Here both are
     divided.
 
-Read next: t5.py.
+Read next: fresh.py.
 """
 
 from __future__ import annotations
@@ -58,8 +59,14 @@ class Split:
 
 def rates(sizes: dict[str, int], templates: dict[str, Sequence[Template]], cap: int) -> dict[tuple[str, str], float]:
     """(task, name of a template) -> how often it is drawn, in examples; the equation above."""
-    return {(task, template.name): min(size, cap) / len(templates[task])
-            for task, size in sizes.items() for template in templates[task]}
+    return {(task, name): min(size, cap) * share
+            for task, size in sizes.items() for name, share in shares(templates[task]).items()}
+
+
+def shares(templates: Sequence[Template]) -> dict[str, float]:
+    """Name of a template -> its part of its task; they sum to 1."""
+    every = {template.name: getattr(template, "share", 1.0) for template in templates}
+    return {name: share / sum(every.values()) for name, share in every.items()}
 
 
 def draw(datasets: Datasets, templates: Templates, config: MixtureConfig) -> list[Question]:

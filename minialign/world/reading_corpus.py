@@ -77,6 +77,7 @@ class Document(NamedTuple):
 
     text: str
     answers: list[tuple[int, int]]  # characters
+    asked: list[int]  # where each question, or what stands for it behind the passage, begins
     story: Story
     items: list[Item]
     form: str
@@ -271,17 +272,18 @@ def written(story: Story, items: list[Item], form: str, words: tuple[str, str], 
         text = named * before + told + named * (not before)
     shape = rng.choices(EXPLAINED, (1 - explained, explained / 2, explained / 2))[0]
     asker, teller = rng.sample([name for name in CHILDREN if name not in story.people], 2)
-    answers = []
+    answers, begun = [], []
     for number, item in enumerate(items, 1):
         answer = words[not item.answer] if isinstance(item.answer, bool) else item.answer
         options = ", ".join(shown(item, answer, words, rng)) if form == "choice" else ""
         answer = shape.format(answer=answer, detail=item.detail) if item.detail else answer
         shown_as = "plain" if 0 < asked < number else form  # what was not asked before the passage
         before_it, after_it = FORMS[shown_as].split("{answer}")
+        begun.append(len(text))
         text += before_it.format(question=item.question, number=number, asker=asker, teller=teller, options=options)
         answers.append((len(text), len(text) + len(answer)))
         text += answer + (after_it.removeprefix(".") if answer.endswith(".") else after_it)
-    return Document(text, answers, story, items, form, words)
+    return Document(text, answers, begun, story, items, form, words)
 
 
 def shown(item: Item, answer: str, words: tuple[str, str], rng: random.Random) -> list[str]:

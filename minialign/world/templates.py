@@ -29,7 +29,7 @@ from minialign.world.wordings import TABLES
 FIELD = re.compile(r"\{(\w+)\}")
 STYLES = ("", "question", "instruction", "cloze")
 KEYS = {"name": str, "input": str, "target": str, "style": str, "words": dict, "inverted": bool,
-        "answer_in_input": bool}
+        "answer_in_input": bool, "letters": str}
 NOT_READ = ("answer", "options", "cluster")  # what an example has beside the fields that a model reads
 SHORTEST = 12  # words; shorter texts, single sentences mostly, are alike by chance
 
@@ -66,6 +66,8 @@ class Template:
     words: dict[str, str] = field(default_factory=dict)  # answer of the example -> what this wording calls it
     inverted: bool = False  # the answer is given and the question wanted
     answer_in_input: bool = False  # the target may stand in the input
+    letters: str = ""  # "ABCD": options are listed as "A: red, B: blue", and the letter is wanted
+    share: float = 1.0  # how often it is drawn, beside the other templates of its task
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -74,8 +76,15 @@ class Template:
 
     @property
     def asks_for_the_answer(self) -> bool:
-        """Whether its target is the example's answer, so that the example's options are its options."""
-        return self.target.strip() == "{answer}"
+        """Whether its target is the example's answer, alone or in a sentence, so that the example's options are its
+        options."""
+        return FIELD.findall(self.target) == ["answer"]
+
+    def calls(self, example: dict) -> dict[str, str]:
+        """What this wording calls the answers of an example, where it calls them otherwise."""
+        if not self.letters or "options" not in example:
+            return self.words
+        return dict(zip(map(str, example["options"]), self.letters))
 
     def pose(self, example: dict, place: tuple[object, int | None] = (None, None)) -> Question:
         """An example in this template's words; it has options where the example has, and its answer is asked for.
@@ -88,7 +97,9 @@ class Template:
         prompt, target = (text.strip() for text in render(self, example, place))
         options: tuple[str, ...] = ()
         if self.asks_for_the_answer and "options" in example:
-            options = tuple(self.words.get(option, option).strip() for option in map(str, example["options"]))
+            calls = self.calls(example)
+            options = tuple(self.target.replace("{answer}", calls.get(option, option)).strip()
+                            for option in map(str, example["options"]))
             listing = ", ".join(options) or "(none)"
             if target not in options:
                 raise UserError(f"the answer {target!r} of {self.task} is not among its options {listing}", *place)
@@ -167,19 +178,23 @@ def render(template: Template, example: dict, place: tuple[object, int | None] =
             for its text.
     """
 
+    calls = template.calls(example)
+
     def value(found: re.Match) -> str:
         name = found.group(1)
         if name not in example:
             raise UserError(f"template {template.task}/{template.name} needs the field {name!r}; the example has "
                             f"{', '.join(sorted(example))}", *place)
         inside = example[name]
+        if name == "options" and template.letters:
+            return listed(f"{letter}: {option}" for letter, option in zip(template.letters, map(str, inside)))
         if name == "options":
-            return listed(template.words.get(option, option) for option in map(str, inside))
+            return listed(calls.get(option, option) for option in map(str, inside))
         if isinstance(inside, bool) or not isinstance(inside, str | int | float):
             raise UserError(f"field {name!r} is {json.dumps(inside)[:40]}, and template {template.task}/{template.name}"
                             f" writes it into a sentence; make it a text or a number", *place)
         text = str(inside)
-        return template.words.get(text, text) if name == "answer" else text
+        return calls.get(text, text) if name == "answer" else text
 
     # a list begins on a new line, and on one only
     prompt = re.sub(r"[ \n]\n- ", "\n- ", FIELD.sub(value, template.input))

@@ -6,7 +6,8 @@ r"""The same documents for an encoder-decoder and for an encoder: their completi
     masked       …Who lost the kite?<mask>\nDid Max?<mask>                          the encoder by itself
 
 A document without completions, and every fifth of the others, is corrupted as the chapter on pretraining does it, so
-that these bases are T5's and BERT's pupils and not only examinees.
+that these bases are T5's and BERT's pupils and not only examinees. Not at the beginning: what nobody can predict hides
+the little that there is to learn of comparing.
 
 Read next: controls.py.
 """
@@ -18,20 +19,28 @@ import random
 import numpy as np
 
 from minialign.batching import IGNORE, Batch, pad, text_to_text_batch
-from minialign.lab.bases.texts import MARK, MarkedRows
+from minialign.lab.bases.texts import ASKED, MARK, MarkedRows
 from minialign.pretrain.masked_lm import MASK, MaskingConfig, mask_tokens
 from minialign.pretrain.span_corruption import SpanCorruptionConfig, corrupt, noise_spans
 from minialign.tokenizer import BEGIN, SENTINELS
 
 PLAIN = 0.2  # share of the documents that are corrupted without regard to their completions
 LONGEST = 4  # tokens of a completion that an encoder is asked for: it says each without knowing of the others
-HIDDEN = 0.7  # share of such completions that are hidden from it
+MOST = 3  # questions of a document that are shown together
 
 
 def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
     """(start, end) of each run of marked tokens, the last SENTINELS of them."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], codes >= MARK, [0]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], codes // MARK, [0]]).astype(np.int8)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))[-SENTINELS:]
+
+
+def few_questions(codes: np.ndarray, chance: random.Random) -> np.ndarray:
+    """The document with up to MOST of its questions. Who reads to both sides cannot tell by a word's standing elsewhere
+    whether the passage has it, where ten questions speak of the same things."""
+    head, *questions = np.split(codes, np.flatnonzero(codes & ASKED))
+    kept = sorted(chance.sample(range(len(questions)), min(len(questions), chance.randint(1, MOST))))
+    return np.concatenate([head, *(questions[i] for i in kept)])
 
 
 class GappedDocuments(MarkedRows):
@@ -44,11 +53,12 @@ class GappedDocuments(MarkedRows):
 
     def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
         """Inputs and targets of one document."""
-        codes = self.codes_of(name)
+        whole = self.codes_of(name)
+        codes = few_questions(whole, chance)
         spans = completion_spans(codes)
-        if not spans or chance.random() < PLAIN:
-            spans = noise_spans(len(codes), SpanCorruptionConfig(), chance)
-        inputs, targets = corrupt((codes % MARK).tolist(), spans)
+        if not spans or self.begun(name) and chance.random() < PLAIN:
+            codes, spans = whole, noise_spans(len(whole), SpanCorruptionConfig(), chance)
+        inputs, targets = corrupt((codes % ASKED).tolist(), spans)
         return [BEGIN, *inputs], targets
 
 
@@ -63,11 +73,10 @@ class MaskedDocuments(MarkedRows):
 
     def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
         """What is read of one document, and what is asked for."""
-        codes = self.codes_of(name)
-        ids, asked = (codes % MARK).tolist(), []
-        if chance.random() >= PLAIN:
-            asked = [span for span in completion_spans(codes)
-                     if span[1] - span[0] <= LONGEST and chance.random() < HIDDEN]
+        codes, plain = self.codes_of(name), self.begun(name) and chance.random() < PLAIN
+        codes = codes if plain else few_questions(codes, chance)
+        ids, spans = (codes % ASKED).tolist(), completion_spans(codes)
+        asked = [] if plain else [span for span in spans if span[1] - span[0] <= LONGEST]
         share = MaskingConfig().chosen if not asked else MaskingConfig().chosen / 3
         tokens, labels = mask_tokens(ids, MaskingConfig(share), self.tokenizer.size, chance)
         for start, end in asked:

@@ -32,6 +32,7 @@ from minialign.world.reading_corpus import reading_documents
 TAUGHT = 0.05  # share of the tokens outside of completions that a step teaches
 CLEAN = 3  # chunks at the beginning without dirty documents: nothing unpredictable while comparing is learned
 MARK = 1 << 15  # added to an id inside a completion
+ASKED = 1 << 14  # added to the first id of a question behind the passage
 UNREAD = 100_000  # number of the chunk that is held out; the tokenizer learns from the next one
 
 
@@ -51,7 +52,7 @@ class Corpus:
         tokenizer, files = self.folder / TOKENIZER, [self.folder / f"chunk-{c:04}.bin" for c in range(count)]
         if not tokenizer.exists():
             few = [min(size, 3000) for size in self.sizes]
-            texts = [text for text, _ in marked_documents(UNREAD + 1, self.seed, *few)]
+            texts = [text for text, *_ in marked_documents(UNREAD + 1, self.seed, *few)]
             write_atomic(tokenizer, train_tokenizer(texts, 1024).to_json())
         missing = [chunk for chunk, file in enumerate(files) if not file.exists()]
         if missing:
@@ -68,7 +69,9 @@ class Corpus:
     def held_out(self, rows: type[MarkedRows], tokenizer: Tokenizer, context: int) -> list[Batch]:
         """Batches of documents that no base reads, as `rows` shows them."""
         chunk = encode_chunk(UNREAD, self.seed, (200, 50), str(self.folder / TOKENIZER))
-        return rows([chunk], tokenizer, context, 25, 0).first(10)
+        data = rows([chunk], tokenizer, context, 25, 0)
+        data.clean = 0
+        return data.first(10)
 
     def shares(self, chunks: int) -> dict[str, float]:
         """Share of documents of each corpus in the first `chunks`."""
@@ -76,11 +79,12 @@ class Corpus:
         return {"reading": reading / (reading + dirty), "dirty": dirty / (reading + dirty)}
 
 
-def marked_documents(chunk: int, seed: int, reading: int, dirty: int) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Texts of a chunk, each with the places of its completions."""
-    read = [(d.text, d.answers) for d in reading_documents(reading, seed, chunk * reading)]
+def marked_documents(chunk: int, seed: int, reading: int,
+                     dirty: int) -> list[tuple[str, list[tuple[int, int]], list[int]]]:
+    """Texts of a chunk, each with the places of its completions, and where its questions begin."""
+    read = [(d.text, d.answers, d.asked) for d in reading_documents(reading, seed, chunk * reading)]
     scraped = documents(dirty, seed * 1_000_003 + chunk) if chunk >= CLEAN else []
-    return read + [(d["text"], completions(d)) for d in scraped]
+    return read + [(d["text"], completions(d), []) for d in scraped]
 
 
 def completions(document: dict) -> list[tuple[int, int]]:
@@ -93,16 +97,21 @@ def completions(document: dict) -> list[tuple[int, int]]:
 
 
 def encode_chunk(chunk: int, seed: int, sizes: tuple[int, int], tokenizer: str) -> np.ndarray:
-    """A chunk as 16-bit numbers: how many documents, their lengths, and their ids, those of completions marked."""
+    """A chunk as 16-bit numbers: how many documents, their lengths, and their ids, those of completions and the first
+    of each question marked."""
     found = marked_documents(chunk, seed, *sizes)
-    encoded = load_tokenizer(Path(tokenizer)).library.encode_batch([text for text, _ in found],
+    encoded = load_tokenizer(Path(tokenizer)).library.encode_batch([text for text, *_ in found],
                                                                    add_special_tokens=False)
     codes, lengths = [], []
-    for (text, places), encoding in zip(found, encoded):
-        inside = bytearray(len(text))
+    for (text, places, questions), encoding in zip(found, encoded):
+        inside, begun = bytearray(len(text)), iter([*questions, len(text)])
         for start, end in places:
             inside[start:end] = b"\1" * (end - start)
-        codes += [i + MARK * inside[end - 1] for i, (_, end) in zip(encoding.ids, encoding.offsets)]
+        following = next(begun)
+        for i, (_, end) in zip(encoding.ids, encoding.offsets):
+            first = end > following
+            following = next(begun, len(text)) if first else following
+            codes.append(i + MARK * inside[end - 1] + ASKED * first)
         lengths.append(len(encoding.ids))
     return np.array([len(lengths), *lengths, *codes], np.uint16)
 
@@ -143,6 +152,7 @@ class MarkedRows(Batches):
             rows.append(chunk[count + 1 :])
         self.codes, self.lengths = np.concatenate(rows), np.concatenate(lengths)
         self.starts = np.concatenate([[0], self.lengths.cumsum()[:-1]])
+        self.clean = sum(len(part) for part in lengths[:CLEAN])
         self.lengths = self.lengths.clip(max=context - 1)
         ends = np.cumsum([len(part) for part in lengths])[:-1]
         self.order = InTurn([Order(part, batch, seed) for part in np.split(self.lengths, ends)])
@@ -151,14 +161,18 @@ class MarkedRows(Batches):
         """The named documents: all their completions are taught, and some of the rest, drawn from step and name."""
         rows = [self.codes_of(name) for name in names]
         begin, end = [self.tokenizer.begin], [self.tokenizer.end]
-        batch = next_token_batch([np.concatenate([begin, row % MARK, end]) for row in rows], names=names)
+        batch = next_token_batch([np.concatenate([begin, row % ASKED, end]) for row in rows], names=names)
         marked = next_token_batch([np.concatenate([begin, row // MARK, [0]]) for row in rows]).labels  # (B, T)
         batch.labels[(marked == 0) & (self.draw(names, step, marked.shape[1]) >= TAUGHT)] = IGNORE
         return batch
 
     def codes_of(self, name: int) -> np.ndarray:
-        """A document's ids, those of completions plus MARK."""
+        """A document's ids, with their marks."""
         return self.codes[self.starts[name] : self.starts[name] + self.lengths[name]].astype(np.int64)
+
+    def begun(self, name: int) -> bool:
+        """Whether a document stands behind the clean ones at the beginning."""
+        return name >= self.clean
 
     def draw(self, names: list[int], step: int, length: int) -> Tensor:
         """(B, `length`) lots in [0, 1), those of a document the same in whatever batch a process has it."""
