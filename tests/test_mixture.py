@@ -53,7 +53,9 @@ def test_fewer_templates_and_no_inverted_ones_on_request():
         return {q.template for q in draw({"a": dataset("a", 9, "a")}, found, MixtureConfig(300, **settings))}
 
     assert drawn() == {"t0", "t1", "t2", "inverted"}
-    assert drawn(inverted=False) == {"t0", "t1", "t2"} and drawn(templates=1) == {"t0"}
+    assert drawn(inverted=False) == {"t0", "t1", "t2"}
+    assert [drawn(templates=1, seed=seed) for seed in range(6)] != [drawn(templates=1)] * 6
+    assert all(len(found) == 2 and "inverted" not in found for found in [drawn(templates=2, seed=9)])
 
 
 def test_no_cluster_stands_on_both_sides():
@@ -117,3 +119,16 @@ def test_targets_are_tokens_as_in_running_text_and_long_ones_are_refused_or_coun
 
 def test_the_built_in_templates_cover_the_built_in_datasets():
     assert set(DATASETS) == set(PROMPTS)
+
+
+def test_so_many_different_instructions_and_no_more():
+    datasets = {name: dataset(name, 9, name) for name in "abc"}
+    found = {name: templates(name, 4) for name in "abc"}
+
+    def drawn(**settings):
+        return {(q.task, q.template) for q in draw(datasets, found, MixtureConfig(2000, **settings))}
+
+    assert len(drawn(manners=True)) > 100 and len(drawn(manners=True, instructions=30)) == 30
+    few = drawn(manners=True, instructions=2)
+    assert len(few) == 2 == len({task for task, _ in few}) and few == drawn(manners=True, instructions=2)
+    assert drawn(manners=True, instructions=2, seed=5) != few

@@ -36,10 +36,11 @@ class FreshMixture:
     Args:
         templates: task -> its templates; only these tasks are asked.
         seed: of everything; held_out: texts that must not come, see `templates.texts`.
+        size: questions that are written, and sorted by length, at a time.
     """
 
-    def __init__(self, templates: Templates, seed: int, held_out: set[str] = frozenset()):
-        self.templates, self.seed, self.held_out = templates, seed, held_out
+    def __init__(self, templates: Templates, seed: int, held_out: set[str] = frozenset(), size: int = CHUNK):
+        self.templates, self.seed, self.held_out, self.size = templates, seed, held_out, size
         self.shares = {task: list(shares(found).values()) for task, found in templates.items()}
         self.tasks = list(templates)
 
@@ -55,22 +56,23 @@ class FreshMixture:
                 return template.pose(example)
 
     def chunk(self, number: int) -> list[Question]:
-        """CHUNK questions in a row."""
-        return [self.question(number * CHUNK + i) for i in range(CHUNK)]
+        """Questions in a row."""
+        return [self.question(number * self.size + i) for i in range(self.size)]
 
 
 class FreshRows(Batches):
     """Fresh questions as training data.
 
     Args:
-        mixture: what is drawn; encode: questions -> rows; both are sent to the process that writes ahead.
+        mixture: what is drawn; encode: questions -> rows and how many do not fit; the process that writes ahead has
+            both.
         rows: rows -> data, such as `LabelledRows(rows, batch, seed)`.
-        batch: questions a step, of which CHUNK is a multiple or nearly one.
+        batch: questions a step; what is left over of a chunk is left out.
     """
 
-    def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], Sequence[Any]],
+    def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], tuple[Sequence[Any], int]],
                  rows: Callable[[Sequence[Any]], Batches], batch: int):
-        self.rows, self.steps = rows, CHUNK // batch
+        self.rows, self.steps = rows, mixture.size // batch
         self.ahead = Ahead(_Writer(mixture, encode))
         self._number, self._data = -1, None
 
@@ -85,11 +87,11 @@ class FreshRows(Batches):
 class _Writer:
     """What the other process does; it is sent there as it is."""
 
-    def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], Sequence[Any]]):
+    def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], tuple[Sequence[Any], int]]):
         self.mixture, self.encode = mixture, encode
 
     def __call__(self, number: int) -> Sequence[Any]:
-        return self.encode(self.mixture.chunk(number))
+        return self.encode(self.mixture.chunk(number))[0]
 
 
 class Ahead:

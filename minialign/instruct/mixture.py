@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of
 from minialign.runs.settings import check_ranges
+from minialign.world.manners import instructions
 from minialign.world.templates import Question, Template, Unfit, texts
 
 Datasets = dict[str, list[dict]]  # task -> its examples {fields, "answer", "options"?, "cluster"}
@@ -37,15 +38,18 @@ Templates = dict[str, list[Template]]  # task -> its templates
 class MixtureConfig:
     """How questions are drawn from datasets and templates."""
 
-    questions: int = 20_000  # how many are drawn
+    questions: int = 20_000  # how many are drawn, where they are not fresh
     cap: int = 1000  # K: examples of a dataset that count towards its rate
-    templates: int = 0  # wordings of each task that are used, the first ones of its list; 0 uses all
+    templates: int = 0  # wordings of each task that are used, not inverted ones, drawn by the seed; 0 uses all
+    manners: bool = False  # also in the manners of answering that go with a wording
+    instructions: int = 0  # different instructions at most, drawn by the seed; 0 uses all
     inverted: bool = True  # also those that give the answer and want the question
     skip_unfit: bool = False  # draw again where a template's own conditions leave an example out, instead of stopping
     seed: int = 0  # of the draw
 
     def __post_init__(self):
-        check_ranges(self, {"questions": (1, 10**8), "cap": (1, 10**8), "templates": (0, 10**4)})
+        check_ranges(self, {"questions": (1, 10**8), "cap": (1, 10**8), "templates": (0, 10**4),
+                            "instructions": (0, 10**6)})
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,14 @@ def draw(datasets: Datasets, templates: Templates, config: MixtureConfig) -> lis
     Raises:
         UserError: a task without templates or without examples, or an example that lacks a field.
     """
-    used = {}
     for task, examples in datasets.items():
         if not templates.get(task):
             raise UserError(f"there is no template for the task {task!r}; there are some for {', '.join(templates)}")
         if not examples:
             raise UserError(f"the task {task!r} has no examples")
-        used[task] = [t for t in templates[task] if config.inverted or not t.inverted][: config.templates or None]
-        if not used[task]:
-            raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or "
-                            f"leave the task out")
+    used = chosen({task: templates[task] for task in datasets}, {task: found[0] for task, found in datasets.items()},
+                  config)
+    datasets = {task: found for task, found in datasets.items() if task in used}
     rate = rates({task: len(examples) for task, examples in datasets.items()}, used, config.cap)
     by_name = {(task, template.name): template for task in used for template in used[task]}
     rng = random.Random(f"mixture {config.seed}")
@@ -100,6 +102,37 @@ def draw(datasets: Datasets, templates: Templates, config: MixtureConfig) -> lis
     if len(questions) < config.questions:
         raise UserError("the templates' own conditions leave out nearly every example; use others")
     return questions
+
+
+def chosen(templates: Templates, examples: dict[str, dict], config: MixtureConfig) -> Templates:
+    """The instructions of a mixture: so many wordings of each task, in so many manners, so many in all. With fewer
+    instructions than tasks some tasks are left out.
+
+    Args:
+        examples: task -> any one of its examples.
+    Raises:
+        UserError: a task has nothing but inverted templates, and those are left out.
+    """
+    used: Templates = {}
+    for task, found in templates.items():
+        found = [template for template in found if config.inverted or not template.inverted]
+        if not found:
+            raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or "
+                            f"leave the task out")
+        if 0 < config.templates < len(found):
+            asking = [template for template in found if not template.inverted] or found
+            found = random.Random(f"{config.seed} {task}").sample(asking, min(config.templates, len(asking)))
+        used[task] = found
+    if config.manners:
+        used = instructions(used, examples)
+    if not config.instructions:
+        return used
+    rng, few = random.Random(f"instructions {config.seed}"), {}
+    lots = {task: rng.sample(found, len(found)) for task, found in used.items()}
+    for task in rng.sample(list(lots), len(lots)) * max(map(len, lots.values())):
+        if lots[task] and sum(map(len, few.values())) < config.instructions:
+            few.setdefault(task, []).append(replace(lots[task].pop(), share=1.0))
+    return few
 
 
 def draw_training_and_validation(split: Split, templates: Templates,

@@ -14,10 +14,13 @@ Read next: flan.py (the same with a decoder). Try it:  python -m minialign instr
 
 from __future__ import annotations
 
+import functools
+
 from minialign.heads import LanguageModel
 from minialign.instruct.flan import question_rows
+from minialign.instruct.fresh import FreshMixture, FreshRows
 from minialign.instruct.mixture import question_ids
-from minialign.instruct.sft import fine_tune
+from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
 from minialign.pretrain.pretrain import train_and_validate
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.run_folder import RunFolder
@@ -28,25 +31,29 @@ from minialign.world.templates import Question
 T0 = TrainingConfig(steps=1500, batch=32, learning_rate=1e-3, weight_decay=0.05)
 
 
-def tune_on_questions(model: LanguageModel, tokenizer: Tokenizer, questions: list[Question], valid: list[Question],
-                      config: TrainingConfig, run: RunFolder, skip_long: bool = False) -> dict[str, float]:
+def tune_on_questions(model: LanguageModel, tokenizer: Tokenizer, questions: list[Question] | FreshMixture,
+                      valid: list[Question], config: TrainingConfig, run: RunFolder,
+                      skip_long: bool = False) -> dict[str, float]:
     """Teach a model to answer questions: an encoder-decoder, as T5 and T0 are, or a decoder, as FLAN is.
 
     Args:
         model: pretrained, trained in place and saved in the run folder.
-        questions, valid: from `mixture.draw_training_and_validation`; the model is chosen on `valid` where the
-            configuration stops early.
-        config: how; run: where; skip_long: leave out what does not fit.
+        questions: from `mixture.draw_training_and_validation`, or fresh ones without end.
+        valid: the model is chosen on them where the configuration stops early.
+        config: how; run: where; skip_long: leave out what does not fit, as is always done with fresh ones.
     Returns:
         {"validation": nats per target token, "perplexity": its exponential, "steps": how many, "skipped": questions
-        left out}.
+        left out of a list}.
     """
-    decoder = model.config.kind == "decoder"
-    encode = question_rows if decoder else question_ids
-    (rows, skipped), (held_out, _) = (encode(tokenizer, part, model.config.context, skip_long)
-                                      for part in (questions, valid))
-    if decoder:
-        return fine_tune(model, rows, held_out, config, run) | {"skipped": skipped}
-    data = TextToTextRows(rows, config.batch, config.seed)
-    check = TextToTextRows(held_out, min(config.batch, len(held_out)), 0)
-    return train_and_validate(model, data, check, text_to_text_loss, config, run, "T0") | {"skipped": skipped}
+    rows_of, data_of, loss = ((question_rows, LabelledRows, next_token_loss) if model.config.kind == "decoder" else
+                              (question_ids, TextToTextRows, text_to_text_loss))
+    held_out, _ = rows_of(tokenizer, valid, model.config.context, skip_long)
+    check = data_of(held_out, min(config.batch, len(held_out)), 0)
+    if isinstance(questions, FreshMixture):
+        encode = functools.partial(rows_of, tokenizer, context=model.config.context, skip_long=True)
+        data = FreshRows(questions, encode, lambda rows: data_of(rows, config.batch, config.seed), config.batch)
+        skipped = 0
+    else:
+        rows, skipped = rows_of(tokenizer, questions, model.config.context, skip_long)
+        data = data_of(rows, config.batch, config.seed)
+    return train_and_validate(model, data, check, loss, config, run, "instruction tuning") | {"skipped": skipped}

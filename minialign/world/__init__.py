@@ -15,5 +15,6 @@ Everything is written from a seed, the same on every machine; nothing here needs
     writing.py        tasks that are answered by writing, and tasks about words
     editing.py        tasks about the text itself, and answers in forms that no other task wants
     reading_corpus.py a passage and six to ten questions in many forms: what the shipped bases have read
+    manners.py        in which manner a task is to be answered: instructions as a product (manners.json)
     datasets.py       all tasks in clusters, as instruction tuning needs them
 """

@@ -145,3 +145,11 @@ def manner_of(template: Template) -> str:
     """The manner in a template's name, without its place; "" for a template as it is."""
     last = template.name.split(", ")[-1]
     return last.removesuffix(" first") if ", " in template.name and last != "passage last" else ""
+
+
+if __name__ == "__main__":
+    example = {"story": "Mira lost a kite. Tom found it.", "question": "Who found the kite?", "answer": "Tom",
+               "options": ["Mira", "Tom"]}
+    for made in with_manners(Template("who", "plain", "{story}\n{question}", answer_in_input=True), example):
+        question = made.pose(example)
+        print(f"[{made.name}]\n{question.prompt}\n→ {question.target}\n")

@@ -15,7 +15,7 @@ no "he" is resolved, nothing is continued (test_the_reading_corpus_asks_nothing_
 
 Document number i depends on the seed and i alone, so a corpus has no end and can be read from anywhere.
 
-Read next: datasets.py. Try it: `python -m minialign.world.reading_corpus`.
+Read next: manners.py. Try it: `python -m minialign.world.reading_corpus`.
 """
 
 from __future__ import annotations
