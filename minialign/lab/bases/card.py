@@ -8,13 +8,14 @@ from typing import Any
 def readme(card: dict[str, Any]) -> str:
     """What it is, what it read, its controls and how they came, as a page for people."""
     shares = ", ".join(f"{share:.0%} {name}" for name, share in card["shares"].items())
-    shape = card["shape"]
+    shape, passes = card["shape"], card.get("passes", 1)
+    often = "once" if passes == 1 else f"{passes} times, with a few of its questions at a time"
     lines = [
         f"# {card['name']}", "",
         f"A {card['kind']} of {card['parameters']:,} parameters (width {shape['width']}, {shape['layers']} layers, "
         f"{shape['heads']} heads, {shape['vocabulary']:,} tokens, context {shape['context']}) that has read "
         f"{card['tokens'] / 1e6:.1f} million tokens of the toy world: {card['documents']:,} documents ({shares}), each "
-        f"once.", "",
+        f"{often}.", "",
         f"{card['steps']:,} steps of {card['batch']} documents, learning rate up to {card['learning_rate']:g} (AdamW) "
         f"and {card['muon_rate']:g} (Muon, for the matrices of the blocks), about "
         f"{card['minutes']} minutes at {card['tokens_per_second']:,} tokens a second; seed {card['seed']}.", "",

@@ -43,7 +43,22 @@ def few_questions(codes: np.ndarray, chance: random.Random) -> np.ndarray:
     return np.concatenate([head, *(questions[i] for i in kept)])
 
 
-class GappedDocuments(MarkedRows):
+class ReadInPart(MarkedRows):
+    """Documents of which few questions are shown at a time; arguments as for `MarkedRows`."""
+
+    def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
+        """What is read of one document, and what is asked for."""
+        raise NotImplementedError
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens are read, from a sample of the documents."""
+        names = random.Random(0).choices(range(len(self.lengths)), k=500)
+        read = sum(sum(map(len, self.pair(name, random.Random(name)))) for name in names) / len(names)
+        return round(read * len(self.lengths) * self.passes)
+
+
+class GappedDocuments(ReadInPart):
     """Documents for an encoder-decoder; arguments as for `MarkedRows`."""
 
     def batch(self, names: list[int], step: int = 0) -> Batch:
@@ -62,7 +77,7 @@ class GappedDocuments(MarkedRows):
         return [BEGIN, *inputs], targets
 
 
-class MaskedDocuments(MarkedRows):
+class MaskedDocuments(ReadInPart):
     """Documents for an encoder; arguments as for `MarkedRows`."""
 
     def batch(self, names: list[int], step: int = 0) -> Batch:

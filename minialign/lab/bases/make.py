@@ -84,10 +84,10 @@ class Maker:
         with run.locked(), second_process(command, self.processes):
             model = LanguageModel(recipe.shape(tokenizer.size), self.seed)
             documents, loss = LEARNED[recipe.kind]
-            data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed)
+            data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed, recipe.passes)
             config = recipe.training(data.order.steps_in_epoch, self.seed)
             run.begin({**describe_model(model), "stage": "base", "training": to_dict(config),
-                       "muon_rate": recipe.muon_rate, "chunks": len(files)}, tokenizer)
+                       "muon_rate": recipe.muon_rate, "chunks": len(files), "passes": recipe.passes}, tokenizer)
             if not run.finished:
                 self.say(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters read "
                          f"{data.tokens / 1e6:.0f} million tokens")
@@ -144,7 +144,7 @@ class Maker:
         median = sorted(m["tokens_per_second"] for m in metrics)[len(metrics) // 2]
         return {"name": name, "kind": recipe.kind, "parameters": sum(t.numel() for t in tensors.values()),
                 "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(recipe.chunks),
-                "steps": len(metrics), "batch": recipe.batch, "learning_rate": recipe.rate,
+                "passes": recipe.passes, "steps": len(metrics), "batch": recipe.batch, "learning_rate": recipe.rate,
                 "muon_rate": recipe.muon_rate, "seed": self.seed, "processes": self.processes,
                 "tokens_per_second": median, "minutes": round(data.tokens / median / 60),
                 "shape": model, "trials": recipe.trials, "curve": looks, "version": 1}

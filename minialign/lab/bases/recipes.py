@@ -18,9 +18,10 @@ class Recipe:
     width: int  # D
     layers: int  # N, of encoder and decoder each
     heads: int  # H
-    chunks: int  # of documents that it reads, each once
+    chunks: int  # of documents that it reads
     minutes: int  # that it takes, about, on two cores of a shared machine
     kind: str = "decoder"
+    passes: int = 1  # how often it reads each; an encoder is shown other questions of it each time
     rate: float = 1e-3  # peak of AdamW's learning rate; at 3e-3 nothing is ever compared (see the trials)
     muon_rate: float = 0.005  # peak of Muon's, for the matrices of the blocks
     batch: int = 16  # documents a step
@@ -33,7 +34,7 @@ class Recipe:
                                  initial_std=self.width**-0.5, short_convolution=4)
 
     def training(self, steps: int, seed: int) -> TrainingConfig:
-        """One pass over the documents."""
+        """From the first document to the last."""
         return TrainingConfig(steps, self.batch, self.rate, warmup=0.02, final=0.05, validate_every=2000,
                               checkpoint_every=250, seed=seed)
 
@@ -41,7 +42,7 @@ class Recipe:
     @property
     def fast(self) -> Recipe:
         """The same kind, too small and too short to read: seconds."""
-        return replace(self, width=32, layers=2, heads=2, chunks=1, demanded=False)
+        return replace(self, width=32, layers=2, heads=2, chunks=1, passes=1, batch=16, demanded=False)
 
 
 TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; tokens in millions
@@ -64,8 +65,8 @@ TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; t
 RECIPES = {
     "decoder-0.1m": Recipe(48, 2, 2, 20, 10, demanded=False),
     "decoder-0.4m": Recipe(96, 3, 3, 72, 90, trials=TRIALS),
-    "encoder-decoder-0.4m": Recipe(80, 2, 4, 40, 60, kind="encoder-decoder"),
-    "encoder-0.4m": Recipe(96, 3, 3, 40, 40, kind="encoder"),
+    "encoder-decoder-0.4m": Recipe(72, 3, 3, 20, 55, kind="encoder-decoder", passes=5, batch=32),
+    "encoder-0.4m": Recipe(96, 3, 3, 20, 55, kind="encoder", passes=5, batch=32),
     "decoder-1.2m": Recipe(160, 3, 5, 40, 90),
     "decoder-2m": Recipe(192, 4, 6, 40, 180),
 }

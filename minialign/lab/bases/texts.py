@@ -117,20 +117,23 @@ def encode_chunk(chunk: int, seed: int, sizes: tuple[int, int], tokenizer: str) 
 
 
 class InTurn:
-    """Batches of several orders, one after the other: a corpus is read from its beginning to its end."""
+    """Batches of several orders, one after the other: a corpus is read from its beginning to its end.
 
-    def __init__(self, orders: list[Order]):
-        self.orders = orders
-        self.steps = np.cumsum([order.steps_in_epoch for order in orders])
-        self.starts = np.cumsum([0, *(len(order.lengths) for order in orders)])
+    Args:
+        turns: orders, each with the name of its first example.
+    """
+
+    def __init__(self, turns: list[tuple[Order, int]]):
+        self.turns = turns
+        self.steps = np.cumsum([order.steps_in_epoch for order, _ in turns])
         self.steps_in_epoch = int(self.steps[-1])
 
     def __call__(self, step: int) -> list[int]:
         """The examples of a step."""
         step %= self.steps_in_epoch
         turn = int(np.searchsorted(self.steps, step, side="right"))
-        first = int(self.steps[turn - 1]) if turn else 0
-        return [i + int(self.starts[turn]) for i in self.orders[turn](step - first)]
+        order, first = self.turns[turn]
+        return [i + first for i in order(step - (int(self.steps[turn - 1]) if turn else 0))]
 
 
 class MarkedRows(Batches):
@@ -140,10 +143,12 @@ class MarkedRows(Batches):
         chunks: of a corpus, or their files; tokenizer: theirs.
         context: tokens that a model reads; what is longer is cut off.
         batch: documents a step; seed: of their order and of what is taught besides completions.
+        passes: how often they are read, those of the beginning first.
     """
 
-    def __init__(self, chunks: list[Path | np.ndarray], tokenizer: Tokenizer, context: int, batch: int, seed: int):
-        self.tokenizer, self.seed = tokenizer, seed
+    def __init__(self, chunks: list[Path | np.ndarray], tokenizer: Tokenizer, context: int, batch: int, seed: int,
+                 passes: int = 1):
+        self.tokenizer, self.seed, self.passes = tokenizer, seed, passes
         lengths, rows = [], []
         for chunk in chunks:
             chunk = np.fromfile(chunk, np.uint16) if isinstance(chunk, Path) else chunk
@@ -154,8 +159,10 @@ class MarkedRows(Batches):
         self.starts = np.concatenate([[0], self.lengths.cumsum()[:-1]])
         self.clean = sum(len(part) for part in lengths[:CLEAN])
         self.lengths = self.lengths.clip(max=context - 1)
-        ends = np.cumsum([len(part) for part in lengths])[:-1]
-        self.order = InTurn([Order(part, batch, seed) for part in np.split(self.lengths, ends)])
+        firsts = np.cumsum([0, *(len(part) for part in lengths)]).tolist()
+        parts = [(self.lengths[first:end], first) for first, end in zip(firsts, firsts[1:])]
+        self.order = InTurn([(Order(part, batch, seed + again), first) for turn in (parts[:CLEAN], parts[CLEAN:])
+                             for again in range(passes) for part, first in turn])
 
     def batch(self, names: list[int], step: int = 0) -> Batch:
         """The named documents: all their completions are taught, and some of the rest, drawn from step and name."""
@@ -183,4 +190,4 @@ class MarkedRows(Batches):
     @property
     def tokens(self) -> int:
         """How many tokens a model that reads all documents reads."""
-        return int(self.lengths.sum()) + len(self.lengths)
+        return (int(self.lengths.sum()) + len(self.lengths)) * self.passes
