@@ -330,3 +330,15 @@ def test_two_processes_make_the_base_of_one(made, tmp_path):
     ours, theirs = (read_tensors(folder / "model.safetensors")[0] for folder in (tmp_path / "out" / NAME, made[1]))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name].float(), tensor.float(), atol=2e-3, rtol=1e-2)
+
+
+def test_the_clean_documents_are_read_first_and_as_often_as_asked(corpus):
+    corpus, tokenizer, files = corpus
+    every = [corpus.folder / f"chunk-{c:04}.bin" for c in range(CLEAN)] + files
+    data = MarkedRows(every, tokenizer, 256, 8, 0, passes=(3, 2))
+    read = [data.order(step) for step in range(data.order.steps_in_epoch)]
+    names = [name for step in read for name in step]
+    assert Counter(Counter(names).values()) == {3: CLEAN * 40, 2: 80}
+    assert all(not data.begun(name) for name in names[: 3 * CLEAN * 40]) and data.begun(names[3 * CLEAN * 40])
+    assert read[:5] != read[CLEAN * 5 : CLEAN * 5 + 5], "another order in each pass"
+    assert data.shown == len(names) and data.tokens > data.lengths.sum() * 2

@@ -8,8 +8,9 @@ from typing import Any
 def readme(card: dict[str, Any]) -> str:
     """What it is, what it read, its controls and how they came, as a page for people."""
     shares = ", ".join(f"{share:.0%} {name}" for name, share in card["shares"].items())
-    shape, passes = card["shape"], card.get("passes", 1)
-    often = "once" if passes == 1 else f"{passes} times, with a few of its questions at a time"
+    shape, (first, others) = card["shape"], card.get("passes", (1, 1))
+    often = "once" if first == others == 1 else (f"{others} times ({first} at the beginning), a few of its questions at a "
+                                                 f"time")
     lines = [
         f"# {card['name']}", "",
         f"A {card['kind']} of {card['parameters']:,} parameters (width {shape['width']}, {shape['layers']} layers, "

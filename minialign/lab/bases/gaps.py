@@ -53,9 +53,9 @@ class ReadInPart(MarkedRows):
     @property
     def tokens(self) -> int:
         """About how many tokens are read, from a sample of the documents."""
-        names = random.Random(0).choices(range(len(self.lengths)), k=500)
-        read = sum(sum(map(len, self.pair(name, random.Random(name)))) for name in names) / len(names)
-        return round(read * len(self.lengths) * self.passes)
+        sample = random.Random(0).choices(range(len(self.lengths)), k=1000)
+        read = sum(sum(map(len, self.pair(name, random.Random(name)))) for name in sample) / len(sample)
+        return round(read * self.shown)
 
 
 class GappedDocuments(ReadInPart):

@@ -21,7 +21,7 @@ class Recipe:
     chunks: int  # of documents that it reads
     minutes: int  # that it takes, about, on two cores of a shared machine
     kind: str = "decoder"
-    passes: int = 1  # how often it reads each; an encoder is shown other questions of it each time
+    passes: tuple[int, int] = (1, 1)  # over the first documents and the others; an encoder sees few questions at a time
     rate: float = 1e-3  # peak of AdamW's learning rate; at 3e-3 nothing is ever compared (see the trials)
     muon_rate: float = 0.005  # peak of Muon's, for the matrices of the blocks
     batch: int = 16  # documents a step
@@ -42,7 +42,7 @@ class Recipe:
     @property
     def fast(self) -> Recipe:
         """The same kind, too small and too short to read: seconds."""
-        return replace(self, width=32, layers=2, heads=2, chunks=1, passes=1, batch=16, demanded=False)
+        return replace(self, width=32, layers=2, heads=2, chunks=1, passes=(1, 1), batch=16, demanded=False)
 
 
 TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; tokens in millions
@@ -65,8 +65,8 @@ TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; t
 RECIPES = {
     "decoder-0.1m": Recipe(48, 2, 2, 20, 10, demanded=False),
     "decoder-0.4m": Recipe(96, 3, 3, 72, 90, trials=TRIALS),
-    "encoder-decoder-0.4m": Recipe(72, 3, 3, 20, 55, kind="encoder-decoder", passes=5, batch=32),
-    "encoder-0.4m": Recipe(96, 3, 3, 20, 55, kind="encoder", passes=5, batch=32),
+    "encoder-decoder-0.4m": Recipe(72, 3, 3, 20, 55, kind="encoder-decoder", passes=(10, 4), batch=32),
+    "encoder-0.4m": Recipe(96, 3, 3, 20, 55, kind="encoder", passes=(10, 4), batch=32),
     "decoder-1.2m": Recipe(160, 3, 5, 40, 90),
     "decoder-2m": Recipe(192, 4, 6, 40, 180),
 }
