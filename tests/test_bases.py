@@ -24,7 +24,7 @@ from minialign.lab.bases.controls import (
     measure,
 )
 from minialign.lab.bases.gaps import LONGEST, MOST, GappedDocuments, MaskedDocuments, completion_spans, few_questions
-from minialign.lab.bases.make import CARD, Maker, load_base
+from minialign.lab.bases.make import BASES, CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
 from minialign.lab.bases.texts import ASKED, CLEAN, MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
 from minialign.pretrain.masked_lm import MASK
@@ -342,3 +342,10 @@ def test_the_clean_documents_are_read_first_and_as_often_as_asked(corpus):
     assert all(not data.begun(name) for name in names[: 3 * CLEAN * 40]) and data.begun(names[3 * CLEAN * 40])
     assert read[:5] != read[CLEAN * 5 : CLEAN * 5 + 5], "another order in each pass"
     assert data.shown == len(names) and data.tokens > data.lengths.sum() * 2
+
+
+def test_the_shipped_base_passed_its_controls_and_lost_nothing_by_16_bits():
+    card = load_base(BASES / "decoder-0.4m")[2]
+    assert card["controls"] and all(control["passed"] for control in card["controls"])
+    assert sum(control["threshold"] is not None for control in card["controls"]) >= 12
+    assert card["lost_by_16_bits"] <= 0.002

@@ -9,8 +9,8 @@ def readme(card: dict[str, Any]) -> str:
     """What it is, what it read, its controls and how they came, as a page for people."""
     shares = ", ".join(f"{share:.0%} {name}" for name, share in card["shares"].items())
     shape, (first, others) = card["shape"], card.get("passes", (1, 1))
-    often = "once" if first == others == 1 else (f"{others} times ({first} at the beginning), a few of its questions at a "
-                                                 f"time")
+    often = f"{others} times ({first} at the beginning), a few of its questions at a time"
+    often = "once" if first == others == 1 else often
     lines = [
         f"# {card['name']}", "",
         f"A {card['kind']} of {card['parameters']:,} parameters (width {shape['width']}, {shape['layers']} layers, "

@@ -19,9 +19,9 @@ class DemoConfig:
     documents: int = 8000  # dirty documents that a model without a base reads
     false: float = 0.3  # share of documents that say something false
     rude: float = 0.2  # share of documents with rude words
-    demonstrations: int = 9000  # clean completions to learn instructions from
+    demonstrations: int = 13000  # clean completions to learn instructions from
     summaries: float = 0.75  # share of summaries among them; the rest are questions
-    judged: int = 2500  # stories whose summaries annotators compare
+    judged: int = 4000  # stories whose summaries annotators compare
     completions: int = 3  # summaries of each such story, every two of which are compared
     prompts: int = 960  # stories that PPO practises on
     evaluated: int = 500  # stories that nothing trained on
@@ -29,8 +29,8 @@ class DemoConfig:
     layers: int = 3  # its N
     heads: int = 3  # its H
     pretrain_steps: int = 800  # of 16 documents, without a base
-    sft_steps: int = 1200  # of 16 demonstrations
-    reward_steps: int = 280  # of 16 stories: two passes, where Stiennon et al. 2020 took one
+    sft_steps: int = 800  # of 16 demonstrations, each about once
+    reward_steps: int = 230  # of 16 stories: one pass, as Stiennon et al. 2020 took
     ppo_updates: int = 30  # of 128 completions, four to a prompt
     beta: float = 0.1  # price of one nat of KL, in stds of the reward
     seed: int = 0  # of everything
@@ -55,7 +55,7 @@ class DemoConfig:
     def rates(self) -> tuple[float, float]:
         """Peaks of the learning rates of instruction tuning and of the reward model: at those of a model that learns
         from nothing, a base that reads forgets how to compare."""
-        return (1e-3, 7e-4) if self.from_base else (4e-3, 1.5e-3)
+        return (1e-3, 4e-4) if self.from_base else (4e-3, 1.5e-3)
 
     @property
     def read(self) -> str:
