@@ -4,7 +4,14 @@ from collections import Counter
 
 import pytest
 
-from minialign.instruct.mixture import MixtureConfig, draw, question_ids, rates, split_by_cluster
+from minialign.instruct.mixture import (
+    MixtureConfig,
+    draw,
+    draw_training_and_validation,
+    question_ids,
+    rates,
+    split_by_cluster,
+)
 from minialign.runs.errors import UserError
 from minialign.runs.files import Record
 from minialign.tokenizer import train_tokenizer
@@ -132,3 +139,12 @@ def test_so_many_different_instructions_and_no_more():
     few = drawn(manners=True, instructions=2)
     assert len(few) == 2 == len({task for task, _ in few}) and few == drawn(manners=True, instructions=2)
     assert drawn(manners=True, instructions=2, seed=5) != few
+
+
+def test_a_model_is_chosen_on_questions_in_the_instructions_that_it_learns():
+    found = {name: templates(name, 6) for name in "ab"}
+    split = split_by_cluster({name: dataset(name, 40, "c") for name in "ab"}, ())
+    for settings in ({"templates": 2}, {"manners": True, "instructions": 5}):
+        learned, valid = ({(q.task, q.template) for q in part} for part in draw_training_and_validation(
+            split, found, MixtureConfig(900, **settings)))
+        assert valid <= learned and len(learned) in (4, 5)

@@ -3,7 +3,7 @@ r"""Fresh questions: the simulator writes a new example whenever one is drawn, s
     question number i  =  f(seed, i):  a task, one of its instructions at its rate (mixture.py), a passage, an example
 
 A thousand examples of a yes-no task are learned by heart; ten thousand are not (bAbI), and a simulator has no end.
-Another process writes ahead, two chunks at a time, so training never waits for it. Details that matter:
+Other processes write ahead, two chunks at a time, so training never waits for them. Details that matter:
     1. A passage that stands in a held-out example is left out (test_fresh_questions_leave_out_held_out_passages).
     2. Question i is the same on every machine and whatever was drawn before it, so a run that was stopped goes on to
        the same bits (test_a_fresh_question_depends_on_seed_and_number_alone).
@@ -14,14 +14,12 @@ Read next: t5.py.
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 from minialign.batching import Batches
 from minialign.instruct.mixture import Templates, shares
+from minialign.runs.processes import two_workers
 from minialign.world.datasets import DATASETS
 from minialign.world.stories import write_scene
 from minialign.world.templates import Question, texts
@@ -64,8 +62,8 @@ class FreshRows(Batches):
     """Fresh questions as training data.
 
     Args:
-        mixture: what is drawn; encode: questions -> rows and how many do not fit; the process that writes ahead has
-            both.
+        mixture: what is drawn; encode: questions -> rows and how many do not fit; the processes that write ahead
+            have both.
         rows: rows -> data, such as `LabelledRows(rows, batch, seed)`.
         batch: questions a step; what is left over of a chunk is left out.
     """
@@ -85,7 +83,7 @@ class FreshRows(Batches):
 
 
 class _Writer:
-    """What the other process does; it is sent there as it is."""
+    """What the other processes do; it is sent there as it is."""
 
     def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], tuple[Sequence[Any], int]]):
         self.mixture, self.encode = mixture, encode
@@ -95,7 +93,7 @@ class _Writer:
 
 
 class Ahead:
-    """Results of a function of 0, 1, 2 … that another process works out while those before are used."""
+    """Results of a function of 0, 1, 2 … that other processes work out while those before are used."""
 
     def __init__(self, make: Callable[[int], Any]):
         self.make, self.pool, self.made = make, None, {}
@@ -103,22 +101,9 @@ class Ahead:
     def __call__(self, number: int) -> Any:
         """Result `number`; the next ones are begun."""
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self.make,))
+            self.pool = two_workers()
         for following in range(number, number + 1 + AHEAD):
             if following not in self.made:
-                self.made[following] = self.pool.submit(_made, following)
+                self.made[following] = self.pool.submit(self.make, following)
         self.made = {key: future for key, future in self.made.items() if key >= number}
         return self.made[number].result()
-
-
-_MAKE: list[Callable[[int], Any]] = []  # of the other process
-
-
-def _begin(make: Callable[[int], Any]) -> None:
-    """Ctrl-C is for the process that waits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _MAKE[:] = [make]
-
-
-def _made(number: int) -> Any:
-    return _MAKE[0](number)

@@ -79,11 +79,7 @@ def draw(datasets: Datasets, templates: Templates, config: MixtureConfig) -> lis
     Raises:
         UserError: a task without templates or without examples, or an example that lacks a field.
     """
-    for task, examples in datasets.items():
-        if not templates.get(task):
-            raise UserError(f"there is no template for the task {task!r}; there are some for {', '.join(templates)}")
-        if not examples:
-            raise UserError(f"the task {task!r} has no examples")
+    check_tasks(datasets, templates)
     used = chosen({task: templates[task] for task in datasets}, {task: found[0] for task, found in datasets.items()},
                   config)
     datasets = {task: found for task, found in datasets.items() if task in used}
@@ -102,6 +98,15 @@ def draw(datasets: Datasets, templates: Templates, config: MixtureConfig) -> lis
     if len(questions) < config.questions:
         raise UserError("the templates' own conditions leave out nearly every example; use others")
     return questions
+
+
+def check_tasks(datasets: Datasets, templates: Templates) -> None:
+    """Raise UserError for a task without templates or without examples."""
+    for task, examples in datasets.items():
+        if not templates.get(task):
+            raise UserError(f"there is no template for the task {task!r}; there are some for {', '.join(templates)}")
+        if not examples:
+            raise UserError(f"the task {task!r} has no examples")
 
 
 def chosen(templates: Templates, examples: dict[str, dict], config: MixtureConfig) -> Templates:
@@ -137,9 +142,16 @@ def chosen(templates: Templates, examples: dict[str, dict], config: MixtureConfi
 
 def draw_training_and_validation(split: Split, templates: Templates,
                                  config: MixtureConfig) -> tuple[list[Question], list[Question]]:
-    """Questions to learn from, and a fortieth as many, at least 64, for choosing a model; both of training clusters."""
+    """Questions to learn from, and a fortieth as many, at least 64, for choosing a model; both of training clusters and
+    in the same instructions."""
+    check_tasks(split.train, templates)
+    used = chosen({task: templates[task] for task in split.train},
+                  {task: found[0] for task, found in split.train.items()}, config)
+    train, valid = ({task: found for task, found in side.items() if task in used}
+                    for side in (split.train, split.validation))
+    config = replace(config, templates=0, manners=False, instructions=0)  # they are chosen
     fewer = replace(config, questions=max(64, config.questions // 40), seed=config.seed + 1)
-    return draw(split.train, templates, config), draw(split.validation, templates, fewer)
+    return draw(train, used, config), draw(valid, used, fewer)
 
 
 def split_by_cluster(datasets: Datasets, held_out: Sequence[str], validation: float = 0.05, seed: int = 0) -> Split:

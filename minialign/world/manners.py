@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minialign.runs.errors import UserError
-from minialign.world.templates import TABLES, Template
+from minialign.world.templates import TABLES, Template, stands_in
 
 UNSEEN = 0.2  # share of a task's wordings, and of each kind of manner, that nobody trains on
 WORDINGS = 20_240_301  # seed of which ones: the split is made once
@@ -93,7 +93,9 @@ def with_manners(template: Template, example: dict, manners: dict[str, list] = M
     made = []
     for kind in manners_for(template, example):
         for number, (say, target, words) in enumerate(manners[kind]):
-            inside = kind != "sentence" and (template.answer_in_input or kind != "short")
+            answers = [target.replace("{answer}", str(option)) for option in example.get("options", ())]
+            inside = (any(stands_in(answer, template.input) for answer in answers) if kind == "sentence" else
+                      template.answer_in_input or kind != "short")
             how = {"target": target, "words": words, "answer_in_input": inside,
                    "letters": "ABCDEFGHIJ" if kind == "letters" else ""}
             for order in filter(None, (template, flipped(template))):

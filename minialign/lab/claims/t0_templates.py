@@ -4,8 +4,8 @@ Sanh et al. 2022 (T0), Fig. 6: with more prompts for each training dataset, the 
 and its spread over wordings shrinks.
 
 The test: the toy T5 is tuned on the same tasks, the same number of questions and steps (half of T0's), with 1, 3 or all
-wordings of each task (inverted ones only among all; the first three are nearly always questions, so number and style
-change together). Held-out tasks are examined in every wording. From one wording to all
+wordings of each task, drawn anew for each seed (inverted ones only among all). Held-out tasks are examined in every
+wording. From one wording to all
 
     1. the median accuracy rises
     2. the spread over wordings (third minus first quartile, mean over tasks) shrinks

@@ -4,9 +4,9 @@ The notes say so of Raffel et al. 2020 (T5), which gives each task one prefix; S
 wordings for that reason.
 
 The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one
-with a fixed prefix for each task, one in its first four wordings (mostly three questions and an instruction); the
-others, instructions and sentences to go on with, nobody trains on. Both are asked examples of the *trained* tasks, in
-the wordings they know (the prefix; the trained templates) and in the wordings that neither has seen.
+with a fixed prefix for each task, one in four of its wordings, drawn anew for each seed; the others nobody trains on.
+Both are asked examples of the *trained* tasks, in the wordings they know (the prefix; the trained templates) and in the
+wordings that neither has seen.
 
     1. the prefix model loses accuracy between its prefix and new words
     2. it loses more than the other
@@ -17,7 +17,7 @@ Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0
 
 from __future__ import annotations
 
-from minialign.instruct.mixture import MixtureConfig
+from minialign.instruct.mixture import MixtureConfig, chosen
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, drawn, minus, over_seeds
@@ -31,7 +31,7 @@ CLAIM = Claim(
     "than one that learned several.",
     "Raffel et al. 2020; Sanh et al. 2022",
 )
-TRAINED = 4  # wordings of each task that are trained on; those after them are new
+TRAINED = 4  # wordings of each task that are trained on; the others are new
 ASKED = 60  # new examples of each trained task
 NAMES = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words")
 
@@ -42,9 +42,9 @@ def measure(bench: Bench) -> Rows:
     for seed in range(bench.seeds):
         base, split = toy_t5(bench, config, seed), split_for(config, seed)
         asked = examples(split.train, 6 if bench.fast else ASKED, seed=seed + 2_000_003)
-        new = {task: examined(PROMPTS[task][TRAINED:]) for task in asked}
-        known = {task: examined(PROMPTS[task][:TRAINED]) for task in asked}
         how = MixtureConfig(config.questions, templates=TRAINED, inverted=False, seed=seed)
+        known = chosen({task: PROMPTS[task] for task in asked}, {task: found[0] for task, found in asked.items()}, how)
+        new = {task: [each for each in examined(PROMPTS[task]) if each not in known[task]] for task in asked}
         t5, t0 = (tuned(bench, config, base, split, style, how, seed) for style in ("t5", "t0"))
         for name, (model, tokenizer), words in zip(NAMES, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
             yield from rows_of(examine(model, tokenizer, asked, words), asked=name, seed=seed)
