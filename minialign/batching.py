@@ -221,3 +221,21 @@ class Batches:
     def first(self, most: int = 8) -> list[Any]:
         """The batches of the first steps, to validate on: up to `most`, fewer where an epoch has fewer."""
         return [batch for step in range(min(most, self.order.steps_in_epoch)) for batch in self.microbatches(step, 1)]
+
+
+class Interleaved(Batches):
+    """Training data of two kinds: every so many steps one of the second.
+
+    Args:
+        data: most of it; seldom: the other; every: how many steps from one of these to the next.
+    """
+
+    def __init__(self, data: Batches, seldom: Batches, every: int):
+        self.data, self.seldom, self.every = data, seldom, every
+
+    def microbatches(self, step: int, parts: int) -> list[Any]:
+        """The batch of a step in `parts` pieces."""
+        before = (step + 1) // self.every  # steps of the second kind up to this one
+        if (step + 1) % self.every:
+            return self.data.microbatches(step - before, parts)
+        return self.seldom.microbatches(before - 1, parts)

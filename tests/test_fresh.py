@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import TINY
 
+from minialign.batching import IGNORE, Interleaved
 from minialign.heads import LanguageModel, describe_model
+from minialign.instruct.flan import Conversations, conversation_rows
 from minialign.instruct.fresh import Ahead, FreshMixture, FreshRows
-from minialign.instruct.mixture import question_ids
-from minialign.instruct.t0 import tune_on_questions
+from minialign.instruct.t0 import first_questions, tune_on_questions
+from minialign.pretrain.causal_lm import PackedText
 from minialign.pretrain.span_corruption import TextToTextRows
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import train_tokenizer
@@ -66,7 +68,7 @@ def test_another_process_writes_ahead():
 
 def test_training_on_fresh_questions_goes_on_where_it_was_stopped(tokenizer, monkeypatch):
     mixture = FreshMixture(ASKED, 3, size=64)
-    encode = functools.partial(question_ids, tokenizer, context=256, skip_long=True)
+    encode = functools.partial(first_questions, tokenizer, context=256)
 
     def data():
         rows = FreshRows(mixture, encode, lambda rows: TextToTextRows(rows, 16, 0), 16)
@@ -80,9 +82,44 @@ def test_training_on_fresh_questions_goes_on_where_it_was_stopped(tokenizer, mon
     assert first[0].shape != first[4].shape or not first[0].equal(first[4])
 
 
-def test_t0_learns_from_fresh_questions(tokenizer, tmp_path):
-    mixture = FreshMixture(ASKED, 3, size=32)
-    model = LanguageModel(replace(TINY, vocabulary=tokenizer.size, kind="encoder-decoder", context=256), 0)
+def test_a_conversation_tells_its_passage_once_and_each_kind_of_task_comes_first():
+    mixture = FreshMixture(ASKED, 3, turns=6)
+    found = [mixture.conversation(number) for number in range(800)]
+    assert {turns[0].task for turns in found} == set(ASKED)
+    assert 3.5 < sum(map(len, found)) / len(found) < 6
+    for turns in found:
+        assert len({turn.task for turn in turns}) == len(turns)
+        told = [line for line in turns[0].prompt.split("\n") if line.count(". ") > 1 and line.endswith(".")]
+        for line, turn in ((line, turn) for line in told[:1] for turn in turns[1:]):
+            assert line not in turn.prompt, turn
+    assert mixture.question(5) == found[5][0]
+
+
+def test_every_answer_of_a_conversation_is_taught_with_its_end_and_no_question_is(tokenizer):
+    turns = FreshMixture(ASKED, 3, turns=4).conversation(2)
+    ((ids, labels),), left = conversation_rows(tokenizer, [turns], 256)
+    data = Conversations([(ids, labels)] * 2, 2, 0)
+    batch = data.batch([0, 1])
+    taught = batch.labels[0] != IGNORE
+    said = tokenizer.library.decode(batch.labels[0][taught].tolist(), skip_special_tokens=False)
+    assert len(turns) > 1 and left == 0
+    assert said == "".join(f" {turn.target}<end>" for turn in turns)
+    assert torch.equal(batch.labels[0][taught], torch.tensor(ids[1:])[taught]), "labels are the tokens that follow"
+    assert conversation_rows(tokenizer, [turns], 8) == ([], 1)
+
+
+def test_every_so_many_steps_the_other_data_come():
+    often, seldom = (PackedText(torch.arange(40).view(20, 2) + 100 * k, 1, 0) for k in (0, 1))
+    both = Interleaved(often, seldom, 3)
+    shown = [both.microbatches(step, 1)[0].tokens.item() for step in range(9)]
+    a, b = ([data.microbatches(step, 1)[0].tokens.item() for step in range(6)] for data in (often, seldom))
+    assert shown == [*a[:2], b[0], *a[2:4], b[1], *a[4:6], b[2]]
+
+
+@pytest.mark.parametrize("kind, turns", [("encoder-decoder", 1), ("decoder", 4)])
+def test_models_learn_from_fresh_questions(kind, turns, tokenizer, tmp_path):
+    mixture = FreshMixture(ASKED, 3, turns=turns, size=32)
+    model = LanguageModel(replace(TINY, vocabulary=tokenizer.size, kind=kind, context=256), 0)
     run = RunFolder(tmp_path)
     run.begin({**describe_model(model), "stage": "t0"}, tokenizer)
     valid = [mixture.question(i) for i in range(10_000, 10_016)]

@@ -14,9 +14,10 @@ Read next: zero_shot.py. Try it:  python -m minialign instruct --style flan
 
 from __future__ import annotations
 
-from minialign.batching import demonstration_row
+from minialign.batching import IGNORE, Batch, demonstration_row, next_token_batch, pad
 from minialign.instruct.mixture import question_ids
 from minialign.instruct.sft import Row
+from minialign.pretrain.causal_lm import LabelledRows
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 from minialign.world.templates import Question
@@ -37,3 +38,32 @@ def question_rows(tokenizer: Tokenizer, questions: list[Question], context: int,
         raise UserError(f"prompt and answer have up to {longest} tokens, and the model's context is {context}; leave "
                         f"such questions out with --skip-long")
     return fitting, skipped + len(rows) - len(fitting)
+
+
+def conversation_rows(tokenizer: Tokenizer, conversations: list[list[Question]],
+                      context: int) -> tuple[list[tuple[list[int], list[int]]], int]:
+    """Conversations as (ids, labels) of each: begin token, question, answer, end token, question, answer, end token …
+    Every answer and its end token is taught. Questions from the first one on that does not fit are left out, and
+    conversations of which nothing is left are counted."""
+    rows = []
+    for turns in conversations:
+        ids, labels = [tokenizer.begin], [IGNORE]
+        for prompt, target in question_ids(tokenizer, turns, context, skip_long=True)[0]:
+            taught = [*target, tokenizer.end]
+            if len(ids) + len(prompt) - 1 + len(taught) > context + 1:
+                break
+            ids += prompt[1:] + taught
+            labels += [IGNORE] * (len(prompt) - 1) + taught
+        if len(ids) > 1:
+            rows.append((ids, labels))
+    return rows, len(conversations) - len(rows)
+
+
+class Conversations(LabelledRows):
+    """Rows of `conversation_rows` as training data."""
+
+    def batch(self, names: list[int], step: int = 0) -> Batch:
+        """The named rows, the same at every step."""
+        batch = next_token_batch([self.rows[i][0] for i in names], names=names)
+        batch.labels = pad([self.rows[i][1][1:] for i in names], value=IGNORE)[0]
+        return batch

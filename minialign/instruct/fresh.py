@@ -1,6 +1,7 @@
 r"""Fresh questions: the simulator writes a new example whenever one is drawn, so none is seen twice.
 
     question number i  =  f(seed, i):  a task, one of its instructions at its rate (mixture.py), a passage, an example
+    conversation i     =  question i, then others on the same passage, in words that do not tell it again
 
 A thousand examples of a yes-no task are learned by heart; ten thousand are not (bAbI), and a simulator has no end.
 Other processes write ahead, two chunks at a time, so training never waits for them. Details that matter:
@@ -21,10 +22,12 @@ from minialign.batching import Batches
 from minialign.instruct.mixture import Templates, shares
 from minialign.runs.processes import two_workers
 from minialign.world.datasets import DATASETS
-from minialign.world.stories import write_scene
-from minialign.world.templates import Question, texts
+from minialign.world.manners import without_passage
+from minialign.world.stories import Story, write_scene
+from minialign.world.templates import Question, Template, texts
 
-CHUNK = 2048  # questions that are written, and sorted by length, at a time
+Encode = Callable[[list[list[Question]]], tuple[Sequence[Any], int]]  # conversations -> rows, and how many do not fit
+CHUNK = 2048  # conversations that are written, and sorted by length, at a time
 AHEAD = 2  # chunks that are written while one is learned
 
 
@@ -34,41 +37,70 @@ class FreshMixture:
     Args:
         templates: task -> its templates; only these tasks are asked.
         seed: of everything; held_out: texts that must not come, see `templates.texts`.
-        size: questions that are written, and sorted by length, at a time.
+        turns: most questions of one conversation, all on one passage.
+        size: conversations that are written, and sorted by length, at a time.
     """
 
-    def __init__(self, templates: Templates, seed: int, held_out: set[str] = frozenset(), size: int = CHUNK):
-        self.templates, self.seed, self.held_out, self.size = templates, seed, held_out, size
+    def __init__(self, templates: Templates, seed: int, held_out: set[str] = frozenset(), turns: int = 1,
+                 size: int = CHUNK):
+        self.templates, self.seed, self.held_out = templates, seed, held_out
+        self.turns, self.size = min(turns, len(templates)), size
         self.shares = {task: list(shares(found).values()) for task, found in templates.items()}
         self.tasks = list(templates)
 
     def question(self, number: int) -> Question:
-        """Question `number`."""
-        rng = random.Random(f"fresh {self.seed} {number}")
-        task = rng.choice(self.tasks)
-        template = rng.choices(self.templates[task], self.shares[task])[0]
-        while True:
-            found = DATASETS[task].examples(write_scene(rng), rng)
-            example = rng.choice(found) if found else None
-            if example and not texts(example) & self.held_out:
-                return template.pose(example)
+        """What conversation `number` begins with."""
+        return self.conversation(number)[0]
 
-    def chunk(self, number: int) -> list[Question]:
-        """Questions in a row."""
-        return [self.question(number * self.size + i) for i in range(self.size)]
+    def conversation(self, number: int) -> list[Question]:
+        """Questions on one passage, which is told once; words alone are asked about in between."""
+        rng, asked = random.Random(f"fresh {self.seed} {number}"), []
+        tasks = rng.sample(self.tasks, self.turns)
+        while not asked:
+            asked = self.ask(tasks, write_scene(rng), rng)
+        return asked
+
+    def ask(self, tasks: list[str], story: Story, rng: random.Random) -> list[Question]:
+        """Questions on a passage, those tasks left out that have none; nothing where the first has none."""
+        asked, told = [], False
+        for task in tasks:
+            template, example = self.draw(task, rng), self.example(task, story, rng)
+            if example is None and not asked:
+                return []
+            same = example is not None and example.get("story") == story.text
+            if example is None or asked and "story" in example and not same:
+                continue
+            template = without_passage(template) if told and same else template
+            if template:
+                asked.append(template.pose(example))
+                told = told or same
+        return asked
+
+    def draw(self, task: str, rng: random.Random) -> Template:
+        """One of a task's templates, at its share."""
+        return rng.choices(self.templates[task], self.shares[task])[0]
+
+    def example(self, task: str, story: Story, rng: random.Random) -> dict | None:
+        """An example of a passage, where there is one that nobody is examined on."""
+        found = DATASETS[task].examples(story, rng)
+        example = rng.choice(found) if found else None
+        return example if example and not texts(example) & self.held_out else None
+
+    def chunk(self, number: int) -> list[list[Question]]:
+        """Conversations in a row."""
+        return [self.conversation(number * self.size + i) for i in range(self.size)]
 
 
 class FreshRows(Batches):
     """Fresh questions as training data.
 
     Args:
-        mixture: what is drawn; encode: questions -> rows and how many do not fit; the processes that write ahead
-            have both.
+        mixture: what is drawn; encode: how rows are made of it; the processes that write ahead have both.
         rows: rows -> data, such as `LabelledRows(rows, batch, seed)`.
-        batch: questions a step; what is left over of a chunk is left out.
+        batch: conversations a step; what is left over of a chunk is left out.
     """
 
-    def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], tuple[Sequence[Any], int]],
+    def __init__(self, mixture: FreshMixture, encode: Encode,
                  rows: Callable[[Sequence[Any]], Batches], batch: int):
         self.rows, self.steps = rows, mixture.size // batch
         self.ahead = Ahead(_Writer(mixture, encode))
@@ -85,7 +117,7 @@ class FreshRows(Batches):
 class _Writer:
     """What the other processes do; it is sent there as it is."""
 
-    def __init__(self, mixture: FreshMixture, encode: Callable[[list[Question]], tuple[Sequence[Any], int]]):
+    def __init__(self, mixture: FreshMixture, encode: Encode):
         self.mixture, self.encode = mixture, encode
 
     def __call__(self, number: int) -> Sequence[Any]:

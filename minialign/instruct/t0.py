@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import functools
 
+from minialign.batching import Batches, Interleaved
 from minialign.heads import LanguageModel
-from minialign.instruct.flan import question_rows
+from minialign.instruct.flan import Conversations, conversation_rows, question_rows
 from minialign.instruct.fresh import FreshMixture, FreshRows
 from minialign.instruct.mixture import question_ids
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss
@@ -32,8 +33,8 @@ T0 = TrainingConfig(steps=1500, batch=32, learning_rate=1e-3, weight_decay=0.05)
 
 
 def tune_on_questions(model: LanguageModel, tokenizer: Tokenizer, questions: list[Question] | FreshMixture,
-                      valid: list[Question], config: TrainingConfig, run: RunFolder,
-                      skip_long: bool = False) -> dict[str, float]:
+                      valid: list[Question], config: TrainingConfig, run: RunFolder, skip_long: bool = False,
+                      pretraining: Batches | None = None, every: int = 6) -> dict[str, float]:
     """Teach a model to answer questions: an encoder-decoder, as T5 and T0 are, or a decoder, as FLAN is.
 
     Args:
@@ -41,19 +42,29 @@ def tune_on_questions(model: LanguageModel, tokenizer: Tokenizer, questions: lis
         questions: from `mixture.draw_training_and_validation`, or fresh ones without end.
         valid: the model is chosen on them where the configuration stops early.
         config: how; run: where; skip_long: leave out what does not fit, as is always done with fresh ones.
+        pretraining: what the base learned from, shown every so many steps, so that nothing of it is forgotten.
     Returns:
         {"validation": nats per target token, "perplexity": its exponential, "steps": how many, "skipped": questions
         left out of a list}.
     """
-    rows_of, data_of, loss = ((question_rows, LabelledRows, next_token_loss) if model.config.kind == "decoder" else
+    decoder = model.config.kind == "decoder"
+    rows_of, data_of, loss = ((question_rows, LabelledRows, next_token_loss) if decoder else
                               (question_ids, TextToTextRows, text_to_text_loss))
     held_out, _ = rows_of(tokenizer, valid, model.config.context, skip_long)
-    check = data_of(held_out, min(config.batch, len(held_out)), 0)
+    check, skipped = data_of(held_out, min(config.batch, len(held_out)), 0), 0
     if isinstance(questions, FreshMixture):
-        encode = functools.partial(rows_of, tokenizer, context=model.config.context, skip_long=True)
+        asked, data_of = (conversation_rows, Conversations) if decoder else (first_questions, data_of)
+        encode = functools.partial(asked, tokenizer, context=model.config.context)
         data = FreshRows(questions, encode, lambda rows: data_of(rows, config.batch, config.seed), config.batch)
-        skipped = 0
     else:
         rows, skipped = rows_of(tokenizer, questions, model.config.context, skip_long)
         data = data_of(rows, config.batch, config.seed)
+    if pretraining:
+        data = Interleaved(data, pretraining, every)
     return train_and_validate(model, data, check, loss, config, run, "instruction tuning") | {"skipped": skipped}
+
+
+def first_questions(tokenizer: Tokenizer, conversations: list[list[Question]],
+                    context: int) -> tuple[list[tuple[list[int], list[int]]], int]:
+    """What conversations begin with, as an encoder-decoder reads and writes it, and how many do not fit."""
+    return question_ids(tokenizer, [turns[0] for turns in conversations], context, skip_long=True)

@@ -25,6 +25,7 @@ from minialign.runs.errors import UserError
 from minialign.world.templates import TABLES, Template, stands_in
 
 UNSEEN = 0.2  # share of a task's wordings, and of each kind of manner, that nobody trains on
+PASSAGE = re.compile(r"^(\w+: )?\{story\}\n|\n(\w+: )?\{story\}$")  # alone in the first or in the last line
 WORDINGS = 20_240_301  # seed of which ones: the split is made once
 
 
@@ -86,6 +87,12 @@ def flipped(template: Template) -> Template | None:
         asked = template.input.removeprefix(text)
         return replace(template, name=f"{template.name}, passage last", input=f"{asked}\n{{story}}")
     return None
+
+
+def without_passage(template: Template) -> Template | None:
+    """The same for who has read the passage already; None where it stands within the wording."""
+    asked = PASSAGE.sub("", template.input)
+    return None if "{story}" in asked or asked == template.input else replace(template, input=asked)
 
 
 def with_manners(template: Template, example: dict, manners: dict[str, list] = MANNERS) -> list[Template]:
