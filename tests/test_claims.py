@@ -10,7 +10,7 @@ from typed import type_in
 
 import minialign
 from minialign.lab import claims
-from minialign.lab.claims import Bench, imported, reached, runner, source_fingerprint
+from minialign.lab.claims import Bench, control, imported, reached, runner, source_fingerprint
 from minialign.lab.claims.page import (
     ALT,
     MAP,
@@ -206,7 +206,24 @@ def test_a_verdict_is_told_by_a_sign_and_by_words_not_by_colour_alone(tmp_path, 
     write_json(tmp_path / "bitfit" / "verdict.json", verdict("bitfit", verdict=said))
     page = write_page(tmp_path).read_text(encoding="utf-8")
     assert f'title="{said}">{SIGNS[said][1]}</span><a href="#bitfit">' in page and f">{said}</p>" in page
-    assert len({sign for _, sign in SIGNS.values()}) == len({style for style, _ in SIGNS.values()}) == 4
+    assert len({sign for _, sign in SIGNS.values()}) == len({style for style, _ in SIGNS.values()}) == 5
+
+
+def test_a_control_that_failed_makes_a_claim_not_measurable_whatever_the_comparison_says(tmp_path):
+    kept = PACKAGE.parent / "data" / "claims" / "ptq-qat"
+    shutil.copytree(kept, tmp_path / "ptq-qat")
+    table = runner.from_csv((kept / runner.TABLE).read_text(encoding="utf-8"))
+    for values, said in (((0.97, 0.94, 0.95), runner.HOLDS), ((0.97, 0.94, 0.93), runner.UNMEASURABLE)):
+        rows = [control("it reads", value, 0.95, seed) for seed, value in enumerate(values)]
+        (tmp_path / "ptq-qat" / runner.TABLE).write_text(runner.as_csv([*table, *rows]), encoding="utf-8")
+        assert type_in("claims --judge --out {d}", tmp_path) == 0
+        found, page = read_json(tmp_path / "ptq-qat" / "verdict.json"), (tmp_path / "index.html").read_text("utf-8")
+        held = said == runner.HOLDS
+        assert found["verdict"] == said and set(found["checks"].values()) == ({True} if held else {None})
+        mean = sum(values) / 3
+        assert found["controls"] == [{"name": "it reads", "value": round(mean, 4), "threshold": 0.95, "passed": held}]
+        assert "it reads: 0.9" in page and ("What it takes for granted is not there (it reads)" in page) != held
+    assert f"| – **{runner.UNMEASURABLE}** |" in verdict_table(tmp_path, "claims")
 
 
 def test_one_seed_decides_nothing_where_three_do(tmp_path):

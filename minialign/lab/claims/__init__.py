@@ -114,6 +114,28 @@ def point(table: Table, what: str, **which: Any) -> Any:
     return drawn(over_seeds(column(table, what, **which)))
 
 
+# controls: what a claim takes for granted, measured in the same run
+
+
+def control(name: str, value: float, threshold: float, seed: int) -> dict[str, Any]:
+    """A row of the table: something that the claim takes for granted, fixed before anything was run. It never looks at
+    what the claim compares. Where the mean over seeds stays below the threshold the claim is not measurable."""
+    return {"seed": seed, "control": name, "value": float(value), "threshold": threshold}
+
+
+def controls(table: Table) -> list[dict[str, Any]]:
+    """The controls of a table as they stand in verdict.json: {name, value, threshold, passed}."""
+    found = []
+    for name in distinct(table, "control"):
+        value = over_seeds(column(table, "value", control=name)).mean
+        threshold = column(table, "threshold", control=name)[0]
+        found.append({"name": name, "value": round(value, 4), "threshold": threshold, "passed": value >= threshold})
+    return found
+
+
+# the machine
+
+
 def time_ratio(first: Callable, second: Callable, rounds: int, alternate: bool = False) -> float:
     """Median ratio of the times of two pieces of work, in turn, after three rounds that warm up; `alternate` lets the
     second begin every other round."""

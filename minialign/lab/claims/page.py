@@ -22,12 +22,24 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from minialign.lab.claims.runner import CLAIMS, FAILS, FEWEST, HEADINGS, HOLDS, PARTLY, TABLE, UNDECIDED, load
+from minialign.lab.claims.runner import (
+    CLAIMS,
+    FAILS,
+    FEWEST,
+    HEADINGS,
+    HOLDS,
+    PARTLY,
+    TABLE,
+    UNDECIDED,
+    UNMEASURABLE,
+    load,
+)
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, read_text, write_atomic
 
 # verdict -> its style on the page and its sign
-SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗"), UNDECIDED: ("undecided", "?")}
+SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗"), UNDECIDED: ("undecided", "?"),
+         UNMEASURABLE: ("unmeasurable", "–")}
 CHECKED = {True: HOLDS, False: FAILS, None: UNDECIDED}  # a check -> the verdict whose sign it has
 NUMBER = r"(?<![\w.,-])[-+]?\d[\d.,]*(?:e[-+]\d+)?%?"
 # with its interval, or with what says that it has none
@@ -119,15 +131,19 @@ def card(folder: Path, id: str, verdict: dict[str, Any]) -> str:
     return (
         f'<section id="{id}"><h3>{esc(verdict["claim"])}</h3><div class="two"><div><p class="verdict '
         f'{SIGNS[verdict["verdict"]][0]}">{verdict["verdict"]}</p>'
-        f'<p>{finding(verdict["checks"])}</p><ul class="checks">{checks}</ul>{measured(verdict["why"])}'
+        f'<p>{finding(verdict["checks"], verdict.get("controls", []))}</p><ul class="checks">{checks}</ul>'
+        f'{measured(verdict["why"])}{control_list(verdict.get("controls", []))}'
         f'<p class="facts">{esc(facts)}</p></div>'
         f'<div class="figures">{figures}</div></div>{folded_table(folder / id / TABLE)}</section>'
     )
 
 
-def finding(checks: dict[str, bool | None]) -> str:
+def finding(checks: dict[str, bool | None], controls: list[dict[str, Any]] = ()) -> str:
     """What was found, as a sentence."""
     held, all_of_them = sum(holds is True for holds in checks.values()), counted(len(checks), "statement")
+    failed = [control["name"] for control in controls if not control["passed"]]
+    if None in checks.values() and failed:
+        return f"What it takes for granted is not there ({html.escape(', '.join(failed))}), so nothing is said."
     if None in checks.values():
         return f"Fewer than {FEWEST} seeds give no interval worth the name, so nothing is decided about {all_of_them}."
     if len(checks) == 1:
@@ -135,6 +151,13 @@ def finding(checks: dict[str, bool | None]) -> str:
     if held == len(checks):
         return f"All {all_of_them} hold."
     return f"{held or 'None'} of {all_of_them} {'hold' if held > 1 else 'holds'}."
+
+
+def control_list(controls: list[dict[str, Any]]) -> str:
+    """What was taken for granted, with what it had to reach."""
+    items = "".join(f'<li>{mark(CHECKED[control["passed"]])}{html.escape(control["name"])}: {control["value"]:.3f} '
+                    f'(at least {control["threshold"]:g})</li>' for control in controls)
+    return f'<p class="facts">Controls:</p><ul class="checks">{items}</ul>' if items else ""
 
 
 def measured(why: str) -> str:

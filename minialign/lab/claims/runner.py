@@ -8,6 +8,9 @@ failing; in it stand
     judge(table)     -> each statement with whether the table shows it, and one sentence with the numbers that decide
     draw(table)      -> the figure, or name -> figure where there are several
 
+Rows may be controls (`control`): what the claim takes for granted, measured in the same run. Where one of them fails,
+the claim is *not measurable* with these models, whatever the comparison says.
+
 Verdict and figure are made from the table as it was written, so that both can be made again (`judged`) without
 measuring anything. A claim that fails at this scale is a result; it is written down like the others. What was tried
 before stands in data/claims/ID/notes.md.
@@ -30,7 +33,7 @@ from typing import Any
 
 import torch
 
-from minialign.lab.claims import Bench, Table, distinct
+from minialign.lab.claims import Bench, Table, controls, distinct
 from minialign.lab.plotting import save_png
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
@@ -39,6 +42,7 @@ from minialign.runs.process import keep_memory
 TABLE = "table.csv"
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
 UNDECIDED = "undecided, too few seeds"
+UNMEASURABLE = "not measurable, a control failed"
 FEWEST = 3  # seeds whose interval is worth the name
 HEADINGS = {  # heading of the notes -> its claims; the module of "lora-rank" is lora_rank.py
     "Instruction tuning": ("t0-unseen-tasks", "t0-templates", "flan-clusters", "t5-fixed-format"),
@@ -118,17 +122,22 @@ def run_claim(id: str, out: Path, seeds: int, fast: bool, say: Callable[[str], N
 
 def judged(id: str, folder: Path) -> dict[str, Any]:
     """What a claim's judge says of the table in a folder, the part of its verdict that nothing is measured for; draws
-    the figures anew. A table of fewer than FEWEST seeds decides nothing: each of its checks is None."""
+    the figures anew. A table of fewer than FEWEST seeds decides nothing, nor one with a control that failed: its checks
+    are None."""
     module, table = load(id), from_csv((folder / TABLE).read_text(encoding="utf-8"))
     checks, why = module.judge(table)
     figures = module.draw(table)
     for name, figure in (figures if isinstance(figures, dict) else {"figure": figures}).items():
         save_png(figure, folder / f"{name}.png")
     verdict = HOLDS if all(checks.values()) else PARTLY if any(checks.values()) else FAILS
+    taken_for_granted = controls(table)
+    if not all(control["passed"] for control in taken_for_granted):
+        checks, verdict = dict.fromkeys(checks), UNMEASURABLE
     if len(distinct(table, "seed")) < FEWEST:
         checks, verdict = dict.fromkeys(checks), UNDECIDED
     claim = module.CLAIM
-    return {"id": id, "claim": claim.text, "source": claim.source, "verdict": verdict, "why": why, "checks": checks}
+    return {"id": id, "claim": claim.text, "source": claim.source, "verdict": verdict, "why": why, "checks": checks,
+            "controls": taken_for_granted}
 
 
 def judge_again(ids: Iterable[str], out: Path, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
