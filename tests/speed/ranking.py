@@ -24,7 +24,7 @@ import torch
 
 from minialign.batching import next_token_batch, text_to_text_batch
 from minialign.heads import LanguageModel
-from minialign.lab.demo.instruct import ToyConfig, corpus, tokenizer_of
+from minialign.lab.demo.from_nothing import ToyConfig, corpus, tokenizer_of
 from minialign.logprobs import sequence_logprobs
 from minialign.ranking import option_logprobs
 from minialign.tokenizer import END
