@@ -1,8 +1,6 @@
-"""`instruct` and `ask` as a newcomer types them: the toy world's T0 from nothing, people's own tasks, and what is wrong
-with their input."""
+"""`instruct` and `ask` as a newcomer types them: the toy world's tasks, people's own, and what is wrong with their
+input."""
 
-import copy
-import dataclasses
 import io
 import json
 
@@ -10,13 +8,15 @@ import pytest
 from typed import complaint, type_in
 
 from minialign.__main__ import run
-from minialign.instruct.mixture import MixtureConfig, draw
+from minialign.instruct.mixture import MixtureConfig
+from minialign.lab.bases.make import BASES
 from minialign.lab.commands.ask import split_options
-from minialign.lab.demo.instruct import FAST, VALID, ToyConfig, corpus, split_of, tokenizer_of
+from minialign.lab.demo.instruct import InstructConfig, every_instruction, held_out_examples, questions, trained_on
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.tensors import digest, read_tensors
-from minialign.world.datasets import HELD_OUT, PROMPTS
+from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT
+from minialign.world.templates import texts
 
 SHAPE = "--vocabulary 300 --context 64 --width 16 --heads 2 --layers 1 --steps 3 --batch 4 --validate-every 3"
 TUNE = "--steps 3 --batch 4 --questions 40 --validate-every 3"
@@ -51,13 +51,13 @@ OWN = "instruct --tasks {d}/tasks.jsonl --templates {d}/templates.json " + TUNE
 def test_people_tune_and_examine_a_model_on_tasks_of_their_own_and_then_ask_it(d, capsys):
     assert type_in(OWN + " --base {d}/t5 --hold-out mail --out {d}/own", d=d) == 0
     assert "24 questions can be made" in capsys.readouterr().out
-    results = read_json(d / "own" / "3-instructed" / "examination.json")
+    results = read_json(d / "own" / "2-instructed" / "examination.json")
     assert list(results) == ["spam"] and results["spam"]["side"] == "held out" and results["spam"]["chance"] == 0.5
-    before = digest(read_tensors(d / "own" / "3-instructed" / "model.safetensors")[0])
+    before = digest(read_tensors(d / "own" / "2-instructed" / "model.safetensors")[0])
     assert type_in(OWN + " --base {d}/t5 --hold-out mail --out {d}/own", d=d) == 0, "the same command finds it done"
-    assert digest(read_tensors(d / "own" / "3-instructed" / "model.safetensors")[0]) == before
+    assert digest(read_tensors(d / "own" / "2-instructed" / "model.safetensors")[0]) == before
     capsys.readouterr()
-    assert run(["ask", str(d / "own" / "3-instructed"), "--prompt", "Mail 3\\nSpam?", "--options", "yes, no"]) == 0
+    assert run(["ask", str(d / "own" / "2-instructed"), "--prompt", "Mail 3\\nSpam?", "--options", "yes, no"]) == 0
     ranked = capsys.readouterr().out.split("\n")
     assert {line.split()[1] for line in ranked[:2]} == {"yes", "no"} and sum(float(line.split("%")[0])
         for line in ranked[:2]) == pytest.approx(100, abs=0.2)
@@ -71,14 +71,14 @@ def test_a_task_whose_choices_stand_in_its_templates_is_examined(d, capsys):
     line = OWN.replace("tasks.jsonl", "nli.jsonl").replace("templates.json", "nli.yaml")
     assert type_in(line + " --base {d}/t5 --out {d}/nli", d=d) == 0
     assert "nothing was examined" not in capsys.readouterr().out
-    results = read_json(d / "nli" / "3-instructed" / "examination.json")
+    results = read_json(d / "nli" / "2-instructed" / "examination.json")
     assert results["nli"]["chance"] == pytest.approx(1 / 3) and 0 <= results["nli"]["templates"]["follows"] <= 1
 
 
 @pytest.mark.parametrize("style, base", [("t5", "t5"), ("flan", "gpt")])
 def test_every_style_trains_on_own_tasks_without_a_held_out_cluster(d, style, base):
     assert type_in(OWN + f" --style {style} --base {{d}}/{base} --mean-logprob --out {{d}}/own-{style}", d=d) == 0
-    results = read_json(d / f"own-{style}" / "3-instructed" / "examination.json")
+    results = read_json(d / f"own-{style}" / "2-instructed" / "examination.json")
     assert set(results) == {"spam", "odd"} and results["odd"]["side"].startswith("trained")
 
 
@@ -119,37 +119,49 @@ def test_long_questions_are_left_out_and_counted_on_request(d, capsys):
     assert "questions do not fit the context and are left out" in capsys.readouterr().out
 
 
-def test_the_toy_worlds_t0_is_made_from_nothing(d):
-    quick = "--questions 60 --steps 2 --batch 8"
-    assert type_in(f"instruct --fast {quick} --out {{d}}/toy", d=d) == 0
-    results = read_json(d / "toy" / "3-instructed" / "examination.json")
-    assert {"check", "ending", "pronoun"} <= set(results) and all(0 <= r["median"] <= 1 for r in results.values())
-    assert read_json(d / "toy" / "2-lm-adaptation" / "config.json")["stage"] == "lm-adaptation"
+QUICK = "--fast --steps 2 --batch 8 --wordings-per-task 2"
 
 
-def test_held_out_examples_are_the_same_for_every_seed_and_share_no_passage_with_training():
-    config = ToyConfig(**FAST)
-    one, two = (split_of(config, seed) for seed in (0, 1))
-    assert one.held_out == two.held_out and one.train != two.train
-    assert {e["cluster"] for found in one.held_out.values() for e in found} == set(HELD_OUT)
+@pytest.mark.parametrize("style, name", [("flan", "decoder-0.1m"), ("t0", "encoder-decoder-0.4m"),
+                                         ("t5", "encoder-decoder-0.4m")])
+def test_the_toy_worlds_tasks_are_learned_from_a_base_that_reads(d, style, name, capsys):
+    out, base = d / f"toy-{style}", f"--base {BASES / name}" if style == "flan" else ""
+    assert type_in(f"instruct {QUICK} --style {style} {base} --out {out}", d=d) == 0
+    said = capsys.readouterr().out
+    assert "instructions of 53 tasks; the clusters inference, completion, coreference, format are held out" in said
+    results = read_json(out / "2-instructed" / "examination.json")
+    assert {"check", "ending", "pronoun", "twice"} <= set(results)
+    assert all(0 <= r["median"] <= 1 and r["side"] == "held out" for r in results.values())
+    assert (out / "1-lm-adaptation").exists() == (style != "flan")
 
 
-def test_passages_and_examples_are_told_once_and_stay_as_they_were_told():
-    config = ToyConfig(**FAST)
-    split, texts = split_of(config, 3), corpus(config, 3)[0]
-    kept = copy.deepcopy(split)
-    draw(split.train, PROMPTS, MixtureConfig(100, seed=3))
-    split.train["mood"].append({}), split.held_out["check"].append({}), texts.clear()
-    other = dataclasses.replace(config, tune_steps=7, gpt_width=24)  # what is not told by these
-    assert split_of(other, 3) == kept and len(corpus(other, 3)[0]) == config.passages - VALID
-    assert split_of(config, 4).train != kept.train and split_of(dataclasses.replace(config, examples=13),
-        3).train != kept.train
+def test_a_fixed_set_of_examples_is_an_option(d):
+    line = f"instruct {QUICK} --style flan --base {BASES / 'decoder-0.1m'} --fixed 3 --turns 1 --reread 0"
+    assert type_in(f"{line} --hold-out words --out {d}/fixed", d=d) == 0
+    assert set(read_json(d / "fixed" / "2-instructed" / "examination.json")) <= set(CLUSTERS["words"])
 
 
-def test_the_toy_tokenizer_has_the_worlds_names_whole():
-    config = ToyConfig(passages=700)
-    tokenizer = tokenizer_of(config, corpus(config, 0)[0])
-    assert all(len(tokenizer.encode(f" {name}")) == 1 for name in ("Mira", "Tom", "Grandma", "kite", "yes"))
+def test_held_out_examples_share_no_passage_with_what_is_learned():
+    asked = held_out_examples(100)
+    told = set().union(*(texts(example) for found in asked.values() for example in found))
+    assert {DATASETS[task].cluster for task in asked} == set(HELD_OUT) and len(told) > 150
+    for fixed in (0, 3):
+        learned, valid = questions(InstructConfig(fixed=fixed), "decoder", trained_on(MixtureConfig(templates=1)), 0)
+        if fixed:
+            assert {q.task for q in learned} & set(asked) == set() and len(valid) > 60
+        else:
+            assert learned.held_out == told and learned.turns == 6 and len(valid) == 256
+
+
+def test_instructions_are_those_of_the_mixture_and_never_unseen_ones():
+    unseen = {(task, each.name) for task, found in every_instruction()[1].items() for each in found}
+    every, plain = trained_on(MixtureConfig(manners=True)), trained_on(MixtureConfig())
+    few = trained_on(MixtureConfig(manners=True, instructions=100))
+    for found in (every, plain, few):
+        assert not {(task, each.name) for task, made in found.items() for each in made} & unseen
+    assert sum(map(len, few.values())) == 100 < 20 * sum(map(len, plain.values())) < sum(map(len, every.values())) * 20
+    assert not any(each.manner or each.name != each.asked_as for made in plain.values() for each in made)
+    assert set(trained_on(MixtureConfig(), ("words",))) == set(CLUSTERS["words"])
 
 
 @pytest.mark.parametrize("text, found", [("", []), ("yes, no", ["yes", "no"]),
@@ -162,8 +174,3 @@ def test_options_are_parted_at_commas_or_bars(text, found):
 def test_options_that_are_none_are_refused(text):
     with pytest.raises(UserError, match="two or more answers"):
         split_options(text)
-
-
-def test_a_corpus_without_room_for_validation_is_an_error():
-    with pytest.raises(UserError, match="passages is 300"):
-        ToyConfig(passages=300)

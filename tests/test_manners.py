@@ -11,7 +11,6 @@ from minialign.world.manners import (
     flipped,
     instructions,
     load_manners,
-    manner_of,
     split_instructions,
     with_manners,
 )
@@ -99,8 +98,8 @@ def test_the_split_is_made_once_and_hides_wordings_and_manners(every):
         plain = {template.name for template in PROMPTS[task] if not template.inverted}
         hidden = plain & {template.name for template in kept[task]}
         assert 1 <= len(hidden) <= 2 and len(plain) - len(hidden) >= 4
-        assert not {t.name.split(", ")[0] for t in seen[task]} & hidden
-    manners = [{manner_of(t) for found in side.values() for t in found} - {""} for side in (seen, kept)]
+        assert not {t.asked_as for t in seen[task]} & hidden
+    manners = [{t.manner for found in side.values() for t in found} - {""} for side in (seen, kept)]
     assert manners[1] - manners[0] and manners[0]
 
 

@@ -41,7 +41,7 @@ class MixtureConfig:
     questions: int = 20_000  # how many are drawn, where they are not fresh
     cap: int = 1000  # K: examples of a dataset that count towards its rate
     templates: int = 0  # wordings of each task that are used, not inverted ones, drawn by the seed; 0 uses all
-    manners: bool = False  # also in the manners of answering that go with a wording
+    manners: bool = False  # each also in the manners of answering that go with it
     instructions: int = 0  # different instructions at most, drawn by the seed; 0 uses all
     inverted: bool = True  # also those that give the answer and want the question
     skip_unfit: bool = False  # draw again where a template's own conditions leave an example out, instead of stopping
@@ -119,17 +119,17 @@ def chosen(templates: Templates, examples: dict[str, dict], config: MixtureConfi
         UserError: a task has nothing but inverted templates, and those are left out.
     """
     used: Templates = {}
-    for task, found in templates.items():
+    for task, found in (instructions(templates, examples) if config.manners else templates).items():
         found = [template for template in found if config.inverted or not template.inverted]
         if not found:
             raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or "
                             f"leave the task out")
-        if 0 < config.templates < len(found):
-            asking = [template for template in found if not template.inverted] or found
-            found = random.Random(f"{config.seed} {task}").sample(asking, min(config.templates, len(asking)))
+        wordings = list(dict.fromkeys(template.asked_as for template in found))
+        if 0 < config.templates < len(wordings):
+            asking = list(dict.fromkeys(t.asked_as for t in found if not t.inverted)) or wordings
+            few = random.Random(f"{config.seed} {task}").sample(asking, min(config.templates, len(asking)))
+            found = [template for template in found if template.asked_as in few]
         used[task] = found
-    if config.manners:
-        used = instructions(used, examples)
     if not config.instructions:
         return used
     rng, few = random.Random(f"instructions {config.seed}"), {}

@@ -85,7 +85,8 @@ def flipped(template: Template) -> Template | None:
     text = "{story}\n"
     if template.style != "cloze" and template.input.startswith(text) and template.input.count("{story}") == 1:
         asked = template.input.removeprefix(text)
-        return replace(template, name=f"{template.name}, passage last", input=f"{asked}\n{{story}}")
+        return replace(template, name=f"{template.name}, passage last", wording=template.asked_as,
+                       input=f"{asked}\n{{story}}")
     return None
 
 
@@ -103,8 +104,8 @@ def with_manners(template: Template, example: dict, manners: dict[str, list] = M
             answers = [target.replace("{answer}", str(option)) for option in example.get("options", ())]
             inside = (any(stands_in(answer, template.input) for answer in answers) if kind == "sentence" else
                       template.answer_in_input or kind != "short")
-            how = {"target": target, "words": words, "answer_in_input": inside,
-                   "letters": "ABCDEFGHIJ" if kind == "letters" else ""}
+            how = {"target": target, "words": words, "answer_in_input": inside, "manner": f"{kind} {number}",
+                   "wording": template.name, "letters": "ABCDEFGHIJ" if kind == "letters" else ""}
             for order in filter(None, (template, flipped(template))):
                 name = f"{order.name}, {kind} {number}"
                 made.append(replace(order, name=f"{name} first", input=f"{say}\n{order.input}", **how))
@@ -123,7 +124,8 @@ def instructions(templates: dict[str, list[Template]], examples: dict[str, dict]
     """
     found = {}
     for task, plain in templates.items():
-        made = [each for template in plain for each in with_manners(template, examples[task], manners)]
+        made = [each for template in plain if isinstance(template, Template)
+                for each in with_manners(template, examples[task], manners)]
         share = len(plain) / max(1, len(made))
         found[task] = [*plain, *(replace(each, share=share) for each in made)]
     return found
@@ -136,9 +138,9 @@ def split_instructions(templates: dict[str, list[Template]], unseen: float = UNS
     seen, kept = {}, {}
     for task, every in templates.items():
         rng = random.Random(f"{seed} {task}")
-        wordings = [template.name for template in every if ", " not in template.name and not template.inverted]
+        wordings = list(dict.fromkeys(template.asked_as for template in every if not template.inverted))
         hidden = set(rng.sample(wordings, round(unseen * len(wordings))))
-        sides = {template.name: template.name.split(", ")[0] in hidden or is_hidden(manner_of(template), unseen, seed)
+        sides = {template.name: template.asked_as in hidden or is_hidden(template.manner, unseen, seed)
                  for template in every}
         seen[task] = [template for template in every if not sides[template.name]]
         kept[task] = [template for template in every if sides[template.name]]
@@ -148,12 +150,6 @@ def split_instructions(templates: dict[str, list[Template]], unseen: float = UNS
 def is_hidden(manner: str, unseen: float, seed: int) -> bool:
     """Whether nobody trains on a manner; that there is none is no manner."""
     return manner != "" and random.Random(f"{seed} {manner}").random() < unseen
-
-
-def manner_of(template: Template) -> str:
-    """The manner in a template's name, without its place; "" for a template as it is."""
-    last = template.name.split(", ")[-1]
-    return last.removesuffix(" first") if ", " in template.name and last != "passage last" else ""
 
 
 if __name__ == "__main__":

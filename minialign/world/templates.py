@@ -68,6 +68,13 @@ class Template:
     answer_in_input: bool = False  # the target may stand in the input
     letters: str = ""  # "ABCD": options are listed as "A: red, B: blue", and the letter is wanted
     share: float = 1.0  # how often it is drawn, beside the other templates of its task
+    manner: str = ""  # how the answer is to be given, where that was put to a wording (manners.py)
+    wording: str = ""  # the name of that wording
+
+    @property
+    def asked_as(self) -> str:
+        """The name of its wording, in whatever order and manner."""
+        return self.wording or self.name
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
 
-from minialign.heads import LanguageModel, describe_model, load_model
+from minialign.heads import describe_model, load_model
 from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_validation, split_by_cluster
 from minialign.instruct.t0 import T0, tune_on_questions
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine
+from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
-from minialign.lab.demo.instruct import FAST, TUNED, ToyConfig, pretrain_gpt, pretrain_t5, split_of
+from minialign.lab.demo import instruct as world
 from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
 from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import RunFolder
-from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
-
-TUNING = dataclasses.replace(T0, steps=ToyConfig().tune_steps, batch=64, learning_rate=2e-3)
-QUICK = {"steps": 20, "batch": 16, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--base RUN", "The pretrained run to start from; without it one is pretrained on the toy world first.")
+@cli.file_option("--base RUN", "The pretrained run to start from; without it one of data/bases, which can read.")
 @cli.choice_option("--style", ["t0", "t5", "flan"], "t0", "Many wordings, one prefix a task, or a decoder.")
 @cli.file_option("--tasks FILE.jsonl", "Your examples, one JSON object a line; without it the toy world's 65 datasets.")
 @cli.file_option("--templates FILE", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.")
 @cli.option("--hold-out", multiple=True,
             text=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
+@cli.count_option("--fixed", 0, 0, 10**6, "Of the toy world: learn from so many examples of each dataset again and "
+                                          "again. 0: every question is a new one.")
+@cli.count_option("--turns", world.InstructConfig.turns, 1, 100, "Of the toy world: most questions on one passage that "
+                                                                 "a decoder is asked in a row.")
+@cli.count_option("--reread", world.InstructConfig.reread, 0, 10**6, "Of the toy world: every so many steps show what "
+                                                                     "the base learned from. 0: none does.")
 @cli.flag("--skip-long", text="Leave out questions that do not fit the context, and say how many, instead of stopping.")
 @cli.flag("--mean-logprob", text="Rank options by the mean over their tokens instead of the sum.")
 @cli.run_options(out="runs/instruct")
-@cli.configured("Training", "training", TUNING, QUICK)
-@cli.configured("Mixture", "mixture", MixtureConfig(questions=ToyConfig().questions), {"questions": 400},
+@cli.configured("Training", "training", T0, world.QUICK)
+@cli.configured("Mixture", "mixture", MixtureConfig(manners=True), {"questions": 400},
                 rename={"templates": "wordings_per_task"})
 @cli.gather_options
 def command(args, training, mixture):
     """Tune a model on many tasks in many wordings, and examine it on tasks that it never saw.
 
-    Writes OUT/3-instructed (the model) and its examination.json: for each task that was held out the accuracy in every
+    Writes OUT/2-instructed (the model) and its examination.json: for each task that was held out the accuracy in every
     wording.
 
     \b
-    Example:  python -m minialign instruct                                              the toy world's T0, from nothing
+    Example:  python -m minialign instruct                                              the toy world's T0
     Example:  python -m minialign instruct --base runs/t5 --tasks mine.jsonl --templates mine.json --hold-out mail
-    Then:     python -m minialign ask runs/instruct/3-instructed --prompt "…" --options yes,no
+    Then:     python -m minialign ask runs/instruct/2-instructed --prompt "…" --options yes,no
     """
     if (args.tasks is None) != (args.templates is None):
         raise UserError("--tasks and --templates belong together; give both, or neither for the toy world's")
-    toy = ToyConfig(**FAST) if args.fast else ToyConfig()
-    if args.tasks is None:
-        split, wordings = toy_side(toy, args.seed, args.hold_out)
-    else:
-        split, wordings = own_side(args.tasks, args.templates, args.hold_out, mixture, args.seed)
-    model, tokenizer = open_styled(args, toy)
-    if args.style == "t5":
-        wordings = prefix_templates(split.train | split.held_out)
+    run = on_the_world(args, training, mixture) if args.tasks is None else on_own_tasks(args, training, mixture)
+    click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
+
+
+def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: MixtureConfig) -> RunFolder:
+    """Tune on the toy world's tasks and examine what was held out."""
+    held_out = args.hold_out or HELD_OUT
+    unknown = [name for name in held_out if name not in CLUSTERS]
+    if unknown:
+        raise UserError(f"there is no cluster {unknown[0]!r} to hold out; known are {', '.join(CLUSTERS)}")
+    quick = {"adapt_steps": world.FAST.adapt_steps, "examined": world.FAST.examined} if args.fast else {}
+    config = world.InstructConfig(training, args.fixed, args.turns, args.reread, **quick)
+    base = styled(args.base or BASES / world.STYLES[args.style], args.style)
+    if args.base is None and args.style != "flan":
+        base = world.adapt(config, args.seed, args.out / world.ADAPTED)
+    templates = world.trained_on(mixture, None, held_out)
+    click.echo(f"{sum(map(len, templates.values())):,} instructions of {len(templates)} tasks; the clusters "
+               f"{', '.join(held_out)} are held out")
+    run = RunFolder(world.tune(config, args.style, base, templates, args.seed, args.out / world.TUNED))
+    model, tokenizer = load_model(run.path, "language-model")
+    asked = world.held_out_examples(config.examined, held_out)
+    wordings = prefix_templates(asked) if args.style == "t5" else PROMPTS
+    report(examine(model, tokenizer, asked, wordings, mean_logprob=args.mean_logprob), "held out", run.path)
+    return run
+
+
+def on_own_tasks(args: SimpleNamespace, training: TrainingConfig, mixture: MixtureConfig) -> RunFolder:
+    """Tune on the user's tasks and examine what was held out."""
+    split, wordings = own_side(args.tasks, args.templates, args.hold_out, mixture, args.seed)
+    model, tokenizer = load_model(styled(args.base or BASES / world.STYLES[args.style], args.style), "language-model")
+    if args.style == "t5":  # one way to ask for each task, and one to answer
+        wordings, mixture = prefix_templates(split.train | split.held_out), replace(mixture, manners=False)
     questions, valid = draw_training_and_validation(split, wordings, mixture)
-    fill_a_batch(len(questions), "questions to learn from", training.batch, args.tasks or "the mixture")
+    fill_a_batch(len(questions), "questions to learn from", training.batch, args.tasks)
     about = {**describe_model(model), "stage": args.style, "training": training, "mixture": mixture}
     about |= {"hold_out": list(args.hold_out), "data": fingerprint([[q.prompt, q.target] for q in questions])}
-    with stage_run(RunFolder(args.out / TUNED), tokenizer, **about, base=model) as run:
+    with stage_run(RunFolder(args.out / world.TUNED), tokenizer, **about, base=model) as run:
         if not run.finished:
             click.echo(f"{len(questions):,} questions of {len(split.train)} tasks; {len(split.held_out)} tasks are "
                        f"held out")
@@ -80,32 +108,18 @@ def command(args, training, mixture):
         found = examine(model, tokenizer, split.held_out or split.validation, wordings,
                         mean_logprob=args.mean_logprob, skip_unfit=mixture.skip_unfit)
         report(found, side, run.path)
-    click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
+    return run
 
 
-def open_styled(args: SimpleNamespace, toy: ToyConfig) -> tuple[LanguageModel, Tokenizer]:
-    """The base and its tokenizer, pretrained on the toy world where none is named. Raises UserError for one of another
-    kind than the style needs."""
-    flan, base = args.style == "flan", args.base
-    if base is None and flan:
-        base = pretrain_gpt(toy, args.seed, args.out / "1-pretrained")
-    elif base is None:
-        base = pretrain_t5(toy, args.seed, args.out)
-    model, tokenizer = load_model(base, "language-model")
-    holds, needed = model.config.kind, "a decoder" if flan else "an encoder-decoder"
+def styled(base: Path, style: str) -> Path:
+    """The base, if it is whole and of the kind that the style needs. Raises UserError where it is not."""
+    model = (load_base(base)[0] if base.parent == BASES else load_model(base, "language-model")[0])
+    holds, needed = model.config.kind, "a decoder" if style == "flan" else "an encoder-decoder"
     if holds != needed.split()[1]:
         article = "a" if holds == "decoder" else "an"
-        raise UserError(f"holds {article} {holds}, and --style {args.style} needs {needed}; choose another --base or "
+        raise UserError(f"holds {article} {holds}, and --style {style} needs {needed}; choose another --base or "
                         f"--style", base)
-    return model, tokenizer
-
-
-def toy_side(toy: ToyConfig, seed: int, hold_out: tuple[str, ...]) -> tuple[Split, dict[str, list]]:
-    """The toy world's datasets and wordings."""
-    unknown = [name for name in hold_out if name not in CLUSTERS]
-    if unknown:
-        raise UserError(f"there is no cluster {unknown[0]!r} to hold out; known are {', '.join(CLUSTERS)}")
-    return split_of(toy, seed, hold_out or HELD_OUT), PROMPTS
+    return base
 
 
 def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: MixtureConfig,

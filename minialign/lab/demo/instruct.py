@@ -1,11 +1,12 @@
-r"""The toy world's T5, T0 and GPT-3: what the chapter on instruction tuning compares, made from nothing.
+r"""The chapter on instruction tuning, from bases that can read (data/bases):
 
-    dirty passages → tokenizer →  span corruption → LM adaptation → T5+LM  →  mixture in many words      → T0
-                                                                           →  mixture, one prefix a task → T5
-                               →  next token, at least four times the parameters and as many tokens  → GPT-3
+    encoder-decoder → LM adaptation →  T5+LM  →  mixture in many words      → T0
+                                              →  mixture, one prefix a task → T5
+    decoder                                   →  mixture in many words      → FLAN
+    decoder of at least four times the parameters, as it is                 → GPT-3
 
-Passages are short (three to five events): what a small model learns is counted in passages, what a laptop does in
-tokens.
+Questions are fresh: the simulator writes a passage whenever one is needed. Every so many steps show what the base
+learned from, so that tuning does not unlearn it.
 
 Try it:  python -m minialign instruct
 """
@@ -13,139 +14,151 @@ Try it:  python -m minialign instruct
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from minialign.batching import Batches
 from minialign.heads import LanguageModel, describe_model, load_model
-from minialign.instruct.mixture import Split, split_by_cluster
-from minialign.pretrain.causal_lm import NextToken
+from minialign.instruct.fresh import FreshMixture
+from minialign.instruct.mixture import (
+    MixtureConfig,
+    Templates,
+    chosen,
+    draw_training_and_validation,
+    split_by_cluster,
+)
+from minialign.instruct.t0 import T0, tune_on_questions
+from minialign.instruct.t5 import prefix_templates
+from minialign.lab.bases.make import BASES, LEARNED, load_base
+from minialign.lab.bases.texts import UNREAD, encode_chunk
 from minialign.pretrain.pretrain import pretrain
-from minialign.pretrain.span_corruption import LMAdaptation, SpanCorruption
-from minialign.runs.errors import UserError
-from minialign.runs.run_folder import RunFolder
+from minialign.pretrain.span_corruption import LMAdaptation
+from minialign.runs.run_folder import TOKENIZER, RunFolder
 from minialign.runs.settings import check_ranges, to_dict
-from minialign.tokenizer import Tokenizer, train_tokenizer
+from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
-from minialign.transformer import TransformerConfig
-from minialign.world.corpus import documents
-from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
-from minialign.world.stories import write_scene
+from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT, PROMPTS, examples
+from minialign.world.manners import instructions, split_instructions
+from minialign.world.reading_corpus import reading_documents
+from minialign.world.templates import Question, texts
 
-CORRUPTED, ADAPTED, TUNED = "1-span-corruption", "2-lm-adaptation", "3-instructed"
-VALID = 300  # passages of the corpus that are kept for validation
+STYLES = {"t0": "encoder-decoder-0.4m", "t5": "encoder-decoder-0.4m", "flan": "decoder-0.4m"}  # and its base
+LARGER = "decoder-2m"  # GPT-3's part
+ADAPTED, TUNED = "1-lm-adaptation", "2-instructed"
 EXAMINED = 1_000_003  # seed of the held-out examples: the same for every seed of a model
+VALID = 10**9  # number of the first question that a model is chosen on
+REREAD = 2  # number of the chunk of reading text that tuning shows again, behind the held-out ones
+
+
+QUICK = {"steps": 60, "batch": 16, "validate_every": 30}
 
 
 @dataclass(frozen=True)
-class ToyConfig:
-    """Sizes of the chapter's models and of their training."""
+class InstructConfig:
+    """How the chapter's models are tuned and examined."""
 
-    passages: int = 12_000  # documents of the corpus
-    vocabulary: int = 1024  # tokens
-    context: int = 192  # tokens that a model reads
-    width: int = 64  # D of the encoder-decoder
-    layers: int = 2  # N of its encoder and of its decoder
-    heads: int = 4  # H
-    pretrain_steps: int = 300  # of span corruption
-    adapt_steps: int = 100  # of LM adaptation; 0 leaves it out
-    tune_steps: int = 1400  # on the mixture
-    batch: int = 64  # texts a step
-    examples: int = 1000  # of each training dataset
-    examined: int = 100  # of each held-out dataset
-    questions: int = 90_000  # drawn from the mixture
-    gpt_width: int = 128  # D of the decoder
-    gpt_layers: int = 6  # N of the decoder
+    tuning: TrainingConfig = T0  # on the mixture
+    fixed: int = 0  # examples of each dataset that come again and again; 0: every question is a new one
+    turns: int = 6  # most questions on one passage that a decoder is asked in a row
+    reread: int = 6  # every so many steps show reading text; 0: none does
+    adapt_steps: int = 300  # of LM adaptation; 0 leaves it out
+    examined: int = 100  # examples of each held-out dataset
 
     def __post_init__(self):
-        counts = ("passages", "pretrain_steps", "tune_steps", "batch", "examples", "examined", "questions")
-        check_ranges(self, dict.fromkeys(counts, (1, 10**8)))
-        if self.passages <= VALID:
-            raise UserError(f"passages is {self.passages}; {VALID} of them are kept for validation, so give more")
+        check_ranges(self, {"fixed": (0, 10**6), "turns": (1, 100), "reread": (0, 10**6), "adapt_steps": (0, 10**8),
+                            "examined": (1, 10**6)})
+
+    def with_steps(self, share: float) -> InstructConfig:
+        """The same with a share of the tuning, for claims that tune many models."""
+        return replace(self, tuning=replace(self.tuning, steps=max(1, round(share * self.tuning.steps))))
 
 
-FAST = {"passages": 600, "pretrain_steps": 12, "adapt_steps": 4, "tune_steps": 20, "batch": 16, "examples": 12,
-        "examined": 8, "questions": 400, "gpt_width": 96, "gpt_layers": 4}
+FAST = InstructConfig(replace(T0, **QUICK), adapt_steps=12, examined=20)
 
 
-def corpus(config: ToyConfig, seed: int) -> tuple[list[str], list[str]]:
-    """Documents to learn from and documents to validate on."""
-    texts = passages(config.passages, seed)
-    return list(texts[:-VALID]), list(texts[-VALID:])
+@functools.lru_cache(maxsize=4)
+def held_out_examples(count: int, held_out: tuple[str, ...] = HELD_OUT) -> dict[str, list[dict]]:
+    """The examples that are examined, read and never changed."""
+    return examples([name for name in DATASETS if DATASETS[name].cluster in held_out], count, EXAMINED)
 
 
-@functools.lru_cache(maxsize=8)
-def passages(count: int, seed: int) -> tuple[str, ...]:
-    """The corpus, told once in a process: 12,000 passages take as long as eighty steps of training on them."""
-    scenes = documents(count, seed, tell=functools.partial(write_scene, fewest=3, most=5))
-    return tuple(document["text"] for document in scenes)
+@functools.lru_cache(maxsize=4)
+def every_instruction(held_out: tuple[str, ...] = HELD_OUT) -> tuple[Templates, Templates]:
+    """The instructions of all training tasks: those that are trained, and those that nobody trains on."""
+    one = {task: found[0] for task, found in examples(DATASETS, 1, EXAMINED).items()}
+    trained = [task for name, tasks in CLUSTERS.items() if name not in held_out for task in tasks]
+    return split_instructions(instructions({task: PROMPTS[task] for task in trained}, one))
 
 
-def tokenizer_of(config: ToyConfig, texts: list[str]) -> Tokenizer:
-    """A tokenizer that knows the corpus and the templates' own words."""
-    wordings = [template.input for found in PROMPTS.values() for template in found]
-    return train_tokenizer([*texts, *wordings * 4], config.vocabulary)
+def trained_on(config: MixtureConfig, clusters: tuple[str, ...] | None = None,
+               held_out: tuple[str, ...] = HELD_OUT) -> Templates:
+    """The instructions of a mixture: of all training clusters, or of the named ones."""
+    found = {task: [each for each in made if config.manners or not each.manner and each.name == each.asked_as]
+             for task, made in every_instruction(held_out)[0].items()
+             if clusters is None or DATASETS[task].cluster in clusters}
+    return chosen(found, {}, MixtureConfig(templates=config.templates, instructions=config.instructions,
+                                           inverted=config.inverted, seed=config.seed))
 
 
-def split_of(config: ToyConfig, seed: int, held_out: tuple[str, ...] = HELD_OUT) -> Split:
-    """The world's datasets, whole clusters held out; the examples that are examined are the same for every seed."""
-    told = learned_and_asked(config.examples, config.examined, seed, held_out)
-    return split_by_cluster({task: list(found) for task, found in told.items()}, held_out, seed=seed)
-
-
-@functools.lru_cache(maxsize=8)
-def learned_and_asked(learn: int, ask: int, seed: int, held_out: tuple[str, ...]) -> dict[str, list[dict]]:
-    """Examples of every dataset, made once in a process: they are read and never changed."""
-    told: set[str] = set()
-    asked = examples([name for name in DATASETS if DATASETS[name].cluster in held_out], ask, EXAMINED, told)
-    learned = examples([name for name in DATASETS if DATASETS[name].cluster not in held_out], learn, seed, told)
-    return learned | asked
-
-
-def training(steps: int, config: ToyConfig, seed: int, learning_rate: float) -> TrainingConfig:
-    """How each stage is trained."""
-    return TrainingConfig(steps, config.batch, learning_rate, weight_decay=0.05, validate_every=max(1, steps // 4),
-                          checkpoint_every=200, seed=seed)
-
-
-def shape_for_copying(width: int) -> dict[str, Any]:
-    """What lets a small model learn to copy words of its prompt: short convolutions and large initial weights."""
-    return {"activation": "relu", "initial_std": width**-0.5, "short_convolution": 4}
-
-
-def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
-    """The toy T5 in folders under `folder`; returns that of the last stage. A stage that is there is not done again."""
-    texts, valid = corpus(config, seed)
-    tokenizer = tokenizer_of(config, texts)
-    shape = TransformerConfig(tokenizer.size, config.context, config.width, config.layers, config.heads,
-                              "encoder-decoder", **shape_for_copying(config.width))
-    model = LanguageModel(shape, seed)
-    stages = [(CORRUPTED, SpanCorruption(packed=False), config.pretrain_steps, 2e-3),
-              (ADAPTED, LMAdaptation(packed=False), config.adapt_steps, 1e-3)]
-    for name, objective, steps, rate in stages:
-        run, how = RunFolder(folder / name), training(max(1, steps), config, seed, rate)
-        if steps == 0:
-            continue
-        with run.locked():
-            run.begin({**describe_model(model), "stage": name[2:], "training": to_dict(how), "toy": to_dict(config)},
-                      tokenizer)
-            if not run.finished:
-                pretrain(model, tokenizer, texts, valid, how, run, objective)
-        model = load_model(run.path, "language-model")[0]
-    return run.path
-
-
-def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
-    """The toy GPT-3 in `folder`: larger, with the toy T5's corpus and tokenizer, and as many steps as its stages."""
-    texts, valid = corpus(config, seed)
-    tokenizer = tokenizer_of(config, texts)
-    shape = TransformerConfig(tokenizer.size, 2 * config.context, config.gpt_width, config.gpt_layers, config.heads,
-                              **shape_for_copying(config.gpt_width))
-    model, how = LanguageModel(shape, seed), training(config.pretrain_steps + config.adapt_steps, config, seed, 2e-3)
-    run = RunFolder(folder)
+def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / STYLES["t0"]) -> Path:
+    """T5+LM: the encoder-decoder after LM adaptation, in `folder`; one that is there is not made again."""
+    if config.adapt_steps == 0:
+        return base
+    model, tokenizer, _ = load_base(base)
+    run, how = RunFolder(folder), replace(config.tuning, steps=config.adapt_steps, seed=seed)
     with run.locked():
-        run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(how), "toy": to_dict(config)},
-                  tokenizer)
+        run.begin({**describe_model(model), "stage": "lm-adaptation", "training": to_dict(how)}, tokenizer)
         if not run.finished:
-            pretrain(model, tokenizer, texts, valid, how, run, NextToken(packed=False))
+            read = [document.text for document in reading_documents(how.steps * how.batch + 64, f"adapt {seed}")]
+            pretrain(model, tokenizer, read[64:], read[:64], how, run, LMAdaptation(packed=False))
     return folder
+
+
+def tune(config: InstructConfig, style: str, base: Path, templates: Templates, seed: int, folder: Path) -> Path:
+    """A model tuned on the world's tasks, in `folder`; one that is there is not made again.
+
+    Args:
+        style: t5, t0 or flan; base: folder of what it starts from; templates: the instructions of each task.
+    """
+    model, tokenizer = load_model(base, "language-model")
+    how, run = replace(config.tuning, seed=seed), RunFolder(folder)
+    if style == "t5":
+        templates = prefix_templates(examples(templates, 1, EXAMINED))
+    with run.locked():
+        run.begin({**describe_model(model), "stage": style, "instruct": to_dict(replace(config, tuning=how)),
+                   "instructions": sum(map(len, templates.values()))}, tokenizer)
+        if not run.finished:
+            asked = questions(config, model.config.kind, templates, seed)
+            reread = reading_text(model, tokenizer, config, seed, folder) if config.reread else None
+            tune_on_questions(model, tokenizer, *asked, how, run, True, reread, config.reread)
+    return folder
+
+
+def questions(config: InstructConfig, kind: str, templates: Templates,
+              seed: int) -> tuple[FreshMixture | list[Question], list[Question]]:
+    """What is learned, and what a model is chosen on."""
+    held_out = set().union(*(texts(each) for found in held_out_examples(config.examined).values() for each in found))
+    fresh = FreshMixture(templates, seed, held_out, config.turns if kind == "decoder" else 1)
+    if not config.fixed:
+        return fresh, [fresh.question(VALID + number) for number in range(256)]
+    found = split_by_cluster(examples(templates, config.fixed, seed, held_out), (), seed=seed)
+    drawn = MixtureConfig(questions=config.tuning.steps * config.tuning.batch, cap=config.fixed, seed=seed)
+    return draw_training_and_validation(found, templates, drawn)
+
+
+def reading_text(model: LanguageModel, tokenizer: Tokenizer, config: InstructConfig, seed: int,
+                 folder: Path) -> Batches:
+    """Documents such as the base learned from, as it learned from them."""
+    count = config.tuning.batch * (config.tuning.steps // config.reread + 1)
+    chunk = encode_chunk(UNREAD + REREAD + seed, 0, (count, 0), str(folder / TOKENIZER))
+    data = LEARNED[model.config.kind][0]([chunk], tokenizer, model.config.context, config.tuning.batch, seed)
+    data.clean = 0
+    return data
+
+
+def unseen_words(count: int, seed: int) -> tuple[dict[str, list[dict]], Templates]:
+    """New examples of the training tasks, and instructions of theirs that nobody trains on."""
+    kept = {task: [each for each in found if each.asks_for_the_answer]
+            for task, found in every_instruction()[1].items()}
+    kept = {task: found for task, found in kept.items() if found}
+    return examples(kept, count, seed), kept

@@ -89,6 +89,11 @@ class JinjaTemplate:
         return not self.original_task
 
     @property
+    def asked_as(self) -> str:
+        """The name of its wording: its own."""
+        return self.name
+
+    @property
     def asks_for_the_answer(self) -> bool:
         """Whether it is examined: it asks for the task itself and there are answers to choose from."""
         return self.original_task and bool(self.answer_choices)
