@@ -1,6 +1,7 @@
 """A user's own tasks and templates, in our format and in PromptSource's."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -206,7 +207,7 @@ def test_a_bad_yaml_file_is_named_with_its_fault(files, text, message):
     [
         ("{{missing}} ||| y", {"a": 1}, "needs a field that the example lacks"),
         ("{{ ''.__class__.__mro__ }} ||| y", {"a": 1}, "cannot be filled|lacks"),
-        ("{{ items[5] }} ||| y", {"items": [1]}, "lacks"),
+        ("{{ items[5] }} ||| y", {"items": [1]}, "no place for what a field"),
         ("{{ a + 'x' }} ||| y", {"a": 1}, "cannot be filled"),
         ("{{ a }} ||| other", {"a": 1}, "'other' is not among its choices"),
     ],
@@ -283,6 +284,89 @@ def test_places_that_the_template_itself_counts_from_the_end_or_compares_are_its
     assert template.pose({"text": "b cd"}).prompt == "cd b" and template.pose({"text": "a b"}).prompt == "b a"
 
 
-def test_choices_that_are_no_text_are_a_reason_not_to_use_a_template(files):
-    with pytest.raises(UserError, match="no template can be used: n: Jinja cannot read it"):
-        one_template(files, "a ||| b", ["x", "y"])
+def test_choices_may_be_a_list_as_older_files_have_them_and_nothing_else_but_text(files):
+    assert one_template(files, "a ||| {{ answer_choices[1] }}", ["x", "y"]).pose({}).target == "y"
+    with pytest.raises(UserError, match="no template can be used: n: its answer_choices are 3"):
+        one_template(files, "a ||| b", 3)
+
+
+def test_what_is_drawn_by_chance_is_drawn_by_the_example(files):
+    template = one_template(files, "{{ ['p', 'q', 'r'] | choice }} {{ words | random }} ||| x", "x ||| y")
+    examples = [{"words": ["s", "t"], "number": i} for i in range(60)]
+    drawn = [template.pose(example).prompt for example in examples]
+    assert len(set(drawn)) == 6 and drawn == [template.pose(example).prompt for example in examples]
+
+
+def test_a_template_changes_no_example_and_reads_a_field_that_may_be_missing(files):
+    template = one_template(files, "{% set w = words.pop() %}{{ w }}{% if hint %} {{ hint }}{% endif %} ||| x")
+    example = {"words": ["s", "t"]}
+    assert [template.pose(example).prompt for _ in range(2)] == ["t", "t"] and example == {"words": ["s", "t"]}
+    assert template.pose(example | {"hint": "h"}).prompt == "t h"
+
+
+@pytest.mark.parametrize("jinja, example, message", [
+    ("{{ text }} ||| {{ answer_choices[label] }}", {"text": None, "label": 0}, "prints is null"),
+    ("{{ text }} ||| {{ ['x', 'A'][label] }}", {"text": "a", "label": 1}, "'A' is not among its choices"),
+    ("{{ text }} ||| {{ answer_choices[label] }}", {"text": "a", "label": 5}, "has no place for what a field"),
+    ("{{ text }} ||| x", {"text": ""}, "a field that it prints is empty"),
+])
+def test_what_a_template_does_not_fit_is_left_out_on_request(files, jinja, example, message):
+    template = one_template(files, jinja)
+    with pytest.raises(UserError, match=message):
+        fill({"t": [example]}, {"t": [template]})
+    assert fill({"t": [example]}, {"t": [template]}, skip_unfit=True) == ([], 1)
+
+
+def test_choices_that_are_equal_or_alone_are_nothing_to_choose_from(files):
+    for choices in ("{{ a }} ||| {{ b }}", "{{ a }}"):
+        template = one_template(files, "q ||| {{ a }}", choices)
+        with pytest.raises(UserError, match="not two or more different ones"):
+            template.pose({"a": "x", "b": "x"})
+
+
+@pytest.mark.parametrize("text", [
+    "templates: {a: {name: n, metadata: foo, jinja: 'a ||| b'}}", "templates: {a: {name: 2001-13-45}}",
+    "templates: {a: {name: !!int x}}", "templates: " + "{a: " * 3000 + "}" * 3000, "templates: &a {x: *a}",
+    "templates: {a: {name: n, jinja: 'a ||| b', metadata: {original_task: 'false'}}}"])
+def test_a_file_that_is_wrong_in_an_odd_way_is_one_line(files, text):
+    with pytest.raises(UserError):
+        read_promptsource(files("templates.yaml", text), "t")
+
+
+@pytest.mark.parametrize("jinja", ["{{ range(1000000) | list | length }} ||| x", "{{ (10 ** 400) * 1.5 }} ||| x",
+                                   "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }} ||| x", "{{ lipsum(1) }} ||| x"])
+def test_a_template_that_fails_in_an_odd_way_is_one_line(files, jinja):
+    with pytest.raises(UserError):
+        one_template(files, jinja).pose({"text": "a"})
+
+
+def test_two_templates_of_one_name_are_two(files):
+    text = "templates: {a: {name: n, jinja: 'a ||| x'}, b: {name: n, jinja: 'b ||| x'}}"
+    found, _ = read_promptsource(files("templates.yaml", text), "t")
+    assert [template.name for template in found] == ["n", "n (2)"]
+
+
+def test_places_that_the_author_names_are_the_authors(files):
+    jinja = "{% set last = -1 %}{{ text[last] }} ||| {{ answer_choices[0 if label else -1] }}"
+    template = one_template(files, jinja)
+    assert template.pose({"text": "ab", "label": 0}) == replace(template.pose({"text": "cb", "label": 0}))
+    assert template.pose({"text": "ab", "label": 1}).target == "x" != template.pose({"text": "ab", "label": 0}).target
+
+
+def test_a_folder_has_a_yaml_file_for_each_task_whose_fields_are_its_own(files, tmp_path):
+    lines = [{"task": "math", "options": "a ) 5 , b ) 7", "answer": " b"}, {"task": "odd", "text": "x", "answer": "B"}]
+    tasks = read_tasks(files("tasks.jsonl", lines), plain=False)
+    (tmp_path / "odd").mkdir()
+    files("math.yaml", "templates: {a: {name: n, jinja: '{{options}} ||| {{answer}}'}}")
+    with pytest.raises(UserError, match="neither odd.yaml nor odd/templates.yaml"):
+        read_templates(tmp_path, tasks)
+    (tmp_path / "odd" / "templates.yaml").write_text("templates: {a: {name: n, jinja: '{{text}} ||| {{answer}}'}}")
+    templates, _ = read_templates(tmp_path, tasks)
+    assert [q.prompt for q in fill(tasks, templates)[0]] == ["a ) 5 , b ) 7", "x"]
+
+
+def test_few_instructions_are_drawn_of_a_collections_templates_too(files):
+    template = one_template(files, "{{ text }} ||| {{ answer_choices[label] }}")
+    tasks = {"t": [{"text": f"a {i}", "label": i % 2, "cluster": "t"} for i in range(9)]}
+    found = draw(tasks, {"t": [template, replace(template, name="o")]}, MixtureConfig(20, instructions=1, manners=True))
+    assert len({question.template for question in found}) == 1

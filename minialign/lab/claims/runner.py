@@ -125,19 +125,20 @@ def judged(id: str, folder: Path) -> dict[str, Any]:
     the figures anew. A table of fewer than FEWEST seeds decides nothing, nor one with a control that failed: its checks
     are None."""
     module, table = load(id), from_csv((folder / TABLE).read_text(encoding="utf-8"))
+    taken_for_granted = controls(table)
+    table = [row for row in table if "control" not in row]  # a judge does not look at them
     checks, why = module.judge(table)
     figures = module.draw(table)
     for name, figure in (figures if isinstance(figures, dict) else {"figure": figures}).items():
         save_png(figure, folder / f"{name}.png")
     verdict = HOLDS if all(checks.values()) else PARTLY if any(checks.values()) else FAILS
-    taken_for_granted = controls(table)
     if not all(control["passed"] for control in taken_for_granted):
         checks, verdict = dict.fromkeys(checks), UNMEASURABLE
     if len(distinct(table, "seed")) < FEWEST:
         checks, verdict = dict.fromkeys(checks), UNDECIDED
     claim = module.CLAIM
-    return {"id": id, "claim": claim.text, "source": claim.source, "verdict": verdict, "why": why, "checks": checks,
-            "controls": taken_for_granted}
+    said = {"id": id, "claim": claim.text, "source": claim.source, "verdict": verdict, "why": why, "checks": checks}
+    return said | ({"controls": taken_for_granted} if taken_for_granted else {})
 
 
 def judge_again(ids: Iterable[str], out: Path, say: Callable[[str], None] = print) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
 from minialign.lab.demo import instruct as world
-from minialign.lab.interchange.tasks_file import fill, read_tasks, read_templates
+from minialign.lab.interchange.tasks_file import fill, is_yaml, read_tasks, read_templates
 from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
@@ -31,7 +31,8 @@ from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
 @cli.file_option("--base RUN", "The pretrained run to start from; without it one of data/bases, which can read.")
 @cli.choice_option("--style", ["t0", "t5", "flan"], "t0", "Many wordings, one prefix a task, or a decoder.")
 @cli.file_option("--tasks FILE.jsonl", "Your examples, one JSON object a line; without it the toy world's 65 datasets.")
-@cli.file_option("--templates FILE", "Their wordings: JSON, or a templates.yaml of the PromptSource collection.")
+@cli.file_option("--templates FILE", "Their wordings: JSON, a templates.yaml of the PromptSource collection, or a "
+                                     "folder of these.")
 @cli.option("--hold-out", multiple=True,
             text=f"A cluster that is examined and never trained on; may be repeated. [{', '.join(HELD_OUT)}]")
 @cli.count_option("--fixed", 0, 0, 10**6, "Of the toy world: learn from so many examples of each dataset again and "
@@ -88,6 +89,9 @@ def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
 
 def on_own_tasks(args: SimpleNamespace, training: TrainingConfig, mixture: MixtureConfig) -> RunFolder:
     """Tune on the user's tasks and examine what was held out."""
+    if args.style == "t5" and is_yaml(args.templates):
+        raise UserError("--style t5 asks for a task in one fixed way, made of the fields of its examples; templates in "
+                        "YAML have no use there, so choose another --style", args.templates)
     split, wordings = own_side(args.tasks, args.templates, args.hold_out, mixture, args.seed)
     model, tokenizer = load_model(styled(args.base or BASES / world.STYLES[args.style], args.style), "language-model")
     if args.style == "t5":  # one way to ask for each task, and one to answer
@@ -125,7 +129,7 @@ def styled(base: Path, style: str) -> Path:
 def own_side(tasks: Path, templates: Path, hold_out: tuple[str, ...], mixture: MixtureConfig,
              seed: int) -> tuple[Split, dict[str, list]]:
     """The user's tasks and wordings, every one filled once, so that a fault is found before anything is trained."""
-    datasets = read_tasks(tasks)
+    datasets = read_tasks(tasks, plain=not is_yaml(templates))
     wordings, unusable = read_templates(templates, datasets)
     for name, why in unusable:
         click.echo(f"{templates}: template {name!r} is not used: {why}")

@@ -12,7 +12,9 @@ Read next: tasks_file.py. Try it:  python -m minialign instruct --tasks FILE.jso
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,23 +26,39 @@ from minialign.world.templates import Question, Unfit
 
 SEPARATOR = "|||"
 MARK = "\0|||\0"  # in its place while a template is filled, since an example's own text may hold a |||
+LOT = "lot_of_the_example"  # a name that templates do not use
 MISSING = "templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 pyyaml"
 
 
 def _environment() -> Any:
-    """Jinja's sandbox with the three helpers that the collection's templates use."""
+    """Jinja's sandbox with the three helpers that the collection's templates use, and nothing else."""
     try:
-        from jinja2 import StrictUndefined
+        from jinja2 import StrictUndefined, pass_context
         from jinja2.sandbox import SandboxedEnvironment
     except ImportError:
         raise UserError(MISSING) from None
-    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    environment.globals.update(zip=zip)
-    # the collection draws one by chance; the same text for the same example is worth more here
-    environment.filters["choice"] = lambda items: items[0]
+
+    class Missing(StrictUndefined):
+        """A field that an example lacks: it may be asked for (`{% if hint %}`), not printed."""
+
+        def __bool__(self) -> bool:
+            return False
+
+    environment = SandboxedEnvironment(undefined=Missing, autoescape=False, finalize=printable)
+    environment.globals = {"zip": zip} | {name: environment.globals[name] for name in ("range", "namespace")}
+    # drawn by chance, but the same for an example whenever it is asked
+    environment.filters["choice"] = environment.filters["random"] = pass_context(
+        lambda context, items: random.Random(f"{context.get(LOT)} {items!r}").choice(list(items)))
     environment.filters["most_frequent"] = most_frequent
     environment.filters["place"] = place
     return environment
+
+
+def printable(value: Any) -> Any:
+    """What a template prints. Raises ValueError for null, which would be read as the word None."""
+    if value is None:
+        raise ValueError("a field that it prints is null")
+    return value
 
 
 def place(value: Any) -> Any:
@@ -58,9 +76,19 @@ def compile_checked(environment: Any, text: str) -> Any:
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is no text")
     tree = environment.parse(text.replace(SEPARATOR, MARK))
+    assigned = {target.name for each in tree.find_all(nodes.Assign) for target in each.find_all(nodes.Name)
+                if target.ctx == "store"}
+
+    def by_author(item: Any) -> bool:
+        if isinstance(item, nodes.CondExpr):
+            return by_author(item.expr1) and (item.expr2 is None or by_author(item.expr2))
+        if isinstance(item, nodes.Neg | nodes.And | nodes.Or):
+            return all(map(by_author, item.iter_child_nodes()))
+        return (isinstance(item, nodes.Const | nodes.Slice | nodes.Compare | nodes.Not | nodes.Test)
+                or isinstance(item, nodes.Name) and item.name in assigned)
+
     for item in tree.find_all(nodes.Getitem):
-        literal = isinstance(item.arg, nodes.Neg) and isinstance(item.arg.node, nodes.Const)
-        if not literal and not isinstance(item.arg, nodes.Const | nodes.Slice | nodes.Compare | nodes.Not | nodes.Test):
+        if not by_author(item.arg):
             item.arg = nodes.Filter(item.arg, "place", [], [], None, None, lineno=item.lineno, environment=environment)
     return environment.from_string(tree)
 
@@ -81,6 +109,7 @@ class JinjaTemplate:
     answer_choices: str = ""  # Jinja too; empty where anything can be said
     original_task: bool = True
     style: str = ""
+    share: float = 1.0  # how often it is drawn, beside the other templates of its task
     compiled: tuple[Any, Any] = field(default=(None, None), compare=False, repr=False)
 
     @property
@@ -104,25 +133,33 @@ class JinjaTemplate:
         Args:
             place: file and line of the example, for errors.
         Raises:
-            UserError: a field is missing, Jinja fails, or the target is not among the choices. Unfit: no prompt or no
-                target is left.
+            UserError: a field is missing, or Jinja fails. Unfit: no prompt or no target is left, the template has no
+                place for what a field says, or the target is not among the choices.
         """
-        from jinja2 import TemplateError, UndefinedError
+        from jinja2 import UndefinedError
 
-        fields = {name: value for name, value in example.items() if name != "cluster"}
+        fields = {name: copy.deepcopy(value) for name, value in example.items() if name != "cluster"}  # it may pop
         here, (text, choices) = f"template {self.task}/{self.name}", self.compiled
+        fields[LOT] = json.dumps(fields, sort_keys=True, default=str)
         try:
-            options = [part.strip() for part in choices.render(**fields).split(MARK)] if choices else []
-            parts = [part.strip() for part in text.render(**fields, answer_choices=options or None).split(MARK)]
+            options = [part.strip() for part in choices.render(fields).split(MARK)] if choices else []
+            parts = [part.strip() for part in text.render(fields | {"answer_choices": options or None}).split(MARK)]
         except UndefinedError as error:
-            raise UserError(f"{here} needs a field that the example lacks ({error}); the example has "
-                            f"{', '.join(sorted(fields))}", *place) from None
-        except (TemplateError, TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
+            if str(error).endswith(" is undefined"):
+                raise UserError(f"{here} needs a field that the example lacks ({error}); the example has "
+                                f"{', '.join(sorted(example))}", *place) from None
+            raise Unfit(f"{here} has no place for what a field of this example says: {error}", *place) from None
+        except ValueError as error:
+            raise Unfit(f"{here} cannot be filled with this example: {error}", *place) from None
+        except Exception as error:  # a stranger's template may fail in any way
             raise UserError(f"{here} cannot be filled with this example: {error}", *place) from None
         if len(parts) != 2 or not all(parts):
-            raise Unfit(f"{here} makes no prompt and target of this example, which its conditions leave out", *place)
+            raise Unfit(f"{here} makes no prompt and target of this example: a field that it prints is empty, or its "
+                        f"own conditions leave the example out", *place)
         if options and self.original_task and parts[1] not in options:
-            raise UserError(f"{here}: the target {parts[1]!r} is not among its choices {', '.join(options)}", *place)
+            raise Unfit(f"{here}: the target {parts[1]!r} is not among its choices {', '.join(options)}", *place)
+        if options and (len(set(options)) < len(options) or len(options) < 2):
+            raise Unfit(f"{here}: its choices are not two or more different ones: {', '.join(options)}", *place)
         return Question(parts[0], parts[1], tuple(options) if self.asks_for_the_answer else (), self.task, self.name)
 
 
@@ -133,35 +170,38 @@ def read_promptsource(path: Path, task: str) -> tuple[list[JinjaTemplate], list[
         UserError: the libraries are missing, the file is no YAML or not in the collection's form, or none of its
             templates can be used.
     """
-    environment = _environment()
-    from jinja2 import TemplateError, meta
-
-    table = _load_yaml(path)
+    environment, table = _environment(), _load_yaml(path)
     if not isinstance(table, dict) or not isinstance(table.get("templates"), dict):
         raise UserError("this is not a file of the PromptSource collection: it has no `templates`", path)
-    found, unusable = [], []
+    found, unusable, names = [], [], Counter()
     for number, entry in enumerate(table["templates"].values(), 1):
         entry = entry if isinstance(entry, dict) else {}
-        name, jinja = str(entry.get("name", f"template {number}")), entry.get("jinja") or ""
-        choices, metadata = entry.get("answer_choices") or "", entry.get("metadata") or {}
-        if not isinstance(jinja, str) or SEPARATOR not in jinja:
-            unusable.append((name, "it has no ||| between prompt and target"))
-            continue
+        name, jinja = str(entry.get("name") or f"template {number}"), entry.get("jinja") or ""
+        names[name] += 1
+        name += f" ({names[name]})" if names[name] > 1 else ""
         try:
-            compiled = tuple(text and compile_checked(environment, text) for text in (jinja, choices))
-            foreign = sorted(meta.find_undeclared_variables(environment.parse(jinja)) & set(environment.globals)
-                             - {"range", "zip", "dict"})
-        except (TemplateError, TypeError) as error:
-            unusable.append((name, f"Jinja cannot read it: {error}"))
-            continue
-        if foreign:
-            unusable.append((name, f"it calls {foreign[0]}, which is not given to templates"))
-            continue
-        found.append(JinjaTemplate(task, name, jinja, choices, bool(metadata.get("original_task")), "", compiled))
+            found.append(_template(environment, task, name, jinja, entry))
+        except Exception as error:  # of Jinja's parser, whatever it meets
+            unusable.append((name, str(error) if isinstance(error, UserError) else f"Jinja cannot read it: {error}"))
     if not found:
         reasons = "; ".join(f"{name}: {why}" for name, why in unusable) or "there are none"
         raise UserError(f"no template can be used: {reasons}", path)
     return found, unusable
+
+
+def _template(environment: Any, task: str, name: str, jinja: Any, entry: dict) -> JinjaTemplate:
+    """One entry of the file. Raises UserError for what is not in the collection's form, and what Jinja raises."""
+    choices, metadata = entry.get("answer_choices"), entry.get("metadata") or {}
+    if isinstance(choices, list):  # older files
+        choices = f" {SEPARATOR} ".join(map(str, choices))
+    if not isinstance(jinja, str) or SEPARATOR not in jinja:
+        raise UserError("it has no ||| between prompt and target")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("original_task") or False, bool):
+        raise UserError("its metadata must say original_task: true or false")
+    if not isinstance(choices or "", str) or choices == 0:
+        raise UserError(f"its answer_choices are {choices!r}; write Yes {SEPARATOR} No")
+    compiled = tuple(text and compile_checked(environment, text) for text in (jinja, choices or ""))
+    return JinjaTemplate(task, name, jinja, choices or "", bool(metadata.get("original_task")), "", 1.0, compiled)
 
 
 def _load_yaml(path: Path) -> Any:
@@ -179,9 +219,9 @@ def _load_yaml(path: Path) -> Any:
     text = read_text(path)
     try:
         table = yaml.load(text, Loader=Loader)  # a SafeLoader with two harmless tags
-    except yaml.YAMLError as error:
+        refuse_half_characters(table, path)
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"not valid YAML: {getattr(error, 'problem', None) or error}", path,
                         mark.line + 1 if mark else None) from None
-    refuse_half_characters(table, path)
     return table

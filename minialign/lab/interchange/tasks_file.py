@@ -4,8 +4,9 @@ tasks.jsonl, one example a line; every other field is yours, for the templates t
 
     {"task": "spam", "cluster": "mail", "text": "You have won!", "answer": "yes", "options": ["yes", "no"]}
 
-templates.json, as `minialign/world/templates.py` describes it, or in YAML as the PromptSource collection keeps it (one
-task a file then):
+templates.json, as `minialign/world/templates.py` describes it; or a file in YAML as the PromptSource collection keeps
+it, which is for one task; or a folder with TASK.yaml, or TASK/templates.yaml, for each. In YAML all fields are the
+templates' own, `answer` and `options` among them:
 
     {"spam": [{"name": "plain", "input": "{text}\nIs this spam?", "target": "{answer}"}]}
 
@@ -24,9 +25,11 @@ from minialign.runs.files import place_of, read_json, read_jsonl, read_text
 from minialign.world.templates import Question, Unfit, load_templates
 
 
-def read_tasks(path: Path) -> dict[str, list[dict]]:
+def read_tasks(path: Path, plain: bool = True) -> dict[str, list[dict]]:
     """Task -> its examples, each with its "cluster"; answer and options without blanks around them.
 
+    Args:
+        plain: answer and options are what is asked for; not so with templates in YAML, which say it themselves.
     Raises:
         UserError: a line that is no JSON object, lacks `task`, or has options that cannot be chosen from, or without
             the answer among them.
@@ -36,9 +39,9 @@ def read_tasks(path: Path) -> dict[str, list[dict]]:
         line, options = place_of(record)[1], record.get("options")
         if not isinstance(record.get("cluster", ""), str):
             raise UserError(f"cluster is {record['cluster']!r}; it must be text", path, line)
-        if isinstance(record.get("answer"), str):
+        if plain and isinstance(record.get("answer"), str):
             record["answer"] = record["answer"].strip()
-        if "options" in record:
+        if plain and "options" in record:
             if not isinstance(options, list) or not all(map(is_answer, options)):
                 raise UserError(f'options is {options!r}; it must be a list of texts such as ["yes", "no"]', path, line)
             record["options"] = options = [o.strip() if isinstance(o, str) else o for o in options]
@@ -59,17 +62,32 @@ def is_answer(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
+def is_yaml(path: Path) -> bool:
+    """Whether templates are in the PromptSource collection's form: a folder of them, or a file."""
+    suffix = path.suffix.lower()
+    return (path.is_dir() or suffix in (".yaml", ".yml")
+            or suffix != ".json" and not read_text(path).lstrip().startswith(("{", "[")))
+
+
 def read_templates(path: Path, tasks: dict[str, list[dict]]) -> tuple[dict[str, list[Any]], list[tuple[str, str]]]:
     """Templates for the tasks, and which of a PromptSource file cannot be used, with the reason.
 
     Raises:
         UserError: a bad file, a task without templates, or a YAML file for more than one task.
     """
-    suffix = path.suffix.lower()
-    if suffix in (".yaml", ".yml") or (suffix != ".json" and read_text(path).lstrip()[0] not in "{["):
+    if path.is_dir():
+        templates, unusable = {}, []
+        for task in tasks:
+            files = [file for file in (path / f"{task}.yaml", path / task / "templates.yaml") if file.exists()]
+            if not files:
+                raise UserError(f"there is neither {task}.yaml nor {task}/templates.yaml in it", path)
+            templates[task], left_out = read_promptsource(files[0], task)
+            unusable += [(f"{task}/{name}", why) for name, why in left_out]
+        return templates, unusable
+    if is_yaml(path):
         if len(tasks) != 1:
             raise UserError(f"a file of the PromptSource collection is for one task, and there are {', '.join(tasks)}; "
-                            f"use one file of tasks for each", path)
+                            f"give a folder with a file for each, such as {next(iter(tasks))}.yaml", path)
         (task,) = tasks
         templates, unusable = read_promptsource(path, task)
         return {task: templates}, unusable
@@ -86,7 +104,7 @@ def fill(tasks: dict[str, list[dict]], templates: dict[str, list[Any]],
     """Every template filled with every example, so that a fault is found now and not in an hour.
 
     Args:
-        skip_unfit: leave out what a template's own conditions leave out, instead of raising.
+        skip_unfit: leave out what a template does not fit, instead of raising.
     Returns:
         the questions, and how many were left out.
     Raises:
