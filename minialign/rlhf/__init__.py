@@ -11,6 +11,7 @@ price. In reading order:
     pretraining_mix.py   beside it a little pretraining text, so that less is forgotten
     rollout_table.py     a completion of PPO's as a table
     best_of_n.py         using the reward model without any training of the policy
+    grpo.py              rewards that can be checked: an answer is judged by its group, no value function
     dpo.py               the same aim without reward model and sampling
     equal_length.py      win rates that length cannot buy
 """

@@ -6,7 +6,7 @@ completion.
 The formula is an upper bound when two completions can tie. Best of n is the yardstick for PPO: an optimised policy
 should beat it at the same KL, or say that it does not.
 
-Read next: dpo.py.
+Read next: grpo.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""`python -m minialign grpo --policy RUN --prompts FILE --check answer|regex|MODULE:FUNCTION`"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from minialign.heads import describe_model, load_model
+from minialign.lab.commands import options as cli
+from minialign.lab.commands.inputs import fill_a_batch, prompt_rows, read_prompts
+from minialign.lab.stages import stage_run
+from minialign.rlhf.grpo import Check, GRPOConfig, train_grpo
+from minialign.runs.errors import UserError
+from minialign.runs.files import fingerprint, place_of
+from minialign.runs.run_folder import RunFolder
+
+SAID = {"reward": "reward", "pass_1": "solved by one answer", "pass_8": "by one of eight"}
+FAST = {"updates": 3, "prompts": 4, "completions": 4, "minibatch": 16, "new_tokens": 8}
+
+
+@click.command(cls=cli.Command)
+@cli.file_option("--policy RUN", required=True,
+                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
+@cli.file_option("--prompts FILE", required=True,
+                 text="What to answer: JSONL with `prompt`, and `answer` (or `completion`) or `regex` where those are "
+                      "checked.")
+@cli.option("--check", required=True, metavar="answer|regex|MODULE:FUNCTION",
+            text="How an answer is rewarded: 1 where it is the line's `answer`, or has the line's `regex` in it; or "
+                 "what your function says of (the line, the answer).")
+@cli.run_options(out="runs/grpo")
+@cli.configured("GRPO", "settings", GRPOConfig(), FAST, rename={"prompts": "batch"})
+@cli.gather_options
+def command(args, settings):
+    """Optimise a policy for a reward that can be checked: each answer is judged by the others to its prompt.
+
+    \b
+    Example:  python -m minialign grpo --policy runs/sft --prompts questions.jsonl --check answer
+    Example:  python -m minialign grpo --policy runs/sft --prompts questions.jsonl --check mine:short_and_right
+              (mine.py, here: def short_and_right(line, said): return float(said == line["answer"]) - len(said) / 100)
+    """
+    model, tokenizer = load_model(args.policy, "decoder")
+    records = read_prompts(args.prompts)
+    rows = prompt_rows(tokenizer, records, settings.new_tokens, model.config.context)
+    fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
+    check = load_check(args.check, records)
+    about = {**describe_model(model), "stage": "grpo", "grpo": settings, "check": args.check,
+             "data": fingerprint([[dict(record), place_of(record)[1]] for record in records])}
+    with stage_run(RunFolder(args.out), tokenizer, **about, policy=model) as run:
+        if not run.finished:
+            click.echo(f"{len(rows):,} prompts; the reference is {args.policy}")
+            train_grpo(model, tokenizer, records, rows, check, settings, run)
+    metrics = run.metrics()
+    few = max(1, len(metrics) // 10)
+    first, last = mean_of(metrics[:few]), mean_of(metrics[-few:])
+    said = [f"{words} {first[name]:.2f} → {last[name]:.2f}" for name, words in SAID.items()]
+    click.echo(f"{args.out}: from the first to the last updates {', '.join(said)}; KL {last['kl']:.1f} nats per answer")
+    if all(each["even_groups"] == 1 for each in metrics):
+        click.echo("every answer to a prompt was as good as the others, in every update: such a reward teaches "
+                   "nothing; look at --check and at the prompts (too easy, too hard?), or raise --temperature or "
+                   "--completions")
+    click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')
+
+
+def mean_of(metrics: list[dict]) -> dict[str, float]:
+    """The mean of each number over some updates."""
+    return {name: sum(each[name] for each in metrics) / len(metrics)
+            for name, value in metrics[0].items() if isinstance(value, int | float)}
+
+
+def load_check(name: str, records: Sequence[dict]) -> Check:
+    """A checker by name. Raises UserError for an unknown one, or where a line lacks what it needs."""
+    if name in ("answer", "regex"):
+        for record in records:
+            if name == "answer":
+                record.setdefault("answer", record.get("completion"))
+            if not isinstance(record.get(name), str):
+                raise UserError(f"--check {name} needs a text `{name}` in every line", *place_of(record))
+        return says_the_answer if name == "answer" else has_the_regex(records)
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(f"--check {name}: choose answer, regex, or MODULE:FUNCTION with a function of yours")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        check = getattr(importlib.import_module(module), function)
+    except Exception as error:  # a reader's module may fail in any way
+        raise UserError(f"--check {name} cannot be loaded: {error!r}") from None
+    finally:
+        sys.path.pop(0)
+    if not callable(check):
+        raise UserError(f"--check {name} is no function but {check!r}")
+    return check
+
+
+def says_the_answer(line: dict, said: str) -> float:
+    """1 where the answer is said and nothing else."""
+    return float(said.strip() == line["answer"].strip())
+
+
+def has_the_regex(records: Sequence[dict]) -> Check:
+    """1 where the line's pattern is found in what was said."""
+    patterns = {}
+    for record in records:
+        try:
+            patterns[record["regex"]] = re.compile(record["regex"])
+        except re.error as error:
+            raise UserError(f"{record['regex']!r} is no regular expression: {error}", *place_of(record)) from None
+    return lambda line, said: float(bool(patterns[line["regex"]].search(said)))
