@@ -26,7 +26,7 @@ Details that matter:
     DEVIATION: X[:, O] keeps the precision of x instead of being rounded to float16, which CPUs multiply slowly and
     which overflows at 65,504.
 
-Read next: outliers.py. See also: half.py. Try it:  python -m minialign quantize RUN --scheme llm-int8 --text FILE
+Read next: nf4.py. See also: half.py. Try it:  python -m minialign quantize RUN --scheme llm-int8 --text FILE
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class FakeQuantizedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer",
                  observer: MinMax | None = None, learned_step: bool = False):
         super().__init__()
-        if scheme.method == "llm-int8":
-            raise UserError("llm-int8 is for trained models; train with the method weights, dynamic or static")
+        if scheme.method in ("llm-int8", "nf4"):
+            raise UserError(f"{scheme.method} is for trained models; train with the method weights, dynamic or static")
         zero_points = "zero-point" in (scheme.mapping, scheme.activation_mapping)
         if learned_step and (zero_points or not scheme.weight_config.scales_rows):
             raise UserError("learned steps need absmax, and one scale a row or tensor; change the scheme or turn them "

@@ -25,6 +25,7 @@ from minialign.quant.half import HalfEmbedding, HalfLinear
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized
+from minialign.quant.nf4 import NF4Config, NF4Linear, NormalFloat
 from minialign.quant.tables import QuantizedTable, TableHead
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
@@ -36,7 +37,7 @@ from minialign.tokenizer import Tokenizer, load_tokenizer
 from minialign.transformer import TransformerConfig
 
 KINDS = {kind.__name__: kind for kind in (WeightOnlyLinear, DynamicLinear, StaticLinear, LLMInt8Linear, QuantizedTable,
-                                          TableHead, HalfLinear, HalfEmbedding)}
+                                          TableHead, HalfLinear, HalfEmbedding, NF4Linear)}
 QUANTIZED = "quantized.safetensors"  # in a run folder, in the place of the plain weights
 WHAT = "quantized-model"  # what its config.json says that it holds
 
@@ -67,6 +68,8 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
         layers[name], inner = {"kind": kind}, getattr(module, "scores", module)
         if isinstance(inner, QuantizedLinear):
             layers[name] |= {"weight": to_dict(inner.weight_config), **inner.settings()}
+        if isinstance(module, NF4Linear):
+            layers[name]["nf4"] = to_dict(module.config)
         if isinstance(module, QuantizedTable):
             tables[id(module)] = name
         elif isinstance(module, TableHead):
@@ -114,6 +117,8 @@ def load_quantized(model: nn.Module, path: Path) -> nn.Module:
             elif kind in ("HalfLinear", "HalfEmbedding"):
                 stored = shared.setdefault(id(place.weight), part.get("stored"))
                 new[name] = HalfLinear(stored, part.get("bias")) if kind == "HalfLinear" else HalfEmbedding(stored)
+            elif kind == "NF4Linear":
+                new[name] = build_nf4(settings, part, place.weight.shape)
             elif kind == "QuantizedTable":
                 scores = {key.removeprefix("scores."): t for key, t in part.items()}
                 new[name] = QuantizedTable(build_layer(WeightOnlyLinear, settings, scores, place.weight.shape, name))
@@ -153,6 +158,21 @@ def build_layer(kind: type, settings: dict[str, Any], part: dict[str, Tensor], s
     if kind is LLMInt8Linear:
         layer.threshold, layer.place, layer.original = settings["threshold"], part["place"], part["original"]
     return layer
+
+
+def build_nf4(settings: dict[str, Any], part: dict[str, Tensor], shape: torch.Size) -> NF4Linear:
+    """One layer of NormalFloats from what the file says and holds of it."""
+    config, count = from_dict(NF4Config, settings["nf4"]), shape.numel()
+    blocks = -(-count // config.block)
+    wanted = {"packed": (torch.uint8, (count + 1) // 2), "scale": (torch.uint8 if config.double else torch.float32,
+                                                                   blocks)}
+    for key, (kind, length) in wanted.items():
+        if part[key].dtype != kind or part[key].shape != (length,):
+            raise ValueError(f"{key} has shape {tuple(part[key].shape)}, the model's layer {tuple(shape)}")
+    if config.double and part["scale_scale"].shape != (-(-blocks // config.scale_block),):
+        raise ValueError("its scales have too few scales of their own")
+    weight = NormalFloat(part["packed"], part["scale"], part.get("scale_scale"), part.get("scale_mean"), shape, config)
+    return NF4Linear(weight, part.get("bias"))
 
 
 def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:

@@ -5,6 +5,7 @@ r"""Schemes: what is done to a linear layer, as one small configuration; the com
     row-wise      a scale for each row of X, one for W       vector-wise        a scale for each row of X and of W
     llm-int8      vector-wise, outlier columns in 16 bits    llm-int8-compact   only calibrated outliers are kept
     static        calibrated absmax scale of X               static-zero-point  calibrated zero-point scale of X
+    nf4           4-bit NormalFloats (nf4.py), floating-point products
 
 absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
 tell them apart. Read next: selection.py. See also: ptq.py.
@@ -24,11 +25,12 @@ from minialign.quant.calibration import OBSERVERS, MinMax, watch
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor
+from minialign.quant.nf4 import NF4Config, NF4Linear, quantize_nf4
 from minialign.quant.outliers import FeatureSizes
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_choices, check_ranges
 
-CHOICES = {"method": ("weights", "dynamic", "static", "llm-int8"), "observer": tuple(OBSERVERS),
+CHOICES = {"method": ("weights", "dynamic", "static", "llm-int8", "nf4"), "observer": tuple(OBSERVERS),
            "outlier_weights": ("original", "calibrated", "dequantized"), "per": ("tensor", "row", "group"),
            "activation_per": ("tensor", "row")}
 
@@ -37,7 +39,7 @@ CHOICES = {"method": ("weights", "dynamic", "static", "llm-int8"), "observer": t
 class SchemeConfig:
     """How linear layers are quantized."""
 
-    method: str = "dynamic"  # weights (only) | dynamic | static | llm-int8
+    method: str = "dynamic"  # weights (only) | dynamic | static | llm-int8 | nf4, which has settings of its own
     mapping: str = "absmax"  # of weights: absmax | zero-point
     bits: int = 8  # of a weight, 2 to 8
     per: str = "row"  # what shares a weight's scale: tensor | row (an output) | group (weights only)
@@ -49,16 +51,18 @@ class SchemeConfig:
     threshold: float = 6.0  # llm-int8: columns with |x| at least this are outliers; 0 switches it off
     # llm-int8: whose 16-bit weights are kept: original (all) | calibrated | dequantized (none)
     outlier_weights: str = "original"
+    block: int = 64  # nf4: neighbours that share a scale
+    double: bool = True  # nf4: quantize the scales, too
     single_token: bool = False  # weights: up to four tokens take a faster kernel that computes in bfloat16
 
     def __post_init__(self):
         check_choices(self, CHOICES)
         check_ranges(self, {"threshold": (0, math.inf)})
-        weight, _ = self.weight_config, self.activation_config  # their own checks
+        weight, _, _ = self.weight_config, self.activation_config, NF4Config(self.block, self.double)  # their checks
         if self.method == "static" and self.activation_per != "tensor":
             raise UserError("a static scale is one for all tokens: activation_per must be tensor, or the method "
                             "dynamic")
-        if self.method != "weights" and not weight.scales_rows:
+        if self.method not in ("weights", "nf4") and not weight.scales_rows:
             raise UserError(f"groups of weights are for the method weights, not {self.method}: their scales would not "
                             f"leave the integer sum")
         if self.single_token and (self.method != "weights" or self.mapping != "absmax" or not weight.scales_rows):
@@ -90,6 +94,7 @@ SCHEMES = {
     "vector-wise": SchemeConfig(),
     "llm-int8": SchemeConfig("llm-int8"),
     "llm-int8-compact": SchemeConfig("llm-int8", outlier_weights="calibrated"),
+    "nf4": SchemeConfig("nf4"),
     "static": SchemeConfig("static", activation_per="tensor"),
     "static-zero-point": SchemeConfig("static", activation_mapping="zero-point", activation_per="tensor"),
 }
@@ -121,7 +126,7 @@ def integer_layer(weight: Quantized, bias: Tensor | None, name: str, scheme: Sch
 
 
 def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer", observer: MinMax | None = None,
-                    columns: Tensor | None = None) -> QuantizedLinear:
+                    columns: Tensor | None = None) -> QuantizedLinear | NF4Linear:
     """One linear layer, which stays untouched, as a scheme has it.
 
     Args:
@@ -135,6 +140,8 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{name}: its {verb} NaN or infinite values; take a checkpoint from before "
                             f"{'they' if part == 'weight' else 'it'} went wrong")
+    if scheme.method == "nf4":
+        return NF4Linear(quantize_nf4(linear.weight, NF4Config(scheme.block, scheme.double)), linear.bias)
     weight = quantize_tensor(linear.weight, scheme.weight_config)
     if scheme.method == "llm-int8":
         every = torch.ones(linear.in_features, dtype=torch.bool)
