@@ -15,7 +15,9 @@ from minialign.rlhf.dpo import (
     batch_loss,
     dpo_loss,
     evaluate_dpo,
+    ipo_loss,
     logratios,
+    pair_losses,
     reference_logprobs,
     train_dpo,
 )
@@ -168,7 +170,23 @@ def test_a_batch_of_prompts_is_the_sum_of_its_prompts(policy):
     assert float(plain.detach()) == pytest.approx(sum(losses) / 3, abs=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"beta": 0.0}, {"label_smoothing": 0.5}, {"imitation": -1.0}, {"beta": math.nan}])
+@pytest.mark.parametrize("change", [{"beta": 0.0}, {"label_smoothing": 0.5}, {"imitation": -1.0}, {"beta": math.nan},
+                                    {"loss": "kto"}, {"loss": "ipo", "label_smoothing": 0.1}])
 def test_settings_that_make_no_sense_are_errors_that_name_them(change):
     with pytest.raises(UserError, match=next(iter(change))):
         DPOConfig(**change)
+
+
+def test_ipo_wants_a_gap_and_no_more():
+    """Its optimum is a gap of 1/(2β): the gradient vanishes there, and pulls back beyond it; that of DPO never does."""
+    gap = torch.tensor([0.0, 2.5, 5.0, 9.0], requires_grad=True)
+    losses = ipo_loss(gap, torch.zeros(4), 0.1)
+    assert losses.tolist() == [25.0, 6.25, 0.0, 16.0]
+    assert torch.autograd.grad(losses.sum(), gap)[0].tolist() == [-10.0, -5.0, 0.0, 8.0]
+    assert (torch.autograd.grad(dpo_loss(gap, torch.zeros(4), 0.1).sum(), gap)[0] < 0).all()
+
+
+def test_ipo_counts_a_completion_by_its_mean(policy):
+    data = Comparisons([Ranked([1, 5], [[6, 2], [7, 8, 9, 2]], [(0, 1)])], 1, 0)
+    batch, ratios = data.batch([0]), torch.tensor([3.0, 8.0])
+    assert pair_losses(ratios, batch, DPOConfig(0.5, loss="ipo")).item() == pytest.approx((3 / 2 - 8 / 4 - 1) ** 2)

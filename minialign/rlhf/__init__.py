@@ -13,5 +13,6 @@ price. In reading order:
     best_of_n.py         using the reward model without any training of the policy
     grpo.py              rewards that can be checked: an answer is judged by its group, no value function
     dpo.py               the same aim without reward model and sampling
+    kto.py               the same from single answers that somebody liked or did not
     equal_length.py      win rates that length cannot buy
 """

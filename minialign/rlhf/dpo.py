@@ -4,6 +4,10 @@ the reward model.
     r̂(x, y) = β log[π(y|x) / π_ref(y|x)]                             Rafailov et al. 2023, §4, Eq. 5 (without β log Z)
     L = −E log σ(r̂(x, y_chosen) − r̂(x, y_rejected))                                 Rafailov et al. 2023, §4, Eq. 7
     L_c = (1 − ε) L + ε L with the two completions exchanged                             Mitchell 2023, conservative DPO
+    L_IPO = E( h − 1/(2β) )²,  h = the gap of log(π/π_ref), each a mean over tokens      Azar et al. 2024, Eq. 17 (β: τ)
+
+The first loss never has enough: where people always agree, the best gap is infinite, whatever β. IPO wants the gap to
+be 1/(2β) and no more.
 
 The policy that maximises E[r] − β KL(π ‖ π_ref), PPO's objective, is π*(y|x) = π_ref(y|x) exp(r(x, y)/β) / Z(x).
 Solved for r and put into the reward model's loss, Z falls out, and what is left is a loss on the policy itself.
@@ -26,7 +30,7 @@ Metrics beside those of training.py, on held-out pairs: `validation` the loss, n
 positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those completions, nats · `gap` mean of the
 difference r̂(chosen) − r̂(rejected), in units of the reward.
 
-Read next: equal_length.py. See also: ppo.py, which samples.
+Read next: kto.py. See also: ppo.py, which samples.
 Try it:  python -m minialign dpo --policy RUN --comparisons FILE.jsonl
 """
 
@@ -43,8 +47,9 @@ from minialign.logprobs import completion_logprobs
 from minialign.rlhf.kl import learner_and_reference
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.rlhf.reward_model import pair_accuracy
+from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import check_ranges
+from minialign.runs.settings import check_choices, check_ranges
 from minialign.training import TrainingConfig, train
 
 DPO = TrainingConfig(steps=150, batch=32, learning_rate=3e-4, warmup=0.1, weight_decay=0.0, validate_every=25)
@@ -57,9 +62,13 @@ class DPOConfig:
     beta: float = 0.1  # price of one nat of KL, in units of the reward; larger stays closer to the reference
     label_smoothing: float = 0.0  # share of choices that are taken to be mistakes, below one half
     imitation: float = 0.0  # weight of the chosen completions' own loss per token; 0 is plain DPO
+    loss: str = "sigmoid"  # sigmoid (DPO) | ipo
 
     def __post_init__(self):
         check_ranges(self, {"beta": (1e-6, 1e6), "label_smoothing": (0, 0.499), "imitation": (0, 1e6)})
+        check_choices(self, {"loss": ("sigmoid", "ipo")})
+        if self.loss == "ipo" and self.label_smoothing:
+            raise UserError("label_smoothing belongs to the loss sigmoid; IPO has a bounded gap instead")
 
 
 def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -71,6 +80,25 @@ def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float, 
     """
     gap = beta * (chosen_logratios - rejected_logratios)  # (P,) r̂(x, y_chosen) − r̂(x, y_rejected)
     return -(1 - label_smoothing) * F.logsigmoid(gap) - label_smoothing * F.logsigmoid(-gap)
+
+
+def ipo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float) -> Tensor:
+    r"""(P,) squared distance of each pair's gap from 1/(2β), nats², Azar et al. 2024, Eq. 17.
+
+    Args:
+        chosen_logratios, rejected_logratios: (P,) log π(y|x) − log π_ref(y|x), nats a token: the mean over the
+            completion, as the paper's own experiments have it.
+    """
+    return (chosen_logratios - rejected_logratios - 1 / (2 * beta)) ** 2
+
+
+def pair_losses(ratios: Tensor, batch: RankedBatch, config: DPOConfig) -> Tensor:
+    """(P,) loss of each pair of a batch by the configuration; `ratios`: (N,) log π − log π_ref, summed, nats."""
+    if config.loss == "ipo":
+        ratios = ratios / torch.tensor([len(completion) for completion in batch.completions])
+        return ipo_loss(ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected), config.beta)
+    chosen, rejected = ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected)
+    return dpo_loss(chosen, rejected, config.beta, config.label_smoothing)
 
 
 def batch_logprobs(model: LanguageModel, batch: RankedBatch) -> Tensor:
@@ -95,8 +123,7 @@ def logratios(policy: LanguageModel, batch: RankedBatch, known: list[Tensor]) ->
 def batch_loss(policy: LanguageModel, batch: RankedBatch, known: list[Tensor], config: DPOConfig) -> Tensor:
     """Sum over prompts of the mean loss of their pairs, nats."""
     logprobs, ratios = logratios(policy, batch, known)
-    chosen, rejected = ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected)
-    losses = dpo_loss(chosen, rejected, config.beta, config.label_smoothing)  # (P,)
+    losses = pair_losses(ratios, batch, config)  # (P,)
     if config.imitation:
         a_token = logprobs / torch.tensor([len(completion) for completion in batch.completions])
         losses = losses - config.imitation * a_token.index_select(0, batch.chosen)  # Pang et al. 2024, Eq. 2
@@ -106,12 +133,12 @@ def batch_loss(policy: LanguageModel, batch: RankedBatch, known: list[Tensor], c
 @torch.no_grad()
 def evaluate_dpo(policy: LanguageModel, data: Comparisons, known: list[Tensor], config: DPOConfig) -> dict[str, float]:
     """The metrics on all pairs, each counted once."""
-    both = []
+    both, losses = [], []
     for batch in data.in_order():
         _, ratios = logratios(policy, batch, known)
         both.append(torch.stack([ratios[batch.chosen], ratios[batch.rejected]]))
-    chosen, rejected = torch.cat(both, dim=1)  # (P,) each
-    losses = dpo_loss(chosen, rejected, config.beta, config.label_smoothing)
+        losses.append(pair_losses(ratios, batch, config))
+    (chosen, rejected), losses = torch.cat(both, dim=1), torch.cat(losses)  # (P,) each
     return {"validation": float(losses.mean()), "accuracy": pair_accuracy(chosen, rejected),
             "chosen": float(chosen.mean()), "rejected": float(rejected.mean()),
             "gap": config.beta * float((chosen - rejected).mean())}

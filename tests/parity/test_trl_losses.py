@@ -10,6 +10,7 @@ import torch
 
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.rlhf.dpo import DPOConfig, batch_loss, reference_logprobs
+from minialign.rlhf.kto import KTOConfig, kto_losses
 from minialign.rlhf.ranked import Comparisons, Ranked
 from minialign.rlhf.reward_model import pair_scores, reward_loss
 from minialign.transformer import TransformerConfig
@@ -78,6 +79,20 @@ def test_the_dpo_loss_of_every_prompt_is_that_of_trl_s_trainer():
         torch.testing.assert_close(ours, theirs(policy, reference, ranked, 0.3), atol=1e-5, rtol=1e-5)
 
 
+def test_ipo_is_trl_s_with_its_gradients():
+    policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
+    data = Comparisons(RANKED, 1, 0)
+    known = reference_logprobs(reference, data)
+    for place, ranked in enumerate(RANKED):
+        found = []
+        for loss in (batch_loss(policy, data.batch([place]), known, DPOConfig(0.3, loss="ipo")),
+                     theirs(policy, reference, ranked, 0.3, ("ipo",))):
+            policy.zero_grad()
+            loss.backward()
+            found.append((loss.detach(), [p.grad.clone() for p in policy.parameters()]))
+        torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
 def test_smoothed_labels_and_imitation_are_those_of_trl_s_trainer():
     """TRL calls the smoothed loss "aot": of a single pair, where there is nothing to sort, it is conservative DPO; and
     imitation "sft"."""
@@ -100,3 +115,23 @@ def test_the_k_wise_reward_loss_is_the_mean_of_trl_s_over_the_pairs_of_a_prompt(
         space = {"nn": torch.nn, "rewards_chosen": chosen, "rewards_rejected": rejected}
         exec(code, space)
         torch.testing.assert_close(reward_loss(model, data.batch([place])), space["loss"])
+
+
+def test_kto_s_losses_and_point_of_reference_are_those_of_trl():
+    """The lines of TRL's method from the estimate of the KL to its losses, on our log-probabilities."""
+    kto_trainer = pytest.importorskip("trl.trainer.kto_trainer")
+    source = inspect.getsource(kto_trainer.KTOTrainer._compute_loss).splitlines()
+    wanted = ("kl = (KL_logps", "chosen_losses = 1 - F.sigmoid(self.beta * (chosen_logratios - kl))",
+              "rejected_losses = 1 - F.sigmoid(self.beta * (kl - rejected_logratios))")
+    lines = [next(line.strip() for line in source if line.strip().startswith(begin)) for begin in wanted]
+    g = torch.Generator().manual_seed(0)
+    ratios, others, liked = torch.randn(8, generator=g) * 3, torch.randn(8, generator=g) * 2, torch.arange(8) % 3 > 0
+    for shift in (2.0, -2.0):
+        space = {**vars(kto_trainer), "self": SimpleNamespace(beta=0.3), "KL_logps": others + shift,
+                 "ref_KL_logps": 0 * others, "chosen_logratios": ratios[liked], "rejected_logratios": ratios[~liked]}
+        exec(lines[0], space)
+        space["kl"] = space["kl"].clamp(min=0)  # what it does to the mean over processes
+        exec("\n".join(lines[1:]), space)
+        ours = kto_losses(ratios, liked, (others + shift).mean().clamp(min=0), KTOConfig(0.3))
+        torch.testing.assert_close(ours[liked], space["chosen_losses"])
+        torch.testing.assert_close(ours[~liked], space["rejected_losses"])

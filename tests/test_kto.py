@@ -1,0 +1,115 @@
+"""KTO: its loss, its point of reference, its files, and that a policy learns what is liked."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from conftest import TINY
+from typed import complaint, type_in
+
+from minialign.heads import LanguageModel, describe_model
+from minialign.rlhf.dpo import DPO
+from minialign.rlhf.kto import (
+    Judged,
+    JudgedAnswers,
+    KTOConfig,
+    kto_losses,
+    logratios,
+    read_judged_answers,
+    reference_point,
+    train_kto,
+)
+from minialign.runs.errors import UserError
+from minialign.runs.run_folder import RunFolder
+from minialign.tokenizer import train_tokenizer
+
+QUICK = dataclasses.replace(DPO, steps=30, batch=8, learning_rate=1e-2, validate_every=10)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Mira lost the kite. Tom found it. yes no"] * 4, 300)
+
+
+@pytest.fixture
+def policy(tokenizer):
+    return LanguageModel(dataclasses.replace(TINY, vocabulary=tokenizer.size), 0).eval()
+
+
+def judged(tokenizer, count=24):
+    yes, no = ([*tokenizer.encode(f" {word}"), tokenizer.end] for word in ("yes", "no"))
+    return [Judged([tokenizer.begin, 10 + i], yes if i % 3 else no, i % 3 > 0) for i in range(count)]
+
+
+def test_the_loss_is_that_of_the_paper():
+    ratios, liked = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False])
+    found = kto_losses(ratios, liked, torch.tensor(0.5), KTOConfig(0.4, 1.2, 0.7))
+    sigmoid = [1 / (1 + 2.718281828459045 ** -x) for x in (0.4 * 1.5, -0.4 * 1.5, 0.4 * 1.5)]
+    assert found.tolist() == pytest.approx([1.2 * (1 - sigmoid[0]), 0.7 * (1 - sigmoid[1]), 0.7 * (1 - sigmoid[2])])
+
+
+def test_the_point_of_reference_has_no_gradient_and_is_not_negative(policy, tokenizer):
+    reference, answers = LanguageModel(policy.config, 1), JudgedAnswers(judged(tokenizer), 6, 0)
+    batches = [answers.batch(list(range(start, start + 6))) for start in (0, 6, 12)]
+    found = [[reference_point(a, b, batch) for batch in batches] for a, b in ((policy, reference), (reference, policy))]
+    for (one, other), batch in zip(zip(*found), batches):
+        mean = logratios(policy, reference, batch.prompts, batch.others).mean().item()
+        assert one.item() == pytest.approx(max(0, mean), abs=1e-5)
+        assert other.item() == pytest.approx(max(0, -mean), abs=1e-5) and not one.requires_grad
+        assert batch.others[0] == batch.completions[1] and batch.others[-1] == batch.completions[0]
+
+
+def test_a_batch_of_one_is_refused(tokenizer):
+    with pytest.raises(UserError, match="no neighbour"):
+        JudgedAnswers(judged(tokenizer), 1, 0)
+
+
+def test_weights_balance_the_two_kinds():
+    found = KTOConfig(0.1, 0.0, 1.5).balanced(30, 10)
+    assert found.liked_weight * 30 == pytest.approx(found.other_weight * 10) and found.other_weight == 1.5
+    assert KTOConfig().balanced(30, 10) == KTOConfig()
+
+
+def test_a_policy_learns_what_is_liked(policy, tokenizer, tmp_path):
+    run = RunFolder(tmp_path)
+    run.begin({**describe_model(policy), "stage": "kto"}, tokenizer)
+    before = [p.clone() for p in policy.parameters()]
+    learner, last = train_kto(policy, judged(tokenizer), judged(tokenizer, 9), KTOConfig(), QUICK, run)
+    first = run.metrics()[9]
+    assert last["liked"] > 1 > 0 > last["other"] and last["validation"] < first["validation"]
+    assert last["accuracy"] == 1 and all(torch.equal(a, b) for a, b in zip(before, policy.parameters()))
+
+
+@pytest.fixture
+def d(policy, tokenizer, tmp_path):
+    run = RunFolder(tmp_path / "sft")
+    run.begin({**describe_model(policy), "stage": "sft"}, tokenizer)
+    run.finish(policy)
+    lines = [{"prompt": f"Mira {i}", "completion": "yes" if i % 2 else "no", "liked": i % 2 == 1} for i in range(60)]
+    wrong = {"number": {"liked": 1}, "empty": {"completion": ""}, "one": {"liked": True},
+             "long": {"completion": "kite " * 200}}
+    for name, change in ({"good": {}} | wrong).items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(line | change) for line in lines))
+    return tmp_path
+
+
+def test_people_give_thumbs(d, capsys):
+    line = "kto --policy {d}/sft --judged {d}/good.jsonl --fast --batch 8 --liked-weight 0 --out {d}/out"
+    assert type_in(line, d=d) == 0
+    said = capsys.readouterr().out
+    assert "54 answers to learn from, 6 held out" in said and "liked +" in said
+
+
+@pytest.mark.parametrize("name, message", [
+    ("number", "line 1: liked is 1; it must be true or false"), ("empty", "completion"),
+    ("one", "both kinds are needed"), ("long", "do not fit the model's context")])
+def test_wrong_input_is_one_line_and_nothing_is_written(d, name, message, capsys):
+    assert type_in(f"kto --policy {{d}}/sft --judged {{d}}/{name}.jsonl --fast --out {{d}}/wrong", d=d) == 2
+    assert message in complaint(capsys) and not (d / "wrong").exists()
+
+
+def test_the_file_gives_answers_with_their_begin_and_end(d, tokenizer):
+    found = read_judged_answers(d / "good.jsonl", tokenizer, 48)
+    assert found[1] == Judged([tokenizer.begin, *tokenizer.encode("Mira 1")],
+                              [*tokenizer.encode("yes"), tokenizer.end], True)
