@@ -78,6 +78,12 @@ LINES = (
         "{0}, {1} per completion",
     ),
     Line(
+        f"{PYTHON} grpo --policy {DEMO}/2-instructed --prompts {DEMO}/data/demonstrations.jsonl --check answer --fast "
+        f"--out runs/grpo",
+        r"reward ([\d.]+) → ([\d.]+)",
+        "reward {0} → {1}",
+    ),
+    Line(
         f"{PYTHON} dpo --policy {DEMO}/2-instructed --comparisons {DEMO}/3-comparisons/comparisons.jsonl --fast --out "
         f"runs/dpo",
         r"(orders [\d.]+%) of the held-out",
@@ -89,7 +95,7 @@ LINES = (
         r"preferred to \S+ in (.*) of (\d+) prompts",
         "preferred in {0} of {1} prompts",
     ),
-    Line(f"{PYTHON} instruct --fast", r"([\d,]+ questions of \d+ tasks; \d+ tasks are held out)"),
+    Line(f"{PYTHON} instruct --fast", r"([\d,]+ instructions of \d+ tasks)"),
     Line(
         f"{PYTHON} finetune --method lora --base {DEMO}/1-pretrained --data {DEMO}/data/demonstrations.jsonl --fast "
         f"--out runs/lora",
