@@ -33,7 +33,7 @@ def d(tmp_path_factory):
     return d
 
 
-@pytest.mark.parametrize("base, data, methods", [("gpt", "demos", 5), ("gpt", "labels", 6), ("bert", "labels", 6)])
+@pytest.mark.parametrize("base, data, methods", [("gpt", "demos", 6), ("gpt", "labels", 7), ("bert", "labels", 7)])
 def test_all_methods_side_by_side_leave_a_table_and_a_plot(d, capsys, base, data, methods):
     out = d / f"all-{base}-{data}"
     line = (f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 "

@@ -154,10 +154,10 @@ def test_a_damaged_file_is_refused_and_the_model_untouched(tmp_path, damage, mes
 def test_an_unknown_method_or_setting_in_a_file_lists_the_known(tmp_path):
     save(lora.wrap(build(), LoRAConfig(rank=2)), tmp_path)
     about, tensors = read_saved(tmp_path)
-    record = {**about, "method": "dora"}
+    record = {**about, "method": "ia3"}
     del record["seal"]
     (tmp_path / ABOUT).write_text(json.dumps({**record, "seal": seal(record, tensors)}))
-    with pytest.raises(UserError, match="'dora' is not known; known are full"):
+    with pytest.raises(UserError, match="'ia3' is not known; known are full"):
         load(build(), tmp_path)
     with pytest.raises(UserError, match="ranks"):
         configuration("lora", {"ranks": 3})

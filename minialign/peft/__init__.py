@@ -6,6 +6,7 @@ trained. In reading order:
     bitfit.py             the biases alone
     adapters.py           small bottlenecks between the layers, which start as the identity
     lora.py               the update of a matrix is a product of two thin ones
+    dora.py               a length for each row, and a direction by such an update
     many_tasks.py         several of them on one base
     prompt_tuning.py      a few vectors before the text
     trainable.py          what all of them share: what is frozen, what trains, how much that is

@@ -16,7 +16,7 @@ W₀ is frozen, and may be quantized; A starts random, B at 0, so the model begi
     6. It pays below the break-even rank, in · out / (in + out): above it A and B have more numbers than W₀
        (test_a_rank_above_the_break_even_warns_with_both_counts).
 
-Read next: many_tasks.py. Try it:  python -m minialign finetune --method lora --base RUN --data FILE.jsonl
+Read next: dora.py. Try it:  python -m minialign finetune --method lora --base RUN --data FILE.jsonl
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class LoRALinear(nn.Module):
         if not isinstance(self.base, nn.Linear) or not self.base.weight.is_floating_point():
             raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge "
                             f"first and quantize then")
-        self.original = self.base.weight.detach().clone()
-        self.base.weight.copy_((self.original.float() + self.update).to(self.original.dtype))
+        update, self.original = self.update, self.base.weight.detach().clone()
+        self.base.weight.copy_((self.original.float() + update).to(self.original.dtype))
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -110,8 +110,8 @@ class LoRALinear(nn.Module):
         self.original = None
 
 
-def wrap(model: nn.Module, config: LoRAConfig | None = None) -> nn.Module:
-    """Put an update beside each target; it and the head train.
+def wrap(model: nn.Module, config: LoRAConfig | None = None, kind: type = LoRALinear) -> nn.Module:
+    """Put an update beside each target, of another kind where dora.py asks for it; it and the head train.
 
     Raises:
         UserError: no layer has such a name. A rank above the break-even warns with both counts.
@@ -121,14 +121,14 @@ def wrap(model: nn.Module, config: LoRAConfig | None = None) -> nn.Module:
     targets = matching(linear_names(model), config.targets, "linear layer")
     freeze(model)
     generator = torch.Generator().manual_seed(config.seed)
-    new = {name: LoRALinear(model.get_submodule(name), config, generator) for name in targets}
+    new = {name: kind(model.get_submodule(name), config, generator) for name in targets}
     replace_modules(model, new)
     for name, layer in new.items():
         size, full = layer.A.numel() + layer.B.numel(), layer.base.in_features * layer.base.out_features
         if size > full:
             warnings.warn(f"{name}: rank {config.rank} is above the break-even {break_even(layer.base):.1f}: the "
                           f"update has {size:,} numbers, the matrix {full:,}", stacklevel=2)
-    return note(model, "lora", config, base, targets)
+    return note(model, kind.__name__.removesuffix("Linear").lower(), config, base, targets)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from minialign.peft import adapters, bitfit, feature_based, full, lora, prompt_tuning
+from minialign.peft import adapters, bitfit, dora, feature_based, full, lora, prompt_tuning
 from minialign.runs.errors import UserError
 from minialign.runs.settings import from_dict
 
 METHODS: dict[str, ModuleType] = {"full": full, "feature-based": feature_based, "bitfit": bitfit, "adapters": adapters,
-                                  "lora": lora, "prompt-tuning": prompt_tuning}
+                                  "lora": lora, "prompt-tuning": prompt_tuning, "dora": dora}
 CONFIGS: dict[str, type] = {"full": full.FullConfig, "feature-based": feature_based.FeatureConfig,
                             "bitfit": bitfit.BitFitConfig, "adapters": adapters.AdapterConfig,
-                            "lora": lora.LoRAConfig, "prompt-tuning": prompt_tuning.PromptConfig}
+                            "lora": lora.LoRAConfig, "prompt-tuning": prompt_tuning.PromptConfig,
+                            "dora": dora.DoRAConfig}
+OF_THE_NOTES = tuple(name for name in METHODS if name != "dora")
 
 
 def configuration(method: Any, values: Any, file: object = None) -> Any:

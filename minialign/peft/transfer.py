@@ -27,7 +27,8 @@ from minialign.training import TrainingConfig, train
 
 RESULT = "result.json"
 # where a toy model does well
-RATES = {"full": 1e-3, "feature-based": 1e-2, "bitfit": 1e-2, "adapters": 3e-3, "lora": 3e-3, "prompt-tuning": 3e-2}
+RATES = {"full": 1e-3, "feature-based": 1e-2, "bitfit": 1e-2, "adapters": 3e-3, "lora": 3e-3, "prompt-tuning": 3e-2,
+         "dora": 3e-3}
 
 
 class TunedRun(RunFolder):

@@ -12,7 +12,7 @@ from minialign.heads import Classifier
 from minialign.lab.interchange.peft_library import load_from_library, save_for_library
 from minialign.lab.pretrained.gpt2 import load_gpt2
 from minialign.lab.pretrained.llama import load_llama
-from minialign.peft import bitfit, lora, prompt_tuning
+from minialign.peft import bitfit, dora, lora, prompt_tuning
 from minialign.peft.bitfit import BitFitConfig
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.prompt_tuning import PromptConfig
@@ -95,6 +95,36 @@ def test_a_lora_goes_out_and_the_library_gives_the_same_logits(family, ours, the
     stir(ours)
     save_for_library(ours, tmp_path, family)
     close(peft.PeftModel.from_pretrained(theirs, tmp_path).eval()(tokens).logits, ours(tokens))
+
+
+@pytest.mark.parametrize("targets", [None, ("query", "feed_forward.output")])
+def test_a_dora_goes_out_and_in(family, ours, theirs, tokens, tmp_path, targets):
+    dora.wrap(ours, dora.DoRAConfig(rank=2, alpha=6, targets=targets or TARGETS[family]))
+    stir(ours)
+    save_for_library(ours, tmp_path, family)
+    close(peft.PeftModel.from_pretrained(theirs, tmp_path).eval()(tokens).logits, ours(tokens))
+
+
+def test_a_dora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs, tokens,
+        tmp_path):
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=THEIRS[family], fan_in_fan_out=family == "gpt2",
+                             use_dora=True)
+    library = peft.get_peft_model(theirs, config).eval()
+    close(library(tokens).logits, ours(tokens))
+    stir(library)
+    library.save_pretrained(tmp_path)
+    load_from_library(ours, tmp_path, family)
+    expected, found = library(tokens).logits, ours(tokens)
+    close(found, expected)
+    for logits in (expected, found):
+        F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    inner = "mlp.c_fc" if family == "gpt2" else "mlp.down_proj"
+    layer = ours.get_submodule(f"body.blocks.1.feed_forward.{'inner' if family == 'gpt2' else 'output'}")
+    side = next(module for path, module in library.named_modules() if path.endswith(f"1.{inner}"))
+    close(layer.A.grad, side.lora_A["default"].weight.grad)
+    close(layer.B.grad, side.lora_B["default"].weight.grad)
+    close(layer.magnitude.grad, side.lora_magnitude_vector["default"].weight.grad)
+    close(lora.merged_plain(ours)(tokens), library.merge_and_unload()(tokens).logits)
 
 
 @pytest.mark.parametrize("stabilised", [False, True])
@@ -243,7 +273,8 @@ def test_a_llama_has_no_biases_to_exchange(family, ours, theirs, tmp_path):
         load_from_library(ours, tmp_path, family)
 
 
-@pytest.mark.parametrize("change, message", [({"use_dora": True}, "sets use_dora"),
+@pytest.mark.parametrize("change, message", [({"use_qalora": True}, "sets use_qalora"),
+                                             ({"use_dora": True}, "has no counterpart"),
                                              ({"peft_type": "IA3"}, "holds 'IA3'")])
 def test_what_the_library_can_say_and_we_cannot_is_an_error(family, ours, tmp_path, change, message):
     save_for_library(lora.wrap(ours, LoRAConfig(rank=2)), tmp_path, family)

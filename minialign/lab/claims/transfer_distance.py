@@ -21,7 +21,7 @@ from __future__ import annotations
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
 from minialign.lab.claims.tuned import FAR, NEAR, REAL, accuracies, accuracy, searched
 from minialign.lab.plotting import Figure, figure, legend, whiskers
-from minialign.peft.methods import METHODS
+from minialign.peft.methods import OF_THE_NOTES
 
 CLAIM = Claim(
     "transfer-distance",
@@ -34,17 +34,17 @@ FULL, FEATURES = "full", "feature-based"
 def measure(bench: Bench) -> Rows:
     """Every method on every task."""
     for name in (NEAR, FAR) if bench.fast else (NEAR, FAR, REAL):
-        for method in METHODS:
+        for method in OF_THE_NOTES:
             yield from searched(bench, "middle", name, method)
 
 
 def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
     found = {(name, method): accuracies(table, task=name, method=method)
-             for name in (NEAR, FAR, REAL) for method in METHODS}
+             for name in (NEAR, FAR, REAL) for method in OF_THE_NOTES}
     gaps = {name: minus(found[name, FULL], found[name, FEATURES]) for name in distinct(table, "task")}
     near, far, wider = over_seeds(gaps[NEAR]), over_seeds(gaps[FAR]), difference(gaps[FAR], gaps[NEAR])
-    others = {method: difference(found[FAR, method], found[FAR, FEATURES]) for method in METHODS
+    others = {method: difference(found[FAR, method], found[FAR, FEATURES]) for method in OF_THE_NOTES
               if method not in (FULL, FEATURES)}
     checks = {
         "near: frozen features suffice": near.high < 0.05,

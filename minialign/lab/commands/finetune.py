@@ -70,7 +70,8 @@ def command(args, training, update, bottleneck, biases, prompt):
         update = dataclasses.replace(update, targets=tuple(name.strip() for name in args.targets.split(",")))
     if args.prompt_text:
         prompt = dataclasses.replace(prompt, start="text", text_ids=tuple(tokenizer.encode(args.prompt_text)))
-    chosen = {"lora": update, "adapters": bottleneck, "bitfit": biases, "prompt-tuning": prompt}
+    chosen = {"lora": update, "dora": update, "adapters": bottleneck, "bitfit": biases,
+              "prompt-tuning": prompt}
     records, labelled = read_lines(args.data)
     names = methods_for(args, model, labelled)
     sides = two_sides(records, "text" if labelled else "prompt", training.batch, args.data)
@@ -84,7 +85,7 @@ def command(args, training, update, bottleneck, biases, prompt):
         how = dataclasses.replace(training, learning_rate=RATES[name]) if args.method == "all" else training
         results[name] = tune_once(name, chosen.get(name, CONFIGS[name]()), task, tokenizer, how, data, args.out)
     if args.merged:
-        write_merged(model, tokenizer, args.out, results["lora"])
+        write_merged(model, tokenizer, args.out, results["lora" if args.method == "all" else args.method])
     report(results, labelled, args.out)
 
 
@@ -96,8 +97,8 @@ def check(args: SimpleNamespace, prompt: PromptConfig) -> None:
     if args.merged and (is_named(args.base) or architecture(args.base) is not None):
         raise UserError("--merged writes a run of this project, and the base is none; leave it out, and give OUT/lora "
                         "as --tuned to what uses it")
-    if args.merged and args.method not in ("lora", "all"):
-        raise UserError(f"--merged is for lora, and the method is {args.method}; leave it out")
+    if args.merged and args.method not in ("lora", "dora", "all"):
+        raise UserError(f"--merged is for lora and dora, and the method is {args.method}; leave it out")
 
 
 def methods_for(args: SimpleNamespace, model: nn.Module, labelled: bool) -> list[str]:

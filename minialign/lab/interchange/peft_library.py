@@ -7,9 +7,11 @@ Details that matter:
        3r: A stacked, B block by block, α three times as large, so that α/r stays what it was; on the way in each of
        ours gets the shared A and its third of B (test_a_lora_goes_out_and_the_library_gives_the_same_logits).
     2. The library's rank-stabilised scale is α/√r, so there α grows by √3 (the same test, with that option on).
-    3. What the library can say and we cannot (DoRA, ranks of their own for some layers, other modules that train) is an
+    3. A DoRA's lengths go the same way, those of c_attn one after the other; a part of it that has none keeps the
+       lengths of its base (test_a_dora_goes_out_and_in).
+    4. What the library can say and we cannot (ranks of their own for some layers, other modules that train) is an
        error, not ignored.
-    4. Biases train there beside a LoRA only; how BitFit goes out and in stands in peft_library_biases.py.
+    5. Biases train there beside a LoRA only; how BitFit goes out and in stands in peft_library_biases.py.
 
 Read next: peft_library_biases.py.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 
 from minialign.lab.interchange.folder import Settings
 from minialign.lab.interchange.peft_library_biases import biases_in, biases_out
-from minialign.peft import lora, prompt_tuning
+from minialign.peft import dora, lora, prompt_tuning
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.peft.trainable import heads_of, trained
@@ -47,7 +50,7 @@ GPT2 = {**{f"attention.{part}": "attn.c_attn" for part in FUSED}, "attention.out
         "feed_forward.inner": "mlp.c_fc", "feed_forward.output": "mlp.c_proj"}
 # where the blocks stand there, and what their layers are called
 FAMILIES = {"llama": ("model.layers", LLAMA), "gpt2": ("transformer.h", GPT2)}
-UNKNOWN_HERE = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
+UNKNOWN_HERE = ("rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
                 "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "kasa_config", "use_bdlora",
                 "arrow_config")
 # starts of A and B that leave the base as it is: pissa and olora do not
@@ -81,7 +84,7 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
         return _write(folder, config, {"prompt_embeddings": prompt})
     if method == "bitfit" and not heads_of(model):
         return _write(folder, *biases_out(model, family, blocks, names))
-    if method != "lora" or any(not name.endswith((".A", ".B")) for name in tensors):
+    if method not in ("lora", "dora") or any(not name.endswith((".A", ".B", ".magnitude")) for name in tensors):
         raise UserError(f"only a LoRA, a BitFit or a prompt, without a head, can be written for the library, and this "
                         f"is {method}")
     found: dict[str, dict[str, Tensor]] = {}
@@ -100,12 +103,15 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
             layer = model.get_submodule(*ours.values())
             A, B = layer.A, layer.B
         out |= {f"{theirs}.lora_A.weight": A, f"{theirs}.lora_B.weight": B}
+        if method == "dora":
+            out[f"{theirs}.lora_magnitude_vector"] = _lengths(model, ours, FUSED if "c_attn" in theirs else list(ours))
     grown = (math.sqrt(3) if update.rank_stabilised else 3) if fused else 1
     parts = 2 if family == "gpt2" else 1  # of a name there
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": update.rank * (3 if fused else 1),
               "lora_alpha": update.alpha * grown, "lora_dropout": update.dropout,
               "target_modules": sorted({".".join(name.split(".")[-parts:]) for name in found}),
-              "fan_in_fan_out": family == "gpt2", "bias": "none", "use_rslora": update.rank_stabilised}
+              "fan_in_fan_out": family == "gpt2", "bias": "none", "use_rslora": update.rank_stabilised,
+              "use_dora": method == "dora"}
     return _write(folder, config, out)
 
 
@@ -120,6 +126,15 @@ def _fuse(model: nn.Module, ours: dict[str, str], rank: int) -> tuple[Tensor, Te
             A[i * rank : (i + 1) * rank] = layer.A.detach()
             B[i * out : (i + 1) * out, i * rank : (i + 1) * rank] = layer.B.detach()
     return A, B
+
+
+def _lengths(model: nn.Module, ours: dict[str, str], parts: Sequence[str]) -> Tensor:
+    """A DoRA's lengths of the rows of one of the library's layers; parts of it that have none keep their base's."""
+    around, found = next(iter(ours.values())).rpartition(".")[0], []
+    for part in parts:
+        layer = model.get_submodule(ours.get(part, f"{around}.{part}"))
+        found.append(layer.magnitude.detach() if part in ours else layer.weight.detach().norm(dim=1))
+    return torch.cat(found)
 
 
 def _fill(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
@@ -171,28 +186,39 @@ def load_from_library(model: nn.Module, folder: Path, family: str) -> nn.Module:
                         Path(folder) / CONFIG)
     if settings.get("bias", "none") != "none":
         return biases_in(model, tensors, Path(folder) / TENSORS, family, blocks, names)
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for name in (name for name in tensors if name.endswith(".lora_A.weight")):
-        theirs = name.removesuffix(".lora_A.weight")
-        place = re.fullmatch(rf"base_model\.model\.{re.escape(blocks)}\.(\d+)\.(.+)", theirs)
-        ours = [our for our, their in names.items() if place and their == place[2]]
-        if not ours or f"{theirs}.lora_B.weight" not in tensors:
-            raise UserError(f"{theirs} has no counterpart in this project's {family}", Path(folder) / TENSORS)
-        A, parts = tensors[name], tensors[f"{theirs}.lora_B.weight"].chunk(len(ours))
-        found |= {f"body.blocks.{place[1]}.{our}": (A, B) for our, B in zip(ours, parts)}
-    if not found or 2 * len({id(A) for A, _ in found.values()}) != len(tensors):
-        raise UserError("holds tensors that are no LoRA's", Path(folder) / TENSORS)
+    found, lengths = _low_rank(tensors, settings, Path(folder) / TENSORS, family), bool(settings.get("use_dora"))
     told = Settings(settings, Path(folder) / CONFIG)
     config = LoRAConfig(rank=told.number("r"), alpha=float(told.number("lora_alpha", whole=False, least=0)),
                         targets=tuple(found),
                         dropout=float(told.number("lora_dropout", 0.0, whole=False, least=0, most=1)),
                         rank_stabilised=bool(settings.get("use_rslora")))
-    wrapped = lora.wrap(model, config)
-    for name, (A, B) in found.items():
-        layer = wrapped.get_submodule(name)
-        if layer.A.shape != A.shape or layer.B.shape != B.shape:
-            raise UserError(f"{name} has A {tuple(A.shape)} and B {tuple(B.shape)}; the model's layer needs "
-                            f"{tuple(layer.A.shape)} and {tuple(layer.B.shape)}", folder)
-        layer.A.data.copy_(A)
-        layer.B.data.copy_(B)
+    wrapped = (dora if lengths else lora).wrap(model, config)
+    for name, parts in found.items():
+        own = {part: getattr(wrapped.get_submodule(name), part) for part in parts}
+        if any(own[part].shape != tensor.shape for part, tensor in parts.items()):
+            shapes, needed = ([f"{part} {tuple(t.shape)}" for part, t in side.items()] for side in (parts, own))
+            raise UserError(f"{name} has {', '.join(shapes)}; the model's layer needs {', '.join(needed)}", folder)
+        for part, tensor in parts.items():
+            own[part].data.copy_(tensor)
     return wrapped
+
+
+def _low_rank(tensors: dict[str, Tensor], settings: dict[str, Any], file: Path,
+              family: str) -> dict[str, dict[str, Tensor]]:
+    """Our layer -> its A and B, and a DoRA's magnitude, of what the library saved."""
+    blocks, names = _family(family)
+    lengths = bool(settings.get("use_dora"))
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in (name for name in tensors if name.endswith(".lora_A.weight")):
+        theirs = name.removesuffix(".lora_A.weight")
+        place = re.fullmatch(rf"base_model\.model\.{re.escape(blocks)}\.(\d+)\.(.+)", theirs)
+        ours = [our for our, their in names.items() if place and their == place[2]]
+        wanted = {"B": "lora_B.weight"} | ({"magnitude": "lora_magnitude_vector"} if lengths else {})
+        if not ours or not {f"{theirs}.{each}" for each in wanted.values()} <= set(tensors):
+            raise UserError(f"{theirs} has no counterpart in this project's {family}", file)
+        parts = {part: tensors[f"{theirs}.{each}"].chunk(len(ours)) for part, each in wanted.items()}
+        found |= {f"body.blocks.{place[1]}.{our}": {"A": tensors[name]} | {part: parts[part][i] for part in parts}
+                  for i, our in enumerate(ours)}
+    if not found or (2 + lengths) * len({id(part["A"]) for part in found.values()}) != len(tensors):
+        raise UserError("holds tensors that are no LoRA's", file)
+    return found
