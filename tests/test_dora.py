@@ -51,7 +51,8 @@ def test_a_layer_is_that_of_the_equation(base):
     wanted = layer.magnitude[:, None] * changed / changed.norm(dim=1, keepdim=True)
     x = torch.randn(5, layer.base.in_features)
     torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, wanted, layer.base.bias), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close((layer.weight() + layer.update).norm(dim=1), layer.magnitude.detach().abs(), atol=1e-5, rtol=1e-5)
+    lengths = (layer.weight() + layer.update).norm(dim=1)
+    torch.testing.assert_close(lengths, layer.magnitude.detach().abs(), atol=1e-5, rtol=1e-5)
 
 
 def test_the_norm_is_a_constant_for_the_gradient(base):

@@ -25,7 +25,7 @@ from minialign.transformer import TransformerConfig
 SHAPE = TransformerConfig(320, 48, 32, 2, 2, initial_std=0.2)
 TOKENS = torch.randint(20, 320, (4, 24), generator=torch.Generator().manual_seed(0))
 BATCHES = [TOKENS[:2], TOKENS[2:]]
-FOUR_BITS = ("4-bit-weights", "nf4")
+FOUR_BITS = ("4-bit-weights", "nf4", "gptq")
 STATIC = ("static", "static-zero-point")
 
 

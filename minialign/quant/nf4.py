@@ -22,7 +22,7 @@ what is saved is memory, not time. Details that matter:
     5. For the backward pass a weight is read back once more instead of kept
        (test_training_beside_it_keeps_no_weight_in_full).
 
-Read next: outliers.py. See also: peft/lora.py (QLoRA). Try it:  python -m minialign quantize RUN --scheme nf4
+Read next: gptq.py. See also: peft/lora.py (QLoRA). Try it:  python -m minialign quantize RUN --scheme nf4
 """
 
 from __future__ import annotations

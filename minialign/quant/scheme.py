@@ -5,7 +5,7 @@ r"""Schemes: what is done to a linear layer, as one small configuration; the com
     row-wise      a scale for each row of X, one for W       vector-wise        a scale for each row of X and of W
     llm-int8      vector-wise, outlier columns in 16 bits    llm-int8-compact   only calibrated outliers are kept
     static        calibrated absmax scale of X               static-zero-point  calibrated zero-point scale of X
-    nf4           4-bit NormalFloats (nf4.py), floating-point products
+    nf4           4-bit NormalFloats (nf4.py)                gptq               4-bit-weights, rounded by gptq.py
 
 absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
 tell them apart. Read next: selection.py. See also: ptq.py.
@@ -32,7 +32,7 @@ from minialign.runs.settings import check_choices, check_ranges
 
 CHOICES = {"method": ("weights", "dynamic", "static", "llm-int8", "nf4"), "observer": tuple(OBSERVERS),
            "outlier_weights": ("original", "calibrated", "dequantized"), "per": ("tensor", "row", "group"),
-           "activation_per": ("tensor", "row")}
+           "activation_per": ("tensor", "row"), "rounding": ("nearest", "gptq")}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class SchemeConfig:
     threshold: float = 6.0  # llm-int8: columns with |x| at least this are outliers; 0 switches it off
     # llm-int8: whose 16-bit weights are kept: original (all) | calibrated | dequantized (none)
     outlier_weights: str = "original"
+    rounding: str = "nearest"  # of weights: nearest | gptq, which needs a calibration set
+    act_order: bool = False  # gptq: round the columns with the largest inputs first
     block: int = 64  # nf4: neighbours that share a scale
     double: bool = True  # nf4: quantize the scales, too
     single_token: bool = False  # weights: up to four tokens take a faster kernel that computes in bfloat16
@@ -65,6 +67,8 @@ class SchemeConfig:
         if self.method not in ("weights", "nf4") and not weight.scales_rows:
             raise UserError(f"groups of weights are for the method weights, not {self.method}: their scales would not "
                             f"leave the integer sum")
+        if self.method == "nf4" and self.rounding == "gptq":
+            raise UserError("gptq rounds to equally spaced codes, and nf4 has none; choose the method weights")
         if self.single_token and (self.method != "weights" or self.mapping != "absmax" or not weight.scales_rows):
             raise UserError("single_token is for the method weights, with absmax and one scale a row or tensor")
 
@@ -81,7 +85,8 @@ class SchemeConfig:
     @property
     def calibrated(self) -> bool:
         """Whether it needs a calibration set."""
-        return self.method == "static" or (self.method == "llm-int8" and self.outlier_weights == "calibrated")
+        return (self.method == "static" or self.rounding == "gptq"
+                or self.method == "llm-int8" and self.outlier_weights == "calibrated")
 
 
 SCHEMES = {
@@ -95,6 +100,7 @@ SCHEMES = {
     "llm-int8": SchemeConfig("llm-int8"),
     "llm-int8-compact": SchemeConfig("llm-int8", outlier_weights="calibrated"),
     "nf4": SchemeConfig("nf4"),
+    "gptq": SchemeConfig("weights", bits=4, per="group", rounding="gptq"),
     "static": SchemeConfig("static", activation_per="tensor"),
     "static-zero-point": SchemeConfig("static", activation_mapping="zero-point", activation_per="tensor"),
 }
@@ -126,12 +132,13 @@ def integer_layer(weight: Quantized, bias: Tensor | None, name: str, scheme: Sch
 
 
 def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer", observer: MinMax | None = None,
-                    columns: Tensor | None = None) -> QuantizedLinear | NF4Linear:
+                    columns: Tensor | None = None, weight: Quantized | None = None) -> QuantizedLinear | NF4Linear:
     """One linear layer, which stays untouched, as a scheme has it.
 
     Args:
         observer: what saw its input, for static schemes; without it the layer refuses to work.
         columns: (K,) bool, outlier columns of the calibration set, for llm-int8 with calibrated outliers.
+        weight: the weight's codes, where they are known already (gptq.py).
     Raises:
         UserError: weights that are not finite.
     """
@@ -142,7 +149,7 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
                             f"{'they' if part == 'weight' else 'it'} went wrong")
     if scheme.method == "nf4":
         return NF4Linear(quantize_nf4(linear.weight, NF4Config(scheme.block, scheme.double)), linear.bias)
-    weight = quantize_tensor(linear.weight, scheme.weight_config)
+    weight = weight or quantize_tensor(linear.weight, scheme.weight_config)
     if scheme.method == "llm-int8":
         every = torch.ones(linear.in_features, dtype=torch.bool)
         kept = {"original": every, "calibrated": columns, "dequantized": None}[scheme.outlier_weights]
