@@ -19,7 +19,7 @@ be undone in another. At 8 bits there is little to undo, at 4 and 3 much. Detail
     DEVIATION: the paper takes a layer's own block alone through its quantized predecessors; here the whole model runs
        once a block, which is slower and shorter.
 
-Read next: outliers.py. Try it:  python -m minialign quantize RUN --scheme gptq --calibration FILE
+Read next: smoothquant.py. Try it:  python -m minialign quantize RUN --scheme gptq --calibration FILE
 """
 
 from __future__ import annotations

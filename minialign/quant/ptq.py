@@ -32,6 +32,7 @@ from minialign.quant.gptq import GPTQConfig, rounded
 from minialign.quant.mappings import TINY, relative_error
 from minialign.quant.scheme import SchemeConfig, observe, quantized_layer
 from minialign.quant.selection import ALL, KEEP, select
+from minialign.quant.smoothquant import smoothed
 from minialign.quant.tables import QuantizedTable, quantized_tables
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
@@ -109,14 +110,15 @@ def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | No
                         f"like that which the model will read")
     batches = None if batches is None else list(batches)
     chosen, before = select(model, include, keep), module_bytes(model)
-    observers = {} if batches is None else observe(model, chosen.layers, batches, scheme)
-    weights = {} if scheme.rounding == "nearest" else rounded(model, chosen.layers, scheme.weight_config, batches,
-                                                              GPTQConfig(act_order=scheme.act_order))
-    new = {}
-    for name, linear in chosen.layers.items():
-        observer = observers.get(name)
-        new[name] = quantized_layer(linear, scheme, name, observer, getattr(observer, "columns", None),
-                                    weights.get(name))
+    with smoothed(model, batches, scheme.smoothing):
+        observers = {} if batches is None else observe(model, chosen.layers, batches, scheme)
+        weights = {} if scheme.rounding == "nearest" else rounded(model, chosen.layers, scheme.weight_config, batches,
+                                                                  GPTQConfig(act_order=scheme.act_order))
+        new = {}
+        for name, linear in chosen.layers.items():
+            observer = observers.get(name)
+            new[name] = quantized_layer(linear, scheme, name, observer, getattr(observer, "columns", None),
+                                        weights.get(name))
     errors = {} if batches is None else output_errors(model, chosen.layers, new, batches)
     tables = quantized_tables(model, scheme.single_token) if embeddings else {}
     rows = []

@@ -6,6 +6,7 @@ r"""Schemes: what is done to a linear layer, as one small configuration; the com
     llm-int8      vector-wise, outlier columns in 16 bits    llm-int8-compact   only calibrated outliers are kept
     static        calibrated absmax scale of X               static-zero-point  calibrated zero-point scale of X
     nf4           4-bit NormalFloats (nf4.py)                gptq               4-bit-weights, rounded by gptq.py
+    smoothquant   vector-wise, outliers moved into the weights before (smoothquant.py)
 
 absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et al. 2022, Table 1, as far as a CPU can
 tell them apart. Read next: selection.py. See also: ptq.py.
@@ -53,13 +54,14 @@ class SchemeConfig:
     outlier_weights: str = "original"
     rounding: str = "nearest"  # of weights: nearest | gptq, which needs a calibration set
     act_order: bool = False  # gptq: round the columns with the largest inputs first
+    smoothing: float = 0.0  # α of SmoothQuant, which needs a calibration set; 0 leaves it out
     block: int = 64  # nf4: neighbours that share a scale
     double: bool = True  # nf4: quantize the scales, too
     single_token: bool = False  # weights: up to four tokens take a faster kernel that computes in bfloat16
 
     def __post_init__(self):
         check_choices(self, CHOICES)
-        check_ranges(self, {"threshold": (0, math.inf)})
+        check_ranges(self, {"threshold": (0, math.inf), "smoothing": (0, 1)})
         weight, _, _ = self.weight_config, self.activation_config, NF4Config(self.block, self.double)  # their checks
         if self.method == "static" and self.activation_per != "tensor":
             raise UserError("a static scale is one for all tokens: activation_per must be tensor, or the method "
@@ -85,7 +87,7 @@ class SchemeConfig:
     @property
     def calibrated(self) -> bool:
         """Whether it needs a calibration set."""
-        return (self.method == "static" or self.rounding == "gptq"
+        return (self.method == "static" or self.rounding == "gptq" or self.smoothing > 0
                 or self.method == "llm-int8" and self.outlier_weights == "calibrated")
 
 
@@ -100,6 +102,7 @@ SCHEMES = {
     "llm-int8": SchemeConfig("llm-int8"),
     "llm-int8-compact": SchemeConfig("llm-int8", outlier_weights="calibrated"),
     "nf4": SchemeConfig("nf4"),
+    "smoothquant": SchemeConfig(smoothing=0.5),
     "gptq": SchemeConfig("weights", bits=4, per="group", rounding="gptq"),
     "static": SchemeConfig("static", activation_per="tensor"),
     "static-zero-point": SchemeConfig("static", activation_mapping="zero-point", activation_per="tensor"),
