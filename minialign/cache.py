@@ -19,9 +19,11 @@ class Cache:
         config: of the model that will fill it.
         batch: B.
         length: S, most tokens that will be read, padding included.
+        rewinds: whether what was read may be forgotten again.
     """
 
-    def __init__(self, config, batch: int, length: int):
+    def __init__(self, config, batch: int, length: int, rewinds: bool = False):
+        self.rewinds = rewinds
         heads = getattr(config, "key_value_heads", config.heads)
         size = getattr(config, "head_size", config.width // config.heads)
         self.shape = (config.layers, 2, batch, heads, length, size)
@@ -30,7 +32,7 @@ class Cache:
         self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
-        self.recent: dict[int, Tensor] = {}  # (B, k − 1, D) last inputs of each short convolution; or smeared keys
+        self.recent: dict[int, Tensor] = {}  # (B, ≥ k − 1, D) last inputs of each short convolution; or smeared keys
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
     def make_room(self, count: int) -> None:
@@ -38,6 +40,25 @@ class Cache:
         assert self.length == 0 and self.store is None, "there is something in the cache already"
         self.shape = (*self.shape[:4], self.shape[4] + count, self.shape[5])
         self.mask = torch.ones(len(self.mask), self.mask.shape[1] + count, dtype=torch.bool)
+
+    def rewind(self, count: int) -> None:
+        """Forget the last `count` tokens that were read."""
+        assert self.rewinds and 0 <= count <= self.length and not self.padded
+        self.length -= count
+        self.recent = {place: line[:, : line.shape[1] - count] for place, line in self.recent.items()}
+
+    def inputs_before(self, place: int, count: int) -> Tensor | None:
+        """(B, count, D) the last inputs of a short convolution; None before anything was read."""
+        line = self.recent.get(place)
+        return None if line is None else line[:, line.shape[1] - count :]
+
+    def keep_inputs(self, place: int, line: Tensor, T: int) -> None:
+        """Keep a short convolution's inputs for what is read next: of line (B, k − 1 + T, D) the last k − 1, or all of
+        it and what was kept before where it may be forgotten again."""
+        if self.rewinds and (before := self.recent.get(place)) is not None:
+            self.recent[place] = torch.cat([before, line[:, line.shape[1] - T :]], dim=1)
+        else:
+            self.recent[place] = line if self.rewinds else line[:, T:]
 
     def remember_pads(self, mask: Tensor | None, T: int) -> Tensor | None:
         """Note which of the next T tokens are real, mask (B, T) or None for all; (B, S) the same of all tokens so far.

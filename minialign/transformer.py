@@ -319,10 +319,10 @@ class ShortConvolution(nn.Module):
         """(B, T, D) of x (B, T, D); the cache holds the k − 1 vectors that were read before."""
         (B, T, D), k = x.shape, len(self.weight)
         real = x if sight.real is None else x * sight.real[..., None]  # a pad on the left is as nothing
-        before = None if cache is None else cache.recent.get(self.place)
+        before = None if cache is None else cache.inputs_before(self.place, k - 1)
         line = torch.cat([x.new_zeros(B, k - 1, D) if before is None else before, real], dim=1)  # (B, k − 1 + T, D)
         if cache is not None:
-            cache.recent[self.place] = line[:, T:]
+            cache.keep_inputs(self.place, line, T)
         if T == 1:  # faster than the kernel for many
             return x + (line * self.weight).sum(dim=1, keepdim=True)
         mixed = F.conv2d(line.transpose(1, 2)[:, :, None], self.weight.T[:, None, None], groups=D)  # (B, D, 1, T)

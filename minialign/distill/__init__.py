@@ -8,4 +8,5 @@ r"""Distillation: a small model learns from what a large one predicts and comput
     minilm.py             how the last layer looks around, and how its values relate
     sequence_level.py     what the teacher writes, its likeliest text found by beam search
     on_policy.py          the student writes, the teacher comments
+    speculative.py        the student guesses ahead, the teacher writes
 """

@@ -19,6 +19,7 @@ the teacher does say (test_the_two_directions_of_kl_want_different_students). De
     DEVIATION: MiniLLM also follows the gradient of what later words will cost (its Eq. 2); GKD does not, nor do we.
     DEVIATION: micro-batches are weighted by the labels of the given texts: the student's own are not known beforehand.
 
+Read next: speculative.py.
 Try it:  python -m minialign distill --teacher RUN --recipe on-policy --student RUN --text FILES
 """
 

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 import torch
 
+from minialign.distill.speculative import speculate_text
 from minialign.generation import ENDED_AT_ONCE, NO_WORDS, Generated, SamplingConfig, continue_texts
+from minialign.heads import LanguageModel
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import open_model, read_input
 from minialign.pretrain.gap_filling import GAP, fill_gaps
-from minialign.tokenizer import show_merges
+from minialign.runs.errors import UserError
+from minialign.tokenizer import Tokenizer, show_merges
 
 
 @click.command(cls=cli.Command)
 @cli.RUN
 @cli.TUNED
+@cli.file_option("--draft RUN", "A smaller model with the same tokenizer, such as a distilled student, that guesses "
+                                "ahead: the same text, in fewer passes.")
 @cli.option("--prompt", default="",
             text="What to continue; `-` reads it from standard input. Without it the model begins by itself.")
 @cli.count_option("--count", 1, 1, 1000, "How many completions.")
 @cli.choice_option("--show", ("text", "tokens"), "text", "Plain text, or cut into tokens.")
 @cli.seed_option("Same seed, same completions.")
 @cli.configured("Sampling", "sampling", SamplingConfig(new_tokens=64, temperature=0.8))
-def command(run, tuned, prompt, count, show, seed, sampling):
+def command(run, tuned, draft, prompt, count, show, seed, sampling):
     """Let a model write: go on from the prompt, or, if it was pretrained on texts with gaps, fill those that are marked
     with ___.
 
@@ -36,6 +42,8 @@ def command(run, tuned, prompt, count, show, seed, sampling):
     generator = torch.Generator().manual_seed(seed)
     if model.config.kind == "encoder" or (model.config.kind == "encoder-decoder" and GAP in prompt):
         prompt, completions = "", fill_gaps(model, tokenizer, prompt, count, sampling, generator)
+    elif draft:
+        completions = guessed_ahead(model, tokenizer, draft, prompt, count, sampling, generator)
     else:
         completions = continue_texts(model, tokenizer, [prompt] * count, sampling, generator, read=Generated.shown)
     for completion in completions:
@@ -43,3 +51,19 @@ def command(run, tuned, prompt, count, show, seed, sampling):
         click.echo((show_merges(tokenizer, text) if show == "tokens" else text) + note)
         if count > 1:
             click.echo("---")
+
+
+def guessed_ahead(model: LanguageModel, tokenizer: Tokenizer, draft: Path, prompt: str, count: int,
+                  sampling: SamplingConfig, generator: torch.Generator) -> list[str]:
+    """The completions, written by speculative decoding; says what it took."""
+    small, other = open_model(draft)
+    if other.fingerprint() != tokenizer.fingerprint():
+        raise UserError("its tokenizer is another one; give a draft that was distilled from the model, or trained with "
+                        "its tokenizer", draft)
+    completions = []
+    for _ in range(count):
+        text, found = speculate_text(model, small, tokenizer, prompt, sampling, generator)
+        completions.append(text or ENDED_AT_ONCE)
+        click.echo(f"{len(found.ids)} tokens in {found.passes} passes of the model; {found.accepted} of "
+                   f"{found.guessed} guesses accepted", err=True)
+    return completions
