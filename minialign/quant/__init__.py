@@ -7,6 +7,7 @@ r"""Fewer bits a number: how reals become a few integers, and how a model is bro
     nf4.py             sixteen levels where the weights are, for a base that a LoRA trains on
     gptq.py            rounding that knows what the layer reads
     smoothquant.py     outliers moved into the weights before anything is rounded
+    cache.py           keys and values of what was read, in few bits
     calibration.py     the ranges of what layers read
     scheme.py          what is done to a layer, by name; selection.py to which layers of a model
     ptq.py             rounding a trained model

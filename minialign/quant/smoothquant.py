@@ -14,7 +14,7 @@ outliers where they are and multiplies them in 16 bits; here everything is integ
     4. Layers that read no norm (attention output, second feed-forward layer) stay as they are, as in the paper.
     5. A short convolution between norm and layer changes nothing: it mixes positions, each feature by itself.
 
-Read next: outliers.py. See also: llm_int8.py. Try it:  python -m minialign quantize RUN --scheme smoothquant
+Read next: cache.py. See also: llm_int8.py. Try it:  python -m minialign quantize RUN --scheme smoothquant
 --calibration FILE
 """
 
