@@ -26,7 +26,7 @@ from minialign.tokenizer import BEGIN, SENTINELS
 
 PLAIN = 0.2  # share of the documents that are corrupted without regard to their completions
 LONGEST = 4  # tokens of a completion that an encoder is asked for: it says each without knowing of the others
-MOST = 3  # questions of a document that are shown together
+MOST = 2  # questions of a document that are shown together
 
 
 def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
