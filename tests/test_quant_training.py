@@ -341,7 +341,8 @@ def test_trained_and_16_bit_models_come_back_too(tmp_path):
 
 def test_sizes_are_those_of_the_file(tmp_path):
     sizes = {}
-    for name, scheme in {**SCHEMES, "3-bit": SchemeConfig("weights", bits=3),
+    schemes = {name: scheme for name, scheme in SCHEMES.items() if not scheme.smoothing}  # which needs a norm
+    for name, scheme in {**schemes, "3-bit": SchemeConfig("weights", bits=3),
                          "2-bit": SchemeConfig("weights", bits=2)}.items():
         model, _ = quantize(nn.Sequential(linear(256, 256)), scheme, [torch.randn(4, 256)])
         sizes[name] = save_quantized(model, tmp_path / name)

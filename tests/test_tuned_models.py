@@ -58,7 +58,7 @@ def test_every_method_takes_every_base(d, capsys, base, data):
     out = d / f"{base}-{data}"
     assert type_in(f"finetune --method all --base {{d}}/{base} --data {{d}}/{data}.jsonl {QUICK} --rank 2 --length 3 "
                    f"--bottleneck 2 --out {out}", d) == 0
-    assert len(read_json(out / "comparison.json")) == (6 if data == "labels" else 5)
+    assert len(read_json(out / "comparison.json")) == (7 if data == "labels" else 6)
     for method in ("lora", "prompt-tuning", "full"):
         assert type_in(f"ask {{d}}/{base} --tuned {out}/{method} --prompt 'sad 3?' "
                        + ("" if data == "labels" else "--options bad,good"), d) == 0
