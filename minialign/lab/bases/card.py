@@ -13,10 +13,10 @@ def readme(card: dict[str, Any]) -> str:
     often = "once" if first == others == 1 else often
     lines = [
         f"# {card['name']}", "",
-        f"A {card['kind']} of {card['parameters']:,} parameters (width {shape['width']}, {shape['layers']} layers, "
-        f"{shape['heads']} heads, {shape['vocabulary']:,} tokens, context {shape['context']}) that has read "
-        f"{card['tokens'] / 1e6:.1f} million tokens of the toy world: {card['documents']:,} documents ({shares}), each "
-        f"{often}.", "",
+        f"{'An' if card['kind'][0] == 'e' else 'A'} {card['kind']} of {card['parameters']:,} parameters (width "
+        f"{shape['width']}, {shape['layers']} layers, {shape['heads']} heads, {shape['vocabulary']:,} tokens, context "
+        f"{shape['context']}) that has read {card['tokens'] / 1e6:.1f} million tokens of the toy world: "
+        f"{card['documents']:,} documents ({shares}), each {often}.", "",
         f"{card['steps']:,} steps of {card['batch']} documents, learning rate up to {card['learning_rate']:g} (AdamW) "
         f"and {card['muon_rate']:g} (Muon, for the matrices of the blocks), about "
         f"{card['minutes']} minutes at {card['tokens_per_second']:,} tokens a second; seed {card['seed']}.", "",
