@@ -141,6 +141,15 @@ def test_a_fixed_set_of_examples_is_an_option(d):
     assert set(read_json(d / "fixed" / "2-instructed" / "examination.json")) <= set(CLUSTERS["words"])
 
 
+def test_other_tasks_or_another_base_are_another_run(d, capsys):
+    line = f"instruct {QUICK} --style flan --turns 1 --reread 0 --out {d}/one"
+    assert type_in(f"{line} --base {BASES / 'decoder-0.1m'} --hold-out words", d=d) == 0
+    assert type_in(f"{line} --base {BASES / 'decoder-0.1m'} --hold-out topic", d=d) == 2
+    assert "another run" in complaint(capsys)
+    assert type_in(f"{line} --base {BASES / 'decoder-0.4m'} --hold-out words", d=d) == 2
+    assert "another run" in complaint(capsys)
+
+
 def test_held_out_examples_share_no_passage_with_what_is_learned():
     asked = held_out_examples(100)
     told = set().union(*(texts(example) for found in asked.values() for example in found))

@@ -31,8 +31,10 @@ from minialign.instruct.t0 import T0, tune_on_questions
 from minialign.instruct.t5 import prefix_templates
 from minialign.lab.bases.make import BASES, LEARNED, load_base
 from minialign.lab.bases.texts import UNREAD, encode_chunk
+from minialign.lab.stages import as_fact
 from minialign.pretrain.pretrain import pretrain
 from minialign.pretrain.span_corruption import LMAdaptation
+from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import TOKENIZER, RunFolder
 from minialign.runs.settings import check_ranges, to_dict
 from minialign.tokenizer import Tokenizer
@@ -107,7 +109,8 @@ def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / 
     model, tokenizer, _ = load_base(base)
     run, how = RunFolder(folder), replace(config.tuning, steps=config.adapt_steps, seed=seed)
     with run.locked():
-        run.begin({**describe_model(model), "stage": "lm-adaptation", "training": to_dict(how)}, tokenizer)
+        run.begin({**describe_model(model), "stage": "lm-adaptation", "training": to_dict(how),
+                   "base": as_fact(model)}, tokenizer)
         if not run.finished:
             read = [document.text for document in reading_documents(how.steps * how.batch + 64, f"adapt {seed}")]
             pretrain(model, tokenizer, read[64:], read[:64], how, run, LMAdaptation(packed=False))
@@ -125,12 +128,13 @@ def tune(config: InstructConfig, style: str, base: Path, templates: Templates, s
     if style == "t5":
         templates = prefix_templates(examples(templates, 1, EXAMINED))
     with run.locked():
+        asked = [[task, each.name] for task, found in templates.items() for each in found]
         run.begin({**describe_model(model), "stage": style, "instruct": to_dict(replace(config, tuning=how)),
-                   "instructions": sum(map(len, templates.values()))}, tokenizer)
+                   "instructions": len(asked), "which": fingerprint(asked), "base": as_fact(model)}, tokenizer)
         if not run.finished:
-            asked = questions(config, model.config.kind, templates, seed)
+            learned, valid = questions(config, model.config.kind, templates, seed)
             reread = reading_text(model, tokenizer, config, seed, folder) if config.reread else None
-            tune_on_questions(model, tokenizer, *asked, how, run, True, reread, config.reread)
+            tune_on_questions(model, tokenizer, learned, valid, how, run, True, reread, config.reread)
     return folder
 
 
