@@ -85,7 +85,7 @@ def test_even_groups_are_left_out_on_request_and_the_step_is_that_of_the_others(
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(policy.parameters(), other.parameters()))
 
 
-def test_ratios_are_1_in_the_first_pass(policy, tokenizer):
+def test_ratios_are_1_in_the_first_step(policy, tokenizer):
     rollout = rollout_of(policy, tokenizer, QUICK, lots())
     logits = policy.logits(rollout.vectors(policy.body))
     now = token_logprobs(logits, rollout.completion) * rollout.mask

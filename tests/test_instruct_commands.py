@@ -150,12 +150,14 @@ def test_other_tasks_or_another_base_are_another_run(d, capsys):
     assert "another run" in complaint(capsys)
 
 
-def test_held_out_examples_share_no_passage_with_what_is_learned():
-    asked = held_out_examples(100)
+@pytest.mark.parametrize("held_out", [HELD_OUT, ("words", "topic")])
+def test_held_out_examples_share_no_passage_with_what_is_learned(held_out):
+    asked = held_out_examples(100, held_out)
     told = set().union(*(texts(example) for found in asked.values() for example in found))
-    assert {DATASETS[task].cluster for task in asked} == set(HELD_OUT) and len(told) > 150
+    assert {DATASETS[task].cluster for task in asked} == set(held_out) and len(told) > 150
+    few = trained_on(MixtureConfig(templates=1), held_out=held_out)
     for fixed in (0, 3):
-        learned, valid = questions(InstructConfig(fixed=fixed), "decoder", trained_on(MixtureConfig(templates=1)), 0)
+        learned, valid = questions(InstructConfig(fixed=fixed), "decoder", few, 0, held_out)
         if fixed:
             assert {q.task for q in learned} & set(asked) == set() and len(valid) > 60
         else:

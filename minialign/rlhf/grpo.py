@@ -18,8 +18,8 @@ sum) cannot be flattered as a reward model can. Options, each an answer to a fau
 Details that matter:
     1. A group without variance has advantage 0, and not 0/0 (test_a_group_of_equal_rewards_teaches_nothing).
     2. The std is that of a sample, and 1e-4 is added to it, as TRL does (tests/parity/test_grpo.py).
-    3. With one pass over a rollout all ratios are 1 and nothing is clipped; the gradient is still the policy's
-       (test_ratios_are_1_in_the_first_pass).
+    3. In the first step on a rollout all ratios are 1 and nothing is clipped; the gradient is still the policy's
+       (test_ratios_are_1_in_the_first_step).
     4. Minibatches hold whole groups, so that a prompt is read once for all its answers.
     DEVIATION: dropped groups are not replaced by others; the step is smaller (Yu et al. sample until it is full).
 

@@ -6,7 +6,8 @@ r"""Kahneman-Tversky optimisation: learn from single answers that somebody liked
 
 Thumbs are easier to come by than comparisons. Their loss is a value function of people's, as Kahneman and Tversky found
 it: gains and losses are felt against a point of reference, z, and the more there is of either the less a little more
-of it counts. z estimates KL(π ‖ π_ref) by pairing each prompt with its neighbour's answer. Details that matter:
+of it counts. z estimates KL(π ‖ π_ref) by pairing each prompt with its neighbour's answer in the batch, which may be
+another one to the same prompt where a prompt comes twice (TRL does no other). Details that matter:
     1. z carries no gradient and is never negative (test_the_point_of_reference_has_no_gradient_and_is_not_negative).
     2. A batch needs two answers, or there is no neighbour (test_a_batch_of_one_is_refused).
     3. λ_D n_D should be 1 to 4/3 times λ_U n_U, where one kind is rarer (§4.2, Eq. 9); `balanced` weights do that

@@ -17,8 +17,7 @@ FAST = {"steps": 20, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--policy RUN", required=True,
-                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
+@cli.POLICY
 @comparison_options
 @cli.run_options(out="runs/dpo")
 @cli.configured("Training", "training", DPO, FAST)

@@ -24,8 +24,7 @@ FAST = {"updates": 3, "prompts": 4, "completions": 4, "minibatch": 16, "new_toke
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--policy RUN", required=True,
-                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
+@cli.POLICY
 @cli.file_option("--prompts FILE", required=True,
                  text="What to answer: JSONL with `prompt`, and `answer` (or `completion`) or `regex` where those are "
                       "checked.")

@@ -79,7 +79,8 @@ def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
     templates = world.trained_on(mixture, None, held_out)
     click.echo(f"{sum(map(len, templates.values())):,} instructions of {len(templates)} tasks; the clusters "
                f"{', '.join(held_out)} are held out")
-    run = RunFolder(world.tune(config, args.style, base, templates, args.seed, args.out / world.TUNED))
+    tuned = world.tune(config, args.style, base, templates, args.seed, args.out / world.TUNED, tuple(held_out))
+    run = RunFolder(tuned)
     model, tokenizer = load_model(run.path, "language-model")
     asked = world.held_out_examples(config.examined, held_out)
     wordings = prefix_templates(asked) if args.style == "t5" else PROMPTS

@@ -20,8 +20,7 @@ FAST = {"steps": 20, "validate_every": 10}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--policy RUN", required=True,
-                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
+@cli.POLICY
 @cli.file_option("--judged FILE.jsonl", required=True,
                  text="One JSON object a line, with `prompt`, `completion` and `liked`: true or false.")
 @cli.file_option("--valid FILE.jsonl", "Answers to validate on; without it a tenth is held out.")

@@ -36,8 +36,7 @@ FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
 
 
 @click.command(cls=cli.Command)
-@cli.file_option("--policy RUN", required=True,
-                 text="The run to improve, usually an instruction-tuned one; it is also the frozen reference.")
+@cli.POLICY
 @cli.file_option("--reward RUN", "The reward model's run; given several times, the models score as one, their mean.",
                  required=True, multiple=True)
 @cli.option("--caution", default=0.0, type=cli.TYPES["float"],

@@ -98,8 +98,7 @@ def trained_on(config: MixtureConfig, clusters: tuple[str, ...] | None = None,
     found = {task: [each for each in made if config.manners or not each.manner and each.name == each.asked_as]
              for task, made in every_instruction(held_out)[0].items()
              if clusters is None or DATASETS[task].cluster in clusters}
-    return chosen(found, {}, MixtureConfig(templates=config.templates, instructions=config.instructions,
-                                           inverted=config.inverted, seed=config.seed))
+    return chosen(found, {}, replace(config, manners=False))  # they are in it already
 
 
 def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / STYLES["t0"]) -> Path:
@@ -117,11 +116,13 @@ def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / 
     return folder
 
 
-def tune(config: InstructConfig, style: str, base: Path, templates: Templates, seed: int, folder: Path) -> Path:
+def tune(config: InstructConfig, style: str, base: Path, templates: Templates, seed: int, folder: Path,
+         held_out: tuple[str, ...] = HELD_OUT) -> Path:
     """A model tuned on the world's tasks, in `folder`; one that is there is not made again.
 
     Args:
         style: t5, t0 or flan; base: folder of what it starts from; templates: the instructions of each task.
+        held_out: clusters that are examined; no passage of their examples is learned from.
     """
     model, tokenizer = load_model(base, "language-model")
     how, run = replace(config.tuning, seed=seed), RunFolder(folder)
@@ -132,20 +133,21 @@ def tune(config: InstructConfig, style: str, base: Path, templates: Templates, s
         run.begin({**describe_model(model), "stage": style, "instruct": to_dict(replace(config, tuning=how)),
                    "instructions": len(asked), "which": fingerprint(asked), "base": as_fact(model)}, tokenizer)
         if not run.finished:
-            learned, valid = questions(config, model.config.kind, templates, seed)
+            learned, valid = questions(config, model.config.kind, templates, seed, held_out)
             reread = reading_text(model, tokenizer, config, seed, folder) if config.reread else None
             tune_on_questions(model, tokenizer, learned, valid, how, run, True, reread, config.reread)
     return folder
 
 
-def questions(config: InstructConfig, kind: str, templates: Templates,
-              seed: int) -> tuple[FreshMixture | list[Question], list[Question]]:
-    """What is learned, and what a model is chosen on."""
-    held_out = set().union(*(texts(each) for found in held_out_examples(config.examined).values() for each in found))
-    fresh = FreshMixture(templates, seed, held_out, config.turns if kind == "decoder" else 1)
+def questions(config: InstructConfig, kind: str, templates: Templates, seed: int,
+              held_out: tuple[str, ...] = HELD_OUT) -> tuple[FreshMixture | list[Question], list[Question]]:
+    """What is learned, and what a model is chosen on; neither has a passage of an example that is examined."""
+    asked = held_out_examples(config.examined, held_out)
+    told = set().union(*(texts(each) for found in asked.values() for each in found))
     if not config.fixed:
+        fresh = FreshMixture(templates, seed, told, config.turns if kind == "decoder" else 1)
         return fresh, [fresh.question(VALID + number) for number in range(256)]
-    found = split_by_cluster(examples(templates, config.fixed, seed, held_out), (), seed=seed)
+    found = split_by_cluster(examples(templates, config.fixed, seed, told), (), seed=seed)
     drawn = MixtureConfig(questions=config.tuning.steps * config.tuning.batch, cap=config.fixed, seed=seed)
     return draw_training_and_validation(found, templates, drawn)
 
