@@ -36,6 +36,7 @@ Try it:  python -m minialign dpo --policy RUN --comparisons FILE.jsonl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,10 +102,17 @@ def pair_losses(ratios: Tensor, batch: RankedBatch, config: DPOConfig) -> Tensor
     return dpo_loss(chosen, rejected, config.beta, config.label_smoothing)
 
 
-def batch_logprobs(model: LanguageModel, batch: RankedBatch) -> Tensor:
-    """(N,) log π(completion | prompt) of the batch's completions, nats, the end token included; without dropout."""
+def total_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
+                   of: Sequence[int]) -> Tensor:
+    """(N,) log π(completion | prompt), nats, the end token included; without dropout. `of` (N,) says which prompt each
+    goes on from."""
     with evaluating(model):
-        return completion_logprobs(model, batch.prompts, batch.completions, batch.of)[0].sum(dim=1)
+        return completion_logprobs(model, prompts, completions, of)[0].sum(dim=1)
+
+
+def batch_logprobs(model: LanguageModel, batch: RankedBatch) -> Tensor:
+    """(N,) the same of a batch's completions."""
+    return total_logprobs(model, batch.prompts, batch.completions, batch.of)
 
 
 @torch.no_grad()

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from minialign.batching import Batches, ExampleBatch
-from minialign.heads import LanguageModel, evaluating
-from minialign.logprobs import completion_logprobs
+from minialign.heads import LanguageModel
+from minialign.rlhf.dpo import total_logprobs
 from minialign.rlhf.kl import learner_and_reference
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of, read_jsonl
@@ -136,14 +136,11 @@ def kto_losses(logratios: Tensor, liked: Tensor, kl: Tensor, config: KTOConfig) 
 
 def logratios(policy: LanguageModel, reference: LanguageModel, prompts: list[list[int]],
               completions: list[list[int]]) -> Tensor:
-    """(B,) log π(y|x) − log π_ref(y|x), nats, without dropout."""
-    def total(model: LanguageModel) -> Tensor:
-        with evaluating(model):
-            return completion_logprobs(model, prompts, completions, range(len(prompts)))[0].sum(dim=1)
-
+    """(B,) log π(y|x) − log π_ref(y|x), nats, without dropout; each answer has its own prompt."""
+    of = range(len(prompts))
     with torch.no_grad():
-        known = total(reference)
-    return total(policy) - known
+        known = total_logprobs(reference, prompts, completions, of)
+    return total_logprobs(policy, prompts, completions, of) - known
 
 
 @torch.no_grad()

@@ -105,34 +105,13 @@ def test_a_dora_goes_out_and_in(family, ours, theirs, tokens, tmp_path, targets)
     close(peft.PeftModel.from_pretrained(theirs, tmp_path).eval()(tokens).logits, ours(tokens))
 
 
-def test_a_dora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs, tokens,
-        tmp_path):
+@pytest.mark.parametrize("option", [{}, {"use_rslora": True}, {"use_dora": True}])
+def test_a_lora_or_dora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs,
+        tokens, tmp_path, option):
     config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=THEIRS[family], fan_in_fan_out=family == "gpt2",
-                             use_dora=True)
+                             **option)
     library = peft.get_peft_model(theirs, config).eval()
     close(library(tokens).logits, ours(tokens))
-    stir(library)
-    library.save_pretrained(tmp_path)
-    load_from_library(ours, tmp_path, family)
-    expected, found = library(tokens).logits, ours(tokens)
-    close(found, expected)
-    for logits in (expected, found):
-        F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
-    inner = "mlp.c_fc" if family == "gpt2" else "mlp.down_proj"
-    layer = ours.get_submodule(f"body.blocks.1.feed_forward.{'inner' if family == 'gpt2' else 'output'}")
-    side = next(module for path, module in library.named_modules() if path.endswith(f"1.{inner}"))
-    close(layer.A.grad, side.lora_A["default"].weight.grad)
-    close(layer.B.grad, side.lora_B["default"].weight.grad)
-    close(layer.magnitude.grad, side.lora_magnitude_vector["default"].weight.grad)
-    close(lora.merged_plain(ours)(tokens), library.merge_and_unload()(tokens).logits)
-
-
-@pytest.mark.parametrize("stabilised", [False, True])
-def test_a_lora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs, tokens,
-        tmp_path, stabilised):
-    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=THEIRS[family], fan_in_fan_out=family == "gpt2",
-                             use_rslora=stabilised)
-    library = peft.get_peft_model(theirs, config).eval()
     stir(library)
     library.save_pretrained(tmp_path)
     load_from_library(ours, tmp_path, family)
@@ -146,6 +125,8 @@ def test_a_lora_of_the_library_comes_in_with_the_same_logits_gradients_and_merge
     side = next(module for path, module in library.named_modules() if path.endswith(f"1.{inner}"))
     close(layer.A.grad, side.lora_A["default"].weight.grad)
     close(layer.B.grad, side.lora_B["default"].weight.grad)
+    if "use_dora" in option:
+        close(layer.magnitude.grad, side.lora_magnitude_vector["default"].weight.grad)
     merged = library.merge_and_unload()
     close(lora.merged_plain(ours)(tokens), merged(tokens).logits)
 
