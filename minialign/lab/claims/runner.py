@@ -52,6 +52,8 @@ HEADINGS = {  # heading of the notes -> its claims; the module of "lora-rank" is
                     "lora-many-tasks", "prompt-tuning"),
     "Quantization": ("absmax-zeropoint", "ptq-qat", "static-dynamic", "int8-outliers", "half-precision"),
     "Distillation": ("distillation",),
+    "After the notes": ("grpo-verifiable", "qlora", "gptq-rounding", "smoothquant-outliers", "speculative-exact",
+                        "dora"),
 }
 CLAIMS = {id: id.replace("-", "_") for ids in HEADINGS.values() for id in ids}  # id -> module
 
