@@ -19,7 +19,7 @@ from minialign.rlhf.reward_checks import (
     show_hacking,
     widest,
 )
-from minialign.rlhf.reward_model import Ensemble
+from minialign.rlhf.reward_model import Ensemble, score_completions
 from minialign.rlhf.rollout_table import show_rollout
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -202,11 +202,15 @@ def test_judges_that_do_not_read_have_their_accuracy_beside_it():
 
 
 def test_a_cautious_ensemble_distrusts_what_its_models_disagree_on():
-    scores, model = torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 1.0]]), models()[1]
+    class Told(torch.nn.Module):
+        def __init__(self, scores):
+            super().__init__()
+            self.config, self.scores = models()[1].config, torch.tensor(scores)
 
-    def together(members, caution):
-        each = iter(scores)
-        return Ensemble([model] * members, caution).together(lambda _: next(each))
+        def score_completions(self, prompts, completions, of):
+            return self.scores
 
-    assert together(2, 0.0).tolist() == [1.0, 1.0, 0.5] and together(2, 1.0).tolist() == [1.0, 0.0, 0.0]
-    assert torch.equal(together(1, 2.0), scores[0])
+    first, second = Told([1.0, 2.0, 0.0]), Told([1.0, 0.0, 1.0])
+    for members, caution, due in (((first, second), 0.0, [1.0, 1.0, 0.5]), ((first, second), 1.0, [1.0, 0.0, 0.0]),
+                                  ((first,), 2.0, first.scores.tolist())):
+        assert score_completions(Ensemble(members, caution), [], [], []).tolist() == due

@@ -33,7 +33,7 @@ Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[
                       completions: Sequence[Sequence[int]],
                       of: Sequence[int]) -> Tensor:
     """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read once.
-    What is no reward model scores them its own way (an ensemble, a check)."""
+    An ensemble, or a check, scores them its own way."""
     if not isinstance(model, ScalarModel):
         return model.score_completions(prompts, completions, of)
     return read_score(model, *read_completions(model.body, prompts, completions, of))
@@ -197,13 +197,8 @@ class Ensemble(nn.Module):
         """The first member's: what a value function begins as."""
         return self.members[0].body
 
-    def score_completions(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
-                          of: Sequence[int]) -> Tensor:
-        """(N,) the ensemble's scores of completions."""
-        return self.together(lambda member: score_completions(member, prompts, completions, of))
-
-    def together(self, score: Callable[[ScalarModel], Tensor]) -> Tensor:
-        """(N,) the ensemble's scores, from what gives those of one member."""
-        scores = torch.stack([score(member) for member in self.members])  # (m, N)
+    def score_completions(self, *which: Sequence) -> Tensor:
+        """(N,) the ensemble's scores, of what `score_completions` is asked about."""
+        scores = torch.stack([score_completions(member, *which) for member in self.members])  # (m, N)
         mean = scores.mean(dim=0)
         return mean - self.caution * scores.std(dim=0, correction=0) if self.caution else mean
