@@ -34,6 +34,7 @@ CHAPTERS = {  # notebook -> (file of its exercises, its title)
     8: ("eight_bits", "LLM.int8() and half precision"),
     9: ("distillation", "distillation"),
     10: ("together", "all together"),
+    11: ("after", "after the notes"),
 }
 
 
