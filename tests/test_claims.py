@@ -20,10 +20,10 @@ from minialign.lab.claims.page import (
     finding,
     measured,
     number_rows,
-    readme_parts,
+    written_parts,
     verdict_table,
     write_page,
-    write_readme,
+    write_results,
 )
 from minialign.lab.claims.runner import CLAIMS, HEADINGS, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers
@@ -112,8 +112,8 @@ def test_the_page_shows_what_was_run_and_nothing_that_it_holds_can_break_it(tmp_
 
 
 def two_readmes(folder, *names):
-    """The project's README.md and the one beside the results, with the markers of the named parts."""
-    paths = folder / "README.md", folder / "data" / "claims" / "README.md"
+    """The file of the map and the README.md beside the results, with the markers of the named parts."""
+    paths = folder / "docs" / "map.md", folder / "data" / "claims" / "README.md"
     for path, own in zip(paths, (["map"], ["gallery", "verdicts"])):
         marked = [f"<!-- {name} -->\nold\n<!-- end of {name} -->" for name in own if name in names]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,15 +127,15 @@ def test_the_readmes_say_what_was_run_in_full_and_what_was_not(tmp_path):
     write_json(beside.parent / "lora-rank" / "verdict.json", verdict("lora-rank", fast=True))
     (beside.parent / "bitfit" / "figure.png").write_bytes(b"\x89PNG")
     (beside.parent / "bitfit" / "notes.md").write_text("what was tried", encoding="utf-8")
-    write_readme(readme, beside.parent)
+    write_results(readme, beside.parent)
     texts = [path.read_text(encoding="utf-8") for path in (readme, beside)]
     assert all(text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text for text in texts)
-    assert "| BitFit | [`peft/bitfit.py`](minialign/peft/bitfit.py) | [06](notebooks/06_fine_tuning" in texts[0]
+    assert "| BitFit | [`peft/bitfit.py`](../minialign/peft/bitfit.py) | [06](../notebooks/06_fine_tuning" in texts[0]
     read = {name: between(texts[1], name, beside)[1] for name in ("gallery", "verdicts")}
     assert "](../../minialign/lab/claims/bitfit.py) | ✓ **holds** | 1 \\| 2 < 3 | [notes](bitfit/" in read["verdicts"]
     assert read["verdicts"].count("not run in full") == len(CLAIMS) - 1 and read["verdicts"].count("notes.md") == 1
     assert read["gallery"].count("<img") == 1 and 'src="bitfit/figure.png" alt="1 | 2 &lt; 3"' in read["gallery"]
-    write_readme(readme, beside.parent)
+    write_results(readme, beside.parent)
     assert [path.read_text(encoding="utf-8") for path in (readme, beside)] == texts  # written again, the same
 
 
@@ -145,12 +145,12 @@ def test_files_without_the_markers_are_left_as_they_are(tmp_path, missing):
     paths = two_readmes(tmp_path, *names)
     before = [path.read_bytes() for path in paths]
     with pytest.raises(UserError, match=f"has no place for the {missing}"):
-        write_readme(paths[0], paths[1].parent)
+        write_results(paths[0], paths[1].parent)
     assert [path.read_bytes() for path in paths] == before
 
 
 def test_the_two_readmes_are_what_the_results_say():
-    for path, parts in readme_parts(PACKAGE.parent / "README.md", PACKAGE.parent / "data" / "claims").items():
+    for path, parts in written_parts(PACKAGE.parent / "docs" / "map.md", PACKAGE.parent / "data" / "claims").items():
         text = path.read_text(encoding="utf-8")
         for name, content in parts.items():
             assert between(text, name, path)[1].strip() == content.strip(), name

@@ -5,7 +5,7 @@ r"""The verdicts of all claims for people, from what a run leaves: OUT/ID/{verdi
     README.md         between its markers: heading of the notes -> file -> notebook
 
 Read next: runner.py. Try it:  python -m minialign claims --out runs/claims, then open runs/claims/index.html;
-python -m minialign claims --readme README.md --out data/claims
+python -m minialign claims --map-file docs/map.md --out data/claims
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ VALUE = re.compile(NUMBER + r" (?:\[[^]]*\]|± [\d.]+(?: \(one seed\))?|\(one se
 ACROSS = 3  # figures beside each other in the gallery
 ALT = 110  # characters of a figure's alternative text
 NOTEBOOKS = ("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback",
-             "05_ppo", "06_fine_tuning", "07_quantization", "08_llm_int8", "09_distillation", "10_all_together")
+             "05_ppo", "06_fine_tuning", "07_quantization", "08_llm_int8", "09_distillation", "10_all_together",
+             "11_after_the_notes")
 MAP = {  # heading of the notes -> files below minialign/, numbers of notebooks
     "The transformer (before the notes)": ("transformer.py heads.py generation.py", (1,)),
     "Pretraining (before the notes)": (
@@ -71,6 +72,11 @@ MAP = {  # heading of the notes -> files below minialign/, numbers of notebooks
     "Model distillation": (
         "distill/soft_targets.py distill/distilbert.py distill/tinybert.py distill/minilm.py distill/distilgpt2.py "
         "distill/sequence_level.py distill/on_policy.py", (9,)),
+    "GRPO; DPO's relatives (after the notes)": ("rlhf/grpo.py rlhf/dpo.py rlhf/kto.py", (11,)),
+    "QLoRA; DoRA (after the notes)": ("quant/nf4.py peft/dora.py", (11,)),
+    "GPTQ; SmoothQuant; a cache of few bits (after the notes)": (
+        "quant/gptq.py quant/smoothquant.py quant/cache.py", (11,)),
+    "Speculative decoding (after the notes)": ("distill/speculative.py", (11,)),
     "Real models (beside the notes)": (
         "lab/pretrained/smollm2.py lab/pretrained/minilm.py lab/pretrained/gpt2.py lab/pretrained/t5.py", (8, 10)),
 }
@@ -236,34 +242,35 @@ def table_row(cells: list[str], tag: str) -> str:
 # the two README.md
 
 
-def write_readme(readme: Path, folder: Path) -> None:
-    """Write the map into the project's README.md, gallery and verdicts into the README.md beside the results.
+def write_results(map_file: Path, folder: Path) -> None:
+    """Write the map into its file, gallery and verdicts into the README.md beside the results.
 
     Raises:
         UserError: one of the files has no markers; then none is changed.
     """
-    contents = {path: filled(path, parts) for path, parts in readme_parts(readme, folder).items()}
+    contents = {path: filled(path, parts) for path, parts in written_parts(map_file, folder).items()}
     for path, text in contents.items():
         write_atomic(path, text)
 
 
-def readme_parts(readme: Path, folder: Path) -> dict[Path, dict[str, str]]:
+def written_parts(map_file: Path, folder: Path) -> dict[Path, dict[str, str]]:
     """File -> name of each part -> what stands between its markers."""
-    sources = Path(os.path.relpath(Path(readme).parent / "minialign/lab/claims", folder)).as_posix()
+    root = Path(map_file).parent.parent
+    sources = Path(os.path.relpath(root / "minialign/lab/claims", folder)).as_posix()
     beside = {"gallery": gallery(folder), "verdicts": verdict_table(folder, sources)}
-    return {Path(readme): {"map": map_table()}, Path(folder) / "README.md": beside}
+    return {Path(map_file): {"map": map_table()}, Path(folder) / "README.md": beside}
 
 
 def map_table() -> str:
-    """Heading of the notes -> files -> notebook, as a table in Markdown."""
+    """Heading of the notes -> files -> notebook, as a table in Markdown, for a file in docs/."""
     lines = ["| heading of the notes | file | notebook |", "| --- | --- | --- |"]
     for heading, (paths, numbers) in MAP.items():
         links, before = [], ""
         for path in paths.split():  # a folder is written where it changes
             folder, _, name = path.rpartition("/")
-            links.append(f"[`{name if folder == before else path}`](minialign/{path})")
+            links.append(f"[`{name if folder == before else path}`](../minialign/{path})")
             before = folder
-        notebooks = [f"[{NOTEBOOKS[number][:2]}](notebooks/{NOTEBOOKS[number]}.ipynb)" for number in numbers]
+        notebooks = [f"[{NOTEBOOKS[number][:2]}](../notebooks/{NOTEBOOKS[number]}.ipynb)" for number in numbers]
         lines.append(f"| {heading} | {', '.join(links)} | {', '.join(notebooks)} |")
     return "\n".join(lines)
 

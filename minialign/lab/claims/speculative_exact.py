@@ -53,7 +53,7 @@ def measure(bench: Bench) -> Rows:
         plain = [generate(target, [prompt], GREEDY, chance).ids()[0] for prompt in prompts]
         for ahead in GUESSES:
             found = [speculate(target, model, prompt, GREEDY, chance, ahead) for prompt in prompts]
-            yield {"seed": seed, "guesses": ahead, "same": [each.ids for each in found] == plain,
+            yield {"seed": seed, "guesses": ahead, "same": float([each.ids for each in found] == plain),
                    "tokens a pass": sum(len(each.ids) for each in found) / sum(each.passes for each in found),
                    "times as fast": faster(target, model, prompts[:4], ahead)}
         said = generate(target, prompts, SAMPLED, chance).ids()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from minialign.lab.claims.page import write_page, write_readme
+from minialign.lab.claims.page import write_page, write_results
 from minialign.lab.claims.runner import CLAIMS, judge_again, load, run_claims
 from minialign.lab.commands import options as cli
 from minialign.runs.run_folder import RunFolder
@@ -18,8 +18,8 @@ from minialign.runs.run_folder import RunFolder
 @cli.count_option("--workers", 1, 1, 64, "Processes that share the claims and the cores.")
 @cli.file_option("--out", "Where the verdicts go.", default="runs/claims")
 @cli.flag("--judge", text="Measure nothing: judge and draw what OUT's tables hold once more.")
-@cli.file_option("--readme", "Only write the map into this file, gallery and verdicts into OUT/README.md.")
-def command(ids, only_list, fast, seeds, workers, out, judge, readme):
+@cli.file_option("--map-file", "Only write the map into this file, gallery and verdicts into OUT/README.md.")
+def command(ids, only_list, fast, seeds, workers, out, judge, map_file):
     """Check what the course notes say, one experiment a claim.
 
     Each writes OUT/ID/verdict.json, table.csv and figure.png; OUT/index.html shows them all. The verdict is computed
@@ -34,8 +34,8 @@ def command(ids, only_list, fast, seeds, workers, out, judge, readme):
             claim = load(id).CLAIM
             click.echo(f"{id:<20} {claim.text} ({claim.source})")
         return
-    if readme is not None:
-        write_readme(readme, out)
+    if map_file is not None:
+        write_results(map_file, out)
         return
     with RunFolder(out).locked():
         if judge:
