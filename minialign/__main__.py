@@ -21,6 +21,7 @@ from minialign.runs.process import prepare_process
 
 COMMANDS = {
     "demo": "The main job: from raw text to an aligned model, with a report.",
+    "play": "The models of a run, or the shipped ones, in one page that computes in the browser.",
     "pretrain": "Teach a decoder to predict the next token of your texts.",
     "bases": "Make or check the shipped models that can read.",
     "sft": "Instruction-tune a model on demonstrations.",
@@ -47,7 +48,7 @@ COMMANDS = {
 }
 
 CHAPTERS = {  # heading of the map -> its commands, in the order in which they are needed
-    "Everything at once": ("demo",),
+    "Everything at once": ("demo", "play"),
     "Texts and pretraining": ("realdata", "pretrain", "bases", "sample"),
     "Instruction tuning": ("sft", "instruct", "ask"),
     "Human feedback": ("compare", "label", "annotators", "reward", "ppo", "grpo", "dpo", "kto", "hacking"),
