@@ -9,7 +9,7 @@ import click
 
 from minialign.lab.commands import options as cli
 from minialign.lab.play.material import collect
-from minialign.lab.play.page import SHIPPED, PlayPage, read_page, render
+from minialign.lab.play.page import SHIPPED, read_page, render
 from minialign.runs.files import write_atomic
 
 
@@ -35,8 +35,11 @@ def command(run, out, serve, port, show):
     click.echo(f"{out}: {len(content.encode()) / 1e6:.2f} MB, of which {len(material.packed) / 1e6:.2f} MB are "
                f"{len(material.facts['models'])} models in eight bits; open it in a browser")
     if serve:
+        # not before it is needed: the file alone does without a web framework
+        from minialign.lab.play.serving import PlayPage
+
         page = PlayPage(content, port)
-        click.echo(f"{page.url}\nOpen this address in a browser on this computer. Ctrl-C ends.", nl=True)
+        click.echo(f"{page.url}\nOpen this address in a browser on this computer. Ctrl-C ends.")
         if show:
             webbrowser.open(page.url)
         page.wait()

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minialign.generation import prompt_ids
+from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, load_model
 from minialign.lab.demo.pipeline import COMPARED, INSTRUCTED, PRETRAINED, REWARD, RLHF, SAMPLING
-from minialign.lab.play.weights import pack, row_scales, unpack
+from minialign.lab.play.weights import pack, unpack
 from minialign.rlhf.best_of_n import sample_and_score
 from minialign.rlhf.comparisons import read_comparisons, split_by_prompt
 from minialign.rlhf.kl import sampled_kl
@@ -84,8 +84,12 @@ def collect(run: Path, stories: int = STORIES, all_panels: bool = True) -> Mater
     small = unpack(packed, layout)
     tests = run / "data" / "tests.jsonl"
     asked = read_jsonl(tests, ("prompt", "completion")) if tests.exists() else demonstrations(stories, 5, 1.0)
-    asked = [test for test in asked if test.get("task", "summary") == "summary"][:stories]
+    asked = those_that_fit([test for test in asked if test.get("task", "summary") == "summary"], models, tokenizer)
+    if not asked:
+        raise UserError("no story of the toy world fits the context of its models", run)
+    asked = asked[:stories]
     facts = {"models": layout, "tokenizer": tokenizer_facts(tokenizer), "world": world_facts(),
+             "start": first_that_differs(small, tokenizer, asked),
              "missing": {name: said for name, said in MISSING.items() if name not in models}, **told(asked),
              "bytes": {"float32": 4 * sum(x.numel() for m in models.values() for x in m.state_dict().values()),
                        "packed": len(packed)},
@@ -95,6 +99,13 @@ def collect(run: Path, stories: int = STORIES, all_panels: bool = True) -> Mater
                   "pairs": judged_pairs(run, small, tokenizer), "prices": prices(small, tokenizer, asked[:PRICED]),
                   "update": update(models)}
     return Material(facts, packed)
+
+
+def those_that_fit(asked: list[dict], models: dict[str, nn.Module], tokenizer: Tokenizer) -> list[dict]:
+    """Those whose prompts leave every model room for a summary."""
+    room = min(model.config.context for model in models.values()) - SAMPLING.new_tokens
+    return [test for test, ids in zip(asked, prompt_ids(tokenizer, [test["prompt"] for test in asked]))
+            if len(ids) <= room]
 
 
 def told(asked: list[dict]) -> dict[str, Any]:
@@ -127,10 +138,19 @@ def world_facts() -> dict[str, Any]:
     """What a judge of the world's language has to know: the tables of parse.py and wordings.py."""
     return {"shapes": {shape: [kind, list(said), meaning] for shape, (kind, said, meaning) in parse.SHAPES.items()},
             "people": wordings.PRONOUNS, "places": list(wordings.PLACES), "nouns": sorted(parse.NOUNS),
-            "colours": sorted(parse.COLOURS), "feelings": wordings.WORDS["feelings"],
-            "skills": wordings.WORDS["skills"], "openers": [list(opener) for opener in parse.OPENERS],
+            "colours": sorted(parse.COLOURS), "openers": [list(opener) for opener in parse.OPENERS],
+            "articles": sorted(parse.ARTICLES), "prepositions": sorted(parse.PREPOSITIONS),
+            "classes": {word: list(found) for word, found in parse.CLASSES.items()},
             "rude": list(wordings.RUDE_WORDS), "remarks": sorted(parse.REMARKS),
             "symmetric": list(wordings.SYMMETRIC), "implies": wordings.IMPLIES, "entitySymbols": sorted(parse.ENTITIES)}
+
+
+def first_that_differs(small: dict[str, nn.Module], tokenizer: Tokenizer, asked: list[dict], most: int = 20) -> int:
+    """The first story on which all language models write something else; 0 if there is none among the first ones."""
+    prompts, likeliest = [test["prompt"] for test in asked[:most]], replace(SAMPLING, temperature=0)
+    written = [continue_texts(model, tokenizer, prompts, likeliest, torch.Generator()) for model in small.values()
+               if isinstance(model, LanguageModel)]
+    return next((i for i, texts in enumerate(zip(*written)) if len(set(texts)) == len(texts)), 0)
 
 
 @torch.no_grad()
@@ -202,14 +222,10 @@ def mean(rows: list[list[float]]) -> float:
 
 
 def update(models: dict[str, nn.Module]) -> dict[str, Any] | None:
-    """What instruction tuning added to one square matrix, in eight bits."""
+    """What instruction tuning added to one square matrix, ΔW = U Σ Vᵀ: its name and Σ, the largest first."""
     if not {"pretrained", "sft"} <= set(models):
         return None
     layer = models["sft"].config.layers // 2
     name = f"body.blocks.{layer}.attention.value.weight"
-    difference = models["sft"].state_dict()[name] - models["pretrained"].state_dict()[name]
-    scale = row_scales(difference * 64) / 64  # updates are small: a 64th keeps the scales' digits
-    codes = (difference / scale).round().clamp(-127, 127).int().flatten().tolist()
-    return {"name": name.removeprefix("body."), "rows": difference.shape[0], "columns": difference.shape[1],
-            "codes": codes, "scales": [float(f"{x:.4g}") for x in scale.flatten().tolist()]}
-
+    sizes = torch.linalg.svdvals(models["sft"].state_dict()[name] - models["pretrained"].state_dict()[name])
+    return {"name": name.removeprefix("body."), "sizes": [float(f"{size:.4g}") for size in sizes.tolist()]}

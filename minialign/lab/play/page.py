@@ -1,4 +1,4 @@
-r"""play.html: one file that holds models, stories and all that computes with them; and the same first panel for reports.
+r"""play.html: one file that holds models, stories and all that computes with them; its first panel for reports.
 
 The data stand in it twice deflated as base64: `play-weights` are the models, `play-facts` everything else. A page can
 be read back, so the shipped one is itself the shipped run: without a run the command makes it anew from its own data.
@@ -11,17 +11,11 @@ from __future__ import annotations
 import base64
 import json
 import re
-import secrets
-import socket
 import zlib
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from flask import Flask, Response
-from werkzeug.serving import make_server
-
-from minialign.lab.labelling.page import LOCAL, QuietHandler, guard
 from minialign.lab.play.material import Material
 from minialign.lab.report.stories import legend
 from minialign.runs.errors import UserError
@@ -70,8 +64,8 @@ def first_panel() -> str:
 
 
 def embedded(material: Material) -> str:
-    """The first panel for another page in the report's style: its style, HTML, data and script."""
-    return f"<style>\n{asset('play.css')}</style>\n{first_panel()}\n{data(material)}\n{script(FIRST)}"
+    """The first panel with its data and its script, for a page in the report's look that has `asset("play.css")`."""
+    return f"{first_panel()}\n{data(material)}\n{script(FIRST)}"
 
 
 def read_page(path: Path) -> Material:
@@ -82,46 +76,3 @@ def read_page(path: Path) -> Material:
         return Material(facts, base64.b64decode(found["weights"]))
     except (KeyError, ValueError, zlib.error):
         raise UserError("is no page that `minialign play` made, or is damaged; make it again", path) from None
-
-
-class PlayPage:
-    """A page, served on this computer only: `url` is its address; `wait` for Ctrl-C.
-
-    Args:
-        content: of the page; port: 0 takes a free one.
-    Raises:
-        UserError: the port is in use.
-    """
-
-    def __init__(self, content: str, port: int = 0):
-        token = secrets.token_urlsafe(16)
-        try:
-            listener = socket.create_server((LOCAL[0], port))
-        except (OSError, OverflowError) as error:
-            raise UserError(f"port {port} cannot be had ({getattr(error, 'strerror', error)}); choose another --port, "
-                            f"or 0 for any that is free") from None
-        with listener:
-            port = listener.getsockname()[1]
-            self.server = make_server(LOCAL[0], port, create_app(content, token, port), threaded=True,
-                                      request_handler=QuietHandler, fd=listener.fileno())
-        self.url = f"http://{LOCAL[0]}:{port}/?token={token}"
-
-    def wait(self) -> None:
-        """Serve until Ctrl-C."""
-        try:
-            self.server.serve_forever()
-        finally:
-            self.server.server_close()
-
-
-def create_app(content: str, token: str, port: int) -> Flask:
-    """The page as a Flask application, guarded as the labelling page is."""
-    app = Flask(__name__, static_folder=None)
-    guard(app, token, port)
-
-    @app.get("/")
-    def page():
-        rules = f"{RULES}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-        return Response(content, mimetype="text/html", headers={"Content-Security-Policy": rules})
-
-    return app

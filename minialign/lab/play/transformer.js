@@ -8,17 +8,14 @@
 class Cache { // cache.py: keys and values of what was read
   constructor(config) {
     const room = () => Array.from({ length: config.layers }, () => new Float32Array(config.context * config.width));
-    this.keys = room(); // N times (S, D)
-    this.values = room(); // N times (S, D)
+    [this.keys, this.values] = [room(), room()]; // N times (S, D)
     this.recent = Array.from({ length: 2 * config.layers }, () => []); // the last k − 1 inputs of each convolution
     this.length = 0; // S
     this.looked = null; // where a list is put, each call adds its attention: [layer][head] (S)
   }
   copy() {
     const other = Object.assign(Object.create(Cache.prototype), this);
-    other.keys = this.keys.map((x) => x.slice());
-    other.values = this.values.map((x) => x.slice());
-    other.recent = this.recent.map((line) => line.slice());
+    for (const name of ["keys", "values", "recent"]) other[name] = this[name].map((part) => part.slice());
     return other;
   }
 }
@@ -54,7 +51,6 @@ function layerNorm(x, weight, bias) { // (D)
   const scale = 1 / Math.sqrt(variance + 1e-5);
   return x.map((value, i) => (value - mean) * scale * weight.values[i] + bias.values[i]);
 }
-
 function softmax(logits, temperature = 1) { // (V) -> (V)
   const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const shares = Float64Array.from(logits, (logit) => Math.exp((logit - highest) / temperature));
@@ -87,75 +83,47 @@ function rotate(x, position, heads, base = 10000) { // (D): turn each pair (xᵢ
   return turned;
 }
 
-class Attention {
-  constructor(config, part, layer) { Object.assign(this, { config, part, layer }); }
-  forward(x, cache) { // (D) -> (D)
+const add = (x, y) => x.map((value, i) => value + y[i]);
+class Transformer { // with what stands on it: LanguageModel's logits, ScalarModel's number; weights: name -> matrix
+  constructor(config, weights) { Object.assign(this, { config, weights }); }
+  part(layer, name) { return this.weights[`body.blocks.${layer}.${name}`]; }
+  linear(x, layer, name) { return linear(x, this.part(layer, `${name}.weight`), this.part(layer, `${name}.bias`)); }
+  attention(x, layer, cache) { // class Attention: (D) -> (D)
     const { width: D, heads: H, positions } = this.config, d = D / H, S = cache.length + 1;
-    let [query, key, value] = ["query", "key", "value"].map((name) => // (D), the heads side by side
-      linear(x, this.part(`attention.${name}.weight`), this.part(`attention.${name}.bias`)));
+    let [query, key, value] = ["query", "key", "value"].map((name) => this.linear(x, layer, `attention.${name}`)); // (D)
     if (positions === "rotary") [query, key] = [query, key].map((x) => rotate(x, cache.length, H));
-    cache.keys[this.layer].set(key, cache.length * D);
-    cache.values[this.layer].set(value, cache.length * D);
+    cache.keys[layer].set(key, cache.length * D);
+    cache.values[layer].set(value, cache.length * D);
     const mixed = new Float32Array(D), looked = [];
     for (let head = 0; head < D; head += d)
-      looked.push(attention(query, cache.keys[this.layer], cache.values[this.layer], S, D, d, head, mixed));
+      looked.push(attention(query, cache.keys[layer], cache.values[layer], S, D, d, head, mixed));
     if (cache.looked) cache.looked[cache.looked.length - 1].push(looked);
-    return linear(mixed, this.part("attention.output.weight"), this.part("attention.output.bias"));
+    return this.linear(mixed, layer, "attention.output");
   }
-}
-
-class FeedForward { // W₂ f(W₁ x)
-  constructor(config, part) { Object.assign(this, { config, part }); }
-  forward(x) { // (D) -> (D)
-    const inner = linear(x, this.part("feed_forward.inner.weight"), this.part("feed_forward.inner.bias"));
-    return linear(inner.map(ACTIVATIONS[this.config.activation]), // (4 D)
-      this.part("feed_forward.output.weight"), this.part("feed_forward.output.bias"));
+  feedForward(x, layer) { // class FeedForward, W₂ f(W₁ x): (D) -> (D)
+    const inner = this.linear(x, layer, "feed_forward.inner").map(ACTIVATIONS[this.config.activation]); // (4 D)
+    return this.linear(inner, layer, "feed_forward.output");
   }
-}
-
-class Block {
-  constructor(config, part, layer) {
-    Object.assign(this, { config, part, layer });
-    this.attention = new Attention(config, part, layer);
-    this.feedForward = new FeedForward(config, part);
+  block(x, layer, cache) { // class Block: each part adds its result to the stream; (D) -> (D)
+    const norm = (x, name) => layerNorm(x, this.part(layer, `${name}.weight`), this.part(layer, `${name}.bias`));
+    x = add(x, this.attention(this.mixed(0, norm(x, "attention_norm"), layer, cache), layer, cache));
+    return add(x, this.feedForward(this.mixed(1, norm(x, "feed_forward_norm"), layer, cache), layer));
   }
-  forward(x, cache) { // (D) -> (D): each part adds its result to the stream
-    const norm = (name) => layerNorm(x, this.part(`${name}_norm.weight`), this.part(`${name}_norm.bias`));
-    const attended = this.attention.forward(this.mixed(0, norm("attention"), cache), cache);
-    x = x.map((value, i) => value + attended[i]);
-    const fed = this.feedForward.forward(this.mixed(1, norm("feed_forward"), cache));
-    return x.map((value, i) => value + fed[i]);
+  mixed(place, x, layer, cache) { // (D) with its short convolution, if it has one
+    const W = this.part(layer, `convolutions.${place}.weight`);
+    return W ? shortConvolution(x, W, cache.recent[2 * layer + place]) : x;
   }
-  mixed(place, x, cache) { // (D) with its short convolution, if it has one
-    if (!this.config.short_convolution) return x;
-    return shortConvolution(x, this.part(`convolutions.${place}.weight`), cache.recent[2 * this.layer + place]);
-  }
-}
-
-class Transformer { // with what stands on it: LanguageModel's logits or ScalarModel's number
-  constructor(config, weights) { // weights: name -> matrix
-    Object.assign(this, { config, weights });
-    this.blocks = Array.from({ length: config.layers }, (_, layer) =>
-      new Block(config, (name) => weights[`body.blocks.${layer}.${name}`], layer));
-  }
-  row(name, i) { // (D) a row of a table
-    return this.weights[name].values.slice(i * this.config.width, (i + 1) * this.config.width);
-  }
+  row(name, i) { return this.weights[name].values.slice(i * this.config.width, (i + 1) * this.config.width); } // (D)
   forward(token, cache) { // one token in, its (D) vector after the last norm out
     if (cache.length >= this.config.context) throw new RangeError(`more than ${this.config.context} tokens`);
     let x = this.row("body.token_embedding.weight", token);
-    if (this.config.positions === "learned") {
-      const place = this.row("body.position_embedding.weight", cache.length);
-      x = x.map((value, i) => value + place[i]);
-    }
+    if (this.config.positions === "learned") x = add(x, this.row("body.position_embedding.weight", cache.length));
     if (cache.looked) cache.looked.push([]);
-    for (const block of this.blocks) x = block.forward(x, cache);
+    for (let layer = 0; layer < this.config.layers; layer++) x = this.block(x, layer, cache);
     cache.length += 1;
     return layerNorm(x, this.weights["body.norm.weight"], this.weights["body.norm.bias"]);
   }
-  read(tokens, cache) { // the vector of each token
-    return tokens.map((token) => this.forward(token, cache));
-  }
+  read(tokens, cache) { return tokens.map((token) => this.forward(token, cache)); } // the vector of each token
   logits(hidden) { // (D) -> (V), with the table that turned tokens into vectors
     return linear(hidden, this.weights["body.token_embedding.weight"]);
   }
@@ -174,7 +142,6 @@ function shortConvolution(x, W, recent) { // xₜ + Σᵢ wᵢ ⊙ xₜ₋ᵢ, t
 }
 
 // generation.py
-
 function randomNumbers(seed) { // mulberry32: uniform numbers in [0, 1) from a seed
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -203,11 +170,9 @@ function generate(model, last, cache, { newTokens, temperature, random, end }) {
 }
 
 // tokenizer.py: byte-level byte-pair encoding
-
 class Tokenizer {
   constructor({ bytes, merges, special }) { // ids of the 256 bytes; (first, second, joined) of each merge, in order
-    this.special = special; // {begin, end}
-    this.bytes = bytes;
+    Object.assign(this, { special, bytes }); // special: {begin, end}
     this.merges = new Map(merges.map(([first, second, joined], rank) => [`${first},${second}`, { rank, joined }]));
     this.pieces = new Map(bytes.map((id, byte) => [id, [byte]])); // id -> bytes; special tokens have none
     for (const [first, second, joined] of merges)
@@ -229,8 +194,5 @@ class Tokenizer {
     const decoder = new TextDecoder();
     const piece = (id) => Uint8Array.from(this.pieces.get(id) ?? []);
     return ids.map((id, i) => decoder.decode(piece(id), { stream: i + 1 < ids.length }));
-  }
-  decode(ids) {
-    return this.decodeEach(ids).join("");
   }
 }

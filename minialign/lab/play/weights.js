@@ -1,12 +1,10 @@
 // Weights: from the page's bytes to matrices, and to fewer bits; to be read beside weights.py and quant/mappings.py.
 "use strict";
-
 async function inflate(base64) { // base64 of deflated bytes -> bytes
   const packed = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
-
 function half(bits) { // a 16-bit float
   const size = (bits >> 10) & 31, fraction = (bits & 1023) / 1024;
   return (bits >> 15 ? -1 : 1) * (size ? 2 ** (size - 15) * (1 + fraction) : 2 ** -14 * fraction);
@@ -48,11 +46,9 @@ function mappingOf(numbers, mapping, bits) {
   const scale = (high - low) / (2 * Q + 1) || 1e-38;
   return { scale, zero: -Q - 1 - Math.round(low / scale), least: -Q - 1, greatest: Q };
 }
-
 function roundTrip(x, { scale, zero, least, greatest }) {
   return scale * (Math.min(greatest, Math.max(least, Math.round(x / scale) + zero)) - zero);
 }
-
 function quantized(W, { bits, per, mapping, keep = [] }) { // W as it comes back; columns in `keep` stay as they are
   const { rows, columns } = W, values = W.values.slice(), kept = new Set(keep);
   const own = (row) => W.values.subarray(row * columns, (row + 1) * columns).filter((_, j) => !kept.has(j));
@@ -63,26 +59,4 @@ function quantized(W, { bits, per, mapping, keep = [] }) { // W as it comes back
       if (!kept.has(at % columns)) values[at] = roundTrip(W.values[at], map);
   }
   return { rows, columns, values };
-}
-
-// One-sided Jacobi: turns pairs of columns of a matrix until all are orthogonal; W = U Σ Vᵀ, the largest first.
-function singularValues({ rows, columns, values }) {
-  const column = (j) => Float64Array.from({ length: rows }, (_, i) => values[i * columns + j]);
-  const left = Array.from({ length: columns }, (_, j) => column(j)); // in the end U Σ
-  const right = left.map((_, j) => Float64Array.from({ length: columns }, (_, i) => Number(i === j))); // V
-  const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
-  for (let sweep = 0, moved = true; moved && sweep < 30; sweep++) {
-    moved = false;
-    for (let p = 0; p < columns; p++) for (let q = p + 1; q < columns; q++) {
-      const [a, b, c] = [dot(left[p], left[p]), dot(left[q], left[q]), dot(left[p], left[q])];
-      if (Math.abs(c) <= 1e-10 * Math.sqrt(a * b)) continue;
-      const zeta = (b - a) / (2 * c), t = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.sqrt(1 + zeta * zeta));
-      const cos = 1 / Math.sqrt(1 + t * t), sin = cos * t;
-      for (const [x, y] of [[left[p], left[q]], [right[p], right[q]]])
-        x.forEach((first, i) => ([x[i], y[i]] = [cos * first - sin * y[i], sin * first + cos * y[i]]));
-      moved = true;
-    }
-  }
-  const found = left.map((u, j) => ({ size: Math.sqrt(dot(u, u)), u, v: right[j] }));
-  return found.sort((a, b) => b.size - a.size); // u has length `size`
 }
