@@ -14,6 +14,7 @@ import torch
 from chromium import CHROMIUM, Chromium
 from click.testing import CliRunner
 from conftest import build
+from test_report import make
 
 import minialign.lab.play as package
 from minialign.__main__ import import_command
@@ -25,6 +26,7 @@ from minialign.lab.play.material import Material, collect
 from minialign.lab.play.page import DATA, SHIPPED, embedded, read_page, render
 from minialign.lab.play.serving import PlayPage, create_app
 from minialign.lab.play.weights import pack, unpack
+from minialign.lab.report import write_report
 from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.rlhf.best_of_n import best_of_n_kl
 from minialign.rlhf.kl import exact_kl
@@ -377,8 +379,8 @@ def test_the_shipped_page_is_what_its_own_data_give_and_the_bounds_hold(material
     page = SHIPPED.read_text(encoding="utf-8")
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
     assert not [word for word in ("innerHTML", "outerHTML", "document.write", "eval(", "fetch(") if word in page]
-    assert len(embedded(Material({**material.facts, "stories": material.facts["stories"][:40], "pairs": [], "prices": {}},
-                                 material.packed))) <= 1.49e6  # what a report grows by, but for 3 kB of style
+    facts = {**material.facts, "stories": material.facts["stories"][:40], "pairs": [], "prices": {}}
+    assert len(embedded(Material(facts, material.packed))) <= 1.49e6  # what a report grows by, but for 3 kB of style
 
 
 # runs that have less, and the server
@@ -423,6 +425,17 @@ def test_a_single_decoder_is_shown_and_what_the_page_cannot_compute_is_refused(h
         collect(make_run(tmp_path / "short", tokenizer, _1_pretrained=build()))
     with pytest.raises(UserError, match="no decoder of today"):
         collect(make_run(tmp_path / "old", tokenizer, _1_pretrained=build(context=400, smeared_keys=True)))
+
+
+def test_a_report_holds_its_models_unless_that_is_not_wanted(tmp_path, tokenizer, request):
+    plain = write_report(make(make_run(tmp_path, tokenizer, _1_pretrained=build(context=400)))).read_text("utf-8")
+    assert "<script" not in plain and "Let them write" not in plain
+    page = write_report(tmp_path, play=True)
+    assert len(read_page(page).facts["stories"]) == 40
+    if CHROMIUM:
+        browser = ready(request.getfixturevalue("browser"), page)
+        assert "This run has no RLHF model" in browser.run("document.getElementById('play').innerText")
+        assert browser.trouble() == [] and len(browser.requests()) == 1
 
 
 def test_a_damaged_page_is_refused(tmp_path):

@@ -33,7 +33,7 @@ class Play {
       [name, new Transformer(facts.models[name].config, weights[name])]));
     this.languages = Object.keys(NAMES).filter((name) => this.models[name]);
     this.last = this.languages[this.languages.length - 1]; // the farthest stage
-    this.listeners = []; // called after each new set of summaries
+    Object.assign(this, { listeners: [], latest: 0 }); // listeners: called after each new set of summaries
   }
   prompt(story) {
     const [before, after] = this.facts.templates[story.template];
@@ -114,7 +114,7 @@ function markedText(said) { // statements underlined by verdict, rude words boxe
 }
 
 async function summarise(play, text) {
-  const objection = play.objection(text), status = byId("said");
+  const objection = play.objection(text), status = byId("said"), mine = ++play.latest;
   status.textContent = objection || "Reading …";
   if (objection) return;
   await pause();
@@ -122,7 +122,7 @@ async function summarise(play, text) {
   const temperature = Number(byId("temperature").value), seed = Number(byId("seed").value) || 0;
   for (const name of play.languages) {
     said[name] = play.write(name, story, prompt, { temperature, random: randomNumbers(seed) });
-    await pause();
+    if (await pause(), mine !== play.latest) return; // something else is wanted by now
   }
   const judge = play.models.reward && reader(play.models.reward, prompt);
   for (const one of Object.values(said)) {
