@@ -211,14 +211,17 @@ def test_the_facts_of_a_typed_story_are_those_that_its_sentences_say():
 @pytest.mark.parametrize("changes", [{"activation": "gelu", "short_convolution": 0}, {"activation": "gelu_tanh"},
                                      {"positions": "learned", "activation": "relu", "short_convolution": 3}])
 def test_other_decoders_compute_the_same(changes, tmp_path, tokenizer, texts):
-    model = build(**changes)
-    packed, layout = pack({"pretrained": model})
-    small, ids = unpack(packed, layout)["pretrained"], [1, *tokenizer.encode(texts[0])][:40]
+    opposite, model = build(**changes), build(**changes)
+    with torch.no_grad():
+        for x in opposite.parameters():
+            x.neg_()  # differences as large as they can be
+    packed, layout = pack({"pretrained": opposite, "sft": model})
+    small, ids = unpack(packed, layout)["sft"], [1, *tokenizer.encode(texts[0])][:40]
     code = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("transformer.js", "weights.js"))
     done = subprocess.run([NODE, "-"], input=f"""{code}
       const bytes = require("zlib").inflateSync(Buffer.from("{packed.hex()}", "hex")), layout = {json.dumps(layout)};
-      const weights = unpackWeights(new Uint8Array(bytes), layout).pretrained;
-      const model = new Transformer(layout.pretrained.config, weights), cache = new Cache(model.config);
+      const model = new Transformer(layout.sft.config, unpackWeights(new Uint8Array(bytes), layout).sft);
+      const cache = new Cache(model.config);
       console.log(JSON.stringify(model.read({ids}, cache).map((x) => Array.from(model.logits(x)))))""",
                           capture_output=True, text=True, check=True)
     with torch.no_grad():
@@ -377,6 +380,7 @@ def test_the_shipped_page_is_what_its_own_data_give_and_the_bounds_hold(material
              for path in HERE.glob(f"*.{suffix}")}
     assert lines["transformer.js"] <= 250 and sum(lines.values()) <= 900, lines
     page = SHIPPED.read_text(encoding="utf-8")
+    assert not re.search(r"\$play|\$rules|\$models", page), "a slot was left open"
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
     assert not [word for word in ("innerHTML", "outerHTML", "document.write", "eval(", "fetch(") if word in page]
     facts = {**material.facts, "stories": material.facts["stories"][:40], "pairs": [], "prices": {}}
@@ -430,6 +434,8 @@ def test_a_single_decoder_is_shown_and_what_the_page_cannot_compute_is_refused(h
 def test_a_report_holds_its_models_unless_that_is_not_wanted(tmp_path, tokenizer, request):
     plain = write_report(make(make_run(tmp_path, tokenizer, _1_pretrained=build(context=400)))).read_text("utf-8")
     assert "<script" not in plain and "Let them write" not in plain
+    short = write_report(make(make_run(tmp_path / "short", tokenizer, _1_pretrained=build())), play=True)
+    assert "cannot be shown here: " in short.read_text("utf-8") and "fits the context" in short.read_text("utf-8")
     page = write_report(tmp_path, play=True)
     assert len(read_page(page).facts["stories"]) == 40
     if CHROMIUM:

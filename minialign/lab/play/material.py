@@ -84,7 +84,8 @@ def collect(run: Path, stories: int = STORIES, all_panels: bool = True) -> Mater
     small = unpack(packed, layout)
     tests = run / "data" / "tests.jsonl"
     asked = read_jsonl(tests, ("prompt", "completion")) if tests.exists() else demonstrations(stories, 5, 1.0)
-    asked = those_that_fit([test for test in asked if test.get("task", "summary") == "summary"], models, tokenizer)
+    asked = [test for test in asked if test.get("task", "summary") == "summary" and isinstance(test.get("story"), dict)]
+    asked = those_that_fit(asked, models, tokenizer)
     if not asked:
         raise UserError("no story of the toy world fits the context of its models", run)
     asked = asked[:stories]

@@ -22,7 +22,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import read_text
 
 SHIPPED = Path(__file__).parents[3] / "data" / "play.html"
-STYLE = re.compile(r"<style>\n(.*?)</style>", re.S)
+STYLE = re.compile(r"<style>\n(.*?)\$play_style</style>", re.S)
 DATA = re.compile(r'<script type="text/plain" id="play-(facts|weights)">([\w+/=\s]*)</script>')
 FIRST, OTHERS = ("transformer.js", "weights.js", "world.js", "story.js"), ("panels.js",)
 RULES = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"  # no request leaves the page
@@ -50,12 +50,13 @@ def render(material: Material) -> str:
     """The whole page."""
     report = STYLE.search(asset("page.html", "minialign.lab.report"))
     style = report.group(1) + asset("play.css")
-    sizes, error = material.facts["bytes"], material.facts["error"]
+    sizes, error, prices = (material.facts.get(name) for name in ("bytes", "error", "prices"))
     return Template(asset("play.html")).substitute(
         rules=RULES, style=style, story=first_panel(), data=data(material), script=script(FIRST + OTHERS),
         models=len(material.facts["models"]), float32=f"{sizes['float32'] / 1e6:.2f}",
         packed=f"{sizes['packed'] / 1e6:.2f}", largest=f"{error['largest']:.2f}", typical=f"{error['typical']:.2f}",
-        spread=f"{error['spread']:.1f}", prompts=error["prompts"])
+        spread=f"{error['spread']:.1f}", prompts=error["prompts"],
+        priced=len(prices["proxy"]) if prices else "no")
 
 
 def first_panel() -> str:

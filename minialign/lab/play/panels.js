@@ -6,8 +6,7 @@ function otherPanels(play) {
     if (missing) byId(name).append(el("p", { className: "card" }, missing));
   }
 }
-const dot = (a, b) => sum(a.map((x, i) => x * b[i]));
-const mean = (numbers) => sum(numbers) / numbers.length;
+const dot = (a, b) => sum(a.map((x, i) => x * b[i])), mean = (numbers) => sum(numbers) / numbers.length;
 const [row, grid] = ["row", "grid"].map((className) => (...nodes) => el("div", { className }, ...nodes));
 const status = () => el("p", { role: "status" });
 function button(words, action, className = "") {

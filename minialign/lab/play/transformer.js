@@ -53,7 +53,7 @@ function layerNorm(x, weight, bias) { // (D)
 }
 function softmax(logits, temperature = 1) { // (V) -> (V)
   const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  const shares = Float64Array.from(logits, (logit) => Math.exp((logit - highest) / temperature));
+  const shares = new Float64Array(logits).map((logit) => Math.exp((logit - highest) / temperature));
   const sum = shares.reduce((a, b) => a + b, 0);
   return shares.map((share) => share / sum);
 }

@@ -1,7 +1,8 @@
 // Weights: from the page's bytes to matrices, and to fewer bits; to be read beside weights.py and quant/mappings.py.
 "use strict";
 async function inflate(base64) { // base64 of deflated bytes -> bytes
-  const packed = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const letters = atob(base64), packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -27,9 +28,9 @@ function unpackWeights(bytes, models) {
       const before = from ? unpacked[from][name] : undefined;
       matrix.codes = codes.slice(at, (at += rows * columns));
       matrix.scales = Float64Array.from({ length: rows }, nextHalf);
-      for (let i = 0; i < matrix.codes.length; i++) {
-        const row = Math.floor(i / columns), scale = matrix.scales[row];
-        if (before) matrix.codes[i] += Math.floor((before.codes[i] * before.scales[row]) / scale + 0.5);
+      for (let row = 0, i = 0; row < rows; row++) for (; i < (row + 1) * columns; i++) {
+        const scale = matrix.scales[row], other = before ? before.codes[i] * before.scales[row] : 0;
+        matrix.codes[i] += Math.floor(other / scale + 0.5); // modulo 256
         matrix.values[i] = matrix.codes[i] * scale;
       }
     }
