@@ -21,7 +21,6 @@ from minialign.runs.process import prepare_process
 
 COMMANDS = {
     "demo": "The main job: from raw text to an aligned model, with a report.",
-    "play": "The models of a run, or the shipped ones, in one page that computes in the browser.",
     "pretrain": "Teach a decoder to predict the next token of your texts.",
     "bases": "Make or check the shipped models that can read.",
     "sft": "Instruction-tune a model on demonstrations.",
@@ -45,6 +44,7 @@ COMMANDS = {
     "realdata": "Fetch real texts and real people's judgements.",
     "claims": "Check what the course notes say, one experiment a claim.",
     "notebooks": "Run the notebooks, all or some, and write them with their outputs.",
+    "play": "The models of a run, or the shipped ones, in one page that computes in the browser.",
 }
 
 CHAPTERS = {  # heading of the map -> its commands, in the order in which they are needed

@@ -27,6 +27,7 @@ from minialign.lab.play.page import DATA, SHIPPED, embedded, read_page, render
 from minialign.lab.play.serving import PlayPage, create_app
 from minialign.lab.play.weights import pack, unpack
 from minialign.lab.report import write_report
+from minialign.lab.report.touch import touch
 from minialign.quant.mappings import MappingConfig, quantize_tensor
 from minialign.rlhf.best_of_n import best_of_n_kl
 from minialign.rlhf.kl import exact_kl
@@ -47,7 +48,7 @@ NEEDS_NODE = pytest.mark.skipif(not NODE, reason="there is no node to run the pa
 NASTY = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script> ${1} &amp;"
 ODD = ["", " ", "a", "  two  blanks ", "don't we'll", "\n\nMira", "x" * 60, "żółw 🐢 العربية", "12 345,6", "<end><pad>",
        NASTY, "Mira\t\r\nlost", "e\u0301 \u00a0 \u2028"]
-PROMPTS, FEW = 50, 3
+PROMPTS, FEW = 50, 2
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,12 @@ def ready(browser, page):
 
 @pytest.fixture(scope="module")
 def opened(browser):
-    """The shipped page, opened once."""
-    return ready(browser, SHIPPED)
+    """The shipped page, opened once; `seconds` of its thread's work went into the first summaries."""
+    browser.call("Performance.enable", timeDomain="threadTicks")
+    ready(browser, SHIPPED)
+    metrics = {metric["name"]: metric["value"] for metric in browser.call("Performance.getMetrics")["metrics"]}
+    browser.seconds = metrics["TaskDuration"]
+    return browser
 
 
 def on_node(expression, page=SHIPPED):
@@ -100,16 +105,18 @@ def on_node(expression, page=SHIPPED):
 
 
 def prompts_of(facts, count):
-    """The first stories as the page's prompts."""
-    pairs = [(facts["templates"][story["template"]], story["text"]) for story in facts["stories"][:count]]
+    """The shortest stories as the page's prompts."""
+    stories = sorted(facts["stories"], key=lambda story: len(story["text"]))[:count]
+    pairs = [(facts["templates"][story["template"]], story["text"]) for story in stories]
     return [before + text + after for (before, after), text in pairs]
 
 
-WRITE = """%s.map(([name, count]) => play.facts.stories.slice(0, count).map((story) => {
+SHORTEST = "[...play.facts.stories].sort((a, b) => a.text.length - b.text.length)"
+WRITE = """%s.map(([name, count]) => SHORTEST.slice(0, count).map((story) => {
   const model = play.models[name], { cache, last } = reader(model, play.prompt(story));
   const { ids, logits } = generate(model, last, cache, { newTokens: 40, temperature: 0, end: 2 });
   return { ids, first: Array.from(logits[0]), last: Array.from(logits[logits.length - 1]) };
-}))"""
+}))""".replace("SHORTEST", SHORTEST)
 
 
 def check_writing(asked, found, material, models, tokenizer):
@@ -149,7 +156,7 @@ def test_tokens_rewards_and_kl_are_those_of_python(material, models, shipped_tok
       texts: {json.dumps(ODD)}.map((text) => play.tokenizer.decodeEach(play.tokenizer.encode(text)).join("")),
       ...(() => {{
         const read = Object.fromEntries(Object.entries(play.models).map(([name, model]) =>
-          [name, reader(model, play.prompt(play.facts.stories[0]))]));
+          [name, reader(model, play.prompt({SHORTEST}[0]))]));
         const ids = {json.dumps(completions)}.map((text) => play.tokenizer.encode(text));
         const logits = (name) => completionLogits(play.models[name], read[name], [...ids[0], play.end]);
         const reference = logits("sft");
@@ -276,7 +283,12 @@ def test_packed_models_come_back_within_half_a_step_of_their_rows(decoder):
 def test_no_request_leaves_the_page_nothing_goes_wrong_and_it_is_quick(opened):
     assert opened.requests() == [SHIPPED.as_uri()] and opened.trouble() == []
     assert opened.run("document.querySelectorAll('#play-cards .card').length") == 3
-    assert opened.run("play.milliseconds") < 5000  # half a second on two quiet cores
+    assert 0 < opened.seconds < 1.5
+    forty = """(() => {
+      const model = play.models.rlhf, { cache, last } = reader(model, play.asked), began = performance.now();
+      generate(model, last, cache, { newTokens: 40, temperature: 1, random: randomNumbers(1), end: -1 });
+      return performance.now() - began; })()"""
+    assert min(opened.run(forty) for _ in range(3)) < 500  # milliseconds
     whole = opened.run("document.body.innerText")
     for word in ("gold 0.", "reward", "KL", "The first is better", "best of 4", "layer 3, head 3", "absmax: 255",
                  "break-even"):
@@ -326,7 +338,8 @@ def test_ten_choices_are_made_with_the_keyboard_and_the_sliders_move_what_they_s
                         text="\r")
     said = opened.run("document.getElementById('play-annotator').innerText")
     assert "Of 10 choices you agree in" in said and "Choose again" in said
-    moves = (("price", 32, "Best of 32"), ("lora", 96, "100\u00a0%"), ("bits", 2, "RLHF, 2 bits"))
+    moves = (("price", 32, "Best of 32"), ("lora", 96, "100\u00a0%"), ("bits", 2, "RLHF, 2 bits"),
+             ("bits", 8, "RLHF, 8 bits"))
     for panel, value, expected in moves:
         opened.run(f"""(() => {{ const input = document.querySelector('#play-{panel} input');
           input.value = {value}; input.dispatchEvent(new Event('input')); }})()""")
@@ -353,8 +366,8 @@ def test_whatever_is_typed_is_text_and_bad_input_is_answered_with_a_sentence(ope
         opened.run(f"document.getElementById('play-{field}').select()")
         opened.call("Input.insertText", text=NASTY)
     for text, answer in {"": "There is no story", " \n ": "There is no story", "x" * 10_000: "That is 10000 letters",
-                         "Mira lost a kite. " * 60: "tokens; the models read", NASTY: "The judge understood 0",
-                         "ولد صغير. Żółw 🐢 lost. Mira lost the kite.": "never read و ل د"}.items():
+                         "Mira lost a kite. " * 60: "tokens; the models read",
+                         f"ولد صغير. Żółw 🐢 lost. {NASTY}": "never read و ل د"}.items():
         assert answer in typed(opened, text), text
     opened.run("document.getElementById('play-temperature').value = 1.4")
     assert "Read and written" in typed(opened, f"Mira lost the kite at the mill. {NASTY} Tom found the kite.")
@@ -432,11 +445,10 @@ def test_a_single_decoder_is_shown_and_what_the_page_cannot_compute_is_refused(h
 
 
 def test_a_report_holds_its_models_unless_that_is_not_wanted(tmp_path, tokenizer, request):
-    plain = write_report(make(make_run(tmp_path, tokenizer, _1_pretrained=build(context=400)))).read_text("utf-8")
-    assert "<script" not in plain and "Let them write" not in plain
-    short = write_report(make(make_run(tmp_path / "short", tokenizer, _1_pretrained=build())), play=True)
-    assert "cannot be shown here: " in short.read_text("utf-8") and "fits the context" in short.read_text("utf-8")
-    page = write_report(tmp_path, play=True)
+    assert touch(None) == {"play": "", "play_link": "", "play_style": ""}
+    short = touch(make_run(tmp_path / "short", tokenizer, _1_pretrained=build()))["play"]
+    assert "cannot be shown here: " in short and "fits the context" in short
+    page = write_report(make(make_run(tmp_path, tokenizer, _1_pretrained=build(context=400))), play=True)
     assert len(read_page(page).facts["stories"]) == 40
     if CHROMIUM:
         browser = ready(request.getfixturevalue("browser"), page)
