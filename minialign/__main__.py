@@ -44,10 +44,11 @@ COMMANDS = {
     "realdata": "Fetch real texts and real people's judgements.",
     "claims": "Check what the course notes say, one experiment a claim.",
     "notebooks": "Run the notebooks, all or some, and write them with their outputs.",
+    "play": "The models of a run, or the shipped ones, in one page that computes in the browser.",
 }
 
 CHAPTERS = {  # heading of the map -> its commands, in the order in which they are needed
-    "Everything at once": ("demo",),
+    "Everything at once": ("demo", "play"),
     "Texts and pretraining": ("realdata", "pretrain", "bases", "sample"),
     "Instruction tuning": ("sft", "instruct", "ask"),
     "Human feedback": ("compare", "label", "annotators", "reward", "ppo", "grpo", "dpo", "kto", "hacking"),

@@ -50,6 +50,7 @@ class Line:
 LINES = (
     Line(f"{PYTHON} --fast --out {DEMO}", r"RLHF(?:\s+[\d.]+){3}\s+([\d.]+)",
          "the whole pipeline and its report; gold score after RLHF {0}"),
+    Line(f"{PYTHON} play {DEMO} --out runs/play.html", r"play\.html: (.*?);"),
     Line(f"{PYTHON} realdata python-reference", r"texts\.train\.txt: (.*)", "{0} to learn from"),
     Line(
         f"{PYTHON} pretrain --text {BOOK}.train.txt --valid {BOOK}.valid.txt --vocabulary 512 --fast --out runs/book",

@@ -27,9 +27,10 @@ ROWS = {"pretrained": "pretrained", "sft": "instructed", "rlhf": "RLHF", "refere
 @cli.file_option("--out", "The run folder.  [default: runs/demo, with --fast runs/demo-fast]")
 @cli.seed_option()
 @cli.flag("--fast", text="A quick look: less of every stage, in seconds.")
+@cli.option("--play/--no-play", default=True, text="Put the models into the report, to write in the browser; 1.5 MB.")
 @cli.flag("--from-scratch", text="Train the base first, in the run folder, instead of taking the shipped one.")
 @cli.configured("Settings", "config", DemoConfig(), FAST)
-def command(out, seed, fast, from_scratch, config):
+def command(out, seed, fast, play, from_scratch, config):
     """The main job: from raw text to an aligned model, with a report.
 
     Dirty corpus, tokenizer, pretraining, instruction tuning, comparisons, reward model, PPO, evaluation. Every stage
@@ -48,8 +49,8 @@ def command(out, seed, fast, from_scratch, config):
         if not (out / "report.html").exists():
             summary = demo.run()
             with demo.stage("report", "writing the report"):
-                finish(out, summary)
-            finish(out, summary)
+                finish(out, summary, play)
+            finish(out, summary, play)
     tell(read_json(out / "summary.json"), out)
 
 
@@ -81,13 +82,13 @@ def claim_folder(out: Path, config: DemoConfig) -> None:
     write_json(path, to_dict(config))
 
 
-def finish(out: Path, summary: dict) -> None:
+def finish(out: Path, summary: dict, play: bool) -> None:
     """summary.json, then report.html from it. Written twice, so that the report's own seconds are in it."""
     seconds = read_json(out / "seconds.json")
     summary |= {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
                 "peak_memory_mib": round(peak_memory_mib() or 0)}
     write_json(out / "summary.json", summary)
-    write_report(out)
+    write_report(out, play)
 
 
 def tell(summary: dict, out: Path) -> None:

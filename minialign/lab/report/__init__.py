@@ -7,9 +7,11 @@ r"""report.html: what the main job did, as one self-contained page, from the fil
     figures.py   scores, win rates and training curves, with their tables
     reward.py    the reward model: calibration, best of n as PPO's rival, and what it judged most wrongly
     stories.py   the same stories told by each stage, every statement marked
+    touch.py     the three models themselves, to write in the reader's browser
     page.html    the page around them
 
-The page asks no other machine for anything and runs no script. Same files, same bytes.
+The page asks no other machine for anything; it runs no script but that of touch.py, which can be left out. Same files,
+same bytes.
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ from minialign.lab.report.pipeline import pipeline_section
 from minialign.lab.report.reward import reward_section
 from minialign.lab.report.run import Run, escape
 from minialign.lab.report.stories import stories_section
+from minialign.lab.report.touch import touch
 from minialign.lab.report.words import cost_section, tiles, title, verdict
 from minialign.runs.files import write_atomic
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, play: bool = False) -> Path:
     """Write `report.html` of a finished main job and return its path.
 
     Args:
         folder: of the run: summary.json, */metrics.jsonl, evaluation/samples.jsonl and evaluation/stories.jsonl.
+        play: whether the run's models stand in it, to write in the reader's browser; 1.5 MB more.
     Raises:
         UserError: a file is missing or broken; names it.
     """
@@ -50,6 +54,7 @@ def write_report(folder: Path) -> Path:
         curves=curves_section(run),
         stories=stories_section(run),
         cost=cost_section(run),
+        **touch(Path(folder) if play else None),
     )
     path = Path(folder) / "report.html"
     write_atomic(path, content)
