@@ -1,5 +1,5 @@
-"""The short form of kills.py (its stages: .ci/run and test_interruptions.py), and what a killed command must not leave behind: processes that nobody ends."""
-
+"""The labelling page under kill -9 (the stages: kills.py, test_interruptions.py), and what a killed command must not
+leave behind: processes that nobody ends."""
 import os
 import signal
 import subprocess
