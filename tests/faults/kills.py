@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import page  # noqa: E402
 import torch  # noqa: E402
 from stages import STAGES, command, in_a_fork, left, prepare  # noqa: E402

@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import kills  # noqa: E402
 from stages import STAGES, command, in_a_fork, left, prepare  # noqa: E402
 

@@ -1,6 +1,7 @@
 """The labelling page, killed while somebody labels as fast as it can: no confirmed label is lost, none counted
 twice."""
 
+import http.client
 import json
 import os
 import random
@@ -54,7 +55,7 @@ def label_until(url: str, moment: float, pid: int, confirmed: list, rng) -> None
                     "choice": rng.choice(["first", "second", "tie", "skip"])}
             state = ask(url, "/api/label", said)
             confirmed.append((said["key"], said["choice"]))
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         pass  # it was killed
 
 
