@@ -56,7 +56,7 @@ def spots(tree: ast.Module) -> list[ast.AST]:
     def visit(node):
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.AnnAssign | ast.Import | ast.ImportFrom):
             return
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):  # no decorator, no default
             for part in node.body:
                 visit(part)
             return

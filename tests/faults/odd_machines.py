@@ -1,7 +1,7 @@
 """Every stage on a disk that is full from its n-th write on, for every n; on one that became read-only; under a clock
 that jumps; and twice in one folder at once.
 
-    python tests/faults/odd_machines.py --work runs/odd        prints the table; --every 1 tries each write
+    python tests/faults/odd_machines.py --work runs/odd        --every 1 tries each write; goes on where it was stopped
 
 A fault must end in one line that says what to do, never a traceback, and the same command afterwards must end with the
 bits of a run that was left alone.
@@ -11,6 +11,7 @@ import argparse
 import builtins
 import errno
 import io
+import json
 import os
 import random
 import shutil
@@ -171,18 +172,19 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("runs/odd"))
     args = parser.parse_args()
     prepare(args.work / "d")
-    print("| stage | writes that found a full disk | a read-only one | a jumping clock | twice at once | wrong |")
-    print("| --- | ---: | ---: | ---: | ---: | --- |")
-    failed = False
-    for stage in args.stages:
+    log, failed = args.work / "odd.jsonl", False
+    known = [json.loads(line)["stage"] for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    for stage in [stage for stage in args.stages if stage not in known]:
         found = [full_disk(stage, args.work, args.every), full_disk(stage, args.work, 4 * args.every, errno.EROFS),
                  jumping_clock(stage, args.work)]
         pairs = [two_at_once(stage, args.work, delay) for delay in (0.0, 0.1, 0.3)]
         found.append((sum(tried for tried, _ in pairs), [line for _, wrong in pairs for line in wrong]))
         wrong = [line for _, lines in found for line in lines]
         failed |= bool(wrong)
-        tried = " | ".join(str(each) for each, _ in found)
-        print(f"| {stage} | {tried} | {'; '.join(wrong) or 'none'} |", flush=True)
+        one = {"stage": stage, "tried": [each for each, _ in found], "wrong": wrong}
+        print(json.dumps(one), flush=True)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(one) + "\n")
     sys.exit(failed)
 
 
