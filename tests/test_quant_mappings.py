@@ -229,3 +229,7 @@ def test_what_shares_a_scale_is_in_the_last_dimension_whatever_stands_before_it(
     whole, rows = quantize_tensor(x, config), quantize_tensor(x.flatten(0, 1), config)
     assert torch.equal(whole.values.flatten(0, 1), rows.values) and torch.equal(whole.scale.flatten(0, 1), rows.scale)
     assert torch.equal(whole.dequantize().flatten(0, 1), rows.dequantize())
+
+
+def test_absmax_is_shown_with_the_zero_point_0():
+    assert "zero-point 0, codes -127…127" in show_codes(torch.tensor([1.0, 127.0]), MappingConfig())
