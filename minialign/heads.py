@@ -185,12 +185,23 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     if tokenizer.fingerprint() != config.get("tokenizer"):
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy",
                         folder)
-    shape = from_dict(TransformerConfig, config["model"], run.path / CONFIG)
+    shape, tensors = from_dict(TransformerConfig, config["model"], run.path / CONFIG), read_tensors(run.path / MODEL)[0]
     check_rows(tokenizer, shape.vocabulary, folder)
+    check_size(shape, tensors, run.path / CONFIG)
     model = (LanguageModel(shape) if known == "language-model"
              else ScalarModel(build_body(shape), read=config.get("read", "end")))
-    load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
+    load_into(model, tensors, run.path / MODEL)
     return model.eval(), tokenizer
+
+
+def check_size(shape: TransformerConfig, tensors: dict[str, Tensor], file: Path) -> None:
+    """Raise UserError for a shape of a much larger model than the weights beside it, before it is built and fills the
+    memory; quantized weights hold up to eight numbers in one."""
+    numbers = 8 * sum(tensor.numel() for tensor in tensors.values())
+    tables = shape.vocabulary, shape.feed_forward * shape.width, shape.context * (shape.positions == "learned")
+    if shape.layers > len(tensors) or shape.width * max(tables) > numbers:
+        raise UserError(f"describes a model of {shape.layers} layers of width {shape.width}, and the weights beside it "
+                        f"are of a smaller one; use the config.json that belongs to them", file)
 
 
 def check_no_other(path: Path) -> None:

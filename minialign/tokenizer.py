@@ -26,6 +26,7 @@ from minialign.runs.errors import UserError
 PAD, BEGIN, END, SEPARATOR = 0, 1, 2, 3
 SENTINELS = 16  # <extra_0> … stand for the gaps of span corruption (pretrain/span_corruption.py)
 SPECIAL = ["<pad>", "<begin>", "<end>", "<separator>"] + [f"<extra_{i}>" for i in range(SENTINELS)]
+MOST_IDS = 2**24  # more than any vocabulary; an id beyond is a damaged file
 GREEN, RED, PLAIN = "\033[32m", "\033[31m", "\033[0m"  # colours of a terminal
 
 
@@ -107,9 +108,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError("there is no tokenizer; name a run folder that `minialign pretrain` made", path) from None
     except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
         raise UserError(f"not a tokenizer ({str(error)[:80]}); copy it again from the run that made it", path) from None
+    check_ids(library, path)
     if [library.id_to_token(i) for i in range(len(SPECIAL))] != SPECIAL:
         raise UserError("a tokenizer without minialign's special tokens; train one with `minialign pretrain`", path)
     return Tokenizer(library)
+
+
+def check_ids(library: tokenizers.Tokenizer, file: object) -> None:
+    """Raise UserError for an id that no table has a row for: the library counts up to it whenever it writes."""
+    name, highest = max(library.get_vocab().items(), key=lambda item: item[1], default=("", 0))
+    if highest >= MOST_IDS:
+        raise UserError(f"gives {name!r} the id {highest}, and no table has so many rows; the file is altered: copy it "
+                        f"again", file)
 
 
 def check_rows(tokenizer: Tokenizer, rows: int, file: object, **further: int) -> None:

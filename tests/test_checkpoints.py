@@ -487,3 +487,18 @@ def test_settings_of_earlier_versions_are_read_under_their_names_of_today(tmp_pa
     run.begin({"what": "x", "ppo": {"completions": 4}}, tokenizer)  # the same run: no error
     with pytest.raises(UserError, match="ppo.completions is 4 there and 5 now"):
         run.begin({"what": "x", "ppo": {"completions": 5}}, tokenizer)
+
+
+def test_a_checkpoint_beside_a_finished_model_goes_with_the_next_start(tmp_path):
+    """A kill may come between the two lines of `finish`."""
+    run = RunFolder(tmp_path)
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    with run.locked():
+        pass
+    assert not (tmp_path / "checkpoint.safetensors").exists() and run.finished
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    with run.locked():
+        pass
+    assert (tmp_path / "checkpoint.safetensors").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from minialign.lab.labelling import store as label_store
 from minialign.lab.labelling.agreement import label_agreement, read_votes, show_label_agreement
-from minialign.lab.labelling.store import GAP, LabelStore, Refused, read_pairs
+from minialign.lab.labelling.store import GAP, LabelStore, Refused, mend_last_line, read_pairs
 from minialign.lab.labelling.terminal import label_in_terminal, understand
 from minialign.rlhf.comparisons import read_comparisons
 from minialign.runs.errors import UserError
@@ -304,3 +304,30 @@ def test_labels_are_bytes_on_every_system(opened, monkeypatch):
     monkeypatch.setattr(os, "open", lambda path, flag, *rest: flags.append(flag) or opens(path, flag & ~binary, *rest))
     prefer_good(opened(), count=2)
     assert [bool(flag & binary) for flag in flags if flag & os.O_APPEND] == [True]
+
+
+def test_a_whole_last_line_without_its_break_is_never_off_the_disk(tmp_path, monkeypatch):
+    """A kill while the file is mended must not cost the label that it ends with."""
+    path = tmp_path / "labels.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": 2}')
+    monkeypatch.setattr("builtins.open", lambda *args, opened=open: Watched(opened(*args)))
+    assert mend_last_line(path) and path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+
+
+class Watched:
+    """A file that may not become shorter."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def truncate(self, size):
+        raise AssertionError("cut off")

@@ -220,3 +220,16 @@ def test_the_terms_of_the_zero_points_give_the_product_of_what_was_mapped(x_mapp
     found = integer_linear(a, b)
     torch.testing.assert_close(found.double(), a.dequantize().double() @ b.dequantize().double().T, atol=1e-4,
                                rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [MappingConfig(per="row"), MappingConfig("zero-point", per="row"),
+                                    MappingConfig(per="group", group=4), MappingConfig(per="group", group=6)])
+def test_what_shares_a_scale_is_in_the_last_dimension_whatever_stands_before_it(config):
+    x = torch.randn(3, 5, 10, generator=torch.Generator().manual_seed(0))
+    whole, rows = quantize_tensor(x, config), quantize_tensor(x.flatten(0, 1), config)
+    assert torch.equal(whole.values.flatten(0, 1), rows.values) and torch.equal(whole.scale.flatten(0, 1), rows.scale)
+    assert torch.equal(whole.dequantize().flatten(0, 1), rows.dequantize())
+
+
+def test_absmax_is_shown_with_the_zero_point_0():
+    assert "zero-point 0, codes -127…127" in show_codes(torch.tensor([1.0, 127.0]), MappingConfig())

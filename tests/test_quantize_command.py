@@ -185,3 +185,10 @@ def test_windows_of_short_and_of_long_texts():
     assert windows(list(range(10)), 3, 7).tolist() == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(UserError, match="two are needed"):
         windows([1], 10, 100)
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_try(d, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".report.json.1.tmp").write_text("{")
+    assert type_in(f"quantize {{d}}/run --scheme weights --fast --out {tmp_path}/out", d) == 0
+    assert not [*(tmp_path / "out").glob("*.tmp")] and (tmp_path / "out" / "config.json").exists()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minialign.heads import LanguageModel
+from minialign.heads import LanguageModel, check_size
 from minialign.quant.half import HalfEmbedding, HalfLinear
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear
 from minialign.quant.llm_int8 import LLMInt8Linear
@@ -186,5 +186,7 @@ def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     if tokenizer.fingerprint() != config.get("tokenizer"):
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy, or "
                         "quantize again", folder)
-    model = LanguageModel(from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG))
+    shape = from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG)
+    check_size(shape, read_tensors(Path(folder) / QUANTIZED)[0], Path(folder) / CONFIG)
+    model = LanguageModel(shape)
     return load_quantized(model, Path(folder) / QUANTIZED), tokenizer

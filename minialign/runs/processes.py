@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import torch
 import torch.distributed as distributed
@@ -23,7 +24,24 @@ def join_processes() -> tuple[int, int]:
 
 def two_workers() -> ProcessPoolExecutor:
     """Two processes for work that needs no other's; Ctrl-C is for the one that waits for them."""
-    return ProcessPoolExecutor(2, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    return ProcessPoolExecutor(2, get_context("spawn"), start_worker)
+
+
+def start_worker() -> None:
+    """What such a process does before its work: leave Ctrl-C to the one that started it, and end when that one does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has gone: after `kill -9` nobody else would, and it would wait for
+    work, or do work that nobody wants, for ever."""
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    if parent_process() is not None:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def wait_for_all() -> None:

@@ -78,11 +78,14 @@ class RunFolder:
             lock.release()
 
     def clean(self) -> None:
-        """Remove what a fault left half-written, here and one folder below; a run down there cleans up after itself."""
+        """Remove what a fault left half-written, or a finished run does not need, here and one folder below; a run down
+        there cleans up after itself."""
         below = [file for file in self.path.glob("*/.*.tmp") if not (file.parent / ".lock").exists()]
         for file in [*self.path.glob(".*.tmp"), *below]:
             if re.fullmatch(r"\..+\.\d+\.tmp", file.name):  # the names that write_atomic gives: somebody else's stay
                 file.unlink(missing_ok=True)
+        if self.finished:  # a fault came between the two lines of `finish`
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def begin(self, config: dict[str, Any], tokenizer: Any) -> None:
         """Write what the run is, or check that the run that is there is the same one. Raises UserError for another run,

@@ -27,6 +27,7 @@ def pair(request, tmp_path):
     return load_bert(tmp_path), transformers.BertForMaskedLM.from_pretrained(tmp_path).eval()
 
 
+@pytest.mark.piece("BERT: logits and six gradients", "transformers")
 def test_logits_and_gradients_equal_those_of_transformers(pair):
     ours, peer = pair
     tokens, mask = padded(ROWS, "right")
@@ -49,6 +50,7 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.piece("BERT: sentence vectors by mean pooling", "transformers")
 def test_a_body_without_a_head_gives_the_same_sentence_vectors(tmp_path):
     torch.manual_seed(0)
     # with a pooler, which we do not read
@@ -61,6 +63,7 @@ def test_a_body_without_a_head_gives_the_same_sentence_vectors(tmp_path):
                                mean / mean.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.piece("BERT: the most likely word of every place", "transformers")
 def test_the_masked_word_is_found_in_the_same_place(pair):
     ours, peer = pair
     tokens, mask = padded(ROWS, "right")
@@ -68,6 +71,7 @@ def test_the_masked_word_is_found_in_the_same_place(pair):
         attention_mask=mask).logits.argmax(-1)[mask.bool()])
 
 
+@pytest.mark.piece("BERT: logits and vectors from a folder that we wrote", "transformers")
 def test_transformers_reads_the_folder_that_we_write(pair, tmp_path):
     """With the head for masked words, and without."""
     ours, _ = pair

@@ -24,6 +24,7 @@ def pair(request, tmp_path):
     return load_gpt2(tmp_path), peer
 
 
+@pytest.mark.piece("GPT-2: logits and two gradients", "transformers")
 def test_logits_and_gradients_equal_those_of_transformers(pair):
     ours, peer = pair
     tokens = torch.randint(4, 320, (3, 20), generator=torch.Generator().manual_seed(1))
@@ -37,6 +38,7 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
                                peer.transformer.h[1].attn.c_attn.weight.grad.T[48:96], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.piece("GPT-2: greedy tokens with cache and left padding", "transformers")
 def test_greedy_generation_with_cache_and_left_padding_equals_that_of_transformers(pair):
     ours, peer = pair
     prompts = [[5, 9, 200, 31], [17, 250], [44, 45, 46, 47, 48, 49]]

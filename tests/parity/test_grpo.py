@@ -41,6 +41,7 @@ def theirs(average, mask, now, then, reference, advantages, config):
     return grpo_trainer.GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
 
 
+@pytest.mark.piece("GRPO: loss and gradient, averaged by {average}", "trl")
 @pytest.mark.parametrize("average", NAMES)
 @pytest.mark.parametrize("clip_high, beta", [(0.0, 0.04), (0.28, 0.0), (0.5, 0.3)])
 def test_losses_and_gradients_on_ragged_answers(average, clip_high, beta):
@@ -57,6 +58,7 @@ def test_losses_and_gradients_on_ragged_answers(average, clip_high, beta):
     assert found[0][1].abs().max() > 1e-3
 
 
+@pytest.mark.piece("GRPO: advantages, scaled by {scale}", "trl")
 @pytest.mark.parametrize("scale", ["group", "none"])
 def test_advantages(scale):
     source = inspect.getsource(grpo_trainer.GRPOTrainer._generate_and_score_completions).splitlines()

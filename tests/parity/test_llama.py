@@ -31,6 +31,7 @@ def pair(request, tmp_path):
     return load_llama(tmp_path), peer
 
 
+@pytest.mark.piece("Llama: logits and five gradients", "transformers")
 def test_logits_and_gradients_equal_those_of_transformers(pair):
     ours, peer = pair
     tokens, mask = padded(PROMPTS, "left")
@@ -52,6 +53,7 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.piece("Llama: greedy tokens with cache and left padding", "transformers")
 def test_greedy_generation_with_cache_and_left_padding_equals_that_of_transformers(pair):
     ours, peer = pair
     written = generate(ours, PROMPTS, SamplingConfig(12, temperature=0), torch.Generator(), stop_early=False)

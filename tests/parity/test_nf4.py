@@ -16,11 +16,13 @@ def both(shape, double, seed=0):
     return quantize_nf4(x, NF4Config(double=double)), packed.flatten(), state
 
 
+@pytest.mark.piece("NF4: the 16 levels, and the 256 of the scales", "bitsandbytes")
 def test_the_levels_are_the_librarys():
     assert torch.allclose(normal_levels(), functional.get_4bit_type("nf4", device="cpu"), atol=3e-7)
     assert torch.equal(dynamic_levels(), functional.create_dynamic_map())
 
 
+@pytest.mark.piece("NF4: codes, scales, what comes back", "bitsandbytes")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_codes_and_scales_are_the_librarys(shape):
     ours, packed, state = both(shape, double=False)
@@ -29,6 +31,7 @@ def test_codes_and_scales_are_the_librarys(shape):
     assert torch.allclose(ours.dequantize(), functional.dequantize_4bit(packed[:, None], state), atol=1e-7)
 
 
+@pytest.mark.piece("NF4: double-quantized scales", "bitsandbytes")
 @pytest.mark.parametrize("shape", SHAPES[:-1])  # the library divides a single scale, less its mean, by 0
 def test_double_quantized_scales_are_the_librarys_or_nearer(shape):
     ours, packed, state = both(shape, double=True)

@@ -40,8 +40,9 @@ def rates(pairs):
     return [asked.mean(), *(f.mean() for f in fate)], asked.sum()
 
 
+@pytest.mark.piece("masked words: shares chosen, masked, exchanged, kept", "transformers")
 @pytest.mark.parametrize("share", [0.15, 0.4])
-def test_masking_has_the_statistics_of_the_library_s_collator(share, peer_tokenizer):
+def test_masking_has_the_statistics_of_the_library_s_collator(share, peer_tokenizer, measured):
     chance = random.Random(0)
     texts = [[chance.randrange(len(SPECIAL), VOCABULARY) for _ in range(LENGTH)] for _ in range(ROWS)]
     ours = [(*reversed(mask_tokens(text, MaskingConfig(share), VOCABULARY, chance)), text) for text in texts]
@@ -51,6 +52,7 @@ def test_masking_has_the_statistics_of_the_library_s_collator(share, peer_tokeni
     theirs = [(labels.numpy(), tokens.numpy(), text) for labels, tokens, text in zip(theirs["labels"],
         theirs["input_ids"], texts)]
     (mine, n), (peer, m) = rates(ours), rates(theirs)
+    measured.see(mine, peer)
     for name, a, b, count in zip(("chosen", "masked", "another", "same"), mine, peer, (ROWS * LENGTH, n, n, n)):
         std = math.sqrt(2 * b * (1 - b) / count)  # of the difference of two shares
         assert abs(a - b) < 4 * std, name

@@ -89,6 +89,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.piece("LoRA of a {family}: logits from a file that we wrote", "peft")
 @pytest.mark.parametrize("stabilised", [False, True])
 def test_a_lora_goes_out_and_the_library_gives_the_same_logits(family, ours, theirs, tokens, tmp_path, stabilised):
     lora.wrap(ours, LoRAConfig(rank=2, alpha=6, targets=TARGETS[family], rank_stabilised=stabilised))
@@ -97,6 +98,7 @@ def test_a_lora_goes_out_and_the_library_gives_the_same_logits(family, ours, the
     close(peft.PeftModel.from_pretrained(theirs, tmp_path).eval()(tokens).logits, ours(tokens))
 
 
+@pytest.mark.piece("DoRA of a {family}: logits from a file that we wrote", "peft")
 @pytest.mark.parametrize("targets", [None, ("query", "feed_forward.output")])
 def test_a_dora_goes_out_and_in(family, ours, theirs, tokens, tmp_path, targets):
     dora.wrap(ours, dora.DoRAConfig(rank=2, alpha=6, targets=targets or TARGETS[family]))
@@ -105,6 +107,8 @@ def test_a_dora_goes_out_and_in(family, ours, theirs, tokens, tmp_path, targets)
     close(peft.PeftModel.from_pretrained(theirs, tmp_path).eval()(tokens).logits, ours(tokens))
 
 
+@pytest.mark.piece("LoRA, rank-stabilised LoRA and DoRA of a {family}: logits, gradients, "
+                   "merged weights from a file of the library", "peft")
 @pytest.mark.parametrize("option", [{}, {"use_rslora": True}, {"use_dora": True}])
 def test_a_lora_or_dora_of_the_library_comes_in_with_the_same_logits_gradients_and_merged_weights(family, ours, theirs,
         tokens, tmp_path, option):
@@ -131,6 +135,7 @@ def test_a_lora_or_dora_of_the_library_comes_in_with_the_same_logits_gradients_a
     close(lora.merged_plain(ours)(tokens), merged(tokens).logits)
 
 
+@pytest.mark.piece("prompt tuning of a {family}: logits and gradient", "peft")
 def test_a_tuned_prompt_goes_out_and_in(family, ours, folder, theirs, tokens, tmp_path):
     prompt_tuning.wrap(ours, PromptConfig(3, "random"))
     stir(ours, std=1.0)
@@ -152,6 +157,7 @@ def test_a_tuned_prompt_goes_out_and_in(family, ours, folder, theirs, tokens, tm
     close(again(tokens), expected)
 
 
+@pytest.mark.piece("BitFit of a {family}: gradients", "peft")
 def test_bias_training_moves_the_biases_as_the_library_does(family, folder, ours, theirs, tokens):
     if family == "llama":
         with pytest.raises(UserError, match="has no biases"):
@@ -183,6 +189,7 @@ def gpt2(family):
         pytest.skip("a Llama has no biases")
 
 
+@pytest.mark.piece("BitFit of a {family}: logits from a file that we wrote", "peft")
 @pytest.mark.parametrize("which", BIASES)
 def test_biases_go_out_and_the_library_gives_the_same_logits(gpt2, folder, ours, theirs, tokens, tmp_path, which):
     bitfit.wrap(ours, BIASES[which])
@@ -199,6 +206,7 @@ def test_biases_go_out_and_the_library_gives_the_same_logits(gpt2, folder, ours,
     assert len(update) == 2 and not any(grad.any() for grad in update.values()), "the update of zeros never moves"
 
 
+@pytest.mark.piece("BitFit of a {family}: logits from a file of the library", "peft")
 def test_the_library_s_bias_training_comes_in_with_the_same_logits(gpt2, ours, theirs, tokens, tmp_path):
     library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["attn.c_attn"], fan_in_fan_out=True,
                                                           bias="all")).eval()
@@ -210,6 +218,7 @@ def test_the_library_s_bias_training_comes_in_with_the_same_logits(gpt2, ours, t
     assert set(trained(ours)) == {name for name, _ in ours.named_parameters() if name.endswith(".bias")}
 
 
+@pytest.mark.piece("biases of some layers of a {family}: logits from a file of the library", "peft")
 def test_biases_of_the_wrapped_layers_alone_come_in_too(gpt2, ours, theirs, tokens, tmp_path):
     library = peft.get_peft_model(theirs, peft.LoraConfig(r=1, target_modules=["mlp.c_fc"], fan_in_fan_out=True,
                                                           bias="lora_only")).eval()

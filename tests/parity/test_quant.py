@@ -47,6 +47,7 @@ def nearly_all_equal(ours, theirs, share=1e-3):
 # torch
 
 
+@pytest.mark.piece("{mapping}: integers of a tensor, and what comes back", "torch")
 @pytest.mark.parametrize("kind", X)
 @pytest.mark.parametrize("mapping", ["absmax", "zero-point"])
 def test_the_integers_of_a_tensor_are_those_of_torch(kind, mapping):
@@ -58,15 +59,18 @@ def test_the_integers_of_a_tensor_are_those_of_torch(kind, mapping):
     torch.testing.assert_close(mapped.dequantize()[same], theirs.dequantize()[same])
 
 
+@pytest.mark.piece("{mapping}: integers of rows", "torch")
 @pytest.mark.parametrize("mapping", ["absmax", "zero-point"])
-def test_the_integers_of_rows_are_those_of_torch_s_channels(mapping):
+def test_the_integers_of_rows_are_those_of_torch_s_channels(mapping, measured):
     for x in X.values():
         mapped = quantize_tensor(x, MappingConfig(mapping, per="row"))
         zeros = torch.zeros(len(x)) if mapped.zero_point is None else mapped.zero_point[:, 0]
         theirs = torch.quantize_per_channel(x, mapped.scale[:, 0].double(), zeros.long(), 0, torch.qint8)
         nearly_all_equal(mapped.values, theirs.int_repr())
+        measured.see(mapped.values, theirs.int_repr())
 
 
+@pytest.mark.piece("zero-point: scale", "torch")
 @pytest.mark.parametrize("kind", X)
 def test_scale_and_zero_point_are_those_of_torch_s_observer(kind):
     observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint8, qscheme=torch.per_tensor_affine)
@@ -77,13 +81,17 @@ def test_scale_and_zero_point_are_those_of_torch_s_observer(kind):
     assert int(mapped.zero_point) == int(zero_point)
 
 
-def test_the_symmetric_scale_differs_from_torch_s_by_127_5_over_127():
+@pytest.mark.piece("absmax: scale, but for 127.5 / 127", "torch")
+def test_the_symmetric_scale_differs_from_torch_s_by_127_5_over_127(measured):
     observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
     observer(X["normal"])
     ours = quantize_tensor(X["normal"], MappingConfig()).scale
-    assert float(ours) == pytest.approx(float(observer.calculate_qparams()[0]) * 127.5 / 127, rel=1e-6)
+    theirs = float(observer.calculate_qparams()[0]) * 127.5 / 127
+    measured.see(ours, theirs)
+    assert float(ours) == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.piece("calibration: ranges by minimum and maximum, and by moving average", "torch")
 def test_ranges_are_those_of_torch_s_observers():
     theirs = (torch.ao.quantization.MinMaxObserver(),
               torch.ao.quantization.MovingAverageMinMaxObserver(averaging_constant=0.1))
@@ -95,6 +103,7 @@ def test_ranges_are_those_of_torch_s_observers():
                                    torch.stack([other.min_val, other.max_val]))
 
 
+@pytest.mark.piece("a linear layer quantized dynamically", "torch")
 def test_the_dynamic_layer_is_torch_s_dynamic_linear():
     layer, x = linear(), X["normal"]
     ours = quantized_layer(layer, SchemeConfig(activation_mapping="zero-point", activation_bits=7,
@@ -109,6 +118,7 @@ def test_the_dynamic_layer_is_torch_s_dynamic_linear():
     assert (ours(x) - theirs).abs().mean() < 1e-4
 
 
+@pytest.mark.piece("a linear layer quantized statically, {mapping}", "torch")
 @pytest.mark.parametrize("mapping", ["absmax", "zero-point"])
 def test_the_static_layer_is_torch_s_rounding_of_both_sides(mapping):
     layer, x, config = linear(), X["normal"], MappingConfig(mapping)
@@ -122,6 +132,7 @@ def test_the_static_layer_is_torch_s_rounding_of_both_sides(mapping):
     torch.testing.assert_close(ours(x), F.linear(x_hat, w_hat, layer.bias).detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.piece("fake quantization at 2 to 8 bits and its gradient, {mapping}", "torch")
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("mapping", ["absmax", "zero-point"])
 def test_fake_quantization_and_its_gradient_are_torch_s(mapping, bits):
@@ -140,6 +151,7 @@ def test_fake_quantization_and_its_gradient_are_torch_s(mapping, bits):
     assert (results[0][1] == 0).any() and (results[0][1] != 0).any()
 
 
+@pytest.mark.piece("fake quantization of rows and its gradient", "torch")
 def test_fake_quantization_of_rows_is_torch_s():
     config, scale = MappingConfig(bits=4), torch.rand(33, 1, generator=G) * 0.2 + 0.05
     results = []
@@ -155,6 +167,7 @@ def test_fake_quantization_of_rows_is_torch_s():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.piece("learned step size: gradients", "torch")
 def test_the_gradient_of_a_learned_step_is_torch_s():
     x, start, factor = X["normal"], torch.tensor([0.2]), 1 / math.sqrt(X["normal"].numel() * 7)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
@@ -196,6 +209,7 @@ def half_linear(K=64, N=24):
 CONSTANT = 6.200124e-05 * 127 * 127  # theirs over ours
 
 
+@pytest.mark.piece("LLM.int8(): outlier columns and scales", "bitsandbytes")
 def test_integers_scales_and_outlier_columns_are_those_of_bitsandbytes(bnb):
     x = halves(12, 64, outliers=(3, 40))
     values, scale, columns = bnb.functional.int8_vectorwise_quant(x.half(), threshold=6.0)
@@ -208,11 +222,13 @@ def test_integers_scales_and_outlier_columns_are_those_of_bitsandbytes(bnb):
     assert (ours.scale <= plain.scale).all() and (ours.scale < plain.scale).any()
 
 
+@pytest.mark.piece("products of 8-bit integers", "bitsandbytes")
 def test_products_of_integers_are_those_of_bitsandbytes(bnb):
     a, b = (torch.randint(-127, 128, shape, dtype=torch.int8, generator=G) for shape in ((9, 100), (7, 100)))
     assert torch.equal(int8_matmul(a, b), bnb.functional.int8_linear_matmul(a, b))
 
 
+@pytest.mark.piece("vector-wise 8-bit layer, but for a constant", "bitsandbytes")
 def test_plain_int8_is_bitsandbytes_but_for_its_constant(bnb):
     layer, x = half_linear(), halves(12, 64)
     ours = quantized_layer(layer, SCHEMES["vector-wise"])
@@ -222,7 +238,8 @@ def test_plain_int8_is_bitsandbytes_but_for_its_constant(bnb):
     assert abs(CONSTANT - 1) == pytest.approx(1.8e-5, rel=0.05)
 
 
-def test_with_dequantized_outlier_weights_it_is_bitsandbytes_and_with_the_original_ones_it_is_better(bnb):
+@pytest.mark.piece("LLM.int8() with dequantized outlier weights", "bitsandbytes")
+def test_with_dequantized_outlier_weights_it_is_bitsandbytes_and_with_the_original_ones_it_is_better(bnb, measured):
     layer, x = half_linear(), halves(12, 64, outliers=(3, 40))
     with torch.no_grad():
         exact, theirs = layer(x), their_layer(bnb, layer, 6.0)(x)
@@ -230,10 +247,12 @@ def test_with_dequantized_outlier_weights_it_is_bitsandbytes_and_with_the_origin
             return float((y - exact).norm() / exact.norm())
         same = quantized_layer(layer, SchemeConfig("llm-int8", outlier_weights="dequantized"))(x)
         better = quantized_layer(layer, SCHEMES["llm-int8"])(x)
+    measured.see(same, theirs)
     assert (same - theirs).norm() / theirs.norm() < 1.5e-3  # what is left is the larger scale of some rows
     assert off(same) < 1.05 * off(theirs) and off(better) < 0.7 * off(theirs)
 
 
+@pytest.mark.piece("LLM.int8(): a row of zeros", "bitsandbytes")
 def test_a_row_of_zeros_gives_the_bias_in_both(bnb):
     layer, x = half_linear(), halves(3, 64)
     x[1] = 0

@@ -38,6 +38,7 @@ def pair(request, tmp_path):
     return load_t5(tmp_path), transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
 
 
+@pytest.mark.piece("T5: logits and five gradients", "transformers")
 def test_logits_and_gradients_equal_those_of_transformers(pair):
     ours, peer = pair
     inputs, mask = padded(INPUTS, "right")
@@ -60,6 +61,7 @@ def test_logits_and_gradients_equal_those_of_transformers(pair):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.piece("T5: greedy tokens with cache and padding", "transformers")
 def test_greedy_generation_with_cache_and_padding_equals_that_of_transformers(pair):
     ours, peer = pair
     written = generate(ours, INPUTS, SamplingConfig(14, temperature=0), torch.Generator(), stop_early=False)
@@ -74,6 +76,7 @@ def test_an_untied_head_is_not_scaled(pair):
     assert ours.config.scaled == peer.config.scale_decoder_outputs == (ours.head is None)
 
 
+@pytest.mark.piece("T5: buckets of distances", "transformers")
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_buckets_of_all_distances_equal_those_of_transformers(bidirectional):
     from transformers.models.t5.modeling_t5 import T5Attention

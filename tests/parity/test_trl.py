@@ -56,6 +56,7 @@ def theirs(mask, logprobs, reference, values, scores):
                values=values, scores=scores)
 
 
+@pytest.mark.piece("PPO: penalised rewards, returns, advantages", "trl")
 def test_penalised_rewards_advantages_and_returns_are_those_of_trl():
     mask, logprobs, reference, values, scores = episodes([7, 7, 7])
     found = theirs(mask, logprobs, reference, values, scores)
@@ -68,6 +69,7 @@ def test_penalised_rewards_advantages_and_returns_are_those_of_trl():
                                rtol=1e-5)
 
 
+@pytest.mark.piece("PPO: rewards of ragged answers, but for the score's place", "trl")
 def test_in_shorter_answers_trl_puts_the_score_one_place_later_and_the_rest_is_equal():
     mask, logprobs, reference, values, scores = episodes([3, 7, 5])
     found = theirs(mask, logprobs, reference, values, scores)["rewards"]
@@ -78,6 +80,7 @@ def test_in_shorter_answers_trl_puts_the_score_one_place_later_and_the_rest_is_e
     torch.testing.assert_close(found * (mask | (expected != 0)), expected)
 
 
+@pytest.mark.piece("KL estimators k1 and k3", "trl")
 def test_k1_and_k3_are_those_of_trl():
     mask, logprobs, reference, values, scores = episodes([7, 7])
     for name, estimator in (("k1", k1), ("k3", k3)):
@@ -87,6 +90,7 @@ def test_k1_and_k3_are_those_of_trl():
         torch.testing.assert_close(estimator(logprobs, reference), found)
 
 
+@pytest.mark.piece("PPO: policy loss, clipped share, value loss", "trl")
 def test_policy_and_value_losses_are_those_of_trl():
     mask, new, old, values, _ = episodes([7, 4, 6], seed=3)
     g = torch.Generator().manual_seed(9)
@@ -103,6 +107,7 @@ def test_policy_and_value_losses_are_those_of_trl():
     torch.testing.assert_close(masked_mean(value_loss(values, old_values, returns, 0.2), mask), found["vf_loss"])
 
 
+@pytest.mark.piece("whitening under a mask, but for the unbiased variance", "trl")
 def test_whitening_is_that_of_trl_but_for_the_unbiased_variance():
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) > 0.3
@@ -115,6 +120,7 @@ def test_whitening_is_that_of_trl_but_for_the_unbiased_variance():
         torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.piece("PPO: penalty of a missing end", "trl")
 def test_a_missing_end_is_penalised_as_trl_does_it():
     scores, ended = torch.tensor([0.3, -0.4]), torch.tensor([True, False])
     trainer = SimpleNamespace(args=ARGS)
@@ -123,6 +129,7 @@ def test_a_missing_end_is_penalised_as_trl_does_it():
     torch.testing.assert_close(penalise_missing_end(scores, ended, "subtract", 1.0), found["scores"])
 
 
+@pytest.mark.piece("reward model: the loss of pairs", "trl")
 def test_the_reward_loss_is_that_of_trl():
     from trl import RewardTrainer
 

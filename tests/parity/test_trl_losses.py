@@ -70,6 +70,7 @@ def theirs(policy, reference, ranked, beta, loss_types=("sigmoid",), weights=(1.
     return trl.DPOTrainer._compute_loss(trainer, trainer.model, inputs, False)
 
 
+@pytest.mark.piece("DPO: loss", "trl")
 def test_the_dpo_loss_of_every_prompt_is_that_of_trl_s_trainer():
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     data = Comparisons(RANKED, 1, 0)
@@ -79,6 +80,7 @@ def test_the_dpo_loss_of_every_prompt_is_that_of_trl_s_trainer():
         torch.testing.assert_close(ours, theirs(policy, reference, ranked, 0.3), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.piece("IPO: loss and the gradients of all weights", "trl")
 def test_ipo_is_trl_s_with_its_gradients():
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     data = Comparisons(RANKED, 1, 0)
@@ -93,6 +95,7 @@ def test_ipo_is_trl_s_with_its_gradients():
         torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.piece("DPO: loss with smoothed labels and imitation", "trl")
 def test_smoothed_labels_and_imitation_are_those_of_trl_s_trainer():
     """TRL calls the smoothed loss "aot": of a single pair, where there is nothing to sort, it is conservative DPO; and
     imitation "sft"."""
@@ -106,6 +109,7 @@ def test_smoothed_labels_and_imitation_are_those_of_trl_s_trainer():
                                    atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.piece("reward model: the loss of k completions of a prompt", "trl")
 def test_the_k_wise_reward_loss_is_the_mean_of_trl_s_over_the_pairs_of_a_prompt():
     source = inspect.getsource(trl.RewardTrainer.compute_loss).splitlines()
     code = next(line.strip() for line in source if "logsigmoid" in line and "margin" not in line)
@@ -117,6 +121,7 @@ def test_the_k_wise_reward_loss_is_the_mean_of_trl_s_over_the_pairs_of_a_prompt(
         torch.testing.assert_close(reward_loss(model, data.batch([place])), space["loss"])
 
 
+@pytest.mark.piece("KTO: losses and point of reference", "trl")
 def test_kto_s_losses_and_point_of_reference_are_those_of_trl():
     """The lines of TRL's method from the estimate of the KL to its losses, on our log-probabilities."""
     kto_trainer = pytest.importorskip("trl.trainer.kto_trainer")

@@ -8,6 +8,7 @@ Python loops over tokens, gradients come from autograd on one prompt and answer 
 import copy
 import math
 
+import pytest
 import torch
 
 from minialign.heads import LanguageModel, ScalarModel
@@ -78,6 +79,7 @@ def slow_update(policy, value, rollout, generator):
                 adam(parameters, torch.autograd.grad(sum(terms) / len(terms), parameters), memory, rate)
 
 
+@pytest.mark.piece("PPO: the weights after a whole update", "slow reference")
 def test_a_whole_update_leaves_the_weights_of_the_slow_reference():
     policy, reference = LanguageModel(SHAPE, 0).eval(), LanguageModel(SHAPE, 1).eval()
     value, reward = (ScalarModel(copy.deepcopy(reference.body), seed=k).eval() for k in (1, 2))

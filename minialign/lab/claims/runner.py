@@ -38,6 +38,7 @@ from minialign.lab.plotting import save_png
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.process import keep_memory
+from minialign.runs.processes import end_with_parent
 
 TABLE = "table.csv"
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
@@ -91,7 +92,9 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
 
 
 def start_worker(threads: int) -> None:
-    """What a process of its own needs before its first claim: its share of the cores, and a run's memory."""
+    """What a process of its own needs before its first claim: its share of the cores, and a run's memory; and it ends
+    with the one that waits for it."""
+    end_with_parent()
     keep_memory()
     torch.set_num_threads(threads)
 

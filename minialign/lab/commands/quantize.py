@@ -24,7 +24,7 @@ from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
 from minialign.quant.selection import ALL, KEEP
 from minialign.runs.errors import UserError
 from minialign.runs.files import write_atomic, write_json
-from minialign.runs.run_folder import CONFIG, TOKENIZER
+from minialign.runs.run_folder import CONFIG, TOKENIZER, RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 
@@ -79,7 +79,8 @@ def command(args):
     new_tokens = 8 if args.fast else 48 if args.bench else 24
     result |= measure(before, model, rows, args.seed, 7 if args.bench else 3, new_tokens)
     if args.out is not None:
-        write_quantized(args, model, before, tokenizer, result)
+        with RunFolder(args.out).locked():  # what a fault left half-written goes, and nobody else writes here
+            write_quantized(args, model, before, tokenizer, result)
     click.echo("\n" + table(result))
     if args.bench and config is not None:
         click.echo("\n" + layer_times(before, model))

@@ -29,7 +29,7 @@ from minialign.lab.realdata.packages import sha256_of
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.tensors import check_fit, read_tensors, tensors_of
-from minialign.tokenizer import SpecialIds, Tokenizer
+from minialign.tokenizer import SpecialIds, Tokenizer, check_ids
 
 Model = TypeVar("Model", bound=nn.Module)
 CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
@@ -219,4 +219,5 @@ def read_tokenizer(folder: Path, special: SpecialIds, ends_prompts: bool = False
     except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
         raise UserError(f"not a tokenizer ({str(error)[:80]}); copy it again from where the model is published",
                         path) from None
+    check_ids(library, path)
     return PretrainedTokenizer(library, special, ends_prompts)

@@ -27,14 +27,38 @@ from minialign.world.templates import Question, Unfit
 SEPARATOR = "|||"
 MARK = "\0|||\0"  # in its place while a template is filled, since an example's own text may hold a |||
 LOT = "lot_of_the_example"  # a name that templates do not use
+ENDLESS = 10**15
 MISSING = "templates in YAML need the libraries jinja2 and PyYAML; install them with: pip install jinja2 pyyaml"
 
 
+class TooMuch(UserError):
+    """A template, or a file of them, that would run or grow for ever."""
+
+
+def weight(value: Any, known: dict[int, int] | None = None) -> int:
+    """How many characters and items a value has when it is written out, at least 1. A number counts as itself, but as 1
+    inside of a list or a table; a list that holds itself as more than there is."""
+    if isinstance(value, int | float):
+        return max(1, abs(int(value))) if abs(value) < ENDLESS else ENDLESS
+    if isinstance(value, str | bytes | range):
+        return max(1, len(value))
+    if not isinstance(value, list | tuple | set | frozenset | dict):
+        return 1
+    known = {} if known is None else known
+    if id(value) not in known:
+        known[id(value)] = ENDLESS  # while its parts are counted
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(1 if isinstance(part, int | float) else weight(part, known) for part in parts)
+    return known[id(value)]
+
+
 def _environment() -> Any:
-    """Jinja's sandbox with the three helpers that the collection's templates use, and nothing else."""
+    """Jinja's sandbox, within a budget, with the three helpers that the collection's templates use, and nothing
+    else."""
     try:
         from jinja2 import StrictUndefined, pass_context
-        from jinja2.sandbox import SandboxedEnvironment
+
+        from minialign.lab.interchange.jinja_limits import PRINTED, LimitedEnvironment
     except ImportError:
         raise UserError(MISSING) from None
 
@@ -44,12 +68,13 @@ def _environment() -> Any:
         def __bool__(self) -> bool:
             return False
 
-    environment = SandboxedEnvironment(undefined=Missing, autoescape=False, finalize=printable)
+    environment = LimitedEnvironment(undefined=Missing, autoescape=False)
+    environment.finalize = lambda value: environment.weighed(printable(value), PRINTED)
     environment.globals = {"zip": zip} | {name: environment.globals[name] for name in ("range", "namespace")}
     # drawn by chance, but the same for an example whenever it is asked
-    environment.filters["choice"] = environment.filters["random"] = pass_context(
-        lambda context, items: random.Random(f"{context.get(LOT)} {items!r}").choice(list(items)))
-    environment.filters["most_frequent"] = most_frequent
+    environment.filters["choice"] = environment.filters["random"] = environment.paid(pass_context(
+        lambda context, items: random.Random(f"{context.get(LOT)} {items!r}").choice(list(items))))
+    environment.filters["most_frequent"] = environment.paid(most_frequent)
     environment.filters["place"] = place
     return environment
 
@@ -75,6 +100,7 @@ def compile_checked(environment: Any, text: str) -> Any:
 
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is no text")
+    environment.begin()
     tree = environment.parse(text.replace(SEPARATOR, MARK))
     assigned = {target.name for each in tree.find_all(nodes.Assign) for target in each.find_all(nodes.Name)
                 if target.ctx == "store"}
@@ -90,7 +116,7 @@ def compile_checked(environment: Any, text: str) -> Any:
     for item in tree.find_all(nodes.Getitem):
         if not by_author(item.arg):
             item.arg = nodes.Filter(item.arg, "place", [], [], None, None, lineno=item.lineno, environment=environment)
-    return environment.from_string(tree)
+    return environment.from_string(environment.limited(tree, len(text)))
 
 
 def most_frequent(items: list) -> list:
@@ -141,6 +167,7 @@ class JinjaTemplate:
         fields = {name: copy.deepcopy(value) for name, value in example.items() if name != "cluster"}  # it may pop
         here, (text, choices) = f"template {self.task}/{self.name}", self.compiled
         fields[LOT] = json.dumps(fields, sort_keys=True, default=str)
+        text.environment.begin()
         try:
             options = [part.strip() for part in choices.render(fields).split(MARK)] if choices else []
             parts = [part.strip() for part in text.render(fields | {"answer_choices": options or None}).split(MARK)]
@@ -219,6 +246,8 @@ def _load_yaml(path: Path) -> Any:
     text = read_text(path)
     try:
         table = yaml.load(text, Loader=Loader)  # a SafeLoader with two harmless tags
+        if weight(table) > 100 * len(text) + 10_000:  # YAML may name a list twice in a list that it names twice ...
+            raise TooMuch("it would be longer than any memory, written out", path)
         refuse_half_characters(table, path)
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)

@@ -61,7 +61,7 @@ def architecture(folder: Path) -> str | None:
     """The model_type in a folder's config.json; None for a run of this project, and where there is none to read."""
     try:
         found = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found["model_type"] if isinstance(found, dict) and isinstance(found.get("model_type"), str) else None
 

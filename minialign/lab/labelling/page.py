@@ -14,7 +14,9 @@ one is, 1 to 9, as the summarisation data records it. Details that matter:
        something, an Origin that is this page's (test_requests_of_other_hosts_pages_and_people_are_refused).
     3. The texts are shown as text, never as HTML, and a policy forbids any script but the page's own
        (test_an_answer_that_is_a_script_is_shown_and_does_not_run).
-    4. While a reward model learns, in another process, the page answers (reward.py;
+    4. Whatever is sent, and however slowly, the labels stay as they are and the page answers (tests/faults/
+       test_strangers.py, in a real browser too).
+    5. While a reward model learns, in another process, the page answers (reward.py;
        test_the_page_answers_while_a_reward_model_learns).
 
 Read next: store.py, reward.py. Try it:  python -m minialign label RUN
@@ -181,7 +183,10 @@ def create_app(store: LabelStore, reward: LiveReward, token: str, port: int) -> 
 
 
 class QuietHandler(WSGIRequestHandler):
-    """No line in the terminal for every request; the token would stand in each."""
+    """No line in the terminal for every request; the token would stand in each. Who sends nothing for so long lets go
+    of the thread that listens to it."""
+
+    timeout = 30  # seconds
 
     def log(self, type: str, message: str, *args) -> None:
         """Say nothing."""

@@ -34,6 +34,7 @@ from minialign.rlhf.reward_model import completion_rows, score_rows, train_rewar
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
 from minialign.runs.process import keep_memory
+from minialign.runs.processes import end_with_parent
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
@@ -101,6 +102,7 @@ def replace_folder(old: Path, new: Path) -> None:
 def retrain_quietly(folder: Path, base: Path, annotator: str) -> None:
     """What the other process does: leave a core to the page, say nothing, and leave a complaint where the page finds
     it."""
+    end_with_parent()
     keep_memory()
     torch.set_num_threads(1)
     if hasattr(os, "nice"):

@@ -80,11 +80,14 @@ def mend_last_line(path: Path) -> bool:
     whole = content.rfind(b"\n") + 1
     if whole == len(content):
         return False
-    with open(path, "r+b") as file, contextlib.suppress(ValueError):
-        file.truncate(whole)
-        json.loads(content[whole:])  # ValueError: half a line
-        file.seek(whole)
-        file.write(content[whole:] + b"\n")
+    with open(path, "r+b") as file:
+        try:
+            json.loads(content[whole:])
+        except (ValueError, RecursionError):  # half a line
+            file.truncate(whole)
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
     return True
 
 
