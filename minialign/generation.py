@@ -7,7 +7,7 @@ r"""Writing text: batched, with the key-value cache, from an explicit generator.
 Details that matter:
     1. Prompts are padded on the left, so that every row's last token is real (test_left_padding_changes_no_logit).
     2. A token is drawn by inverting the cumulative distribution with one uniform number a row: on a CPU about fifteen
-       times faster than torch.multinomial. All numbers are drawn at once, so no row depends on when others stop.
+       times faster than torch.multinomial. All are drawn at once, on the CPU: no row depends on when others stop.
     3. A row goes on until all rows have ended; what follows its end token, which belongs to the completion, is cut off
        afterwards (test_what_stands_after_the_end_token_has_no_influence).
     4. Log-probabilities are those of the distribution that was sampled from, temperature, top-k and top-p included.
@@ -29,6 +29,7 @@ from torch import Tensor
 from minialign.batching import pad
 from minialign.cache import Cache
 from minialign.heads import LanguageModel, evaluating
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import END, Tokenizer
 from minialign.transformer import TransformerConfig
@@ -131,22 +132,22 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         raise UserError("there are no prompts to continue")
     check_room(model.config, max(map(len, prompts)), config.new_tokens)
     begin, end, filler = model.special
-    N = len(prompts) * completions
-    uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
-    completion, logprobs = torch.full((N, config.new_tokens), filler), torch.zeros(N, config.new_tokens)
-    finished = torch.zeros(N, dtype=torch.bool)
+    N, device = len(prompts) * completions, device_of(model)
+    uniforms = torch.rand(config.new_tokens, N, generator=generator).to(device)  # (R, N)
+    completion = torch.full((N, config.new_tokens), filler, device=device)
+    logprobs, finished = torch.zeros(completion.shape, device=device), completion.new_zeros(N, dtype=torch.bool)
     with evaluating(model):
         if model.config.kind == "encoder-decoder":
-            prompt, prompt_mask = pad(prompts, value=filler)  # (B, P)
-            start, start_mask = torch.full((len(prompts), 1), begin), None  # what the decoder reads first
+            prompt, prompt_mask = pad(prompts, value=filler, device=device)  # (B, P)
+            start, start_mask = prompt.new_full((len(prompts), 1), begin), None  # what the decoder reads first
             decoder, memory = model.body.decoder, (model.body.encoder(prompt, prompt_mask), prompt_mask)
         else:
-            prompt, prompt_mask = start, start_mask = pad(prompts, side="left", value=filler)  # (B, P)
+            prompt, prompt_mask = start, start_mask = pad(prompts, "left", value=filler, device=device)  # (B, P)
             decoder, memory = model.body, ()
-        cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
+        cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens, device=device)
         hidden = decoder(start, start_mask, cache, *memory)[:, -1]  # (B, D)
         if completions > 1:
-            cache.repeat(torch.arange(len(prompts)).repeat_interleave(completions))
+            cache.repeat(torch.arange(len(prompts), device=device).repeat_interleave(completions))
             hidden, *memory = (x.repeat_interleave(completions, dim=0) for x in (hidden, *memory))  # (N, D), …
         for t in range(config.new_tokens):
             logits = shape_logits(model.logits(hidden), config)  # (N, V)

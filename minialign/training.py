@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from minialign.batching import Batches
 from minialign.heads import evaluating
+from minialign.runs.devices import device_of, in_half, moved
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
 from minialign.runs.processes import join_processes, sum_over_processes, wait_for_all
@@ -105,10 +106,11 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
         UserError: the loss or the gradient is not finite; the weights are as before the step.
     """
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros(())
+    device = device_of(model)
+    total = torch.zeros((), device=device)
     for batch in batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            part = loss(model, batch).float() / count
+        with in_half(device, config.bf16):
+            part = loss(model, moved(batch, model)).float() / count
         part.backward()
         total += part.detach()
     trained = [p for p in model.parameters() if p.grad is not None]

@@ -55,7 +55,7 @@ class Adapted(nn.Module):
         width = base.out_features
         self.down, self.up = nn.Linear(width, config.bottleneck), nn.Linear(config.bottleneck, width)
         for layer in (self.down, self.up):
-            layer.to(float_type(base))
+            layer.to(base.weight.device, float_type(base))
             nn.init.zeros_(layer.bias)
             start = torch.zeros(layer.weight.shape)
             if std := config.initial_std:

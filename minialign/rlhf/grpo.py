@@ -106,7 +106,8 @@ def collect(policy: LanguageModel, reference: LanguageModel, tokenizer: Tokenize
     rollout.reference_logprobs = token_logprobs(logits, said.completion, config.temperature) * said.mask
     texts = [tokenizer.decode(ids) for ids in rollout.completion_ids()[0]]
     asked = [example for example in examples for _ in range(config.completions)]
-    rollout.scores = torch.tensor([checked(check, example, text) for example, text in zip(asked, texts)])  # (N,)
+    rollout.scores = torch.tensor([checked(check, example, text) for example, text in zip(asked, texts)],
+                                  device=said.mask.device)  # (N,)
     return rollout
 
 
@@ -161,16 +162,16 @@ def grpo_update(policy: LanguageModel, optimizer: torch.optim.Optimizer, rollout
     rewards = rollout.scores.view(len(rollout.prompts), -1)  # (B, G)
     rollout.advantages = group_advantages(rewards, config.scale).flatten()
     uneven = rewards.amax(dim=1) > rewards.amin(dim=1)  # (B,)
-    groups = uneven.nonzero().flatten() if config.drop_even else torch.arange(len(rewards))
+    groups = uneven.nonzero().flatten() if config.drop_even else torch.arange(len(rewards), device=rewards.device)
     sums, steps = Counter(), 0
     for _ in range(config.epochs):
-        order = groups[torch.randperm(len(groups), generator=generator)]
+        order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
         for chosen in order.split(config.minibatch // config.completions) if len(groups) else ():
             part = rollout.take(chosen)
             real = part.mask  # (n, R)
             logits = policy.logits(part.vectors(policy.body)[real])  # (M, V) the M real tokens in one line
             said = token_logprobs(logits, part.completion[real], config.temperature)
-            logprobs = torch.zeros(real.shape).masked_scatter(real, said)
+            logprobs = torch.zeros(real.shape, device=real.device).masked_scatter(real, said)
             losses, clipped = token_losses(logprobs, part.logprobs * real, part.reference_logprobs * real,
                                            part.advantages, config)
             loss = mean_loss(losses, real, config)

@@ -128,7 +128,7 @@ class Rollout:
     def take(self, prompts: Tensor) -> Rollout:
         """The named prompts with their completions as a smaller rollout, no longer than its longest completion."""
         K = len(self.completion) // len(self.prompts)
-        rows = (prompts[:, None] * K + torch.arange(K)).flatten()
+        rows = (prompts[:, None] * K + torch.arange(K, device=prompts.device)).flatten().to(self.mask.device)
         longest = int(self.mask[rows].sum(dim=1).max())
         parts = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
         parts = {name: x[:, :longest] if x.dim() == 2 else x for name, x in parts.items()}

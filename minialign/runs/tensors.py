@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
     """A safetensors file with facts about its tensors, their digest among them, as one text: in one order."""
-    tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
 
 
@@ -46,7 +46,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     """sha256 over names and bytes of tensors: the file format itself would not notice a flipped bit."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        sha.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(name.encode() + tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
