@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.cache import Cache
-from minialign.runs.devices import device_of
+from minialign.runs.devices import default_device, device_of
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
@@ -167,10 +167,12 @@ def last_real(mask: Tensor) -> Tensor:
     return (torch.arange(T, device=mask.device) * mask).argmax(dim=1)
 
 
-def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokenizer]:
+def load_model(folder: Path, what: str | None = None,
+               device: torch.device | None = None) -> tuple[nn.Module, Tokenizer]:
     """A finished run's model, in evaluation mode, and its tokenizer.
 
-    `what` is "language-model", "scalar-model" or "decoder" (a language model of that kind) when only that will do.
+    `what` is "language-model", "scalar-model" or "decoder" (a language model of that kind) when only that will do;
+    `device` where the model shall be, without it the command's.
     Raises UserError for a folder that is missing, unfinished, of another kind, or whose files do not belong together.
     """
     run = RunFolder(folder)
@@ -193,7 +195,7 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     model = (LanguageModel(shape) if known == "language-model"
              else ScalarModel(build_body(shape), read=config.get("read", "end")))
     load_into(model, read_tensors(run.path / MODEL)[0], run.path / MODEL)
-    return model.eval(), tokenizer
+    return model.to(device or default_device()).eval(), tokenizer
 
 
 def check_no_other(path: Path) -> None:

@@ -12,7 +12,6 @@ index from elsewhere) is refused here.
 from __future__ import annotations
 
 import contextlib
-from functools import cache
 
 import torch
 from torch.utils import backend_registration
@@ -34,7 +33,7 @@ class OnDevice(torch.Tensor):
     def __new__(cls, numbers: torch.Tensor, requires_grad: bool = False):
         made = torch.Tensor._make_wrapper_subclass(
             cls, numbers.shape, strides=numbers.stride(), storage_offset=numbers.storage_offset(), dtype=numbers.dtype,
-            device=device(), requires_grad=requires_grad)
+            device=DEVICE, requires_grad=requires_grad)
         made.numbers = numbers
         return made
 
@@ -92,20 +91,18 @@ class Backend(backend_registration._DummyBackendModule):
         return [torch.bfloat16]
 
 
-@cache
-def device():
-    """The device, made known to PyTorch."""
-    backend_registration._setup_privateuseone_for_python_backend(NAME, Backend())
-    return torch.device(NAME, 0)
+# the backward pass counts the devices once, when it first runs: importing this file comes before
+backend_registration._setup_privateuseone_for_python_backend(NAME, Backend())
+DEVICE = torch.device(NAME, 0)
 
 
 @contextlib.contextmanager
 def pretended():
     """Inside, tensors can be made on the device."""
-    there, before = device(), torch._C._only_lift_cpu_tensors()
+    before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(data, device=…): made on the CPU, then moved
     try:
         with Pretended():
-            yield there
+            yield DEVICE
     finally:
         torch._C._set_only_lift_cpu_tensors(before)

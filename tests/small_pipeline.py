@@ -4,7 +4,7 @@ import copy
 import dataclasses
 
 import torch
-from conftest import TINY, build
+from conftest import build
 
 from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.distill.on_policy import OnPolicy, OnPolicyConfig
@@ -35,8 +35,7 @@ from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import tensors_of
 from minialign.training import TrainingConfig, train
 
-TRAINING = TrainingConfig(steps=3, batch=4, learning_rate=1e-3, validate_every=2, checkpoint_every=2, accumulation=2)
-SHAPE = dataclasses.replace(TINY, short_convolution=2)
+TRAINING = TrainingConfig(steps=2, batch=4, learning_rate=1e-3, validate_every=2, checkpoint_every=1, accumulation=2)
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]]
 ROWS = [([*prompt, 70 + i, 71, 2], len(prompt)) for i, prompt in enumerate(PROMPTS * 2)]
 RANKED = [Ranked(prompt, [[80, 81, 2], [82, 2], [83, 84, 2]], [(0, 1), (2, 1)]) for prompt in PROMPTS]
@@ -52,7 +51,7 @@ def stages(tokenizer, texts, folder, device):
         return RunFolder(folder / name)
 
     def model(**changes):
-        return build(**{"short_convolution": 2, **changes}).to(device)
+        return build(short_convolution=2, fused_attention=False, **changes).to(device)
 
     for kind, objective in (("decoder", NEXT_TOKEN), ("encoder", MaskedLM()), ("encoder-decoder", SpanCorruption())):
         learner = model(kind=kind)

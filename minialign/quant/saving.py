@@ -27,6 +27,7 @@ from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized
 from minialign.quant.nf4 import NF4Config, NF4Linear, NormalFloat
 from minialign.quant.tables import QuantizedTable, TableHead
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
 from minialign.runs.run_folder import CONFIG, TOKENIZER
@@ -187,4 +188,4 @@ def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
         raise UserError("tokenizer.json is not the one that this model was trained with; restore it from a copy, or "
                         "quantize again", folder)
     model = LanguageModel(from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG))
-    return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
+    return load_quantized(model, Path(folder) / QUANTIZED).to(default_device()), tokenizer

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
-from typing import Any, TypeVar
+import os
+from contextvars import ContextVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from minialign.runs.errors import UserError
 
 NAMES = ("auto", "cpu", "cuda", "mps")
+HERE: ContextVar[str] = ContextVar("device", default="cpu")  # where a command's models are put
 Batch = TypeVar("Batch")
 
 
@@ -34,27 +36,21 @@ def choose_device(name: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, found in there.items() if found)
-    kind, _, number = name.partition(":")
-    if kind not in there or not re.fullmatch(r"\d*", number):
+    if name not in there:
         raise UserError(f"the device {name!r} is not known; choose one of {', '.join(NAMES)}")
-    if not there[kind]:
-        raise UserError(f"there is no device {name!r} here; found: "
-                        f"{', '.join(kind for kind, found in there.items() if found)}")
-    if kind == "cuda":
-        return numbered_card(name, number)
-    return torch.device(kind)
+    if not there[name]:
+        raise UserError(f"there is no device {name!r} here, only {', '.join(kind for kind in there if there[kind])}")
+    if name != "cuda":
+        return torch.device(name)
+    number, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= cards:
+        raise UserError(f"process {number} has no device of its own: there are {cards}; start fewer processes")
+    return torch.device("cuda", number)
 
 
-def numbered_card(name: str, number: str) -> torch.device:
-    """cuda:N, by default that of this process. Raises UserError for a number that is not there."""
-    import os
-
-    which, count = int(number or os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if which >= count:
-        raise UserError(f"there is no device {name}:{which} here, which process {which} would use; there are {count}: "
-                        f"start fewer processes" if not number else f"there is no device {name} here; there are "
-                        f"{count}, counted from 0")
-    return torch.device("cuda", which)
+def default_device() -> torch.device:
+    """Where models are put that are loaded or made: on the CPU, if nobody asked for another place."""
+    return torch.device(HERE.get())
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -80,7 +76,6 @@ def in_half(device: torch.device, enabled: bool = True) -> contextlib.AbstractCo
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def describe_devices() -> dict[str, Any]:
-    """What hardware was found, for people."""
-    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cuda": cards, "mps": torch.backends.mps.is_available(), "threads": torch.get_num_threads()}
+def describe_device(device: torch.device) -> str:
+    """Its name, for people."""
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

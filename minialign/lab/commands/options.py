@@ -52,8 +52,27 @@ class Option(click.Option):
         self.section = section
 
 
+def put_models_on(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
+    """While the command runs, its models are loaded to and made on the device of that name."""
+    from minialign.runs.devices import HERE, choose_device, describe_device
+
+    device = choose_device(name)
+    before = HERE.set(str(device))
+    ctx.call_on_close(lambda: HERE.reset(before))
+    if device.type != "cpu":
+        click.echo(f"on {describe_device(device)}", err=True)
+    return name
+
+
 class Command(click.Command):
-    """A command whose help lists its options under headings."""
+    """A command whose help lists its options under headings; one that runs a model has --device."""
+
+    def __init__(self, *arguments, device: bool = True, **keywords):
+        super().__init__(*arguments, **keywords)
+        if device:
+            self.params.append(Option(["--device"], type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
+                                      show_default=True, expose_value=False, callback=put_models_on,
+                                      help="Where models compute; auto is a graphics card where there is one."))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One list for the files, one for each configuration."""
