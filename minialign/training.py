@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 
 from minialign.batching import Batches
@@ -33,7 +32,7 @@ from minialign.heads import evaluating
 from minialign.runs.devices import device_of, in_half, moved
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
-from minialign.runs.processes import join_processes, sum_over_processes, wait_for_all
+from minialign.runs.processes import join_processes, shared_loss, summed, wait_for_all, waits_for_more
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_at_least_1
@@ -108,14 +107,13 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
     optimizer.zero_grad(set_to_none=True)
     device = device_of(model)
     total = torch.zeros((), device=device)
-    for batch in batches:
-        with in_half(device, config.bf16):
+    for left, batch in zip(reversed(range(len(batches))), batches):
+        with in_half(device, config.bf16), waits_for_more(loss, left > 0):
             part = loss(model, moved(batch, model)).float() / count
         part.backward()
         total += part.detach()
+    total = summed(total) / join_processes()[1]
     trained = [p for p in model.parameters() if p.grad is not None]
-    if distributed.is_initialized():
-        sum_over_processes([total, *(p.grad for p in trained)])
     norm = nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf)
     if not (math.isfinite(total) and math.isfinite(norm)):
         rows = [row for batch in batches for row in batch.rows]
@@ -177,7 +175,7 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
         UserError: a loss that is not finite; the last checkpoint is kept.
         Stopped: after Ctrl-C, with everything saved.
     """
-    place = join_processes()
+    place, loss = join_processes(), shared_loss(model, loss)
     optimizer = optimizer or adamw(model, config.learning_rate, config.weight_decay, config.beta2)
     torch.manual_seed(config.seed)
     model.train()

@@ -28,6 +28,7 @@ from torch import nn
 
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, unwritable, write_atomic, write_json
+from minialign.runs.processes import check_alike
 from minialign.runs.settings import renamed
 from minialign.runs.tensors import load_into, read_tensors, tensor_file, tensors_of
 
@@ -86,9 +87,11 @@ class RunFolder:
 
     def begin(self, config: dict[str, Any], tokenizer: Any) -> None:
         """Write what the run is, or check that the run that is there is the same one. Raises UserError for another run,
-        with the first setting that differs, and for files of these names that are nobody's run."""
+        with the first setting that differs, for processes that were given different ones, and for files of these names
+        that are nobody's run."""
         # as it will be read back: tuples are lists
         config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))
+        check_alike(flatten(config))
         path = self.path / CONFIG
         if path.exists():
             there, here = flatten(renamed(read_json(path))), flatten(config)
