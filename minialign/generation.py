@@ -114,7 +114,8 @@ def end_mask(tokens: Tensor, end: int = END) -> Tensor:
 
 @torch.no_grad()
 def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig,
-             generator: torch.Generator, stop_early: bool = True, completions: int = 1) -> Generated:
+             generator: torch.Generator, stop_early: bool = True, completions: int = 1,
+             part: tuple[int, int] = (0, 1)) -> Generated:
     """Continue prompts, all in one batch.
 
     Args:
@@ -125,6 +126,7 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         stop_early: stop when every row has ended (False: always compute all tokens, for timings).
         completions: K to each prompt, which is read once for all of them; the N = B K rows of one prompt stand
             together.
+        part: (i, n) where these are the i-th of n equal parts of the prompts: each row has the lots that it has in all.
     Raises:
         UserError: no prompts, a model that does not write, or prompt and completion that do not fit the context.
     """
@@ -132,8 +134,8 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         raise UserError("there are no prompts to continue")
     check_room(model.config, max(map(len, prompts)), config.new_tokens)
     begin, end, filler = model.special
-    N, device = len(prompts) * completions, device_of(model)
-    uniforms = torch.rand(config.new_tokens, N, generator=generator).to(device)  # (R, N)
+    N, device, (i, n) = len(prompts) * completions, device_of(model), part
+    uniforms = torch.rand(config.new_tokens, n * N, generator=generator)[:, i * N : (i + 1) * N].to(device)  # (R, N)
     completion = torch.full((N, config.new_tokens), filler, device=device)
     logprobs, finished = torch.zeros(completion.shape, device=device), completion.new_zeros(N, dtype=torch.bool)
     with evaluating(model):

@@ -32,7 +32,7 @@ from minialign.heads import evaluating
 from minialign.runs.devices import device_of, in_half, moved
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
-from minialign.runs.processes import join_processes, shared_loss, summed, wait_for_all, waits_for_more
+from minialign.runs.processes import join_processes, shared, summed, waits_for_more
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_at_least_1
@@ -98,17 +98,16 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
 
     Args:
         loss: (model, batch) -> the *sum* of the batch's losses.
-        count: labels of the whole step, those of other processes included.
+        count: labels of the whole step, divided by the processes that share it.
     Returns:
         mean loss in nats, norm of the gradient before clipping.
     Raises:
         UserError: the loss or the gradient is not finite; the weights are as before the step.
     """
     optimizer.zero_grad(set_to_none=True)
-    device = device_of(model)
-    total = torch.zeros((), device=device)
+    total = torch.zeros((), device=device_of(model))
     for left, batch in zip(reversed(range(len(batches))), batches):
-        with in_half(device, config.bf16), waits_for_more(loss, left > 0):
+        with in_half(total.device, config.bf16), waits_for_more(loss, left > 0):
             part = loss(model, moved(batch, model)).float() / count
         part.backward()
         total += part.detach()
@@ -141,9 +140,9 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, 
     if len(batches) < processes:
         raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a "
                         f"larger --batch")
-    if processes > 1:  # chance of its own for each process, and the same after a restart
+    if processes > 1 or device_of(model).type != "cpu":  # chance of its own for each, the same after a restart
         torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
-    count = sum(batch.count for batch in batches)
+    count = sum(batch.count for batch in batches) / processes
     try:
         mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, count)
     except UserError as error:
@@ -175,7 +174,7 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
         UserError: a loss that is not finite; the last checkpoint is kept.
         Stopped: after Ctrl-C, with everything saved.
     """
-    place, loss = join_processes(), shared_loss(model, loss)
+    place, loss = join_processes(), shared(model, loss)
     optimizer = optimizer or adamw(model, config.learning_rate, config.weight_decay, config.beta2)
     torch.manual_seed(config.seed)
     model.train()
@@ -191,12 +190,9 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
                 with evaluating(model):
                     metrics |= best.look(model, validate(model))
             loop.done(metrics, f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second'] / 1000:.1f}k tokens/s")
-        wait_for_all()
         best.restore(model)
         model.eval()
         result = {**loop.state["last"], "steps": loop.state["step"], **(complete(model) if complete else {})}
-        if place[0] == 0:
-            run.finish(model, **result)
-            best.forget()
-        wait_for_all()
+        run.finish(model, **result)
+        best.forget()
     return result

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,11 +34,11 @@ def text(texts, tmp_path):
     return path
 
 
-def start(processes, port, arguments, each=None):
+def start(processes, port, arguments, each=None, program=("-m", "minialign")):
     """The command in several processes; `each`: more arguments of the one with that rank."""
     address = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                "OMP_NUM_THREADS": "1"}
-    return [subprocess.Popen([sys.executable, "-m", "minialign", *arguments, *(each or {}).get(rank, [])],
+    return [subprocess.Popen([sys.executable, *map(str, program), *arguments, *(each or {}).get(rank, [])],
                              env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(processes)]
 
@@ -82,6 +83,22 @@ def test_one_two_and_four_processes_learn_the_same(text, tmp_path, port):
     assert len(found[1]) == 50
     for processes in (2, 4):
         assert found[processes] == pytest.approx(found[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ppo", "grpo", "grpo-tokens"])
+def test_rollouts_are_shared_and_the_policy_learns_the_same(tmp_path, port, kind):
+    program = (Path(__file__).parent / "shared_rollouts.py",)
+    for processes in (1, 2):
+        codes, _, errors = ended(start(processes, port, [kind, str(tmp_path / str(processes))], program=program))
+        assert codes == [0] * processes, errors
+    one, two = (RunFolder(tmp_path / name).metrics() for name in ("1", "2"))
+    assert len(one) == len(two) == 6
+    rough = {"entropy", "clip_fraction", "policy_loss", "value_loss"}  # means of the processes' own means
+    for alone, together in zip(one, two):
+        for name in set(alone):
+            assert together[name] == pytest.approx(alone[name], abs=0.05 if name in rough else 1e-4), name
+    for name, weight in read_tensors(tmp_path / "1" / "model.safetensors")[0].items():
+        assert (read_tensors(tmp_path / "2" / "model.safetensors")[0][name] - weight).abs().max() < 1e-4, name
 
 
 def test_another_number_of_processes_goes_on_after_ctrl_c(text, tmp_path, port):

@@ -149,8 +149,7 @@ def normalise(model: ScalarModel, rows: Sequence[Row]) -> dict[str, float]:
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     if not std > 1e-8:
         raise UserError(f"the reward model gives all {len(rows)} reference completions the same score, {mean:.3g}; it "
-                        f"has "
-                        f"learned nothing to optimise")
+                        f"has learned nothing to optimise")
     with torch.no_grad():
         model.head.weight /= std
         model.head.bias.sub_(mean).div_(std)

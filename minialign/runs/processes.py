@@ -13,11 +13,11 @@ Read next: training.py, whose loop they share.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -90,6 +91,26 @@ def summed(number: Tensor) -> Tensor:
     return number
 
 
+def averaged(numbers: dict[str, float]) -> dict[str, float]:
+    """The mean over all processes of each of some numbers."""
+    if not distributed.is_initialized():
+        return numbers
+    found = summed(torch.tensor(list(numbers.values()), dtype=torch.float64)) / distributed.get_world_size()
+    return dict(zip(numbers, found.tolist()))
+
+
+def first_writes(write: Callable[..., None]) -> Callable[..., None]:
+    """Makes a function that writes files one that the first process alone carries out, and the others wait for."""
+
+    @functools.wraps(write)
+    def once(*arguments, **keywords) -> None:
+        if int(os.environ.get("RANK", 0)) == 0:
+            write(*arguments, **keywords)
+        wait_for_all()
+
+    return once
+
+
 def check_alike(settings: dict[str, Any]) -> None:
     """Raise UserError, in every process, where one was given other settings or data than the first."""
     rank, processes = join_processes()
@@ -104,39 +125,96 @@ def check_alike(settings: dict[str, Any]) -> None:
                                 f"{found[0].get(key)!r}; start all of them with the same command and files")
 
 
-class SharedLoss(nn.Module):
-    """A loss that several processes compute a part of each; what is backpropagated adds up over all of them."""
+class Shared(nn.Module):
+    """What several processes compute of a model, each from a part of the batch."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor]):
+    def __init__(self, model: nn.Module, compute: Callable[[nn.Module, Any], Tensor]):
         super().__init__()
-        self.model, self.compute = model, [loss]  # in a list: a teacher inside is no part of what is trained
+        self.model, self.compute = model, [compute]  # in a list: a teacher inside is no part of what is trained
 
     def forward(self, batch: Any) -> Tensor:
-        """What the loss says of this process's part."""
+        """What is computed of this process's part."""
         return self.compute[0](self.model, batch)
 
 
-def shared_loss(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:
-    """The same loss (model, batch) -> Tensor; with several processes its gradient is the sum over them."""
-    rank, processes = join_processes()
-    if processes == 1:
-        return loss
+def shared(model: nn.Module, compute: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:
+    """`compute` (model, batch) -> Tensor; the gradient of whatever is made of it is the mean over all processes."""
+    if join_processes()[1] == 1:
+        return compute
     device = device_of(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parallel = DistributedDataParallel(SharedLoss(model, loss), broadcast_buffers=False,
-                                           device_ids=[device] if device.type == "cuda" else None,
-                                           find_unused_parameters=True)
+    parallel = DistributedDataParallel(Shared(model, compute), broadcast_buffers=False, find_unused_parameters=True,
+                                       device_ids=[device] if device.type == "cuda" else None)
 
     def together(model: nn.Module, batch: Any) -> Tensor:
-        return parallel(batch) * processes  # DistributedDataParallel takes the mean
+        return parallel(batch)
 
     together.parallel = parallel
     return together
 
 
+def own_part(rows: list, what: str = "prompts") -> list:
+    """Those of a batch's rows that this process computes, as many as any other. Raises UserError where they cannot be
+    dealt out."""
+    rank, processes = join_processes()
+    if len(rows) % processes:
+        raise UserError(f"{len(rows)} {what} cannot be shared evenly by {processes} processes; choose a multiple")
+    size = len(rows) // processes
+    return rows[rank * size : (rank + 1) * size]
+
+
+def own_share(rows: Tensor) -> Tensor:
+    """Every n-th of a minibatch's rows; all of them where there are fewer than processes, which then do the same."""
+    rank, processes = join_processes()
+    return rows[rank::processes] if len(rows) >= processes else rows
+
+
+def mean_of_all(numbers: Tensor) -> Tensor:
+    """The mean of (M,) numbers; of several processes, what this one must give so that the mean over processes is the
+    mean of all their numbers."""
+    return numbers.mean() if join_processes()[1] == 1 else numbers.mean() * weight_of_share(len(numbers))
+
+
+def weight_of_share(count: float) -> float:
+    """By how much a mean over `count` things of this process must be multiplied, so that the mean over processes is the
+    mean over all things."""
+    processes = join_processes()[1]
+    return 1.0 if processes == 1 else count * processes / float(summed(torch.tensor(float(count))))
+
+
+def average_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Replace each gradient by its mean over all processes, in one message: for losses that are written out where they
+    are learned, and so are no module's output, as DistributedDataParallel needs it."""
+    processes = join_processes()[1]
+    if processes > 1:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        line = summed(torch.cat([gradient.flatten() for gradient in gradients])) / processes
+        for gradient, part in zip(gradients, line.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
+
+
+def gathered(part: Any) -> Any:
+    """A dataclass of lists and (N, …) tensors whose rows every process has computed some of, with all rows in the order
+    of the ranks; second dimensions are filled up with zeros. Alone, the very object."""
+    processes = join_processes()[1]
+    if processes == 1:
+        return part
+    parts: list[dict] = [{}] * processes
+    distributed.all_gather_object(parts, {name: x.cpu() if isinstance(x, Tensor) else x for name, x in
+                                          vars(part).items()})
+    whole = {}
+    for name, own in vars(part).items():
+        pieces = [each[name] for each in parts]
+        if isinstance(own, Tensor):
+            longest = max(piece.shape[-1] for piece in pieces)
+            pieces = [F.pad(x, (0, longest - x.shape[1])) if x.dim() == 2 else x for x in pieces]
+            whole[name] = torch.cat(pieces).to(own.device)
+        else:
+            whole[name] = own if own is None else [row for piece in pieces for row in piece]
+    return type(part)(**whole)
+
+
 def waits_for_more(loss: Callable, more: bool) -> contextlib.AbstractContextManager:
-    """Inside, gradients of a shared loss stay here if there are more micro-batches to come: one message a step."""
+    """Inside, gradients of a shared loss stay here where there are more micro-batches to come: one message a step."""
     return loss.parallel.no_sync() if more and hasattr(loss, "parallel") else contextlib.nullcontext()
 
 

@@ -119,6 +119,8 @@ class ResumableLoop:
         try:
             yield
         except UserError as error:
+            if not self.writes:
+                raise
             path = self.run.path / name
             tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor)}
             write_atomic(path, tensor_file(tensors, **{name: x for name, x in batch.items() if isinstance(x, list)}))

@@ -28,7 +28,7 @@ from torch import nn
 
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, unwritable, write_atomic, write_json
-from minialign.runs.processes import check_alike
+from minialign.runs.processes import check_alike, first_writes
 from minialign.runs.settings import renamed
 from minialign.runs.tensors import load_into, read_tensors, tensor_file, tensors_of
 
@@ -149,6 +149,7 @@ class RunFolder:
             generator.set_state(tensors[f"generator.{g}"])
         return about["state"]
 
+    @first_writes
     def finish(self, model: nn.Module, **facts: Any) -> None:
         """Write the finished weights, with facts about them as metadata, and let go of the checkpoint."""
         write_atomic(self.path / MODEL, tensor_file(tensors_of(model), facts=facts))
