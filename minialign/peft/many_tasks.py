@@ -99,7 +99,7 @@ def serve(model: nn.Module, folders: dict[str, Path]) -> Serving:
     rank, new, serving = max(config.rank for config, _ in saved), {}, Serving(model, folders)
     for name in sorted({name.rpartition(".")[0] for _, tensors in saved for name in tensors}):
         linear = model.get_submodule(name)
-        A = torch.zeros(len(saved) + 1, rank, linear.in_features, dtype=float_type(linear), device=linear.weight.device)
+        A = torch.zeros(len(saved) + 1, rank, linear.in_features, dtype=float_type(linear), device=device_of(linear))
         B = A.new_zeros(len(saved) + 1, linear.out_features, rank)
         for i, (config, tensors) in enumerate(saved):
             if f"{name}.A" in tensors:  # a task that leaves this layer alone keeps its zeros
