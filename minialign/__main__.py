@@ -170,7 +170,8 @@ def answer(error: Exception) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(error, RuntimeError):  # a collective that failed
         who = importlib.import_module("minialign.runs.processes").who_ended()
         return complain(who) if who else 2
-    if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):
+    if isinstance(error, MemoryError) or re.search("allocate memory|out of memory|Storage size calculation overflowed",
+                                                       str(error)):
         return complain("there is not enough memory for this; use a smaller model or a smaller batch")
     raise error
 
