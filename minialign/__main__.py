@@ -167,7 +167,7 @@ def answer(error: Exception) -> int:
     if type(error).__name__ == "Stopped":  # resumable.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(error, RuntimeError):  # a collective that failed
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and re.search("gloo|NCCL|by peer|Broken pipe", str(error)):
         who = importlib.import_module("minialign.runs.processes").who_ended()
         return complain(who) if who else 2
     if isinstance(error, MemoryError) or re.search("allocate memory|out of memory|Storage size calculation overflowed",

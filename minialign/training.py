@@ -32,10 +32,11 @@ from minialign.heads import evaluating
 from minialign.runs.devices import device_of, in_half, moved
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
-from minialign.runs.processes import join_processes, shared, summed, waits_for_more
+from minialign.runs.processes import join_processes, shared, summed, waits_for_more, whole_weights
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_at_least_1
+from minialign.runs.tensors import whole
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
         total += part.detach()
     total = summed(total) / join_processes()[1]
     trained = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf)
+    norm = whole(nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf))
     if not (math.isfinite(total) and math.isfinite(norm)):
         rows = [row for batch in batches for row in batch.rows]
         raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples "
@@ -158,11 +159,9 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
     """Train a model in its run folder, from the beginning or from the folder's last checkpoint.
 
     Args:
-        model: trained in place.
-        data: gives each step's micro-batches.
+        model: trained in place; data: gives each step's micro-batches.
         loss: (model, batch) -> sum of the losses of the batch's labels.
-        config: how.
-        run: where metrics and checkpoints go; the finished model is written there.
+        config: how; run: where metrics and checkpoints go, and the finished model.
         validate: model -> {"validation": mean held-out loss, ...}, every `validate_every` steps and at the end.
         label: name of the progress bar.
         complete: the last change to the trained model (a reward model is normalised); returns facts about it.
@@ -187,12 +186,13 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
                 break
             metrics = one_step(model, optimizer, data, loss, config, run, step, place)
             if validate is not None and ((step + 1) % config.validate_every == 0 or step + 1 == config.steps):
-                with evaluating(model):
+                with evaluating(model), whole_weights(loss):
                     metrics |= best.look(model, validate(model))
             loop.done(metrics, f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second'] / 1000:.1f}k tokens/s")
         best.restore(model)
         model.eval()
-        result = {**loop.state["last"], "steps": loop.state["step"], **(complete(model) if complete else {})}
+        with whole_weights(loss):
+            result = {**loop.state["last"], "steps": loop.state["step"], **(complete(model) if complete else {})}
         run.finish(model, **result)
         best.forget()
     return result

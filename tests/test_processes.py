@@ -85,6 +85,23 @@ def test_one_two_and_four_processes_learn_the_same(text, tmp_path, port):
         assert found[processes] == pytest.approx(found[1], abs=1e-5)
 
 
+def test_shards_learn_the_same_and_another_number_goes_on_without_them(text, tmp_path, port):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    arguments = ("--steps", "40", "--checkpoint-every", "10", "--validate-every", "7", "--patience", "50",
+                 "--accumulation", "2")
+    assert ended(start(1, port, pretraining(text, whole, *arguments)))[0] == [0]
+    together = start(2, port, pretraining(text, out, *arguments, "--shard"))
+    wait_for_lines(out, 15)
+    together[0].send_signal(signal.SIGINT)
+    assert ended(together)[0] == [130, 130]
+    assert 15 <= len(losses(out)) < 40
+    codes, _, errors = ended(start(2, port + 1, pretraining(text, out, *arguments, "--shard")))
+    assert codes == [0, 0], errors
+    assert losses(out) == pytest.approx(losses(whole), abs=1e-5)
+    for name, weight in read_tensors(whole / "model.safetensors")[0].items():
+        assert (read_tensors(out / "model.safetensors")[0][name] - weight).abs().max() < 1e-3, name
+
+
 @pytest.mark.parametrize("kind", ["ppo", "grpo", "grpo-tokens"])
 def test_rollouts_are_shared_and_the_policy_learns_the_same(tmp_path, port, kind):
     program = (Path(__file__).parent / "shared_rollouts.py",)

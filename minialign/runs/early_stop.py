@@ -7,7 +7,6 @@ import shutil
 
 from torch import nn
 
-from minialign.runs.processes import first_writes
 from minialign.runs.run_folder import RunFolder
 
 
@@ -35,7 +34,7 @@ class BestWeights:
             return found
         if found.get("validation", math.nan) < self.state["best"]:
             self.state.update(best=found["validation"], found=found, stale=0)
-            first_writes(RunFolder(self.run.path / "best").save_checkpoint)({"model": model}, {}, {}, {})
+            RunFolder(self.run.path / "best").save_checkpoint({"model": model}, {}, {}, {})
         else:
             self.state["stale"] += 1
         return found

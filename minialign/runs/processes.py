@@ -18,8 +18,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextvars import ContextVar
 from multiprocessing import get_context
 from typing import Any
 
@@ -27,11 +28,16 @@ import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from minialign.runs.devices import default_device, device_of
 from minialign.runs.errors import UserError
+from minialign.runs.files import SILENT
 
+SHARDED: ContextVar[bool] = ContextVar("shard", default=False)  # each process holds a part of the weights
+COMPILED: ContextVar[bool] = ContextVar("compile", default=False)  # stacks that learn are compiled by torch
 GRACE = 10.0  # seconds in which a process that ended is looked for
 OTHERS: list[tuple[str, int]] = []  # machine and number of each process that takes part, in the order of their ranks
 
@@ -100,12 +106,17 @@ def averaged(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def first_writes(write: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function that writes files one that the first process alone carries out, and the others wait for."""
+    """Makes a function that writes files one that writes them in the first process only, while the others wait. All of
+    them run it: what is written may have to be put together from parts that each holds."""
 
     @functools.wraps(write)
     def once(*arguments, **keywords) -> None:
-        if int(os.environ.get("RANK", 0)) == 0:
+        others = int(os.environ.get("RANK", 0)) > 0
+        SILENT.extend([True] * others)
+        try:
             write(*arguments, **keywords)
+        finally:
+            del SILENT[len(SILENT) - others :]
         wait_for_all()
 
     return once
@@ -139,11 +150,16 @@ class Shared(nn.Module):
 
 def shared(model: nn.Module, compute: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:
     """`compute` (model, batch) -> Tensor; the gradient of whatever is made of it is the mean over all processes."""
+    if COMPILED.get():
+        model.body.compile()
     if join_processes()[1] == 1:
         return compute
-    device = device_of(model)
-    parallel = DistributedDataParallel(Shared(model, compute), broadcast_buffers=False, find_unused_parameters=True,
-                                       device_ids=[device] if device.type == "cuda" else None)
+    device, both = device_of(model), Shared(model, compute)
+    if SHARDED.get():
+        parallel = sharded(both, device)
+    else:
+        parallel = DistributedDataParallel(both, forward_sync_buffers=False, find_unused_parameters=True,
+                                           device_ids=[device] if device.type == "cuda" else None)
 
     def together(model: nn.Module, batch: Any) -> Tensor:
         return parallel(batch)
@@ -213,9 +229,36 @@ def gathered(part: Any) -> Any:
     return type(part)(**whole)
 
 
-def waits_for_more(loss: Callable, more: bool) -> contextlib.AbstractContextManager:
+def sharded(module: nn.Module, device: torch.device) -> nn.Module:
+    """Let every process hold a part of each weight only, and put a block together while it computes: torch's
+    `fully_shard`, for models that do not fit one device."""
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for name, part in list(module.named_modules()):
+        if name.rpartition(".")[0].endswith("blocks"):
+            fully_shard(part, mesh=mesh)
+    return fully_shard(module, mesh=mesh)
+
+
+@contextlib.contextmanager
+def whole_weights(loss: Callable) -> Iterator[None]:
+    """Inside, a model that processes share by parts can be used as any other, by all of them together."""
+    parallel = getattr(loss, "parallel", None)
+    if not isinstance(parallel, FSDPModule):
+        yield
+        return
+    parallel.unshard()
+    yield
+    parallel.reshard()
+
+
+@contextlib.contextmanager
+def waits_for_more(loss: Callable, more: bool) -> Iterator[None]:
     """Inside, gradients of a shared loss stay here where there are more micro-batches to come: one message a step."""
-    return loss.parallel.no_sync() if more and hasattr(loss, "parallel") else contextlib.nullcontext()
+    parallel = getattr(loss, "parallel", None)
+    if isinstance(parallel, FSDPModule):
+        parallel.set_requires_gradient_sync(not more)
+    with parallel.no_sync() if more and isinstance(parallel, DistributedDataParallel) else contextlib.nullcontext():
+        yield
 
 
 def who_ended() -> str | None:

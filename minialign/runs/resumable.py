@@ -105,7 +105,7 @@ class ResumableLoop:
         if self.writes:
             self.run.log({"step": step, **metrics})
         self.stopping = agreed(self.interrupted())  # asked once: a later Ctrl-C waits for the next step
-        if self.writes and step < self.total and (self.stopping or step % self.every == 0):
+        if step < self.total and (self.stopping or step % self.every == 0):
             self.run.save_checkpoint(*self.parts, self.state)
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()

@@ -30,7 +30,7 @@ TUNING = TrainingConfig(steps=300, batch=32, learning_rate=3e-3, weight_decay=0.
 QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @cli.file_option("--base RUN", "The pretrained run to start from, a folder that others published, or smollm2.",
                  required=True)
 @cli.file_option("--data FILE.jsonl", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.",

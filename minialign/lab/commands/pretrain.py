@@ -31,7 +31,7 @@ FAST = {"steps": 60, "validate_every": 30}
 KINDS = {"next-token": "decoder", "span-corruption": "encoder-decoder", "masked-lm": "encoder"}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
 @cli.file_option("--text FILES…", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may "
                  "follow.", multiple=True)
