@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from conftest import build
 
 from minialign.heads import ScalarModel
@@ -17,9 +18,20 @@ from minialign.tokenizer import train_tokenizer
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54], [1, 60, 61]] * 3
 SHORT = {"updates": 6, "prompts": 4, "completions": 2, "minibatch": 4, "new_tokens": 6, "learning_rate": 1e-3}
 
+
+
+def ends_soon():
+    """A policy that ends one completion in five at each token, so that the processes' shares are of different sizes."""
+    policy = build(seed=2)
+    with torch.no_grad():
+        vector = policy.body(torch.randint(20, 320, (8, 8), generator=torch.Generator().manual_seed(0))).mean((0, 1))
+        policy.body.token_embedding.weight[2] = vector * 4.5 / vector.dot(vector)
+    return policy
+
+
 if __name__ == "__main__":
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    policy, run = build(seed=2), RunFolder(folder)
+    policy, run = ends_soon(), RunFolder(folder)
     if kind == "ppo":
         reward = ScalarModel(build(seed=3).body, seed=4)
         train_ppo(policy, reward, PROMPTS, PPOConfig(**SHORT, epochs=2), run)

@@ -110,10 +110,8 @@ def test_rollouts_are_shared_and_the_policy_learns_the_same(tmp_path, port, kind
         assert codes == [0] * processes, errors
     one, two = (RunFolder(tmp_path / name).metrics() for name in ("1", "2"))
     assert len(one) == len(two) == 6
-    rough = {"entropy", "clip_fraction", "policy_loss", "value_loss"}  # means of the processes' own means
     for alone, together in zip(one, two):
-        for name in set(alone):
-            assert together[name] == pytest.approx(alone[name], abs=0.05 if name in rough else 1e-4), name
+        assert together == pytest.approx(alone, abs=1e-3)
     for name, weight in read_tensors(tmp_path / "1" / "model.safetensors")[0].items():
         assert (read_tensors(tmp_path / "2" / "model.safetensors")[0][name] - weight).abs().max() < 1e-4, name
 

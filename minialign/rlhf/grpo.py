@@ -180,8 +180,9 @@ def grpo_update(policy: LanguageModel, optimizer: torch.optim.Optimizer, rollout
             counted = int(real.sum()) if config.average == "tokens" else len(real)
             loss = processes.weight_of_share(counted) * mean_loss(losses, real, config)
             step(optimizer, loss)
-            sums.update(policy_loss=loss.item(), clip_fraction=clipped[real].float().mean().item(),
-                        entropy=entropy(logits.detach(), config.temperature).mean().item())
+            clips, unsure = clipped[real].float(), entropy(logits.detach(), config.temperature)  # (M,) each
+            sums.update(policy_loss=loss.item(), clip_fraction=processes.mean_of_all(clips).item(),
+                        entropy=processes.mean_of_all(unsure).item())
             steps += 1
     return processes.averaged({name: sums[name] / max(1, steps) for name in ("policy_loss", "clip_fraction",
                                                                             "entropy")})

@@ -261,9 +261,9 @@ def ppo_update(learner: Learner, rollout: Rollout, generator: torch.Generator) -
             values = learner.value.head(part.vectors(learner.value.body)[real]).squeeze(-1)  # (M,)
             error = processes.mean_of_all(value_loss(values, part.values[real], part.returns[real], config.clip))
             step(learner.optimizers["value"], error)
-            sums.update(policy_loss=loss.item(), value_loss=error.item(), clip_fraction=clipped.float().mean().item(),
-                        entropy=entropy(logits.detach(), config.temperature).mean().item())
-            sums.update({} if text is None else {"text_loss": text.item()})
+            told = {"policy_loss": loss, "value_loss": error, "clip_fraction": processes.mean_of_all(clipped.float()),
+                    "entropy": processes.mean_of_all(entropy(logits.detach(), config.temperature))}
+            sums.update({name: x.item() for name, x in (told | ({"text_loss": text} if learner.mix else {})).items()})
             steps += 1
     left, whole = (masked_variance(x, rollout.mask) for x in (rollout.returns - rollout.values, rollout.returns))
     explained = 1 - float(left / whole.clamp(min=1e-8))
