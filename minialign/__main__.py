@@ -58,7 +58,7 @@ CHAPTERS = {  # heading of the map -> its commands, in the order in which they a
 }
 COMPLETE = "_MINIALIGN_COMPLETE"  # bash_source, zsh_source or fish_source: what a shell needs to complete commands
 # torchrun --nproc-per-node 2 -m minialign pretrain … shares each batch
-PARALLEL = ("pretrain", "bases", "sft", "reward", "dpo")
+PARALLEL = ("pretrain", "bases", "sft", "reward", "dpo", "kto", "finetune", "distill", "ppo", "grpo")
 
 
 class Map(click.Group):
@@ -147,6 +147,9 @@ def run(arguments: list[str]) -> int:
         except Exception as error:
             if not pressed:  # else some library made another error of the Ctrl-C that fell into it
                 return answer(error)
+        finally:
+            if "torch.distributed" in sys.modules and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                importlib.import_module("minialign.runs.processes").leave_processes()
     print("stopped; the same command goes on from what is saved", file=sys.stderr)
     return 130
 
@@ -165,7 +168,11 @@ def answer(error: Exception) -> int:
     if type(error).__name__ == "Stopped":  # resumable.Stopped, without importing torch just to ask
         print(str(error), file=sys.stderr)
         return 130
-    if isinstance(error, MemoryError) or re.search("allocate memory|Storage size calculation overflowed", str(error)):
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and re.search("gloo|NCCL|by peer|Broken pipe", str(error)):
+        who = importlib.import_module("minialign.runs.processes").who_ended()
+        return complain(who) if who else 2
+    if isinstance(error, MemoryError) or re.search("allocate memory|out of memory|Storage size calculation overflowed",
+                                                       str(error)):
         return complain("there is not enough memory for this; use a smaller model or a smaller batch")
     raise error
 

@@ -72,21 +72,22 @@ class Batch(ExampleBatch):
         return self.tokens.numel() + (0 if self.inputs is None else self.inputs.numel())
 
 
-def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None,
-        value: int = PAD) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None = None, value: int = PAD,
+        device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Ragged rows as one rectangle: tokens (B, T), and mask (B, T) true at what was not added.
 
     Args:
         rows: B lists of ids.
         side: where the padding goes: "right" to train, "left" to generate, where the last token must be a real one.
-        length: T; the longest row's when None.
+        length: T; the longest row's when None. device: where the two are needed.
     """
     length = max(map(len, rows)) if length is None else length
     lengths, place = torch.tensor([len(row) for row in rows])[:, None], torch.arange(length)
     mask = place < lengths if side == "right" else place >= length - lengths  # (B, T)
     # one copy for all rows: four times faster than row by row
     flat = torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64))
-    return torch.full(mask.shape, value).masked_scatter_(mask, flat), mask
+    tokens = torch.full(mask.shape, value).masked_scatter_(mask, flat)
+    return tokens.to(device), mask.to(device)
 
 
 def next_token_batch(rows: Sequence[Sequence[int]], loss_from: Sequence[int] | None = None,

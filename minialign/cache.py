@@ -20,16 +20,18 @@ class Cache:
         batch: B.
         length: S, most tokens that will be read, padding included.
         rewinds: whether what was read may be forgotten again.
+        device: where the model is.
     """
 
-    def __init__(self, config, batch: int, length: int, rewinds: bool = False):
+    def __init__(self, config, batch: int, length: int, rewinds: bool = False,
+                 device: torch.device | None = None):
         self.rewinds = rewinds
         heads = getattr(config, "key_value_heads", config.heads)
         size = getattr(config, "head_size", config.width // config.heads)
         self.shape = (config.layers, 2, batch, heads, length, size)
         self.store: Tensor | None = None  # (N, 2, B, H, S, d), laid out when the first keys tell their type and device
         self.grown: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # the same, for training
-        self.mask = torch.ones(batch, length, dtype=torch.bool)  # (B, S) false at padding
+        self.mask = torch.ones(batch, length, dtype=torch.bool, device=device)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
         self.recent: dict[int, Tensor] = {}  # (B, ≥ k − 1, D) last inputs of each short convolution; or smeared keys
@@ -39,7 +41,7 @@ class Cache:
         """Let `count` more tokens be read; before anything was."""
         assert self.length == 0 and self.store is None, "there is something in the cache already"
         self.shape = (*self.shape[:4], self.shape[4] + count, self.shape[5])
-        self.mask = torch.ones(len(self.mask), self.mask.shape[1] + count, dtype=torch.bool)
+        self.mask = self.mask.new_ones(len(self.mask), self.mask.shape[1] + count)
 
     def rewind(self, count: int) -> None:
         """Forget the last `count` tokens that were read."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minialign.batching import Batches, ExampleBatch, pad
 from minialign.heads import Classifier
+from minialign.runs.devices import moved
 
 
 @dataclass
@@ -55,7 +56,7 @@ def examine_classes(model: Classifier, data: LabelledTexts) -> dict[str, float]:
     """Mean loss in nats, and accuracy, on all of some texts."""
     right = loss = 0.0
     for start in range(0, len(data.rows), 64):
-        batch = data.batch(list(range(start, min(start + 64, len(data.rows)))))
+        batch = moved(data.batch(list(range(start, min(start + 64, len(data.rows))))), model)
         logits = model(batch.tokens, batch.mask)
         loss += float(F.cross_entropy(logits, batch.classes, reduction="sum"))
         right += float((logits.argmax(dim=1) == batch.classes).sum())

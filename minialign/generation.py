@@ -7,7 +7,7 @@ r"""Writing text: batched, with the key-value cache, from an explicit generator.
 Details that matter:
     1. Prompts are padded on the left, so that every row's last token is real (test_left_padding_changes_no_logit).
     2. A token is drawn by inverting the cumulative distribution with one uniform number a row: on a CPU about fifteen
-       times faster than torch.multinomial. All numbers are drawn at once, so no row depends on when others stop.
+       times faster than torch.multinomial. All are drawn at once, on the CPU: no row depends on when others stop.
     3. A row goes on until all rows have ended; what follows its end token, which belongs to the completion, is cut off
        afterwards (test_what_stands_after_the_end_token_has_no_influence).
     4. Log-probabilities are those of the distribution that was sampled from, temperature, top-k and top-p included.
@@ -29,6 +29,7 @@ from torch import Tensor
 from minialign.batching import pad
 from minialign.cache import Cache
 from minialign.heads import LanguageModel, evaluating
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import END, Tokenizer
 from minialign.transformer import TransformerConfig
@@ -113,7 +114,8 @@ def end_mask(tokens: Tensor, end: int = END) -> Tensor:
 
 @torch.no_grad()
 def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig,
-             generator: torch.Generator, stop_early: bool = True, completions: int = 1) -> Generated:
+             generator: torch.Generator, stop_early: bool = True, completions: int = 1,
+             part: tuple[int, int] = (0, 1)) -> Generated:
     """Continue prompts, all in one batch.
 
     Args:
@@ -124,6 +126,7 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         stop_early: stop when every row has ended (False: always compute all tokens, for timings).
         completions: K to each prompt, which is read once for all of them; the N = B K rows of one prompt stand
             together.
+        part: (i, n) where these are the i-th of n equal parts of the prompts: each row has the lots that it has in all.
     Raises:
         UserError: no prompts, a model that does not write, or prompt and completion that do not fit the context.
     """
@@ -131,22 +134,22 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
         raise UserError("there are no prompts to continue")
     check_room(model.config, max(map(len, prompts)), config.new_tokens)
     begin, end, filler = model.special
-    N = len(prompts) * completions
-    uniforms = torch.rand(config.new_tokens, N, generator=generator)  # (R, N)
-    completion, logprobs = torch.full((N, config.new_tokens), filler), torch.zeros(N, config.new_tokens)
-    finished = torch.zeros(N, dtype=torch.bool)
+    N, device, (i, n) = len(prompts) * completions, device_of(model), part
+    uniforms = torch.rand(config.new_tokens, n * N, generator=generator)[:, i * N : (i + 1) * N].to(device)  # (R, N)
+    completion = torch.full((N, config.new_tokens), filler, device=device)
+    logprobs, finished = torch.zeros(completion.shape, device=device), completion.new_zeros(N, dtype=torch.bool)
     with evaluating(model):
         if model.config.kind == "encoder-decoder":
-            prompt, prompt_mask = pad(prompts, value=filler)  # (B, P)
-            start, start_mask = torch.full((len(prompts), 1), begin), None  # what the decoder reads first
+            prompt, prompt_mask = pad(prompts, value=filler, device=device)  # (B, P)
+            start, start_mask = prompt.new_full((len(prompts), 1), begin), None  # what the decoder reads first
             decoder, memory = model.body.decoder, (model.body.encoder(prompt, prompt_mask), prompt_mask)
         else:
-            prompt, prompt_mask = start, start_mask = pad(prompts, side="left", value=filler)  # (B, P)
+            prompt, prompt_mask = start, start_mask = pad(prompts, "left", value=filler, device=device)  # (B, P)
             decoder, memory = model.body, ()
-        cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens)
+        cache = Cache(model.config, len(prompts), start.shape[1] + config.new_tokens, device=device)
         hidden = decoder(start, start_mask, cache, *memory)[:, -1]  # (B, D)
         if completions > 1:
-            cache.repeat(torch.arange(len(prompts)).repeat_interleave(completions))
+            cache.repeat(torch.arange(len(prompts), device=device).repeat_interleave(completions))
             hidden, *memory = (x.repeat_interleave(completions, dim=0) for x in (hidden, *memory))  # (N, D), …
         for t in range(config.new_tokens):
             logits = shape_logits(model.logits(hidden), config)  # (N, V)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minialign.batching import pad
 from minialign.cache import Cache
+from minialign.runs.devices import default_device, device_of
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
@@ -86,6 +87,7 @@ class ScalarModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():
             self.head.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(seed)).mul_(std)
+        self.head.to(device_of(body))
 
     def forward(self, tokens: Tensor, *arguments, **keywords) -> Tensor:
         """(B, T) one number for every token."""
@@ -102,12 +104,13 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():
             self.head.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
+        self.head.to(device_of(body))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, classes) logits of (B, T) tokens; mask (B, T) is true at real tokens."""
         hidden = self.body(tokens, mask)  # (B, T, D)
         place = first_real(mask) if self.config.kind == "encoder" else last_real(mask)
-        return self.head(hidden[torch.arange(len(tokens)), place])
+        return self.head(hidden[torch.arange(len(tokens), device=tokens.device), place])
 
 
 def read_completions(body: Transformer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
@@ -124,19 +127,19 @@ def read_completions(body: Transformer, prompts: Sequence[Sequence[int]], comple
     Raises:
         UserError: prompt and completion do not fit the context.
     """
-    tokens, mask = pad(completions)  # (N, T)
-    of = torch.as_tensor(of)
-    if len(prompts) == len(completions) and torch.equal(of, torch.arange(len(of))):  # one each: one pass is faster
-        whole, _ = pad([[*prompt, *completion] for prompt, completion in zip(prompts, completions)])
-        start = torch.tensor([len(prompt) for prompt in prompts])
-        place = start[:, None] + torch.arange(tokens.shape[1])  # (N, T) where in the row
+    device = device_of(body)
+    tokens, mask = pad(completions, device=device)  # (N, T)
+    if list(of) == list(range(len(prompts))):  # one each: one pass is faster
+        whole, _ = pad([[*prompt, *completion] for prompt, completion in zip(prompts, completions)], device=device)
+        start = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        place = start[:, None] + torch.arange(tokens.shape[1], device=device)  # (N, T) where in the row
         place = place.clamp(max=whole.shape[1] - 1)[..., None].expand(-1, -1, body.config.width)
         return body(whole).gather(1, place), mask
-    read, real = pad(prompts, side="left")  # (B, P)
-    cache = Cache(body.config, len(prompts), read.shape[1] + tokens.shape[1])
+    read, real = pad(prompts, side="left", device=device)  # (B, P)
+    cache = Cache(body.config, len(prompts), read.shape[1] + tokens.shape[1], device=device)
     if read.shape[1]:
         body(read, real, cache)
-    cache.repeat(of)
+    cache.repeat(torch.as_tensor(of, device=device))
     return body(tokens, mask, cache), mask
 
 
@@ -164,10 +167,12 @@ def last_real(mask: Tensor) -> Tensor:
     return (torch.arange(T, device=mask.device) * mask).argmax(dim=1)
 
 
-def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokenizer]:
+def load_model(folder: Path, what: str | None = None,
+               device: torch.device | None = None) -> tuple[nn.Module, Tokenizer]:
     """A finished run's model, in evaluation mode, and its tokenizer.
 
-    `what` is "language-model", "scalar-model" or "decoder" (a language model of that kind) when only that will do.
+    `what` is "language-model", "scalar-model" or "decoder" (a language model of that kind) when only that will do;
+    `device` where the model shall be, without it the command's.
     Raises UserError for a folder that is missing, unfinished, of another kind, or whose files do not belong together.
     """
     run = RunFolder(folder)
@@ -191,7 +196,7 @@ def load_model(folder: Path, what: str | None = None) -> tuple[nn.Module, Tokeni
     model = (LanguageModel(shape) if known == "language-model"
              else ScalarModel(build_body(shape), read=config.get("read", "end")))
     load_into(model, tensors, run.path / MODEL)
-    return model.eval(), tokenizer
+    return model.to(device or default_device()).eval(), tokenizer
 
 
 def check_size(shape: TransformerConfig, tensors: dict[str, Tensor], file: Path) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from minialign.batching import IGNORE, pad
 from minialign.cache import Cache
 from minialign.heads import LanguageModel, read_completions
+from minialign.runs.devices import device_of
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
     """(...) log π(token), nats, of ids `tokens` (...) under the logits (..., V) that predict them. What was sampled at
     a temperature must be scored at it (test_the_logprob_is_that_of_the_distribution_sampled_from)."""
     logits = logits / temperature if temperature != 1.0 else logits
-    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
+    return -F.cross_entropy(logits.flatten(0, -2).float(), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
@@ -50,12 +51,13 @@ def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int
                             of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The same of an encoder-decoder: the encoder reads each prompt once, the decoder its begin token once, and then
     every completion."""
-    tokens, mask = pad(completions)  # (N, T)
-    of = torch.as_tensor(of)
-    inputs, input_mask = pad(prompts)  # (B, S)
-    cache = Cache(model.config, len(prompts), tokens.shape[1])
+    device = device_of(model)
+    tokens, mask = pad(completions, device=device)  # (N, T)
+    of = torch.as_tensor(of, device=device)
+    inputs, input_mask = pad(prompts, device=device)  # (B, S)
+    cache = Cache(model.config, len(prompts), tokens.shape[1], device=device)
     memory = model.body.encoder(inputs, input_mask)
-    begin = torch.full((len(prompts), 1), model.special.begin)
+    begin = torch.full((len(prompts), 1), model.special.begin, device=device)
     first = model.body.decoder(begin, None, cache, memory, input_mask)  # (B, 1, D)
     cache.repeat(of)
     rest = model.body.decoder(tokens[:, :-1], mask[:, :-1], cache, memory, input_mask[of])  # (N, T − 1, D)
@@ -71,8 +73,9 @@ def completion_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], 
     else:
         hidden, mask = predicting_vectors(model.body, prompts, completions, of)
     # (M,) all completions in one line
-    said = torch.tensor([token for completion in completions for token in completion])
-    return torch.zeros(mask.shape).masked_scatter(mask, token_logprobs(model.logits(hidden[mask]), said)), mask
+    said = torch.tensor([token for completion in completions for token in completion], device=mask.device)
+    found = torch.zeros(mask.shape, device=mask.device)
+    return found.masked_scatter(mask, token_logprobs(model.logits(hidden[mask]), said)), mask
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -25,17 +25,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 
 from minialign.batching import Batches
 from minialign.heads import evaluating
+from minialign.runs.devices import device_of, in_half, moved
 from minialign.runs.early_stop import BestWeights
 from minialign.runs.errors import UserError
-from minialign.runs.processes import join_processes, sum_over_processes, wait_for_all
+from minialign.runs.processes import join_processes, shared, summed, waits_for_more, whole_weights
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_at_least_1
+from minialign.runs.tensors import whole
 
 
 @dataclass(frozen=True)
@@ -98,23 +99,22 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
 
     Args:
         loss: (model, batch) -> the *sum* of the batch's losses.
-        count: labels of the whole step, those of other processes included.
+        count: labels of the whole step, divided by the processes that share it.
     Returns:
         mean loss in nats, norm of the gradient before clipping.
     Raises:
         UserError: the loss or the gradient is not finite; the weights are as before the step.
     """
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros(())
-    for batch in batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            part = loss(model, batch).float() / count
+    total = torch.zeros((), device=device_of(model))
+    for left, batch in zip(reversed(range(len(batches))), batches):
+        with in_half(total.device, config.bf16), waits_for_more(loss, left > 0):
+            part = loss(model, moved(batch, model)).float() / count
         part.backward()
         total += part.detach()
+    total = summed(total) / join_processes()[1]
     trained = [p for p in model.parameters() if p.grad is not None]
-    if distributed.is_initialized():
-        sum_over_processes([total, *(p.grad for p in trained)])
-    norm = nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf)
+    norm = whole(nn.utils.clip_grad_norm_(trained, config.clip if config.clip > 0 else math.inf))
     if not (math.isfinite(total) and math.isfinite(norm)):
         rows = [row for batch in batches for row in batch.rows]
         raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples "
@@ -141,9 +141,9 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, 
     if len(batches) < processes:
         raise UserError(f"a batch of {len(batches)} cannot be shared by {processes} processes; start fewer, or use a "
                         f"larger --batch")
-    if processes > 1:  # chance of its own for each process, and the same after a restart
+    if processes > 1 or device_of(model).type != "cpu":  # chance of its own for each, the same after a restart
         torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
-    count = sum(batch.count for batch in batches)
+    count = sum(batch.count for batch in batches) / processes
     try:
         mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, count)
     except UserError as error:
@@ -159,11 +159,9 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
     """Train a model in its run folder, from the beginning or from the folder's last checkpoint.
 
     Args:
-        model: trained in place.
-        data: gives each step's micro-batches.
+        model: trained in place; data: gives each step's micro-batches.
         loss: (model, batch) -> sum of the losses of the batch's labels.
-        config: how.
-        run: where metrics and checkpoints go; the finished model is written there.
+        config: how; run: where metrics and checkpoints go, and the finished model.
         validate: model -> {"validation": mean held-out loss, ...}, every `validate_every` steps and at the end.
         label: name of the progress bar.
         complete: the last change to the trained model (a reward model is normalised); returns facts about it.
@@ -175,7 +173,7 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
         UserError: a loss that is not finite; the last checkpoint is kept.
         Stopped: after Ctrl-C, with everything saved.
     """
-    place = join_processes()
+    place, loss = join_processes(), shared(model, loss)
     optimizer = optimizer or adamw(model, config.learning_rate, config.weight_decay, config.beta2)
     torch.manual_seed(config.seed)
     model.train()
@@ -188,15 +186,13 @@ def train(model: nn.Module, data: Batches, loss: Callable[[nn.Module, Any], Tens
                 break
             metrics = one_step(model, optimizer, data, loss, config, run, step, place)
             if validate is not None and ((step + 1) % config.validate_every == 0 or step + 1 == config.steps):
-                with evaluating(model):
+                with evaluating(model), whole_weights(loss):
                     metrics |= best.look(model, validate(model))
             loop.done(metrics, f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second'] / 1000:.1f}k tokens/s")
-        wait_for_all()
         best.restore(model)
         model.eval()
-        result = {**loop.state["last"], "steps": loop.state["step"], **(complete(model) if complete else {})}
-        if place[0] == 0:
-            run.finish(model, **result)
-            best.forget()
-        wait_for_all()
+        with whole_weights(loss):
+            result = {**loop.state["last"], "steps": loop.state["step"], **(complete(model) if complete else {})}
+        run.finish(model, **result)
+        best.forget()
     return result

@@ -20,10 +20,10 @@ from minialign.lab.claims.page import (
     finding,
     measured,
     number_rows,
-    written_parts,
     verdict_table,
     write_page,
     write_results,
+    written_parts,
 )
 from minialign.lab.claims.runner import CLAIMS, HEADINGS, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers

@@ -3,6 +3,7 @@ serves this computer, and `realdata`, which asks pip. Read in the source; tests/
 network to whole runs."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,11 @@ def users(modules):
     return {name for name, tree in TREES.items() if modules & set(roots(tree))}
 
 
-def test_only_the_page_and_a_free_port_of_this_computer_know_the_network():
-    assert users(NETWORK) == {"lab/labelling/page.py", "lab/bases/make.py"}
-    assert 'socket.create_server((LOCAL[0], port))' in FILES["lab/labelling/page.py"]
+def test_only_the_pages_a_free_port_of_this_computer_and_the_names_of_processes_know_the_network():
+    pages = ("lab/labelling/page.py", "lab/play/serving.py")
+    assert users(NETWORK) == {*pages, "lab/bases/make.py", "runs/processes.py"}
+    assert all("socket.create_server((LOCAL[0], port))" in FILES[name] for name in pages)
+    assert set(re.findall(r"socket\.(\w+)", FILES["runs/processes.py"])) == {"gethostname"}
     assert 'LOCAL = ("127.0.0.1", "localhost")' in FILES["lab/labelling/page.py"]
     assert [line.strip() for line in FILES["lab/bases/make.py"].split("\n") if "bind(" in line] == [
         'free.bind(("127.0.0.1", 0))']
@@ -67,7 +70,7 @@ def test_nothing_turns_text_into_code(name):
 def test_modules_are_loaded_by_names_of_ours_or_by_what_the_person_types():
     loaded = {name: [ast.unparse(node.args[0]) for node in ast.walk(tree) if isinstance(node, ast.Call)
                      and ast.unparse(node.func).endswith("import_module")] for name, tree in TREES.items()}
-    theirs = {name: [what for what in found if not what.startswith("f'minialign.lab.")]
+    theirs = {name: [what for what in found if not what.startswith(("f'minialign.", "'minialign."))]
               for name, found in loaded.items()}
     assert {name: what for name, what in theirs.items() if what} == {"lab/commands/grpo.py": ["module"]}  # --check
 

@@ -46,7 +46,7 @@ class _SoftTargetsByRows(torch.autograd.Function):
                 torch.sub(q, p, out=ctx.gradient[rows])
             # Σ p (a − b) − log Σ eᵃ + log Σ eᵇ
             total += float(a.sub_(b).mul_(p).sum() - (log_sums[0] - log_sums[1]).sum())
-        return (T * T * total / max(1, M)).to(torch.promote_types(student.dtype, torch.float32))
+        return (T * T * total / max(1, M)).to(student.device, torch.promote_types(student.dtype, torch.float32))
 
     @staticmethod
     @once_differentiable

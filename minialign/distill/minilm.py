@@ -38,6 +38,7 @@ from minialign.distill.recording import may_look, recorded
 from minialign.distill.student import student_config
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.logprobs import masked_mean
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
@@ -147,10 +148,11 @@ def train_assistant(
 ) -> MiniLM:
     """Teach an assistant of the teacher's layers and the student's width, in the folder `assistant` of the student's
     run, and return the recipe by which it teaches the student. A finished one is not taught again."""
-    assistant = LanguageModel(student_config(recipe.teacher.config, recipe.teacher.config.layers, width), training.seed)
+    shape = student_config(recipe.teacher.config, recipe.teacher.config.layers, width)
+    assistant = LanguageModel(shape, training.seed).to(device_of(recipe.teacher))
     folder = RunFolder(run.path / "assistant")
     folder.begin({**describe_model(assistant), "stage": "assistant", "training": to_dict(training)}, tokenizer)
     if not folder.finished:
         distil(assistant, recipe, data, held_out, training, folder)
-    assistant = load_model(folder.path, "language-model")[0]
+    assistant = load_model(folder.path, "language-model", device_of(recipe.teacher))[0]
     return MiniLM(assistant, replace(recipe.config, layer=-1))  # the layer that learned

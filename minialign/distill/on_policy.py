@@ -38,6 +38,7 @@ from minialign.generation import SamplingConfig, check_room, generate
 from minialign.heads import LanguageModel
 from minialign.logprobs import masked_mean
 from minialign.pretrain.causal_lm import next_token_loss
+from minialign.runs.devices import moved
 from minialign.runs.errors import UserError
 
 
@@ -112,7 +113,7 @@ class OnPolicy(Recipe):
         with torch.inference_mode():
             theirs = self.teacher.logits(self.teacher.body(seen.tokens)[counted])  # (M, V)
         ours = student.logits(student.body(seen.tokens)[counted])
-        every, parts = torch.ones(len(ours), dtype=torch.bool), {}
+        every, parts = torch.ones(len(ours), dtype=torch.bool, device=ours.device), {}
         if self.config.reverse:
             parts["reverse"] = reverse_kl(ours, theirs, every)
         if self.config.forward:
@@ -135,4 +136,4 @@ def written(student: LanguageModel, batch: Batch, config: OnPolicyConfig, chance
     prompts = prompts_of(batch)
     said = generate(student, prompts, SamplingConfig(config.new_tokens, config.temperature), chance)
     rows = [[*prompt, *completion] for prompt, completion in zip(prompts, said.ids())]
-    return next_token_batch(rows, [len(prompt) for prompt in prompts], batch.rows)
+    return moved(next_token_batch(rows, [len(prompt) for prompt in prompts], batch.rows), student)

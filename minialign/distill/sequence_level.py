@@ -33,6 +33,7 @@ from minialign.cache import Cache
 from minialign.distill.soft_targets import SoftTargetConfig
 from minialign.generation import Generated, SamplingConfig, check_room, end_mask, generate
 from minialign.heads import LanguageModel, evaluating
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
 
@@ -70,16 +71,18 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
         raise UserError(f"beam search writes with a decoder, and this is an {model.config.kind}")
     check_room(model.config, max(map(len, prompts)), new_tokens)
     _, end, filler = model.special
-    prompt, prompt_mask = pad(prompts, side="left", value=filler)  # (B, P)
-    cache = Cache(model.config, B, prompt.shape[1] + new_tokens)
-    first = torch.arange(B)[:, None] * K  # (B, 1) row of a prompt's first beam
-    scores = torch.full((B, K), -torch.inf)
+    device = device_of(model)
+    prompt, prompt_mask = pad(prompts, side="left", value=filler, device=device)  # (B, P)
+    cache = Cache(model.config, B, prompt.shape[1] + new_tokens, device=device)
+    first = torch.arange(B, device=device)[:, None] * K  # (B, 1) row of a prompt's first beam
+    scores = torch.full((B, K), -torch.inf, device=device)
     scores[:, 0] = 0.0  # all begin alike, so only one of them counts
-    completion, logprobs = torch.full((B, K, new_tokens), filler), torch.zeros(B, K, new_tokens)
-    finished = torch.zeros(B, K, dtype=torch.bool)
+    completion = torch.full((B, K, new_tokens), filler, device=device)
+    logprobs = torch.zeros(B, K, new_tokens, device=device)
+    finished = torch.zeros(B, K, dtype=torch.bool, device=device)
     with evaluating(model):
         hidden = model.body(prompt, prompt_mask, cache)[:, -1].repeat_interleave(K, dim=0)  # (B K, D)
-        cache.repeat(torch.arange(B).repeat_interleave(K))
+        cache.repeat(torch.arange(B, device=device).repeat_interleave(K))
         for t in range(new_tokens):
             words = model.logits(hidden).log_softmax(dim=-1).view(B, K, V)
             words = words.masked_fill(finished[..., None], -torch.inf)

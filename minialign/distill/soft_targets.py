@@ -106,7 +106,7 @@ class SoftTargets(Recipe):
             predicted = logits if student.config.kind == "decoder" else logits[labelled[compared]]
             parts["hard"] = label_loss(predicted, batch.labels[labelled]) / batch.count
         if self.config.cosine:
-            every = torch.ones(len(logits), dtype=torch.bool)
+            every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
             parts["cosine"] = hidden_cosine_loss(hidden[0][compared], theirs["hidden"].float(), every)
         return parts
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from minialign.cache import Cache
 from minialign.generation import SamplingConfig, check_room, sample_token, shape_logits
 from minialign.heads import LanguageModel, evaluating
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
@@ -83,11 +84,12 @@ class Reader:
 
     def __init__(self, model: LanguageModel, prompt: Sequence[int], room: int):
         self.model, self.unread = model, list(prompt)
-        self.cache = Cache(model.config, 1, len(prompt) + room, rewinds=True)
+        self.device = device_of(model)
+        self.cache = Cache(model.config, 1, len(prompt) + room, rewinds=True, device=self.device)
 
     def read(self, more: Sequence[int] = ()) -> Tensor:
         """(T, V) logits after each of the unread tokens, and after more of them."""
-        tokens = torch.tensor([[*self.unread, *more]])
+        tokens = torch.tensor([[*self.unread, *more]], device=self.device)
         self.unread = []
         real = torch.ones_like(tokens, dtype=torch.bool)  # a filled cache reads several tokens at once by their mask
         return self.model.logits(self.model.body(tokens, real, self.cache))[0]
@@ -116,18 +118,22 @@ def speculate(target: LanguageModel, draft: LanguageModel, prompt: Sequence[int]
     if ahead < 1:
         raise UserError(f"{ahead} guesses a pass; give 1 or more")
     found, room = Speculated([], 0, 0, 0), config.new_tokens + ahead + 1
+
+    def drawn(count: int) -> Tensor:
+        return torch.rand(count, generator=generator).to(device_of(target))
+
     with evaluating(target), evaluating(draft):
         large, small = Reader(target, prompt, room), Reader(draft, prompt, room)
         while len(found.ids) < config.new_tokens and target.special.end not in found.ids:
             guesses, q = [], []
             for _ in range(ahead):
                 q.append(probabilities(small.read()[-1:], config))
-                guesses.append(int(sample_token(q[-1], torch.rand(1, generator=generator))))
+                guesses.append(int(sample_token(q[-1], drawn(1))))
                 small.unread = guesses[-1:]
             p = probabilities(large.read(guesses)[-ahead - 1 :], config)  # (γ + 1, V)
-            count = accepted_count(p, torch.cat(q), torch.tensor(guesses), torch.rand(ahead, generator=generator))
+            count = accepted_count(p, torch.cat(q), torch.tensor(guesses, device=p.device), drawn(ahead))
             last = residual(p[count : count + 1], q[count]) if count < ahead else p[count:]
-            token = int(sample_token(last, torch.rand(1, generator=generator)))
+            token = int(sample_token(last, drawn(1)))
             large.cache.rewind(ahead - count)
             small.cache.rewind(max(0, ahead - 1 - count))
             small.unread = [*guesses[ahead - 1 : count], token]  # the last guess was not read yet

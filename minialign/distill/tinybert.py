@@ -41,6 +41,7 @@ from minialign.distill.recording import may_look, recorded
 from minialign.heads import Classifier, LanguageModel
 from minialign.logprobs import masked_mean
 from minialign.pretrain.masked_lm import MASK
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import check_ranges
@@ -210,9 +211,9 @@ def likely_words(row: Sequence[int], model: LanguageModel, candidates: int) -> d
     """Place of each token that is not special -> the likeliest tokens there, the place alone hidden."""
     places, likely = [place for place, token in enumerate(row) if token >= len(SPECIAL)], {}
     for start in range(0, len(places), 256):
-        here = torch.tensor(places[start : start + 256])  # (P,)
+        here = torch.tensor(places[start : start + 256], device=device_of(model))  # (P,)
         tokens, mask = pad([[*row[:place], MASK, *row[place + 1 :]] for place in here.tolist()])
-        logits = model.logits(model.body(tokens, mask)[torch.arange(len(here)), here])  # (P, V)
+        logits = model.logits(model.body(tokens, mask)[torch.arange(len(here), device=here.device), here])  # (P, V)
         logits[:, : len(SPECIAL)] = -torch.inf
         best = logits.topk(min(candidates, logits.shape[1] - len(SPECIAL))).indices
         likely |= dict(zip(here.tolist(), best.tolist()))

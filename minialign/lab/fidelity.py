@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from minialign.heads import evaluating
 from minialign.logprobs import token_logprobs
 from minialign.pretrain.masked_lm import MASK
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 
 EVERY = 7  # one place of so many is hidden from an encoder, about the 15 % that it was trained with
@@ -68,6 +69,7 @@ class Remembered(nn.Module):
             raise UserError("an encoder is asked with words hidden, which its plain answers do not tell; give fidelity "
                             "the model itself")
         with torch.no_grad(), evaluating(model):
+            rows = rows.to(device_of(model))
             self.said = {tuple(row[:-1].tolist()): model(row[None, :-1])[0] for row in rows}  # (T - 1, V) each
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ def questions(rows: Tensor, kind: str, hidden_word: int = MASK) -> tuple[Tensor,
     if kind != "encoder":
         return rows[:, :-1], rows[:, 1:].flatten(), None
     T = rows.shape[1]
-    hidden = (torch.arange(T) % EVERY == min(EVERY // 2, T // 2)).expand_as(rows)
+    hidden = (torch.arange(T, device=rows.device) % EVERY == min(EVERY // 2, T // 2)).expand_as(rows)
     return rows.masked_fill(hidden, hidden_word), rows[hidden], hidden
 
 
@@ -94,7 +96,7 @@ def fidelity(before: nn.Module, after: nn.Module, rows: Tensor, batch: int = 4) 
     """Compare two models, (B, T) ids -> (B, T, V) logits, on windows (rows, T) of text, `batch` of them together."""
     nats, kl, same, count = [0.0, 0.0], 0.0, 0, 0
     with evaluating(before), evaluating(after):
-        for part in rows.split(batch):
+        for part in rows.to(device_of(nn.ModuleList([before, after]))).split(batch):
             tokens, said, places = questions(part, kind_of(before), getattr(before, "hidden_word", MASK))
             logits = [model(tokens) for model in (before, after)]  # (B, T, V) each
             logits = [x.flatten(0, 1) if places is None else x[places] for x in logits]  # (M, V) each

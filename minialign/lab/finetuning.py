@@ -27,6 +27,7 @@ from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.generation import as_prompt
 from minialign.heads import Classifier, LanguageModel, describe_model
 from minialign.lab.interchange.folder import PretrainedTokenizer
+from minialign.lab.memory import check_memory, training_need
 from minialign.lab.pretrained.chat import taught_row
 from minialign.lab.pretrained.smollm2 import SYSTEM
 from minialign.lab.stages import stage_run
@@ -38,6 +39,7 @@ from minialign.peft.trainable import show
 from minialign.peft.transfer import TunedRun, tune
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of
 from minialign.runs.run_folder import RunFolder
@@ -150,7 +152,7 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
 def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, training: TrainingConfig, data: str,
               out: Path) -> dict[str, Any]:
     """Tune a copy of the task's model by one method in a folder of its own, or find it done. `data` is the fingerprint
-    of the lines."""
+    of the lines. Says what memory it needs, and raises UserError where there is too little."""
     model, run = copy.deepcopy(task.model), TunedRun(out / name)
     about = {"what": "tuned-model", "model": model.config, "stage": "finetune", "method": name, "tuning": config}
     about |= {"training": training, **({"labels": task.labels} if task.labels else {}), "data": data, "base": model}
@@ -162,10 +164,26 @@ def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, tr
             for note in said:
                 click.echo(f"note: {note.message}", err=True)
             click.echo(show(model).splitlines()[-1])
+            put_in_place(model, task, training)
             if name == "feature-based":
                 task = cache_features(model, task, training)
             tune(model, task.learned, task.loss, task.validate, training, run)
     return run.facts() | {"file_bytes": (run.path / TENSORS).stat().st_size, "folder": str(run.path)}
+
+
+def put_in_place(model: nn.Module, task: TuningTask, training: TrainingConfig) -> None:
+    """Put a wrapped model on the command's device, if it fits. With --bf16 a graphics card keeps what is frozen in 16
+    bits."""
+    device = default_device()
+    half = training.bf16 and device.type != "cpu"
+    together = -(-training.batch // training.accumulation)
+    need = training_need(model, int(task.learned.order.lengths.max()), half, getattr(model.body, "checkpoints", False))
+    if said := check_memory(need, together, device):
+        click.echo(said)
+    for parameter in model.parameters():
+        if half and not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    model.to(device)
 
 
 def cache_features(model: Classifier, task: TuningTask, training: TrainingConfig) -> TuningTask:

@@ -20,6 +20,7 @@ from minialign.quant.fast_products import fastest_kernel, has_integer_products
 from minialign.quant.linear import QuantizedLinear
 from minialign.quant.ptq import module_bytes
 from minialign.quant.saving import save_quantized
+from minialign.runs.devices import device_of
 from minialign.runs.tensors import tensor_file, tensors_of
 
 WINDOW = 512  # most tokens that are read together
@@ -40,7 +41,7 @@ def measure(before: nn.Module, after: nn.Module, rows: Tensor | None, seed: int,
             generate(model, [prompt[:1]], greedy, torch.Generator().manual_seed(seed), stop_early=False)
 
         result["writing"] = [greedy.new_tokens / seconds for seconds in in_turns(write, before, after, rounds)]
-    times = in_turns(lambda model: model(torch.tensor([prompt])), before, after, rounds)
+    times = in_turns(lambda model: model(torch.tensor([prompt], device=device_of(model))), before, after, rounds)
     return result | {"reading": [len(prompt) / seconds for seconds in times]}
 
 
@@ -98,7 +99,7 @@ def layer_times(before: nn.Module, after: nn.Module) -> str:
         seen.add(shape)
         paces = []
         for T in (1, 64, 512):
-            x = torch.randn(T, shape[0], generator=torch.Generator().manual_seed(0))
+            x = torch.randn(T, shape[0], generator=torch.Generator().manual_seed(0)).to(device_of(layer))
             plain, ours = in_turns(lambda module, x=x: module(x), before.get_submodule(name), layer, 9)
             paces.append(pace(plain / ours))
         lines.append(f"{shape[0]:>6} -> {shape[1]:<6}" + "".join(f"{p:>21}" for p in paces))

@@ -141,7 +141,7 @@ class TeacherCache:
         self.asked, self.found = self.asked + len(names), self.found + len(names) - len(missing)
         fresh = self._compute(batch, compared, missing, compute) if missing else {}
         parts = [fresh[name] if name in fresh else self._row(name) for name in names]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {name: torch.cat([part[name].to(compared.device) for part in parts]) for name in parts[0]}
 
     def _compute(self, batch: Any, compared: Tensor, missing: dict[str, int], compute: Callable) -> dict[str, Outputs]:
         places = list(missing.values())
@@ -175,7 +175,7 @@ class TeacherCache:
 
 def row_name(tokens: Tensor, mask: Tensor, compared: Tensor) -> str:
     """A digest of a row's real tokens (T,) and of which of them are compared (T,)."""
-    return hashlib.sha256(torch.stack([tokens[mask], compared[mask].long()]).numpy().tobytes()).hexdigest()[:32]
+    return hashlib.sha256(torch.stack([tokens[mask], compared[mask].long()]).cpu().numpy().tobytes()).hexdigest()[:32]
 
 
 def identity(model: nn.Module) -> str:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.peft.trainable import fingerprint, float_type, freeze, linear_names, note, train_also
+from minialign.runs.devices import device_of
 from minialign.runs.settings import check_choices, check_ranges
 from minialign.runs.submodules import matching, replace_modules
 
@@ -55,7 +56,7 @@ class Adapted(nn.Module):
         width = base.out_features
         self.down, self.up = nn.Linear(width, config.bottleneck), nn.Linear(config.bottleneck, width)
         for layer in (self.down, self.up):
-            layer.to(float_type(base))
+            layer.to(device_of(base), float_type(base))
             nn.init.zeros_(layer.bias)
             start = torch.zeros(layer.weight.shape)
             if std := config.initial_std:

@@ -29,6 +29,7 @@ from minialign.batching import ExampleBatch, pad
 from minialign.classification import LabelledTexts
 from minialign.heads import Classifier, evaluating, first_real, last_real
 from minialign.peft.trainable import fingerprint, freeze, heads_of, note
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 
 
@@ -74,9 +75,9 @@ def extract(body: nn.Module, rows: Sequence[Sequence[int]], batch: int = 64) -> 
     found = []
     with evaluating(body):
         for start in range(0, len(rows), batch):
-            tokens, mask = pad(rows[start : start + batch])
+            tokens, mask = pad(rows[start : start + batch], device=device_of(body))
             place = first_real(mask) if body.config.kind == "encoder" else last_real(mask)
-            found.append(body(tokens, mask)[torch.arange(len(tokens)), place])
+            found.append(body(tokens, mask)[torch.arange(len(tokens), device=tokens.device), place])
     return torch.cat(found)
 
 
@@ -100,7 +101,7 @@ class CachedFeatures(LabelledTexts):
 
     def __init__(self, model: Classifier, texts: LabelledTexts):
         self.features = extract(model.body, texts.rows)  # (n, D)
-        self.classes, self.order = texts.classes, texts.order  # (n,)
+        self.classes, self.order = texts.classes.to(self.features.device), texts.order  # (n,)
 
     @property
     def bytes(self) -> int:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.peft.trainable import fingerprint, float_type, freeze, linear_names, note
+from minialign.peft.trainable import beside, fingerprint, freeze, linear_names, note
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_ranges
 from minialign.runs.submodules import matching, replace_modules
@@ -70,8 +70,8 @@ class LoRALinear(nn.Module):
         self.base, self.scale, self.dropout = base, config.scale, config.dropout
         bound = 1 / math.sqrt(base.in_features)
         start = torch.rand(config.rank, base.in_features, generator=generator) * 2 * bound - bound
-        self.A = nn.Parameter(start.to(float_type(base)))  # (r, in)
-        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, dtype=float_type(base)))  # (out, r)
+        self.A = nn.Parameter(beside(base, start))  # (r, in)
+        self.B = nn.Parameter(self.A.new_zeros(base.out_features, config.rank))  # (out, r)
         self.original: Tensor | None = None  # W₀, kept while the update is merged
 
     @property

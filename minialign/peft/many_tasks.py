@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from minialign.peft.methods import configuration
 from minialign.peft.saving import ABOUT, check_base, read_saved
 from minialign.peft.trainable import fingerprint, float_type, note
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import replace_modules
 
@@ -67,7 +68,8 @@ class Serving:
         tasks, before = [tasks] if tasks is None or isinstance(tasks, str) else tasks, self.tasks
         if unknown := [task for task in tasks if task is not None and task not in self.names]:
             raise UserError(f"there is no task {unknown[0]!r}; known are {', '.join(self.names)}")
-        self.tasks = torch.tensor([-1 if task is None else self.names.index(task) for task in tasks])
+        self.tasks = torch.tensor([-1 if task is None else self.names.index(task) for task in tasks],
+                                  device=device_of(self.model))
         try:
             yield self.model
         finally:
@@ -97,8 +99,8 @@ def serve(model: nn.Module, folders: dict[str, Path]) -> Serving:
     rank, new, serving = max(config.rank for config, _ in saved), {}, Serving(model, folders)
     for name in sorted({name.rpartition(".")[0] for _, tensors in saved for name in tensors}):
         linear = model.get_submodule(name)
-        A = torch.zeros(len(saved) + 1, rank, linear.in_features, dtype=float_type(linear))
-        B = torch.zeros(len(saved) + 1, linear.out_features, rank, dtype=float_type(linear))
+        A = torch.zeros(len(saved) + 1, rank, linear.in_features, dtype=float_type(linear), device=device_of(linear))
+        B = A.new_zeros(len(saved) + 1, linear.out_features, rank)
         for i, (config, tensors) in enumerate(saved):
             if f"{name}.A" in tensors:  # a task that leaves this layer alone keeps its zeros
                 A[i, : config.rank], B[i, :, : config.rank] = tensors[f"{name}.A"], config.scale * tensors[f"{name}.B"]

@@ -62,12 +62,14 @@ class PromptEmbedding(nn.Module):
         self.base = base
         generator = torch.Generator().manual_seed(config.seed)
         if config.start == "random":
-            start = torch.randn(config.length, base.embedding_dim, generator=generator) * base.weight.std()
+            start = torch.randn(config.length, base.embedding_dim, generator=generator).to(base.weight)
+            start = start * base.weight.std()
         elif config.start == "vocabulary":
-            start = base.weight[torch.randint(base.num_embeddings, (config.length,), generator=generator)]
+            ids = torch.randint(base.num_embeddings, (config.length,), generator=generator)
+            start = base.weight[ids.to(base.weight.device)]
         else:
             ids = torch.tensor(config.text_ids * (config.length // len(config.text_ids) + 1))[: config.length]
-            start = base.weight[ids]
+            start = base.weight[ids.to(base.weight.device)]
         self.prompt = nn.Parameter(start.detach().clone())  # (k, D)
 
     @property

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minialign.heads import Classifier, ScalarModel
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import matching
 from minialign.runs.tensors import digest, tensors_of
@@ -86,6 +87,11 @@ def float_type(linear: nn.Module) -> torch.dtype:
     """The type of what stands beside a linear layer: its weight's, or float32 where that is stored in another way."""
     weight = getattr(linear, "weight", None)
     return weight.dtype if weight is not None and weight.is_floating_point() else torch.float32
+
+
+def beside(linear: nn.Module, tensor: Tensor) -> Tensor:
+    """A tensor in the place and in the type of what stands beside a linear layer."""
+    return tensor.to(device_of(linear), float_type(linear))
 
 
 def refuse_stored(model: nn.Module, method: str) -> None:

@@ -22,6 +22,7 @@ from minialign.batching import Batches
 from minialign.peft.saving import TENSORS, save
 from minialign.peft.trainable import counts, trained
 from minialign.runs.files import read_json, write_json
+from minialign.runs.processes import first_writes
 from minialign.runs.run_folder import CHECKPOINT, RunFolder
 from minialign.training import TrainingConfig, train
 
@@ -39,6 +40,7 @@ class TunedRun(RunFolder):
         """Whether the tuning ended and left its files."""
         return (self.path / RESULT).exists()
 
+    @first_writes
     def finish(self, model: nn.Module, **facts: Any) -> None:
         """Write what trains, then the facts, and let go of the checkpoint."""
         save(model, self.path)

@@ -27,6 +27,7 @@ from torch import Tensor
 from minialign.batching import IGNORE, Batch, Batches, next_token_batch, pack
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
+from minialign.runs.devices import moved
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -44,7 +45,8 @@ def next_token_loss(model: LanguageModel, batch: Batch) -> Tensor:
 @torch.no_grad()
 def mean_loss(model: LanguageModel, batches: list, loss: Loss = next_token_loss) -> float:
     """Mean −log π over all labels of the batches, nats; `loss` gives their sum over one batch."""
-    return float(sum(loss(model, batch) for batch in batches)) / max(1, sum(batch.count for batch in batches))
+    total = float(sum(loss(model, moved(batch, model)) for batch in batches))
+    return total / max(1, sum(batch.count for batch in batches))
 
 
 def perplexity(loss: float) -> float:

@@ -27,6 +27,7 @@ from minialign.generation import SamplingConfig, generate, sample_token, shape_l
 from minialign.heads import LanguageModel, evaluating
 from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import GAPS, rebuild
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import BEGIN, SENTINELS, SPECIAL, Tokenizer
 
@@ -98,13 +99,13 @@ def fill_with_tokens(model: LanguageModel, parts: list[list[int]], count: int, s
                      generator: torch.Generator, marks: Marks = OURS) -> list[list[int]]:
     """Ids of texts whose parts an encoder has joined with one token each."""
     ids = [token for part in parts[1:] for token in (marks.mask, *part)]
-    tokens = torch.tensor([*marks.before, *parts[0], *ids, *marks.after])  # (T,)
+    tokens = torch.tensor([*marks.before, *parts[0], *ids, *marks.after], device=device_of(model))  # (T,)
     places = (tokens == marks.mask).nonzero().flatten()
     with evaluating(model):
         logits = model.logits(model.body(tokens[None])[0, places])  # (gaps, V)
     logits[:, list(marks.special)] = -torch.inf
     probabilities = shape_logits(logits, sampling).softmax(dim=-1)
-    uniforms = torch.rand(count, len(places), generator=generator)
+    uniforms = torch.rand(count, len(places), generator=generator).to(tokens.device)
     drawn = [logits.argmax(dim=-1) if sampling.temperature == 0 else sample_token(probabilities, uniform)
              for uniform in uniforms]
     return [tokens.index_copy(0, places, chosen).tolist() for chosen in drawn]

@@ -35,10 +35,12 @@ class QuantizedCache(Cache):
         config, batch, length: as for `Cache`.
         bits: of a code, 2 to 8; group: tokens that share the scales of their keys, and wait for each other.
         keys_by: what shares a key's scale: channel, as the paper found best, or token.
+        device: where the model is.
     """
 
-    def __init__(self, config, batch: int, length: int, bits: int = 8, group: int = 32, keys_by: str = "channel"):
-        super().__init__(config, batch, length)
+    def __init__(self, config, batch: int, length: int, bits: int = 8, group: int = 32, keys_by: str = "channel",
+                 device: torch.device | None = None):
+        super().__init__(config, batch, length, device=device)
         if keys_by not in ("channel", "token") or group < 1:
             raise UserError(f"keys share their scales by {keys_by!r} in groups of {group}; choose channel or token, "
                             f"and a group of 1 or more")

@@ -92,7 +92,7 @@ class Histogram(MinMax):
             middle = self.counts.view(-1, 2).sum(dim=1)  # (BINS / 2,)
             self.counts = torch.cat([torch.zeros(BINS // 4), middle, torch.zeros(BINS // 4)]).double()
             self.reach *= 2
-        place = ((x.flatten().double() / max(self.reach, 1e-300) + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
+        place = ((x.flatten().cpu().double() / max(self.reach, 1e-300) + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
         self.counts += torch.bincount(place, minlength=BINS)
 
     def centres(self) -> Tensor:
@@ -116,6 +116,7 @@ class Percentile(Histogram):
         below = int((self.counts.cumsum(0) <= cut).sum())  # bins that may go at the lower end
         above = int((self.counts.flip(0).cumsum(0) <= cut).sum())
         edges = torch.tensor([below * width - self.reach, self.reach - above * width])
+        edges = edges.to(low.device)
         return torch.maximum(low, edges[0]), torch.minimum(high, edges[1])
 
 
@@ -125,11 +126,11 @@ class MeanSquaredError(Histogram):
     def range(self, config: MappingConfig) -> tuple[Tensor, Tensor]:
         """(low, high) = α (min, max) for the best α of 0.05, 0.06 … 1."""
         low, high = super().range(config)
-        x, best = self.centres().float(), (float("inf"), 1.0)
+        x, best = self.centres().float().to(low.device), (float("inf"), 1.0)
         for percent in range(100, 4, -1):
             scales = scales_of_range(low * percent / 100, high * percent / 100, config)
             back = quantize_tensor(x, config, scales).dequantize()
-            best = min(best, (float(((x - back).double() ** 2 * self.counts).sum()), percent / 100))
+            best = min(best, (float(((x - back).cpu().double() ** 2 * self.counts).sum()), percent / 100))
         return low * best[1], high * best[1]
 
 

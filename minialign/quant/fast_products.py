@@ -69,7 +69,7 @@ def by_reference(a: Tensor, b: Tensor) -> Tensor:
 
 def by_float_blocks(a: Tensor, b: Tensor) -> Tensor:
     """(T, N) int32 as sums of float32 products of at most BLOCK terms, each exact, TILE outputs at a time."""
-    total = torch.zeros(len(a), len(b), dtype=torch.int32)
+    total = torch.zeros(len(a), len(b), dtype=torch.int32, device=a.device)
     for k in range(0, a.shape[1], BLOCK):
         left = a[:, k : k + BLOCK].float()
         for n in range(0, len(b), TILE):
@@ -118,7 +118,7 @@ def fast_weight_product(x: Tensor, weight: Quantized, single_token: bool = False
         return None
     N, K = weight.values.shape
     if single_token and 0 < x.numel() <= FEW * K and K % 16 == 0 and not x.requires_grad:
-        ones = torch.ones(N, dtype=torch.bfloat16)  # the scales follow in float32, unrounded
+        ones = torch.ones(N, dtype=torch.bfloat16, device=x.device)  # the scales follow in float32, unrounded
         y = torch._weight_int8pack_mm(x.reshape(-1, K).bfloat16(), weight.values, ones).float()
         return y.mul_(weight.scale.T).view(*x.shape[:-1], N)
     if x.dtype != torch.float32:

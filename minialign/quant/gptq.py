@@ -52,7 +52,7 @@ class GPTQConfig:
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """(K, K) U, upper, with Uᵀ U = (H + damping · mean diag H)⁻¹. Raises UserError where H has no such factor."""
     diagonal = hessian.diagonal().mean() * damping
-    damped = hessian + diagonal * torch.eye(len(hessian), dtype=hessian.dtype)
+    damped = hessian + diagonal * torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     lower, failed = torch.linalg.cholesky_ex(damped)
     upper, failed_too = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     if failed or failed_too:
@@ -73,12 +73,12 @@ def gptq(weight: Tensor, hessian: Tensor, mapping: MappingConfig, config: GPTQCo
     scale, zero_point = measured_scales(W, mapping)
     dead = H.diagonal() == 0
     H[dead, dead], W[:, dead] = 1.0, 0.0
-    order = H.diagonal().argsort(descending=True) if config.act_order else torch.arange(len(H))
+    order = H.diagonal().argsort(descending=True) if config.act_order else torch.arange(len(H), device=H.device)
     U = inverse_factor(H[order][:, order], config.damping)
-    codes = torch.zeros(W.shape, dtype=torch.int8)
+    codes = torch.zeros(W.shape, dtype=torch.int8, device=W.device)
     for start in range(0, len(order), config.block):
         columns = order[start : start + config.block].tolist()
-        errors = torch.zeros(len(W), len(columns), dtype=W.dtype)
+        errors = torch.zeros(len(W), len(columns), dtype=W.dtype, device=W.device)
         for i, column in enumerate(columns):
             place = start + i
             if mapping.per == "group" and not config.act_order and column % mapping.group == 0:

@@ -43,7 +43,7 @@ from minialign.quant.mappings import MappingConfig, Quantized
 def outlier_columns(x: Tensor, threshold: float) -> Tensor:
     """(K,) true for the columns of (T, K) in which some |x| ≥ threshold; none when the threshold is 0 or infinite."""
     if not 0 < threshold < math.inf or len(x) == 0:
-        return torch.zeros(x.shape[-1], dtype=torch.bool)
+        return x.new_zeros(x.shape[-1], dtype=torch.bool)
     return torch.maximum(x.amax(dim=0), -x.amin(dim=0)) >= threshold
 
 
@@ -64,9 +64,9 @@ class LLMInt8Linear(QuantizedLinear):
                  original: Tensor | None = None):
         super().__init__(weight, bias, name, activation or MappingConfig(per="row"))
         self.threshold = threshold
-        columns = torch.zeros(self.in_features, dtype=torch.bool) if columns is None else columns
+        columns = self.weight.new_zeros(self.in_features, dtype=torch.bool) if columns is None else columns
         place = torch.where(columns, columns.cumsum(0) - 1, -1)  # (K,) row of a column in `original`; −1: not kept
-        kept = torch.zeros(0, self.out_features) if original is None else original.detach().T[columns]
+        kept = self.weight_scale.new_zeros(0, self.out_features) if original is None else original.detach().T[columns]
         self.register_buffer("place", place.int())
         self.register_buffer("original", kept.to(torch.float16).contiguous())  # (kept, N)
 

@@ -78,7 +78,7 @@ def dynamic_levels() -> Tensor:
 
 def nearest(x: Tensor, levels: Tensor) -> Tensor:
     """Index of the level nearest to each value, x's shape; between two the lower one."""
-    return torch.bucketize(x, (levels[:-1] + levels[1:]) / 2)
+    return torch.bucketize(x, ((levels[:-1] + levels[1:]) / 2).to(x.device))
 
 
 def in_blocks(x: Tensor, block: int) -> Tensor:
@@ -114,12 +114,12 @@ class NormalFloat:
         if self.scale_scale is None:
             return self.scale
         each = self.scale_scale.repeat_interleave(self.config.scale_block)[: len(self.scale)]
-        return dynamic_levels()[self.scale.long()] * each + self.scale_mean
+        return dynamic_levels().to(self.scale.device)[self.scale.long()] * each + self.scale_mean
 
     def dequantize(self) -> Tensor:
         """x̂ = s q, float32, the tensor's shape."""
         codes = F.pad(self.packed, (0, len(self.scale) * self.config.block // 2 - len(self.packed)))
-        values = normal_levels()[unpack(codes)].view(-1, self.config.block) * self.scales()[:, None]
+        values = normal_levels().to(codes.device)[unpack(codes)].view(-1, self.config.block) * self.scales()[:, None]
         return values.flatten()[: self.shape.numel()].view(self.shape)
 
     @property

@@ -27,6 +27,7 @@ from minialign.quant.llm_int8 import LLMInt8Linear
 from minialign.quant.mappings import MappingConfig, Quantized
 from minialign.quant.nf4 import NF4Config, NF4Linear, NormalFloat
 from minialign.quant.tables import QuantizedTable, TableHead
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
 from minialign.runs.run_folder import CONFIG, TOKENIZER
@@ -189,4 +190,4 @@ def load_quantized_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     shape = from_dict(TransformerConfig, config["model"], Path(folder) / CONFIG)
     check_size(shape, read_tensors(Path(folder) / QUANTIZED)[0], Path(folder) / CONFIG)
     model = LanguageModel(shape)
-    return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
+    return load_quantized(model, Path(folder) / QUANTIZED).to(default_device()), tokenizer

@@ -154,7 +154,7 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
         return NF4Linear(quantize_nf4(linear.weight, NF4Config(scheme.block, scheme.double)), linear.bias)
     weight = weight or quantize_tensor(linear.weight, scheme.weight_config)
     if scheme.method == "llm-int8":
-        every = torch.ones(linear.in_features, dtype=torch.bool)
+        every = torch.ones(linear.in_features, dtype=torch.bool, device=linear.weight.device)
         kept = {"original": every, "calibrated": columns, "dequantized": None}[scheme.outlier_weights]
         return LLMInt8Linear(weight, linear.bias, name, scheme.activation_config, scheme.threshold, kept, linear.weight)
     grid = () if scheme.method != "static" or observer is None else observer.scales(scheme.activation_config)

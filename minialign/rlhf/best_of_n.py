@@ -46,8 +46,8 @@ def sample_and_score(policy: LanguageModel, reward: ScalarModel | Ensemble, toke
 
 def best_of(completions: list[list[str]], scores: Tensor, n: int) -> tuple[list[str], Tensor]:
     """The best of the first n completions to each prompt, and (P,) its score: one sampling serves every smaller n."""
-    best = scores[:, :n].argmax(dim=1)
-    return [row[i] for row, i in zip(completions, best.tolist())], scores[torch.arange(len(completions)), best]
+    best = scores[:, :n].argmax(dim=1, keepdim=True)  # (P, 1)
+    return [row[i] for row, (i,) in zip(completions, best.tolist())], scores.gather(1, best).squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from minialign.logprobs import completion_logprobs
 from minialign.rlhf.kl import learner_and_reference
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.rlhf.reward_model import pair_accuracy
+from minialign.runs.devices import moved
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_choices, check_ranges
@@ -96,7 +97,7 @@ def ipo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float) 
 def pair_losses(ratios: Tensor, batch: RankedBatch, config: DPOConfig) -> Tensor:
     """(P,) loss of each pair of a batch by the configuration; `ratios`: (N,) log π − log π_ref, summed, nats."""
     if config.loss == "ipo":
-        ratios = ratios / torch.tensor([len(completion) for completion in batch.completions])
+        ratios = ratios / ratios.new_tensor([len(completion) for completion in batch.completions])
         return ipo_loss(ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected), config.beta)
     chosen, rejected = ratios.index_select(0, batch.chosen), ratios.index_select(0, batch.rejected)
     return dpo_loss(chosen, rejected, config.beta, config.label_smoothing)
@@ -133,7 +134,7 @@ def batch_loss(policy: LanguageModel, batch: RankedBatch, known: list[Tensor], c
     logprobs, ratios = logratios(policy, batch, known)
     losses = pair_losses(ratios, batch, config)  # (P,)
     if config.imitation:
-        a_token = logprobs / torch.tensor([len(completion) for completion in batch.completions])
+        a_token = logprobs / logprobs.new_tensor([len(completion) for completion in batch.completions])
         losses = losses - config.imitation * a_token.index_select(0, batch.chosen)  # Pang et al. 2024, Eq. 2
     return (batch.weights * losses).sum()
 
@@ -143,6 +144,7 @@ def evaluate_dpo(policy: LanguageModel, data: Comparisons, known: list[Tensor], 
     """The metrics on all pairs, each counted once."""
     both, losses = [], []
     for batch in data.in_order():
+        batch = moved(batch, policy)
         _, ratios = logratios(policy, batch, known)
         both.append(torch.stack([ratios[batch.chosen], ratios[batch.rejected]]))
         losses.append(pair_losses(ratios, batch, config))

@@ -48,6 +48,7 @@ from minialign.heads import LanguageModel
 from minialign.logprobs import entropy, token_logprobs
 from minialign.rlhf.kl import k1, k3, learner_and_reference
 from minialign.rlhf.ppo import Rollout, step
+from minialign.runs import processes
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of
 from minialign.runs.resumable import ResumableLoop
@@ -100,14 +101,17 @@ def collect(policy: LanguageModel, reference: LanguageModel, tokenizer: Tokenize
     for model in (policy, reference):
         model.eval()  # dropout would make the recorded log-probabilities those of another policy
     sampling = SamplingConfig(config.new_tokens, config.temperature)
-    said = generate(policy, prompts, sampling, generator, completions=config.completions)
+    prompts, examples = processes.own_part(prompts), processes.own_part(examples)  # several processes ask some each
+    said = generate(policy, prompts, sampling, generator, completions=config.completions,
+                    part=processes.join_processes())
     rollout = Rollout([list(prompt) for prompt in prompts], said.completion, said.mask, said.logprobs)
     logits = reference.logits(rollout.vectors(reference.body))  # (N, R, V)
     rollout.reference_logprobs = token_logprobs(logits, said.completion, config.temperature) * said.mask
     texts = [tokenizer.decode(ids) for ids in rollout.completion_ids()[0]]
     asked = [example for example in examples for _ in range(config.completions)]
-    rollout.scores = torch.tensor([checked(check, example, text) for example, text in zip(asked, texts)])  # (N,)
-    return rollout
+    rollout.scores = torch.tensor([checked(check, example, text) for example, text in zip(asked, texts)],
+                                  device=said.mask.device)  # (N,)
+    return processes.gathered(rollout)
 
 
 def checked(check: Check, example: dict, text: str) -> float:
@@ -161,24 +165,27 @@ def grpo_update(policy: LanguageModel, optimizer: torch.optim.Optimizer, rollout
     rewards = rollout.scores.view(len(rollout.prompts), -1)  # (B, G)
     rollout.advantages = group_advantages(rewards, config.scale).flatten()
     uneven = rewards.amax(dim=1) > rewards.amin(dim=1)  # (B,)
-    groups = uneven.nonzero().flatten() if config.drop_even else torch.arange(len(rewards))
+    groups = uneven.nonzero().flatten() if config.drop_even else torch.arange(len(rewards), device=rewards.device)
     sums, steps = Counter(), 0
     for _ in range(config.epochs):
-        order = groups[torch.randperm(len(groups), generator=generator)]
+        order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
         for chosen in order.split(config.minibatch // config.completions) if len(groups) else ():
-            part = rollout.take(chosen)
+            part = rollout.take(processes.own_share(chosen))
             real = part.mask  # (n, R)
             logits = policy.logits(part.vectors(policy.body)[real])  # (M, V) the M real tokens in one line
             said = token_logprobs(logits, part.completion[real], config.temperature)
-            logprobs = torch.zeros(real.shape).masked_scatter(real, said)
+            logprobs = torch.zeros(real.shape, device=real.device).masked_scatter(real, said)
             losses, clipped = token_losses(logprobs, part.logprobs * real, part.reference_logprobs * real,
                                            part.advantages, config)
-            loss = mean_loss(losses, real, config)
+            counted = int(real.sum()) if config.average == "tokens" else len(real)
+            loss = processes.weight_of_share(counted) * mean_loss(losses, real, config)
             step(optimizer, loss)
-            sums.update(policy_loss=loss.item(), clip_fraction=clipped[real].float().mean().item(),
-                        entropy=entropy(logits.detach(), config.temperature).mean().item())
+            clips, unsure = clipped[real].float(), entropy(logits.detach(), config.temperature)  # (M,) each
+            sums.update(policy_loss=loss.item(), clip_fraction=processes.mean_of_all(clips).item(),
+                        entropy=processes.mean_of_all(unsure).item())
             steps += 1
-    return {name: sums[name] / max(1, steps) for name in ("policy_loss", "clip_fraction", "entropy")}
+    return processes.averaged({name: sums[name] / max(1, steps) for name in ("policy_loss", "clip_fraction",
+                                                                            "entropy")})
 
 
 def pass_at_k(rewards: Tensor, k: int) -> float:

@@ -173,7 +173,7 @@ def train_kto(policy: LanguageModel, judged: list[Judged], valid: list[Judged], 
     @torch.no_grad()
     def validate(model: LanguageModel) -> dict[str, float]:
         ratios = torch.cat([logratios(model, reference, b.prompts, b.completions) for b in checks])
-        kinds = torch.cat([b.liked for b in checks])
+        kinds = torch.cat([b.liked for b in checks]).to(ratios.device)
         kl = torch.stack([reference_point(model, reference, b) for b in checks]).mean()
         return {"validation": float(kto_losses(ratios, kinds, kl, config).mean()), "kl": float(kl),
                 "liked": float(ratios[kinds].mean()), "other": float(ratios[~kinds].mean()),

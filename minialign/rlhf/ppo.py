@@ -18,8 +18,7 @@ it. The *reference* π_ref is the SFT model, frozen for good; the KL penalty is 
     4. The penalty falls on every token, the score on the last real one (test_the_score_stands_at_the_last_real_token).
     5. Advantages are whitened over the real tokens of the whole batch, never over padding
        (test_whitening_ignores_padding); returns are *raw* advantages plus values (test_returns_are_raw).
-    6. No dropout: with learning rate 0 all ratios are 1 (test_ratios_are_1_before_the_first_step). The policy loss is
-       the mean over the real tokens of a minibatch.
+    6. No dropout: with learning rate 0 all ratios are 1 (test_ratios_are_1_before_the_first_step).
     7. The value function has a trunk of its own, which starts as the reward model's (Stiennon et al. 2020, §3.4), and a
        head of zeros (Ziegler et al. 2019): a reward head is right at the end of a completion only
        (test_the_value_function_starts_at_0_and_the_reference_never_moves).
@@ -33,8 +32,7 @@ nats per completion, the sum of k1 (about 0 at first; one negative sample is noi
 · `policy_loss`, `value_loss` · `explained_variance` of the returns by V · `ended` share of completions that end ·
 `length` tokens · `beta` · `text_loss` nats per token of the pretraining text, if any is mixed in.
 
-Read next: pretraining_mix.py, best_of_n.py (the rival without training), reward_checks.py (what it likes too much).
-Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
+Read next: pretraining_mix.py. Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
 """
 
 from __future__ import annotations
@@ -55,6 +53,7 @@ from minialign.logprobs import entropy, masked_variance, predicting_vectors, tok
 from minialign.rlhf.kl import KLPrice, k1, k3, learner_and_reference
 from minialign.rlhf.pretraining_mix import PretrainingMix
 from minialign.rlhf.reward_model import Ensemble, penalise_missing_end, score_completions
+from minialign.runs import processes
 from minialign.runs.errors import UserError
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
@@ -128,7 +127,7 @@ class Rollout:
     def take(self, prompts: Tensor) -> Rollout:
         """The named prompts with their completions as a smaller rollout, no longer than its longest completion."""
         K = len(self.completion) // len(self.prompts)
-        rows = (prompts[:, None] * K + torch.arange(K)).flatten()
+        rows = (prompts[:, None] * K + torch.arange(K, device=prompts.device)).flatten().to(self.mask.device)
         longest = int(self.mask[rows].sum(dim=1).max())
         parts = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
         parts = {name: x[:, :longest] if x.dim() == 2 else x for name, x in parts.items()}
@@ -143,14 +142,15 @@ def collect(policy: LanguageModel, reference: LanguageModel, value: ScalarModel,
     for model in (policy, reference, value, reward):
         model.eval()
     sampling = SamplingConfig(config.new_tokens, config.temperature)
-    said = generate(policy, prompts, sampling, generator, completions=config.completions)
+    prompts, place = processes.own_part(prompts), processes.join_processes()  # several processes answer some each
+    said = generate(policy, prompts, sampling, generator, completions=config.completions, part=place)
     rollout = Rollout([list(prompt) for prompt in prompts], said.completion, said.mask, said.logprobs)
     logits = reference.logits(rollout.vectors(reference.body))  # (N, R, V)
     rollout.reference_logprobs = token_logprobs(logits, said.completion, config.temperature) * said.mask
     rollout.values = value.head(rollout.vectors(value.body)).squeeze(-1) * said.mask
     scores = score_completions(reward, rollout.prompts, *rollout.completion_ids())
     rollout.scores = penalise_missing_end(scores, said.ended(), config.missing_end, config.missing_end_score)
-    return rollout
+    return processes.gathered(rollout)
 
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor,
@@ -236,6 +236,7 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step, the gradient clipped to length 1. Raises UserError before the weights change when it is not finite."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    processes.average_gradients(optimizer)
     norm = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     if not (math.isfinite(loss.item()) and math.isfinite(norm)):
         raise UserError(f"the loss is {loss.item()} and its gradient {float(norm)}; try a smaller --learning-rate or a "
@@ -249,24 +250,24 @@ def ppo_update(learner: Learner, rollout: Rollout, generator: torch.Generator) -
     for _ in range(config.epochs):
         order = torch.randperm(len(rollout.prompts), generator=generator)
         for chosen in order.split(config.minibatch // config.completions):
-            part = rollout.take(chosen)
+            part = rollout.take(processes.own_share(chosen))
             real = part.mask  # (n, R); from here on the M real tokens stand in one line
             logits = learner.policy.logits(part.vectors(learner.policy.body)[real])  # (M, V)
             logprobs = token_logprobs(logits, part.completion[real], config.temperature)
             losses, clipped = policy_loss(logprobs, part.logprobs[real], part.advantages[real], config.clip)
             text = learner.mix.loss(learner.policy, generator) if learner.mix else None
-            loss = losses.mean()
+            loss = processes.mean_of_all(losses)
             step(learner.optimizers["policy"], loss if text is None else loss + learner.mix.config.mix_weight * text)
             values = learner.value.head(part.vectors(learner.value.body)[real]).squeeze(-1)  # (M,)
-            error = value_loss(values, part.values[real], part.returns[real], config.clip).mean()
+            error = processes.mean_of_all(value_loss(values, part.values[real], part.returns[real], config.clip))
             step(learner.optimizers["value"], error)
-            sums.update(policy_loss=loss.item(), value_loss=error.item(), clip_fraction=clipped.float().mean().item(),
-                        entropy=entropy(logits.detach(), config.temperature).mean().item())
-            sums.update({} if text is None else {"text_loss": text.item()})
+            told = {"policy_loss": loss, "value_loss": error, "clip_fraction": processes.mean_of_all(clipped.float()),
+                    "entropy": processes.mean_of_all(entropy(logits.detach(), config.temperature))}
+            sums.update({name: x.item() for name, x in (told | ({"text_loss": text} if learner.mix else {})).items()})
             steps += 1
     left, whole = (masked_variance(x, rollout.mask) for x in (rollout.returns - rollout.values, rollout.returns))
     explained = 1 - float(left / whole.clamp(min=1e-8))
-    return {name: total / steps for name, total in sums.items()} | {"explained_variance": explained}
+    return processes.averaged({name: total / steps for name, total in sums.items()}) | {"explained_variance": explained}
 
 
 def rollout_metrics(rollout: Rollout, beta: float) -> dict[str, float]:

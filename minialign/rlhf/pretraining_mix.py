@@ -24,6 +24,7 @@ from torch import Tensor
 from minialign.evaluation import Interval, mean_interval
 from minialign.heads import LanguageModel
 from minialign.logprobs import token_logprobs
+from minialign.runs.devices import device_of
 from minialign.runs.settings import check_ranges
 
 
@@ -52,6 +53,7 @@ class PretrainingMix:
 
 def text_logprobs(policy: LanguageModel, rows: Tensor) -> Tensor:
     """(B, T) log π of each next token of packed rows (B, T + 1), nats."""
+    rows = rows.to(device_of(policy))
     return token_logprobs(policy(rows[:, :-1]), rows[:, 1:])
 
 

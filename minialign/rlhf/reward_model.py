@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from minialign.heads import LanguageModel, ScalarModel, last_real, read_completions
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
+from minialign.runs.devices import device_of, moved
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
@@ -62,8 +63,8 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
 
 def head_at_the_end(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
     """(B,) the head's number at the last real token of each row of (B, T, D) vectors; mask (B, T)."""
-    last = hidden[torch.arange(len(hidden)), last_real(mask)]  # (B, D)
-    with torch.autocast("cpu", enabled=False):  # scores differ little: bfloat16's three digits would make ties of them
+    last = hidden[torch.arange(len(hidden), device=hidden.device), last_real(mask)]  # (B, D)
+    with torch.autocast(hidden.device.type, enabled=False):  # bfloat16's three digits would make ties of scores
         return model.head(last.float()).squeeze(-1)
 
 
@@ -71,7 +72,7 @@ def read_score(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
     """(N,) scores of completions from the (N, T, D) vectors of their tokens and mask (N, T): at the end or the mean."""
     if model.read == "end":
         return head_at_the_end(model, hidden, mask)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(hidden.device.type, enabled=False):
         numbers = model.head(hidden.float()).squeeze(-1)  # (N, T)
     return (numbers * mask).sum(dim=1) / mask.sum(dim=1)
 
@@ -100,7 +101,7 @@ def reward_loss(model: ScalarModel, batch: RankedBatch) -> Tensor:
 @torch.no_grad()
 def all_pair_scores(model: ScalarModel, data: Comparisons) -> tuple[Tensor, Tensor]:
     """(P,) scores of the chosen and of the rejected completions of all pairs, each pair once."""
-    chosen, rejected = zip(*(pair_scores(model, batch) for batch in data.in_order()))
+    chosen, rejected = zip(*(pair_scores(model, moved(batch, model)) for batch in data.in_order()))
     return torch.cat(chosen), torch.cat(rejected)
 
 
@@ -127,7 +128,7 @@ def completion_rows(tokenizer: Tokenizer, prompts: Sequence[str], completions: S
 def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Row], batch: int = 64) -> Tensor:
     """(N,) scores of rows: the ids of a prompt and those of its completion."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-    scores = torch.zeros(len(rows))
+    scores = torch.zeros(len(rows), device=device_of(model))
     for names in (order[start : start + batch] for start in range(0, len(order), batch)):
         prompts, completions = zip(*(rows[i] for i in names))
         scores[names] = score_completions(model, prompts, completions, range(len(names)))
@@ -148,8 +149,7 @@ def normalise(model: ScalarModel, rows: Sequence[Row]) -> dict[str, float]:
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     if not std > 1e-8:
         raise UserError(f"the reward model gives all {len(rows)} reference completions the same score, {mean:.3g}; it "
-                        f"has "
-                        f"learned nothing to optimise")
+                        f"has learned nothing to optimise")
     with torch.no_grad():
         model.head.weight /= std
         model.head.bias.sub_(mean).div_(std)

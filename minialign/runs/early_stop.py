@@ -3,7 +3,6 @@ r"""Early stopping, an option: keep the weights that did best on held-out exampl
 from __future__ import annotations
 
 import math
-import os
 import shutil
 
 from torch import nn
@@ -35,8 +34,7 @@ class BestWeights:
             return found
         if found.get("validation", math.nan) < self.state["best"]:
             self.state.update(best=found["validation"], found=found, stale=0)
-            if int(os.environ.get("RANK", 0)) == 0:
-                RunFolder(self.run.path / "best").save_checkpoint({"model": model}, {}, {}, {})
+            RunFolder(self.run.path / "best").save_checkpoint({"model": model}, {}, {}, {})
         else:
             self.state["stale"] += 1
         return found

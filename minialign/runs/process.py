@@ -21,6 +21,8 @@ def prepare_process() -> None:
     """Short spins and kept memory. Call it before torch is imported: later the spins have no effect."""
     spin_briefly()
     keep_memory()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of several processes each would log the same warnings
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def spin_briefly() -> None:

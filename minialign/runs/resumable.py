@@ -21,13 +21,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minialign.runs.errors import UserError
 from minialign.runs.files import write_atomic
-from minialign.runs.processes import agreed
+from minialign.runs.processes import agreed, join_processes
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import tensor_file
 
@@ -72,7 +71,7 @@ class ResumableLoop:
                  generators: dict[str, torch.Generator], state: dict[str, Any]):
         self.run, self.parts = run, (modules, optimizers, generators)
         self.state = run.load_checkpoint(*self.parts) or {"step": 0, **state}
-        self.writes = not distributed.is_initialized() or distributed.get_rank() == 0
+        self.writes = join_processes()[0] == 0
         self.stopping, self.open = False, ExitStack()
         if self.writes:
             run.forget_after(self.state["step"])
@@ -106,7 +105,7 @@ class ResumableLoop:
         if self.writes:
             self.run.log({"step": step, **metrics})
         self.stopping = agreed(self.interrupted())  # asked once: a later Ctrl-C waits for the next step
-        if self.writes and step < self.total and (self.stopping or step % self.every == 0):
+        if step < self.total and (self.stopping or step % self.every == 0):
             self.run.save_checkpoint(*self.parts, self.state)
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
@@ -120,6 +119,8 @@ class ResumableLoop:
         try:
             yield
         except UserError as error:
+            if not self.writes:
+                raise
             path = self.run.path / name
             tensors = {name: x for name, x in batch.items() if isinstance(x, Tensor)}
             write_atomic(path, tensor_file(tensors, **{name: x for name, x in batch.items() if isinstance(x, list)}))

@@ -28,8 +28,9 @@ from torch import nn
 
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, unwritable, write_atomic, write_json
+from minialign.runs.processes import check_alike, first_writes
 from minialign.runs.settings import renamed
-from minialign.runs.tensors import load_into, read_tensors, tensor_file, tensors_of
+from minialign.runs.tensors import as_kept, load_into, read_tensors, tensor_file, tensors_of, whole
 
 CONFIG, TOKENIZER, METRICS, CHECKPOINT, MODEL = ("config.json", "tokenizer.json", "metrics.jsonl",
                                                  "checkpoint.safetensors", "model.safetensors")
@@ -89,9 +90,11 @@ class RunFolder:
 
     def begin(self, config: dict[str, Any], tokenizer: Any) -> None:
         """Write what the run is, or check that the run that is there is the same one. Raises UserError for another run,
-        with the first setting that differs, and for files of these names that are nobody's run."""
+        with the first setting that differs, for processes that were given different ones, and for files of these names
+        that are nobody's run."""
         # as it will be read back: tuples are lists
         config = json.loads(json.dumps({**config, "tokenizer": tokenizer.fingerprint()}))
+        check_alike(flatten(config))
         path = self.path / CONFIG
         if path.exists():
             there, here = flatten(renamed(read_json(path))), flatten(config)
@@ -112,13 +115,14 @@ class RunFolder:
             write_json(path, config)
             self.new = True
 
+    @first_writes
     def save_checkpoint(self, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer],
                         generators: dict, state: dict) -> None:
         """Write all that the run needs to go on bit for bit, as one file."""
         tensors = {f"module.{m}.{name}": t for m, module in modules.items() for name, t in tensors_of(module).items()}
         for o, optimizer in optimizers.items():
             for i, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{o}.{i}.{name}": torch.as_tensor(t) for name, t in values.items()}
+                tensors |= {f"optimizer.{o}.{i}.{name}": whole(torch.as_tensor(t)) for name, t in values.items()}
         tensors |= {f"generator.{g}": generator.get_state() for g, generator in generators.items()}
         write_atomic(self.path / CHECKPOINT, tensor_file(tensors, state=state))
 
@@ -136,12 +140,12 @@ class RunFolder:
         for m, module in modules.items():
             load_into(module, part(f"module.{m}."), path)
         for o, optimizer in optimizers.items():
-            whole = optimizer.state_dict()
-            whole["state"] = {}
+            state, moved = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
+            state["state"] = {}
             for key, tensor in part(f"optimizer.{o}.").items():
                 i, name = key.split(".")
-                whole["state"].setdefault(int(i), {})[name] = tensor
-            optimizer.load_state_dict(whole)
+                state["state"].setdefault(int(i), {})[name] = as_kept(tensor, moved[int(i)])
+            optimizer.load_state_dict(state)
         for g, generator in generators.items():
             if f"generator.{g}" not in tensors:
                 raise UserError(f"has no state of the generator {g!r}; it was written by another version: remove it to "
@@ -149,6 +153,7 @@ class RunFolder:
             generator.set_state(tensors[f"generator.{g}"])
         return about["state"]
 
+    @first_writes
     def finish(self, model: nn.Module, **facts: Any) -> None:
         """Write the finished weights, with facts about them as metadata, and let go of the checkpoint."""
         write_atomic(self.path / MODEL, tensor_file(tensors_of(model), facts=facts))

@@ -13,11 +13,29 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from minialign.runs.errors import UserError
+from minialign.runs.processes import SHARDED
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor that two names share appears once."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    """Parameters and buffers by name; a tensor that two names share appears once, one that processes share is whole."""
+    return {name: whole(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which every process holds a part (--shard), put together, all of them asking for it; any other as it
+    is."""
+    if hasattr(tensor, "full_tensor"):
+        return tensor.full_tensor()
+    return tensor.detach().clone() if SHARDED.get() else tensor  # put together for now: its memory will be given back
+
+
+def as_kept(tensor: Tensor, kept: Tensor) -> Tensor:
+    """A whole tensor as another one of its shape is kept: in parts, or whole."""
+    if not hasattr(kept, "full_tensor") or tensor.shape != kept.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(kept.device), kept.device_mesh, kept.placements, src_data_rank=None)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,7 +56,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def tensor_file(tensors: dict[str, Tensor], **about: Any) -> bytes:
     """A safetensors file with facts about its tensors, their digest among them, as one text: in one order."""
-    tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     return save(tensors, {"about": json.dumps({"sha256": digest(tensors), **about})})
 
 
@@ -46,7 +64,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     """sha256 over names and bytes of tensors: the file format itself would not notice a flipped bit."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        sha.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(name.encode() + tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -68,8 +86,8 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None
     """Copy tensors into a module of exactly these names and shapes, or raise UserError and leave it as it is."""
     check_fit(module, tensors, file)
     with torch.no_grad():
-        for name, tensor in tensors_of(module).items():
-            tensor.copy_(tensors[name])
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            tensor.copy_(as_kept(tensors[name], tensor))
 
 
 def check_finite(**numbers: Tensor) -> None:

@@ -85,7 +85,7 @@ class PeerGPT(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of (B, T) tokens and labels."""
-        places = torch.arange(tokens.shape[1])
+        places = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(places))  # (B, T, D)
         for block in self.blocks:
             x = block(x)

@@ -23,6 +23,7 @@ from minialign.generation import SamplingConfig, continue_texts, generate
 from minialign.heads import LanguageModel, evaluating
 from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import GAPS
+from minialign.runs.devices import device_of
 from minialign.tokenizer import BEGIN, Tokenizer
 from minialign.world.corpus import HEADINGS
 from minialign.world.gold import score
@@ -109,7 +110,8 @@ def answered(model: LanguageModel, tokenizer: Tokenizer, questions: list[Questio
 
 def said_by_decoder(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
     """The likeliest token at each place of each answer, given the question and the answer's tokens before it."""
-    rows, _ = pad([[BEGIN, *question, *answer[:-1]] for question, answer in zip(asked, answers)])
+    rows, _ = pad([[BEGIN, *question, *answer[:-1]] for question, answer in zip(asked, answers)],
+                  device=device_of(model))
     hidden = model.body(rows)  # (B, T, D)
     return [model.logits(hidden[row, len(question) : len(question) + len(answer)]).argmax(dim=-1).tolist()
             for row, (question, answer) in enumerate(zip(asked, answers))]
@@ -117,8 +119,8 @@ def said_by_decoder(model: LanguageModel, asked: list[list[int]], answers: list[
 
 def said_in_a_gap(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
     """The same of an encoder-decoder that reads the question with a gap behind it."""
-    inputs, input_mask = pad([[BEGIN, *question, GAPS[0]] for question in asked])
-    rows, _ = pad([[BEGIN, GAPS[0], *answer[:-1]] for answer in answers])
+    inputs, input_mask = pad([[BEGIN, *question, GAPS[0]] for question in asked], device=device_of(model))
+    rows, _ = pad([[BEGIN, GAPS[0], *answer[:-1]] for answer in answers], device=device_of(model))
     hidden = model.body(rows, inputs, input_mask)  # (B, T, D)
     return [model.logits(hidden[row, 1 : 1 + len(answer)]).argmax(dim=-1).tolist()
             for row, answer in enumerate(answers)]
@@ -126,7 +128,8 @@ def said_in_a_gap(model: LanguageModel, asked: list[list[int]], answers: list[li
 
 def said_under_masks(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
     """The same of an encoder, with a mask for each token of the answer."""
-    rows, mask = pad([[BEGIN, *question, *[MASK] * len(answer)] for question, answer in zip(asked, answers)])
+    rows, mask = pad([[BEGIN, *question, *[MASK] * len(answer)] for question, answer in zip(asked, answers)],
+                     device=device_of(model))
     hidden = model.body(rows, mask)  # (B, T, D)
     return [model.logits(hidden[row, 1 + len(question) : 1 + len(question) + len(answer)]).argmax(dim=-1).tolist()
             for row, (question, answer) in enumerate(zip(asked, answers))]

@@ -38,6 +38,7 @@ from minialign.lab.bases.texts import Corpus, MarkedRows
 from minialign.pretrain.causal_lm import Loss, mean_loss, next_token_loss
 from minialign.pretrain.masked_lm import masked_lm_loss
 from minialign.pretrain.span_corruption import text_to_text_loss
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
@@ -67,7 +68,8 @@ class Maker:
         self.folder, self.out, self.seed, self.say = Path(work) / f"seed-{seed}", Path(out), seed, say
         self.corpus = Corpus(self.folder / ("corpus-fast" if fast else "corpus"), seed, *((160, 40) if fast else ()))
         self.look = LOOK // 6 if fast else LOOK
-        self.fast, self.processes = fast, processes or (1 if fast else min(2, os.cpu_count() or 1))
+        alone = fast or default_device().type != "cpu"
+        self.fast, self.processes = fast, processes or (1 if alone else min(2, os.cpu_count() or 1))
 
     def make(self, name: str) -> Path:
         """A base, unless it is there; returns its folder."""
@@ -82,7 +84,7 @@ class Maker:
         command = ["bases", name, "--work", str(self.folder.parent), "--out", str(self.out), "--seed", str(self.seed),
                    *(["--fast"] if self.fast else []), "--processes", str(self.processes)]
         with run.locked(), second_process(command, self.processes):
-            model = LanguageModel(recipe.shape(tokenizer.size), self.seed)
+            model = LanguageModel(recipe.shape(tokenizer.size), self.seed).to(default_device())
             documents, loss = LEARNED[recipe.kind]
             data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed, recipe.passes)
             config = recipe.training(data.order.steps_in_epoch, self.seed)

@@ -11,7 +11,7 @@ from minialign.lab.labelling.agreement import label_agreement, read_votes, show_
 from minialign.world import annotators as world
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, device=False)
 @click.argument("labels", nargs=-1, type=click.Path(path_type=Path), metavar="[LABELS.jsonl]…")
 @cli.count_option("--people", 0, 0, 1000, "A random panel of so many, besides the fixed ones.")
 @cli.count_option("--pairs", 1000, 2, 100_000, "Pairs of summaries that everybody judges, twice.")

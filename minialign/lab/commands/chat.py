@@ -19,6 +19,7 @@ from minialign.lab.pretrained.chat import Conversation
 from minialign.lab.pretrained.smollm2 import SYSTEM, load_smollm2
 from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import CONFIG
@@ -41,6 +42,7 @@ def command(model, tuned, prompt, system, seed, sampling):
     Example:  python -m minialign chat smollm2 --prompt "Why is the sky blue?"
     """
     speaker, tokenizer = open_model(model)
+    speaker.to(default_device())
     if tuned is not None:
         speaker = load_tuned(speaker, tuned).eval()
     conversation = Conversation(speaker, tokenizer, system, sampling, torch.Generator().manual_seed(seed))

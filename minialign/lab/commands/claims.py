@@ -10,7 +10,7 @@ from minialign.lab.commands import options as cli
 from minialign.runs.run_folder import RunFolder
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, device=False)
 @click.argument("ids", nargs=-1, metavar="[ID]…")
 @cli.flag("--list", "only_list", text="Say what the claims are, and stop.")
 @cli.flag("--fast", text="A quick look: everything runs, but too small to decide anything.")

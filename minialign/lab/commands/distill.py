@@ -21,7 +21,7 @@ DEFAULT = TrainingConfig(steps=1000, batch=16, learning_rate=2e-3)
 FAST = {"steps": 40, "validate_every": 20}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
 @cli.file_option("--teacher RUN", required=True,
                  text="A finished run; or `minilm`, or the folder of another BERT that gives vectors of sentences.")

@@ -22,6 +22,7 @@ from minialign.lab.pretrained.minilm import load_minilm
 from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.pretrain.masked_lm import MaskingConfig
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
@@ -44,8 +45,10 @@ def is_sentence_teacher(teacher: Path) -> bool:
 def load_teacher(teacher: Path) -> tuple[Bert, PretrainedTokenizer]:
     """The teacher and its tokenizer."""
     if not teacher.exists():
-        return load_minilm()
-    return load_published(teacher if architecture(teacher) == "bert" else teacher / BERT)
+        model, tokenizer = load_minilm()
+    else:
+        model, tokenizer = load_published(teacher if architecture(teacher) == "bert" else teacher / BERT)
+    return model.to(default_device()), tokenizer
 
 
 def distil_encoder(asked: SimpleNamespace) -> None:

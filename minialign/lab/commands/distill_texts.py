@@ -25,6 +25,7 @@ from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import WRITTEN, CacheConfig, CachedSoftTargets, written_once
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents, perplexity, training_rows
 from minialign.pretrain.masked_lm import MaskedText, MaskingConfig
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
@@ -131,7 +132,7 @@ def make_student(asked: SimpleNamespace, recipe: str, defaults: RecipeDefaults, 
         raise UserError(f"--layers-from is for a student that begins as layers of its teacher, and {recipe} starts at "
                         f"random; add --start teacher")
     config = student_config(teacher.config, shape.layers, shape.width, shape.heads)
-    student = LanguageModel(config, asked.training.seed)
+    student = LanguageModel(config, asked.training.seed).to(default_device())
     return start_from(student, teacher, layers) if from_teacher else student
 
 
@@ -186,7 +187,7 @@ def size(model: LanguageModel) -> str:
 def measure(asked: SimpleNamespace, teacher: LanguageModel, held_out: list) -> dict[str, Any]:
     """Loss, parameters, bytes and latency of both."""
     both = teacher, load_model(asked.out, "language-model")[0]
-    tokens = torch.full((1, both[1].config.context), both[1].config.vocabulary - 1)
+    tokens = torch.full((1, both[1].config.context), both[1].config.vocabulary - 1, device=default_device())
     with torch.inference_mode():
         losses = [own_loss(model, held_out) for model in both]
         seconds = [latency(lambda model=model: model(tokens), 3 if asked.fast else 9) for model in both]

@@ -16,7 +16,7 @@ from minialign.runs.run_folder import RunFolder
 FAST = {"steps": 20, "validate_every": 10}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @cli.POLICY
 @comparison_options
 @cli.run_options(out="runs/dpo")

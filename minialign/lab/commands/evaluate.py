@@ -27,6 +27,7 @@ from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
 from minialign.rlhf.reward_model import completion_rows, score_rows
+from minialign.runs.devices import moved
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of, read_json, write_json
 from minialign.tokenizer import Tokenizer
@@ -103,7 +104,7 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
     rows.sort(key=len)
     nats = tokens = 0.0
     for start in range(0, len(rows), 32):
-        batch = next_token_batch(rows[start : start + 32])
+        batch = moved(next_token_batch(rows[start : start + 32]), model)
         nats += float(next_token_loss(model, batch))
         tokens += batch.count
     size = sum(len(document.encode()) for document in documents)

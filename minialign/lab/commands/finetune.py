@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import torch
 from torch import nn
 
 from minialign.lab.commands import options as cli
@@ -29,7 +30,7 @@ TUNING = TrainingConfig(steps=300, batch=32, learning_rate=3e-3, weight_decay=0.
 QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @cli.file_option("--base RUN", "The pretrained run to start from, a folder that others published, or smollm2.",
                  required=True)
 @cli.file_option("--data FILE.jsonl", "One JSON object a line: `prompt` and `completion`, or `text` and `label`.",
@@ -37,6 +38,7 @@ QUICK = {"steps": 20, "batch": 8, "validate_every": 10}
 @cli.choice_option("--method", [*METHODS, "all"], "lora", "How; all compares them.")
 @cli.option("--targets", default="", text="LoRA: names or patterns of the layers, between commas. [query,value]")
 @cli.flag("--merged", text="LoRA: also write OUT/lora-merged, a plain run that every other command takes.")
+@cli.flag("--checkpoints", text="Of a Llama: compute each block again in the backward pass, for less memory.")
 @cli.run_options(out="runs/finetune")
 @cli.configured("Training", "training", TUNING, QUICK)
 @cli.configured("LoRA", "update", LoRAConfig(), hide=("targets", "seed"))
@@ -65,7 +67,9 @@ def command(args, training, update, bottleneck, biases, prompt):
               (downloads 93 MB)
     """
     check(args, prompt)
-    model, tokenizer = open_base(args.base)
+    model, tokenizer = open_base(args.base, device=torch.device("cpu"))  # it is moved when what trains is known
+    if args.checkpoints:
+        model.body.checkpoints = True
     if args.targets:
         update = dataclasses.replace(update, targets=tuple(name.strip() for name in args.targets.split(",")))
     if args.prompt_text:
@@ -94,6 +98,8 @@ def check(args: SimpleNamespace, prompt: PromptConfig) -> None:
     if args.prompt_text and prompt.start == "random":
         raise UserError("--prompt-text says which words the vectors start as, and --start random that there are none; "
                         "leave one of them out")
+    if args.checkpoints and not is_named(args.base) and architecture(args.base) != "llama":
+        raise UserError("--checkpoints is for a Llama, which may be large, and the base is none; leave it out")
     if args.merged and (is_named(args.base) or architecture(args.base) is not None):
         raise UserError("--merged writes a run of this project, and the base is none; leave it out, and give OUT/lora "
                         "as --tuned to what uses it")

@@ -15,7 +15,7 @@ from minialign.runs.files import place_of, read_jsonl
 SAMPLES = Path("evaluation") / "samples.jsonl"
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, device=False)
 @cli.RUN
 @cli.count_option("--count", 10, 1, 10_000, "How many.")
 def command(run, count):

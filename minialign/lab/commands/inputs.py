@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
+import torch
 from torch import nn
 
 from minialign.generation import prompt_ids
@@ -17,6 +18,7 @@ from minialign.lab.interchange.published import architecture, load_published, lo
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.peft.saving import load as load_tuned
 from minialign.quant.saving import QUANTIZED
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import (
     Record,
@@ -42,16 +44,19 @@ def is_named(base: Path) -> bool:
     return str(base) in PRETRAINED and not base.exists()
 
 
-def open_base(base: Path, what: str = "language-model") -> tuple[nn.Module, Tokenizer]:
+def open_base(base: Path, what: str = "language-model",
+              device: torch.device | None = None) -> tuple[nn.Module, Tokenizer]:
     """A model that is about to be changed, and its tokenizer: of a finished run, of a folder that others published
     (published.py), or a real one by name.
 
     Raises:
         UserError: as `load_model` and `load_published` do.
     """
-    if is_named(base):
-        return PRETRAINED[str(base)]()
-    return load_model(base, what) if architecture(base) is None else load_published(base)
+    device = device or default_device()
+    if not is_named(base) and architecture(base) is None:
+        return load_model(base, what, device)
+    model, tokenizer = PRETRAINED[str(base)]() if is_named(base) else load_published(base)
+    return model.to(device), tokenizer
 
 
 def open_model(folder: Path, what: str = "language-model", tuned: Path | None = None) -> tuple[nn.Module, Tokenizer]:

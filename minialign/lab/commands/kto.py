@@ -19,7 +19,7 @@ from minialign.runs.run_folder import RunFolder
 FAST = {"steps": 20, "validate_every": 10}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @cli.POLICY
 @cli.file_option("--judged FILE.jsonl", required=True,
                  text="One JSON object a line, with `prompt`, `completion` and `liked`: true or false.")

@@ -9,7 +9,7 @@ from minialign.lab.notebook import execute
 from minialign.runs.errors import UserError
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, device=False)
 @click.argument("names", nargs=-1, metavar="[NAME]…")
 @cli.file_option("--folder", "Where the notebooks are.", default="notebooks")
 @cli.flag("--fast", text="Quick settings: everything runs, but too small to decide anything.")

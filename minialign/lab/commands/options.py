@@ -19,6 +19,8 @@ from click.core import ParameterSource
 from minialign.runs.settings import describe
 
 LARGEST = 2**31 - 1
+SWITCHES = {"--compile": "Let torch compile the model's stack: slower to begin, faster then; the last digits differ.",
+            "--shard": "Under torchrun: each process holds a part of the weights, for models that do not fit one."}
 OLD_NAMES = {"--completions": "--answers"}  # option -> what it was called; taken for one version (docs/commands.md)
 
 
@@ -52,8 +54,40 @@ class Option(click.Option):
         self.section = section
 
 
+def put_models_on(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
+    """While the command runs, its models are loaded to and made on the device of that name."""
+    from minialign.runs.devices import HERE, choose_device, describe_device
+
+    device = choose_device(name)
+    before = HERE.set(str(device))
+    ctx.call_on_close(lambda: HERE.reset(before))
+    if device.type != "cpu":
+        click.echo(f"on {describe_device(device)}", err=True)
+    return name
+
+
+def put_switch(ctx: click.Context, parameter: click.Parameter, on: bool) -> bool:
+    """While the command runs, training is shared by parts, or compiled."""
+    from minialign.runs import processes
+
+    switch = {"shard": processes.SHARDED, "compile": processes.COMPILED}[parameter.name]
+    before = switch.set(on)
+    ctx.call_on_close(lambda: switch.reset(before))
+    return on
+
+
 class Command(click.Command):
-    """A command whose help lists its options under headings."""
+    """A command whose help lists its options under headings; one that runs a model has --device, one that trains by the
+    supervised loop --compile and --shard, too."""
+
+    def __init__(self, *arguments, device: bool = True, trains: bool = False, **keywords):
+        super().__init__(*arguments, **keywords)
+        for name, text in SWITCHES.items() if trains else ():
+            self.params.append(Option([name], is_flag=True, expose_value=False, callback=put_switch, help=text))
+        if device:
+            self.params.append(Option(["--device"], type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
+                                      show_default=True, expose_value=False, callback=put_models_on,
+                                      help="Where models compute; auto is a graphics card where there is one."))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One list for the files, one for each configuration."""

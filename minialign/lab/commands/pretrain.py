@@ -15,6 +15,7 @@ from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.masked_lm import MaskedLM, MaskingConfig
 from minialign.pretrain.pretrain import pretrain
 from minialign.pretrain.span_corruption import LMAdaptation, SpanCorruption, SpanCorruptionConfig
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import MODEL, RunFolder
@@ -30,7 +31,7 @@ FAST = {"steps": 60, "validate_every": 30}
 KINDS = {"next-token": "decoder", "span-corruption": "encoder-decoder", "masked-lm": "encoder"}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILES]…")
 @cli.file_option("--text FILES…", "Text to learn from: .txt files, or .jsonl files with a field `text`; more may "
                  "follow.", multiple=True)
@@ -73,7 +74,7 @@ def command(args, training, shape, noise, masking):
     with run.locked():
         tokenizer = train_tokenizer(documents, shape.vocabulary)
         shape = dataclasses.replace(shape, vocabulary=tokenizer.size, kind=KINDS[args.objective])
-        model = LanguageModel(shape, training.seed)
+        model = LanguageModel(shape, training.seed).to(default_device())
         config = {**describe_model(model), "stage": "pretrain", "training": to_dict(training), "packed": args.packed,
                   **settings, "data": fingerprint([documents, held_out])}
         run.begin(config, tokenizer)

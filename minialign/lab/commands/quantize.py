@@ -22,6 +22,7 @@ from minialign.quant.ptq import quantize
 from minialign.quant.saving import QUANTIZED, WHAT, save_quantized
 from minialign.quant.scheme import SCHEMES, SchemeConfig, scheme_named
 from minialign.quant.selection import ALL, KEEP
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.runs.files import write_atomic, write_json
 from minialign.runs.run_folder import CONFIG, TOKENIZER, RunFolder
@@ -112,7 +113,7 @@ def read_windows(file: Path | None, model: nn.Module, tokenizer: Tokenizer, most
     if file is None:
         return None
     ids = [token for document in encode_documents(tokenizer, read_documents(file)) for token in document]
-    return windows(ids, min(model.config.context, WINDOW), most)
+    return windows(ids, min(model.config.context, WINDOW), most).to(device_of(model))
 
 
 def write_quantized(args: SimpleNamespace, model: nn.Module, before: nn.Module, tokenizer: Tokenizer,

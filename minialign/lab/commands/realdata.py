@@ -12,7 +12,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import unwritable
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, device=False)
 @click.argument("name", required=False)
 @cli.file_option("--out", "Where the files go.  [default: runs/data/NAME]")
 @cli.seed_option("Of the split into parts and of the pairs.")

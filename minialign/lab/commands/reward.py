@@ -33,7 +33,7 @@ CALIBRATION = "calibration.png"
 FAST = {"steps": 20, "validate_every": 10}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @cli.file_option("--base RUN", "The instruction-tuned run to start from.", required=True)
 @comparison_options
 @cli.file_option("--test FILE.jsonl", "Comparisons of other prompts or people, only measured at the end.")

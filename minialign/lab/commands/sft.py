@@ -20,7 +20,7 @@ from minialign.tokenizer import show_loss_mask
 FAST = {"steps": 30, "validate_every": 15}
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=cli.Command, trains=True)
 @cli.file_option("--base RUN", "The pretrained run to start from.", required=True)
 @cli.file_option("--demonstrations FILE.jsonl", "One JSON object a line, with `prompt` and `completion`.",
                  required=True)

@@ -24,6 +24,7 @@ from minialign.instruct.mixture import Split, split_by_cluster
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.pretrain.span_corruption import LMAdaptation, SpanCorruption
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges, to_dict
@@ -121,7 +122,7 @@ def pretrain_t5(config: ToyConfig, seed: int, folder: Path) -> Path:
     tokenizer = tokenizer_of(config, texts)
     shape = TransformerConfig(tokenizer.size, config.context, config.width, config.layers, config.heads,
                               "encoder-decoder", **shape_for_copying(config.width))
-    model = LanguageModel(shape, seed)
+    model = LanguageModel(shape, seed).to(default_device())
     stages = [(CORRUPTED, SpanCorruption(packed=False), config.pretrain_steps, 2e-3),
               (ADAPTED, LMAdaptation(packed=False), config.adapt_steps, 1e-3)]
     for name, objective, steps, rate in stages:
@@ -143,7 +144,8 @@ def pretrain_gpt(config: ToyConfig, seed: int, folder: Path) -> Path:
     tokenizer = tokenizer_of(config, texts)
     shape = TransformerConfig(tokenizer.size, 2 * config.context, config.gpt_width, config.gpt_layers, config.heads,
                               **shape_for_copying(config.gpt_width))
-    model, how = LanguageModel(shape, seed), training(config.pretrain_steps + config.adapt_steps, config, seed, 2e-3)
+    model = LanguageModel(shape, seed).to(default_device())
+    how = training(config.pretrain_steps + config.adapt_steps, config, seed, 2e-3)
     run = RunFolder(folder)
     with run.locked():
         run.begin({**describe_model(model), "stage": "pretrain", "training": to_dict(how), "toy": to_dict(config)},

@@ -36,6 +36,7 @@ from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.ranked import ranked_rows
 from minialign.rlhf.reward_model import completion_rows, train_reward_model
+from minialign.runs.devices import default_device
 from minialign.runs.files import read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from minialign.runs.processes import two_workers
 from minialign.runs.run_folder import RunFolder
@@ -188,7 +189,7 @@ class Demo:
 
     def pretrain(self, tokenizer: Tokenizer, texts: list[str]) -> LanguageModel:
         """A decoder that has read the dirty corpus."""
-        model = LanguageModel(self.config.shape(tokenizer.size), self.config.seed_of(1))
+        model = LanguageModel(self.config.shape(tokenizer.size), self.config.seed_of(1)).to(default_device())
         settings = self.settings(1, self.config.pretrain_steps, 5e-3, 200)
         split = -max(1, len(texts) // 50)
 

@@ -26,6 +26,7 @@ from minialign.lab.pretrained.gpt2 import load_gpt2
 from minialign.lab.pretrained.llama import Llama, LlamaConfig, load_llama
 from minialign.lab.pretrained.t5 import load_t5
 from minialign.quant.saving import QUANTIZED, load_quantized, load_quantized_run
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.settings import from_dict, to_dict
@@ -122,7 +123,7 @@ def load_quantized_folder(folder: Path) -> tuple[nn.Module, Tokenizer]:
         raise UserError("tokenizer.json is not the one of this model; restore it from a copy, or quantize again",
                         folder)
     check_rows(tokenizer, model.config.vocabulary, folder, **mask_of(model))
-    return load_quantized(model, Path(folder) / QUANTIZED), tokenizer
+    return load_quantized(model, Path(folder) / QUANTIZED).to(default_device()), tokenizer
 
 
 def write_bert(model: Bert, tokenizer: PretrainedTokenizer, folder: Path) -> None:

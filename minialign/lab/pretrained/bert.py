@@ -33,6 +33,7 @@ from minialign.batching import pad
 from minialign.heads import evaluating
 from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, build, own_head, read_folder, renamed
 from minialign.lab.pretrained.masks import who_sees_whom
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds
 from minialign.transformer import ACTIVATIONS, attention
@@ -235,10 +236,11 @@ def sentence_rows(tokenizer: PretrainedTokenizer, texts: Sequence[str], longest:
 @torch.no_grad()
 def row_vectors(model: Bert, rows: Sequence[Sequence[int]], batch: int = 32) -> Tensor:
     """(n, D) a vector of length 1 for each row of ids; rows of similar length are computed together."""
-    order, vectors = sorted(range(len(rows)), key=lambda i: len(rows[i])), torch.zeros(len(rows), model.config.width)
+    order, device = sorted(range(len(rows)), key=lambda i: len(rows[i])), device_of(model)
+    vectors = torch.zeros(len(rows), model.config.width, device=device)
     with evaluating(model):
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            tokens, mask = pad([rows[i] for i in chosen], value=model.special.pad)
+            tokens, mask = pad([rows[i] for i in chosen], value=model.special.pad, device=device)
             vectors[chosen] = mean_pool(model.body(tokens, mask), mask)
     return vectors

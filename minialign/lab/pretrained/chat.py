@@ -25,6 +25,7 @@ from minialign.generation import SamplingConfig, sample_token, shape_logits
 from minialign.heads import evaluating
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.pretrained.llama import Llama
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 
 HALF = "\ufffd"  # what bytes decode to that are not a whole letter
@@ -62,7 +63,8 @@ class Conversation:
     def __init__(self, model: Llama, tokenizer: PretrainedTokenizer, system: str, sampling: SamplingConfig,
                  generator: torch.Generator):
         self.model, self.tokenizer, self.sampling, self.generator = model, tokenizer, sampling, generator
-        self.cache = Cache(model.config, 1, model.config.context)
+        self.device = device_of(model)
+        self.cache = Cache(model.config, 1, model.config.context, device=self.device)
         self.unread = turn_ids(tokenizer, "system", system)  # ids that the model has not read yet
 
     def reply(self, text: str) -> Iterator[str]:
@@ -105,8 +107,8 @@ class Conversation:
     def _next(self) -> int:
         """Read what is unread into the cache and choose the next token."""
         with evaluating(self.model):
-            hidden = self.model.body(torch.tensor([self.unread]), None, self.cache)[:, -1]  # (1, D)
+            hidden = self.model.body(torch.tensor([self.unread], device=self.device), None, self.cache)[:, -1]  # (1, D)
             logits = shape_logits(self.model.logits(hidden).float(), self.sampling)  # (1, V)
         if self.sampling.temperature == 0:
             return int(logits.argmax())
-        return int(sample_token(logits.softmax(dim=-1), torch.rand(1, generator=self.generator)))
+        return int(sample_token(logits.softmax(dim=-1), torch.rand(1, generator=self.generator).to(self.device)))

@@ -23,9 +23,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from minialign.cache import Cache
 from minialign.lab.interchange.folder import WEIGHTS, Settings, build, own_head, read_folder, renamed
@@ -142,6 +144,7 @@ class LlamaBody(nn.Module):
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
+        self.checkpoints = False  # keep each block's input only, and compute the block again in the backward pass
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """(B, T, D) of tokens (B, T), after the last norm. Raises UserError for more than the context holds.
@@ -160,7 +163,10 @@ class LlamaBody(nn.Module):
         x = self.token_embedding(tokens)  # (B, T, D)
         rotation = rotation_table(positions, self.config.head_size, self.config.base)
         for block in self.blocks:
-            x = block(x, rotation, allowed, causal, cache)
+            if self.checkpoints and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, allowed, causal, None, use_reentrant=False)
+            else:
+                x = block(x, rotation, allowed, causal, cache)
         if cache is not None:
             cache.length += T
         return self.norm(x)

@@ -176,7 +176,7 @@ def kept(student: Tensor, teacher: Tensor) -> dict[str, float]:
     """
     n = len(teacher)
     ours, theirs = student @ student.T, teacher @ teacher.T  # (n, n)
-    upper = torch.ones(n, n, dtype=torch.bool).triu(1)
+    upper = torch.ones(n, n, dtype=torch.bool, device=ours.device).triu(1)
     a, b = ours[upper].double(), theirs[upper].double()  # (n (n − 1) / 2,)
     nearest = [table.fill_diagonal_(-torch.inf).argmax(dim=1) for table in (ours, theirs)]
     return {"validation": float(((a - b) ** 2).mean()), "pearson": correlation(a, b),
@@ -199,7 +199,7 @@ def distil_sentences(
     """
     data = Sentences(rows, torch.zeros(len(rows), teacher.config.width), min(training.batch, len(rows)), training.seed)
     shown = sorted({row for step in range(training.steps) for row in data.order(step)})
-    data.vectors[shown] = row_vectors(teacher, [rows[i] for i in shown])
+    data.vectors[shown] = row_vectors(teacher, [rows[i] for i in shown]).cpu()
     goal = row_vectors(teacher, valid)
 
     def validate(model: nn.Module) -> dict[str, float]:
