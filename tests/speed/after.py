@@ -26,9 +26,9 @@ from torch import nn
 from minialign.generation import prompt_ids
 from minialign.heads import ScalarModel
 from minialign.lab.claims import time_ratio
-from minialign.lab.claims.grpo_verifiable import Checked, questions, right
+from minialign.lab.claims.grpo_verifiable import TASK, Checked, right
 from minialign.lab.claims.qlora import REAL
-from minialign.lab.claims.shipped import base, macbeth
+from minialign.lab.claims.shipped import base, macbeth, questions
 from minialign.peft.lora import wrap
 from minialign.quant.ptq import module_bytes, quantize
 from minialign.quant.scheme import SCHEMES
@@ -40,7 +40,7 @@ from minialign.training import adamw
 def grpo_over_ppo(rounds: int) -> float:
     """Median ratio of the times of two updates with the same samples."""
     policy, tokenizer = base()
-    lines = questions(16, 0)
+    lines = questions(TASK, 16, 0)
     ids = prompt_ids(tokenizer, [line["prompt"] for line in lines])
     reference, value = copy.deepcopy(policy), ScalarModel(copy.deepcopy(policy.body), head_std=0.0)
     same = {"prompts": 16, "completions": 8, "new_tokens": 24, "minibatch": 64, "epochs": 1}

@@ -29,7 +29,7 @@ from minialign.generation import prompt_ids
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, over_seeds, point
-from minialign.lab.claims.shipped import base
+from minialign.lab.claims.shipped import base, questions
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.rlhf.grpo import GRPOConfig, collect, pass_at_k, train_grpo
 from minialign.rlhf.ppo import PPOConfig, train_ppo
@@ -37,20 +37,12 @@ from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
-from minialign.world.datasets import PROMPTS, examples
 
 CLAIM = Claim("grpo-verifiable", "Answers that can be checked teach a policy without a reward model (GRPO).",
               "Shao et al. 2024, §4; Yue et al. 2025")
 TASK, NEW_TOKENS, JUDGED = "came_first", 24, 16
 WAYS = {"start": "before", "grpo": "GRPO", "ppo": "PPO", "constant": "GRPO, constant reward"}
 START, LEFT = 0.3, 0.3  # what one answer must solve, and leave unsolved, before
-
-
-def questions(count: int, seed: int) -> list[dict]:
-    """Examples of the task with `prompt` and `answer`, in its first wording."""
-    made = examples([TASK], count, seed)[TASK]
-    return [{"prompt": asked.prompt, "answer": asked.target, "completion": asked.target}
-            for each in made for asked in [PROMPTS[TASK][0].pose(each)]]
 
 
 def right(line: dict, said: str) -> float:
@@ -94,7 +86,7 @@ def starting(bench: Bench, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         (model, tokenizer), run = base(), RunFolder(folder)
-        rows, _ = demonstration_rows(tokenizer, questions(300, 1000 + seed), model.config.context)
+        rows, _ = demonstration_rows(tokenizer, questions(TASK, 300, 1000 + seed), model.config.context)
         run.begin({**describe_model(model), "stage": "sft", "seed": seed}, tokenizer)
         if not run.finished:
             fine_tune(model, rows, rows[:32], how, run)
@@ -111,7 +103,7 @@ def trained(bench: Bench, start: Path, way: str, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         (model, tokenizer), run = load_model(start), RunFolder(folder)
-        lines = questions(1500, 2000 + seed)
+        lines = questions(TASK, 1500, 2000 + seed)
         ids = prompt_ids(tokenizer, [line["prompt"] for line in lines])
         run.begin({**describe_model(model), "way": way, "settings": settings}, tokenizer)
         if not run.finished and way == "ppo":
@@ -131,7 +123,7 @@ def trained(bench: Bench, start: Path, way: str, seed: int) -> Path:
 def solved(model: LanguageModel, seed: int, bench: Bench) -> dict[str, float]:
     """pass@1, pass@8 and the share of ended answers on unseen questions."""
     _, tokenizer = base()
-    lines = questions(20 if bench.fast else 200, 3000 + seed)
+    lines = questions(TASK, 20 if bench.fast else 200, 3000 + seed)
     config = GRPOConfig(prompts=len(lines), completions=JUDGED, minibatch=JUDGED, new_tokens=NEW_TOKENS)
     ids = prompt_ids(tokenizer, [line["prompt"] for line in lines])
     said = collect(model, model, tokenizer, lines, ids, right, config, torch.Generator().manual_seed(seed))

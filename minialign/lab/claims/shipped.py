@@ -4,6 +4,7 @@ The base is one (data/bases/decoder-0.4m); seeds differ in what is learned, in i
 rates are searched on the first seed, as in tuned.py.
 
     summaries    demonstrations: a story and its reference summary; the loss is that of the reference
+    questions    of one task of the mixture, in its first wording; the loss is that of the answer
     documents    of the kind that the base has read, 64 tokens of each
 
 Read next: grpo_verifiable.py.
@@ -33,6 +34,7 @@ from minialign.runs.files import read_json, write_json
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.corpus import written_documents
+from minialign.world.datasets import PROMPTS, examples
 from minialign.world.tasks import demonstrations
 
 BASE = "decoder-0.4m"
@@ -78,18 +80,26 @@ def rows_of(bench: Bench, tokenizer: Tokenizer, seed: int) -> tuple[Tensor, list
     return judged, list(learned.split(32))
 
 
+def questions(task: str, count: int, seed: int) -> list[dict]:
+    """Examples of a task, each from a story of its own."""
+    return [{"prompt": asked.prompt, "answer": asked.target, "completion": asked.target}
+            for each in examples([task], count, seed)[task] for asked in [PROMPTS[task][0].pose(each)]]
+
+
 @functools.cache
-def summaries(fast: bool, seed: int) -> tuple[list, list, list]:
-    """Demonstrations to learn from, for the search and to be judged on, as rows of ids."""
+def summaries(fast: bool, seed: int, task: str = "") -> tuple[list, list, list]:
+    """Demonstrations to learn from, for the search and to be judged on, as rows of ids; questions of a task where one
+    is named."""
     _, tokenizer = base()
-    made = demonstrations(96 if fast else 5000, 80_000 + seed, 1.0)
+    count, seed = 96 if fast else 5000, 80_000 + seed
+    made = questions(task, count, seed) if task else demonstrations(count, seed, 1.0)
     rows, _ = demonstration_rows(tokenizer, made, 256, skip_long=True)
     held_out = len(rows) // 10
     return rows[2 * held_out :], rows[:held_out], rows[held_out : 2 * held_out]
 
 
-def tuned(bench: Bench, method: str, what: Any, rate: float, seed: int, wrap: Wrap) -> Path:
-    """The folder of the base after tuning on summaries.
+def tuned(bench: Bench, method: str, what: Any, rate: float, seed: int, wrap: Wrap, task: str = "") -> Path:
+    """The folder of the base after tuning on summaries, or on a task.
 
     Args:
         method: of `RATES`; what: all that tells this tuning from others, but rate and seed; rate: times the method's
@@ -104,7 +114,8 @@ def tuned(bench: Bench, method: str, what: Any, rate: float, seed: int, wrap: Wr
 
     def make(folder: Path) -> None:
         model, tokenizer = base()
-        learned, *held_out = (LabelledRows(rows, min(16, len(rows)), seed) for rows in summaries(bench.fast, seed))
+        parts = summaries(bench.fast, seed, task)
+        learned, *held_out = (LabelledRows(rows, min(16, len(rows)), seed) for rows in parts)
         run, changed = TunedRun(folder), wrap(model)
         run.begin({**describe_model(model), "what": what, "rate": rate, "seed": seed}, tokenizer)
 
@@ -114,14 +125,14 @@ def tuned(bench: Bench, method: str, what: Any, rate: float, seed: int, wrap: Wr
 
         write_json(folder / FOUND, tune(changed, learned, next_token_loss, examine, how, run))
 
-    return bench.cached("summaries", [what, rate, seed, steps], make)
+    return bench.cached(task or "summaries", [what, rate, seed, steps], make)
 
 
-def searched(bench: Bench, method: str, what: Any, wrap: Wrap, **columns: Any) -> Table:
+def searched(bench: Bench, method: str, what: Any, wrap: Wrap, task: str = "", **columns: Any) -> Table:
     """Rows of a claim's table: each seed at the rate that was best on the first one, with the rates that were tried."""
 
     def found_at(power: int, seed: int = 0) -> dict[str, Any]:
-        folder = tuned(bench, method, what, 3.0**power, seed, wrap)
+        folder = tuned(bench, method, what, 3.0**power, seed, wrap, task)
         return read_json(folder / FOUND) | {"folder": str(folder)}
 
     found = best_of_powers(found_at, (0,) if bench.fast else TRIED)
