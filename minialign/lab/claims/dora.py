@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,11 +37,11 @@ from minialign.lab.claims import (
     control,
     difference,
     distinct,
+    drawn,
     over_seeds,
-    point,
 )
-from minialign.lab.claims.shipped import TARGETS, base, searched
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.claims.shipped import TARGETS, Wrap, base, searched, tuned
+from minialign.lab.plotting import Figure, figure, legend, reference_line, whiskers
 from minialign.peft.lora import LoRAConfig, lora_layers
 from minialign.peft.methods import METHODS
 from minialign.peft.saving import TENSORS, load
@@ -56,31 +57,36 @@ NEEDED = 0.02  # nats a token that full fine-tuning must be ahead of the smalles
 
 def measure(bench: Bench) -> Rows:
     """Full fine-tuning, and both ways at every rank."""
-    full = searched(bench, "full", "full", METHODS["full"].wrap, TASK, way="full")
-    yield from (row | coupling(row) for row in full)
+    full = measured(bench, "full", "full", METHODS["full"].wrap, way="full")
+    yield from full
     for rank in RANKS[:1] if bench.fast else RANKS:
         config = LoRAConfig(rank, 2.0 * rank, TARGETS)
         for way in WAYS:
-            rows = searched(bench, way, [way, rank], partial(METHODS[way].wrap, config=config), TASK, way=way,
-                            rank=rank)
-            yield from (row | coupling(row) for row in rows)
+            rows = measured(bench, way, [way, rank], partial(METHODS[way].wrap, config=config), way=way, rank=rank)
+            yield from rows
             if rank == RANKS[0] and way == "lora":
                 yield from (control("full fine-tuning is ahead of the smallest LoRA, nats",
                                     behind["loss"] - ahead["loss"], NEEDED, ahead["seed"])
                             for ahead, behind in zip(full, rows))
 
 
-def coupling(row: dict) -> dict[str, float]:
+def measured(bench: Bench, method: str, what: Any, wrap: Wrap, **columns: Any) -> Table:
+    """Rows of one way, each with its loss and its coupling."""
+    return [row | coupling(method, tuned(bench, method, what, row["rate"], row["seed"], wrap, TASK))
+            for row in searched(bench, method, what, wrap, TASK, **columns)]
+
+
+def coupling(way: str, folder: Path) -> dict[str, float]:
     """How the changes of lengths and directions go together in one tuned model: their correlation over its matrices,
     and the mean change of each."""
     before, _ = base()
-    if row["way"] == "full":
-        after = read_tensors(Path(row["folder"]) / TENSORS)[0]
+    if way == "full":
+        after = read_tensors(folder / TENSORS)[0]
         pairs = [(module.weight, after[f"{name}.weight"]) for name, module in before.named_modules()
                  if name.split(".")[-1] in TARGETS]
     else:
-        changed = load(base()[0], row["folder"])
-        pairs = [(layer.weight() if row["way"] == "dora" else layer.base.weight, layer.update)
+        changed = load(base()[0], folder)
+        pairs = [(layer.weight() if way == "dora" else layer.base.weight, layer.update)
                  for layer in lora_layers(changed).values()]
         pairs = [(weight, weight + update) for weight, update in pairs]
     moved = torch.tensor([changes(first.detach(), last.detach()) for first, last in pairs])  # (matrices, 2)
@@ -117,8 +123,9 @@ def draw(table: Table) -> Figure:
     """Loss against rank, and full fine-tuning."""
     fig, axes = figure("rank", "loss on unseen questions, nats a token", 5.6, 3.6)
     ranks = sorted(distinct(table, "rank"))
-    lines_with_intervals(axes, ranks, {name: [point(table, "loss", way=way, rank=rank) for rank in ranks]
-                                       for name, way in (("LoRA", "lora"), ("DoRA", "dora"))})
+    for number, (name, way) in enumerate((("LoRA", "lora"), ("DoRA", "dora"))):
+        loss = [over_seeds(column(table, "loss", way=way, rank=rank), 0.0) for rank in ranks]
+        whiskers(axes, number, [rank * 1.06 ** (2 * number - 1) for rank in ranks], [drawn(x) for x in loss], name)
     reference_line(axes, over_seeds(column(table, "loss", way="full")).mean, "full fine-tuning")
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])

@@ -132,8 +132,7 @@ def searched(bench: Bench, method: str, what: Any, wrap: Wrap, task: str = "", *
     """Rows of a claim's table: each seed at the rate that was best on the first one, with the rates that were tried."""
 
     def found_at(power: int, seed: int = 0) -> dict[str, Any]:
-        folder = tuned(bench, method, what, 3.0**power, seed, wrap, task)
-        return read_json(folder / FOUND) | {"folder": str(folder)}
+        return read_json(tuned(bench, method, what, 3.0**power, seed, wrap, task) / FOUND)
 
     found = best_of_powers(found_at, (0,) if bench.fast else TRIED)
     best = min(found, key=lambda power: found[power]["validation"])
