@@ -66,7 +66,7 @@ for stage, line, (files, step) in stages:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork")
 def test_after_ctrl_c_or_kill_9_the_same_command_ends_with_the_same_bits(d, tmp_path):  # noqa: F811
     (tmp_path / "interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "interrupted.py", d, tmp_path, Path(__file__).parent],
+    done = subprocess.run([sys.executable, tmp_path / "interrupted.py", d, tmp_path, Path(__file__).parents[1]],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
