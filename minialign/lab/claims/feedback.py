@@ -1,43 +1,46 @@
-r"""What the claims on human feedback share: the main job at three sizes, smaller than the default, since it is run nine
-times.
+r"""What the claims on human feedback share: the main job from bases of two sizes, and what is taken for granted of it.
 
-    small    width 48, 2 layers        middle    width 80, 3 layers        large    width 112, 3 layers
+    small    decoder-0.1m        middle    decoder-0.4m, which is the main job itself
 
-Every size has the same stories, demonstrations, comparisons, steps and updates; a run is the main job's own code with
-other settings (demo.py). Each stage is kept; a claim that needs pretrained models only makes nothing else.
+Every size has the same stories, demonstrations, comparisons, steps and updates. Each stage is kept; a claim that needs
+pretrained models only makes nothing else. The bases are one each, so seeds are of everything after them. Taken for
+granted, at the middle size, and fixed before the first run from bases:
+
+    annotators judge by what the gold score sees       it orders .8 of their choices as they did
+    instruction tuning left a model that reads         .95 of what its summaries state is so
+    the reward model reads, too                        .8 of minimal pairs: a reference, and one detail of it exchanged
 
 Read next: people_prefer_rlhf.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minialign.heads import LanguageModel, ScalarModel, load_model
-from minialign.lab.claims import Bench
+from minialign.lab.claims import Bench, Table, control
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
-from minialign.lab.demo.settings import NO_BASE, SMALL, DemoConfig
+from minialign.lab.demo.settings import FAST, NO_BASE, SMALL, DemoConfig
+from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.reward_model import train_reward_model
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
+from minialign.world.gold import score
+from minialign.world.stories import Story
 
-SIZES = {"small": (48, 2, 3), "middle": (80, 3, 4), "large": (112, 3, 4)}  # width, layers, heads
-SMALLER = {"base": NO_BASE, "documents": 4000, "demonstrations": 6000, "judged": 800, "completions": 4}
-SMALLER |= {"prompts": 800, "evaluated": 600, "pretrain_steps": 400, "sft_steps": 1000, "reward_steps": 120,
-            "ppo_updates": 24}
+SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m"}  # and its base
+FROM_NOTHING = {"base": NO_BASE, "documents": 4000, "evaluated": 600}  # what a decoder without one reads, and is asked
+ORDERED, HONEST, PAIRS = 0.8, 0.95, 0.8  # thresholds of the controls
 
 
 def settings(bench: Bench, size: str, seed: int) -> DemoConfig:
     """The main job's settings for a size and a seed."""
-    width, layers, heads = (SMALL["width"], DemoConfig.layers, SMALL["heads"]) if bench.fast else SIZES[size]
-    sizes = {"width": width, "layers": layers, "heads": heads, "seed": seed}
-    return DemoConfig(**{**(SMALL if bench.fast else SMALLER), **sizes})
+    return DemoConfig(**FAST, base=SIZES["small"], seed=seed) if bench.fast else DemoConfig(SIZES[size], seed=seed)
 
 
 def job_in(folder: Path, config: DemoConfig) -> Demo:
@@ -83,11 +86,25 @@ def aligned(bench: Bench, size: str,
     return read_json(folder / "evaluation" / "result.json"), models, made
 
 
+def taken_for_granted(bench: Bench, seed: int) -> Table:
+    """The three controls of the main job of a seed, as rows of a table."""
+    found, _, made = aligned(bench, "middle", seed)
+    stories = {test["prompt"]: Story.from_dict(test["story"]) for test in made.judged}
+    held_out = split_by_prompt(made.comparisons)[1]
+    golds = ([score(stories[pair["prompt"]], pair[side]).gold for side in ("chosen", "rejected")] for pair in held_out)
+    ordered = sum(float(chosen > rejected) for chosen, rejected in golds) / len(held_out)
+    honest, pairs = found["stages"]["sft"]["honest"]["mean"], found["reward_model"]["minimal_pairs"]["mean"]
+    return [control("the gold score orders annotators' choices", ordered, ORDERED, seed),
+            control("honest after instruction tuning", honest, HONEST, seed),
+            control("the reward model orders minimal pairs", pairs, PAIRS, seed)]
+
+
 def reward_model(bench: Bench, stage: str, key: list[Any], base: LanguageModel, tokenizer: Tokenizer,
-                 config: TrainingConfig, data: Callable[[], tuple]) -> Path:
+                 config: TrainingConfig, read: str, data: Callable[[], tuple]) -> Path:
     """The folder of a reward model, made once for each key.
 
     Args:
+        read: where its score is read.
         data: () -> comparisons to learn from, those held out, and the rows that its scores are normalised on.
     """
 
@@ -96,7 +113,7 @@ def reward_model(bench: Bench, stage: str, key: list[Any], base: LanguageModel, 
         run = RunFolder(folder)
         run.begin({"what": "scalar-model", "model": to_dict(base.config), "training": to_dict(config)}, tokenizer)
         if not run.finished:
-            train_reward_model(base, ranked, valid, rows, config, run)
+            train_reward_model(base, ranked, valid, rows, config, run, read)
 
     return bench.cached(stage, key, make)
 
@@ -134,6 +151,5 @@ def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, step
 
 def pretraining(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> DemoConfig:
     """The settings of that job."""
-    width, layers, heads = shape
-    return dataclasses.replace(settings(bench, "middle", seed), width=width, layers=layers, heads=heads,
-                               pretrain_steps=steps)
+    sizes = dict(zip(("width", "layers", "heads"), shape))
+    return DemoConfig(**{**(SMALL if bench.fast else FROM_NOTHING), **sizes, "pretrain_steps": steps, "seed": seed})

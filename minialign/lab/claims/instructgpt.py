@@ -12,8 +12,8 @@ The test, on the main job's runs at the middle size, before (the instruction-tun
     3. held-out annotators prefer it in more than half of the comparisons, also at equal length, and no less than
        annotators of the training panel by 0.05
     4. tasks that feedback never touched (questions about a story): at most 0.03 fewer right answers
-    5. the small model tuned on feedback beats the large one that only predicts, before held-out annotators, and does so
-       more often than before feedback
+    5. the small model tuned on feedback beats the middle one, four times its size, that only predicts, before held-out
+       annotators, and does so more often than before feedback
 
 1 and 2 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 3 an interval above one half, and
 one above −0.05; in 4 the lower end counts; 5 needs an interval above one half and a difference above 0.
@@ -31,7 +31,7 @@ import torch
 from minialign.generation import continue_texts
 from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point
-from minialign.lab.claims.feedback import aligned, pretrained_only, with_ends
+from minialign.lab.claims.feedback import aligned, taken_for_granted, with_ends
 from minialign.lab.demo.evaluation import duel, gold_scores
 from minialign.lab.demo.pipeline import SAMPLING
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
@@ -47,7 +47,7 @@ CLAIM = Claim(
     "loses no other task.",
     "Ouyang et al. 2022, §4",
 )
-SHAPE, LARGE = (160, 4, 4), "large, pretrained"  # width, layers, heads of the model that only predicts
+LARGE, SMALL = "large, pretrained", "small"  # the middle size, which only predicts, and the small one, tuned
 LOST = 0.03  # share of right answers that may be lost
 LARGER = "won against the large one"
 PANELS = {"held out": HELD_OUT_PANEL, "training": TRAINING_PANEL}
@@ -56,20 +56,22 @@ PANELS = {"held out": HELD_OUT_PANEL, "training": TRAINING_PANEL}
 def measure(bench: Bench) -> Rows:
     """Compare before and after, on summaries and on questions."""
     for seed in range(bench.seeds):
+        yield from taken_for_granted(bench, seed)
         _, models, made = aligned(bench, "middle", seed)
-        tests = made.tests[: 16 if bench.fast else 600]
-        large, tokenizer, _, _ = pretrained_only(bench, SHAPE, seed, 12 if bench.fast else 500)
-        answers = {name: written(models[name], made.tokenizer, tests, seed) for name in ("sft", "rlhf")}
-        answers[LARGE] = written(large, tokenizer, tests, seed)
+        _, small, _ = aligned(bench, "small", seed)
+        tests = made.tests[: 16 if bench.fast else None]
+        asked_of = {name: models[name] for name in ("sft", "rlhf")}
+        asked_of |= {LARGE: models["pretrained"], SMALL: small["rlhf"], f"{SMALL}, before": small["sft"]}
+        answers = {name: written(model, made.tokenizer, tests, seed) for name, model in asked_of.items()}
         stories = [Story.from_dict(test["story"]) for test in tests]
         row: dict[str, Any] = {"seed": seed}
-        row |= {"parameters": count(models["rlhf"]), "parameters, large": count(large)}
+        row |= {"parameters": count(small["rlhf"]), "parameters, large": count(models["pretrained"])}
         for name, texts in answers.items():
             golds = gold_scores([score(story, text) for story, text in zip(stories, texts)])
             row |= {f"{aspect}, {name}": golds[aspect]["mean"] for aspect in ("honest", "harmless", "helpful")}
         for name, panel in PANELS.items():
             row |= head_to_head(f"won, {name}", stories, answers["rlhf"], answers["sft"], panel, seed)
-        for name, what in (("rlhf", LARGER), ("sft", f"{LARGER}, before")):
+        for name, what in ((SMALL, LARGER), (f"{SMALL}, before", f"{LARGER}, before")):
             row |= head_to_head(what, stories, answers[name], answers[LARGE], HELD_OUT_PANEL, seed)
         asked = demonstrations(16 if bench.fast else 400, 10_000 + seed, 0.0)
         for name in ("sft", "rlhf"):

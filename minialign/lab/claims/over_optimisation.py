@@ -32,7 +32,7 @@ from torch import Tensor
 from minialign.generation import continue_texts, prompt_ids
 from minialign.heads import LanguageModel, ScalarModel, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
-from minialign.lab.claims.feedback import first_half, reward_model, settings
+from minialign.lab.claims.feedback import first_half, reward_model, settings, taken_for_granted
 from minialign.lab.demo.pipeline import INSTRUCTED, SAMPLING, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import Figure, legend, line
@@ -53,8 +53,9 @@ CLAIM = Claim(
     "Without the KL term, optimising a reward model runs away from what people want.",
     "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
 )
-BETAS = (0.0, 0.1, 0.3, 1.0)
-SIZES = (1, 2, 4, 8, 16, 32)  # n of best of n
+BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
+SIZES = (1, 2, 4, 16, 64, 256)  # n of best of n
+JUDGED, UPDATES = 6000, 60  # stories, of which each proxy has a third; far enough to turn
 MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's end
 AT_ONCE = 320  # answers that are asked for in one go
@@ -64,15 +65,17 @@ HELD_OUT = {"held_out_kl": "kl", "held_out_proxy": "proxy", "held_out_gold": "go
 def measure(bench: Bench) -> Rows:
     """Train the proxies, optimise against each at every price, and look at proxy and gold along the way."""
     config, betas, updates = settings(bench, "middle", 0), (0.0, DemoConfig.beta), 2
-    if not bench.fast:  # each proxy has a third of the stories: as many as the main job judges, and more practice
-        config, betas, updates = dataclasses.replace(config, judged=2200, reward_steps=250, prompts=960), BETAS, 30
+    if not bench.fast:
+        steps = config.reward_steps * JUDGED // config.judged
+        config, betas, updates = dataclasses.replace(config, judged=JUDGED, reward_steps=steps), BETAS, UPDATES
     base, made = first_half(bench, config)
     tests, sizes = (made.tests[:8], SIZES[:3]) if bench.fast else (made.tests[:100], SIZES)
     for seed in range(bench.seeds):
+        yield from taken_for_granted(bench, seed)
         proxy, accuracy = train_proxy(bench, base, made, config, seed)
         best = best_of_each(made, proxy, tests, sizes, seed)
         for beta in betas if seed == 0 else (0.0, config.beta):
-            how = ppo_settings(updates, len(made.practice), beta, seed)
+            how = ppo_settings(updates, len(made.practice), beta, seed, gentle=config.from_base)
             for row in from_the_start(optimise(bench, made, proxy, how, base, tests), best):
                 yield {"method": "ppo", "beta": beta, "seed": seed, **row, "proxy_accuracy": accuracy}
         for row in best:
@@ -85,7 +88,7 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
     learned, held_out = split_by_prompt(made.comparisons)
     own = [comparison for comparison in learned if comparison["index"] % 3 == seed % 3]
     steps, context = max(1, config.reward_steps // 3), made.instructed.config.context
-    training = TrainingConfig(steps, 16, 1.5e-3, weight_decay=0.01, validate_every=1000, seed=seed)
+    training = TrainingConfig(steps, 16, config.rates[1], weight_decay=0.01, validate_every=1000, seed=seed)
 
     def data() -> tuple:
         prompts, generator = [comparison["prompt"] for comparison in learned[:256]], torch.Generator().manual_seed(seed)
@@ -94,7 +97,7 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
         return ranked, valid, completion_rows(made.tokenizer, prompts, answers, context)
 
     key = [base.name, to_dict(training), seed]
-    folder = reward_model(bench, "proxy", key, made.instructed, made.tokenizer, training, data)
+    folder = reward_model(bench, "proxy", key, made.instructed, made.tokenizer, training, config.read, data)
     return load_model(folder, "scalar-model")[0], RunFolder(folder).facts()["accuracy"]
 
 

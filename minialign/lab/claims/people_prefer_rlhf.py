@@ -4,9 +4,10 @@ the references.
 Stiennon et al. 2020, Fig. 1: at every size summaries of the model tuned on human feedback are preferred over supervised
 ones, and at 1.3 billion parameters over the references written by people (61 % of comparisons).
 
-The test: the main job at three sizes. Annotators whose choices no training used compare a model's summary with the
-story's reference, in random order, ties one half. Beside it stands what is left of the win rate at equal length, since
-longer summaries win by length; each seed's interval over its stories is in the table (rlhf/equal_length.py).
+The test: the main job from bases of two sizes (feedback.py). Annotators whose choices no training used compare a
+model's summary with the story's reference, in random order, ties one half. Beside it stands what is left of the win
+rate at equal length, since longer summaries win by length; each seed's interval over its stories is in the table
+(rlhf/equal_length.py).
 
     1. at every size feedback wins more than instruction tuning        2. and that more than pretraining alone
     3. the same as 1 at equal length        4. at the largest size feedback beats the references (above 50 %)
@@ -18,7 +19,7 @@ longer summaries win by length; each seed's interval over its stories is in the 
 from __future__ import annotations
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
-from minialign.lab.claims.feedback import SIZES, aligned, with_ends
+from minialign.lab.claims.feedback import SIZES, aligned, taken_for_granted, with_ends
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
 
 CLAIM = Claim("people-prefer-rlhf",
@@ -29,8 +30,9 @@ MODELS = {"pretrained": "pretrained", "sft": "instruction-tuned", "rlhf": "RLHF"
 
 def measure(bench: Bench) -> Rows:
     """Run the main job at every size and collect the win rates."""
-    for size in ("middle",) if bench.fast else SIZES:
-        for seed in range(bench.seeds):
+    for seed in range(bench.seeds):
+        yield from taken_for_granted(bench, seed)
+        for size in ("middle",) if bench.fast else SIZES:
             found, models, _ = aligned(bench, size, seed)
             parameters = sum(p.numel() for p in models["rlhf"].parameters())
             for model in MODELS:

@@ -3,7 +3,7 @@ r"""Reward models grow: larger ones, and more comparisons, come close to one hum
 Stiennon et al. 2020, Fig. 6: validation accuracy of reward models against their size and the number of comparisons,
 with lines for one human and for an ensemble.
 
-The test. Simulated: reward models that begin as the instruction-tuned models of three sizes, trained on an eighth, a
+The test. Simulated: reward models that begin as the instruction-tuned models of two sizes, trained on an eighth, a
 half or all of the comparisons, judged by annotators' choices on unseen stories; the lines are a held-out person and the
 majority of five. Beside them three reward models, their scores averaged. Real: reward models of two sizes that begin as
 decoders of the texts, trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged on other texts
@@ -26,7 +26,8 @@ from typing import Any
 
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
-from minialign.lab.claims.feedback import SIZES, compared, job_in, reward_model
+from minialign.lab.claims.feedback import SIZES, compared, reward_model, taken_for_granted
+from minialign.lab.demo.settings import NO_BASE, DemoConfig
 from minialign.lab.plotting import Figure, legend, lines_with_intervals, reference_line
 from minialign.lab.realdata.people import write_people_data, write_people_texts
 from minialign.lab.realdata.ratings import raters_on, read_ratings, two_raters
@@ -63,15 +64,18 @@ def measure(bench: Bench) -> Rows:
 
 
 def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokenizer, ranked: list[Ranked], steps: int,
-            seed: int) -> ScalarModel:
-    """A reward model, made once for each key; normalised on some of the answers that it learned from."""
-    config = TrainingConfig(steps, min(16, len(ranked)), 1.5e-3, weight_decay=0.01, validate_every=10_000, seed=seed)
+            seed: int, job: DemoConfig) -> ScalarModel:
+    """A reward model, made once for each key, at the rate and read as in a main job; normalised on some of the answers
+    that it learned from."""
+    config = TrainingConfig(steps, min(16, len(ranked)), job.rates[1], weight_decay=0.01, validate_every=10_000,
+                            seed=seed)
 
     def data() -> tuple:
         return ranked, ranked[:8], [(one.prompt, one.completions[0]) for one in ranked[:64]]
 
     key = [*key, len(ranked), to_dict(config)]
-    return load_model(reward_model(bench, "scaled-reward", key, base, tokenizer, config, data), "scalar-model")[0]
+    folder = reward_model(bench, "scaled-reward", key, base, tokenizer, config, job.read, data)
+    return load_model(folder, "scalar-model")[0]
 
 
 def accuracy(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> float:
@@ -89,19 +93,19 @@ def parameters(model: ScalarModel) -> int:
 
 def simulated(bench: Bench, seed: int) -> Rows:
     """One seed of the grid, and its two lines."""
-    ranked: list[Ranked] = []
+    yield from taken_for_granted(bench, seed)
+    made = compared(bench, "middle", seed)[1]  # every size learns from its comparisons; the bases share a tokenizer
+    learned, held_out = split_by_prompt(made.comparisons)
+    for name, value in people(held_out, made.judged, seed).items():
+        yield {"judge": name, "seed": seed, "accuracy": value}
+    ranked = ranked_rows(made.tokenizer, learned, made.instructed.config.context)[0]
     for size in ("middle",) if bench.fast else SIZES:
         folder, made, config = compared(bench, size, seed)
-        if not ranked:  # every size learns from the same comparisons, those of the first
-            judged = job_in(folder, config).write_texts()[2]
-            learned, held_out = split_by_prompt(made.comparisons)
-            for name, value in people(held_out, judged, seed).items():
-                yield {"judge": name, "seed": seed, "accuracy": value}
-            ranked = ranked_rows(made.tokenizer, learned, made.instructed.config.context)[0]
         for share in SHARES:
             part, steps = ranked[: max(4, round(share * len(ranked)))], max(4, round(share * config.reward_steps))
             seeds = [seed, seed + 100, seed + 200] if (size, share) == ("middle", 1.0) else [seed]
-            models = [trained(bench, [folder.name], made.instructed, made.tokenizer, part, steps, seed_)
+            models = [trained(bench, [folder.name], made.instructed, made.tokenizer, part, steps, seed_,
+                              config)
                       for seed_ in seeds]
             row = {"size": size, "share": share, "seed": seed, "parameters": parameters(models[0])}
             yield {"judge": MODEL, "accuracy": accuracy(models[0], made.tokenizer, held_out)} | row
@@ -151,7 +155,8 @@ def real_people(bench: Bench) -> Rows:
         for amount in AMOUNTS:
             for seed in range(bench.seeds):
                 order = random.Random(seed).sample(ranked, min(amount, len(ranked)))
-                reward = trained(bench, ["tweets", size], base, tokenizer, order, max(40, amount // 20), seed)
+                reward = trained(bench, ["tweets", size], base, tokenizer, order, max(40, amount // 20), seed,
+                                 DemoConfig(NO_BASE))
                 row = {"judge": REAL, "size": size, "amount": amount, "seed": seed, "parameters": parameters(reward)}
                 yield row | {"accuracy": accuracy(reward, tokenizer, tests),
                              "one rater": accuracy(reward, tokenizer, others)}

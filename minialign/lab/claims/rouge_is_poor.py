@@ -23,7 +23,7 @@ import random
 
 from minialign.heads import ScalarModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point
-from minialign.lab.claims.feedback import aligned, compared, job_in
+from minialign.lab.claims.feedback import aligned, taken_for_granted
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.reward_model import completion_rows, score_rows
@@ -44,10 +44,9 @@ MISSED = 0.75
 def measure(bench: Bench) -> Rows:
     """Order the same pairs by overlap and by reward."""
     for seed in range(bench.seeds):
+        yield from taken_for_granted(bench, seed)
         _, models, made = aligned(bench, "middle", seed)
-        folder, _, config = compared(bench, "middle", seed)
-        judged = job_in(folder, config).write_texts()[2]  # the demonstrations whose stories were compared
-        held_out = [pair | {"reference": judged[pair["index"]]["completion"]}
+        held_out = [pair | {"reference": made.judged[pair["index"]]["completion"]}
                     for pair in split_by_prompt(made.comparisons)[1]]
         written = [c for c in held_out if "reference" not in (c["chosen_policy"], c["rejected_policy"])]
         same = [c for c in written if c["chosen_policy"] == c["rejected_policy"]]

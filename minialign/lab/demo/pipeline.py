@@ -71,7 +71,8 @@ class FirstHalf:
     tokenizer: Tokenizer
     pretrained: LanguageModel
     instructed: LanguageModel
-    comparisons: list[dict]  # judged pairs
+    judged: list[dict]  # demonstrations whose stories were compared
+    comparisons: list[dict]  # pairs of summaries of them, with the annotators' choices
     practice: list[dict]  # demonstrations whose prompts PPO practises on
     tests: list[dict]  # demonstrations of stories that nothing trains on
 
@@ -117,7 +118,7 @@ class Demo:
         with self.stage("compare", "3 sampling pairs, annotators choose"):
             comparisons = self.read_or_make(f"{COMPARED}/comparisons.jsonl",
                                             lambda: self.compare(tokenizer, pretrained, instructed, judged))
-        return FirstHalf(tokenizer, pretrained, instructed, comparisons, practice, tests)
+        return FirstHalf(tokenizer, pretrained, instructed, judged, comparisons, practice, tests)
 
     def read_or_make(self, name: str, make: Callable[[], list[dict]]) -> list[dict]:
         """Records of a JSONL file of the run, made and written when they are not there yet."""
