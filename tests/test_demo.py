@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from minialign.heads import load_model
 from minialign.lab.bases.make import Maker, load_base
-from minialign.lab.claims.feedback import SMALLER
+from minialign.lab.claims.feedback import FROM_NOTHING, SIZES, settings
 from minialign.lab.commands.demo import claim_folder, make_base
 from minialign.lab.demo.evaluation import EvaluationConfig, blind_accuracy, evaluate
 from minialign.lab.demo.pipeline import REWARD, RLHF, SAMPLING, Demo
@@ -190,12 +191,18 @@ def test_a_judge_that_does_not_read_learns_which_sign_is_better():
     assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "b"}], length) == 0.5
 
 
-def test_claims_and_notebooks_say_every_size_themselves():
+def test_notebooks_and_models_from_nothing_say_every_size_themselves():
     """A new default of the main job changes nothing that they have measured."""
-    sizes = {"documents", "demonstrations", "judged", "completions", "prompts", "evaluated", "pretrain_steps",
-             "sft_steps", "reward_steps", "ppo_updates", "base"}
-    for settings in (SMALLER, SMALL, FEEDBACK):
-        assert sizes <= set(settings) and settings["base"] == "none" and settings["completions"] == 4
+    sizes = {"documents", "demonstrations", "judged", "completions", "prompts", "evaluated", "base"}
+    steps = {"pretrain_steps", "sft_steps", "reward_steps", "ppo_updates"}
+    for said in (SMALL, FEEDBACK, {**FROM_NOTHING, **dict.fromkeys(steps)}):
+        assert sizes | steps <= set(said) and said["base"] == "none" and said["completions"] == 4
+
+
+def test_claims_on_feedback_are_measured_on_the_main_job_itself():
+    bench = SimpleNamespace(fast=False)
+    assert settings(bench, "middle", 2) == DemoConfig(seed=2)
+    assert [settings(bench, size, 0).base for size in SIZES] == list(SIZES.values())
 
 
 def test_settings_are_counts_and_the_fast_ones_are_settings():

@@ -238,7 +238,7 @@ def optimised(tokenizer, tmp_path_factory):
     """The table of the quickest experiment, with a tiny policy and a tiny proxy, and what policies were asked."""
     tests, practice, folder = demonstrations(12, 5, 1.0), demonstrations(4, 6, 1.0), tmp_path_factory.mktemp("claim")
     decoder, proxy = build(context=400), ScalarModel(build(1, context=400).body, seed=1)
-    made = FirstHalf(tokenizer, decoder, decoder, [], practice, tests)
+    made = FirstHalf(tokenizer, decoder, decoder, [], [], practice, tests)
     asked, generate = [], ppo.generate
 
     def listening(policy, prompts, sampling, *rest, **more):
@@ -248,6 +248,7 @@ def optimised(tokenizer, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "generate", listening)
         patch.setattr(over_optimisation, "first_half", lambda bench, config: (folder / "base", made))
+        patch.setattr(over_optimisation, "taken_for_granted", lambda *_: [])
         patch.setattr(over_optimisation, "train_proxy", lambda *rest: (proxy, 0.6))
         table = list(over_optimisation.measure(Bench(folder, folder / "cache", 1, True, lambda text: None)))
     return table, asked, made, proxy

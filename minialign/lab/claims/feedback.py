@@ -34,7 +34,8 @@ from minialign.world.gold import score
 from minialign.world.stories import Story
 
 SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m"}  # and its base
-FROM_NOTHING = {"base": NO_BASE, "documents": 4000, "evaluated": 600}  # what a decoder without one reads, and is asked
+FROM_NOTHING = {"base": NO_BASE, "documents": 4000, "demonstrations": 64, "judged": 64, "completions": 4, "prompts": 4,
+                "evaluated": 600}  # what a decoder without one reads, and is asked; it is taught nothing
 ORDERED, HONEST, PAIRS = 0.8, 0.95, 0.8  # thresholds of the controls
 
 
