@@ -27,7 +27,7 @@ from minialign.rlhf.grpo import (
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.run_folder import RunFolder
-from minialign.tokenizer import train_tokenizer
+from minialign.tokenizer import END, train_tokenizer
 from minialign.training import adamw
 
 QUICK = GRPOConfig(updates=2, prompts=3, completions=4, new_tokens=5, minibatch=12)
@@ -69,7 +69,7 @@ def test_a_group_of_equal_rewards_teaches_nothing(policy, tokenizer):
     before = [p.clone() for p in policy.parameters()]
     config = dataclasses.replace(QUICK, beta=0.0)
     rollout = rollout_of(policy, tokenizer, config, lambda example, said: 1.0)
-    metrics = rollout_metrics(rollout) | grpo_update(policy, adamw(policy, 1e-2, 0.0), rollout, config,
+    metrics = rollout_metrics(rollout, END) | grpo_update(policy, adamw(policy, 1e-2, 0.0), rollout, config,
                                                      torch.Generator())
     assert metrics["even_groups"] == 1 and metrics["spread"] == 0 == metrics["policy_loss"]
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters()))

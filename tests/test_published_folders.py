@@ -9,7 +9,7 @@ from gguf_files import tiny_file, tiny_llama
 from published_folders import bert, gpt2, llama
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Library
-from typed import complaint, type_in, write_feelings
+from typed import complaint, type_in, write_feelings, write_records
 
 from minialign.generation import SamplingConfig
 from minialign.lab.commands import inputs
@@ -286,3 +286,49 @@ def test_an_adapter_s_settings_are_checked(d, tmp_path, settings, words):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **settings}))
     with pytest.raises(UserError, match=words):
         load_from_library(model, tmp_path, "llama")
+
+
+# improved: a LoRA learns, and the folder stays as it is
+
+
+IMPROVE = {
+    "dpo": "--comparisons {d}/choices.jsonl --batch 4 --steps 4 --validate-every 2 --checkpoint-every 1 "
+           "--learning-rate 0.01",
+    "kto": "--judged {d}/thumbs.jsonl --batch 4 --steps 4 --validate-every 2 --checkpoint-every 1 --learning-rate 0.01",
+    "grpo": "--prompts {d}/asked.jsonl --check regex --updates 2 --batch 2 --completions 2 --minibatch 4 "
+            "--new-tokens 6 --learning-rate 0.01",
+}
+
+
+@pytest.fixture(scope="module")
+def judgements(d):
+    """Comparisons, thumbs and prompts with a pattern, of a few words."""
+    rows = [(f"kite {n}", " over", " barn") for n in range(60)]
+    files = {"choices": [{"prompt": p, "chosen": good, "rejected": bad} for p, good, bad in rows],
+             "thumbs": [{"prompt": p, "completion": say, "liked": say == good} for p, good, bad in rows
+                        for say in (good, bad)],
+             "asked": [{"prompt": p, "regex": "e"} for p, *_ in rows]}
+    for name, lines in files.items():
+        write_records(d / f"{name}.jsonl", lines)
+    return d
+
+
+@pytest.mark.parametrize("command", IMPROVE)
+@pytest.mark.parametrize("folder", ["gpt2", "llama"])
+def test_a_lora_learns_on_a_published_policy(judgements, folder, command, capsys):
+    d = judgements
+    before = {path.name: path.read_bytes() for path in (d / folder).iterdir()}
+    out = f"{command}-{folder}"
+    assert type_in(f"{command} --policy {{d}}/{folder} --rank 2 {IMPROVE[command]} --out {{d}}/{out}", d) == 0
+    assert f"sample {d / folder} --tuned {d / out}" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (d / folder).iterdir()} == before
+    tensors = load_file(d / out / "tuned.safetensors")
+    assert {name.rsplit(".", 1)[1] for name in tensors} == {"A", "B"}
+    assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if name.endswith(".B"))
+    assert type_in(f"sample {{d}}/{folder} --tuned {{d}}/{out} --prompt kite --new-tokens 4", d) == 0
+
+
+def test_a_policy_that_cannot_write_is_refused(judgements, capsys):
+    wrong = "dpo --policy {d}/bert " + IMPROVE["dpo"] + " --out {d}/none"
+    assert type_in(wrong, judgements) == 2 and "a decoder is needed here" in complaint(capsys)
+    assert not (judgements / "none").exists()

@@ -54,7 +54,7 @@ from minialign.runs.files import place_of
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_ranges
-from minialign.tokenizer import END, Tokenizer
+from minialign.tokenizer import Tokenizer
 from minialign.training import adamw
 
 Check = Callable[[dict, str], float]  # (example with its "prompt", what was said) -> reward, 1.0 for right
@@ -200,11 +200,11 @@ def pass_at_k(rewards: Tensor, k: int) -> float:
     return sum(1 - math.comb(n - c, k) / math.comb(n, k) for c in right) / len(right)
 
 
-def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """What one rollout tells."""
+def rollout_metrics(rollout: Rollout, end: int) -> dict[str, float]:
+    """What one rollout tells; `end`: id of the end token."""
     rewards = rollout.scores.view(len(rollout.prompts), -1)
     lengths = rollout.mask.sum(dim=1)
-    ended = rollout.completion.gather(1, lengths[:, None] - 1).squeeze(1) == END
+    ended = rollout.completion.gather(1, lengths[:, None] - 1).squeeze(1) == end
     ratios = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)  # (N,)
     numbers = {"reward": rewards, "spread": rewards.std(dim=1), "kl": ratios, "length": lengths.float(),
                "even_groups": (rewards.amax(dim=1) == rewards.amin(dim=1)).float(), "ended": ended.float(),
@@ -240,7 +240,8 @@ def train_grpo(policy: LanguageModel, tokenizer: Tokenizer, examples: list[dict]
             rollout = collect(policy, reference, tokenizer, [examples[i] for i in asked], [prompts[i] for i in asked],
                               check, config, generator)
             with loop.kept_on_error("failed-rollout.safetensors", vars(rollout)):
-                metrics = rollout_metrics(rollout) | grpo_update(policy, optimizer, rollout, config, generator)
+                metrics = grpo_update(policy, optimizer, rollout, config, generator)
+                metrics = rollout_metrics(rollout, tokenizer.end) | metrics
             if config.refresh and (update + 1) % config.refresh == 0:
                 reference.load_state_dict(policy.state_dict())
             metrics |= watch(policy, update) if watch else {}

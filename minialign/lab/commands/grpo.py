@@ -10,21 +10,20 @@ from pathlib import Path
 
 import click
 
-from minialign.heads import describe_model, load_model
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import fill_a_batch, prompt_rows, read_prompts
+from minialign.lab.commands.inputs import fill_a_batch, open_policy, prompt_rows, read_prompts, say_how_to_sample
 from minialign.lab.stages import stage_run
+from minialign.peft.lora import LoRAConfig
 from minialign.rlhf.grpo import Check, GRPOConfig, train_grpo
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, place_of
-from minialign.runs.run_folder import RunFolder
 
 SAID = {"reward": "reward", "pass_1": "solved by one answer", "pass_8": "by one of eight"}
 FAST = {"updates": 3, "prompts": 4, "completions": 4, "minibatch": 16, "new_tokens": 8}
 
 
 @click.command(cls=cli.Command)
-@cli.POLICY
+@cli.IMPROVED
 @cli.file_option("--prompts FILE", required=True,
                  text="What to answer: JSONL with `prompt`, and `answer` (or `completion`) or `regex` where those are "
                       "checked.")
@@ -33,8 +32,9 @@ FAST = {"updates": 3, "prompts": 4, "completions": 4, "minibatch": 16, "new_toke
                  "what your function says of (the line, the answer).")
 @cli.run_options(out="runs/grpo")
 @cli.configured("GRPO", "settings", GRPOConfig(), FAST, rename={"prompts": "batch"})
+@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed"))
 @cli.gather_options
-def command(args, settings):
+def command(args, settings, update):
     """Optimise a policy for a reward that can be checked: each answer is judged by the others to its prompt.
 
     \b
@@ -42,14 +42,14 @@ def command(args, settings):
     Example:  python -m minialign grpo --policy runs/sft --prompts questions.jsonl --check mine:short_and_right
               (mine.py, here: def short_and_right(line, said): return float(said == line["answer"]) - len(said) / 100)
     """
-    model, tokenizer = load_model(args.policy, "decoder")
+    model, tokenizer, run, of = open_policy(args.policy, update, args.out)
     records = read_prompts(args.prompts)
     rows = prompt_rows(tokenizer, records, settings.new_tokens, model.config.context)
     fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
     check = load_check(args.check, records)
-    about = {**describe_model(model), "stage": "grpo", "grpo": settings, "check": args.check,
+    about = {**of, "stage": "grpo", "grpo": settings, "check": args.check,
              "data": fingerprint([[dict(record), place_of(record)[1]] for record in records])}
-    with stage_run(RunFolder(args.out), tokenizer, **about, policy=model) as run:
+    with stage_run(run, tokenizer, **about):
         if not run.finished:
             click.echo(f"{len(rows):,} prompts; the reference is {args.policy}")
             train_grpo(model, tokenizer, records, rows, check, settings, run)
@@ -62,7 +62,7 @@ def command(args, settings):
         click.echo("every answer to a prompt was as good as the others, in every update: such a reward teaches "
                    "nothing; look at --check and at the prompts (too easy, too hard?), or raise --temperature or "
                    "--completions")
-    click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')
+    say_how_to_sample(args.policy, run)
 
 
 def mean_of(metrics: list[dict]) -> dict[str, float]:

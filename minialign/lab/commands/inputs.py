@@ -7,16 +7,21 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from torch import nn
 
 from minialign.generation import prompt_ids
-from minialign.heads import Classifier, LanguageModel, ScalarModel, load_model, same_tokenizer
+from minialign.heads import Classifier, LanguageModel, ScalarModel, describe_model, load_model, same_tokenizer
 from minialign.lab.interchange.published import architecture, load_published, load_quantized_folder
 from minialign.lab.pretrained.smollm2 import load_smollm2
+from minialign.lab.stages import as_fact
+from minialign.peft import lora
+from minialign.peft.lora import LoRAConfig
 from minialign.peft.saving import load as load_tuned
+from minialign.peft.transfer import TunedRun
 from minialign.quant.saving import QUANTIZED
 from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
@@ -32,7 +37,7 @@ from minialign.runs.files import (
     read_jsonl,
     read_text,
 )
-from minialign.runs.run_folder import CONFIG, MODEL
+from minialign.runs.run_folder import CONFIG, MODEL, RunFolder
 from minialign.tokenizer import Tokenizer
 
 # by name, in place of a folder
@@ -73,6 +78,28 @@ def open_model(folder: Path, what: str = "language-model", tuned: Path | None = 
     if what == "decoder" and model.config.kind != what:
         raise UserError(f"holds an {model.config.kind}, and a decoder is needed here", folder)
     return (model if tuned is None else load_tuned(model, tuned).eval()), tokenizer
+
+
+def open_policy(policy: Path, update: LoRAConfig, out: Path) -> tuple[nn.Module, Tokenizer, RunFolder, dict[str, Any]]:
+    """A decoder that is to be improved: all of a run of this project, a LoRA on one that others published.
+
+    Returns:
+        the policy, its tokenizer, the run folder in `out` that takes what learns, and what config.json says of it.
+    """
+    if not is_named(policy) and architecture(policy) is None:
+        model, tokenizer = load_model(policy, "decoder")
+        return model, tokenizer, RunFolder(out), describe_model(model) | {"policy": as_fact(model)}
+    model, tokenizer = open_model(policy, "decoder")
+    about = {"what": "tuned-model", "model": model.config, "method": "lora", "tuning": update, "policy": model}
+    about = {name: as_fact(value) for name, value in about.items()}
+    lora.wrap(model, update)
+    return model, tokenizer, TunedRun(out), about
+
+
+def say_how_to_sample(policy: Path, run: RunFolder) -> None:
+    """The command that shows what the improved policy says."""
+    of = f"{policy} --tuned {run.path}" if isinstance(run, TunedRun) else run.path
+    click.echo(f'try it:  python -m minialign sample {of} --prompt "…"')
 
 
 def open_alike(runs: Sequence[Path]) -> tuple[list[LanguageModel], Tokenizer]:

@@ -152,6 +152,9 @@ def run_options(out: str | None, otherwise: str = "") -> Callable:
 RUN = click.argument("run", type=click.Path(path_type=Path))
 POLICY = file_option("--policy RUN", required=True, text="The run to improve, usually an instruction-tuned one; it is "
                                                         "also the frozen reference.")
+IMPROVED = file_option("--policy RUN", required=True, text="The run to improve, usually an instruction-tuned one, and "
+                       "the frozen reference; or a GPT-2 or Llama that others published, or smollm2, on which a LoRA "
+                       "learns.")
 TUNED = file_option("--tuned FOLDER", "OUT/METHOD of `finetune`: what was trained on top of this very model.")
 
 
