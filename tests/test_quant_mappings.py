@@ -195,6 +195,8 @@ def test_the_kernel_is_chosen_by_the_processor_and_then_by_the_clock(monkeypatch
     monkeypatch.setattr(products, "has_integer_products", lambda device="cpu": True)
     assert fastest_kernel("cpu", 8, 16, 16) in ("float", "int_mm") and fastest_kernel("cuda", 8, 16, 16) == "int_mm"
     fastest_kernel.cache_clear()
+    monkeypatch.undo()
+    assert fastest_kernel("mps", 8, 16, 16) == "float"  # torch has no integer product there
 
 
 def test_scales_are_an_outer_product():

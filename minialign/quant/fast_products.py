@@ -91,8 +91,9 @@ KERNELS = {"reference": by_reference, "float": by_float_blocks, "int_mm": by_int
 
 
 def has_integer_products(device: str = "cpu") -> bool:
-    """Whether the processor multiplies int8 by itself: AVX-512 VNNI on x86; graphics cards do."""
-    return device != "cpu" or bool(torch.cpu._is_vnni_supported())
+    """Whether the processor multiplies int8 by itself: AVX-512 VNNI on x86; CUDA does, and for mps torch has no such
+    product."""
+    return device == "cuda" or device == "cpu" and bool(torch.cpu._is_vnni_supported())
 
 
 @lru_cache(maxsize=1024)
@@ -117,7 +118,8 @@ def fast_weight_product(x: Tensor, weight: Quantized, single_token: bool = False
     if weight.zero_point is not None or not weight.config.scales_rows:
         return None
     N, K = weight.values.shape
-    if single_token and 0 < x.numel() <= FEW * K and K % 16 == 0 and not x.requires_grad:
+    here = x.device.type == "cpu"
+    if single_token and here and 0 < x.numel() <= FEW * K and K % 16 == 0 and not x.requires_grad:
         ones = torch.ones(N, dtype=torch.bfloat16, device=x.device)  # the scales follow in float32, unrounded
         y = torch._weight_int8pack_mm(x.reshape(-1, K).bfloat16(), weight.values, ones).float()
         return y.mul_(weight.scale.T).view(*x.shape[:-1], N)
