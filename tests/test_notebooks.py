@@ -191,13 +191,12 @@ def test_a_figure_becomes_a_picture(tmp_path):
 
 
 def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path):
-    tiny = {"documents": 50, "demonstrations": 96, "judged": 64, "prompts": 4, "evaluated": 2, "width": 16, "heads": 2,
-            "pretrain_steps": 1, "sft_steps": 1}
-    tiny |= {"reward_steps": 1, "ppo_updates": 1}
+    tiny = {"base": "decoder-0.1m", "documents": 50, "demonstrations": 96, "judged": 64, "prompts": 4, "evaluated": 2,
+            "sft_steps": 1, "reward_steps": 1, "ppo_updates": 1}
     job, made = toy_feedback(tmp_path, **tiny)
     kept = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*") if path.is_file()
             and path.name != "seconds.json"}
-    assert kept and made.comparisons and len(made.practice) == 4 and made.instructed.config.width == 16
+    assert kept and made.comparisons and len(made.practice) == 4 and made.instructed.config.width == 48
     again, read = toy_feedback(tmp_path, **tiny)
     assert again.folder == job.folder and read.comparisons == made.comparisons and read.tests == made.tests
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing was made again"

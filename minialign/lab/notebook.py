@@ -17,6 +17,7 @@ import os
 import tempfile
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from minialign.lab.claims.feedback import first_half
 from minialign.lab.claims.over_optimisation import held_out_watcher
 from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
-from minialign.lab.demo.settings import NO_BASE, SMALL, DemoConfig
+from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import as_png
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
@@ -47,14 +48,15 @@ from minialign.world.corpus import documents
 FAST = os.environ.get("MINIALIGN_FAST") == "1"
 SECONDS = 600  # most that a cell may take
 USUAL = 20 if FAST else 200  # steps of `toy_decoder`
-HELD_OUT = 8 if FAST else 100  # test stories that `toy_policy` looks at after each update
+HELD_OUT = 8 if FAST else 50  # test stories that `toy_policy` looks at after each update
 KEY = "minialign"  # of the fingerprint, in a notebook's metadata
-FEEDBACK = SMALL | {"summaries": 1.0, "layers": 2, "pretrain_steps": 40, "sft_steps": 40, "ppo_updates": 2}
-if not FAST:  # the main job, smaller
-    FEEDBACK = {"base": NO_BASE, "documents": 2000, "demonstrations": 5000, "summaries": 1.0, "judged": 600,
-                "completions": 4, "prompts": 512, "evaluated": 200, "width": 64, "layers": 2, "heads": 4,
-                "pretrain_steps": 200, "sft_steps": 700, "reward_steps": 100, "ppo_updates": 25}
-
+# the main job, smaller
+FEEDBACK = {"base": "decoder-0.1m", "documents": 50, "demonstrations": 320, "summaries": 1.0, "judged": 64,
+            "completions": 3, "prompts": 32, "evaluated": 24, "sft_steps": 20, "reward_steps": 4, "ppo_updates": 2}
+if not FAST:
+    FEEDBACK |= {"base": "decoder-0.4m", "demonstrations": 5600, "judged": 1200, "prompts": 512, "evaluated": 150,
+                 "sft_steps": 350, "reward_steps": 75, "ppo_updates": 18}
+ASKED, RATE = 16, 3e-4  # half of the prompts of the main job's rollouts, and twice its rate: what goes wrong shows soon
 
 
 class source:  # noqa: N801   used like a function
@@ -204,7 +206,7 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Fir
 
 def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
                beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
-    """The toy's policy after PPO at a price of KL; trained once for each price, and read afterwards.
+    """The policy after PPO at a price of KL; trained once for each price, and read afterwards.
 
     Args:
         job, made: from `toy_feedback`; reward: the job's reward model.
@@ -215,7 +217,8 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
     """
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
     run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
-    settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed)
+    settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed, job.config.from_base, ASKED)
+    settings = replace(settings, learning_rate=RATE)
     with run.locked():
         run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
         if not run.finished:

@@ -51,13 +51,14 @@ SHOWN = 200  # documents of the kind that a base has read, to look at
 SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # of every stage; 0.7 as Stiennon et al. 2020, in PPO, too
 
 
-def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: bool = False) -> PPOConfig:
+def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: bool = False,
+                 asked: int = 32) -> PPOConfig:
     """PPO for short completions whose only reward stands at their end: with λ = 1 all of it reaches the first token.
 
     A policy that can read is sure of its words, and long steps carry it off; `gentle` are four short ones a pass, less
     short where there are few updates.
     """
-    asked = min(32, prompts)
+    asked = min(asked, prompts)  # prompts a rollout
     rate, minibatch = (1.5e-4 * max(1, 12 / updates), 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
     warmup = max(updates // 10, gentle)  # a value function that knows nothing makes the first step a blind one
     return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=minibatch, beta=beta,
