@@ -9,9 +9,10 @@ import torch
 from conftest import build
 
 from minialign.generation import prompt_ids
-from minialign.heads import ScalarModel
+from minialign.heads import ScalarModel, load_model
 from minialign.lab.claims import (
     Bench,
+    feedback,
     humans_disagree,
     instructgpt,
     over_optimisation,
@@ -24,7 +25,9 @@ from minialign.lab.demo.pipeline import SAMPLING, FirstHalf, ppo_settings
 from minialign.lab.realdata.ratings import Rated, raters_on, two_raters
 from minialign.rlhf import ppo
 from minialign.rlhf.best_of_n import best_of_n_kl
+from minialign.rlhf.ranked import ranked_rows
 from minialign.runs.run_folder import RunFolder
+from minialign.training import TrainingConfig
 from minialign.world.annotators import Annotator, typical_pairs
 from minialign.world.gold import score
 from minialign.world.stories import Story
@@ -339,3 +342,14 @@ def test_instructgpt_s_statements_fail_one_by_one():
     assert failed(**{"won against the large one": 0.4}) == failed(**{"won against the large one, before": 0.9}) == large
     ceiling = [row | {"harmless, sft": 1.0, "harmless, rlhf": 1.0} for row in before_and_after()]
     assert "less toxic" not in judged(instructgpt, ceiling)  # what cannot rise is no test
+
+
+@pytest.mark.parametrize("read", ["end", "mean"])
+def test_a_kept_reward_model_is_read_where_it_was_trained_to_be(tokenizer, tmp_path, read):
+    rows = [{"prompt": f"{i}?", "chosen": " good", "rejected": " bad"} for i in range(12)]
+    ranked, base = ranked_rows(tokenizer, rows, 40)[0], build(context=40)
+    training = TrainingConfig(2, 4, 1e-3, validate_every=2)
+    data = (ranked[4:], ranked[:4], [(one.prompt, one.completions[0]) for one in ranked])
+    folder = feedback.reward_model(Bench(tmp_path, tmp_path, 1, True), "kept", [], base, tokenizer, training, read,
+                                   lambda: data)
+    assert load_model(folder, "scalar-model")[0].read == read

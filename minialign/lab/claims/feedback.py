@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minialign.heads import LanguageModel, ScalarModel, load_model
+from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench, Table, control
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
 from minialign.lab.demo.settings import FAST, NO_BASE, SMALL, DemoConfig
@@ -112,11 +112,12 @@ def reward_model(bench: Bench, stage: str, key: list[Any], base: LanguageModel, 
     def make(folder: Path) -> None:
         ranked, valid, rows = data()
         run = RunFolder(folder)
-        run.begin({"what": "scalar-model", "model": to_dict(base.config), "training": to_dict(config)}, tokenizer)
+        about = describe_model(ScalarModel(base.body, read=read)) | {"training": to_dict(config)}
+        run.begin(about, tokenizer)
         if not run.finished:
             train_reward_model(base, ranked, valid, rows, config, run, read)
 
-    return bench.cached(stage, key, make)
+    return bench.cached(stage, [*key, read], make)
 
 
 def with_ends(name: str, interval: dict[str, float]) -> dict[str, float]:
