@@ -55,8 +55,8 @@ FEEDBACK = {"base": "decoder-0.1m", "documents": 50, "demonstrations": 320, "sum
             "completions": 3, "prompts": 32, "evaluated": 24, "sft_steps": 20, "reward_steps": 4, "ppo_updates": 2}
 if not FAST:
     FEEDBACK |= {"base": "decoder-0.4m", "demonstrations": 5600, "judged": 1200, "prompts": 512, "evaluated": 150,
-                 "sft_steps": 350, "reward_steps": 75, "ppo_updates": 18}
-ASKED, RATE = 16, 3e-4  # half of the prompts of the main job's rollouts, and twice its rate: what goes wrong shows soon
+                 "sft_steps": 350, "reward_steps": 75, "ppo_updates": 15}
+ASKED, RATE = 16, 2e-4  # half of the prompts of the main job's rollouts, and a higher rate
 
 
 class source:  # noqa: N801   used like a function
@@ -204,20 +204,22 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Fir
     return Demo(folder, config, lambda text: None), made
 
 
-def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel,
-               beta: float) -> tuple[LanguageModel, list[dict[str, Any]]]:
+def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float,
+               longer: int = 1) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """The policy after PPO at a price of KL; trained once for each price, and read afterwards.
 
     Args:
         job, made: from `toy_feedback`; reward: the job's reward model.
         beta: price of one nat of KL, in standard deviations of the reward.
+        longer: how many times as many updates as the job has.
     Returns:
         the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees,
         and what it then makes of test stories.
     """
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
     run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
-    settings = ppo_settings(job.config.ppo_updates, len(prompts), beta, job.config.seed, job.config.from_base, ASKED)
+    updates = longer * job.config.ppo_updates
+    settings = ppo_settings(updates, len(prompts), beta, job.config.seed, job.config.from_base, ASKED)
     settings = replace(settings, learning_rate=RATE)
     with run.locked():
         run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
