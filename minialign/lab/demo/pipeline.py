@@ -156,9 +156,9 @@ class Demo:
     def take_base(self) -> tuple[Tokenizer, LanguageModel]:
         """The base, kept in the run as its first stage, with its card."""
         model, tokenizer, card = load_base(self.bases / self.config.base)
-        write_json(self.folder / CARD, card)
 
         def keep(run: RunFolder) -> None:
+            write_json(self.folder / CARD, card)
             run.forget_after(0)
             for look in card["curve"]:
                 run.log({name: look[name] for name in ("step", "loss", "validation")})
