@@ -239,7 +239,7 @@ def test_a_tensor_that_the_index_lists_and_no_file_holds_is_named(d, tmp_path):
 
 @pytest.mark.parametrize("line", [
     "sft --base {d}/gpt2 --demonstrations {d}/demos.jsonl", "reward --base {d}/gpt2 --comparisons {d}/demos.jsonl",
-    "dpo --policy {d}/gpt2 --comparisons {d}/demos.jsonl", "compare {d}/gpt2 {d}/run --prompts {d}/text.txt",
+    "compare {d}/gpt2 {d}/run --prompts {d}/text.txt",
     "ppo --policy {d}/gpt2 --reward {d}/run --prompts {d}/text.txt", "instruct --base {d}/gpt2 --style flan --fast",
     "distill --teacher {d}/gpt2 --text {d}/text.txt", "label {d}/gpt2 --prompts {d}/text.txt",
 ])
@@ -295,7 +295,7 @@ IMPROVE = {
     "dpo": "--comparisons {d}/choices.jsonl --batch 4 --steps 4 --validate-every 2 --checkpoint-every 1 "
            "--learning-rate 0.01",
     "kto": "--judged {d}/thumbs.jsonl --batch 4 --steps 4 --validate-every 2 --checkpoint-every 1 --learning-rate 0.01",
-    "grpo": "--prompts {d}/asked.jsonl --check regex --updates 2 --batch 2 --completions 2 --minibatch 4 "
+    "grpo": "--prompts {d}/asked.jsonl --check regex --updates 3 --batch 8 --completions 8 --minibatch 32 "
             "--new-tokens 6 --learning-rate 0.01",
 }
 
@@ -307,7 +307,7 @@ def judgements(d):
     files = {"choices": [{"prompt": p, "chosen": good, "rejected": bad} for p, good, bad in rows],
              "thumbs": [{"prompt": p, "completion": say, "liked": say == good} for p, good, bad in rows
                         for say in (good, bad)],
-             "asked": [{"prompt": p, "regex": "e"} for p, *_ in rows]}
+             "asked": [{"prompt": p, "regex": "[aeiou].*[aeiou]"} for p, *_ in rows]}
     for name, lines in files.items():
         write_records(d / f"{name}.jsonl", lines)
     return d

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,11 @@ def open_policy(policy: Path, update: LoRAConfig, out: Path) -> tuple[nn.Module,
     model, tokenizer = open_model(policy, "decoder")
     about = {"what": "tuned-model", "model": model.config, "method": "lora", "tuning": update, "policy": model}
     about = {name: as_fact(value) for name, value in about.items()}
-    lora.wrap(model, update)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        lora.wrap(model, update)
+    for note in said:
+        click.echo(f"note: {note.message}", err=True)
     return model, tokenizer, TunedRun(out), about
 
 
