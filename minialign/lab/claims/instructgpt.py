@@ -125,8 +125,8 @@ def judge(table: Table) -> Verdict:
     return checks, (
         f"honest {honest}, harmless {harmless} after feedback ({before.mean:.3f} before); preferred to before by "
         f"held-out annotators {won['held out']}, at equal length {equal}, by those who labelled {won['training']}; "
-        f"right answers to questions {tax}; against the large pretrained model {large}, {added} more than before "
-        f"feedback"
+        f"right answers to questions {tax}; the small model against the middle one that only predicts {large}, {added} "
+        f"more than before feedback"
     )
 
 
@@ -137,7 +137,7 @@ def draw(table: Table) -> Figure:
         "against itself before,\nheld-out annotators": "won, held out",
         "against itself before,\nannotators who labelled": "won, training",
         "the same at equal length,\nheld-out annotators": "won, held out, at equal length",
-        "against a large model\nthat only predicts": LARGER,
+        "a small one against one of four\ntimes its size that only predicts": LARGER,
     }
     bars_with_intervals(axes, {name: point(table, what) for name, what in names.items()})
     axes.set_xlim(0, 1)
