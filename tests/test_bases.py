@@ -3,8 +3,6 @@
 import json
 import random
 import shutil
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -320,16 +318,6 @@ def test_the_list_says_what_there_is_and_how_to_make_what_there_is_not(made, cap
     assert "none demanded" in said
     assert all(f"python -m minialign bases {name}" in said for name in RECIPES if name != NAME)
     assert run(["bases", "decoder-9m"]) == 2
-
-
-def test_two_processes_make_the_base_of_one(made, tmp_path):
-    command = [sys.executable, "-m", "minialign", "bases", NAME, "--fast", "--processes", "2",
-               "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = (read_tensors(folder / "model.safetensors")[0] for folder in (tmp_path / "out" / NAME, made[1]))
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name].float(), tensor.float(), atol=2e-3, rtol=1e-2)
 
 
 def test_the_clean_documents_are_read_first_and_as_often_as_asked(corpus):

@@ -206,3 +206,14 @@ def test_two_processes_train_the_same_model_as_one(tmp_path, port):
     alone, together = (RunFolder(tmp_path / name).metrics() for name in ("one", "two"))
     assert [r["step"] for r in together] == list(range(1, 11))
     assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], abs=1e-6)
+
+
+def test_two_processes_make_the_base_of_one(tmp_path):
+    for processes in ("1", "2"):
+        command = [sys.executable, "-m", "minialign", "bases", "decoder-0.1m", "--fast", "--processes", processes,
+                   "--work", tmp_path / f"work-{processes}", "--out", tmp_path / processes]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_tensors(tmp_path / made / "decoder-0.1m" / "model.safetensors")[0] for made in ("1", "2"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name].float(), tensor.float(), atol=2e-3, rtol=1e-2)
