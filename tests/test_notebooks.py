@@ -206,6 +206,7 @@ def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path
     assert same == log and len(log) == 1, "trained once for each price"
     assert {"score", "kl", "gold", "held_out_gold"} <= log[0].keys()
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), read.parameters()))
+    assert len(toy_policy(job, made, reward, 0.0, longer=2)[1]) == 2, "at the same price for longer: another policy"
     other, _ = toy_feedback(tmp_path, **tiny | {"sft_steps": 2})
     assert other.folder != job.folder, "another setting is another toy"
 

@@ -217,8 +217,8 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float,
         and what it then makes of test stories.
     """
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
-    run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}")
     updates = longer * job.config.ppo_updates
+    run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}-{updates}")
     settings = ppo_settings(updates, len(prompts), beta, job.config.seed, job.config.from_base, ASKED)
     settings = replace(settings, learning_rate=RATE)
     with run.locked():
