@@ -158,17 +158,22 @@ def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, tr
     about |= {"training": training, **({"labels": task.labels} if task.labels else {}), "data": data, "base": model}
     with stage_run(run, tokenizer, **about):
         if not run.finished:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always", UserWarning)
-                METHODS[name].wrap(model, config)
-            for note in said:
-                click.echo(f"note: {note.message}", err=True)
+            wrap(model, name, config)
             click.echo(show(model).splitlines()[-1])
             put_in_place(model, task, training)
             if name == "feature-based":
                 task = cache_features(model, task, training)
             tune(model, task.learned, task.loss, task.validate, training, run)
     return run.facts() | {"file_bytes": (run.path / TENSORS).stat().st_size, "folder": str(run.path)}
+
+
+def wrap(model: nn.Module, name: str, config: Any) -> None:
+    """Prepare a model for a method of that name; what it warns of becomes a note."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        METHODS[name].wrap(model, config)
+    for note in said:
+        click.echo(f"note: {note.message}", err=True)
 
 
 def put_in_place(model: nn.Module, task: TuningTask, training: TrainingConfig) -> None:

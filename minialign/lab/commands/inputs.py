@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from torch import nn
 
 from minialign.generation import prompt_ids
 from minialign.heads import Classifier, LanguageModel, ScalarModel, describe_model, load_model, same_tokenizer
+from minialign.lab.finetuning import wrap
 from minialign.lab.interchange.published import architecture, load_published, load_quantized_folder
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.lab.stages import as_fact
-from minialign.peft import lora
 from minialign.peft.lora import LoRAConfig
 from minialign.peft.saving import load as load_tuned
 from minialign.peft.transfer import TunedRun
@@ -93,11 +92,7 @@ def open_policy(policy: Path, update: LoRAConfig, out: Path) -> tuple[nn.Module,
     model, tokenizer = open_model(policy, "decoder")
     about = {"what": "tuned-model", "model": model.config, "method": "lora", "tuning": update, "policy": model}
     about = {name: as_fact(value) for name, value in about.items()}
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        lora.wrap(model, update)
-    for note in said:
-        click.echo(f"note: {note.message}", err=True)
+    wrap(model, "lora", update)
     return model, tokenizer, TunedRun(out), about
 
 
