@@ -12,8 +12,9 @@ x Ŵᵀ of floats and int8 weights as (x Q_wᵀ) ⊙ s_wᵀ, with absmax and one
 
     tiles          weights are read as floats a few outputs at a time, which stay in the cache
                    (test_the_fast_way_for_weights_is_the_plain_formula)
-    single token   torch's kernel for at most four tokens. It reads a quarter of the bytes, which is what one token
-                   costs, and computes in bfloat16: off by about 0.3 % (test_the_fast_way_for_single_tokens_is_close)
+    single token   torch's kernel for at most four tokens, on the CPU. It reads a quarter of the bytes, which is what
+                   one token costs, and computes in bfloat16: off by about 0.3 %
+                   (test_the_fast_way_for_single_tokens_is_close)
 
 Details that matter:
     1. A sum in float32 over 4096 terms would lose its last bits: 4096 · 127² > 2²⁴
@@ -118,8 +119,8 @@ def fast_weight_product(x: Tensor, weight: Quantized, single_token: bool = False
     if weight.zero_point is not None or not weight.config.scales_rows:
         return None
     N, K = weight.values.shape
-    here = x.device.type == "cpu"
-    if single_token and here and 0 < x.numel() <= FEW * K and K % 16 == 0 and not x.requires_grad:
+    on_cpu = x.device.type == "cpu"
+    if single_token and on_cpu and 0 < x.numel() <= FEW * K and K % 16 == 0 and not x.requires_grad:
         ones = torch.ones(N, dtype=torch.bfloat16, device=x.device)  # the scales follow in float32, unrounded
         y = torch._weight_int8pack_mm(x.reshape(-1, K).bfloat16(), weight.values, ones).float()
         return y.mul_(weight.scale.T).view(*x.shape[:-1], N)

@@ -240,8 +240,8 @@ def train_grpo(policy: LanguageModel, tokenizer: Tokenizer, examples: list[dict]
             rollout = collect(policy, reference, tokenizer, [examples[i] for i in asked], [prompts[i] for i in asked],
                               check, config, generator)
             with loop.kept_on_error("failed-rollout.safetensors", vars(rollout)):
-                metrics = grpo_update(policy, optimizer, rollout, config, generator)
-                metrics = rollout_metrics(rollout, tokenizer.end) | metrics
+                metrics = rollout_metrics(rollout, tokenizer.end)
+                metrics |= grpo_update(policy, optimizer, rollout, config, generator)
             if config.refresh and (update + 1) % config.refresh == 0:
                 reference.load_state_dict(policy.state_dict())
             metrics |= watch(policy, update) if watch else {}
