@@ -52,7 +52,7 @@ def changed(tmp_path, monkeypatch, name, line):
 
 def test_a_cached_t0_depends_on_model_loop_recipe_and_wordings_but_not_on_other_chapters(tmp_path, monkeypatch):
     files = {path.relative_to(PACKAGE).as_posix() for path in reached("minialign.lab.claims.instructed")}
-    assert {"transformer.py", "training.py", "instruct/t0.py", "lab/demo/from_nothing.py", "world/datasets.py",
+    assert {"transformer.py", "training.py", "instruct/t0.py", "lab/demo/instruct.py", "world/datasets.py",
             "runs/tensors.py"} <= files
     assert not {name for name in files if name.startswith(("quant/", "peft/", "distill/", "lab/pretrained/"))}
     before, after = changed(tmp_path, monkeypatch, "transformer.py", "# another line\n")

@@ -1,33 +1,17 @@
-"""The toy T5, T0 and GPT-3 that are made from nothing: their corpus, tokenizer and split."""
-
-import copy
-import dataclasses
+"""The toy decoder that needs no base, and its corpus."""
 
 import pytest
 
-from minialign.instruct.mixture import MixtureConfig, draw
-from minialign.lab.demo.from_nothing import FAST, VALID, ToyConfig, corpus, split_of, tokenizer_of
+from minialign.heads import load_model
+from minialign.lab.demo.from_nothing import FAST, VALID, ToyConfig, corpus, pretrain_decoder, tokenizer_of
 from minialign.runs.errors import UserError
-from minialign.world.datasets import HELD_OUT, PROMPTS
 
 
-def test_held_out_examples_are_the_same_for_every_seed_and_share_no_passage_with_training():
+def test_passages_are_told_once_and_stay_as_they_were_told():
     config = ToyConfig(**FAST)
-    one, two = (split_of(config, seed) for seed in (0, 1))
-    assert one.held_out == two.held_out and one.train != two.train
-    assert {e["cluster"] for found in one.held_out.values() for e in found} == set(HELD_OUT)
-
-
-def test_passages_and_examples_are_told_once_and_stay_as_they_were_told():
-    config = ToyConfig(**FAST)
-    split, texts = split_of(config, 3), corpus(config, 3)[0]
-    kept = copy.deepcopy(split)
-    draw(split.train, PROMPTS, MixtureConfig(100, seed=3))
-    split.train["mood"].append({}), split.held_out["check"].append({}), texts.clear()
-    other = dataclasses.replace(config, tune_steps=7, gpt_width=24)  # what is not told by these
-    assert split_of(other, 3) == kept and len(corpus(other, 3)[0]) == config.passages - VALID
-    assert split_of(config, 4).train != kept.train and split_of(dataclasses.replace(config, examples=13),
-        3).train != kept.train
+    texts = corpus(config, 3)[0]
+    texts.clear()
+    assert len(corpus(config, 3)[0]) == config.passages - VALID != len(corpus(ToyConfig(passages=400), 3)[0])
 
 
 def test_the_toy_tokenizer_has_the_worlds_names_whole():
@@ -39,3 +23,10 @@ def test_the_toy_tokenizer_has_the_worlds_names_whole():
 def test_a_corpus_without_room_for_validation_is_an_error():
     with pytest.raises(UserError, match="passages is 300"):
         ToyConfig(passages=300)
+
+
+def test_a_decoder_that_is_there_is_not_made_again(tmp_path, monkeypatch):
+    config = ToyConfig(passages=340, vocabulary=300, width=16, heads=2, layers=1, steps=2, batch=4)
+    assert load_model(pretrain_decoder(config, 0, tmp_path))[0].config.width == 16
+    monkeypatch.setattr("minialign.lab.demo.from_nothing.pretrain", None)
+    pretrain_decoder(config, 0, tmp_path)

@@ -39,7 +39,7 @@ from minialign.distill.tinybert import TINYBERT, TinyBERT
 from minialign.evaluation import bytes_on_disk
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
 from minialign.lab.claims import Bench
-from minialign.lab.claims.instructed import small, toy, toy_gpt
+from minialign.lab.claims.toys import toy, toy_gpt
 from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
 from minialign.lab.demo.from_nothing import corpus, training
 from minialign.lab.teacher_cache import written_once
@@ -204,9 +204,9 @@ class Teacher:
 
 def load_teacher(bench: Bench, kind: str, seed: int) -> Teacher:
     """The teacher of a kind and a seed, made once, and its texts."""
-    config, steps, counts = small(toy(bench)), *((3, (32, 16)) if bench.fast else (300, (1000, 400)))
+    config, steps, counts = toy(bench), *((3, (32, 16)) if bench.fast else (300, (1000, 400)))
     if not bench.fast:  # a teacher that has learned its world
-        config = dataclasses.replace(config, pretrain_steps=1000 - config.adapt_steps, batch=TEACHERS)
+        config = dataclasses.replace(config, steps=1000, batch=TEACHERS)
     texts, held_out = corpus(config, seed)
     folder = (toy_gpt if kind == "decoder" else toy_bert)(bench, config, seed)
     model, tokenizer = load_model(folder)
@@ -224,7 +224,7 @@ def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
     """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of
     its words are asked for."""
     decoder = toy_gpt(bench, config, seed)
-    how = training(4 if bench.fast else 3 * (config.pretrain_steps + config.adapt_steps) // 2, config, seed, 2e-3)
+    how = training(4 if bench.fast else 3 * config.steps // 2, config, seed, 2e-3)
 
     def make(folder: Path) -> None:
         like, tokenizer = load_model(decoder)

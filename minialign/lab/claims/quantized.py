@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minialign.heads import LanguageModel, load_model
 from minialign.lab.claims import Bench
-from minialign.lab.claims.instructed import small, toy, toy_gpt
+from minialign.lab.claims.toys import toy, toy_gpt
 from minialign.lab.demo.from_nothing import corpus
 from minialign.lab.fidelity import Fidelity, fidelity
 from minialign.pretrain.causal_lm import encode_documents
@@ -47,7 +47,7 @@ def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
 
 def subject(bench: Bench, seed: int) -> Subject:
     """The toy decoder of a seed, made once for all claims."""
-    config = small(toy(bench))
+    config = toy(bench)
     model, tokenizer = load_model(toy_gpt(bench, config, seed))
     texts, held_out = corpus(config, seed)
     return Subject(model.eval(), tokenizer, texts, beginnings(tokenizer, held_out)[: 16 if bench.fast else ROWS])

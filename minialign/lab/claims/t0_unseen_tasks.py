@@ -4,10 +4,11 @@ language model.
 Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its own base (T5+LM) and GPT-3
 models up to sixteen times its size, zero-shot, in nearly every wording.
 
-The test: four clusters (inference, story completion, coreference, format) are held out. The toy T5 (span corruption, LM
-adaptation) is tuned on the other clusters in all their wordings; that is T0. Beside it stand the T5 as it is, and a
-decoder with at least four times the parameters that read the same corpus. Every wording of every held-out task is
-answered by ranking the options. A model's number is the mean over clusters of its tasks' median accuracies.
+The test: four clusters (inference, story completion, coreference, format) are held out. The toy T5 (an encoder-decoder
+that reads, LM adaptation) is tuned on the other clusters in all their instructions; that is T0. Beside it stand the T5
+as it is, and a decoder with at least four times the parameters that read the same corpus. Every wording of every
+held-out task is answered by ranking the options. A model's number is the mean over clusters of its tasks' median
+accuracies. Seeds are of tuning, its order and its examples; there is one base of each kind.
 
     1. T0 is above the T5 it was made from        2. above the larger decoder, zero-shot
     3. and with two solved examples
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 from minialign.evaluation import Interval
 from minialign.heads import load_model
-from minialign.instruct.zero_shot import examine
+from minialign.instruct.mixture import MixtureConfig
+from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds
-from minialign.lab.claims.instructed import chance, mixture, overalls, rows_of, split_for, toy, toy_gpt, toy_t5, tuned
+from minialign.lab.claims.instructed import chance, examined, overalls, rows_of, settings, t5, taken_for_granted, tuned
+from minialign.lab.demo.instruct import LARGER, STYLES
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
-from minialign.world.datasets import PROMPTS
 
 CLAIM = Claim(
     "t0-unseen-tasks",
@@ -37,15 +39,15 @@ MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examp
 
 def measure(bench: Bench) -> Rows:
     """Make the models, examine each in every wording, and compare."""
-    config = toy(bench)
+    config = settings(bench)
     for seed in range(bench.seeds):
-        base, split = toy_t5(bench, config, seed), split_for(config, seed)
-        models = {"T5": load_model(base), "GPT-3": load_model(toy_gpt(bench, config, seed))}
+        models = {"T5": load_model(t5(bench, config)), "GPT-3": load_base(BASES / LARGER)[:2]}
         models["GPT-3, two examples"] = models["GPT-3"]
-        models["T0"] = tuned(bench, config, base, split, "t0", mixture(config, seed), seed)
+        models["T0"] = tuned(bench, config, "t0", MixtureConfig(manners=True), seed)
+        yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], seed)
         for name in MODELS:
             model, tokenizer = models[name]
-            results = examine(model, tokenizer, split.held_out, PROMPTS, shots=2 if "two" in name else 0, seed=seed)
+            results = examined(model, tokenizer, config, shots=2 if "two" in name else 0, seed=seed)
             yield from rows_of(results, model=name, seed=seed, parameters=sum(p.numel() for p in model.parameters()))
 
 

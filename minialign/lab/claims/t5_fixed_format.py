@@ -5,8 +5,8 @@ wordings for that reason.
 
 The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one
 with a fixed prefix for each task, one in four of its wordings, drawn anew for each seed; the others nobody trains on.
-Both are asked examples of the *trained* tasks, in the wordings they know (the prefix; the trained templates) and in the
-wordings that neither has seen.
+Both are asked new examples of the *trained* tasks, in the wordings they know (the prefix; the trained templates) and in
+the wordings that neither has seen.
 
     1. the prefix model loses accuracy between its prefix and new words
     2. it loses more than the other
@@ -17,11 +17,12 @@ Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0
 
 from __future__ import annotations
 
-from minialign.instruct.mixture import MixtureConfig, chosen
+from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, drawn, minus, over_seeds
-from minialign.lab.claims.instructed import chance, half, overalls, rows_of, split_for, toy, toy_t5, tuned
+from minialign.lab.claims.instructed import chance, overalls, rows_of, settings, taken_for_granted, tuned
+from minialign.lab.demo.instruct import STYLES, trained_on
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.world.datasets import PROMPTS, examples
 
@@ -38,14 +39,15 @@ NAMES = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words"
 
 def measure(bench: Bench) -> Rows:
     """Tune both, and ask both in known and in new words."""
-    config = half(toy(bench))
+    config = settings(bench, 0.5)
     for seed in range(bench.seeds):
-        base, split = toy_t5(bench, config, seed), split_for(config, seed)
-        asked = examples(split.train, 6 if bench.fast else ASKED, seed=seed + 2_000_003)
-        how = MixtureConfig(config.questions, templates=TRAINED, inverted=False, seed=seed)
-        known = chosen({task: PROMPTS[task] for task in asked}, {task: found[0] for task, found in asked.items()}, how)
-        new = {task: [each for each in examined(PROMPTS[task]) if each not in known[task]] for task in asked}
-        t5, t0 = (tuned(bench, config, base, split, style, how, seed) for style in ("t5", "t0"))
+        how = MixtureConfig(templates=TRAINED, inverted=False, seed=seed)
+        known = trained_on(how)
+        asked = examples(known, 6 if bench.fast else ASKED, seed=seed + 2_000_003)
+        names = {task: [each.name for each in found] for task, found in known.items()}
+        new = {task: [each for each in examined(PROMPTS[task]) if each.name not in names[task]] for task in asked}
+        t5, t0 = (tuned(bench, config, style, how, seed) for style in ("t5", "t0"))
+        yield from taken_for_granted(bench, STYLES["t0"], *t0, seed)
         for name, (model, tokenizer), words in zip(NAMES, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
             yield from rows_of(examine(model, tokenizer, asked, words), asked=name, seed=seed)
 
