@@ -289,14 +289,6 @@ def test_every_number_of_every_kept_verdict_stands_in_its_table_once():
         assert len(rows) > 2 and all(words for words, _ in rows), id
 
 
-def test_two_workers_give_the_verdicts_of_all_claims_in_order_and_make_a_shared_stage_once(tmp_path):
-    ids = ["static-dynamic", "absmax-zeropoint"]  # both need the toy decoder
-    found = runner.run_claims(ids, tmp_path, 1, True, workers=2)
-    assert [verdict["id"] for verdict in found] == ids and all(verdict["cpu_seconds"] > 0 for verdict in found)
-    assert [path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("*/made")] == ["toy-gpt"]
-    assert all((tmp_path / id / "figure.png").exists() for id in ids)
-
-
 @pytest.mark.parametrize("best, tried", [(0, [-1, 0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2, 3]), (-2, [-3, -2, -1, 0, 1]),
                                          (9, [0, 1, 2, 3, 4])])
 def test_the_search_for_a_rate_goes_on_while_the_best_is_at_an_end(best, tried):
