@@ -128,7 +128,7 @@ def test_the_toy_worlds_tasks_are_learned_from_a_base_that_reads(d, style, name,
     out, base = d / f"toy-{style}", f"--base {BASES / name}" if style == "flan" else ""
     assert type_in(f"instruct {QUICK} --style {style} {base} --out {out}", d=d) == 0
     said = capsys.readouterr().out
-    assert "instructions of 53 tasks; the clusters inference, completion, coreference, format are held out" in said
+    assert "instructions of 28 tasks; the clusters inference, completion, coreference, format are held out" in said
     results = read_json(out / "2-instructed" / "examination.json")
     assert {"check", "ending", "pronoun", "twice"} <= set(results)
     assert all(0 <= r["median"] <= 1 and r["side"] == "held out" for r in results.values())
@@ -173,6 +173,9 @@ def test_instructions_are_those_of_the_mixture_and_never_unseen_ones():
     assert sum(map(len, few.values())) == 100 < 20 * sum(map(len, plain.values())) < sum(map(len, every.values())) * 20
     assert not any(each.manner or each.name != each.asked_as for made in plain.values() for each in made)
     assert set(trained_on(MixtureConfig(), ("words",))) == set(CLUSTERS["words"])
+    lettered = trained_on(MixtureConfig(manners=True, letters=True))
+    assert any(each.letters for made in lettered.values() for each in made)
+    assert not any(each.letters for made in every.values() for each in made) and set(lettered) == set(every)
 
 
 @pytest.mark.parametrize("text, found", [("", []), ("yes, no", ["yes", "no"]),

@@ -42,6 +42,7 @@ class MixtureConfig:
     cap: int = 1000  # K: examples of a dataset that count towards its rate
     templates: int = 0  # wordings of each task that are used, not inverted ones, drawn by the seed; 0 uses all
     manners: bool = False  # each also in the manners of answering that go with it
+    letters: bool = False  # and by the letter of an option, which the bases do not learn in the time
     instructions: int = 0  # different instructions at most, drawn by the seed; 0 uses all
     inverted: bool = True  # also those that give the answer and want the question
     skip_unfit: bool = False  # draw again where a template's own conditions leave an example out, instead of stopping
@@ -120,7 +121,8 @@ def chosen(templates: Templates, examples: dict[str, dict], config: MixtureConfi
     """
     used: Templates = {}
     for task, found in (instructions(templates, examples) if config.manners else templates).items():
-        found = [template for template in found if config.inverted or not template.inverted]
+        found = [template for template in found if (config.inverted or not template.inverted)
+                 and (config.letters or not getattr(template, "manner", "").startswith("letters"))]
         if not found:
             raise UserError(f"all templates of the task {task!r} are inverted, and those are left out; allow them, or "
                             f"leave the task out")
