@@ -22,7 +22,7 @@ def rows(monkeypatch, tmp_path):
         model = SimpleNamespace(parameters=lambda: [torch.zeros(5)])
         result = TaskResult(TASK, {"one": 0.5, "other": 0.7}, 0.5)
         for name, value in {"tuned": (model, None), "load_base": (model, None, {}), "examined": {TASK: result},
-                            "taken_for_granted": []}.items():
+                            "on_trained_tasks": {TASK: result}, "taken_for_granted": []}.items():
             monkeypatch.setattr(module, name, lambda *_, _value=value, **__: _value, raising=False)
         return list(module.measure(Bench(tmp_path, tmp_path, seeds=3, say=lambda text: None)))
 
@@ -31,7 +31,7 @@ def rows(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "module, field, once",
-    [(flan_clusters, "clusters", {flan_clusters.ONCE}),
+    [(flan_clusters, "clusters", set(flan_clusters.COUNTS) - set(flan_clusters.JUDGED)),
      (t0_templates, "wordings", {t0_templates.ONCE, t0_templates.UNADAPTED, t0_templates.BY_MEAN,
                                  t0_templates.MANNERS})],
 )

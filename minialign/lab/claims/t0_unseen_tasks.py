@@ -33,6 +33,7 @@ CLAIM = Claim(
     "language model.",
     "Sanh et al. 2022, Fig. 4",
 )
+MANY = MixtureConfig(manners=True)  # thousands of instructions
 MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examples": "larger decoder, two examples",
           "T0": "T0"}  # in the table: in words
 
@@ -43,8 +44,8 @@ def measure(bench: Bench) -> Rows:
     for seed in range(bench.seeds):
         models = {"T5": load_model(t5(bench, config)), "GPT-3": load_base(BASES / LARGER)[:2]}
         models["GPT-3, two examples"] = models["GPT-3"]
-        models["T0"] = tuned(bench, config, "t0", MixtureConfig(manners=True), seed)
-        yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], seed)
+        models["T0"] = tuned(bench, config, "t0", MANY, seed)
+        yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], MANY, seed)
         for name in MODELS:
             model, tokenizer = models[name]
             results = examined(model, tokenizer, config, shots=2 if "two" in name else 0, seed=seed)

@@ -3,7 +3,7 @@ r"""Fixed format: T5 expects its own prompts; asked in other words it does worse
 The notes say so of Raffel et al. 2020 (T5), which gives each task one prefix; Sanh et al. 2022 (T0) trained on many
 wordings for that reason.
 
-The test: from one toy T5, two models are tuned on the same tasks and as many questions, for half of T0's steps: one
+The test: from one encoder-decoder that reads, two models are tuned on the same tasks for T0's number of questions: one
 with a fixed prefix for each task, one in four of its wordings, drawn anew for each seed; the others nobody trains on.
 Both are asked new examples of the *trained* tasks, in the wordings they know (the prefix; the trained templates) and in
 the wordings that neither has seen.
@@ -39,7 +39,7 @@ NAMES = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words"
 
 def measure(bench: Bench) -> Rows:
     """Tune both, and ask both in known and in new words."""
-    config = settings(bench, 0.5)
+    config = settings(bench)
     for seed in range(bench.seeds):
         how = MixtureConfig(templates=TRAINED, inverted=False, seed=seed)
         known = trained_on(how)
@@ -47,7 +47,7 @@ def measure(bench: Bench) -> Rows:
         names = {task: [each.name for each in found] for task, found in known.items()}
         new = {task: [each for each in examined(PROMPTS[task]) if each.name not in names[task]] for task in asked}
         t5, t0 = (tuned(bench, config, style, how, seed) for style in ("t5", "t0"))
-        yield from taken_for_granted(bench, STYLES["t0"], *t0, seed)
+        yield from taken_for_granted(bench, STYLES["t0"], *t0, how, seed)
         for name, (model, tokenizer), words in zip(NAMES, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
             yield from rows_of(examine(model, tokenizer, asked, words), asked=name, seed=seed)
 

@@ -167,9 +167,9 @@ def reading_text(model: LanguageModel, tokenizer: Tokenizer, config: InstructCon
     return data
 
 
-def unseen_words(count: int, seed: int) -> tuple[dict[str, list[dict]], Templates]:
-    """New examples of the tasks that are taught, and instructions of theirs that nobody trains on."""
-    kept = {task: [each for each in found if each.asks_for_the_answer]
+def unseen_words() -> Templates:
+    """Wordings of the tasks that are taught that nobody trains on."""
+    kept = {task: [each for each in found if each.asks_for_the_answer and not each.manner
+                   and each.name == each.asked_as]
             for task, found in every_instruction()[1].items() if DATASETS[task].cluster in TAUGHT}
-    kept = {task: found for task, found in kept.items() if found}
-    return examples(kept, count, seed), kept
+    return {task: found for task, found in kept.items() if found}
