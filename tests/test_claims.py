@@ -1,6 +1,7 @@
 """The runner of the claims: what a cached model depends on, and that every verdict follows from its table."""
 
 import html
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -295,6 +296,18 @@ def test_the_search_for_a_rate_goes_on_while_the_best_is_at_an_end(best, tried):
     found = best_of_powers(lambda power: {"validation": abs(power - best)}, TRIED)
     assert sorted(found) == tried and all(found[power] == {"validation": abs(power - best)} for power in tried)
     assert list(best_of_powers(lambda power: {"validation": 0.0}, (0,))) == [0]
+
+
+def test_a_claim_that_lacks_what_it_is_measured_with_is_left_out_and_said_unless_it_is_the_only_one():
+    def lacks():
+        raise UserError("there is no such base", "data/bases/x")
+
+    works, said = {"a": lambda: {"id": "a"}, "b": lacks, "c": lambda: {"id": "c"}}, []
+    assert [found["id"] for found in runner.collected(works, said.append)] == ["a", "c"]
+    assert said == ["  b is left out: data/bases/x: there is no such base"]
+    with pytest.raises(UserError, match="no such base"):
+        runner.collected({"b": lacks}, said.append)
+    assert str(pickle.loads(pickle.dumps(UserError("it is", "here", 3)))) == "here, line 3: it is"  # from a worker
 
 
 def test_workers_begin_at_both_ends():

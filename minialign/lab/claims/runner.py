@@ -28,6 +28,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,25 @@ def run_claims(ids: Iterable[str], out: Path, seeds: int, fast: bool, say: Calla
         raise UserError(f"--seeds {seeds} gives no interval worth the name; use at least {FEWEST}, or --fast for a "
                         f"quick look")
     if workers == 1:
-        return [run_claim(id, out, seeds, fast, say) for id in ids]
+        return collected({id: partial(run_claim, id, out, seeds, fast, say) for id in ids}, say)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (threads,)) as pool:
         jobs = {id: pool.submit(run_claim, id, out, seeds, fast) for id in from_both_ends(ids)}
-        return [jobs[id].result() for id in ids]
+        return collected({id: jobs[id].result for id in ids}, say)
+
+
+def collected(works: dict[str, Callable[[], dict[str, Any]]], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The verdicts, in order. A claim that lacks what it is measured with is left out, which is said; it is an error
+    when nothing else was asked for."""
+    found = []
+    for id, work in works.items():
+        try:
+            found.append(work())
+        except UserError as error:
+            if len(works) == 1:
+                raise
+            say(f"  {id} is left out: {error}")
+    return found
 
 
 def start_worker(threads: int) -> None:

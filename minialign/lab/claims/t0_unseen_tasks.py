@@ -42,7 +42,8 @@ def measure(bench: Bench) -> Rows:
     """Make the models, examine each in every wording, and compare."""
     config = settings(bench)
     for seed in range(bench.seeds):
-        models = {"T5": load_model(t5(bench, config)), "GPT-3": load_base(BASES / LARGER)[:2]}
+        larger = load_base(BASES / (STYLES["flan"] if bench.fast else LARGER))[:2]
+        models = {"T5": load_model(t5(bench, config)), "GPT-3": larger}
         models["GPT-3, two examples"] = models["GPT-3"]
         models["T0"] = tuned(bench, config, "t0", MANY, seed)
         yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], MANY, seed)

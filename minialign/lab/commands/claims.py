@@ -23,7 +23,7 @@ def command(ids, only_list, fast, seeds, workers, out, judge, map_file):
     """Check what the course notes say, one experiment a claim.
 
     Each writes OUT/ID/verdict.json, table.csv and figure.png; OUT/index.html shows them all. The verdict is computed
-    from the table.
+    from the table. Exits 1 where a claim lacked what it is measured with.
 
     \b
     Example:  python -m minialign claims over-optimisation
@@ -41,5 +41,7 @@ def command(ids, only_list, fast, seeds, workers, out, judge, map_file):
         if judge:
             judge_again(ids or [id for id in CLAIMS if (out / id / "verdict.json").exists()], out, click.echo)
         else:
-            run_claims(chosen, out, 1 if fast and seeds == 3 else seeds, fast, click.echo, workers)
+            measured = run_claims(chosen, out, 1 if fast and seeds == 3 else seeds, fast, click.echo, workers)
         click.echo(f"open {write_page(out)}")
+    if not judge and len(measured) < len(chosen):
+        raise SystemExit(1)
