@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import TINY
 from typed import complaint, type_in
 
 from minialign.heads import LanguageModel, describe_model
+from minialign.lab.commands.grpo import has_the_regex
 from minialign.logprobs import token_logprobs
 from minialign.rlhf.grpo import (
     GRPOConfig,
@@ -178,6 +180,16 @@ def d(policy, tokenizer, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def short(line, said):\n    return -len(said)\n\nlength = 3\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_pattern_that_would_look_for_ever_is_an_error_and_leaves_no_alarm(monkeypatch):
+    monkeypatch.setattr("minialign.lab.commands.grpo.LONGEST", 0.2)
+    lines = [{"regex": "(a+)+b"}, {"regex": "a+c"}]
+    check = has_the_regex(lines)
+    with pytest.raises(UserError, match=r"'\(a\+\)\+b' in 'a+' takes more than 0.2 s; write the pattern without"):
+        check(lines[0], "a" * 60)
+    assert check(lines[1], "a" * 60) == 0 and check(lines[1], "aac") == 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0) and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("check", ["answer", "regex", "mine:short"])

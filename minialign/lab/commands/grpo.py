@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +23,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, place_of
 
 SAID = {"reward": "reward", "pass_1": "solved by one answer", "pass_8": "by one of eight"}
+LONGEST = 5.0  # seconds that a regular expression may look at one answer
 FAST = {"updates": 3, "prompts": 4, "completions": 4, "minibatch": 16, "new_tokens": 8}
 
 
@@ -101,11 +106,40 @@ def says_the_answer(line: dict, said: str) -> float:
 
 
 def has_the_regex(records: Sequence[dict]) -> Check:
-    """1 where the line's pattern is found in what was said."""
+    """1 where the line's pattern is found in what was said.
+
+    Raises:
+        UserError: a pattern is no regular expression, or looks for so long that it would not end.
+    """
     patterns = {}
     for record in records:
         try:
             patterns[record["regex"]] = re.compile(record["regex"])
         except re.error as error:
             raise UserError(f"{record['regex']!r} is no regular expression: {error}", *place_of(record)) from None
-    return lambda line, said: float(bool(patterns[line["regex"]].search(said)))
+
+    def check(line: dict, said: str) -> float:
+        with at_most(LONGEST, f"looking for {line['regex']!r} in {said!r}"):
+            return float(bool(patterns[line["regex"]].search(said)))
+
+    return check
+
+
+@contextlib.contextmanager
+def at_most(seconds: float, what: str) -> Iterator[None]:
+    """Inside, what takes longer is a UserError: some patterns try exponentially many ways. Where the system has no
+    alarm clock, or off the main thread, nothing is stopped."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise UserError(f"{what} takes more than {seconds:g} s; write the pattern without repetitions in repetitions")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
