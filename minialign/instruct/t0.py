@@ -29,7 +29,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.templates import Question
 
-T0 = TrainingConfig(steps=1600, batch=24, learning_rate=1e-3, warmup=0.03, final=0.05, weight_decay=0.05, beta2=0.98,
+T0 = TrainingConfig(steps=1200, batch=24, learning_rate=5e-4, warmup=0.03, final=0.05, weight_decay=0.05, beta2=0.98,
                     validate_every=500)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from minialign.heads import LanguageModel, load_model
 from minialign.instruct.mixture import MixtureConfig, Templates
+from minialign.instruct.t0 import T0
 from minialign.instruct.zero_shot import TaskResult, examine
 from minialign.instruct.zero_shot import examined as to_be_answered
 from minialign.lab.bases.controls import measure
@@ -45,9 +46,9 @@ ASKED = 40  # new examples of each trained task
 NEW = 2_000_003  # added to a seed: that of the examples
 
 
-def settings(bench: Bench, share: float = 1.0) -> InstructConfig:
-    """The chapter's with a share of its tuning, or the quick ones."""
-    return FAST if bench.fast else InstructConfig().with_steps(share)
+def settings(bench: Bench, rate: float = T0.learning_rate, reread: int = InstructConfig.reread) -> InstructConfig:
+    """The chapter's, with other rates, or the quick ones."""
+    return FAST if bench.fast else InstructConfig(dataclasses.replace(T0, learning_rate=rate), reread=reread)
 
 
 def t5(bench: Bench, config: InstructConfig) -> Path:

@@ -17,7 +17,7 @@ import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minialign.batching import Batches
+from minialign.batching import Batches, Interleaved
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.fresh import FreshMixture
 from minialign.instruct.mixture import (
@@ -32,7 +32,7 @@ from minialign.instruct.t5 import prefix_templates
 from minialign.lab.bases.make import BASES, LEARNED, load_base
 from minialign.lab.bases.texts import UNREAD, encode_chunk
 from minialign.lab.stages import as_fact
-from minialign.pretrain.pretrain import pretrain
+from minialign.pretrain.pretrain import train_and_validate
 from minialign.pretrain.span_corruption import LMAdaptation
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import TOKENIZER, RunFolder
@@ -49,6 +49,7 @@ LARGER = "decoder-2m"  # GPT-3's part
 ADAPTED, TUNED = "1-lm-adaptation", "2-instructed"
 EXAMINED = 1_000_003  # seed of the held-out examples: the same for every seed of a model
 VALID = 10**9  # number of the first question that a model is chosen on
+ADAPTING = 0.6  # learning rate of LM adaptation over that of tuning; what more costs is in t0-unseen-tasks/notes.md
 REREAD = 2  # number of the chunk of reading text that tuning shows again, behind the held-out ones
 
 
@@ -66,17 +67,13 @@ class InstructConfig:
     tuning: TrainingConfig = T0  # on the mixture
     fixed: int = 0  # examples of each dataset that come again and again; 0: every question is a new one
     turns: int = 6  # most questions on one passage that a decoder is asked in a row
-    reread: int = 6  # every so many steps show reading text; 0: none does
-    adapt_steps: int = 300  # of LM adaptation; 0 leaves it out
+    reread: int = 4  # every so many steps show reading text; 0: none does
+    adapt_steps: int = 300  # of LM adaptation, every other one on reading text; 0 leaves it out
     examined: int = 100  # examples of each held-out dataset
 
     def __post_init__(self):
         check_ranges(self, {"fixed": (0, 10**6), "turns": (1, 100), "reread": (0, 10**6), "adapt_steps": (0, 10**8),
                             "examined": (1, 10**6)})
-
-    def with_steps(self, share: float) -> InstructConfig:
-        """The same with a share of the tuning, for claims that tune many models."""
-        return replace(self, tuning=replace(self.tuning, steps=max(1, round(share * self.tuning.steps))))
 
 
 FAST = InstructConfig(replace(T0, **QUICK), adapt_steps=12, examined=20)
@@ -111,13 +108,18 @@ def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / 
     if config.adapt_steps == 0:
         return base
     model, tokenizer, _ = load_base(base)
-    run, how = RunFolder(folder), replace(config.tuning, steps=config.adapt_steps, seed=seed)
+    run, objective = RunFolder(folder), LMAdaptation(packed=False)
+    rate = ADAPTING * config.tuning.learning_rate
+    how = replace(config.tuning, steps=config.adapt_steps, learning_rate=rate, seed=seed)
     with run.locked():
         run.begin({**describe_model(model), "stage": "lm-adaptation", "training": to_dict(how),
                    "base": as_fact(model)}, tokenizer)
         if not run.finished:
             read = [document.text for document in reading_documents(how.steps * how.batch + 64, f"adapt {seed}")]
-            pretrain(model, tokenizer, read[64:], read[:64], how, run, LMAdaptation(packed=False))
+            data = objective.batches(tokenizer, read[64:], model.config, how)
+            valid = objective.batches(tokenizer, read[:64], model.config, replace(how, seed=0))
+            data = Interleaved(data, reading_text(model, tokenizer, how, 2, seed, folder), 2)
+            train_and_validate(model, data, valid, objective.loss, how, run, objective.name)
     return folder
 
 
@@ -139,7 +141,7 @@ def tune(config: InstructConfig, style: str, base: Path, templates: Templates, s
                    "instructions": len(asked), "which": fingerprint(asked), "base": as_fact(model)}, tokenizer)
         if not run.finished:
             learned, valid = questions(config, model.config.kind, templates, seed, held_out)
-            reread = reading_text(model, tokenizer, config, seed, folder) if config.reread else None
+            reread = reading_text(model, tokenizer, how, config.reread, seed, folder) if config.reread else None
             tune_on_questions(model, tokenizer, learned, valid, how, run, True, reread, config.reread)
     return folder
 
@@ -157,12 +159,12 @@ def questions(config: InstructConfig, kind: str, templates: Templates, seed: int
     return draw_training_and_validation(found, templates, drawn)
 
 
-def reading_text(model: LanguageModel, tokenizer: Tokenizer, config: InstructConfig, seed: int,
+def reading_text(model: LanguageModel, tokenizer: Tokenizer, how: TrainingConfig, every: int, seed: int,
                  folder: Path) -> Batches:
-    """Documents such as the base learned from, as it learned from them."""
-    count = config.tuning.batch * (config.tuning.steps // config.reread + 1)
+    """Documents such as the base learned from, as it learned from them, for every so many steps."""
+    count = how.batch * (how.steps // every + 1)
     chunk = encode_chunk(UNREAD + REREAD + seed, 0, (count, 0), str(folder / TOKENIZER))
-    data = LEARNED[model.config.kind][0]([chunk], tokenizer, model.config.context, config.tuning.batch, seed)
+    data = LEARNED[model.config.kind][0]([chunk], tokenizer, model.config.context, how.batch, seed)
     data.clean = 0
     return data
 
