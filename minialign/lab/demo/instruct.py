@@ -46,17 +46,15 @@ from minialign.world.templates import Question, texts
 
 STYLES = {"t0": "encoder-decoder-0.4m", "t5": "encoder-decoder-0.4m", "flan": "decoder-0.4m"}  # and its base
 LARGER = "decoder-2m"  # GPT-3's part
+# training clusters in which the base has to be shown only what is asked: those of which it learns .8 by itself in 100
+# steps. The others teach such a small model nothing in the time, and cost it what it can do (measured on training tasks
+# alone, data/claims/flan-clusters/notes.md)
+TAUGHT = ("questions", "yes-no", "sentiment", "topic", "paraphrase", "summaries", "rewriting", "comparing")
 ADAPTED, TUNED = "1-lm-adaptation", "2-instructed"
 EXAMINED = 1_000_003  # seed of the held-out examples: the same for every seed of a model
 VALID = 10**9  # number of the first question that a model is chosen on
 ADAPTING = 0.6  # learning rate of LM adaptation over that of tuning; what more costs is in t0-unseen-tasks/notes.md
 REREAD = 2  # number of the chunk of reading text that tuning shows again, behind the held-out ones
-
-
-# training clusters in which the base has to be shown only what is asked: those of which it learns .8 by itself in 100
-# steps. The others teach such a small model nothing in the time, and cost it what it can do (measured on training tasks
-# alone, data/claims/flan-clusters/notes.md)
-TAUGHT = ("questions", "yes-no", "sentiment", "topic", "paraphrase", "summaries", "rewriting", "comparing")
 QUICK = {"steps": 60, "batch": 16, "validate_every": 30}
 
 
