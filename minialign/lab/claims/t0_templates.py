@@ -37,7 +37,7 @@ from minialign.lab.claims.instructed import (
     tuned,
 )
 from minialign.lab.demo.instruct import STYLES, trained_on, unseen_words
-from minialign.lab.plotting import Figure, figure, legend, lines_beside_one_seed
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, lines_beside_one_seed
 
 CLAIM = Claim("t0-templates", "Several wordings of each training task make a model robust to the wording of new ones.",
               "Sanh et al. 2022, Fig. 6")
@@ -106,12 +106,16 @@ def judge(table: Table) -> Verdict:
     )
 
 
-def draw(table: Table) -> Figure:
-    """Median accuracy and spread over wordings against the number of wordings trained on."""
+def draw(table: Table) -> dict[str, Figure]:
+    """Median accuracy and spread over wordings against the number of wordings trained on; and the trained tasks, in
+    wordings that were trained and in others."""
     fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 6.6, 3.6)
     curves = {name: [drawn(over_seeds(numbers(table, count))) for count in COUNTS]
               for name, numbers in (("median over wordings", medians), ("spread (quartiles)", spreads))}
     lines_beside_one_seed(axes, list(range(len(COUNTS))), curves)
     axes.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
     legend(axes)
-    return fig
+    bars, axes = figure("accuracy on trained tasks", "", 6.4, 3.2)
+    bars_with_intervals(axes, {f"wordings trained on: {what}".replace(", ", ",\n"): drawn(over_seeds(
+        overalls(table, trained=what), 0.0, 1.0)) for what in distinct(table, "trained")})
+    return {"figure": fig, "trained": bars}
