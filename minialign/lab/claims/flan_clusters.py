@@ -108,15 +108,16 @@ def draw(table: Table) -> dict[str, Figure]:
                               ("instructions", "instructions", "different instructions, equal examples")):
         fig, axes = figure(words, "accuracy on held-out clusters", 5.6, 3.6)
         found: dict[Any, list[float]] = curve(table, what)
-        lines_beside_one_seed(axes, list(range(len(found))), {"decoder, tuned (FLAN)": [
-            drawn(over_seeds(values)) for values in found.values()]})
+        label = "decoder, tuned (FLAN)" + ", one seed" * all(len(values) == 1 for values in found.values())
+        lines_beside_one_seed(axes, list(range(len(found))), {label: [drawn(over_seeds(values))
+                                                                      for values in found.values()]})
         axes.set_xticks(range(len(found)), [f"{count:,}" for count in found])
         reference_line(axes, over_seeds(overalls(table, clusters=0)).mean, "as pretrained")
         legend(axes)
         figures[name] = fig
     fig, axes = figure("million parameters", "held-out accuracy, tuned − untuned", 5.6, 3.6)
     sizes, differences = zip(*gains(table))
-    lines_beside_one_seed(axes, list(range(len(sizes))), {"FLAN": list(differences)})
+    lines_beside_one_seed(axes, list(range(len(sizes))), {"FLAN, one seed": list(differences)})
     axes.set_xticks(range(len(sizes)), [f"{size / 1e6:.1f}" for size in sizes])
     reference_line(axes, 0.0, "no change")
     legend(axes)
