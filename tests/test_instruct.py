@@ -1,6 +1,7 @@
 """T5, T0 and FLAN: what differs between them, what is taught, and how they are examined."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from minialign.instruct.flan import question_rows
 from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_validation, question_ids
 from minialign.instruct.t0 import tune_on_questions
 from minialign.instruct.t5 import prefix_templates
-from minialign.instruct.zero_shot import TaskResult, ask, examine, examined, few_shot, posed
+from minialign.instruct.zero_shot import TaskResult, ask, examine, examined, examples_that_fit, few_shot, posed
 from minialign.lab.interchange.promptsource import read_promptsource
 from minialign.pretrain.causal_lm import LabelledRows
 from minialign.pretrain.span_corruption import TextToTextRows
@@ -179,3 +180,13 @@ def test_what_can_be_answered_comes_from_the_template_or_the_example_and_chance_
     own = [{"story": "x", "answer": "a", "options": ["a", "b"]}] * 2 + [{"story": "x", "answer": "a"}]
     free = examine(plain, tokenizer, {"own": own}, {"own": [Template("own", "n", "{story}")]})["own"]
     assert free.chance == 0.5 and free.accuracies["n"] in (0, 1)
+
+
+def test_as_many_solved_examples_are_shown_as_fit():
+    posed = [Question(f"{i} " * (30 if i == 3 else 3), "yes", ("yes", "no")) for i in range(5)]
+    for room, count in ((400, 4), (20, 3), (8, 1), (4, 0)):  # the long one does not fit beside two others
+        shown = examples_that_fit(posed[0], posed[1:], 4, random.Random(0), lambda text, room=room:
+                                  len(text.split()) <= room)
+        assert len(shown) == count and len(few_shot(posed[0], shown).split()) <= room
+    shown = examples_that_fit(posed[0], posed[1:], 2, random.Random(0), lambda text: True)
+    assert len(shown) == 2 and shown == random.Random(0).sample(posed[1:], 2)

@@ -13,7 +13,7 @@ Try it:  python -m minialign ask RUN --prompt "…" --options yes,no
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median, quantiles
 
@@ -88,7 +88,8 @@ def examine(
         templates: task -> its templates; those that do not ask for the answer are left out. What can be answered is the
             template's own or the example's (its "options"); questions without any cannot be ranked and are left out,
             and a task that has no others.
-        shots: solved examples of the same task and template before each question; seed: of their choice.
+        shots: solved examples of the same task and template before each question, fewer where so many do not fit; seed:
+            of their choice.
         mean_logprob: see `ask`; skip_unfit: see `posed`.
     """
     found = {}
@@ -102,13 +103,27 @@ def examine(
                 continue
             shown = None
             if shots:
-                others = ([k for k in range(count) if k != i] for i in range(count))
-                shown = [[questions[j] for j in rng.sample(places, shots)] for places in others]
+                longest = max(map(len, tokenizer.encode_many([f" {o}" for q in questions for o in q.options])))
+                room = model.config.context - longest - 2  # a begin and an end token
+                shown = [examples_that_fit(question, questions[:i] + questions[i + 1 :], shots, rng,
+                                           lambda text, room=room: len(tokenizer.encode(text)) <= room)
+                         for i, question in enumerate(questions)]
             accuracies[template.name] = mean(ask(model, tokenizer, questions, shown, mean_logprob))
             chances += [1 / len(question.options) for question in questions]
         if accuracies:
             found[task] = TaskResult(task, accuracies, mean(chances))
     return found
+
+
+def examples_that_fit(question: Question, others: Sequence[Question], shots: int, rng: random.Random,
+                      fits: Callable[[str], bool]) -> list[Question]:
+    """Solved examples to show before a question, drawn until the prompt fits; fewer where twenty draws do not."""
+    for count in range(shots, 0, -1):
+        for _ in range(20):
+            shown = rng.sample(others, count)
+            if fits(few_shot(question, shown)):
+                return shown
+    return []
 
 
 def posed(template: Template, examples: Sequence[dict], skip_unfit: bool) -> list[Question]:

@@ -48,13 +48,13 @@ def measure(bench: Bench) -> Rows:
     base = BASES / STYLES["flan"]
     for seed in range(bench.seeds):
         order = [*random.Random(f"clusters {seed}").sample(TAUGHT, len(TAUGHT)), *NOT_TAUGHT]
-        for count in JUDGED if seed else COUNTS:
+        for count in JUDGED if seed or bench.fast else COUNTS:
             clusters = tuple(order[:count])
             model = tuned(bench, config, "flan", PLAIN, seed, clusters) if count else load_base(base)[:2]
             if count == len(TAUGHT):
                 yield from taken_for_granted(bench, base.name, *model, PLAIN, seed)
             yield from rows_of(examined(*model, config), clusters=count, seed=seed, which=" ".join(clusters))
-    for count in INSTRUCTIONS:
+    for count in INSTRUCTIONS[::4] if bench.fast else INSTRUCTIONS:
         model = tuned(bench, config, "flan", dataclasses.replace(EVERY, instructions=count), 0)
         yield from rows_of(examined(*model, config), instructions=count, seed=0)
     yield from by_size(bench, config)
@@ -62,7 +62,7 @@ def measure(bench: Bench) -> Rows:
 
 def by_size(bench: Bench, config: InstructConfig) -> Rows:
     """Decoders of several sizes before and after tuning, with the first seed."""
-    for name in SIZES:
+    for name in SIZES[:1] if bench.fast else SIZES:
         base = BASES / name
         both = {"untuned": load_base(base)[:2], "tuned": tuned(bench, config, "flan", PLAIN, 0, base=base)}
         for state, model in both.items():
