@@ -13,9 +13,8 @@ that of all the others, who are never the same.
     4. a real person agrees with the others in less than 95 %
 
 Intervals (95 %) are over panels (simulated, one a seed) and over the four sources (real); where two numbers are of one
-panel their difference is taken panel by panel. Taken for granted: simulated
-people are as steady as they are made; they choose what is worth more to them as often as their noise, lapses and ties
-imply, to within .01.
+panel their difference is taken panel by panel. Taken for granted: simulated people are as steady as they are made; they
+choose what is worth more to them as often as their noise, lapses and ties imply, to within .01.
 """
 
 from __future__ import annotations

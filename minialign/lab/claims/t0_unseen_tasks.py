@@ -4,11 +4,11 @@ language model.
 Sanh et al. 2022 (T0), Fig. 4: on tasks of clusters that were never trained on, T0 beats its own base (T5+LM) and GPT-3
 models up to sixteen times its size, zero-shot, in nearly every wording.
 
-The test: four clusters (inference, story completion, coreference, format) are held out. The toy T5 (an encoder-decoder
-that reads, LM adaptation) is tuned on the other clusters in all their instructions; that is T0. Beside it stand the T5
-as it is, and a decoder with at least four times the parameters that read the same corpus. Every wording of every
-held-out task is answered by ranking the options. A model's number is the mean over clusters of its tasks' median
-accuracies. Seeds are of tuning, its order and its examples; there is one base of each kind.
+The test: four clusters (inference, story completion, coreference, format) are held out. The T5 (an encoder-decoder that
+reads, LM adaptation) is tuned on the clusters that it is taught (`TAUGHT`) in thousands of instructions; that is T0.
+Beside it stand the T5 as it is, and a decoder with at least four times the parameters that read such texts, too. Every
+wording of every held-out task is answered by ranking the options. A model's number is the mean over clusters of its
+tasks' median accuracies. Seeds are of tuning, its order and its examples; there is one base of each kind.
 
     1. T0 is above the T5 it was made from        2. above the larger decoder, zero-shot
     3. and with two solved examples
@@ -40,9 +40,8 @@ MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examp
 
 def measure(bench: Bench) -> Rows:
     """Make the models, examine each in every wording, and compare."""
-    config = settings(bench)
+    config, larger = settings(bench), load_base(BASES / (STYLES["flan"] if bench.fast else LARGER))[:2]
     for seed in range(bench.seeds):
-        larger = load_base(BASES / (STYLES["flan"] if bench.fast else LARGER))[:2]
         models = {"T5": load_model(t5(bench, config)), "GPT-3": larger}
         models["GPT-3, two examples"] = models["GPT-3"]
         models["T0"] = tuned(bench, config, "t0", MANY, seed)
