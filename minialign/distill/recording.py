@@ -94,4 +94,4 @@ def last_hidden(stack: nn.Module) -> Iterator[list[Tensor]]:
 def may_look(model: nn.Module, batch: Any) -> Tensor:
     """(B, 1, T, T) bool, true where a query may look: at real tokens, and in a decoder not ahead."""
     allowed = batch.mask[:, None, None, :].expand(-1, 1, batch.mask.shape[1], -1)
-    return allowed & causal_mask(batch.mask.shape[1]) if model.config.kind == "decoder" else allowed
+    return allowed & causal_mask(batch.mask.shape[1], allowed.device) if model.config.kind == "decoder" else allowed

@@ -127,7 +127,8 @@ class TinyBERT(Recipe):
             raise UserError(f"a student of {ours.layers} layers cannot learn from a teacher of {theirs.layers}; give "
                             f"it 1 to {theirs.layers}")
         names = [name for name in ("embedding", "hidden") if getattr(self.config, name)]
-        student.projections = nn.ModuleDict({name: nn.Linear(ours.width, theirs.width, bias=False) for name in names})
+        maps = {name: nn.Linear(ours.width, theirs.width, bias=False) for name in names}
+        student.projections = nn.ModuleDict(maps).to(device_of(student))
         for projection in student.projections.values():
             nn.init.eye_(projection.weight)  # where the widths are equal, the student starts as it is
 

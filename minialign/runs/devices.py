@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 from minialign.runs.errors import UserError
 
 NAMES = ("auto", "cpu", "cuda", "mps")
-HERE: ContextVar[str] = ContextVar("device", default="cpu")  # where a command's models are put
 Batch = TypeVar("Batch")
+_here = torch.device("cpu")  # where models are put
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -50,7 +49,14 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def default_device() -> torch.device:
     """Where models are put that are loaded or made: on the CPU, if nobody asked for another place."""
-    return torch.device(HERE.get())
+    return _here
+
+
+def use_device(device: torch.device) -> torch.device:
+    """Put them there from now on; returns where they were put before."""
+    global _here
+    before, _here = _here, device
+    return before
 
 
 def device_of(module: nn.Module) -> torch.device:

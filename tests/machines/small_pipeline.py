@@ -7,11 +7,13 @@ import torch
 from conftest import build
 
 from minialign.classification import LabelledTexts, class_loss, examine_classes
+from minialign.distill.minilm import MINILM, MiniLM
 from minialign.distill.on_policy import OnPolicy, OnPolicyConfig
 from minialign.distill.recipe import distil
 from minialign.distill.sequence_level import WritingConfig, write
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.distill.speculative import speculate
+from minialign.distill.tinybert import TINYBERT, TinyBERT
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import Classifier
 from minialign.instruct.sft import fine_tune
@@ -119,6 +121,8 @@ def distilled(base, run):
     student = build(seed=4, short_convolution=2, layers=1).to(next(base.parameters()).device)
     recipe = SoftTargets(base, SoftTargetConfig(hard=0.5, cosine=0.5))
     found["soft targets"] = distil(student, recipe, data, data.first(2), TRAINING, run("soft"))
+    for name, inside in {"TinyBERT": TinyBERT(base, TINYBERT), "MiniLM": MiniLM(base, MINILM)}.items():
+        found[name] = distil(copy.deepcopy(student), inside, data, data.first(2), TRAINING, run(name))
     own = OnPolicy(base, OnPolicyConfig(forward=0.5, shannon=0.5, hard=0.1, new_tokens=4), torch.Generator())
     found["on-policy"] = distil(student, own, data, data.first(2), TRAINING, run("own"))
     found["beams"] = write(base, PROMPTS, WritingConfig(beams=2, new_tokens=4), 0)

@@ -34,6 +34,7 @@ from minialign.lab.fidelity import fidelity, windows
 from minialign.lab.plotting import Figure, figure, legend, whiskers
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
+from minialign.runs.devices import device_of
 
 CLAIM = Claim(
     "int8-outliers",
@@ -69,6 +70,7 @@ def plant_outliers(model: LanguageModel, seed: int, factor: float = FACTOR, feat
     """
     model = copy.deepcopy(model)
     chosen = torch.randperm(model.config.width, generator=torch.Generator().manual_seed(seed))[:features]
+    chosen = chosen.to(device_of(model))
     with torch.no_grad():
         for block in model.body.blocks:
             attention = (block.attention.query, block.attention.key, block.attention.value)

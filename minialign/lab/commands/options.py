@@ -56,11 +56,11 @@ class Option(click.Option):
 
 def put_models_on(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
     """While the command runs, its models are loaded to and made on the device of that name."""
-    from minialign.runs.devices import HERE, choose_device, describe_device
+    from minialign.runs.devices import choose_device, describe_device, use_device
 
     device = choose_device(name)
-    before = HERE.set(str(device))
-    ctx.call_on_close(lambda: HERE.reset(before))
+    before = use_device(device)
+    ctx.call_on_close(lambda: use_device(before))
     if device.type != "cpu":
         click.echo(f"on {describe_device(device)}", err=True)
     return name
