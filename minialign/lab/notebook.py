@@ -35,6 +35,7 @@ from minialign.lab.plotting import as_png
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.ppo import train_ppo
+from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
 from minialign.runs.run_folder import RunFolder
@@ -177,7 +178,8 @@ def toy_decoder(steps: int = 0, width: int = 64, layers: int = 2, seed: int = 0,
     texts = [document["text"] for document in documents(900, seed)]
     tokenizer = train_tokenizer(texts, 768)
     shape = {"heads": 4, "activation": "relu", "initial_std": 0.1, "short_convolution": 4} | shape
-    model, steps = LanguageModel(TransformerConfig(tokenizer.size, 192, width, layers, **shape), seed), steps or USUAL
+    config, steps = TransformerConfig(tokenizer.size, 192, width, layers, **shape), steps or USUAL
+    model = LanguageModel(config, seed).to(default_device())
     training = TrainingConfig(steps, 16, 4e-3, validate_every=steps, checkpoint_every=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))

@@ -114,7 +114,7 @@ def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[
         golds = [score(Story.from_dict(part[i]["story"]), made.tokenizer.decode(ids)).gold
                  for ids, i in zip(*rollout.completion_ids())]
         kl = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)
-        found.append(torch.stack([kl, rollout.scores, torch.tensor(golds)]))
+        found.append(torch.stack([kl, rollout.scores, torch.tensor(golds, device=kl.device)]))
     return torch.cat(found, dim=1).view(3, len(tests), answers)
 
 
