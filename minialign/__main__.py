@@ -173,7 +173,11 @@ def answer(error: Exception) -> int:
         return complain(who) if who else 2
     if isinstance(error, MemoryError) or re.search("allocate memory|out of memory|Storage size calculation overflowed",
                                                        str(error)):
-        return complain("there is not enough memory for this; use a smaller model or a smaller batch")
+        return complain("there is not enough memory for this; use a smaller model, a smaller batch, or where there is "
+                        "--accumulation more of it: the result is the same")
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):
+        return complain("this graphics card lacks an operation; use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1 "
+                        "and the processor does what is missing")
     raise error
 
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from typed import type_in
 
@@ -581,12 +582,17 @@ def test_a_full_disk_and_a_place_that_cannot_be_written_are_one_line(line, numbe
             assert status == 2 or (name == "acquire" and line != PRETRAIN)
 
 
-def test_too_little_memory_is_one_line(d, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("error, remedy", [
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36600000000 bytes"), "a smaller"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.5 GiB"), "--accumulation"),
+    (NotImplementedError("The operator 'aten::_foo' is not currently implemented for the MPS device."), "--device cpu"),
+])
+def test_too_little_memory_and_a_missing_operation_are_one_line(error, remedy, d, tmp_path, capsys, monkeypatch):
     def fails(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36600000000 bytes")
+        raise error
 
     monkeypatch.setattr("minialign.lab.commands.pretrain.LanguageModel", fails)
-    assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 2 and "use a smaller model" in complaint(capsys)
+    assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 2 and remedy in complaint(capsys)
 
 
 def test_a_run_folder_from_before_the_files_moved_goes_on_where_it_was(tmp_path):
