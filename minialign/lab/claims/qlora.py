@@ -138,6 +138,6 @@ def draw(table: Table) -> dict[str, Figure]:
     drawn = {}
     for name, what, bases, unit in (("figure", "kl", [b for b in BASES if b != "float"], "KL from float, nats a token"),
                                     ("tuned", "loss", ["untuned", *TUNED], "loss on summaries, nats a token")):
-        drawn[name], axes = figure("", unit, 5.2, 3.4)
+        drawn[name], axes = figure(unit, "", 5.2, 3.4)
         bars_with_intervals(axes, {base: point(table, what, model="toy", base=base) for base in bases}, digits=3)
     return drawn

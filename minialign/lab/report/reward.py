@@ -27,7 +27,7 @@ def calibration_figure(bins: Sequence[Bin], blind: Mapping[str, float]) -> Figur
     Args:
         bins: from `calibration`; blind: name -> accuracy, at least one half if the better sign is known.
     """
-    fig, axes = figure("predicted: how sure it is", "observed: share ordered so by people", 4.6, 3.6)
+    fig, axes = figure("predicted: how sure it is", "observed share", 4.6, 3.6)
     axes.plot([0.5, 1], [0.5, 1], color=INK, linestyle=(0, (6, 3)), linewidth=1.1, label="as sure as it may be",
               zorder=1)
     whiskers(axes, 0, [b.predicted for b in bins], [b.observed for b in bins], "reward model")
