@@ -214,9 +214,11 @@ def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path
 def test_what_a_claim_found_is_shown_with_its_figure_and_a_missing_one_says_how_to_make_it(tmp_path):
     said, shown = kept_claim("over-optimisation", tmp_path)
     assert "python -m minialign claims over-optimisation" in said and shown is None
-    found = {"id": "x", "claim": "It runs away.", "verdict": "holds partly", "why": "gold falls by 0.05", "seeds": 3}
+    found = {"id": "x", "claim": "It runs away.", "verdict": "holds partly", "why": "gold falls by 0.05", "seeds": 3,
+             "checks": {"gold falls": True, "far": False, "for good": False}}
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "verdict.json").write_text(json.dumps(found), encoding="utf-8")
-    assert kept_claim("x", tmp_path) == ("It runs away.\nx, 3 seeds: holds partly. gold falls by 0.05", None)
+    assert kept_claim("x", tmp_path) == ("It runs away.\nx, 3 seeds: holds partly. gold falls by 0.05\n"
+                                           "Not shown: far; for good.", None)
     (tmp_path / "x" / "figure.png").write_bytes(picture(figure("x", "y")[0]).bytes)
     assert kept_claim("x", tmp_path)[1]._repr_png_().startswith(b"\x89PNG")

@@ -239,13 +239,15 @@ def kept_claim(id: str, data: Path) -> tuple[str, picture | None]:
     Args:
         id: of the claim; data: folder of the kept results, a folder for each claim.
     Returns:
-        the claim with its verdict and the numbers that decided, and its figure; without a full run how to make one, and
-        None.
+        the claim with its verdict, the numbers that decided and what was not shown, and its figure; without a full run
+        how to make one, and None.
     """
     verdict, figure = (Path(data) / id / name for name in ("verdict.json", "figure.png"))
     if not verdict.exists():
         return f"{id}: no full run is kept here yet; python -m minialign claims {id} makes one", None
     found = read_json(verdict)
-    said = (found["claim"], f"{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}")
+    missed = "; ".join(name for name, shown in found["checks"].items() if shown is False)
+    said = [found["claim"], f"{id}, {found['seeds']} seeds: {found['verdict']}. {found['why']}",
+            *([f"Not shown: {missed}."] if missed else [])]
     text = "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in said)
     return text, picture(figure) if figure.exists() else None
