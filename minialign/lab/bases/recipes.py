@@ -82,5 +82,5 @@ RECIPES = {
                                    trials=TRIALS_OF_TWO),
     "encoder-0.4m": Recipe(96, 3, 3, 20, 55, kind="encoder", passes=(10, 4), batch=32),
     "decoder-1.2m": Recipe(160, 3, 5, 40, 90),
-    "decoder-2m": Recipe(208, 4, 4, 30, 140),
+    "decoder-2m": Recipe(208, 4, 4, 30, 90),
 }
