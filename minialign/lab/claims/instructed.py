@@ -47,9 +47,11 @@ ASKED = 40  # new examples of each trained task
 NEW = 2_000_003  # added to a seed: that of the examples
 
 
-def settings(bench: Bench, rate: float = T0.learning_rate, reread: int = InstructConfig.reread) -> InstructConfig:
-    """The chapter's, with other rates, or the quick ones."""
-    return FAST if bench.fast else InstructConfig(dataclasses.replace(T0, learning_rate=rate), reread=reread)
+def settings(bench: Bench, rate: float = T0.learning_rate, reread: int = InstructConfig.reread,
+             steps: int = T0.steps) -> InstructConfig:
+    """The chapter's, with another rate or length, or the quick ones."""
+    tuning = dataclasses.replace(T0, learning_rate=rate, steps=steps)
+    return FAST if bench.fast else InstructConfig(tuning, reread=reread)
 
 
 def t5(bench: Bench, config: InstructConfig) -> Path:
