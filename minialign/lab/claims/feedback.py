@@ -2,9 +2,9 @@ r"""What the claims on human feedback share: the main job from bases of two size
 
     small    decoder-0.1m        middle    decoder-0.4m, which is the main job itself
 
-Every size has the same stories, demonstrations, comparisons, steps and updates. Each stage is kept; a claim that needs
-pretrained models only makes nothing else. The bases are one each, so seeds are of everything after them. Taken for
-granted, at the middle size, and fixed before the first run from bases:
+Every size has the same stories, demonstrations, comparisons, steps and updates. Each stage is kept. The bases are one
+each, so seeds are of everything after them. Taken for granted, at the middle size, and fixed before the first run from
+bases:
 
     annotators judge by what the gold score sees       it orders .8 of their choices as they did
     instruction tuning left a model that reads         .95 of what its summaries state is so
@@ -22,7 +22,7 @@ from typing import Any
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench, Table, control
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
-from minialign.lab.demo.settings import FAST, NO_BASE, SMALL, DemoConfig
+from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.reward_model import train_reward_model
 from minialign.runs.files import read_json
@@ -34,8 +34,6 @@ from minialign.world.gold import score
 from minialign.world.stories import Story
 
 SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m"}  # and its base
-FROM_NOTHING = {"base": NO_BASE, "documents": 4000, "demonstrations": 64, "judged": 64, "completions": 4, "prompts": 4,
-                "evaluated": 600}  # what a decoder without one reads, and is asked; it is taught nothing
 ORDERED, HONEST, PAIRS = 0.8, 0.95, 0.8  # thresholds of the controls
 
 
@@ -123,35 +121,3 @@ def reward_model(bench: Bench, stage: str, key: list[Any], base: LanguageModel, 
 def with_ends(name: str, interval: dict[str, float]) -> dict[str, float]:
     """The three fields of a table's row that hold an interval: its mean under the name itself."""
     return {name: interval["mean"], f"{name}, low": interval["low"], f"{name}, high": interval["high"]}
-
-
-def pretrained_only(bench: Bench, shape: tuple[int, int, int], seed: int,
-                    steps: int) -> tuple[LanguageModel, Tokenizer, list[dict], float]:
-    """A decoder of a shape (width, layers, heads) that read the dirty corpus and nothing else.
-
-    Returns:
-        the model, its tokenizer, test stories (demonstrations that nothing trained on), and its loss on held-out
-        documents, nats a token.
-    """
-    folder = pretrained_folder(bench, shape, seed, steps)
-    tests = job_in(folder, pretraining(bench, shape, seed, steps)).write_texts()[4]
-    model, tokenizer = load_model(folder / PRETRAINED)
-    return model, tokenizer, tests, RunFolder(folder / PRETRAINED).facts()["validation"]
-
-
-def pretrained_folder(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> Path:
-    """The folder of that job, whose PRETRAINED is the model's: for who needs no stories."""
-    config = pretraining(bench, shape, seed, steps)
-
-    def make(folder: Path) -> None:
-        job = job_in(folder, config)
-        texts = [document["text"] for document in job.write_texts()[0]]
-        job.pretrain(job.tokenizer(texts), texts)
-
-    return bench.cached("pretrained", to_dict(config), make)
-
-
-def pretraining(bench: Bench, shape: tuple[int, int, int], seed: int, steps: int) -> DemoConfig:
-    """The settings of that job."""
-    sizes = dict(zip(("width", "layers", "heads"), shape))
-    return DemoConfig(**{**(SMALL if bench.fast else FROM_NOTHING), **sizes, "pretrain_steps": steps, "seed": seed})

@@ -3,8 +3,10 @@ models.
 
 Hu et al. 2021, §4.2 (switching tasks), and Sheng et al. 2023 (S-LoRA) for tasks within one batch.
 
-The test: eight tasks of the toy world, each with a LoRA of its own on one pretrained decoder. One process serves them
-all, a task for each row of a batch; beside it stand eight separate models, LoRA merged in.
+The test: eight tasks of the toy world, each with a LoRA of its own on the shipped decoder. One process serves them all,
+a task for each row of a batch; beside it stand eight separate models, LoRA merged in. Taken for granted, fixed before
+anything is run: the eight say different things (asked the same, some logit of any two differs by 0.1 or more), so a row
+that got another task's matrices would be seen.
 
     1. the logits of every row are those of its task's separate model, within 1e-4
     2. base and eight LoRAs take less than a quarter of the bytes of eight models
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -25,8 +28,8 @@ from torch import Tensor, nn
 
 from minialign.heads import describe_model
 from minialign.instruct.sft import demonstration_rows
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, drawn, over_seeds, time_ratio
-from minialign.lab.claims.tuned import base_of
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, drawn, over_seeds, time_ratio
+from minialign.lab.claims.tuned import base_of, digest_of
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
 from minialign.peft.many_tasks import Serving, serve, stored_bytes
@@ -39,25 +42,29 @@ from minialign.world.datasets import PROMPTS, examples
 
 CLAIM = Claim("lora-many-tasks", "One base serves many tasks, each with one small pair of matrices a layer.",
               "Hu et al. 2021, §4.2")
+DIFFERENT = 0.1  # threshold of the control
 TASKS = ("who", "where", "what", "feeling", "mood", "title", "place", "kind_of")
 
 
 def measure(bench: Bench) -> Rows:
     """Tune eight LoRAs, serve them side by side, and compare."""
     for seed in range(bench.seeds):
-        model, tokenizer = base_of(bench, "middle", seed)
+        model, tokenizer = base_of("middle")
         found = examples(TASKS, 40, seed)
         rows = {task: demonstration_rows(tokenizer, posed(task, found[task]), model.config.context, True)[0]
                 for task in TASKS}
         folders = {task: tuned(bench, task, rows[task], seed) for task in TASKS}
         tokens = torch.tensor([(rows[task][0][0] * 40)[:40] for task in TASKS])  # one row a task, of equal length
-        server = serve(base_of(bench, "middle", seed)[0].eval(), folders)
+        server = serve(base_of("middle")[0].eval(), folders)
         with torch.no_grad():
-            separate = torch.cat([alone(bench, seed, folders[task])(tokens[i : i + 1]) for i, task in enumerate(TASKS)])
+            separate = torch.cat([alone(folders[task])(tokens[i : i + 1]) for i, task in enumerate(TASKS)])
             together = logits(server, TASKS, tokens)
+            same = logits(server, TASKS, tokens[:1].expand(len(TASKS), -1)).flatten(1)
             one_task = [TASKS[0]] * len(TASKS)
             ratio = time_ratio(partial(logits, server, TASKS, tokens), partial(logits, server, one_task, tokens),
                                5 if bench.fast else 60)
+        apart = min(float((a - b).abs().max()) for a, b in combinations(same, 2))
+        yield control("the tasks say different things, least difference of a logit", apart, DIFFERENT, seed)
         whole = len(tensor_file(tensors_of(model)))
         yield {
             "seed": seed,
@@ -79,17 +86,17 @@ def tuned(bench: Bench, task: str, rows: list, seed: int) -> Path:
     training = TrainingConfig(4 if bench.fast else 30, min(16, len(rows)), 3e-3, validate_every=1000, seed=seed)
 
     def make(folder: Path) -> None:
-        model, tokenizer = base_of(bench, "middle", seed)
+        model, tokenizer = base_of("middle")
         run, data = TunedRun(folder), LabelledRows(rows, training.batch, seed)
         run.begin({**describe_model(model), "task": task}, tokenizer)
         tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), data, next_token_loss, lambda model: {}, training, run)
 
-    return bench.cached("many", [task, seed, bench.fast, len(rows)], make)
+    return bench.cached("many", [task, seed, bench.fast, len(rows), digest_of("middle")], make)
 
 
-def alone(bench: Bench, seed: int, folder: Path) -> nn.Module:
+def alone(folder: Path) -> nn.Module:
     """The separate model of one task: its LoRA loaded and merged in."""
-    return merged_plain(load(base_of(bench, "middle", seed)[0], folder)).eval()
+    return merged_plain(load(base_of("middle")[0], folder)).eval()
 
 
 def logits(server: Serving, tasks: Sequence[str], tokens: Tensor) -> Tensor:

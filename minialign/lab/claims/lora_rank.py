@@ -4,8 +4,9 @@ Hu et al. 2021, §7.2 and Table 6: rank 1 to 4 is enough on most tasks; Aghajany
 intrinsic dimension. The notes turn the parameter count around (erratum E1): a LoRA of rank r on a matrix of n × m saves
 parameters only below r = n m / (n + m).
 
-The test, on the far task: the singular values of W_tuned − W of every matrix of attention after full fine-tuning (those
-of a random update stand in the table), and the accuracy of LoRAs of rank 1 to 64.
+The test, on the far task and from the shipped decoder (tuned.py says what is taken for granted): the singular values of
+W_tuned − W of every matrix of attention after full fine-tuning (those of a random update stand in the table), and the
+accuracy of LoRAs of rank 1 to 64.
 
     1. the first 8 singular directions hold at least 80 % of ‖ΔW‖², mean over the matrices of attention
     2. rank 4 is within 0.03 of rank 64        3. rank 4 is within 0.03 of full fine-tuning
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
-from minialign.lab.claims.tuned import FAR, SHAPES, accuracies, accuracy, base_of, searched, tuned
+from minialign.lab.claims.tuned import FAR, accuracies, accuracy, base_of, searched, solved, tuned
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
 from minialign.peft.lora import LoRAConfig, break_even
 from minialign.peft.saving import TENSORS
@@ -32,13 +33,15 @@ CLAIM = Claim("lora-rank", "The update of fine-tuning is near low rank, so a LoR
 RANKS = (1, 4, 16, 64)
 FIRST, ENERGY = 8, 0.8  # directions, and how much of the update they should hold
 TARGETS = ("query", "key", "value", "output", "inner")
-WIDTH, LAYERS, _ = SHAPES["middle"]
 
 
 def measure(bench: Bench) -> Rows:
     """Ranks, and the spectrum of the full update."""
-    for row in searched(bench, "middle", FAR, "full", way="full"):
-        before = dict(base_of(bench, "middle", row["seed"])[0].named_parameters())
+    model, _ = base_of("middle")
+    before, shape = dict(model.named_parameters()), {"width": model.config.width, "layers": model.config.layers}
+    rows = searched(bench, "middle", FAR, "full", way="full", **shape)
+    yield from solved(rows)
+    for row in rows:
         after = read_tensors(tuned(bench, "middle", FAR, "full", row["rate"], row["seed"]) / TENSORS)[0]
         matrices = [name for name, tensor in after.items() if ".attention." in name and tensor.dim() == 2]
         yield row | energies([after[name] - before[name].detach() for name in matrices])
@@ -67,10 +70,11 @@ def judge(table: Table) -> Verdict:
     held, random = (over_seeds(column(table, what, way="full"), 0.0, 1.0) for what in ("energy", "energy, random"))
     behind_all = difference(accuracies(table, way="lora", rank=ranks[-1]), fourth)
     behind_full = difference(accuracies(table, way="full"), fourth)
+    width, layers = (column(table, what, way="full")[0] for what in ("width", "layers"))
     # query, key, value, output of attention; inner, output
-    shapes = [(WIDTH, WIDTH)] * 4 * LAYERS + [(WIDTH, 4 * WIDTH)] * 2 * LAYERS
+    shapes = [(width, width)] * 4 * layers + [(width, 4 * width)] * 2 * layers
     whole = sum(n * m for n, m in shapes)
-    even, head = whole / sum(n + m for n, m in shapes), 2 * WIDTH + 2
+    even, head = whole / sum(n + m for n, m in shapes), 2 * width + 2
     trained = {rank: column(table, "trained", way="lora", rank=rank)[0] - head for rank in ranks}
     checks = {
         "the update is near low rank": held.low >= ENERGY,
@@ -82,9 +86,9 @@ def judge(table: Table) -> Verdict:
     }
     counted = ", ".join(f"{count:,} at rank {rank}" for rank, count in trained.items())
     return checks, (
-        f"the first {FIRST} of {WIDTH} directions hold {held} of the update (of a random one {random.mean:.3f}); rank "
-        f"4 is behind rank {ranks[-1]} by {behind_all}, behind full fine-tuning by {behind_full}; a {WIDTH} × {WIDTH} "
-        f"matrix breaks even at rank {break_even(nn.Linear(WIDTH, WIDTH)):g}, all of them together at {even:.1f}: in "
+        f"the first {FIRST} of {width} directions hold {held} of the update (of a random one {random.mean:.3f}); rank "
+        f"4 is behind rank {ranks[-1]} by {behind_all}, behind full fine-tuning by {behind_full}; a {width} × {width} "
+        f"matrix breaks even at rank {break_even(nn.Linear(width, width)):g}, all of them together at {even:.1f}: in "
         f"place of {whole:,} numbers LoRA trains {counted}"
     )
 
@@ -95,7 +99,8 @@ def draw(table: Table) -> Figure:
     ranks = sorted(distinct(table, "rank", way="lora"))
     lines_with_intervals(axes, ranks, {"LoRA": [accuracy(table, way="lora", rank=rank) for rank in ranks]})
     reference_line(axes, over_seeds(accuracies(table, way="full")).mean, "full fine-tuning")
-    reference_line(axes, break_even(nn.Linear(WIDTH, WIDTH)), "break-even of a square matrix", vertical=True)
+    width = column(table, "width", way="full")[0]
+    reference_line(axes, break_even(nn.Linear(width, width)), "break-even of a square matrix", vertical=True)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])
     legend(axes)

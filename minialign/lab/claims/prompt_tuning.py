@@ -3,8 +3,8 @@ r"""Prompt tuning: a few trained vectors before the text, and the larger the mod
 Lester et al. 2021, Fig. 1 and Fig. 3a: 20 vectors and more; behind model tuning by 20 points for small models, level
 with it at ten billion parameters.
 
-The test, on the near task, which a frozen model could know: prompts of 1, 4 and 16 vectors at three sizes, and full
-fine-tuning of the same models.
+The test, on the near task, which a frozen model could know: prompts of 1, 4 and 16 vectors before the shipped decoders,
+and full fine-tuning of the same models (tuned.py says what is taken for granted).
 
     1. longer prompts help: 16 against 1, at the middle size
     2. at the largest size 16 vectors are within 0.05 of full fine-tuning
@@ -16,22 +16,22 @@ fine-tuning of the same models.
 from __future__ import annotations
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
-from minialign.lab.claims.tuned import NEAR, accuracies, accuracy, searched
+from minialign.lab.claims.tuned import NEAR, SIZES, accuracies, accuracy, searched, solved
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.peft.prompt_tuning import PromptConfig
 
 CLAIM = Claim("prompt-tuning", "A few trained vectors before the text suffice, the more so the larger the model.",
               "Lester et al. 2021, Fig. 1 and 3")
-SIZES = ("tiny", "middle", "large")
 LENGTHS = {0: "full fine-tuning", 1: "1 vector", 4: "4 vectors", 16: "16 vectors"}
 
 
 def measure(bench: Bench) -> Rows:
     """Lengths and sizes; length 0 is full fine-tuning."""
-    for size in ("tiny", "middle") if bench.fast else SIZES:
+    for size in list(SIZES)[: 2 if bench.fast else None]:
         for length in LENGTHS:
             method, config = ("prompt-tuning", PromptConfig(length)) if length else ("full", None)
-            yield from searched(bench, size, NEAR, method, config, length=length)
+            rows = searched(bench, size, NEAR, method, config, length=length)
+            yield from [*rows, *solved(rows)]
 
 
 def judge(table: Table) -> Verdict:

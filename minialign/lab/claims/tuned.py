@@ -1,11 +1,19 @@
-r"""What the claims on fine-tuning share: pretrained toy decoders of four sizes, a near and a far task, a real one, and
-one tuning run of any method.
+r"""What the claims on fine-tuning share: the shipped decoders, a near and a far task, a real one, one tuning run of any
+method, and what is taken for granted of it.
 
     near    is the story's end good or bad?    predicting the next word already needs it
     far     is the person who is named first a red one or a blue one?    names were dealt to the two teams by lot: no
             text ever needed that
     real    do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot be
             fetched
+
+The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning ends by a rule:
+when LOOKS looks at validation data, EVERY steps apart, brought no lower loss, with the weights of the best look.
+
+    full fine-tuning solves the task    .95 of texts that it never saw: else there is nothing that a smaller part of the
+                                        model could lose
+
+is fixed before anything is run, for the near and the far task and every size that a claim compares.
 
 A method's learning rate is searched on validation data of the first seed and kept for the others: its usual rate and
 three times that, then up or down by factors of three for as long as the best one is at an end, so that no method is
@@ -28,10 +36,9 @@ from typing import Any
 from torch import nn
 
 from minialign.classification import LabelledTexts, class_loss, examine_classes
-from minialign.heads import Classifier, LanguageModel, describe_model, load_model
-from minialign.lab.claims import Bench, Table, column, drawn, over_seeds
-from minialign.lab.claims.feedback import pretrained_folder
-from minialign.lab.demo.pipeline import PRETRAINED
+from minialign.heads import Classifier, LanguageModel, describe_model
+from minialign.lab.bases.make import BASES, load_base
+from minialign.lab.claims import Bench, Table, column, control, drawn, over_seeds
 from minialign.lab.realdata.ratings import read_ratings
 from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.methods import CONFIGS, METHODS
@@ -44,18 +51,24 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.datasets import examples
 
-# width, layers, heads; those of size-is-not-alignment
-SHAPES = {"tiny": (32, 1, 2), "small": (64, 2, 2), "middle": (96, 3, 3), "large": (160, 4, 4)}
+SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m", "large": "decoder-2m"}  # and its base
 NEAR, FAR, REAL = "near", "far", "real"
 BATCH = 16  # texts a step
+STEPS, EVERY, LOOKS = 360, 60, 2  # at most; between two looks at validation data; without a lower loss, to give up
+SOLVED = 0.95  # threshold of the control
 TRIED, FURTHEST = (0, 1), 4  # powers of three, times a method's usual rate, to begin with; as far as the search goes
 FOUND = "found.json"
 Texts = list[tuple[str, int]]  # texts and their classes
 
 
-def base_of(bench: Bench, size: str, seed: int) -> tuple[LanguageModel, Tokenizer]:
-    """A decoder that read the dirty corpus."""
-    return load_model(pretrained_folder(bench, SHAPES[size], seed, 40 if bench.fast else 500) / PRETRAINED)
+def base_of(size: str) -> tuple[LanguageModel, Tokenizer]:
+    """The shipped decoder of a size."""
+    return load_base(BASES / SIZES[size])[:2]
+
+
+def digest_of(size: str) -> str:
+    """Of its weights, for the key of what is made from it."""
+    return load_base(BASES / SIZES[size])[2]["digest"]
 
 
 @functools.cache
@@ -106,7 +119,7 @@ def rows_of(tokenizer: Tokenizer, texts: Texts, context: int, batch: int, seed: 
 
 def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: int, config: Any = None,
           wrap: Callable | None = None) -> Path | None:
-    """The folder of one method on one task, from the pretrained decoder of a size and a seed.
+    """The folder of one method on one task, from the shipped decoder of a size.
 
     Args:
         method: of `METHODS`, or any name with `wrap`; rate: times the method's usual learning rate; config: the
@@ -119,15 +132,15 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
     texts = parts(bench, name, seed)
     if texts is None:
         return None
-    steps = 10 if bench.fast else 120
+    steps, every = (10, 10) if bench.fast else (STEPS, EVERY)
     training = TrainingConfig(steps, BATCH, rate * RATES.get(method, RATES["full"]), weight_decay=0.01,
-                              validate_every=steps, checkpoint_every=steps, seed=seed)
+                              validate_every=every, patience=LOOKS, checkpoint_every=every, seed=seed)
     config = config or (CONFIGS[method]() if method in CONFIGS else None)
     facts = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training),
-             "task": name, "size": size, "seed": seed}
+             "task": name, "base": digest_of(size), "seed": seed}
 
     def make(folder: Path) -> None:
-        model, tokenizer = base_of(bench, size, seed)
+        model, tokenizer = base_of(size)
         learned, valid, test = (rows_of(tokenizer, part, model.config.context, BATCH, seed) for part in texts)
         classifier, run = Classifier(model.body, 2, seed), TunedRun(folder)
         run.begin({**describe_model(model), **facts}, tokenizer)
@@ -162,6 +175,12 @@ def searched(bench: Bench, size: str, name: str, method: str, config: Any = None
         row = {"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best}
         rows.append(row | columns | (found_at(best, seed) if seed else found[best]) | tried)
     return rows
+
+
+def solved(table: Table) -> Table:
+    """The control of the rows of full fine-tuning, for each task and size in them."""
+    return [control(f"full fine-tuning of {SIZES[row['size']]} solves the {row['task']} task", row["accuracy"], SOLVED,
+                    row["seed"]) for row in table if row["method"] == "full" and row["task"] != REAL]
 
 
 def best_of_powers(run: Callable[[int], dict[str, Any]], powers: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -79,5 +79,3 @@ class DemoConfig:
 
 FAST = {"documents": 1500, "demonstrations": 1200, "judged": 440, "prompts": 256, "evaluated": 80, "sft_steps": 90,
         "reward_steps": 50, "ppo_updates": 8}
-SMALL = {**FAST, "base": NO_BASE, "judged": 96, "completions": 4, "evaluated": 48, "width": 64, "heads": 2,
-         "pretrain_steps": 120, "sft_steps": 100, "reward_steps": 12, "ppo_updates": 4}  # as quick, from nothing
