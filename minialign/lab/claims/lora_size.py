@@ -7,7 +7,7 @@ with the width, since A and B grow with it and the matrices with its square.
 The test: LoRAs of rank 4 on query and value of the shipped decoders, against full fine-tuning of the same, on the far
 task (tuned.py says what is taken for granted).
 
-    1. the trained share falls with every step in size
+    1. the trained share falls with every step in size, SmolLM2 (135 million) the last one, of which it is counted
     2. so does the share of the optimizer's state
     3. the gap in accuracy to full fine-tuning is narrower at the largest size than at the smallest
 
@@ -16,13 +16,17 @@ task (tuned.py says what is taken for granted).
 
 from __future__ import annotations
 
+from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
+from minialign.lab.claims.shipped import on_the_real_model
 from minialign.lab.claims.tuned import FAR, SIZES, accuracies, accuracy, searched, solved
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
-from minialign.peft.lora import LoRAConfig
+from minialign.peft.lora import LoRAConfig, wrap
+from minialign.peft.trainable import counts
 
 CLAIM = Claim("lora-size", "The larger the model, the smaller the share that a LoRA trains and the less it loses.",
               "Hu et al. 2021, Table 4")
+REAL_MODEL = "SmolLM2"
 METHODS = {"full": "full fine-tuning", "lora": "LoRA, rank 4"}  # as the figure names them
 
 
@@ -32,6 +36,16 @@ def measure(bench: Bench) -> Rows:
         for method in METHODS:
             rows = searched(bench, size, FAR, method, LoRAConfig(4, 8.0) if method == "lora" else None)
             yield from [*rows, *solved(rows)]
+    yield from on_the_real_model(bench, counted)
+
+
+def counted(model: LanguageModel, ids: list[int]) -> Rows:
+    """What trains of a real model, and AdamW's two numbers for each; nothing is trained."""
+    whole = counts(model)[1]
+    some, both = counts(wrap(model, LoRAConfig(4, 8.0)))
+    row = {"size": REAL_MODEL, "seed": 0, "parameters": both}
+    yield row | {"method": "full", "trained": whole, "optimizer_bytes": 8 * whole}
+    yield row | {"method": "lora", "trained": some, "optimizer_bytes": 8 * some}
 
 
 def shares(table: Table, what: str, whole: str, method: str) -> list[float]:
@@ -45,13 +59,14 @@ def judge(table: Table) -> Verdict:
     trained = shares(table, "trained", "parameters", "lora")
     states = shares(table, "optimizer_bytes", "optimizer_bytes", "full")
     gaps = {size: minus(*(accuracies(table, size=size, method=method) for method in METHODS))
-            for size in distinct(table, "size")}
+            for size in distinct(table, "size", task=FAR)}
     smallest, *_, largest = gaps.values()
     closing = difference(smallest, largest)
     checks = {"the trained share falls": all(a > b for a, b in zip(trained, trained[1:])),
               "the optimizer's state falls": all(a > b for a, b in zip(states, states[1:])),
               "the gap closes": closing.low > 0}
-    said = ", ".join(f"{size} {share:.2%} (gap {over_seeds(gaps[size])})" for size, share in zip(gaps, trained))
+    said = ", ".join(f"{size} {share:.2%}" + (f" (gap {over_seeds(gaps[size])})" if size in gaps else "")
+                     for size, share in zip(distinct(table, "size"), trained))
     return checks, (f"trained share by size: {said}; optimizer's state {states[0]:.1%} to {states[-1]:.1%} of full; "
                     f"the gap closes by {closing}")
 
@@ -59,7 +74,7 @@ def judge(table: Table) -> Verdict:
 def draw(table: Table) -> Figure:
     """Accuracy against size, LoRA and full."""
     fig, axes = figure("parameters", "accuracy on the far task", 6.0, 3.8)
-    sizes = distinct(table, "size")
+    sizes = distinct(table, "size", task=FAR)
     places = [column(table, "parameters", size=size, method="full")[0] for size in sizes]
     lines_with_intervals(axes, places, {name: [accuracy(table, size=size, method=method) for size in sizes]
                                         for method, name in METHODS.items()})
