@@ -1,0 +1,64 @@
+"""What the claims on fine-tuning judge, on tables that are made up, and what they take for granted."""
+
+import pytest
+
+from minialign.lab.claims import controls, lora_size, transfer_distance
+from minialign.lab.claims.lora_size import METHODS, REAL_MODEL
+from minialign.lab.claims.tuned import FAR, NEAR, REAL, SIZES, SOLVED, solved
+from minialign.peft.methods import OF_THE_NOTES
+
+ALIKE = (-0.002, 0.0, 0.002)  # what seeds add
+
+
+def row(accuracy, seed, **columns):
+    return {"size": "middle", "seed": seed, "accuracy": accuracy + ALIKE[seed], **columns}
+
+
+def transfer(frozen_near=0.96, frozen_far=0.75, efficient=0.97):
+    found = {"full": (0.99, 0.99), "feature-based": (frozen_near, frozen_far)}
+    return [row(found.get(method, (efficient, efficient))[name == FAR], seed, task=name, method=method)
+            for name in (NEAR, FAR) for method in OF_THE_NOTES for seed in range(3)]
+
+
+def failed(judge, table):
+    return [name for name, held in judge(table)[0].items() if not held]
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({}, []),
+    ({"frozen_near": 0.93}, ["near: frozen features suffice"]),
+    ({"frozen_far": 0.9}, ["far: everything has to move"]),
+    ({"frozen_near": 0.74}, ["near: frozen features suffice", "the gap is wider far away"]),
+    ({"efficient": 0.75}, ["efficient methods beat frozen features far away"]),
+])
+def test_each_statement_on_distance_can_fail(changes, said):
+    assert failed(transfer_distance.judge, transfer(**changes)) == said
+
+
+def by_size(gaps=(0.1, 0.05, 0.0), real=400):
+    trained, table = (30, 20, 10), []
+    for size, gap, some in zip(SIZES, gaps, trained):
+        for method in METHODS:
+            table += [row(0.99 - gap * (method == "lora"), seed, task=FAR, method=method, parameters=1000,
+                          trained=some if method == "lora" else 1000, optimizer_bytes=8 * some) | {"size": size}
+                      for seed in range(3)]
+            table[-3:] = [each | {"optimizer_bytes": 8000} if method == "full" else each for each in table[-3:]]
+    counted = {"size": REAL_MODEL, "seed": 0, "parameters": 100_000}
+    return table + [counted | {"method": "full", "trained": 100_000, "optimizer_bytes": 800_000},
+                    counted | {"method": "lora", "trained": real, "optimizer_bytes": 8 * real}]
+
+
+def test_a_real_model_counts_where_shares_are_counted_and_nowhere_else():
+    assert failed(lora_size.judge, by_size()) == []
+    assert failed(lora_size.judge, by_size(real=2000)) == ["the trained share falls", "the optimizer's state falls"]
+    assert failed(lora_size.judge, by_size(gaps=(0.0, 0.05, 0.1))) == ["the gap closes"]
+    assert "SmolLM2 0.40%;" in lora_size.judge(by_size())[1]
+
+
+def test_full_fine_tuning_has_to_solve_what_is_compared():
+    table = transfer() + [row(0.5, 0, task=REAL, method="full")]
+    found = controls(solved(table))
+    assert [control["name"] for control in found] == [
+        f"full fine-tuning of decoder-0.4m solves the {name} task" for name in (NEAR, FAR)]
+    assert all(control["passed"] and control["threshold"] == SOLVED for control in found)
+    assert not controls(solved([row(0.94, seed, task=FAR, method="full") for seed in range(3)]))[0]["passed"]
