@@ -1,6 +1,7 @@
 """The scripts for a machine with a graphics card, at the smallest size, on the CPU."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,10 @@ def test_the_script_of_how_it_grows(tmp_path):
     assert first["parameters"] > 90_000 and 3 < first["loss"] < 7 and first["tokens_per_second"] > 0
     assert said[-1].startswith("In ten minutes 0.1 million") and "| 128 |" in said[-3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grows-loss.png", "grows-speed.png"]
+
+
+def test_a_notebook_computes_where_its_models_are():
+    environment = os.environ | {"MINIALIGN_FAST": "1"}
+    done = subprocess.run([sys.executable, "-W", "ignore", HERE / "machines" / "notebook_elsewhere.py",
+                           "07_quantization.ipynb"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
