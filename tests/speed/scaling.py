@@ -104,7 +104,7 @@ def table(found: list[dict], device: torch.device) -> str:
 def draw(found: list[dict], path: Path) -> None:
     """The two curves: speed and loss over the number of parameters, a line for each context."""
     for number, (key, label) in enumerate((("tokens_per_second", "tokens a second"), ("loss", "loss, nats a token"))):
-        fig, axes = figure("parameters", label)
+        fig, axes = figure("parameters", label, 6.4, 3.4)
         for i, context in enumerate(sorted({each["context"] for each in found})):
             here = sorted((each["parameters"], each[key]) for each in found if each["context"] == context)
             line(axes, i, *zip(*here), f"context {context}")
