@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from minialign.heads import LanguageModel, describe_model
 from minialign.instruct.sft import demonstration_rows
-from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Rows, Table
 from minialign.lab.claims.quantized import beginnings
-from minialign.lab.claims.tuned import FOUND, TRIED, best_of_powers
+from minialign.lab.claims.tuned import FOUND, TRIED, base_of, best_of_powers
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.lab.realdata.texts import shakespeare_files
 from minialign.peft.transfer import RATES, TunedRun, tune
@@ -37,15 +36,13 @@ from minialign.world.corpus import written_documents
 from minialign.world.datasets import PROMPTS, examples
 from minialign.world.tasks import demonstrations
 
-BASE = "decoder-0.4m"
 TARGETS = ("query", "key", "value", "output", "inner")
 Wrap = Callable[[LanguageModel], nn.Module]  # makes what trains out of the base
 
 
 def base() -> tuple[LanguageModel, Tokenizer]:
     """The shipped decoder, in evaluation mode."""
-    model, tokenizer, _ = load_base(BASES / BASE)
-    return model.eval(), tokenizer
+    return base_of("middle")
 
 
 @functools.cache
