@@ -34,7 +34,7 @@ class Cache:
         self.mask = torch.ones(batch, length, dtype=torch.bool, device=device)  # (B, S) false at padding
         self.padded = False  # whether any pad was read
         self.length = 0  # tokens read so far, padding included
-        self.recent: dict[int, Tensor] = {}  # (B, ≥ k − 1, D) last inputs of each short convolution; or smeared keys
+        self.recent: dict[int, Tensor] = {}  # (B, ≥ k − 1, D) last inputs of each short convolution
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * config.layers  # cross-attention's keys and values
 
     def make_room(self, count: int) -> None:

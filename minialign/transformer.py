@@ -35,7 +35,6 @@ from torch import Tensor
 from minialign.cache import Cache
 from minialign.runs.errors import UserError
 from minialign.runs.settings import check_at_least_1, check_choices
-from minialign.runs.smeared_keys import smearing
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
@@ -55,7 +54,6 @@ class TransformerConfig:
     activation: str = "gelu"  # gelu | gelu_tanh (GPT-2's) | relu
     dropout: float = 0.0  # share of activations dropped while training
     initial_std: float = 0.02  # std of the initial weights; GPT-2's, for widths near 1000: smaller ones learn from 1/√D
-    smeared_keys: bool = False  # of run folders from before the short convolution (runs/smeared_keys.py)
     short_convolution: int = 0  # k: mix the last k tokens ahead of every layer, which lets a small model read early
     fused_attention: bool = True  # torch's fused kernel; without it the formula, which is slower and equal within 1e-5
 
@@ -156,13 +154,8 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, H, T, d)."""
         return x.view(*x.shape[:2], self.config.heads, -1).transpose(1, 2)
 
-    def keys(self, x: Tensor, sight: Sight, cache: Cache | None) -> Tensor:
-        """(B, H, T, d) keys of x (B, T, D), before rotation."""
-        return self.split(self.key(x))
-
     def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None) -> Tensor:
-        query = self.split(self.query(x))  # (B, H, T, d)
-        key, value = self.keys(x, sight, cache), self.split(self.value(x))  # (B, H, T, d)
+        query, key, value = (self.split(part(x)) for part in (self.query, self.key, self.value))  # (B, H, T, d) each
         if sight.rotation is not None:
             query, key = rotate(query, sight.rotation), rotate(key, sight.rotation)
         if cache is not None:
@@ -173,11 +166,6 @@ class Attention(nn.Module):
 
 class CrossAttention(Attention):
     """H heads of attention from x to an encoder's output, which does not change while a decoder writes."""
-
-    def __init__(self, config: TransformerConfig, layer: int):
-        super().__init__(config, layer)
-        if config.smeared_keys:  # never used; run folders have it
-            self.smear = nn.Parameter(torch.zeros(config.heads))
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None, cache: Cache | None = None) -> Tensor:
         query = self.split(self.query(x))  # (B, H, T, d)
@@ -211,7 +199,7 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int, cross: bool = False):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = (smearing(Attention) if config.smeared_keys else Attention)(config, layer)
+        self.attention = Attention(config, layer)
         if cross:
             self.cross_norm, self.cross_attention = nn.LayerNorm(config.width), CrossAttention(config, layer)
         self.feed_forward_norm, self.feed_forward = nn.LayerNorm(config.width), FeedForward(config)

@@ -595,14 +595,25 @@ def test_too_little_memory_and_a_missing_operation_are_one_line(error, remedy, d
     assert type_in(f"{PRETRAIN} --out {tmp_path}/run", d=d) == 2 and remedy in complaint(capsys)
 
 
-def test_a_run_folder_from_before_the_files_moved_goes_on_where_it_was(tmp_path):
-    old = Path(__file__).parent / "run_before_the_move"  # 5 of 12 steps by an earlier version
-    folder = shutil.copytree(old, tmp_path / "run")
+OLD = Path(__file__).parent / "run_of_an_earlier_version"  # 5 of 12 steps; it knew smeared keys, and did not use them
+
+
+def test_a_run_folder_of_an_earlier_version_goes_on_where_it_was(tmp_path):
+    folder = shutil.copytree(OLD, tmp_path / "run")
     before = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    shape = "--vocabulary 300 --width 8 --layers 1 --heads 2 --context 48 --smeared-keys --dropout 0.1"
+    shape = "--vocabulary 300 --width 8 --layers 1 --heads 2 --context 48 --dropout 0.1"
     loop = "--batch 2 --steps 12 --checkpoint-every 5 --validate-every 6"
-    assert run(f"pretrain --text {old / 'texts.txt'} {shape} {loop} --out {folder}".split()) == 0
+    assert run(f"pretrain --text {OLD / 'texts.txt'} {shape} {loop} --out {folder}".split()) == 0
     after = RunFolder(folder).metrics()
     assert [record["step"] for record in after] == list(range(1, 13))
     assert after[:5] == [json.loads(line) for line in before[:5]]
-    assert after[-1]["validation"] == pytest.approx(5.4717, abs=2e-3)  # what the earlier version reached in one go
+    assert after[-1]["validation"] == pytest.approx(5.4713, abs=2e-3)  # what the earlier version reached in one go
+
+
+def test_a_model_of_an_earlier_version_that_smears_its_keys_is_refused(tmp_path, capsys):
+    folder = shutil.copytree(OLD, tmp_path / "run")
+    config = (OLD / "config.json").read_text(encoding="utf-8").replace('"smeared_keys": false', '"smeared_keys": true')
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    (folder / "checkpoint.safetensors").rename(folder / "model.safetensors")
+    assert run(f"sample {folder} --prompt x".split()) == 2
+    assert "smeared_keys = True was a setting of an earlier version" in complaint(capsys)

@@ -33,7 +33,7 @@ from minialign.tokenizer import BEGIN
 from minialign.training import TrainingConfig
 
 TRAINING = TrainingConfig(steps=4, batch=4, learning_rate=1e-3, validate_every=2, checkpoint_every=2)
-SHAPES = [dict(kind="encoder"), dict(kind="encoder", smeared_keys=True), dict(short_convolution=4),
+SHAPES = [dict(kind="encoder"), dict(short_convolution=4),
           dict(kind="decoder"), dict(kind="encoder", positions="learned")]
 
 

@@ -105,7 +105,7 @@ def test_a_body_is_of_the_kind_that_is_asked_for(kind, causal):
     assert build_body(build(kind=kind).config).causal is causal
 
 
-@pytest.mark.parametrize("changes", [{}, {"short_convolution": 4}, {"smeared_keys": True}, {"positions": "learned"}])
+@pytest.mark.parametrize("changes", [{}, {"short_convolution": 4}, {"positions": "learned"}])
 def test_a_prompt_is_read_once_for_all_its_answers(changes):
     body = build(**changes).body
     prompts, answers, of = [[1, 30, 31, 32, 33], [1, 40]], [[50, 51, 2], [60, 2], [70, 71, 72, 2], [80, 2]], [0, 1, 0,

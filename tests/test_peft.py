@@ -588,7 +588,7 @@ def test_a_tuned_prompt_of_token_vectors_is_that_text_before_the_text(kind, toke
     assert counts(model)[0] == 3 * 32
 
 
-MIXED = [{}, {"smeared_keys": True}, {"short_convolution": 4}]  # what mixes each token with those before it
+MIXED = [{}, {"short_convolution": 4}]  # what mixes each token with those before it
 
 
 @pytest.mark.parametrize("mixed", MIXED)

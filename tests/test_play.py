@@ -440,8 +440,8 @@ def test_a_single_decoder_is_shown_and_what_the_page_cannot_compute_is_refused(h
         collect(tmp_path)
     with pytest.raises(UserError, match="fits the context"):
         collect(make_run(tmp_path / "short", tokenizer, _1_pretrained=build()))
-    with pytest.raises(UserError, match="no decoder of today"):
-        collect(make_run(tmp_path / "old", tokenizer, _1_pretrained=build(context=400, smeared_keys=True)))
+    with pytest.raises(UserError, match="is no decoder"):
+        collect(make_run(tmp_path / "old", tokenizer, _1_pretrained=build(context=400, kind="encoder")))
 
 
 def test_a_report_holds_its_models_unless_that_is_not_wanted(tmp_path, tokenizer, request):

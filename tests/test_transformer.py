@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import math
 
 import pytest
@@ -13,7 +12,6 @@ from conftest import TINY, build
 from minialign.cache import Cache
 from minialign.heads import LanguageModel
 from minialign.runs.errors import UserError
-from minialign.runs.smeared_keys import smear
 from minialign.transformer import (
     ShortConvolution,
     Sight,
@@ -438,22 +436,6 @@ def test_learned_positions_allow_an_odd_head():
     assert TransformerConfig(vocabulary=9, width=6, heads=2, positions="learned").width == 6
 
 
-def test_smeared_keys_mix_in_the_token_before_and_nothing_at_the_beginning():
-    key, weight = random(2, 3, 5, 4), random(3, seed=1)
-    found = smear(key, weight, torch.arange(5))
-    for t in range(5):
-        a = torch.sigmoid(weight)[:, None] if t else 0.0
-        torch.testing.assert_close(found[:, :, t], (1 - a) * key[:, :, t] + a * key[:, :, max(0, t - 1)])
-
-
-def smearing(**changes):
-    """A model of an earlier version, whose keys are smeared."""
-    model = build(smeared_keys=True, **changes)
-    for block in model.body.blocks:
-        block.attention.smear.data = torch.tensor([1.5, -0.5])
-    return model
-
-
 def test_a_short_convolution_adds_the_last_k_tokens_channel_by_channel():
     layer, x = ShortConvolution(dataclasses.replace(TINY, short_convolution=3), 0), random(2, 6, 32)
     layer.weight.data = random(3, 32, seed=1)
@@ -478,10 +460,9 @@ def test_a_convolution_of_an_encoder_does_not_see_pads(tokens):
         torch.testing.assert_close(found, model(tokens), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("made", [functools.partial(build, short_convolution=4), smearing])
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_what_is_mixed_in_gives_the_same_numbers_with_the_cache_and_beside_padding(positions, made, tokens):
-    model = made(positions=positions)
+def test_what_is_mixed_in_gives_the_same_numbers_with_the_cache_and_beside_padding(positions, tokens):
+    model = build(positions=positions, short_convolution=4)
     plain = model(tokens)
     assert not torch.allclose(plain, build(positions=positions)(tokens), atol=1e-4)
     pads = torch.zeros(3, 4, dtype=torch.long)

@@ -20,7 +20,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minialign.runs.smeared_keys import smear
 from minialign.transformer import Attention, Sight, causal_mask, rotate
 
 
@@ -38,8 +37,6 @@ class Recording:
         """(B, H, T, T) the attention scores q kᵀ / √d of a layer, before mask and softmax; −1 is the last layer."""
         attention, sight = self.calls[layer]
         query, key = attention.split(self.queries[layer]), attention.split(self.keys[layer])
-        if hasattr(attention, "smear"):  # of an older run folder
-            key = smear(key, attention.smear, sight.positions)
         if sight.rotation is not None:
             query, key = (rotate(x, sight.rotation) for x in (query, key))
         return query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])

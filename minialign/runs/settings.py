@@ -22,6 +22,7 @@ from minialign.runs.errors import UserError
 
 Config = TypeVar("Config")
 RENAMED = {"answers": "completions"}  # setting of earlier versions -> its name now, so that their run folders go on
+RETIRED = {"smeared_keys": False}  # setting that is gone -> the only value of it that still means something: nothing
 BEHIND = re.compile(r"^    (\w+): [^#\n]+#\s*(.+)$", re.MULTILINE)
 ABOVE = re.compile(r"((?:^    # .+\n)+)    (\w+): ", re.MULTILINE)
 
@@ -40,14 +41,19 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def renamed(values: Any) -> Any:
-    """Plain values of an earlier version under the names of today."""
-    return {RENAMED.get(k, k): renamed(v) for k, v in values.items()} if isinstance(values, dict) else values
+    """Plain values of an earlier version under the names of today, without what is gone and was not in use."""
+    if not isinstance(values, dict):
+        return values
+    kept = ((k, v) for k, v in values.items() if k not in RETIRED or v != RETIRED[k])
+    return {RENAMED.get(k, k): renamed(v) for k, v in kept}
 
 
 def from_dict(config: type[Config], values: dict[str, Any], file: object = None) -> Config:
     """A configuration from plain values. Raises UserError for a key that is unknown or missing, or of another type."""
     values, known = renamed(values), {field.name: field for field in dataclasses.fields(config)}
     unknown = sorted(set(values) - set(known))
+    if gone := [name for name in unknown if name in RETIRED]:
+        raise UserError(f"{gone[0]} = {values[gone[0]]} was a setting of an earlier version: use that one", file)
     if unknown:
         raise UserError(f"unknown setting {', '.join(map(repr, unknown))}; known are {', '.join(known)}", file)
     needed = [name for name, field in known.items() if field.default is dataclasses.MISSING and name not in values]

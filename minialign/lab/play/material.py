@@ -66,8 +66,8 @@ def read_models(run: Path) -> tuple[dict[str, nn.Module], Tokenizer]:
         loaded = {name: load_model(folder) for name, folder in there.items()}
         models, tokenizer = {name: model for name, (model, _) in loaded.items()}, next(iter(loaded.values()))[1]
     for name, model in models.items():
-        if model.config.kind != "decoder" or model.config.smeared_keys:
-            raise UserError(f"its {name} model is no decoder of today's kind, and the page computes only such", run)
+        if model.config.kind != "decoder":
+            raise UserError(f"its {name} model is no decoder, and the page computes only such", run)
     return models, tokenizer
 
 
