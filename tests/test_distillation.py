@@ -34,8 +34,8 @@ def data():
 
 
 def test_layers_are_spread_evenly():
-    assert evenly(12, 6) == [0, 2, 4, 6, 8, 10] and evenly(4, 3) == [0, 1, 2]
-    assert evenly(6, 2) == [0, 3] and evenly(3, 3) == [0, 1, 2]
+    assert evenly(12, 6) == [0, 2, 4, 7, 9, 11] and evenly(6, 3) == [0, 2, 5]  # the released DistilBERT's six
+    assert evenly(3, 2) == [0, 2] and evenly(4, 1) == [0] and evenly(3, 3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder", "encoder-decoder"])

@@ -5,8 +5,8 @@ fill in hidden words.
 
 It is distilgpt2.py with masked tokens in place of the next one. Details that matter:
     1. The labels teach at the hidden tokens, the teacher at all real ones (soft_targets.py).
-    2. Which layers: one of two, spread evenly. The released script took 0, 2, 4, 7, 9, 11 of twelve; `start_from`
-       takes any list (test_distilbert_takes_any_list_of_layers).
+    2. Which layers: the paper says one of two; the released script took 0, 2, 4, 7, 9, 11 of twelve, which is what
+       `evenly` gives. `start_from` takes any list (test_distilbert_takes_any_list_of_layers).
     3. Any part's weight may be 0, and the start at random: the paper's ablation (its Table 4).
 
 Read next: recording.py. See also: tinybert.py, which looks inside the layers.

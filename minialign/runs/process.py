@@ -54,3 +54,11 @@ def keep_memory() -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_memory() -> None:
+    """Return what was kept and is not in use: between two stages, whose tables have other sizes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (TypeError, AttributeError):  # as above
+        return

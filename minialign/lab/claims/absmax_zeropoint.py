@@ -6,8 +6,8 @@ prediction: on data without negative values absmax wastes half of its codes, so 
 symmetric data there is nothing to gain but one code, which matters only with few bits.
 
 The test: round-trip error ‖x − x̂‖ / ‖x‖ of both, at 8 to 2 bits, one scale a tensor, on draws from a normal
-distribution (symmetric), from a shifted one, from its positive part (one-sided), and on two tensors of the toy decoder:
-its weights, and what leaves its ReLU. Each statement is a 95 % interval over seeds of the ratio of errors:
+distribution (symmetric), from a shifted one, from its positive part (one-sided), and on two tensors of the shipped
+decoder: its weights, and what leaves its ReLU. Each statement is a 95 % interval over seeds of the ratio of errors:
 
     1. one-sided (drawn, and after the ReLU): absmax errs at least 1.5 times as much, at 8 and at 4 bits
     2. shifted: absmax errs more, at 8 and at 4 bits
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds, point
-from minialign.lab.claims.quantized import Subject, subject
+from minialign.lab.claims.quantized import Subject, as_its_card, subject
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
 from minialign.lab.quantization_diagrams import show_mapping
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error
@@ -41,6 +41,7 @@ SAME = 0.15  # a ratio this near to 1 is no difference
 def measure(bench: Bench) -> Rows:
     """Map everything both ways."""
     for seed in range(bench.seeds):
+        yield as_its_card(seed)
         for name, x in tensors(subject(bench, seed), seed).items():
             for bits in BITS:
                 row = {"data": name, "bits": bits, "seed": seed}

@@ -3,8 +3,9 @@ r"""Half precision: half the space for almost nothing, as long as the numbers fi
 The notes' claim, with erratum: float16 and bfloat16 are rounding to smaller floats, not a mapping to integers.
 Micikevicius et al. 2018, §3.
 
-The test: toy decoders with their weights stored in 16 bits, and computed in 16 bits altogether; bytes on disk, and the
-loss on unseen documents. For the overflow one feature of each block's inner layer is scaled up by a power of two and
+The test: the shipped decoder, which comes in 16 bits, after some steps in float32, so that its weights are such as no
+smaller type holds; then stored in 16 bits, and computed in 16 bits altogether; bytes on disk, and the loss on unseen
+documents. For the overflow one feature of each block's inner layer is scaled up by a power of two and
 the weights that read it down by the same: a ReLU passes the scale through, so the float32 outputs stay the same to the
 last bit, while activations reach beyond 65,504.
 
@@ -25,11 +26,12 @@ import torch
 from torch import nn
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, drawn, over_seeds
-from minialign.lab.claims.quantized import Subject, subject
+from minialign.lab.claims.quantized import Subject, as_its_card, subject, train_on
 from minialign.lab.fidelity import fidelity
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.quant.half import HALVES, compute_half, overflow_report, store_half
 from minialign.runs.tensors import tensor_file, tensors_of
+from minialign.training import TrainingConfig
 
 CLAIM = Claim(
     "half-precision",
@@ -43,7 +45,9 @@ LARGE = 2.0**17  # how much a feature is scaled up
 def measure(bench: Bench) -> Rows:
     """Store, compute, and overflow."""
     for seed in range(bench.seeds):
+        yield as_its_card(seed)
         made = subject(bench, seed)
+        train_on(made.model, made, TrainingConfig(4 if bench.fast else 50, 32, 3e-4, seed=seed))
         for name, dtype in HALVES.items():
             stored, computed = (half(copy.deepcopy(made.model), dtype) for half in (store_half, compute_half))
             found = fidelity(made.model, stored, made.rows, batch=32)

@@ -6,7 +6,7 @@ columns out in 16 bits brings float's loss back.
 
 The test, weights and activations of every linear layer in int8, KL from the model in float, nats a token, for
 
-    toy        the toy decoder: no activation is far from the others, so llm-int8 is vector-wise by another name
+    toy        the shipped decoder: no activation is far from the others, so llm-int8 is vector-wise by another name
     planted    two features of each block 30 times as large at the norm before its layers, and as much smaller in the
                weights that read them: in float nothing changes, for int8 these are outlier columns
     real       SmolLM2-135M, first 4,096 tokens of Macbeth in windows of 512; when it can be fetched
@@ -28,7 +28,7 @@ import torch
 
 from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, drawn, over_seeds
-from minialign.lab.claims.quantized import cost, subject
+from minialign.lab.claims.quantized import as_its_card, cost, subject
 from minialign.lab.claims.shipped import on_the_real_model
 from minialign.lab.fidelity import fidelity, windows
 from minialign.lab.plotting import Figure, figure, legend, whiskers
@@ -49,6 +49,7 @@ FACTOR, FEATURES = 30.0, 2  # how much larger, and how many of a block's feature
 def measure(bench: Bench) -> Rows:
     """Quantize all versions with all schemes."""
     for seed in range(bench.seeds):
+        yield as_its_card(seed)
         made = subject(bench, seed)
         changed = plant_outliers(made.model, seed)
         with torch.no_grad():

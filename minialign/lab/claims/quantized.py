@@ -1,8 +1,13 @@
-r"""What the claims on quantization share: a toy decoder, the text that it is judged on, and what a scheme costs it.
+r"""What the claims on quantization share: the shipped decoder, texts of its world, what a scheme costs it, and what is
+taken for granted of it.
 
-The decoder is the small one of the claims on instruction tuning: it has read the dirty corpus and nothing else. It is
-judged on the beginnings of documents that it never saw, 64 tokens each, so that no row is padded. Differences are seed
-by seed, each seed a model of its own.
+It is judged on the beginnings of documents that it never saw, 64 tokens each, so that no row is padded. The base is
+one, so seeds are of texts; differences are seed by seed.
+
+    perplexity as on its card    within half a hundredth, on the documents that were held out when it was made: what a
+                                 scheme loses is lost by that model
+
+is fixed before anything is run.
 
 Read next: int8_outliers.py.
 """
@@ -10,47 +15,75 @@ Read next: int8_outliers.py.
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from minialign.heads import LanguageModel, load_model
-from minialign.lab.claims import Bench
-from minialign.lab.claims.toys import toy, toy_gpt
-from minialign.lab.demo.from_nothing import corpus
+from minialign.heads import LanguageModel
+from minialign.lab.bases.make import BASES, LEARNED, load_base
+from minialign.lab.bases.texts import Corpus
+from minialign.lab.claims import Bench, control
+from minialign.lab.claims.shipped import base, beginnings, documents
+from minialign.lab.claims.tuned import SIZES
 from minialign.lab.fidelity import Fidelity, fidelity
-from minialign.pretrain.causal_lm import encode_documents
+from minialign.pretrain.causal_lm import PackedText, mean_loss, next_token_loss
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SchemeConfig
 from minialign.tokenizer import Tokenizer
+from minialign.training import TrainingConfig, adamw, gradient_step, learning_rate_at
 
-LENGTH = 64  # tokens of each document that are read
 ROWS = 160  # documents that a model is judged on, at most: short ones are left out
+LEARNED_FROM = 6400  # documents of a seed for calibration and further training
+AS_ITS_CARD = 0.995  # threshold of the control: 1 less the relative difference of perplexities
 
 
 @dataclass
 class Subject:
-    """A trained toy decoder and its texts."""
+    """The decoder and the texts of a seed."""
 
     model: LanguageModel
     tokenizer: Tokenizer
-    texts: list[str]  # what it was trained on: calibration and further training
-    rows: Tensor  # (ROWS, LENGTH) ids that it never saw
-
-
-def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
-    """(≤ n, LENGTH): the first ids of each text that has as many."""
-    rows = [ids[:LENGTH] for ids in encode_documents(tokenizer, texts) if len(ids) >= LENGTH]
-    return torch.tensor(rows).view(-1, LENGTH)
+    texts: list[str]  # for calibration and further training
+    rows: Tensor  # (≤ ROWS, LENGTH) ids, of other documents
 
 
 def subject(bench: Bench, seed: int) -> Subject:
-    """The toy decoder of a seed, made once for all claims."""
-    config = toy(bench)
-    model, tokenizer = load_model(toy_gpt(bench, config, seed))
-    texts, held_out = corpus(config, seed)
-    return Subject(model.eval(), tokenizer, texts, beginnings(tokenizer, held_out)[: 16 if bench.fast else ROWS])
+    """The shipped decoder, and texts that it never saw."""
+    (model, tokenizer), held_out = base(), 20 if bench.fast else 200
+    texts = documents(seed, held_out + (LEARNED_FROM // 50 if bench.fast else LEARNED_FROM))
+    return Subject(model, tokenizer, texts[held_out:], beginnings(tokenizer, texts[:held_out])[:ROWS])
+
+
+def as_its_card(seed: int) -> dict[str, Any]:
+    """The control, as a row of a claim's table."""
+    moved = abs(math.expm1(loss_less_the_cards(SIZES["middle"])))
+    return control("perplexity as on its card", 1 - moved, AS_ITS_CARD, seed)
+
+
+@functools.cache
+def loss_less_the_cards(name: str) -> float:
+    """Nats a token on the documents that were held out when a base was made, less what its card says of them."""
+    model, tokenizer, card = load_base(BASES / name)
+    rows, loss = LEARNED[card["kind"]]
+    batches = Corpus(BASES / name, card["seed"]).held_out(rows, tokenizer, model.config.context)
+    return mean_loss(model, batches, loss) - card["curve"][-1]["validation"]
+
+
+def train_on(model: nn.Module, made: Subject, config: TrainingConfig) -> nn.Module:
+    """The model after some more steps on the beginnings of its texts; for every method the same batches."""
+    rows = beginnings(made.tokenizer, made.texts[: config.steps * config.batch])
+    data = PackedText(rows, config.batch, config.seed)
+    optimizer = adamw(model, config.learning_rate, config.weight_decay, config.beta2)
+    model.train()
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, config)
+        batches = data.microbatches(step, 1)
+        gradient_step(model, optimizer, batches, next_token_loss, config, sum(batch.count for batch in batches))
+    return model.eval()
 
 
 def cost(model: LanguageModel, scheme: SchemeConfig, rows: Tensor, batches: list[Tensor] | None = None,

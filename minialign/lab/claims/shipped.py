@@ -17,17 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from minialign.heads import LanguageModel, describe_model
 from minialign.instruct.sft import demonstration_rows
 from minialign.lab.claims import Bench, Rows, Table
-from minialign.lab.claims.quantized import beginnings
 from minialign.lab.claims.tuned import FOUND, TRIED, base_of, best_of_powers
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.lab.realdata.texts import shakespeare_files
 from minialign.peft.transfer import RATES, TunedRun, tune
-from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss
+from minialign.pretrain.causal_lm import LabelledRows, encode_documents, mean_loss, next_token_loss
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
 from minialign.tokenizer import Tokenizer
@@ -36,6 +36,7 @@ from minialign.world.corpus import written_documents
 from minialign.world.datasets import PROMPTS, examples
 from minialign.world.tasks import demonstrations
 
+LENGTH = 64  # tokens of each document that are read
 TARGETS = ("query", "key", "value", "output", "inner")
 Wrap = Callable[[LanguageModel], nn.Module]  # makes what trains out of the base
 
@@ -68,6 +69,12 @@ def on_the_real_model(bench: Bench, measured: Callable[[LanguageModel, list[int]
         bench.say(f"  left out: the real model ({error})")
         return
     yield from measured(model, ids) if model else ()
+
+
+def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
+    """(≤ n, LENGTH): the first ids of each text that has as many."""
+    rows = [ids[:LENGTH] for ids in encode_documents(tokenizer, texts) if len(ids) >= LENGTH]
+    return torch.tensor(rows).view(-1, LENGTH)
 
 
 def rows_of(bench: Bench, tokenizer: Tokenizer, seed: int) -> tuple[Tensor, list[Tensor]]:

@@ -4,7 +4,7 @@ The notes' two ways to get the scale of an activation. Static: from a calibratio
 dynamic: from the values themselves, one for each token or, to compare nothing but *when* one looks, one for the tensor.
 Jacob et al. 2018, §3; Wu et al. 2020, §3.2.
 
-The test: toy decoders with int8 weights and activations of 8 and of 5 bits (where a coarser scale shows), scales
+The test: the shipped decoder with int8 weights and activations of 8 and of 5 bits (where a coarser scale shows), scales
 dynamic, or static from 1, 8 or 64 documents, by the range seen (min-max) or by the least squared error (mse), and from
 64 documents of the wrong kind (all in capitals). The number is KL from the float model, nats a token. Time is that of
 one linear layer and 512 tokens, taking turns.
@@ -28,7 +28,8 @@ import torch
 from torch import nn
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point, time_ratio
-from minialign.lab.claims.quantized import Subject, beginnings, cost, subject
+from minialign.lab.claims.quantized import Subject, as_its_card, cost, subject
+from minialign.lab.claims.shipped import beginnings
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.quant.calibration import MinMax
 from minialign.quant.ptq import quantize
@@ -47,6 +48,7 @@ def measure(bench: Bench) -> Rows:
     """Quantize with every kind of scale and compare."""
     steady = []
     for seed in range(bench.seeds):
+        yield as_its_card(seed)
         made = subject(bench, seed)
         pace, texts = speed_ratio(5 if bench.fast else ROUNDS, seed), made.texts[:200]
         right, wrong = (beginnings(made.tokenizer, part) for part in (texts, [text.upper() for text in texts]))

@@ -38,6 +38,7 @@ from minialign.rlhf.ranked import ranked_rows
 from minialign.rlhf.reward_model import completion_rows, train_reward_model
 from minialign.runs.devices import default_device
 from minialign.runs.files import read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from minialign.runs.process import give_back_memory
 from minialign.runs.processes import two_workers
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
@@ -88,6 +89,7 @@ class Demo:
     def stage(self, name: str, what: str):
         """Announce a stage and add its seconds to those of earlier tries."""
         self.say(what)
+        give_back_memory()
         started = time.perf_counter()
         try:
             yield
