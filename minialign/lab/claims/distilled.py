@@ -1,15 +1,18 @@
 r"""What the claim on distillation is made from: teachers, students of two sizes, the methods that teach them, and what
 each student is examined on.
 
-    teachers    a toy decoder (4 layers, width 64) after 1000 steps, and an encoder of the same shape with half as many
-                steps again
-    students    2 layers (half) and 1 layer (quarter) of the same width, all trained on the same 300 batches of 16
-                beginnings of documents
+    teachers    the shipped decoder and encoder of .4 million parameters, three layers each, which read
+    students    two layers and one of the same width, trained on the same batches of 16 of the same 1,200 documents,
+                each read eight times; of labels and of soft targets also on as many new ones
     examined    their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in
                 the same way; bytes
 
 The methods differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's,
-in whose texts are read.
+in whose texts are read. The temperature of soft targets is the one of TEMPERATURES whose student has the lowest loss on
+validation documents, with the first seed. Taken for granted, fixed before anything is run:
+
+    the teacher has something to teach    .2 nats less than the student of labels
+    that student has settled              the last tenth of its training gains less than .01 nats
 
 Read next: distillation.py.
 """
@@ -38,24 +41,27 @@ from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
 from minialign.evaluation import bytes_on_disk
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
+from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench
-from minialign.lab.claims.toys import toy, toy_gpt
+from minialign.lab.claims.shipped import documents
 from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
-from minialign.lab.demo.from_nothing import corpus, training
 from minialign.lab.teacher_cache import written_once
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents
-from minialign.pretrain.masked_lm import MaskedLM, MaskedText
-from minialign.pretrain.pretrain import pretrain
+from minialign.pretrain.masked_lm import MaskedText
 from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
-SIZES = {"half": 2, "quarter": 1}  # layers of a student
-BATCH, TEACHERS = 16, 32  # documents a step of a student, and of a teacher
-LENGTH, PROMPT = 48, 8  # tokens of a document that are read; of a prompt that somebody goes on from
+TEACHERS = {"decoder": "decoder-0.4m", "encoder": "encoder-0.4m"}  # of data/bases
+SIZES = {"two layers": 2, "one layer": 1}  # of a student
+STEPS, BATCH, DOCUMENTS = 600, 16, 1200  # of each student; documents a step, and altogether
+LENGTH, PROMPT = 64, 8  # tokens of a document that are read; of a prompt that somebody goes on from
+NEW = 40  # tokens that a student writes itself, to be corrected or examined
+TEMPERATURES = (1.0, 2.0, 4.0)  # that soft targets are tried with
+LESS, SETTLED = 0.2, 0.01  # thresholds of the controls, nats a token
 FOUND = "found.json"
 
 
@@ -90,8 +96,7 @@ def without(name: str, method: Method, *parts: str) -> dict[str, Method]:
 
 
 LABELS = Method(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0))
-SOFT = Method(SoftTargets, SoftTargetConfig(temperature=2.0))
-COOL = Method(SoftTargets, SoftTargetConfig(temperature=1.0))
+SOFT = Method(SoftTargets, SoftTargetConfig())  # the temperature is searched
 DISTIL = Method(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
 TINY, MINI = Method(TinyBERT, TINYBERT), Method(MiniLM, MINILM)
 MAIN = {  # at both sizes
@@ -101,15 +106,14 @@ MAIN = {  # at both sizes
         "soft targets": SOFT,
         "DistilGPT-2": DISTIL,
         "sequence-level": Method(SoftTargets, SEQUENCE_LEVEL, True, "written"),
-        "on-policy": Method(OnPolicy, OnPolicyConfig(share=0.5, new_tokens=LENGTH - PROMPT), True, "prompts"),
+        "on-policy": Method(OnPolicy, OnPolicyConfig(share=0.5, new_tokens=NEW), True, "prompts"),
     },
     "encoder": {"labels": LABELS, "soft targets": SOFT, "DistilBERT": DISTIL, "TinyBERT": TINY, "MiniLM": MINI},
 }
 ABLATIONS = {  # at the larger size
-    "decoder": {"soft targets, T = 1": COOL, "soft, from layers": dataclasses.replace(SOFT, start=True)}
+    "decoder": {"soft, from layers": dataclasses.replace(SOFT, start=True)}
     | without("DistilGPT-2", DISTIL, "soft", "hard", "cosine", "start"),
-    "encoder": {"soft targets, T = 1": COOL}
-    | without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
+    "encoder": without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
     | without("TinyBERT", TINY, "embedding", "attention", "hidden")
     | without("MiniLM", MINI, "attention", "values"),
 }
@@ -121,9 +125,10 @@ class Teacher:
 
     model: LanguageModel
     tokenizer: Tokenizer
-    ids: list[list[int]]  # documents to learn from
+    ids: list[list[int]]  # documents to learn from: DOCUMENTS of them, unless many are asked for
+    valid: list[list[int]]  # documents that a temperature is chosen on
     held_out: list[list[int]]  # documents that nobody trained on
-    key: str  # name of the teacher's folder
+    key: str  # of the teacher's weights and the seed
     steps: int  # of each student
     tasks: dict[str, list[LabelledTexts]]  # of each task the texts to tune on and those to test on
 
@@ -131,13 +136,13 @@ class Teacher:
         """The beginnings of documents for an encoder."""
         return MaskedText([row[:LENGTH] for row in ids], batch, seed, self.model.config.vocabulary)
 
-    def batches(self) -> list:
+    def batches(self, ids: list[list[int]]) -> list:
         """Batches to judge on, the same for every student."""
-        starts = range(0, len(self.held_out), 32)
+        starts = range(0, len(ids), 32)
         if self.model.config.kind == "encoder":
-            masked = self.masked(self.held_out, 32, 0)
-            return [masked.batch(list(range(i, min(i + 32, len(self.held_out))))) for i in starts]
-        return [next_token_batch([row[: LENGTH + 1] for row in self.held_out[i : i + 32]]) for i in starts]
+            masked = self.masked(ids, 32, 0)
+            return [masked.batch(list(range(i, min(i + 32, len(ids))))) for i in starts]
+        return [next_token_batch([row[: LENGTH + 1] for row in ids[i : i + 32]]) for i in starts]
 
     def data(self, texts: str, ids: list[list[int]], seed: int, folder: Path) -> Any:
         """What a student reads."""
@@ -166,9 +171,9 @@ class Teacher:
                 found[name] = examine_classes(classifier.eval(), tested)["accuracy"]
             model = load_model(folder)[0]
             with torch.inference_mode():
-                found["loss"] = own_loss(model, self.batches())
+                found["loss"] = own_loss(model, self.batches(self.held_out))
                 if model.config.kind == "decoder":
-                    found["own texts"] = self.own_texts(model, 8 if bench.fast else LENGTH - PROMPT)
+                    found["own texts"] = self.own_texts(model, 8 if bench.fast else NEW)
             found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
             write_json(kept / FOUND, found)
 
@@ -181,20 +186,20 @@ class Teacher:
         prompts = [next_token_batch(begun[i : i + 32], [PROMPT] * 32) for i in range(0, len(begun) - 31, 32)]
         return sum(float(mirror.parts(model, batch)["reverse"]) for batch in prompts) / len(prompts)
 
-    def rare_words(self, count: int = 3) -> list[int]:
-        """Tokens that are whole words, each in nearly 8 % of the documents: rare enough to be left out, frequent enough
+    def rare_words(self, count: int = 10) -> list[int]:
+        """Tokens that are whole words, each in nearly 4 % of the documents: rare enough to be left out, frequent enough
         to be known."""
         share, name = torch.zeros(self.tokenizer.size), self.tokenizer.name
         for ids in self.ids:
             share[list(set(ids[: LENGTH + 1]))] += 1 / len(self.ids)
         whole = [i for i in range(len(share)) if re.fullmatch(r" [a-z]{4,}", name(i)) and share[i] > 0]
-        return sorted(whole, key=lambda i: abs(float(share[i]) - 0.08))[:count]
+        return sorted(whole, key=lambda i: abs(float(share[i]) - 0.04))[:count]
 
     @torch.inference_mode()
     def mean_probability(self, model: LanguageModel, words: list[int]) -> float:
         """Mean probability of these words where they come next, in documents that nobody trained on."""
         total, places = 0.0, 0
-        for batch in self.batches():
+        for batch in self.batches(self.held_out):
             here = torch.isin(batch.labels, torch.tensor(words))
             probabilities = model.logits(model.body(batch.tokens)[here]).softmax(dim=-1)
             total += float(probabilities.gather(1, batch.labels[here][:, None]).sum())
@@ -203,37 +208,30 @@ class Teacher:
 
 
 def load_teacher(bench: Bench, kind: str, seed: int) -> Teacher:
-    """The teacher of a kind and a seed, made once, and its texts."""
-    config, steps, counts = toy(bench), *((3, (32, 16)) if bench.fast else (300, (1000, 400)))
-    if not bench.fast:  # a teacher that has learned its world
-        config = dataclasses.replace(config, steps=1000, batch=TEACHERS)
-    texts, held_out = corpus(config, seed)
-    folder = (toy_gpt if kind == "decoder" else toy_bert)(bench, config, seed)
-    model, tokenizer = load_model(folder)
-    learned, judged = ([row for row in encode_documents(tokenizer, part) if len(row) > PROMPT + 1]
-                       for part in (texts[: BATCH * steps + 100], held_out))
+    """The shipped teacher of a kind, and the texts of a seed."""
+    model, tokenizer, card = load_base(BASES / TEACHERS[kind])
+    steps, judged, counts = (3, 32, (32, 16)) if bench.fast else (STEPS, 300, (1000, 400))
+    texts = documents(seed, 2 * judged + BATCH * steps)
+    ids = [row for row in encode_documents(tokenizer, texts) if len(row) > PROMPT + 1]
     tasks = {}
     for name in (NEAR, FAR):
         made = [task(name, count, 1000 * seed + part) for part, count in enumerate(counts)]
-        tasks[name] = [rows_of(tokenizer, texts, LENGTH, 32, seed) for texts in made]
-    judged = judged[: 32 if bench.fast else None]
-    return Teacher(model, tokenizer, learned[: BATCH * steps], judged, folder.name, steps, tasks)
+        tasks[name] = [rows_of(tokenizer, texts, model.config.context, 32, seed) for texts in made]
+    return Teacher(model, tokenizer, ids[2 * judged :], ids[judged : 2 * judged], ids[:judged],
+                   f"{TEACHERS[kind]}-{card['digest'][:16]}-{seed}", steps, tasks)
 
 
-def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
-    """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of
-    its words are asked for."""
-    decoder = toy_gpt(bench, config, seed)
-    how = training(4 if bench.fast else 3 * config.steps // 2, config, seed, 2e-3)
+def warmest(bench: Bench, kind: str) -> tuple[float, dict[str, float]]:
+    """The temperature of soft targets that was best for a family, and the loss on validation documents at each."""
+    teacher = load_teacher(bench, kind, 0)
+    tried = {T: student(bench, teacher, "soft targets", at_temperature(SOFT, T), "two layers", 0) for T in TEMPERATURES}
+    found = {T: RunFolder(folder).metrics()[-1]["validation"] for T, folder in tried.items()}
+    return min(found, key=found.get), {f"validation at T = {T:g}": loss for T, loss in found.items()}
 
-    def make(folder: Path) -> None:
-        like, tokenizer = load_model(decoder)
-        model, run = LanguageModel(dataclasses.replace(like.config, kind="encoder"), seed), RunFolder(folder)
-        run.begin({**describe_model(model), "stage": "masked language modelling", "training": to_dict(how)}, tokenizer)
-        if not run.finished:
-            pretrain(model, tokenizer, *corpus(config, seed), how, run, MaskedLM(packed=False))
 
-    return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
+def at_temperature(method: Method, temperature: float) -> Method:
+    """Soft targets of another temperature."""
+    return dataclasses.replace(method, config=dataclasses.replace(method.config, temperature=temperature))
 
 
 def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str, seed: int,
@@ -241,21 +239,23 @@ def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str
     """The folder of a student taught by one method.
 
     Args:
-        ids: documents to learn from, the teacher's own without it.
+        ids: documents to learn from, the first DOCUMENTS of the teacher's without it.
     """
+    ids = ids or teacher.ids[:DOCUMENTS]
     steps, rate = teacher.steps, 1e-3 if method.start else 2e-3
-    how = TrainingConfig(steps, BATCH, rate, weight_decay=0.05, validate_every=steps, checkpoint_every=steps, seed=seed)
+    how = TrainingConfig(steps, BATCH, rate, weight_decay=0.05, validate_every=max(1, steps // 10),
+                         checkpoint_every=steps, seed=seed)
 
     def make(folder: Path) -> None:
         model = LanguageModel(student_config(teacher.model.config, SIZES[size]), seed + 100)
         recipe, run = method.recipe(teacher.model, method.config), RunFolder(folder)
         if method.start:
             start_from(model, teacher.model)
-        data = teacher.data(method.texts, ids or teacher.ids, seed, folder.parent / "written")
+        data = teacher.data(method.texts, ids, seed, folder.parent / "written")
         facts = {"stage": "distil", "way": name, "training": to_dict(how)}
         run.begin({**describe_model(model), **facts}, teacher.tokenizer)
         if not run.finished:
-            distil(model, recipe, data, teacher.batches()[:2], how, run)
+            distil(model, recipe, data, teacher.batches(teacher.valid), how, run)
 
-    taught = [name, to_dict(method.config), method.start, method.texts, size, to_dict(how), len(ids or teacher.ids)]
+    taught = [name, to_dict(method.config), method.start, method.texts, size, to_dict(how), len(ids)]
     return bench.cached("student", [teacher.key, *taught], make)
