@@ -60,7 +60,7 @@ def test_the_first_seed_makes_everything_and_the_others_all_that_is_judged(monke
     def name(row):
         return tuple(row[key] for key in ("family", "size", "way", "seed"))
 
-    monkeypatch.setattr(distillation, "load_teacher", lambda *_: SimpleNamespace(key="teacher", examine=examine))
+    monkeypatch.setattr(distillation, "load_teacher", lambda *_: SimpleNamespace(folder="teacher", examine=examine))
     monkeypatch.setattr(distillation, "student", lambda *_: None)
     for rows in ("removed", "with_many", "taken_for_granted"):
         monkeypatch.setattr(distillation, rows, lambda *_: [])

@@ -4,8 +4,8 @@ smaller.
 Hinton et al. 2015, §2 and §3, Sanh et al. 2019, Tables 1 and 4, Jiao et al. 2020, Tables 2 and 5, Wang et al. 2020,
 Table 2.
 
-The test: students of two sizes, of the shipped decoder and of the shipped encoder, on the same documents for the same
-number of steps: from labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe
+The test: students of two sizes, of the shipped decoder and of an encoder, on the same documents for the same number of
+steps: from labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe
 with one part taken away (distilled.py, which says what is taken for granted). They are judged by their loss on
 documents that nobody trained on and, tuned alike, on two tasks; TinyBERT and MiniLM, which predict no word in their
 general stage, on the tasks alone.
@@ -31,18 +31,15 @@ from collections.abc import Iterator
 
 from minialign.evaluation import Interval
 from minialign.heads import load_model
-from minialign.lab.bases.make import BASES
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, over_seeds, point
 from minialign.lab.claims.distilled import (
     ABLATIONS,
-    DOCUMENTS,
     LABELS,
     LESS,
     MAIN,
     SETTLED,
     SIZES,
     SOFT,
-    TEACHERS,
     Method,
     Teacher,
     at_temperature,
@@ -72,11 +69,13 @@ def measure(bench: Bench) -> Rows:
     for seed in range(bench.seeds):
         for family in MAIN:
             teacher = load_teacher(bench, family, seed)
-            knows = teacher.examine(bench, BASES / TEACHERS[family], seed)
+            knows = teacher.examine(bench, teacher.folder, seed)
             yield {"family": family, "size": "teacher", "way": "teacher", "seed": seed} | knows
-            yield from taken_for_granted(bench, teacher, family, knows["loss"], seed)
-            best, tried = warmest(bench, family)
-            yield {"family": family, "way": "temperature", "seed": seed, "temperature": best} | tried
+            best = SOFT.config.temperature
+            if family == "decoder":
+                yield from taken_for_granted(bench, teacher, knows["loss"], seed)
+                best, tried = warmest(bench)
+                yield {"family": family, "way": "temperature", "seed": seed, "temperature": best} | tried
             losses = []
             for name, size, method in methods(family, bench, seed, best):
                 tasks = name in MAIN[family] or name.startswith(WORDLESS)  # what else is taken away shows in the loss
@@ -93,14 +92,13 @@ def measure(bench: Bench) -> Rows:
             bench.say(f"  seed {seed}: " + ", ".join(losses))
 
 
-def taken_for_granted(bench: Bench, teacher: Teacher, family: str, loss: float, seed: int) -> Table:
+def taken_for_granted(bench: Bench, teacher: Teacher, loss: float, seed: int) -> Table:
     """The two controls, of the larger student of labels."""
     taught = student(bench, teacher, "labels", LABELS, "two layers", seed)
     looks = [row["validation"] for row in RunFolder(taught).metrics() if "validation" in row]
-    less = teacher.examine(bench, taught, seed, family == "encoder" or seed == 0)["loss"] - loss
-    return [control(f"nats that the {family} is ahead of the student of labels", less, LESS, seed),
-            control(f"nats that the last tenth changes that student of the {family}", looks[-1] - looks[-2], -SETTLED,
-                    seed)]
+    less = teacher.examine(bench, taught, seed, seed == 0)["loss"] - loss
+    return [control("nats that the decoder is ahead of its student of labels", less, LESS, seed),
+            control("nats that the last tenth changes that student", looks[-1] - looks[-2], -SETTLED, seed)]
 
 
 def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterator[tuple[str, str, Method]]:
@@ -135,7 +133,7 @@ def removed(bench: Bench, teacher: Teacher, seed: int, soft: Method) -> Rows:
     models = {"teacher": teacher.model}
     for name, method in (("labels", LABELS), ("soft targets", soft)):
         known_as = f"{name}, {sorted(words)} removed"
-        taught = student(bench, teacher, known_as, method, "two layers", seed, left[:DOCUMENTS])
+        taught = student(bench, teacher, known_as, method, "two layers", seed, left[: teacher.budget.documents])
         models[name] = load_model(taught)[0]
     for name, model in models.items():
         yield facts | {"way": name, "known": teacher.mean_probability(model, words)}

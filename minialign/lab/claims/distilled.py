@@ -1,15 +1,18 @@
 r"""What the claim on distillation is made from: teachers, students of two sizes, the methods that teach them, and what
 each student is examined on.
 
-    teachers    the shipped decoder and encoder of .4 million parameters, three layers each, which read
-    students    two layers and one of the same width, trained on the same batches of 16 of the same 1,200 documents,
-                each read eight times; of labels and of soft targets also on as many new ones
+    teachers    the shipped decoder of .4 million parameters, three layers, which reads; and an encoder from nothing, of
+                four layers of width 64 and 1,500 steps: a student of the shipped encoder's labels settles after some
+                1,800 steps, three times as long as the decoder's
+    students    two layers and one of the same width, trained on the same batches of 16 documents: the decoder's on
+                1,200, each read eight times, and of labels and soft targets also on as many new ones
     examined    their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in
                 the same way; bytes
 
 The methods differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's,
-in whose texts are read. The temperature of soft targets is the one of TEMPERATURES whose student has the lowest loss on
-validation documents, with the first seed. Taken for granted, fixed before anything is run:
+in whose texts are read. The temperature of the decoder's soft targets is the one of TEMPERATURES whose student has the
+lowest loss on validation documents, with the first seed; the encoder's is 2. Taken for granted of the decoder, fixed
+before anything is run:
 
     the teacher has something to teach    .2 nats less than the student of labels
     that student has settled              the last tenth of its training gains less than .01 nats
@@ -41,24 +44,27 @@ from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
 from minialign.evaluation import bytes_on_disk
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
-from minialign.lab.bases.make import BASES, load_base
+from minialign.lab.bases.make import BASES
 from minialign.lab.claims import Bench
 from minialign.lab.claims.shipped import documents
+from minialign.lab.claims.toys import toy, toy_gpt
 from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
+from minialign.lab.demo.from_nothing import corpus, training
 from minialign.lab.teacher_cache import written_once
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents
-from minialign.pretrain.masked_lm import MaskedText
+from minialign.pretrain.masked_lm import MaskedLM, MaskedText
+from minialign.pretrain.pretrain import pretrain
 from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
-TEACHERS = {"decoder": "decoder-0.4m", "encoder": "encoder-0.4m"}  # of data/bases
+BASE = "decoder-0.4m"
 SIZES = {"two layers": 2, "one layer": 1}  # of a student
-STEPS, BATCH, DOCUMENTS = 600, 16, 1200  # of each student; documents a step, and altogether
-LENGTH, PROMPT = 64, 8  # tokens of a document that are read; of a prompt that somebody goes on from
+BATCH, TEACHERS = 16, 32  # documents a step of a student, and of a teacher from nothing
+PROMPT = 8  # tokens of a prompt that somebody goes on from
 NEW = 40  # tokens that a student writes itself, to be corrected or examined
 TEMPERATURES = (1.0, 2.0, 4.0)  # that soft targets are tried with
 LESS, SETTLED = 0.2, 0.01  # thresholds of the controls, nats a token
@@ -96,7 +102,8 @@ def without(name: str, method: Method, *parts: str) -> dict[str, Method]:
 
 
 LABELS = Method(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0))
-SOFT = Method(SoftTargets, SoftTargetConfig())  # the temperature is searched
+SOFT = Method(SoftTargets, SoftTargetConfig(temperature=2.0))
+COOL = Method(SoftTargets, SoftTargetConfig(temperature=1.0))
 DISTIL = Method(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
 TINY, MINI = Method(TinyBERT, TINYBERT), Method(MiniLM, MINILM)
 MAIN = {  # at both sizes
@@ -113,10 +120,23 @@ MAIN = {  # at both sizes
 ABLATIONS = {  # at the larger size
     "decoder": {"soft, from layers": dataclasses.replace(SOFT, start=True)}
     | without("DistilGPT-2", DISTIL, "soft", "hard", "cosine", "start"),
-    "encoder": without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
+    "encoder": {"soft targets, T = 1": COOL}
+    | without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
     | without("TinyBERT", TINY, "embedding", "attention", "hidden")
     | without("MiniLM", MINI, "attention", "values"),
 }
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What students of a family read."""
+
+    steps: int
+    documents: int
+    length: int  # tokens of a document that are read
+
+
+BUDGETS = {"decoder": Budget(600, 1200, 64), "encoder": Budget(300, 4800, 48)}
 
 
 @dataclass
@@ -125,16 +145,16 @@ class Teacher:
 
     model: LanguageModel
     tokenizer: Tokenizer
-    ids: list[list[int]]  # documents to learn from: DOCUMENTS of them, unless many are asked for
+    ids: list[list[int]]  # documents to learn from: as many as the budget says, unless all are asked for
     valid: list[list[int]]  # documents that a temperature is chosen on
     held_out: list[list[int]]  # documents that nobody trained on
-    key: str  # of the teacher's weights and the seed
-    steps: int  # of each student
+    folder: Path  # of its weights
+    budget: Budget
     tasks: dict[str, list[LabelledTexts]]  # of each task the texts to tune on and those to test on
 
     def masked(self, ids: list[list[int]], batch: int, seed: int) -> MaskedText:
         """The beginnings of documents for an encoder."""
-        return MaskedText([row[:LENGTH] for row in ids], batch, seed, self.model.config.vocabulary)
+        return MaskedText([row[: self.budget.length] for row in ids], batch, seed, self.model.config.vocabulary)
 
     def batches(self, ids: list[list[int]]) -> list:
         """Batches to judge on, the same for every student."""
@@ -142,17 +162,17 @@ class Teacher:
         if self.model.config.kind == "encoder":
             masked = self.masked(ids, 32, 0)
             return [masked.batch(list(range(i, min(i + 32, len(ids))))) for i in starts]
-        return [next_token_batch([row[: LENGTH + 1] for row in ids[i : i + 32]]) for i in starts]
+        return [next_token_batch([row[: self.budget.length + 1] for row in ids[i : i + 32]]) for i in starts]
 
     def data(self, texts: str, ids: list[list[int]], seed: int, folder: Path) -> Any:
         """What a student reads."""
-        rows, batch = [row[: LENGTH + 1] for row in ids], min(BATCH, len(ids))
+        rows, batch = [row[: self.budget.length + 1] for row in ids], min(BATCH, len(ids))
         if self.model.config.kind == "encoder":
             return self.masked(rows, batch, seed)
         if texts == "written":
             prompts = [row[:PROMPT] for row in rows[: len(rows) // 2]]
-            how = WritingConfig(4, new_tokens=LENGTH - PROMPT)
-            written = written_once(self.model, prompts, how, seed, folder / f"{self.key}.jsonl")
+            how = WritingConfig(4, new_tokens=self.budget.length - PROMPT)
+            written = written_once(self.model, prompts, how, seed, folder / f"{self.folder.name}-{seed}.jsonl")
             return LabelledRows(written, min(batch, len(prompts)), seed)
         return LabelledRows([(row, PROMPT if texts == "prompts" else 1) for row in rows], batch, seed)
 
@@ -177,7 +197,7 @@ class Teacher:
             found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
             write_json(kept / FOUND, found)
 
-        return read_json(bench.cached("asked", [folder.name, self.key, seed, steps, tasks], make) / FOUND)
+        return read_json(bench.cached("asked", [folder.name, self.folder.name, seed, steps, tasks], make) / FOUND)
 
     def own_texts(self, model: LanguageModel, new_tokens: int) -> float:
         """KL(student ‖ teacher) on texts that the student writes, nats a token."""
@@ -191,7 +211,7 @@ class Teacher:
         to be known."""
         share, name = torch.zeros(self.tokenizer.size), self.tokenizer.name
         for ids in self.ids:
-            share[list(set(ids[: LENGTH + 1]))] += 1 / len(self.ids)
+            share[list(set(ids[: self.budget.length + 1]))] += 1 / len(self.ids)
         whole = [i for i in range(len(share)) if re.fullmatch(r" [a-z]{4,}", name(i)) and share[i] > 0]
         return sorted(whole, key=lambda i: abs(float(share[i]) - 0.04))[:count]
 
@@ -208,22 +228,46 @@ class Teacher:
 
 
 def load_teacher(bench: Bench, kind: str, seed: int) -> Teacher:
-    """The shipped teacher of a kind, and the texts of a seed."""
-    model, tokenizer, card = load_base(BASES / TEACHERS[kind])
-    steps, judged, counts = (3, 32, (32, 16)) if bench.fast else (STEPS, 300, (1000, 400))
-    texts = documents(seed, 2 * judged + BATCH * steps)
+    """The teacher of a kind, and the texts of a seed."""
+    budget, judged, counts = BUDGETS[kind], 300, (1000, 400)
+    if bench.fast:
+        budget, judged, counts = Budget(3, 48, 48), 32, (32, 16)
+    config = toy(bench)
+    if not bench.fast:  # a teacher that has learned its world
+        config = dataclasses.replace(config, steps=1000, batch=TEACHERS)
+    if kind == "decoder":
+        folder, texts = BASES / BASE, documents(seed, 2 * judged + BATCH * budget.steps)
+    else:
+        folder, (learned, held_out) = toy_bert(bench, config, seed), corpus(config, seed)
+        texts = held_out + learned
+    model, tokenizer = load_model(folder)
     ids = [row for row in encode_documents(tokenizer, texts) if len(row) > PROMPT + 1]
     tasks = {}
     for name in (NEAR, FAR):
         made = [task(name, count, 1000 * seed + part) for part, count in enumerate(counts)]
-        tasks[name] = [rows_of(tokenizer, texts, model.config.context, 32, seed) for texts in made]
-    return Teacher(model, tokenizer, ids[2 * judged :], ids[judged : 2 * judged], ids[:judged],
-                   f"{TEACHERS[kind]}-{card['digest'][:16]}-{seed}", steps, tasks)
+        tasks[name] = [rows_of(tokenizer, texts, budget.length, 32, seed) for texts in made]
+    return Teacher(model, tokenizer, ids[2 * judged :], ids[judged : 2 * judged], ids[:judged], folder, budget, tasks)
 
 
-def warmest(bench: Bench, kind: str) -> tuple[float, dict[str, float]]:
-    """The temperature of soft targets that was best for a family, and the loss on validation documents at each."""
-    teacher = load_teacher(bench, kind, 0)
+def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
+    """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of
+    its words are asked for."""
+    decoder = toy_gpt(bench, config, seed)
+    how = training(4 if bench.fast else 3 * config.steps // 2, config, seed, 2e-3)
+
+    def make(folder: Path) -> None:
+        like, tokenizer = load_model(decoder)
+        model, run = LanguageModel(dataclasses.replace(like.config, kind="encoder"), seed), RunFolder(folder)
+        run.begin({**describe_model(model), "stage": "masked language modelling", "training": to_dict(how)}, tokenizer)
+        if not run.finished:
+            pretrain(model, tokenizer, *corpus(config, seed), how, run, MaskedLM(packed=False))
+
+    return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
+
+
+def warmest(bench: Bench) -> tuple[float, dict[str, float]]:
+    """The temperature of the decoder's soft targets that was best, and the loss on validation documents at each."""
+    teacher = load_teacher(bench, "decoder", 0)
     tried = {T: student(bench, teacher, "soft targets", at_temperature(SOFT, T), "two layers", 0) for T in TEMPERATURES}
     found = {T: RunFolder(folder).metrics()[-1]["validation"] for T, folder in tried.items()}
     return min(found, key=found.get), {f"validation at T = {T:g}": loss for T, loss in found.items()}
@@ -239,10 +283,10 @@ def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str
     """The folder of a student taught by one method.
 
     Args:
-        ids: documents to learn from, the first DOCUMENTS of the teacher's without it.
+        ids: documents to learn from, the first ones of the teacher's without it.
     """
-    ids = ids or teacher.ids[:DOCUMENTS]
-    steps, rate = teacher.steps, 1e-3 if method.start else 2e-3
+    ids = ids or teacher.ids[: teacher.budget.documents]
+    steps, rate = teacher.budget.steps, 1e-3 if method.start else 2e-3
     how = TrainingConfig(steps, BATCH, rate, weight_decay=0.05, validate_every=max(1, steps // 10),
                          checkpoint_every=steps, seed=seed)
 
@@ -258,4 +302,4 @@ def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str
             distil(model, recipe, data, teacher.batches(teacher.valid), how, run)
 
     taught = [name, to_dict(method.config), method.start, method.texts, size, to_dict(how), len(ids)]
-    return bench.cached("student", [teacher.key, *taught], make)
+    return bench.cached("student", [teacher.folder.name, *taught], make)
