@@ -22,7 +22,7 @@ from minialign.runs.errors import UserError
 
 Config = TypeVar("Config")
 RENAMED = {"answers": "completions"}  # setting of earlier versions -> its name now, so that their run folders go on
-RETIRED = {"smeared_keys": False}  # setting that is gone -> the only value of it that still means something: nothing
+RETIRED = {"smeared_keys": False}  # setting that is gone -> its value where it was not in use
 BEHIND = re.compile(r"^    (\w+): [^#\n]+#\s*(.+)$", re.MULTILINE)
 ABOVE = re.compile(r"((?:^    # .+\n)+)    (\w+): ", re.MULTILINE)
 

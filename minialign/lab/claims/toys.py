@@ -1,4 +1,4 @@
-r"""The toy decoder from nothing that several claims compress or distil, made once and kept."""
+r"""The toy decoder from nothing that the encoder of the claim on distillation is made after, made once and kept."""
 
 from __future__ import annotations
 

@@ -248,8 +248,14 @@ class Demo:
         c, prompts = self.config, prompt_ids(tokenizer, [d["prompt"] for d in practice])
         settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), gentle=c.from_base)
 
+        watch = gold_score_watcher(tokenizer, practice)
+
+        def look(*seen: Any) -> dict[str, float]:
+            give_back_memory()  # the tables of each rollout have sizes of their own
+            return watch(*seen)
+
         def train(run: RunFolder) -> None:
-            train_ppo(instructed, reward, prompts, settings, run, watch=gold_score_watcher(tokenizer, practice))
+            train_ppo(instructed, reward, prompts, settings, run, watch=look)
 
         return self.train_once(RLHF, instructed, tokenizer, settings, train)
 
