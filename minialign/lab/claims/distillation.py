@@ -4,10 +4,11 @@ smaller.
 Hinton et al. 2015, §2 and §3, Sanh et al. 2019, Tables 1 and 4, Jiao et al. 2020, Tables 2 and 5, Wang et al. 2020,
 Table 2.
 
-The test: students of two sizes, a decoder's and an encoder's, on the same documents for the same number of steps: from
-labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe with one part taken
-away (distilled.py). They are judged by their loss on documents that nobody trained on and, tuned alike, on two tasks;
-TinyBERT and MiniLM, which predict no word in their general stage, on the tasks alone.
+The test: students of two sizes, of the shipped decoder and of an encoder, on the same documents for the same number of
+steps: from labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe
+with one part taken away (distilled.py, which says what is taken for granted). They are judged by their loss on
+documents that nobody trained on and, tuned alike, on two tasks; TinyBERT and MiniLM, which predict no word in their
+general stage, on the tasks alone.
 
     1. soft targets beat labels, in both families and sizes        2. they beat the teacher's likeliest word
     3. DistilGPT-2 and DistilBERT close more than half of the gap between the student of labels and the teacher
@@ -16,7 +17,7 @@ TinyBERT and MiniLM, which predict no word in their general stage, on the tasks 
     7. TinyBERT's and MiniLM's students of half the layers know the two tasks better than the student of labels
     8. on-policy distillation brings the student's own texts closer to the teacher than soft targets on given texts,
        both begun as its layers
-    9. soft targets know three words that no document of the student holds: they get more than a quarter of the
+    9. soft targets know ten words that no document of the student holds: they get more than a quarter of the
        teacher's probability where they come next, and more than from a student of labels
 
 Every difference is taken seed by seed; its 95 % interval over seeds has to lie above 0 (3: above one half; 4: below
@@ -30,9 +31,24 @@ from collections.abc import Iterator
 
 from minialign.evaluation import Interval
 from minialign.heads import load_model
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point
-from minialign.lab.claims.distilled import ABLATIONS, LABELS, MAIN, SIZES, SOFT, Method, Teacher, load_teacher, student
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, over_seeds, point
+from minialign.lab.claims.distilled import (
+    ABLATIONS,
+    LABELS,
+    LESS,
+    MAIN,
+    SETTLED,
+    SIZES,
+    SOFT,
+    Method,
+    Teacher,
+    at_temperature,
+    load_teacher,
+    student,
+    warmest,
+)
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, reference_line
+from minialign.runs.run_folder import RunFolder
 
 CLAIM = Claim(
     "distillation",
@@ -45,7 +61,7 @@ WORDLESS = ("TinyBERT", "MiniLM")  # recipes in whose general stage no word is p
 RECIPE = {"decoder": "DistilGPT-2", "encoder": "DistilBERT"}
 NEEDED = ("soft, from layers", *(f"{name} − {part}" for name in RECIPE.values() for part in ("soft", "start")))
 CLOSE = 0.1  # nats a token
-REMOVED = "three words removed"
+REMOVED, MANY = "ten words removed", "two layers, many documents"
 
 
 def measure(bench: Bench) -> Rows:
@@ -53,36 +69,60 @@ def measure(bench: Bench) -> Rows:
     for seed in range(bench.seeds):
         for family in MAIN:
             teacher = load_teacher(bench, family, seed)
-            row = {"family": family, "size": "teacher", "way": "teacher", "seed": seed}
-            yield row | teacher.examine(bench, bench.cache / teacher.key, seed)
+            knows = teacher.examine(bench, teacher.folder, seed)
+            yield {"family": family, "size": "teacher", "way": "teacher", "seed": seed} | knows
+            best = SOFT.config.temperature
+            if family == "decoder":
+                yield from taken_for_granted(bench, teacher, knows["loss"], seed)
+                best, tried = warmest(bench)
+                yield {"family": family, "way": "temperature", "seed": seed, "temperature": best} | tried
             losses = []
-            for name, size, method in methods(family, bench, seed):
+            for name, size, method in methods(family, bench, seed, best):
                 tasks = name in MAIN[family] or name.startswith(WORDLESS)  # what else is taken away shows in the loss
                 tasks &= family == "encoder" or seed == 0  # no statement is about what a decoder knows of the tasks
                 found = teacher.examine(bench, student(bench, teacher, name, method, size, seed), seed, tasks)
                 if name.startswith(WORDLESS):
                     del found["loss"]
-                elif size == "half":
+                elif size == "two layers":
                     losses.append(f"{name} {found['loss']:.3f}")
                 yield {"family": family, "size": size, "way": name, "seed": seed} | found
             if family == "decoder":
-                yield from removed(bench, teacher, seed)
+                yield from removed(bench, teacher, seed, at_temperature(SOFT, best))
+                yield from with_many(bench, teacher, seed, at_temperature(SOFT, best))
             bench.say(f"  seed {seed}: " + ", ".join(losses))
 
 
-def methods(family: str, bench: Bench, seed: int) -> Iterator[tuple[str, str, Method]]:
+def taken_for_granted(bench: Bench, teacher: Teacher, loss: float, seed: int) -> Table:
+    """The two controls, of the larger student of labels."""
+    taught = student(bench, teacher, "labels", LABELS, "two layers", seed)
+    looks = [row["validation"] for row in RunFolder(taught).metrics() if "validation" in row]
+    less = teacher.examine(bench, taught, seed, seed == 0)["loss"] - loss
+    return [control("nats that the decoder is ahead of its student of labels", less, LESS, seed),
+            control("nats that the last tenth changes that student", looks[-1] - looks[-2], -SETTLED, seed)]
+
+
+def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterator[tuple[str, str, Method]]:
     """Name, size and method of each student: the first seed's have those that no statement is about, too."""
     every = seed == 0 and not bench.fast
     for name, method in MAIN[family].items():
-        for size in ("half",) if bench.fast else SIZES:
-            if size == "half" or every or name in COMPARED:
+        method = at_temperature(method, temperature) if name == "soft targets" else method
+        for size in ("two layers",) if bench.fast else SIZES:
+            if size == "two layers" or every or name in COMPARED:
                 yield name, size, method
     for name, method in ABLATIONS[family].items():
         if name in NEEDED or every:
-            yield name, "half", method
+            yield name, "two layers", at_temperature(method, temperature) if name == "soft, from layers" else method
 
 
-def removed(bench: Bench, teacher: Teacher, seed: int) -> Rows:
+def with_many(bench: Bench, teacher: Teacher, seed: int, soft: Method) -> Rows:
+    """Students that read a new document each time."""
+    for name, method in (("labels", LABELS), ("soft targets", soft)):
+        taught = student(bench, teacher, name, method, "two layers", seed, teacher.ids)
+        found = teacher.examine(bench, taught, seed, False)
+        yield {"family": "decoder", "size": MANY, "way": name, "seed": seed} | found
+
+
+def removed(bench: Bench, teacher: Teacher, seed: int, soft: Method) -> Rows:
     """Students that read only documents without some words, and the probability that they give to them where they
     come."""
     words = teacher.rare_words()
@@ -91,8 +131,9 @@ def removed(bench: Bench, teacher: Teacher, seed: int) -> Rows:
     facts["words"] = ", ".join(teacher.tokenizer.name(word).strip() for word in words)
     facts["documents left"] = len(left) / len(teacher.ids)
     models = {"teacher": teacher.model}
-    for name, method in (("labels", LABELS), ("soft targets", SOFT)):
-        taught = student(bench, teacher, f"{name}, {sorted(words)} removed", method, "half", seed, left)
+    for name, method in (("labels", LABELS), ("soft targets", soft)):
+        known_as = f"{name}, {sorted(words)} removed"
+        taught = student(bench, teacher, known_as, method, "two layers", seed, left[: teacher.budget.documents])
         models[name] = load_model(taught)[0]
     for name, model in models.items():
         yield facts | {"way": name, "known": teacher.mean_probability(model, words)}
@@ -113,7 +154,7 @@ def ahead(table: Table, family: str, size: str, worse: str, better: str, what: s
 
 def closed(table: Table, family: str) -> Interval:
     """Share of the gap between a student of labels and the teacher that the family's recipe closes."""
-    ways = (("half", "labels"), ("half", RECIPE[family]), ("teacher", "teacher"))
+    ways = (("two layers", "labels"), ("two layers", RECIPE[family]), ("teacher", "teacher"))
     losses = zip(*(values(table, "loss", family, size, way) for size, way in ways))
     return over_seeds([(labels - recipe) / max(labels - teacher, 1e-9) for labels, recipe, teacher in losses])
 
@@ -124,12 +165,12 @@ def judge(table: Table) -> Verdict:
     soft = {(family, size): ahead(table, family, size, "labels", "soft targets") for family in MAIN for size in sizes}
     best = {size: ahead(table, "decoder", size, "best word", "soft targets") for size in sizes}
     share = {family: closed(table, family) for family in MAIN}
-    behind = {family: difference(values(table, "loss", family, "half", RECIPE[family]),
+    behind = {family: difference(values(table, "loss", family, "two layers", RECIPE[family]),
                                  values(table, "loss", family, "teacher", "teacher")) for family in MAIN}
-    lacking = {part: {family: ahead(table, family, "half", f"{name} − {part}", name) for family, name in RECIPE.items()}
-               for part in ("soft", "start")}
-    tasks = {way: ahead(table, "encoder", "half", way, "labels", "tasks") for way in WORDLESS}
-    own = ahead(table, "decoder", "half", "soft, from layers", "on-policy", "own texts")
+    lacking = {part: {family: ahead(table, family, "two layers", f"{name} − {part}", name)
+                      for family, name in RECIPE.items()} for part in ("soft", "start")}
+    tasks = {way: ahead(table, "encoder", "two layers", way, "labels", "tasks") for way in WORDLESS}
+    own = ahead(table, "decoder", "two layers", "soft, from layers", "on-policy", "own texts")
     knows = {way: values(table, "known", "decoder", REMOVED, way) for way in ("teacher", "soft targets", "labels")}
     part = over_seeds([a / max(b, 1e-9) for a, b in zip(knows["soft targets"], knows["teacher"])])
     more = difference(knows["soft targets"], knows["labels"])
@@ -159,21 +200,26 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> dict[str, Figure]:
     """The decoder's losses, the encoder's tasks, and the removed words."""
-    fig, axes = figure("mean probability of three words where they come next", "", 6.0, 2.4)
+    fig, axes = figure("mean probability of ten words where they come next", "", 6.0, 2.4)
     names = {"teacher": "the teacher", "soft targets": "soft targets, never read them",
              "labels": "labels, never read them"}
     bars_with_intervals(axes, {name: point(table, "known", family="decoder", size=REMOVED, way=way)
                                for way, name in names.items()}, digits=4)
+    data, axes = figure("loss of the student, nats a token", "", 6.0, 2.6)
+    bars_with_intervals(axes, {f"{way}, {texts}": point(table, "loss", family="decoder", size=size, way=way)
+                               for texts, size in (("few documents", "two layers"), ("many documents", MANY))
+                               for way in ("labels", "soft targets")}, digits=3)
     return {
         "figure": draw_family(table, "decoder", "loss", "loss of the student, nats a token", math.inf),
         "encoders": draw_family(table, "encoder", "tasks", "mean accuracy on two tasks", 1.0),
         "removed-words": fig,
+        "few-and-many": data,
     }
 
 
 def draw_family(table: Table, family: str, what: str, label: str, most: float) -> Figure:
     """A point for each method, beside the teacher's line; `most` is what the quantity can be."""
-    found = {way: values(table, what, family, "half", way) for way in (*MAIN[family], *ABLATIONS[family])}
+    found = {way: values(table, what, family, "two layers", way) for way in (*MAIN[family], *ABLATIONS[family])}
     found = {way: numbers for way, numbers in found.items() if numbers}
     teacher = values(table, what, family, "teacher", "teacher")
     fig, axes = figure(label, "", 6.4, 0.7 + 0.36 * len(found))
