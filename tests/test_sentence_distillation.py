@@ -106,7 +106,7 @@ def test_what_is_kept_equals_the_slow_definitions():
 # students
 
 
-@pytest.mark.parametrize("layers, layers_from, taken", [(2, None, [0, 2]), (3, [0, 1, 3], [0, 1, 3]),
+@pytest.mark.parametrize("layers, layers_from, taken", [(2, None, [0, 3]), (3, [0, 1, 3], [0, 1, 3]),
                                                         (4, None, [0, 1, 2, 3])])
 def test_a_student_begins_as_layers_of_its_teacher(layers, layers_from, taken, teacher, rows):
     student = sentence_student(teacher, layers, layers_from=layers_from)
