@@ -2,8 +2,7 @@ r"""What the claim on distillation is made from: teachers, students of two sizes
 each student is examined on.
 
     teachers    the shipped decoder of .4 million parameters, three layers, which reads; and an encoder from nothing, of
-                four layers of width 64 and 1,500 steps: a student of the shipped encoder's labels settles after some
-                1,800 steps, three times as long as the decoder's
+                four layers of width 64 and 1,500 steps, since no encoder that reads is shipped
     students    two layers and one of the same width, trained on the same batches of 16 documents: the decoder's on
                 1,200, each read eight times, and of labels and soft targets also on as many new ones
     examined    their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in
@@ -44,7 +43,7 @@ from minialign.distill.student import start_from, student_config
 from minialign.distill.tinybert import TINYBERT, TinyBERT
 from minialign.evaluation import bytes_on_disk
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model
-from minialign.lab.bases.make import BASES
+from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench
 from minialign.lab.claims.shipped import documents
 from minialign.lab.claims.toys import toy, toy_gpt
@@ -131,8 +130,8 @@ ABLATIONS = {  # at the larger size
 class Budget:
     """What students of a family read."""
 
-    steps: int
-    documents: int
+    steps: int  # of BATCH documents
+    documents: int  # that they learn from, each again and again
     length: int  # tokens of a document that are read
 
 
@@ -149,6 +148,7 @@ class Teacher:
     valid: list[list[int]]  # documents that a temperature is chosen on
     held_out: list[list[int]]  # documents that nobody trained on
     folder: Path  # of its weights
+    key: str  # of its weights, for what is made from it
     budget: Budget
     tasks: dict[str, list[LabelledTexts]]  # of each task the texts to tune on and those to test on
 
@@ -172,7 +172,7 @@ class Teacher:
         if texts == "written":
             prompts = [row[:PROMPT] for row in rows[: len(rows) // 2]]
             how = WritingConfig(4, new_tokens=self.budget.length - PROMPT)
-            written = written_once(self.model, prompts, how, seed, folder / f"{self.folder.name}-{seed}.jsonl")
+            written = written_once(self.model, prompts, how, seed, folder / f"{self.key}-{seed}.jsonl")
             return LabelledRows(written, min(batch, len(prompts)), seed)
         return LabelledRows([(row, PROMPT if texts == "prompts" else 1) for row in rows], batch, seed)
 
@@ -197,7 +197,7 @@ class Teacher:
             found |= {"parameters": sum(p.numel() for p in model.parameters()), "bytes": bytes_on_disk(folder / MODEL)}
             write_json(kept / FOUND, found)
 
-        return read_json(bench.cached("asked", [folder.name, self.folder.name, seed, steps, tasks], make) / FOUND)
+        return read_json(bench.cached("asked", [folder.name, self.key, seed, steps, tasks], make) / FOUND)
 
     def own_texts(self, model: LanguageModel, new_tokens: int) -> float:
         """KL(student ‖ teacher) on texts that the student writes, nats a token."""
@@ -237,16 +237,18 @@ def load_teacher(bench: Bench, kind: str, seed: int) -> Teacher:
         config = dataclasses.replace(config, steps=1000, batch=TEACHERS)
     if kind == "decoder":
         folder, texts = BASES / BASE, documents(seed, 2 * judged + BATCH * budget.steps)
+        key = load_base(folder)[2]["digest"]
     else:
         folder, (learned, held_out) = toy_bert(bench, config, seed), corpus(config, seed)
-        texts = held_out + learned
+        texts, key = held_out + learned, folder.name
     model, tokenizer = load_model(folder)
     ids = [row for row in encode_documents(tokenizer, texts) if len(row) > PROMPT + 1]
     tasks = {}
     for name in (NEAR, FAR):
         made = [task(name, count, 1000 * seed + part) for part, count in enumerate(counts)]
         tasks[name] = [rows_of(tokenizer, texts, budget.length, 32, seed) for texts in made]
-    return Teacher(model, tokenizer, ids[2 * judged :], ids[judged : 2 * judged], ids[:judged], folder, budget, tasks)
+    judged_on, valid, learned_from = ids[:judged], ids[judged : 2 * judged], ids[2 * judged :]
+    return Teacher(model, tokenizer, learned_from, valid, judged_on, folder, key, budget, tasks)
 
 
 def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
@@ -302,4 +304,4 @@ def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str
             distil(model, recipe, data, teacher.batches(teacher.valid), how, run)
 
     taught = [name, to_dict(method.config), method.start, method.texts, size, to_dict(how), len(ids)]
-    return bench.cached("student", [teacher.folder.name, *taught], make)
+    return bench.cached("student", [teacher.key, *taught], make)
