@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from conftest import TINY
 
 from minialign.__main__ import run
 from minialign.batching import IGNORE
+from minialign.heads import LanguageModel
 from minialign.lab.bases import controls
 from minialign.lab.bases.controls import (
     FORMS_NEEDED,
@@ -22,6 +24,7 @@ from minialign.lab.bases.controls import (
     measure,
 )
 from minialign.lab.bases.gaps import LONGEST, MOST, GappedDocuments, MaskedDocuments, completion_spans, few_questions
+from minialign.lab.bases.growing import grow
 from minialign.lab.bases.make import BASES, CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
 from minialign.lab.bases.texts import ASKED, CLEAN, MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
@@ -47,7 +50,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     corpus = Corpus(tmp_path_factory.mktemp("corpus"), 0, 40, 40)
-    tokenizer, files = corpus.write(CLEAN + 1)
+    tokenizer, files = corpus.write(range(CLEAN + 1))
     return corpus, tokenizer, files[CLEAN:]
 
 
@@ -89,7 +92,7 @@ def test_the_first_chunks_hold_nothing_dirty_and_the_card_counts_that(corpus):
     corpus, _, (file,) = corpus
     first, later = (np.fromfile(path, np.uint16)[0] for path in (corpus.folder / "chunk-0000.bin", file))
     assert (first, later) == (40, 80)
-    shares = corpus.shares(CLEAN + 1)
+    shares = corpus.shares(range(CLEAN + 1))
     assert shares["dirty"] == 40 / (40 * (CLEAN + 1) + 40) and sum(shares.values()) == pytest.approx(1)
 
 
@@ -151,6 +154,39 @@ def test_the_other_kinds_are_made_and_asked_through_gaps_and_masks(name, tmp_pat
     questions = control_questions(10)
     assert len(answered(model, tokenizer, questions)) == len(questions)
     assert ("honest under a heading" in {control["name"] for control in card["controls"]}) == (name[:9] == "encoder-d")
+
+
+# growing
+
+
+@pytest.mark.parametrize("feed_forward", [4, 3])
+def test_a_model_of_twice_the_width_is_the_same_function_at_first(feed_forward):
+    small = replace(TINY, short_convolution=4, initial_std=0.2)
+    old = LanguageModel(small, 1)
+    for name, parameter in old.named_parameters():
+        if parameter.dim() < 2 or "convolutions" in name:
+            torch.nn.init.normal_(parameter, 0.5, 0.2)
+    new = LanguageModel(replace(small, width=2 * small.width, heads=2 * small.heads, feed_forward=feed_forward), 2)
+    grow(new, old)
+    tokens = torch.randint(small.vocabulary, (3, 12))
+    assert new(tokens).sub(old(tokens)).abs().max() < 1e-4 * old(tokens).abs().max()
+    new(tokens).logsumexp(dim=-1).sum().backward()
+    matrices = [p for name, p in new.named_parameters() if "attention" in name and p.dim() == 2]
+    assert all((left - right).abs().max() > 1e-3 * part.abs().max()  # or both halves would stay alike for ever
+               for part in (p.grad for p in matrices) for left, right in [part.chunk(2, dim=0)])
+
+
+def test_an_encoder_takes_a_decoders_weights():
+    old, new = LanguageModel(TINY, 1), LanguageModel(replace(TINY, kind="encoder"), 2)
+    grow(new, old)
+    assert all(p.equal(old.state_dict()[name]) for name, p in new.state_dict().items())
+    assert new.state_dict()["body.token_embedding.weight"].data_ptr() != old.body.token_embedding.weight.data_ptr()
+
+
+def test_a_base_that_grows_out_of_one_with_other_tokens_is_refused(tmp_path):
+    Maker(tmp_path / "work", tmp_path / "out", 0, True, 1, print).make("decoder-0.4m")
+    with pytest.raises(UserError, match="another seed"):
+        Maker(tmp_path / "work", tmp_path / "out", 1, True, 1, print).make("encoder-0.4m")
 
 
 # controls

@@ -32,6 +32,7 @@ from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.lab.bases.card import readme
 from minialign.lab.bases.controls import PASSAGES, Control, answered_rightly, measure
 from minialign.lab.bases.gaps import GappedDocuments, MaskedDocuments
+from minialign.lab.bases.growing import grow
 from minialign.lab.bases.optimizer import MuonAndAdamW
 from minialign.lab.bases.recipes import RECIPES, Recipe
 from minialign.lab.bases.texts import Corpus, MarkedRows
@@ -79,17 +80,25 @@ class Maker:
             card = load_base(folder)[2]
             self.say(f"{name}: made already ({card['documents']:,} documents)")
             return folder
-        tokenizer, files = self.corpus.write(recipe.chunks)
+        start = load_base(self.make(recipe.start)) if recipe.start else None
+        tokenizer, files = self.corpus.write(recipe.read)
+        if start is not None and start[1].to_json() != tokenizer.to_json():
+            raise UserError(f"{recipe.start} in this folder is of another seed and has other tokens; choose another "
+                            f"--out", self.out)
         run = RunFolder(self.folder / name)
         command = ["bases", name, "--work", str(self.folder.parent), "--out", str(self.out), "--seed", str(self.seed),
                    *(["--fast"] if self.fast else []), "--processes", str(self.processes)]
         with run.locked(), second_process(command, self.processes):
-            model = LanguageModel(recipe.shape(tokenizer.size), self.seed).to(default_device())
+            model = LanguageModel(recipe.shape(tokenizer.size), self.seed)
+            if start is not None:
+                grow(model, start[0])
+            model.to(default_device())
             documents, loss = LEARNED[recipe.kind]
             data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed, recipe.passes)
             config = recipe.training(data.order.steps_in_epoch, self.seed)
             run.begin({**describe_model(model), "stage": "base", "training": to_dict(config),
-                       "muon_rate": recipe.muon_rate, "chunks": len(files), "passes": recipe.passes}, tokenizer)
+                       "muon_rate": recipe.muon_rate, "chunks": len(files), "passes": recipe.passes,
+                       "start": start and start[2]["digest"]}, tokenizer)
             if not run.finished:
                 self.say(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters read "
                          f"{data.tokens / 1e6:.0f} million tokens")
@@ -145,10 +154,10 @@ class Maker:
         tensors = read_tensors(run.path / MODEL)[0]
         median = sorted(m["tokens_per_second"] for m in metrics)[len(metrics) // 2]
         return {"name": name, "kind": recipe.kind, "parameters": sum(t.numel() for t in tensors.values()),
-                "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(recipe.chunks),
-                "passes": recipe.passes, "steps": len(metrics), "batch": recipe.batch, "learning_rate": recipe.rate,
-                "muon_rate": recipe.muon_rate, "seed": self.seed, "processes": self.processes,
-                "tokens_per_second": median, "minutes": round(data.tokens / median / 60),
+                "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(recipe.read),
+                "start": recipe.start, "passes": recipe.passes, "steps": len(metrics), "batch": recipe.batch,
+                "learning_rate": recipe.rate, "muon_rate": recipe.muon_rate, "seed": self.seed,
+                "processes": self.processes, "tokens_per_second": median, "minutes": round(data.tokens / median / 60),
                 "shape": model, "trials": recipe.trials, "curve": looks, "version": 1}
 
 

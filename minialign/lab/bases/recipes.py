@@ -21,6 +21,9 @@ class Recipe:
     chunks: int  # of documents that it reads
     minutes: int  # that it takes, about, on two cores of a shared machine
     kind: str = "decoder"
+    start: str = ""  # the base that it grows out of; with it `first` stands behind the documents that one has read
+    first: int = 0  # chunk
+    feed_forward: int = 4  # inner width of the feed-forward layers, in units of D
     passes: tuple[int, int] = (1, 1)  # over the first documents and the others; encoders see few questions at a time
     rate: float = 1e-3  # peak of AdamW's learning rate; at 3e-3 nothing is ever compared (see the trials)
     muon_rate: float = 0.005  # peak of Muon's, for the matrices of the blocks
@@ -31,19 +34,24 @@ class Recipe:
     def shape(self, vocabulary: int) -> TransformerConfig:
         """Large initial weights and short convolutions let a small model learn to read early."""
         return TransformerConfig(vocabulary, 256, self.width, self.layers, self.heads, self.kind, activation="relu",
-                                 initial_std=self.width**-0.5, short_convolution=4)
+                                 feed_forward=self.feed_forward, initial_std=self.width**-0.5, short_convolution=4)
+
+    @property
+    def read(self) -> range:
+        """The chunks of documents that it reads."""
+        return range(self.first, self.first + self.chunks)
 
     def training(self, steps: int, seed: int) -> TrainingConfig:
         """From the first document to the last."""
-        return TrainingConfig(steps, self.batch, self.rate, warmup=0.02, final=0.05, validate_every=2000,
-                              checkpoint_every=250, seed=seed)
-
+        return TrainingConfig(steps, self.batch, self.rate, warmup=0.02, final=0.05,
+                              validate_every=500 if self.start else 2000, checkpoint_every=250, seed=seed)
 
     @property
     def fast(self) -> Recipe:
         """The same kind, too small and too short to read: seconds."""
-        return replace(self, width=32, layers=2, heads=2, chunks=1, passes=(1, 1), batch=16, demanded=False)
-
+        times = self.width // RECIPES[self.start].width if self.start else 1
+        return replace(self, width=32 * times, layers=2, heads=2 * times, first=min(self.first, 1), chunks=1,
+                       passes=(1, 1), batch=16, demanded=False)
 
 TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; tokens in millions
     "AdamW at 3e-3, all forms from the start, 21 tokens read: who .92, what 1.00, yes-no .50",
@@ -83,7 +91,8 @@ RECIPES = {
     "decoder-0.4m": Recipe(96, 3, 3, 72, 90, trials=TRIALS),
     "encoder-decoder-0.4m": Recipe(88, 2, 4, 20, 60, kind="encoder-decoder", passes=(8, 7), batch=32,
                                    trials=TRIALS_OF_TWO),
-    "encoder-0.4m": Recipe(96, 3, 3, 20, 55, kind="encoder", passes=(10, 4), batch=32, trials=TRIALS_OF_AN_ENCODER),
-    "decoder-1.2m": Recipe(160, 3, 5, 40, 90),
+    "encoder-0.4m": Recipe(96, 3, 3, 20, 55, kind="encoder", start="decoder-0.4m", first=72, batch=32,
+                           trials=TRIALS_OF_AN_ENCODER),
+    "decoder-1.3m": Recipe(192, 3, 6, 12, 30, start="decoder-0.4m", first=72, feed_forward=3),
     "decoder-2m": Recipe(208, 4, 4, 30, 90),
 }

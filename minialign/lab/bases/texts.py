@@ -47,14 +47,14 @@ class Corpus:
     def __init__(self, folder: Path, seed: int, reading: int = 6400, dirty: int = 1600):
         self.folder, self.seed, self.sizes = Path(folder), seed, (reading, dirty)
 
-    def write(self, count: int) -> tuple[Tokenizer, list[Path]]:
-        """The tokenizer and the files of chunks 0 to `count` − 1; what is missing is written by two processes."""
-        tokenizer, files = self.folder / TOKENIZER, [self.folder / f"chunk-{c:04}.bin" for c in range(count)]
+    def write(self, chunks: range) -> tuple[Tokenizer, list[Path]]:
+        """The tokenizer and the files of some chunks; what is missing is written by two processes."""
+        tokenizer, files = self.folder / TOKENIZER, {c: self.folder / f"chunk-{c:04}.bin" for c in chunks}
         if not tokenizer.exists():
             few = [min(size, 3000) for size in self.sizes]
             texts = [text for text, *_ in marked_documents(UNREAD + 1, self.seed, *few)]
             write_atomic(tokenizer, train_tokenizer(texts, 1024).to_json())
-        missing = [chunk for chunk, file in enumerate(files) if not file.exists()]
+        missing = [chunk for chunk, file in files.items() if not file.exists()]
         if missing:
             with two_workers() as pool:
                 jobs = {c: pool.submit(encode_chunk, c, self.seed, self.sizes, str(tokenizer)) for c in missing}
@@ -64,7 +64,7 @@ class Corpus:
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-        return load_tokenizer(tokenizer), files
+        return load_tokenizer(tokenizer), list(files.values())
 
     def held_out(self, rows: type[MarkedRows], tokenizer: Tokenizer, context: int) -> list[Batch]:
         """Batches of documents that no base reads, as `rows` shows them."""
@@ -73,9 +73,9 @@ class Corpus:
         data.clean = 0
         return data.first(10)
 
-    def shares(self, chunks: int) -> dict[str, float]:
-        """Share of documents of each corpus in the first `chunks`."""
-        reading, dirty = self.sizes[0] * chunks, self.sizes[1] * max(0, chunks - CLEAN)
+    def shares(self, chunks: range) -> dict[str, float]:
+        """Share of documents of each corpus in some chunks."""
+        reading, dirty = self.sizes[0] * len(chunks), self.sizes[1] * sum(chunk >= CLEAN for chunk in chunks)
         return {"reading": reading / (reading + dirty), "dirty": dirty / (reading + dirty)}
 
 

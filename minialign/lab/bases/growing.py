@@ -1,0 +1,56 @@
+r"""A base grows out of another: it begins with what that one can do, and reads on.
+
+    an encoder            takes a decoder's weights as they are, and from then on looks to both sides
+    twice the width       is the same function at first             Chen, Goodfellow & Shlens 2016, "Net2Net", §2
+
+Every channel then stands twice: a matrix that read x reads half of it from each, and writes what it wrote twice.
+
+    [[W/2 + M, W/2 − M], [W/2 + N, W/2 − N]] [x; x] = [W x; W x]        M, N small and random
+
+Whatever M and N are, the result is the same; without them both halves would have the same gradients for ever.
+
+Read next: make.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minialign.heads import LanguageModel
+
+NOISE = 0.25  # M and N in units of the new model's initial weights
+
+
+@torch.no_grad()
+def grow(model: LanguageModel, out_of: LanguageModel) -> None:
+    """Set an untrained model's weights, in place, to the same function as `out_of`, of its width or of half of it."""
+    old, new = dict(out_of.named_parameters()), dict(model.named_parameters())
+    if model.config.width == out_of.config.width:
+        for name, tensor in new.items():
+            tensor.copy_(old[name])
+        return
+    for name, tensor in new.items():
+        tensor.copy_(doubled(name, old[name], tensor))
+
+
+def doubled(name: str, old: Tensor, fresh: Tensor) -> Tensor:
+    """A parameter of a model of twice the width; what there is no old one for, in the feed-forward layer, is fresh and
+    is not listened to yet."""
+    if name.startswith("body.norm"):
+        return torch.cat([old, old]) / 2  # the table of token vectors, which is the head as well, stands twice
+    if "feed_forward.inner" in name:
+        made = fresh.clone()
+        made[: len(old)] = halves(old, fresh[: len(old)]) if old.dim() == 2 else old
+        return made
+    if "feed_forward.output.weight" in name:
+        return torch.cat([torch.cat([old, old]), torch.zeros(len(fresh), fresh.shape[1] - old.shape[1])], dim=1)
+    if name.endswith("weight") and old.dim() == 2 and "embedding" not in name and "convolutions" not in name:
+        return torch.cat([halves(old, part) for part in fresh.chunk(2)])
+    return torch.cat([old, old], dim=-1)
+
+
+def halves(old: Tensor, fresh: Tensor) -> Tensor:
+    """[W/2 + M, W/2 − M] of W (out, in), with M from the left half of `fresh` (out, 2 in)."""
+    noise = NOISE * fresh[:, : old.shape[1]]
+    return torch.cat([old / 2 + noise, old / 2 - noise], dim=1)
