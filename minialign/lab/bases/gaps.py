@@ -26,7 +26,7 @@ from minialign.tokenizer import BEGIN, SENTINELS
 
 PLAIN = 0.2  # share of the documents that are corrupted without regard to their completions
 LONGEST = 4  # tokens of a completion that an encoder is asked for: it says each without knowing of the others
-MOST = 2  # questions of a document that are shown together
+MOST = 2  # questions of a document that are shown together, to a model that has to learn to compare
 
 
 def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
@@ -35,11 +35,11 @@ def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))[-SENTINELS:]
 
 
-def few_questions(codes: np.ndarray, chance: random.Random) -> np.ndarray:
-    """The document with up to MOST of its questions. Who reads to both sides cannot tell by a word's standing elsewhere
-    whether the passage has it, where ten questions speak of the same things."""
+def few_questions(codes: np.ndarray, chance: random.Random, most: int = MOST) -> np.ndarray:
+    """The document with up to `most` of its questions. Who reads to both sides cannot tell by a word's standing
+    elsewhere whether the passage has it, where ten questions speak of the same things."""
     head, *questions = np.split(codes, np.flatnonzero(codes & ASKED))
-    kept = sorted(chance.sample(range(len(questions)), min(len(questions), chance.randint(1, MOST))))
+    kept = sorted(chance.sample(range(len(questions)), min(len(questions), chance.randint(1, most))))
     return np.concatenate([head, *(questions[i] for i in kept)])
 
 
@@ -80,6 +80,8 @@ class GappedDocuments(ReadInPart):
 class MaskedDocuments(ReadInPart):
     """Documents for an encoder; arguments as for `MarkedRows`."""
 
+    most = 2 * MOST  # it begins with a decoder's weights, which compare
+
     def batch(self, names: list[int], step: int = 0) -> Batch:
         """The named documents with short completions, and some tokens besides, hidden."""
         pairs = [self.pair(name, random.Random(f"{self.seed} {step} {name}")) for name in names]
@@ -89,7 +91,7 @@ class MaskedDocuments(ReadInPart):
     def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
         """What is read of one document, and what is asked for."""
         codes, plain = self.codes_of(name), self.begun(name) and chance.random() < PLAIN
-        codes = codes if plain else few_questions(codes, chance)
+        codes = codes if plain else few_questions(codes, chance, self.most)
         ids, spans = (codes % ASKED).tolist(), completion_spans(codes)
         asked = [] if plain else [span for span in spans if span[1] - span[0] <= LONGEST]
         share = MaskingConfig().chosen if not asked else MaskingConfig().chosen / 3

@@ -1,6 +1,6 @@
-r"""What the claims on human feedback share: the main job from bases of two sizes, and what is taken for granted of it.
+r"""What the claims on human feedback share: the main job from bases of three sizes, and what is taken for granted.
 
-    small    decoder-0.1m        middle    decoder-0.4m, which is the main job itself
+    small    decoder-0.1m        middle    decoder-0.4m, which is the main job itself        large    decoder-1.3m
 
 Every size has the same stories, demonstrations, comparisons, steps and updates. Each stage is kept. The bases are one
 each, so seeds are of everything after them. Taken for granted, at the middle size, and fixed before the first run from
@@ -33,7 +33,7 @@ from minialign.training import TrainingConfig
 from minialign.world.gold import score
 from minialign.world.stories import Story
 
-SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m"}  # and its base
+SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m", "large": "decoder-1.3m"}  # and its base
 ORDERED, HONEST, PAIRS = 0.8, 0.95, 0.8  # thresholds of the controls
 
 

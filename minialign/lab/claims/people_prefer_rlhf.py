@@ -4,7 +4,7 @@ the references.
 Stiennon et al. 2020, Fig. 1: at every size summaries of the model tuned on human feedback are preferred over supervised
 ones, and at 1.3 billion parameters over the references written by people (61 % of comparisons).
 
-The test: the main job from bases of two sizes (feedback.py). Annotators whose choices no training used compare a
+The test: the main job from bases of three sizes (feedback.py). Annotators whose choices no training used compare a
 model's summary with the story's reference, in random order, ties one half. Beside it stands what is left of the win
 rate at equal length, since longer summaries win by length; each seed's interval over its stories is in the table
 (rlhf/equal_length.py).

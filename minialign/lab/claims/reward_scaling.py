@@ -3,7 +3,7 @@ r"""Reward models grow: larger ones, and more comparisons, come close to one hum
 Stiennon et al. 2020, Fig. 6: validation accuracy of reward models against their size and the number of comparisons,
 with lines for one human and for an ensemble.
 
-The test. Simulated: reward models that begin as the instruction-tuned models of two sizes, trained on an eighth, a
+The test. Simulated: reward models that begin as the instruction-tuned models of three sizes, trained on an eighth, a
 half or all of the comparisons, judged by annotators' choices on unseen stories; the lines are a held-out person and the
 majority of five. Beside them three reward models, their scores averaged. Real: reward models of two sizes that begin as
 decoders of the texts, trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged on other texts
