@@ -81,7 +81,9 @@ def pad(rows: Sequence[Sequence[int]], side: str = "right", length: int | None =
         side: where the padding goes: "right" to train, "left" to generate, where the last token must be a real one.
         length: T; the longest row's when None. device: where the two are needed.
     """
-    length = max(map(len, rows)) if length is None else length
+    longest = max(map(len, rows))
+    length = longest if length is None else length
+    assert length >= longest, "a row is longer than the length asked for"
     lengths, place = torch.tensor([len(row) for row in rows])[:, None], torch.arange(length)
     mask = place < lengths if side == "right" else place >= length - lengths  # (B, T)
     # one copy for all rows: four times faster than row by row
@@ -135,8 +137,8 @@ def pack(documents: Sequence[Sequence[int]], context: int) -> Tensor:
     stream = torch.tensor([token for document in documents for token in document])
     count = (len(stream) - 1) // context
     if count < 1:
-        raise UserError(f"the text has {len(stream)} tokens, fewer than one context of {context}; give more text or a "
-                        f"shorter --context")
+        raise UserError(f"the text has {len(stream)} tokens, and one row of context {context} takes {context + 1}; "
+                        f"give more text or a shorter --context")
     return torch.stack([stream[i * context : (i + 1) * context + 1] for i in range(count)])
 
 

@@ -46,6 +46,7 @@ class Cache:
     def rewind(self, count: int) -> None:
         """Forget the last `count` tokens that were read."""
         assert self.rewinds and 0 <= count <= self.length and not self.padded
+        assert all(kept is None for kept in self.grown), "what autograd has seen is not forgotten"
         self.length -= count
         self.recent = {place: line[:, : line.shape[1] - count] for place, line in self.recent.items()}
 
@@ -75,7 +76,7 @@ class Cache:
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store this call's (B, H, T, d) keys and values of one layer and return all of them, (B, H, S, d)."""
-        if key.requires_grad:  # what autograd has seen must not be overwritten: here the memory grows
+        if key.requires_grad or value.requires_grad:  # what autograd has seen must not be overwritten: memory grows
             if (before := self.grown[layer]) is not None:
                 key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
             self.grown[layer] = key, value
@@ -96,7 +97,7 @@ class Cache:
             return None if kept is None else tuple(t.index_select(0, rows) for t in kept)
 
         self.shape = (*self.shape[:2], len(rows), *self.shape[3:])  # for a store that is not laid out yet
-        self.store = None if self.store is None else self.store[:, :, rows]
+        self.store = None if self.store is None else self.store.index_select(2, rows)
         self.grown, self.memory = [repeated(kept) for kept in self.grown], [repeated(kept) for kept in self.memory]
         self.recent = {place: x.index_select(0, rows) for place, x in self.recent.items()}
         self.mask = self.mask[rows]

@@ -10,7 +10,8 @@ Details that matter:
        times faster than torch.multinomial. All are drawn at once, on the CPU: no row depends on when others stop.
     3. A row goes on until all rows have ended; what follows its end token, which belongs to the completion, is cut off
        afterwards (test_what_stands_after_the_end_token_has_no_influence).
-    4. Log-probabilities are those of the distribution that was sampled from, temperature, top-k and top-p included.
+    4. Log-probabilities are those of the distribution that was sampled from, temperature, top-k and top-p included; at
+       temperature 0, which is no distribution to learn from, those of temperature 1.
     5. An encoder-decoder's encoder reads each prompt once, padded on the right; its decoder begins with the begin token
        (test_an_encoder_decoder_reads_each_prompt_once).
 
@@ -152,7 +153,7 @@ def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: Sam
             cache.repeat(torch.arange(len(prompts), device=device).repeat_interleave(completions))
             hidden, *memory = (x.repeat_interleave(completions, dim=0) for x in (hidden, *memory))  # (N, D), …
         for t in range(config.new_tokens):
-            logits = shape_logits(model.logits(hidden), config)  # (N, V)
+            logits = shape_logits(model.logits(hidden).float(), config)  # (N, V)   16 bits would merge neighbours
             probabilities = logits.softmax(dim=-1)
             token = logits.argmax(dim=-1) if config.temperature == 0 else sample_token(probabilities, uniforms[t])
             completion[:, t], logprobs[:, t] = token, probabilities.gather(1, token[:, None]).squeeze(1).log()
@@ -178,7 +179,7 @@ def check_room(shape: TransformerConfig, prompt: int, new_tokens: int) -> None:
 def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then top-k, then top-p: the order in which the common libraries apply them."""
     if config.temperature not in (0, 1.0):  # what is divided is at most 0, so a tiny temperature cannot overflow
-        logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(config.temperature, 1e-30)
     return filter_logits(logits, config.top_k, config.top_p)
 
 

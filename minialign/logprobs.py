@@ -60,8 +60,11 @@ def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int
     begin = torch.full((len(prompts), 1), model.special.begin, device=device)
     first = model.body.decoder(begin, None, cache, memory, input_mask)  # (B, 1, D)
     cache.repeat(of)
+    first = first.index_select(0, of)  # (N, 1, D)
+    if tokens.shape[1] == 1:  # the begin token alone predicts it
+        return first, mask
     rest = model.body.decoder(tokens[:, :-1], mask[:, :-1], cache, memory, input_mask[of])  # (N, T − 1, D)
-    return torch.cat([first[of], rest], dim=1), mask
+    return torch.cat([first, rest], dim=1), mask
 
 
 def completion_logprobs(model: LanguageModel, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],

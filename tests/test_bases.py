@@ -183,6 +183,13 @@ def test_an_encoder_takes_a_decoders_weights():
     assert new.state_dict()["body.token_embedding.weight"].data_ptr() != old.body.token_embedding.weight.data_ptr()
 
 
+@pytest.mark.parametrize("other", [{"heads": 2}, {"layers": 1}, {"width": 48}, {"kind": "encoder-decoder"}])
+def test_what_would_not_be_the_same_function_is_not_grown(other):
+    wide = replace(TINY, **{"width": 64, "heads": 4} | other)
+    with pytest.raises(UserError, match="grow"):
+        grow(LanguageModel(wide, 2), LanguageModel(replace(TINY, kind=wide.kind), 1))
+
+
 def test_a_base_that_grows_out_of_one_with_other_tokens_is_refused(tmp_path):
     Maker(tmp_path / "work", tmp_path / "out", 0, True, 1, print).make("decoder-0.4m")
     with pytest.raises(UserError, match="another seed"):

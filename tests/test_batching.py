@@ -107,7 +107,7 @@ def test_packing_loses_no_token(context):
 
 
 def test_text_shorter_than_one_context_is_an_error_that_says_how_short():
-    with pytest.raises(UserError, match="the text has 5 tokens, fewer than one context of 5"):
+    with pytest.raises(UserError, match="the text has 5 tokens, and one row of context 5 takes 6"):
         pack([[1, 2, 3], [4, 5]], 5)
     assert pack([[1, 2, 3], [4, 5, 6]], 5).tolist() == [[1, 2, 3, 4, 5, 6]]
     with pytest.raises(UserError, match="0 tokens"):
@@ -172,3 +172,8 @@ def test_fewer_examples_than_a_batch_are_an_error():
     for batch in (0, 1):
         with pytest.raises(UserError, match="there are 0 examples"):
             Order([], batch, seed=0)
+
+
+def test_a_row_longer_than_the_length_is_refused_and_never_cut():
+    with pytest.raises(AssertionError, match="longer than the length"):
+        pad([[1, 2, 3], [4, 5]], length=2)

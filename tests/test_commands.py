@@ -402,7 +402,7 @@ BAD = {
                                                      "'title'"),
     "type": ("pretrain --text {d}/types.jsonl", "types.jsonl, line 1: field 'text' is int, not text"),
     "empty texts": ("pretrain --text {d}/no-text.jsonl", "no-text.jsonl: every text in it is empty"),
-    "short text": ("pretrain --text {d}/short.txt", "tokens, fewer than one context of 160; give more text or a "
+    "short text": ("pretrain --text {d}/short.txt", "tokens, and one row of context 160 takes 161; give more text or a "
                                                     "shorter --context"),
     "short text for gaps": ("pretrain --objective span-corruption --text {d}/short.txt",
                             "tokens, fewer than one row of 177; give more text or a shorter"),
@@ -484,7 +484,7 @@ BAD = {
     "equal for DPO": ("dpo --policy {d}/sft --cut-long --comparisons {d}/equal.jsonl",
                       "equal.jsonl: 0 comparisons are too few"),
     "smoothing": (DPO + " --label-smoothing 0.5", "label_smoothing is 0.5; it must be from 0 to 0.499"),
-    "little text": (PPO + " --pretraining {d}/short.txt", "the text has 5 tokens, fewer than one context of 64"),
+    "little text": (PPO + " --pretraining {d}/short.txt", "the text has 5 tokens, and one row of context 64 takes 65"),
     "broken test": (REWARD + " --test {d}/broken.jsonl", "broken.jsonl, line 2: not JSON"),
     "one reference": (REWARD + " --references 1", "1 is not in the range"),
     "few prompts": ("ppo --policy {d}/sft --reward {d}/reward --prompts {d}/long.txt --batch 99 --new-tokens 1",

@@ -429,3 +429,21 @@ def test_a_command_says_that_the_model_ended_at_once(decoder, tokenizer, tmp_pat
         command, *options = line.split()
         assert run([command, str(tmp_path), *options, "--new-tokens", "4"]) == 0
         assert capsys.readouterr().out == said
+
+
+def test_a_tiny_temperature_is_greedy_and_sixteen_bits_keep_every_token(chatty):
+    tiny, greedy = (generate(chatty, PROMPTS, SamplingConfig(6, t), seeded()) for t in (1e-46, 0.0))
+    assert torch.equal(tiny.completion, greedy.completion) and tiny.logprobs.isfinite().all()
+
+    class Even(torch.nn.Module):
+        config, special, training = chatty.config, chatty.special, False
+
+        def __init__(self):
+            super().__init__()
+            self.body = chatty.body
+
+        def logits(self, hidden):
+            return torch.zeros(len(hidden), 1024, dtype=torch.bfloat16)
+
+    seen = generate(Even(), [PROMPTS[0]] * 4000, SamplingConfig(1), seeded()).completion.unique()
+    assert len(seen) > 950  # of 1,024 equally likely ones; in bfloat16 their sums had room for half of them

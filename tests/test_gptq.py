@@ -139,3 +139,16 @@ def test_later_layers_see_what_rounded_ones_say(model):
 def test_nf4_has_no_codes_for_it():
     with pytest.raises(UserError, match="equally spaced"):
         SchemeConfig("nf4", rounding="gptq")
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_inputs_that_are_never_used_do_not_change_the_damping(size):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 32, generator=generator)
+    x = size * torch.randn(32, 200, generator=generator) @ torch.diag(torch.linspace(0.1, 3, 200))
+    x[1:16] += 2 * x[:1]
+    x[16:] = 0
+    mapping = MappingConfig("absmax", 3, "row")
+    off = [((weight - q.dequantize()) @ x).norm() for q in
+           (quantize_tensor(weight, mapping), gptq(weight, x @ x.T, mapping))]
+    assert off[1] < 0.9 * off[0]

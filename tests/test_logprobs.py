@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from conftest import build
 
 from minialign.batching import IGNORE, next_token_batch
+from minialign.cache import Cache
 from minialign.generation import filter_logits
 from minialign.logprobs import (
+    completion_logprobs,
     entropy,
     label_loss,
     masked_mean,
@@ -18,6 +20,8 @@ from minialign.logprobs import (
     token_logprobs,
     whiten,
 )
+from minialign.peft import lora
+from minialign.peft.lora import LoRAConfig
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 GARBAGE = [0.0, 1e30, -1e30, math.inf, math.nan]
@@ -189,3 +193,24 @@ def test_label_loss_gives_the_gradient_of_torch(logits, chosen):
     label_loss(ours, chosen).backward()
     F.nll_loss(theirs.log_softmax(-1).flatten(0, 1), chosen.flatten(), reduction="sum").backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_an_encoder_decoder_is_asked_for_completions_of_one_token():
+    model, prompts = build(kind="encoder-decoder"), [[1, 30, 31], [1, 40]]
+    short, _ = completion_logprobs(model, prompts, [[25], [26]], [0, 1])
+    long, _ = completion_logprobs(model, prompts, [[25, 27], [26, 27]], [0, 1])
+    torch.testing.assert_close(short, long[:, :1])
+
+
+def test_a_lora_on_values_alone_leaves_no_gradient_in_the_cache(monkeypatch):
+    caches = []
+
+    class Kept(Cache):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            caches.append(self)
+
+    monkeypatch.setattr("minialign.heads.Cache", Kept)
+    model = lora.wrap(build(), LoRAConfig(rank=2, targets=("value",)))
+    logprobs, _ = completion_logprobs(model, [[1, 30, 31]], [[25, 26], [27, 28]], [0, 0])
+    assert logprobs.requires_grad and caches and all(c.store is None or not c.store.requires_grad for c in caches)

@@ -716,3 +716,12 @@ def test_a_value_model_can_be_tuned_too(tokens):
 
 def test_a_body_is_built_for_each_kind():
     assert all(build_body(build(kind=kind).config) is not None for kind in KINDS)
+
+
+def test_all_layers_are_merged_or_none():
+    model = lora.wrap(build(), LoRAConfig(rank=2))
+    layers = list(lora.lora_layers(model).values())
+    layers[1].merge()
+    with pytest.raises(UserError, match="merged already"):
+        lora.merge(model)
+    assert [layer.merged for layer in layers] == [False, True, False, False]

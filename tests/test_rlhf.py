@@ -3,9 +3,11 @@
 import copy
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import build
 
 from minialign.batching import pad
 from minialign.generation import SamplingConfig
@@ -13,7 +15,7 @@ from minialign.heads import LanguageModel, ScalarModel, describe_model
 from minialign.logprobs import token_logprobs, whiten
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
-from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3
+from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3, sampled_kl
 from minialign.rlhf.ppo import (
     Learner,
     PPOConfig,
@@ -23,6 +25,7 @@ from minialign.rlhf.ppo import (
     penalised_rewards,
     policy_loss,
     ppo_update,
+    rollout_metrics,
     train_ppo,
     value_loss,
 )
@@ -416,3 +419,18 @@ def test_a_resumed_ppo_run_ends_with_the_same_bits(tmp_path):
 def test_settings_that_make_no_sense_are_errors_that_name_them(change):
     with pytest.raises(UserError, match=next(iter(change))):
         PPOConfig(**change)
+
+
+def test_kl_is_estimated_from_plain_samples_only():
+    for sampling in (SamplingConfig(4, 0.0), SamplingConfig(4, 1.0, top_k=3), SamplingConfig(4, 1.0, top_p=0.9)):
+        with pytest.raises(UserError, match="plain samples"):
+            sampled_kl(build(), build(), [[1, 30]], sampling, torch.Generator())
+
+
+def test_the_share_that_ended_looks_for_the_policys_own_end_token():
+    rows, mask = torch.tensor([[5, 7], [5, 2]]), torch.ones(2, 2, dtype=torch.bool)
+    rollout = SimpleNamespace(logprobs=torch.zeros(2, 2), reference_logprobs=torch.zeros(2, 2), mask=mask,
+                              scores=torch.zeros(2), completion=rows)
+    assert rollout_metrics(rollout, 0.1, 7)["ended"] == rollout_metrics(rollout, 0.1)["ended"] == 0.5
+    rollout.completion = rows[:1].expand(2, 2)
+    assert rollout_metrics(rollout, 0.1, 7)["ended"] == 1.0 and rollout_metrics(rollout, 0.1)["ended"] == 0.0

@@ -2,7 +2,7 @@ r"""MiniLM: the student copies how the teacher's last layer looks around, and ho
 nothing else.
 
     L = KL(A_teacher ‖ A_student) + KL(R_teacher ‖ R_student)       A = softmax(Q Kᵀ / √d)   R = softmax(V Vᵀ / √d)
-                                                                                         Wang et al. 2020, §3.1
+                                                                                     Wang et al. 2020, §3.1 and §3.2
     v2:  Σ over X in Q, K, V of KL(softmax(X Xᵀ / √d)_teacher ‖ …_student), in any number of relation heads
                                                                                          Wang et al. 2021, §3.1
 
@@ -82,7 +82,7 @@ def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
 
 
 def distribution_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of attention distributions, mean over heads and real queries (2020, Eq. 8).
+    """KL(teacher ‖ student) of attention distributions, mean over heads and real queries (2020, §3.1, Eq. 6).
 
     Args:
         student, teacher: (B, H, T, S) log-probabilities of equally many heads; −∞ where nothing may be looked at.
@@ -137,7 +137,7 @@ class MiniLM(Recipe):
             parts["attention"] = distribution_loss(a, b, batch.mask)
         for name in ("queries", "keys", "values"):
             if getattr(self.config, name):
-                vectors = getattr(ours, name)[-1], getattr(theirs, name)[layer]  # (B, T, d), (B, T, D)
+                vectors = getattr(ours, name)[-1], getattr(theirs, name)[layer]  # (B, T, D) each, of its own width
                 parts[name] = relation_loss(*vectors, self.relation_heads, batch.mask)
         return parts
 

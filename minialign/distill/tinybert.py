@@ -213,7 +213,7 @@ def likely_words(row: Sequence[int], model: LanguageModel, candidates: int) -> d
     places, likely = [place for place, token in enumerate(row) if token >= len(SPECIAL)], {}
     for start in range(0, len(places), 256):
         here = torch.tensor(places[start : start + 256], device=device_of(model))  # (P,)
-        tokens, mask = pad([[*row[:place], MASK, *row[place + 1 :]] for place in here.tolist()])
+        tokens, mask = pad([[*row[:place], MASK, *row[place + 1 :]] for place in here.tolist()], device=here.device)
         logits = model.logits(model.body(tokens, mask)[torch.arange(len(here), device=here.device), here])  # (P, V)
         logits[:, : len(SPECIAL)] = -torch.inf
         best = logits.topk(min(candidates, logits.shape[1] - len(SPECIAL))).indices

@@ -1,6 +1,7 @@
 r"""Supervised fine-tuning on demonstrations: show the model what a good completion looks like.
 
-    L = −Σₜ log π(yₜ | x, y₍<t₎) / |y|            over the completion y only, the prompt x is read but not taught
+    L = −Σ log π(yₜ | x, y₍<t₎) / Σ |y|           over a step's completions y, each token with the same weight;
+                                                  the prompt x is read but not taught
                                                   Ouyang et al. 2022 (InstructGPT), §3.5; Stiennon et al. 2020, §3.4
 
 The loss is that of pretraining (pretrain/causal_lm.py); the text is another, and the loss looks at a part of it:

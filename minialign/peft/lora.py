@@ -90,14 +90,18 @@ class LoRALinear(nn.Module):
         low = F.dropout(x, self.dropout, self.training) @ self.A.T  # (..., r)
         return self.base(x) + (low * self.scale) @ self.B.T
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """W₀ ← W₀ + scale · B A. Raises UserError when that was done already."""
+    def check_mergeable(self) -> None:
+        """Raise UserError where the update is merged already, or the layer's numbers stand for others."""
         if self.merged:
             raise UserError("the update is merged already; merging it twice would add it twice")
         if not isinstance(self.base, nn.Linear) or not self.base.weight.is_floating_point():
             raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge "
                             f"first and quantize then")
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """W₀ ← W₀ + scale · B A. Raises UserError as `check_mergeable` does."""
+        self.check_mergeable()
         update, self.original = self.update, self.base.weight.detach().clone()
         self.base.weight.copy_((self.original.float() + update).to(self.original.dtype))
 
@@ -140,8 +144,11 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Merge every update into its weights: from here on the model is as fast as the plain one."""
-    for layer in lora_layers(model).values():
+    """Merge every update into its weights, all or none: from here on the model is as fast as the plain one."""
+    layers = lora_layers(model).values()
+    for layer in layers:
+        layer.check_mergeable()
+    for layer in layers:
         layer.merge()
     return model
 

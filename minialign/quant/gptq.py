@@ -72,7 +72,7 @@ def gptq(weight: Tensor, hessian: Tensor, mapping: MappingConfig, config: GPTQCo
     W, H = weight.detach().double().clone(), hessian.double().clone()
     scale, zero_point = measured_scales(W, mapping)
     dead = H.diagonal() == 0
-    H[dead, dead], W[:, dead] = 1.0, 0.0
+    H[dead, dead], W[:, dead] = H.diagonal()[~dead].mean().nan_to_num(1.0), 0.0  # damping stays that of the others
     order = H.diagonal().argsort(descending=True) if config.act_order else torch.arange(len(H), device=H.device)
     U = inverse_factor(H[order][:, order], config.damping)
     codes = torch.zeros(W.shape, dtype=torch.int8, device=W.device)
@@ -89,8 +89,8 @@ def gptq(weight: Tensor, hessian: Tensor, mapping: MappingConfig, config: GPTQCo
                 if zero_point is not None:
                     zero_point[:, group] = fresh[1]
             here = W[:, column] - errors[:, :i] @ U[start:place, place]  # what the columns of this block taught it
-            codes[:, column], rounded = one_column(here, column, scale, zero_point, mapping)
-            errors[:, i] = (here - rounded) / U[place, place]  # Eq. 2
+            codes[:, column], back = one_column(here, column, scale, zero_point, mapping)
+            errors[:, i] = (here - back) / U[place, place]  # Eq. 2
         rest = order[start + len(columns) :]
         W[:, rest] -= errors @ U[start : start + len(columns), start + len(columns) :]
     return Quantized(codes, scale, zero_point, mapping)

@@ -9,7 +9,7 @@ With x̂ = s_x (Q_x − z_x), (T, K), and Ŵ, (N, K), the sum over K is one of i
     x̂ Ŵᵀ = s_x s_wᵀ ⊙ [ Q_x Q_wᵀ − z_x 1 (Q_w 1)ᵀ − (Q_x 1) z_wᵀ + K z_x z_wᵀ ]       Jacob et al. 2018, §2.3, Eq. 7
 
 A scale for each row of x and of W (a *column* of the paper's W, which is our Wᵀ) is vector-wise quantization, Dettmers
-et al. 2022, §3.1, Eq. 3. Weights have fixed scales in all three. A static scale gives a token the same integers
+et al. 2022, §3.1, Eq. 7. Weights have fixed scales in all three. A static scale gives a token the same integers
 whatever stands beside it; dynamic ones fit each input and need no calibration set. Details that matter:
     1. The bias stays in floating point and is added once, at the very end
        (test_the_bias_is_added_once_and_never_quantized).

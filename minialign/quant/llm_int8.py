@@ -6,7 +6,7 @@ r"""LLM.int8(): integers for almost everything, 16 bits for the few features tha
     s_x[t] = max |X[t, k]| / 127  over k ∉ O,   Q_x = round(X / s_x)        a scale for each row of X: a token
     s_w[n] = max |W[n, k]| / 127  over all k,   Q_w = round(W / s_w)        a scale for each row of W: an output
 
-Large models have a few feature dimensions (columns of X) whose values are twenty times the others', in all tokens. One
+Large models have a few feature dimensions (columns of X) whose values are twenty times the others', in most tokens. One
 of them in a row takes all the codes for itself: the scale that holds 60 rounds everything below 0.24 to 0. So these
 columns, and the same columns of W, are multiplied in floating point.
 Details that matter:

@@ -4,7 +4,7 @@ place; and what they are worth.
     largest(k) = maxₜ |X[t, k]|       feature k is an outlier where it reaches α = 6.0          Dettmers et al. 2022, §4
     worth(k)   = what the model loses when the layers read 0 in the place of feature k                    the same, §4.1
 
-From 6.7 billion parameters on, they found, the same few features are outliers in nearly all layers and tokens, and
+From 6.7 billion parameters on, they found, the same few features are outliers in nearly all layers and most tokens, and
 zeroing these hurts far more than zeroing as many others. Details that matter:
     1. A feature that is large in all tokens and one that is large at the first alone are two things: `tokens` and
        `place` tell them apart (test_sizes_places_and_shares_equal_their_definitions).

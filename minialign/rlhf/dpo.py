@@ -24,11 +24,11 @@ wrong. Details that matter:
        (test_answer_logprobs_obey_the_chain_rule).
     3. The reference is read once and never moves (test_the_reference_is_read_once_and_never_moves).
     4. The pairs of a prompt are one element, as in the reward model: every prompt weighs the same.
-    5. `imitation` adds the chosen completions' own loss, per token, which holds them up (Pang et al. 2024, §3, Eq. 2).
+    5. `imitation` adds the chosen completions' own loss, per token, which holds them up (Pang et al. 2024, §2, Eq. 1).
 
-Metrics beside those of training.py, on held-out pairs: `validation` the loss, nats · `accuracy` share of pairs with a
-positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those completions, nats · `gap` mean of the
-difference r̂(chosen) − r̂(rejected), in units of the reward.
+Metrics beside those of training.py, on held-out pairs: `validation` the loss without imitation, nats · `accuracy`
+share of pairs with a positive gap (½ for none) · `chosen`, `rejected` mean log(π/π_ref) of those completions, nats ·
+`gap` mean of the difference r̂(chosen) − r̂(rejected), in units of the reward (all three of sums, for IPO too).
 
 Read next: kto.py. See also: ppo.py, which samples.
 Try it:  python -m minialign dpo --policy RUN --comparisons FILE.jsonl
@@ -89,7 +89,7 @@ def ipo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float) 
 
     Args:
         chosen_logratios, rejected_logratios: (P,) log π(y|x) − log π_ref(y|x), nats a token: the mean over the
-            completion, as the paper's own experiments have it.
+            completion, as the authors advised TRL to take it; the paper's own examples have no tokens.
     """
     return (chosen_logratios - rejected_logratios - 1 / (2 * beta)) ** 2
 
@@ -135,7 +135,7 @@ def batch_loss(policy: LanguageModel, batch: RankedBatch, known: list[Tensor], c
     losses = pair_losses(ratios, batch, config)  # (P,)
     if config.imitation:
         a_token = logprobs / logprobs.new_tensor([len(completion) for completion in batch.completions])
-        losses = losses - config.imitation * a_token.index_select(0, batch.chosen)  # Pang et al. 2024, Eq. 2
+        losses = losses - config.imitation * a_token.index_select(0, batch.chosen)  # Pang et al. 2024, Eq. 1
     return (batch.weights * losses).sum()
 
 

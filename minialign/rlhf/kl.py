@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from minialign.generation import SamplingConfig, generate
 from minialign.heads import LanguageModel
 from minialign.logprobs import predicting_vectors, token_logprobs
+from minialign.runs.errors import UserError
 
 
 def k1(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
@@ -86,7 +87,10 @@ def learner_and_reference(policy: nn.Module) -> tuple[nn.Module, nn.Module]:
 def sampled_kl(policy: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]],
                sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
     """(N,) for each prompt one completion's log π(y|x) − log π_ref(y|x), nats (k1); its mean estimates KL(π ‖
-    π_ref)."""
+    π_ref). Raises UserError for sampling that is greedy or cut off (top-k, top-p): then it estimates nothing."""
+    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:
+        raise UserError("a KL divergence is estimated from plain samples; use a temperature above 0, without top-k and "
+                        "top-p")
     parts = []
     for start in range(0, len(prompts), 64):
         part = prompts[start : start + 64]

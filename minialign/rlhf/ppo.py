@@ -1,7 +1,7 @@
 r"""Proximal policy optimisation with a KL penalty: the policy learns what the reward model likes, and pays for leaving
 the reference. In each update the policy answers prompts, each token gets its advantage, and policy and value learn.
 
-    R(x, y) = r(x, y) − β log[π(y|x) / π_ref(y|x)]                                 Ziegler et al. 2019, §2.2, Eq. 2
+    R(x, y) = r(x, y) − β log[π(y|x) / π_ref(y|x)]                                   Ziegler et al. 2019, §2, Eq. 2
     δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ)                                                     Schulman et al. 2016, Eq. 10
     Âₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   computed backwards as Âₜ = δₜ + γλ Âₜ₊₁                  Schulman et al. 2016, Eq. 16
     L_π = −E min( ρ Â, clip(ρ, 1 − ε, 1 + ε) Â ),    ρ = π(yₜ) / π_rollout(yₜ)      Schulman et al. 2017, Eq. 7
@@ -155,7 +155,7 @@ def collect(policy: LanguageModel, reference: LanguageModel, value: ScalarModel,
 
 def penalised_rewards(scores: Tensor, policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor,
                       beta: float) -> Tensor:
-    """(N, R) reward of each token (Ziegler et al. 2019, §2.2, Eq. 2): the KL penalty, and the score on the last one.
+    """(N, R) reward of each token (Ziegler et al. 2019, §2, Eq. 2): the KL penalty, and the score on the last one.
 
     Args:
         scores: (N,) reward-model scores, in units of their standard deviation on reference completions.
@@ -270,12 +270,12 @@ def ppo_update(learner: Learner, rollout: Rollout, generator: torch.Generator) -
     return processes.averaged({name: total / steps for name, total in sums.items()}) | {"explained_variance": explained}
 
 
-def rollout_metrics(rollout: Rollout, beta: float) -> dict[str, float]:
-    """What one rollout tells. Raises UserError when a score or a log-ratio is not finite."""
+def rollout_metrics(rollout: Rollout, beta: float, end: int = END) -> dict[str, float]:
+    """What one rollout tells; `end`: the end token's id. Raises UserError when a score or a log-ratio is not finite."""
     ratios = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)  # (N,)
     check_finite(score=rollout.scores, KL=ratios)
     lengths = rollout.mask.sum(dim=1)
-    ended = rollout.completion.gather(1, lengths[:, None] - 1).squeeze(1) == END
+    ended = rollout.completion.gather(1, lengths[:, None] - 1).squeeze(1) == end
     numbers = {"score": rollout.scores, "kl": ratios, "length": lengths.float(), "ended": ended.float(),
                "kl_k3": k3(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)}
     return {name: float(each.mean()) for name, each in numbers.items()} | {"beta": beta}
@@ -309,7 +309,7 @@ def train_ppo(policy: LanguageModel, reward: ScalarModel | Ensemble, prompts: li
             learner.set_learning_rates(update)
             rollout = collect(policy, reference, value, reward, [prompts[i] for i in asked], config, generator)
             with loop.kept_on_error("failed-rollout.safetensors", vars(rollout)):
-                metrics = rollout_metrics(rollout, price.beta)
+                metrics = rollout_metrics(rollout, price.beta, policy.special.end)
                 estimate_advantages(rollout, price.beta, config)
                 metrics |= ppo_update(learner, rollout, generator)
             price.update(metrics["kl"], len(rollout.scores))

@@ -12,6 +12,8 @@ from small_pipeline import PROMPTS, stages, written
 from minialign import batching, cache, generation, heads, logprobs
 from minialign.__main__ import run
 from minialign.batching import next_token_batch
+from minialign.distill.tinybert import AugmentationConfig, augment
+from minialign.lab.bases.growing import grow
 from minialign.ranking import option_logprobs
 from minialign.runs.devices import choose_device, default_device, device_of, moved
 from minialign.runs.errors import UserError
@@ -158,3 +160,15 @@ def test_a_command_s_models_stand_on_its_device(texts, tmp_path, capsys, monkeyp
         assert run(["sample", str(tmp_path / "run"), "--new-tokens", "4"]) == 0
         assert seen == [device] and "on pretended" in capsys.readouterr().err
     assert default_device() == torch.device("cpu")
+
+
+def test_words_are_exchanged_and_a_base_grows_where_the_models_are():
+    rows = [[1, 30, 31, 40, 2], [1, 50, 2]]
+    made = augment(rows, build(kind="encoder", fused_attention=False), AugmentationConfig(), 0)
+    wide = {"width": 64, "heads": 4, "fused_attention": False}
+    with pretended() as device:
+        encoder = build(kind="encoder", fused_attention=False).to(device)
+        assert augment(rows, encoder, AugmentationConfig(), 0) == made
+        grow(grown := build(**wide), build(fused_attention=False).to(device))
+        grow(there := build(**wide).to(device), build(fused_attention=False))
+    assert digest(tensors_of(grown)) == digest(tensors_of(there))

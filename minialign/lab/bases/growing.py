@@ -18,15 +18,30 @@ import torch
 from torch import Tensor
 
 from minialign.heads import LanguageModel
+from minialign.runs.devices import device_of
+from minialign.runs.errors import UserError
 
 NOISE = 0.25  # M and N in units of the new model's initial weights
 
 
 @torch.no_grad()
 def grow(model: LanguageModel, out_of: LanguageModel) -> None:
-    """Set an untrained model's weights, in place, to the same function as `out_of`, of its width or of half of it."""
-    old, new = dict(out_of.named_parameters()), dict(model.named_parameters())
-    if model.config.width == out_of.config.width:
+    """Set an untrained model's weights, in place, to the same function as `out_of`, of its width or of half of it.
+
+    Raises:
+        UserError: other shapes than these, or an encoder-decoder of twice the width.
+    """
+    ours, theirs = model.config, out_of.config
+    times = 2 if ours.width == 2 * theirs.width else 1
+    for name, needed in (("width", times * theirs.width), ("heads", times * theirs.heads), ("layers", theirs.layers)):
+        if getattr(ours, name) != needed:
+            raise UserError(f"the new model's {name} is {getattr(ours, name)}; to grow out of the other it must be "
+                            f"{needed}")
+    if times == 2 and ours.kind == "encoder-decoder":
+        raise UserError("an encoder-decoder does not grow in width; make a decoder or an encoder")
+    old = {name: parameter.to(device_of(model)) for name, parameter in out_of.named_parameters()}
+    new = dict(model.named_parameters())
+    if times == 1:
         for name, tensor in new.items():
             tensor.copy_(old[name])
         return
@@ -44,7 +59,7 @@ def doubled(name: str, old: Tensor, fresh: Tensor) -> Tensor:
         made[: len(old)] = halves(old, fresh[: len(old)]) if old.dim() == 2 else old
         return made
     if "feed_forward.output.weight" in name:
-        return torch.cat([torch.cat([old, old]), torch.zeros(len(fresh), fresh.shape[1] - old.shape[1])], dim=1)
+        return torch.cat([torch.cat([old, old]), fresh.new_zeros(len(fresh), fresh.shape[1] - old.shape[1])], dim=1)
     if name.endswith("weight") and old.dim() == 2 and "embedding" not in name and "convolutions" not in name:
         return torch.cat([halves(old, part) for part in fresh.chunk(2)])
     return torch.cat([old, old], dim=-1)
