@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from minialign.lab.claims import distillation
-from minialign.lab.claims.distillation import MANY, RECIPE, REMOVED, draw, judge
+from minialign.lab.claims.distillation import COMPARED, MANY, RECIPE, REMOVED, draw, judge
 from minialign.lab.claims.distilled import ABLATIONS, MAIN, SIZES, without
 from minialign.lab.claims.runner import Bench
 
@@ -15,7 +15,8 @@ def table(soft=2.0, task=0.9, own=0.3, known=0.04, recipe=1.85):
     rows = []
     for seed in range(3):
         for family in MAIN:
-            ways = [(way, size) for way in MAIN[family] for size in SIZES] + [("teacher", "teacher")]
+            ways = [(way, size) for way in MAIN[family] for size in SIZES if size == "two layers" or way in COMPARED]
+            ways += [("teacher", "teacher")]
             ways += [(way, "two layers") for way in ABLATIONS[family]]
             for way, size in ways:
                 loss = {"labels": 2.5, "best word": 2.4, "soft targets": soft, RECIPE[family]: recipe,

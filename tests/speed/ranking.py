@@ -24,10 +24,11 @@ import torch
 
 from minialign.batching import next_token_batch, text_to_text_batch
 from minialign.heads import LanguageModel
-from minialign.lab.demo.from_nothing import ToyConfig, corpus, tokenizer_of
+from minialign.lab.bases.make import BASES
 from minialign.logprobs import sequence_logprobs
 from minialign.ranking import option_logprobs
-from minialign.tokenizer import END
+from minialign.runs.run_folder import TOKENIZER
+from minialign.tokenizer import END, load_tokenizer
 from minialign.transformer import TransformerConfig
 from minialign.world.datasets import DATASETS, HELD_OUT, PROMPTS, examples
 
@@ -54,16 +55,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="samples of each after the warm-up (5)")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(2)
-    config = ToyConfig(passages=600)
-    tokenizer = tokenizer_of(config, corpus(config, 0)[0])
+    tokenizer = load_tokenizer(BASES / "decoder-0.1m" / TOKENIZER)
     made = examples([name for name in DATASETS if DATASETS[name].cluster in HELD_OUT], 20, 0)
     questions = [PROMPTS[name][i % 6].pose(example) for name, found in made.items() for i, example in enumerate(found)]
     prompts = [[tokenizer.begin, *tokenizer.encode(q.prompt)] for q in questions]
     options = [[tokenizer.encode(" " + option) for option in q.options] for q in questions]
     for kind in ("encoder-decoder", "decoder"):
-        layers = config.layers if kind == "encoder-decoder" else 2 * config.layers
-        model = LanguageModel(TransformerConfig(tokenizer.size, config.context, config.width, layers, config.heads,
-                                                kind)).eval()
+        layers = 4 if kind == "encoder-decoder" else 8
+        model = LanguageModel(TransformerConfig(tokenizer.size, 384, 64, layers, 4, kind)).eval()
         slow = torch.tensor(one_by_one(model, prompts, options))
         torch.testing.assert_close(torch.cat(option_logprobs(model, prompts, options)), slow, atol=1e-3, rtol=1e-4)
         times: dict[str, list[float]] = {"together": [], "one by one": []}

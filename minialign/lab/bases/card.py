@@ -31,15 +31,14 @@ def readme(card: dict[str, Any]) -> str:
         needed = "" if control["threshold"] is None else f"{control['threshold']:.2f}"
         verdict = "" if control["threshold"] is None else "passed" if control["passed"] else "**failed**"
         lines.append(f"| {control['name']} | {control['value']:.3f} | {needed} | {control['count']:,} | {verdict} |")
-    names = ["who", "what", "where", "feeling"]
-    lines += ["", "## How they came", "", "| step | loss of held-out documents | " + " | ".join(names) + " | pairs | "
-              "honest |", "| --- " * (len(names) + 4) + "|"]
+    names = ("who", "what", "where", "feeling", "pairs", "honest")
+    names = [name for name in names if card["kind"] != "encoder" or name != "honest"]  # which writes nothing
+    lines += ["", "## How they came", "", "| step | loss of held-out documents | " + " | ".join(names) + " |",
+              "| --- " * (len(names) + 2) + "|"]
     for look in card["curve"]:
-        found = look["controls"]
-        pairs = next((value for name, value in found.items() if name.startswith("pairs")), float("nan"))
-        numbers = [*(found[name] for name in names), pairs, found.get("honest under a heading", float("nan"))]
+        found = {name.replace(",", "").split()[0]: value for name, value in look["controls"].items()}
         lines.append(f"| {look['step']:,} | {look['validation']:.3f} | "
-                     + " | ".join(f"{number:.2f}" for number in numbers) + " |")
+                     + " | ".join(f"{found[name]:.2f}" for name in names) + " |")
     if card["trials"]:
         lines += ["", "## What else was tried", "", *(f"- {trial}" for trial in card["trials"])]
     return "\n".join(lines) + "\n"

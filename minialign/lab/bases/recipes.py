@@ -93,7 +93,7 @@ RECIPES = {
     "decoder-0.4m": Recipe(96, 3, 3, 72, 90, trials=TRIALS),
     "encoder-decoder-0.4m": Recipe(88, 2, 4, 20, 60, kind="encoder-decoder", passes=(8, 7), batch=32,
                                    trials=TRIALS_OF_TWO),
-    "encoder-0.4m": Recipe(96, 3, 3, 32, 40, kind="encoder", start="decoder-0.4m", first=72, rate=5e-4,
+    "encoder-0.4m": Recipe(96, 3, 3, 32, 50, kind="encoder", start="decoder-0.4m", first=72, rate=5e-4,
                            muon_rate=0.0025, batch=32, trials=TRIALS_OF_AN_ENCODER),
     "decoder-1.3m": Recipe(192, 3, 6, 12, 30, start="decoder-0.4m", first=72, feed_forward=3),
     "decoder-2m": Recipe(208, 4, 4, 30, 90),

@@ -4,8 +4,8 @@ smaller.
 Hinton et al. 2015, §2 and §3, Sanh et al. 2019, Tables 1 and 4, Jiao et al. 2020, Tables 2 and 5, Wang et al. 2020,
 Table 2.
 
-The test: students of two sizes, of the shipped decoder and of an encoder, on the same documents for the same number of
-steps: from labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe
+The test: students of two sizes, of the shipped decoder and of the shipped encoder, on the same documents for the same
+number of steps: from labels, from the teacher's likeliest word, from soft targets, by each recipe, and by each recipe
 with one part taken away (distilled.py, which says what is taken for granted). They are judged by their loss on
 documents that nobody trained on and, tuned alike, on two tasks; TinyBERT and MiniLM, which predict no word in their
 general stage, on the tasks alone.
@@ -71,11 +71,9 @@ def measure(bench: Bench) -> Rows:
             teacher = load_teacher(bench, family, seed)
             knows = teacher.examine(bench, teacher.folder, seed)
             yield {"family": family, "size": "teacher", "way": "teacher", "seed": seed} | knows
-            best = SOFT.config.temperature
-            if family == "decoder":
-                yield from taken_for_granted(bench, teacher, knows["loss"], seed)
-                best, tried = warmest(bench)
-                yield {"family": family, "way": "temperature", "seed": seed, "temperature": best} | tried
+            yield from taken_for_granted(bench, teacher, family, knows["loss"], seed)
+            best, tried = warmest(bench, family)
+            yield {"family": family, "way": "temperature", "seed": seed, "temperature": best} | tried
             losses = []
             for name, size, method in methods(family, bench, seed, best):
                 tasks = name in MAIN[family] or name.startswith(WORDLESS)  # what else is taken away shows in the loss
@@ -92,13 +90,13 @@ def measure(bench: Bench) -> Rows:
             bench.say(f"  seed {seed}: " + ", ".join(losses))
 
 
-def taken_for_granted(bench: Bench, teacher: Teacher, loss: float, seed: int) -> Table:
-    """The two controls, of the larger student of labels."""
+def taken_for_granted(bench: Bench, teacher: Teacher, family: str, loss: float, seed: int) -> Table:
+    """A family's two controls, of the larger student of labels."""
     taught = student(bench, teacher, "labels", LABELS, "two layers", seed)
     looks = [row["validation"] for row in RunFolder(taught).metrics() if "validation" in row]
-    less = teacher.examine(bench, taught, seed, seed == 0)["loss"] - loss
-    return [control("nats that the decoder is ahead of its student of labels", less, LESS, seed),
-            control("nats that the last tenth changes that student", looks[-1] - looks[-2], -SETTLED, seed)]
+    less = teacher.examine(bench, taught, seed, family == "encoder" or seed == 0)["loss"] - loss
+    return [control(f"nats that the {family} is ahead of its student of labels", less, LESS, seed),
+            control(f"nats that the last tenth changes that student ({family})", looks[-1] - looks[-2], -SETTLED, seed)]
 
 
 def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterator[tuple[str, str, Method]]:
@@ -107,7 +105,7 @@ def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterato
     for name, method in MAIN[family].items():
         method = at_temperature(method, temperature) if name == "soft targets" else method
         for size in ("two layers",) if bench.fast else SIZES:
-            if size == "two layers" or every or name in COMPARED:
+            if size == "two layers" or name in COMPARED:
                 yield name, size, method
     for name, method in ABLATIONS[family].items():
         if name in NEEDED or every:

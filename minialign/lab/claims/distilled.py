@@ -1,17 +1,15 @@
 r"""What the claim on distillation is made from: teachers, students of two sizes, the methods that teach them, and what
 each student is examined on.
 
-    teachers    the shipped decoder of .4 million parameters, three layers, which reads; and an encoder from nothing, of
-                four layers of width 64 and 1,500 steps, since no encoder that reads is shipped
-    students    two layers and one of the same width, trained on the same batches of 16 documents: the decoder's on
-                1,200, each read eight times, and of labels and soft targets also on as many new ones
+    teachers    the shipped decoder and the shipped encoder of .4 million parameters, three layers, which read
+    students    two layers and one of the same width, trained on the same batches of 16 documents, each read again and
+                again: the decoder's on 1,200, of labels and soft targets also on as many new ones; the encoder's on 300
     examined    their own loss on documents that nobody trained on; two tasks (tuned.py: near and far), each tuned in
                 the same way; bytes
 
 The methods differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's,
-in whose texts are read. The temperature of the decoder's soft targets is the one of TEMPERATURES whose student has the
-lowest loss on validation documents, with the first seed; the encoder's is 2. Taken for granted of the decoder, fixed
-before anything is run:
+in whose texts are read. The temperature of soft targets is the one of TEMPERATURES whose student has the lowest loss on
+validation documents, with the first seed. Taken for granted of both families, fixed before anything is run:
 
     the teacher has something to teach    .2 nats less than the student of labels
     that student has settled              the last tenth of its training gains less than .01 nats
@@ -46,23 +44,20 @@ from minialign.heads import Classifier, LanguageModel, describe_model, load_mode
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench
 from minialign.lab.claims.shipped import documents
-from minialign.lab.claims.toys import toy, toy_gpt
 from minialign.lab.claims.tuned import FAR, NEAR, rows_of, task
-from minialign.lab.demo.from_nothing import corpus, training
 from minialign.lab.teacher_cache import written_once
 from minialign.logprobs import label_loss
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents
-from minialign.pretrain.masked_lm import MaskedLM, MaskedText
-from minialign.pretrain.pretrain import pretrain
+from minialign.pretrain.masked_lm import MaskedText
 from minialign.runs.files import read_json, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig, train
 
-BASE = "decoder-0.4m"
+TAUGHT_BY = {"decoder": "decoder-0.4m", "encoder": "encoder-0.4m"}
 SIZES = {"two layers": 2, "one layer": 1}  # of a student
-BATCH, TEACHERS = 16, 32  # documents a step of a student, and of a teacher from nothing
+BATCH = 16  # documents a step
 PROMPT = 8  # tokens of a prompt that somebody goes on from
 NEW = 40  # tokens that a student writes itself, to be corrected or examined
 TEMPERATURES = (1.0, 2.0, 4.0)  # that soft targets are tried with
@@ -102,7 +97,6 @@ def without(name: str, method: Method, *parts: str) -> dict[str, Method]:
 
 LABELS = Method(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0))
 SOFT = Method(SoftTargets, SoftTargetConfig(temperature=2.0))
-COOL = Method(SoftTargets, SoftTargetConfig(temperature=1.0))
 DISTIL = Method(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
 TINY, MINI = Method(TinyBERT, TINYBERT), Method(MiniLM, MINILM)
 MAIN = {  # at both sizes
@@ -119,8 +113,7 @@ MAIN = {  # at both sizes
 ABLATIONS = {  # at the larger size
     "decoder": {"soft, from layers": dataclasses.replace(SOFT, start=True)}
     | without("DistilGPT-2", DISTIL, "soft", "hard", "cosine", "start"),
-    "encoder": {"soft targets, T = 1": COOL}
-    | without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
+    "encoder": without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
     | without("TinyBERT", TINY, "embedding", "attention", "hidden")
     | without("MiniLM", MINI, "attention", "values"),
 }
@@ -133,9 +126,10 @@ class Budget:
     steps: int  # of BATCH documents
     documents: int  # that they learn from, each again and again
     length: int  # tokens of a document that are read
+    rate: float = 2e-3  # peak of the learning rate, where they do not begin as their teacher
 
 
-BUDGETS = {"decoder": Budget(600, 1200, 64), "encoder": Budget(300, 4800, 48)}
+BUDGETS = {"decoder": Budget(600, 1200, 64), "encoder": Budget(1500, 300, 48, 3e-3)}
 
 
 @dataclass
@@ -232,44 +226,21 @@ def load_teacher(bench: Bench, kind: str, seed: int) -> Teacher:
     budget, judged, counts = BUDGETS[kind], 300, (1000, 400)
     if bench.fast:
         budget, judged, counts = Budget(3, 48, 48), 32, (32, 16)
-    config = toy(bench)
-    if not bench.fast:  # a teacher that has learned its world
-        config = dataclasses.replace(config, steps=1000, batch=TEACHERS)
-    if kind == "decoder":
-        folder, texts = BASES / BASE, documents(seed, 2 * judged + BATCH * budget.steps)
-        key = load_base(folder)[2]["digest"]
-    else:
-        folder, (learned, held_out) = toy_bert(bench, config, seed), corpus(config, seed)
-        texts, key = held_out + learned, folder.name
-    model, tokenizer = load_model(folder)
+    folder = BASES / TAUGHT_BY[kind]
+    model, tokenizer, card = load_base(folder)
+    texts = documents(seed, 2 * judged + (BATCH * budget.steps if kind == "decoder" else budget.documents))
     ids = [row for row in encode_documents(tokenizer, texts) if len(row) > PROMPT + 1]
     tasks = {}
     for name in (NEAR, FAR):
         made = [task(name, count, 1000 * seed + part) for part, count in enumerate(counts)]
         tasks[name] = [rows_of(tokenizer, texts, budget.length, 32, seed) for texts in made]
     judged_on, valid, learned_from = ids[:judged], ids[judged : 2 * judged], ids[2 * judged :]
-    return Teacher(model, tokenizer, learned_from, valid, judged_on, folder, key, budget, tasks)
+    return Teacher(model, tokenizer, learned_from, valid, judged_on, folder, card["digest"], budget, tasks)
 
 
-def toy_bert(bench: Bench, config: Any, seed: int) -> Path:
-    """The folder of an encoder with the toy decoder's shape, tokenizer and corpus, and half as many steps again: few of
-    its words are asked for."""
-    decoder = toy_gpt(bench, config, seed)
-    how = training(4 if bench.fast else 3 * config.steps // 2, config, seed, 2e-3)
-
-    def make(folder: Path) -> None:
-        like, tokenizer = load_model(decoder)
-        model, run = LanguageModel(dataclasses.replace(like.config, kind="encoder"), seed), RunFolder(folder)
-        run.begin({**describe_model(model), "stage": "masked language modelling", "training": to_dict(how)}, tokenizer)
-        if not run.finished:
-            pretrain(model, tokenizer, *corpus(config, seed), how, run, MaskedLM(packed=False))
-
-    return bench.cached("toy-bert", [decoder.name, to_dict(how)], make)
-
-
-def warmest(bench: Bench) -> tuple[float, dict[str, float]]:
-    """The temperature of the decoder's soft targets that was best, and the loss on validation documents at each."""
-    teacher = load_teacher(bench, "decoder", 0)
+def warmest(bench: Bench, family: str) -> tuple[float, dict[str, float]]:
+    """The temperature of a family's soft targets that was best, and the loss on validation documents at each."""
+    teacher = load_teacher(bench, family, 0)
     tried = {T: student(bench, teacher, "soft targets", at_temperature(SOFT, T), "two layers", 0) for T in TEMPERATURES}
     found = {T: RunFolder(folder).metrics()[-1]["validation"] for T, folder in tried.items()}
     return min(found, key=found.get), {f"validation at T = {T:g}": loss for T, loss in found.items()}
@@ -288,7 +259,7 @@ def student(bench: Bench, teacher: Teacher, name: str, method: Method, size: str
         ids: documents to learn from, the first ones of the teacher's without it.
     """
     ids = ids or teacher.ids[: teacher.budget.documents]
-    steps, rate = teacher.budget.steps, 1e-3 if method.start else 2e-3
+    steps, rate = teacher.budget.steps, 1e-3 if method.start else teacher.budget.rate
     how = TrainingConfig(steps, BATCH, rate, weight_decay=0.05, validate_every=max(1, steps // 10),
                          checkpoint_every=steps, seed=seed)
 
