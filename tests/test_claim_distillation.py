@@ -82,7 +82,8 @@ def test_an_ablation_takes_one_part_away():
     for family, name in RECIPE.items():
         full = MAIN[family][name]
         for part in ("soft", "hard", "cosine"):
-            changed = ABLATIONS[family][f"{name} − {part}"]
+            changed = without(name, full, part)[f"{name} − {part}"]
+            assert ABLATIONS[family].get(f"{name} − {part}", changed) == changed
             assert getattr(changed.config, part) == 0 < getattr(full.config, part)
             assert changed.start and changed.recipe is full.recipe
         assert not without(name, full, "start")[f"{name} − start"].start

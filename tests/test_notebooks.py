@@ -15,6 +15,7 @@ from minialign.batching import pad
 from minialign.lab.exercises.catalogue import of_notebook
 from minialign.lab.notebook import KEY, code_fingerprint, execute, kept_claim, picture, source, toy_feedback, toy_policy
 from minialign.lab.plotting import figure
+from minialign.peft.lora import LoRALinear
 from minialign.ranking import option_logprobs
 from minialign.rlhf.ppo import penalised_rewards
 from minialign.runs.errors import UserError
@@ -176,6 +177,7 @@ def test_source_is_what_stands_in_the_file():
     assert "# minialign/batching.py" in repr(shown) and "def pad(" in shown._repr_markdown_() and '"""' in repr(shown)
     short = repr(source(pad, doc=False))
     assert '"""' not in short and "def pad(" in short and "return" in short
+    assert "super().__init__()" in repr(source(LoRALinear.__init__, doc=False)), "not the docstring of a class above"
     assert "\n    r\n" not in repr(source(penalised_rewards, doc=False)), "what stood before a raw docstring goes, too"
 
 
@@ -206,7 +208,7 @@ def test_a_toy_for_the_notebooks_on_feedback_is_made_once_and_then_read(tmp_path
     assert same == log and len(log) == 1, "trained once for each price"
     assert {"score", "kl", "gold", "held_out_gold"} <= log[0].keys()
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), read.parameters()))
-    assert len(toy_policy(job, made, reward, 0.0, longer=2)[1]) == 2, "at the same price for longer: another policy"
+    assert len(toy_policy(job, made, reward, 0.0, updates=2)[1]) == 2, "at the same price for longer: another policy"
     other, _ = toy_feedback(tmp_path, **tiny | {"sft_steps": 2})
     assert other.folder != job.folder, "another setting is another toy"
 

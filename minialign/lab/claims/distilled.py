@@ -98,7 +98,6 @@ def without(name: str, method: Method, *parts: str) -> dict[str, Method]:
 LABELS = Method(SoftTargets, SoftTargetConfig(soft=0.0, hard=1.0))
 SOFT = Method(SoftTargets, SoftTargetConfig(temperature=2.0))
 DISTIL = Method(SoftTargets, DISTILGPT2, start=True)  # the weights of DistilBERT as well
-TINY, MINI = Method(TinyBERT, TINYBERT), Method(MiniLM, MINILM)
 MAIN = {  # at both sizes
     "decoder": {
         "labels": LABELS,
@@ -108,14 +107,13 @@ MAIN = {  # at both sizes
         "sequence-level": Method(SoftTargets, SEQUENCE_LEVEL, True, "written"),
         "on-policy": Method(OnPolicy, OnPolicyConfig(share=0.5, new_tokens=NEW), True, "prompts"),
     },
-    "encoder": {"labels": LABELS, "soft targets": SOFT, "DistilBERT": DISTIL, "TinyBERT": TINY, "MiniLM": MINI},
+    "encoder": {"labels": LABELS, "soft targets": SOFT, "DistilBERT": DISTIL,
+                "TinyBERT": Method(TinyBERT, TINYBERT), "MiniLM": Method(MiniLM, MINILM)},
 }
 ABLATIONS = {  # at the larger size
     "decoder": {"soft, from layers": dataclasses.replace(SOFT, start=True)}
     | without("DistilGPT-2", DISTIL, "soft", "hard", "cosine", "start"),
-    "encoder": without("DistilBERT", DISTIL, "soft", "hard", "cosine", "start")
-    | without("TinyBERT", TINY, "embedding", "attention", "hidden")
-    | without("MiniLM", MINI, "attention", "values"),
+    "encoder": without("DistilBERT", DISTIL, "soft", "start"),
 }
 
 
@@ -129,7 +127,7 @@ class Budget:
     rate: float = 2e-3  # peak of the learning rate, where they do not begin as their teacher
 
 
-BUDGETS = {"decoder": Budget(600, 1200, 64), "encoder": Budget(1500, 300, 48, 3e-3)}
+BUDGETS = {"decoder": Budget(600, 1200, 64), "encoder": Budget(2000, 300, 48, 3e-3)}
 
 
 @dataclass
