@@ -57,7 +57,7 @@ FEEDBACK = {"base": "decoder-0.1m", "documents": 50, "demonstrations": 320, "sum
 if not FAST:
     FEEDBACK |= {"base": "decoder-0.4m", "demonstrations": 5600, "judged": 1200, "prompts": 512, "evaluated": 150,
                  "sft_steps": 350, "reward_steps": 75, "ppo_updates": 15}
-ASKED, RATE = 16, 2e-4  # half of the prompts of the main job's rollouts, and a higher rate
+ASKED, RATE = 16, 3e-4  # half of the prompts of the main job's rollouts, and a higher rate: a minute has to show it
 
 
 class source:  # noqa: N801   used like a function
@@ -72,7 +72,7 @@ class source:  # noqa: N801   used like a function
         shown = []
         for one in objects:
             code = textwrap.dedent(inspect.getsource(one))
-            if not doc and inspect.getdoc(one):
+            if not doc and one.__doc__:  # its own: `getdoc` would find that of a class above
                 start = code.index('"""', code.index(":\n"))
                 code = code[:start].removesuffix("r").rstrip() + code[code.index('"""', start + 3) + 3 :]
             where = Path(inspect.getsourcefile(inspect.unwrap(one))).as_posix().rpartition("minialign/")[2]
@@ -207,19 +207,19 @@ def toy_feedback(cache: Path, seed: int = 0, **settings: Any) -> tuple[Demo, Fir
 
 
 def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float,
-               longer: int = 1) -> tuple[LanguageModel, list[dict[str, Any]]]:
+               updates: int = 0) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """The policy after PPO at a price of KL; trained once for each price, and read afterwards.
 
     Args:
         job, made: from `toy_feedback`; reward: the job's reward model.
         beta: price of one nat of KL, in standard deviations of the reward.
-        longer: how many times as many updates as the job has.
+        updates: rollouts; 0: as many as the job has.
     Returns:
         the policy, and its log, one record an update, with the gold score of each rollout, which PPO itself never sees,
         and what it then makes of test stories.
     """
     prompts = prompt_ids(made.tokenizer, [d["prompt"] for d in made.practice])
-    updates = longer * job.config.ppo_updates
+    updates = updates or job.config.ppo_updates
     run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}-{updates}")
     settings = ppo_settings(updates, len(prompts), beta, job.config.seed, job.config.from_base, ASKED)
     settings = replace(settings, learning_rate=RATE)

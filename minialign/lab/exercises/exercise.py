@@ -73,9 +73,10 @@ class Exercise:
 
     @property
     def place(self) -> str:
-        """Where to read on: file and function of the project, heading of the notes."""
+        """Where to read on: file and function of the project, and the heading of the notes, or the notebook."""
         file = self.look.__module__.replace(".", "/") + ".py"
-        return f"{file}, {self.look.__qualname__}; in the notes: {self.heading}"
+        where = "in notebook 11" if self.chapter == "after" else f"in the notes: {self.heading}"
+        return f"{file}, {self.look.__qualname__}; {where}"
 
     @property
     def arguments(self) -> list[str]:
