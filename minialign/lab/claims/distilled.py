@@ -9,7 +9,7 @@ each student is examined on.
 
 The methods differ in the loss, in whether the student begins as layers of its teacher, and, for two of the decoder's,
 in whose texts are read. The temperature of soft targets is the one of TEMPERATURES whose student has the lowest loss on
-validation documents, with the first seed. Taken for granted of both families, over six seeds, fixed before anything is run:
+validation documents, with the first seed. Taken for granted of both families, over six seeds (notes.md says why six):
 
     the teacher has something to teach    .2 nats less than the student of labels
     that student has settled              the last tenth of its training gains less than .01 nats
