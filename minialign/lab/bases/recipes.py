@@ -21,8 +21,8 @@ class Recipe:
     chunks: int  # of documents that it reads
     minutes: int  # that it takes, about, on two cores of a shared machine
     kind: str = "decoder"
-    start: str = ""  # the base that it grows out of; with it `first` stands behind the documents that one has read
-    first: int = 0  # chunk
+    start: str = ""  # the base that it grows out of
+    first: int = 0  # chunk that it begins with: behind those that the other one has read
     feed_forward: int = 4  # inner width of the feed-forward layers, in units of D
     passes: tuple[int, int] = (1, 1)  # over the first documents and the others; encoders see few questions at a time
     rate: float = 1e-3  # peak of AdamW's learning rate; at 3e-3 nothing is ever compared (see the trials)
