@@ -40,18 +40,17 @@ def grow(model: LanguageModel, out_of: LanguageModel) -> None:
     if times == 2 and ours.kind == "encoder-decoder":
         raise UserError("an encoder-decoder does not grow in width; make a decoder or an encoder")
     old = {name: parameter.to(device_of(model)) for name, parameter in out_of.named_parameters()}
-    new = dict(model.named_parameters())
-    if times == 1:
-        for name, tensor in new.items():
-            tensor.copy_(old[name])
-        return
-    for name, tensor in new.items():
-        tensor.copy_(doubled(name, old[name], tensor))
+    for name, tensor in model.named_parameters():
+        tensor.copy_(old[name] if times == 1 else doubled(name, old[name], tensor))
 
 
 def doubled(name: str, old: Tensor, fresh: Tensor) -> Tensor:
-    """A parameter of a model of twice the width; what there is no old one for, in the feed-forward layer, is fresh and
-    is not listened to yet."""
+    """A parameter of a model of twice the width: (2 out, 2 in) of a matrix (out, in), (2 D) of a vector, (…, 2 D) of
+    the table and of convolutions. What there is no old one for, in the feed-forward layer, is fresh and unheard as yet.
+
+    Args:
+        name: of the parameter; old: the narrow model's; fresh: the wide model's before, of the shape that is made.
+    """
     if name.startswith("body.norm"):
         return torch.cat([old, old]) / 2  # the table of token vectors, which is the head as well, stands twice
     if "feed_forward.inner" in name:

@@ -72,14 +72,15 @@ def measure(bench: Bench) -> Rows:
             teacher = load_teacher(bench, family, seed)
             knows = teacher.examine(bench, teacher.folder, seed)
             yield {"family": family, "size": "teacher", "way": "teacher", "seed": seed} | knows
-            yield from taken_for_granted(bench, teacher, family, knows["loss"], seed)
+            tasks = family == "encoder" or seed == 0  # no statement is about what a decoder knows of the tasks
+            yield from taken_for_granted(bench, teacher, family, knows["loss"], seed, tasks)
             best, tried = warmest(bench, family)
             yield {"family": family, "way": "temperature", "seed": seed, "temperature": best} | tried
             losses = []
             for name, size, method in methods(family, bench, seed, best):
-                tasks = name in MAIN[family] and size == "two layers"  # what is taken away shows in the loss
-                tasks &= family == "encoder" or seed == 0  # no statement is about what a decoder knows of the tasks
-                found = teacher.examine(bench, student(bench, teacher, name, method, size, seed), seed, tasks)
+                taught = student(bench, teacher, name, method, size, seed)
+                asked = tasks and name in MAIN[family] and size == "two layers"  # what is taken away shows in the loss
+                found = teacher.examine(bench, taught, seed, asked)
                 if name in WORDLESS:
                     del found["loss"]
                 elif size == "two layers":
@@ -93,14 +94,17 @@ def measure(bench: Bench) -> Rows:
         for family in MAIN:
             teacher = load_teacher(bench, family, seed)
             loss = teacher.examine(bench, teacher.folder, seed, False)["loss"]
-            yield from taken_for_granted(bench, teacher, family, loss, seed)
+            yield from taken_for_granted(bench, teacher, family, loss, seed, False)
 
 
-def taken_for_granted(bench: Bench, teacher: Teacher, family: str, loss: float, seed: int) -> Table:
-    """A family's two controls, of the larger student of labels."""
+def taken_for_granted(bench: Bench, teacher: Teacher, family: str, loss: float, seed: int, tasks: bool) -> Table:
+    """A family's two controls, of the larger student of labels.
+
+    Args:
+        loss: the teacher's, nats a token; tasks: whether that student is examined on the tasks as well.
+    """
     taught = student(bench, teacher, "labels", LABELS, "two layers", seed)
     looks = [row["validation"] for row in RunFolder(taught).metrics() if "validation" in row]
-    tasks = seed == 0 or family == "encoder" and seed < bench.seeds  # as `measure` asks for them
     less = teacher.examine(bench, taught, seed, tasks)["loss"] - loss
     return [control(f"nats that the {family} is ahead of its student of labels", less, LESS, seed),
             control(f"nats that the last tenth changes that student ({family})", looks[-1] - looks[-2], -SETTLED, seed)]

@@ -1,0 +1,49 @@
+"""Bases that grow out of others: the same function at first, or refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TINY
+
+from minialign.heads import LanguageModel
+from minialign.lab.bases.growing import grow
+from minialign.lab.bases.make import Maker
+from minialign.runs.errors import UserError
+
+
+@pytest.mark.parametrize("feed_forward", [4, 3])
+def test_a_model_of_twice_the_width_is_the_same_function_at_first(feed_forward):
+    small = replace(TINY, short_convolution=4, initial_std=0.2)
+    old = LanguageModel(small, 1)
+    for name, parameter in old.named_parameters():
+        if parameter.dim() < 2 or "convolutions" in name:
+            torch.nn.init.normal_(parameter, 0.5, 0.2)
+    new = LanguageModel(replace(small, width=2 * small.width, heads=2 * small.heads, feed_forward=feed_forward), 2)
+    grow(new, old)
+    tokens = torch.randint(small.vocabulary, (3, 12))
+    assert new(tokens).sub(old(tokens)).abs().max() < 1e-4 * old(tokens).abs().max()
+    new(tokens).logsumexp(dim=-1).sum().backward()
+    matrices = [p for name, p in new.named_parameters() if "attention" in name and p.dim() == 2]
+    assert all((left - right).abs().max() > 1e-3 * part.abs().max()  # or both halves would stay alike for ever
+               for part in (p.grad for p in matrices) for left, right in [part.chunk(2, dim=0)])
+
+
+def test_an_encoder_takes_a_decoders_weights():
+    old, new = LanguageModel(TINY, 1), LanguageModel(replace(TINY, kind="encoder"), 2)
+    grow(new, old)
+    assert all(p.equal(old.state_dict()[name]) for name, p in new.state_dict().items())
+    assert new.state_dict()["body.token_embedding.weight"].data_ptr() != old.body.token_embedding.weight.data_ptr()
+
+
+@pytest.mark.parametrize("other", [{"heads": 2}, {"layers": 1}, {"width": 48}, {"kind": "encoder-decoder"}])
+def test_what_would_not_be_the_same_function_is_not_grown(other):
+    wide = replace(TINY, **{"width": 64, "heads": 4} | other)
+    with pytest.raises(UserError, match="grow"):
+        grow(LanguageModel(wide, 2), LanguageModel(replace(TINY, kind=wide.kind), 1))
+
+
+def test_a_base_that_grows_out_of_one_with_other_tokens_is_refused(tmp_path):
+    Maker(tmp_path / "work", tmp_path / "out", 0, True, 1, print).make("decoder-0.4m")
+    with pytest.raises(UserError, match="another seed"):
+        Maker(tmp_path / "work", tmp_path / "out", 1, True, 1, print).make("encoder-0.4m")
