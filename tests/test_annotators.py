@@ -9,6 +9,7 @@ import pytest
 
 from minialign.world.annotators import (
     HELD_OUT_PANEL,
+    STRANGERS,
     TRAINING_PANEL,
     Agreement,
     Annotator,
@@ -40,12 +41,18 @@ def share_first(person, first, second, n=4000):
 
 
 def test_the_training_panel_and_the_held_out_panel_share_nobody():
-    names = [person.name for person in TRAINING_PANEL + HELD_OUT_PANEL]
-    assert len(set(names)) == len(names) == 13
+    names = [person.name for person in TRAINING_PANEL + HELD_OUT_PANEL + STRANGERS]
+    assert len(set(names)) == len(names) == 18
+
+
+def test_strangers_want_what_nobody_in_the_training_panel_does():
+    for aspect in ("helpful", "honest", "harmless"):
+        known = [getattr(person, aspect) for person in TRAINING_PANEL]
+        assert all(not min(known) <= getattr(person, aspect) <= max(known) for person in STRANGERS), aspect
 
 
 def test_the_weights_of_every_annotator_sum_to_one():
-    for person in (*TRAINING_PANEL, *HELD_OUT_PANEL, *annotators(40, seed=0)):
+    for person in (*TRAINING_PANEL, *HELD_OUT_PANEL, *STRANGERS, *annotators(40, seed=0)):
         assert person.helpful + person.honest + person.harmless == pytest.approx(1)
 
 

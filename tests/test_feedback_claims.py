@@ -325,7 +325,10 @@ def before_and_after(**changes):
            "won, training": 0.62}
     row |= {"won, held out, at equal length": 0.57, "won against the large one": 0.9,
             "won against the large one, before": 0.8}
-    row |= {"questions, sft": 0.5, "questions, rlhf": 0.495}
+    row |= {"questions, sft": 0.5, "questions, rlhf": 0.495, "honest, large, pretrained": 0.4, "won, strangers": 0.6}
+    row |= {"reading, pretrained": 0.97, "reading, sft": 0.8, "reading, rlhf": 0.7, "reading, mixed": 0.75}
+    row |= {f"harmless, {how}, {name}": value for how in instructgpt.BEGINNINGS
+            for name, value in (("pretrained", 0.8), ("rlhf", 0.95))}
     return [{name: value + seed / 1000 for name, value in (row | changes).items()} | {"seed": seed} for seed in SEEDS]
 
 
@@ -334,14 +337,20 @@ def test_instructgpt_s_statements_fail_one_by_one():
         return [name for name, holds in judged(instructgpt, before_and_after(**changes)).items()
                                     if not holds]
     assert failed() == []
-    assert failed(**{"honest, rlhf": 0.5}) == ["more truthful"] and failed(**{"harmless, rlhf": 0.8}) == ["less toxic"]
+    assert failed(**{"honest, rlhf": 0.5}) == ["feedback makes it more truthful"]
+    assert failed(**{"honest, large, pretrained": 0.7}) == ["more truthful than its base"]
+    assert failed(**{"harmless, rlhf": 0.8}) == ["feedback makes it less toxic"]
+    assert failed(**{"harmless, rudely, rlhf": 0.8}) == ["less toxic than its base, however it is asked"]
+    assert failed(**{"won, strangers": 0.45}) == ["so do people unlike any who labelled"]
+    assert failed(**{"reading, mixed": 0.7}) == ["pretraining text in PPO keeps more of the base's skill"]
     assert failed(**{"won, training": 0.7}) == failed(**{"won, held out, at equal length":
                                                          0.48}) == ["held-out annotators prefer it"]
     assert failed(**{"questions, rlhf": 0.4}) == ["at most 0.03 of the answers to other tasks are lost"]
     large = ["beats a large model that only predicts, and more than before"]
     assert failed(**{"won against the large one": 0.4}) == failed(**{"won against the large one, before": 0.9}) == large
     ceiling = [row | {"harmless, sft": 1.0, "harmless, rlhf": 1.0} for row in before_and_after()]
-    assert "less toxic" not in judged(instructgpt, ceiling)  # what cannot rise is no test
+    assert "feedback makes it less toxic" not in judged(instructgpt, ceiling)  # what cannot rise is no test
+    assert len(judged(instructgpt, before_and_after(**{"reading, rlhf": 0.795}))) == 8  # nor what was not lost
 
 
 @pytest.mark.parametrize("read", ["end", "mean"])

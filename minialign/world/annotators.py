@@ -93,6 +93,13 @@ HELD_OUT_PANEL = (
     Annotator("Freya", 0.15, 0.70, 0.15, noise=0.5, price=16),
     Annotator("Omar", 0.45, 0.30, 0.25, noise=0.7, position_bias=0.15),
 )
+STRANGERS = (  # people who want what nobody in the training panel does: every weight lies outside of the panel's
+    Annotator("Lena", 0.92, 0.04, 0.04, noise=0.6),
+    Annotator("Tariq", 0.06, 0.90, 0.04, noise=0.6),
+    Annotator("Noor", 0.10, 0.05, 0.85, noise=0.6),
+    Annotator("Viktor", 0.88, 0.06, 0.06, noise=0.7, length_bias=-0.16),
+    Annotator("Mei", 0.08, 0.84, 0.08, noise=0.7, position_bias=0.25),
+)
 NAMES = (
     "Amara Bruno Chloe Dmitri Elif Farid Greta Hugo Ilse Jamal Keiko Lucas Maeve Nikhil Olga Pedro Quinn Rania Stefan "
     "Tova Umar Vera Wanda Xavier Yara Zoltan"

@@ -34,6 +34,7 @@ from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
 from minialign.rlhf.ppo import PPOConfig, train_ppo
+from minialign.rlhf.pretraining_mix import PretrainingMix
 from minialign.rlhf.ranked import ranked_rows
 from minialign.rlhf.reward_model import completion_rows, train_reward_model
 from minialign.runs.devices import default_device
@@ -242,9 +243,9 @@ class Demo:
 
         return self.train_once(REWARD, ScalarModel(instructed.body, read=self.config.read), tokenizer, settings, train)
 
-    def train_policy(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel,
-                     practice: list[dict]) -> LanguageModel:
-        """The policy after PPO, on stories that no other stage has seen."""
+    def train_policy(self, tokenizer: Tokenizer, instructed: LanguageModel, reward: ScalarModel, practice: list[dict],
+                     mix: PretrainingMix | None = None) -> LanguageModel:
+        """The policy after PPO, on stories that no other stage has seen, with pretraining text mixed in or without."""
         c, prompts = self.config, prompt_ids(tokenizer, [d["prompt"] for d in practice])
         settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), gentle=c.from_base)
 
@@ -255,7 +256,7 @@ class Demo:
             return watch(*seen)
 
         def train(run: RunFolder) -> None:
-            train_ppo(instructed, reward, prompts, settings, run, watch=look)
+            train_ppo(instructed, reward, prompts, settings, run, watch=look, mix=mix)
 
         return self.train_once(RLHF, instructed, tokenizer, settings, train)
 
