@@ -266,13 +266,39 @@ def test_ppo_and_best_of_n_begin_as_one_model_on_the_same_prompts_at_the_same_te
     held_out = [(temperature, room) for _, temperature, room, prompt in asked if prompt == tuple(first)]
     # best of n once, then both prices after each of two updates
     assert held_out == [(SAMPLING.temperature, SAMPLING.new_tokens)] * 5
-    kl, scores, golds = over_optimisation.ask(made.instructed, made, proxy, made.tests, 4, 0)
+    kl, golds, scores = over_optimisation.ask(made.instructed, made, [proxy], made.tests, 4, 0)
     assert float(kl.abs().max()) < 1e-4, "the reference is at KL 0"
-    best = {row["n"]: row for row in over_optimisation.best_of_each(made, proxy, made.tests, (1, 2, 4), 0)}
+    best = {row["n"]: row for row in over_optimisation.best_of_each(made, [proxy], made.tests, (1, 2, 4), 0)}
     assert best[1]["proxy"] == pytest.approx(float(scores.mean())) and best[4]["kl"] == best_of_n_kl(4)
     assert best[1]["gold"] == pytest.approx(float(golds.mean()), abs=1e-6)
     assert best[4]["proxy"] == pytest.approx(float(scores.amax(dim=1).mean()))
     assert best[1]["proxy"] < best[2]["proxy"] < best[4]["proxy"]
+
+
+def test_best_of_n_by_several_proxies_takes_off_what_they_disagree_on(optimised):
+    _, _, made, proxy = optimised
+    proxies = [proxy, *(ScalarModel(build(seed, context=400).body, seed=seed) for seed in (2, 3))]
+    _, golds, *scores = over_optimisation.ask(made.instructed, made, proxies, made.tests, 4, 0)
+    alone = over_optimisation.ask(made.instructed, made, proxies[2:], made.tests, 4, 0)[2]
+    assert torch.allclose(scores[2], alone), "each proxy scores the same answers as by itself"
+    every = torch.stack(scores)
+    together = every.mean(dim=0) - every.std(dim=0, correction=0)
+    table = over_optimisation.best_of_each(made, proxies, made.tests, (1, 4), 0)
+    (most,) = (row for row in table if row["method"] == over_optimisation.CAUTIOUS and row["n"] == 4)
+    chosen = together.argmax(dim=1)
+    assert most["gold"] == pytest.approx(float(golds[torch.arange(len(golds)), chosen].mean()), abs=1e-6)
+    assert most["proxy"] == pytest.approx(float(together.amax(dim=1).mean()))
+
+
+def test_cautious_proxies_must_find_more_gold_at_the_largest_n():
+    def by_all(more):
+        return [row | {"method": over_optimisation.CAUTIOUS, "gold": row["gold"] + more + row["seed"] / 1000}
+                for row in PROXIES if row["method"] == "best-of-n"]
+    name = "best of n by proxies that distrust their disagreement is better"
+    assert name not in judged(over_optimisation, PROXIES, 0.1), "tables of one proxy say nothing of it"
+    assert judged(over_optimisation, PROXIES + by_all(0.02), 0.1)[name]
+    assert not judged(over_optimisation, PROXIES + by_all(-0.02), 0.1)[name]
+    assert any("cautious: a 0" in law for law in over_optimisation.laws(PROXIES + by_all(0.1)))
 
 
 def test_looking_at_held_out_prompts_does_not_change_what_ppo_learns(optimised, tmp_path):

@@ -1,7 +1,8 @@
 r"""Over-optimisation: the reward is a proxy; without the KL term, optimising it runs away from what people want.
 
 Stiennon et al. 2020, Fig. 5: what the reward model predicts keeps rising with KL while people's preference turns down.
-Gao, Schulman & Hilton 2022, §3, fit gold against d = √KL as d(α − β d) for best of n, d(α − β log d) for RL.
+Gao, Schulman & Hilton 2022, §3, fit gold against d = √KL as d(α − β d) for best of n, d(α − β log d) for RL. Coste et
+al. 2023, §5: best of n by several reward models that distrust what they disagree on is over-optimised less.
 
 The test: reward models (proxies) learn from different thirds of the noisy comparisons, one a seed. PPO runs against
 each at several prices of KL, 0 included, and best of n beside it; prices that no statement is about with the first
@@ -13,16 +14,19 @@ largest n, that one is taken, and it is said.
 
     1. without a penalty the proxy rises        2. without a penalty the gold score falls
     3. with the main job's penalty gold does not fall        4. gold ends higher with the penalty than without it
+    5. best of the largest n by all proxies together, their disagreement taken off, has more gold than by one of them
 
-1, 2 and 4 need a 95 % interval over seeds that excludes 0; 3 one that excludes a fall by more than 0.02. A proxy that
-has learned nothing has no rise to run away with; its accuracy stands in the table.
+1, 2, 4 and 5 need a 95 % interval over seeds that excludes 0; 3 one that excludes a fall by more than 0.02. A proxy
+that has learned nothing has no rise to run away with; its accuracy stands in the table. In 5 every seed draws answers
+of its own, the proxies together are the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.kl import k1
 from minialign.rlhf.ppo import PPOConfig, Rollout, collect, train_ppo
 from minialign.rlhf.ranked import ranked_rows
-from minialign.rlhf.reward_model import completion_rows
+from minialign.rlhf.reward_model import completion_rows, penalise_missing_end, score_completions
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
@@ -54,12 +58,14 @@ CLAIM = Claim(
     "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
 )
 BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
-SIZES = (1, 2, 4, 16, 64, 256)  # n of best of n
+SIZES = (1, 2, 4, 16, 64, 256, 1024)  # n of best of n
+BEST, MEAN, CAUTIOUS = "best-of-n", "best-of-n, mean", "best-of-n, cautious"  # by one proxy, by all of them
+CAUTION = 1.0  # standard deviations of their disagreement that a score loses
 JUDGED, UPDATES = 6000, 60  # stories, of which each proxy has a third; far enough to turn
 MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's end
 AT_ONCE = 320  # answers that are asked for in one go
-HELD_OUT = {"held_out_kl": "kl", "held_out_proxy": "proxy", "held_out_gold": "gold"}  # field of the log -> of the table
+HELD_OUT = {"held_out_kl": "kl", "held_out_gold": "gold", "held_out_proxy": "proxy"}  # field of the log -> of the table
 
 
 def measure(bench: Bench) -> Rows:
@@ -70,10 +76,11 @@ def measure(bench: Bench) -> Rows:
         config, betas, updates = dataclasses.replace(config, judged=JUDGED, reward_steps=steps), BETAS, UPDATES
     base, made = first_half(bench, config)
     tests, sizes = (made.tests[:8], SIZES[:3]) if bench.fast else (made.tests[:100], SIZES)
-    for seed in range(bench.seeds):
+    trained = [train_proxy(bench, base, made, config, seed) for seed in range(bench.seeds)]
+    for seed, (proxy, accuracy) in enumerate(trained):
         yield from taken_for_granted(bench, seed)
-        proxy, accuracy = train_proxy(bench, base, made, config, seed)
-        best = best_of_each(made, proxy, tests, sizes, seed)
+        others = [other for other, _ in trained if other is not proxy]
+        best = best_of_each(made, [proxy, *others], tests, sizes, seed)
         for beta in betas if seed == 0 else (0.0, config.beta):
             how = ppo_settings(updates, len(made.practice), beta, seed, gentle=config.from_base)
             for row in from_the_start(optimise(bench, made, proxy, how, base, tests), best):
@@ -102,20 +109,23 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
 
 
 @torch.no_grad()
-def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[dict], answers: int,
+def ask(policy: LanguageModel, made: FirstHalf, proxies: Sequence[ScalarModel], tests: list[dict], answers: int,
         seed: int) -> Tensor:
-    """(3, P, K): KL from the reference (k1, nats), the proxy's score as PPO is paid it, and the gold score of K answers
-    to each of P held-out prompts. All curves are made of these."""
+    """(2 + m, P, K): KL from the reference (k1, nats), gold score, and the score of each of m proxies as PPO is paid
+    it, of K answers to each of P held-out prompts. All curves are made of these."""
     how = PPOConfig(1, len(tests), answers, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=answers)
     generator, found, few = torch.Generator().manual_seed(seed), [], max(1, AT_ONCE // answers)
     for part in (tests[start : start + few] for start in range(0, len(tests), few)):
         prompts = prompt_ids(made.tokenizer, [test["prompt"] for test in part])
-        rollout = collect(policy, made.instructed, proxy, proxy, prompts, how, generator)  # nobody asks for its values
+        rollout = collect(policy, made.instructed, proxies[0], proxies[0], prompts, how, generator)  # values: unused
+        ended = (rollout.completion == policy.special.end).any(dim=1)
+        scores = [penalise_missing_end(score_completions(proxy, rollout.prompts, *rollout.completion_ids()), ended,
+                                       how.missing_end, how.missing_end_score) for proxy in proxies[1:]]
         golds = [score(Story.from_dict(part[i]["story"]), made.tokenizer.decode(ids)).gold
                  for ids, i in zip(*rollout.completion_ids())]
         kl = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)
-        found.append(torch.stack([kl, rollout.scores, torch.tensor(golds, device=kl.device)]))
-    return torch.cat(found, dim=1).view(3, len(tests), answers)
+        found.append(torch.stack([kl, torch.tensor(golds, device=kl.device), rollout.scores, *scores]))
+    return torch.cat(found, dim=1).view(-1, len(tests), answers)
 
 
 def held_out_watcher(made: FirstHalf, proxy: ScalarModel, tests: list[dict],
@@ -123,7 +133,7 @@ def held_out_watcher(made: FirstHalf, proxy: ScalarModel, tests: list[dict],
     """For the log alone: what the policy's answers to held-out prompts are, one to each, after an update."""
 
     def watch(rollout: Rollout, names: list[int], policy: LanguageModel) -> dict[str, float]:
-        return dict(zip(HELD_OUT, ask(policy, made, proxy, tests, 1, seed).mean(dim=(1, 2)).tolist()))
+        return dict(zip(HELD_OUT, ask(policy, made, [proxy], tests, 1, seed).mean(dim=(1, 2)).tolist()))
 
     return watch
 
@@ -144,22 +154,27 @@ def optimise(bench: Bench, made: FirstHalf, proxy: ScalarModel, how: PPOConfig, 
 
 def from_the_start(log: list[dict[str, Any]], best: Table) -> Table:
     """A curve of PPO on held-out prompts: update, kl, proxy and gold, from best of 1, which is its reference."""
-    (start,) = (row for row in best if row["n"] == 1)
+    (start,) = (row for row in best if row["n"] == 1 and row["method"] == BEST)
     points = [[start[name] for name in HELD_OUT.values()], *([record[name] for name in HELD_OUT] for record in log)]
     return [{"update": update, **dict(zip(HELD_OUT.values(), point))} for update, point in enumerate(points)]
 
 
-def best_of_each(made: FirstHalf, proxy: ScalarModel, tests: list[dict], sizes: tuple[int, ...], seed: int) -> Table:
-    """Best of n on held-out prompts, for every n from one sampling of the largest, which every n divides; with the
-    closed form of its KL."""
-    _, proxies, golds = ask(made.instructed, made, proxy, tests, sizes[-1], seed)
+def best_of_each(made: FirstHalf, proxies: Sequence[ScalarModel], tests: list[dict], sizes: tuple[int, ...],
+                 seed: int) -> Table:
+    """Best of n on held-out prompts by the first proxy, and by all of them together, for every n from one sampling of
+    the largest, which every n divides; with the closed form of its KL."""
+    _, golds, *scores = ask(made.instructed, made, proxies, tests, sizes[-1], seed)
+    every = torch.stack(scores)  # (m, P, K)
+    judges = {BEST: scores[0]}
+    if len(scores) > 1:
+        judges |= {MEAN: every.mean(dim=0), CAUTIOUS: every.mean(dim=0) - CAUTION * every.std(dim=0, correction=0)}
     rows = []
-    for n in sizes:
-        groups = proxies.reshape(len(tests), -1, n)
+    for (method, judged), n in itertools.product(judges.items(), sizes):
+        groups = judged.reshape(len(tests), -1, n)
         best = groups.argmax(dim=-1, keepdim=True)
-        row = {"method": "best-of-n", "n": n, "seed": seed, "kl": best_of_n_kl(n)}
+        row = {"method": method, "n": n, "seed": seed, "kl": best_of_n_kl(n)}
         rows.append(row | {name: float(each.reshape(groups.shape).gather(-1, best).mean())
-                           for name, each in (("proxy", proxies), ("gold", golds))})
+                           for name, each in (("proxy", judged), ("gold", golds))})
     return rows
 
 
@@ -188,7 +203,7 @@ def gains(table: Table, beta: float, field: str) -> list[float]:
 def best_of_n_at(table: Table, seed: int, kl: float) -> float:
     """Gold of best of n at a KL, on the straight line against √KL between the two n around it; beyond the largest n
     that of the largest."""
-    which = {"method": "best-of-n", "seed": seed}
+    which = {"method": BEST, "seed": seed}
     points = sorted(zip(map(math.sqrt, column(table, "kl", **which)), column(table, "gold", **which)))
     d = math.sqrt(max(0.0, kl))
     for (x, gold), (next_x, next_gold) in zip(points, points[1:]):
@@ -201,7 +216,7 @@ def beside_best_of_n(table: Table) -> str:
     """For each price of KL, by how much PPO gained more gold than best of n at the same KL does, each from where it
     began."""
     said = []
-    furthest = max(column(table, "kl", method="best-of-n"))
+    furthest = max(column(table, "kl", method=BEST))
     for beta in sorted(distinct(table, "beta", method="ppo")):
         kls = [kl for _, kl in ends(table, beta, "kl")]
         rivals = [best_of_n_at(table, seed, kl) - best_of_n_at(table, seed, 0.0)
@@ -222,11 +237,17 @@ def judge(table: Table, beta: float = DemoConfig.beta) -> Verdict:
         "with the penalty gold does not fall": priced.low > -MARGIN,
         "gold ends higher with the penalty": higher.low > 0,
     }
-    accuracy = over_seeds(column(table, "proxy_accuracy", method="best-of-n", n=1))
+    at_most = {method: column(table, "gold", method=method, n=max(distinct(table, "n", method=method)))
+               for method in (BEST, MEAN, CAUTIOUS) if distinct(table, "n", method=method)}
+    if CAUTIOUS in at_most:
+        checks["best of n by proxies that distrust their disagreement is better"] = difference(
+            at_most[CAUTIOUS], at_most[BEST]).low > 0
+    together = "; ".join(f"of the largest n {method} has gold {over_seeds(golds)}" for method, golds in at_most.items())
+    accuracy = over_seeds(column(table, "proxy_accuracy", method=BEST, n=1))
     return checks, (
         f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends "
         f"{higher} above beta 0's; the proxies order {accuracy.mean:.0%} of held-out comparisons rightly; "
-        f"{beside_best_of_n(table)}"
+        f"{beside_best_of_n(table)}; {together}"
     )
 
 
@@ -250,11 +271,13 @@ def curves(table: Table) -> dict[str, dict[str, list[float]]]:
     alone = int(0 in column(table, "update", method="ppo"))  # the beginning, where it was measured
     found = {label: {name: means[:alone] + smooth(means[alone:]) for name, means in curve.items()}
              for label, curve in found.items()}
-    best = means_along(table, "n", method="best-of-n")
+    best = means_along(table, "n", method=BEST)
+    cautious = {"best of n, cautious": means_along(table, "n", method=CAUTIOUS)} if CAUTIOUS in distinct(
+        table, "method") else {}
     if alone:
         found = {label: {name: [value - means[0] + best[name][0] for value in means] for name, means in curve.items()}
                  for label, curve in found.items()}
-    return found | {"best of n": best}
+    return found | {"best of n": best} | cautious
 
 
 def means_along(table: Table, order: str, **which: Any) -> dict[str, list[float]]:
@@ -267,16 +290,18 @@ def means_along(table: Table, order: str, **which: Any) -> dict[str, list[float]
     return found
 
 
-def laws(found: dict[str, dict[str, list[float]]]) -> list[str]:
-    """The two laws of Gao et al. 2022, fitted to each curve of gold that moves from the reference."""
-    said = []
-    for label, means in found.items():
-        d = [math.sqrt(max(0.0, kl)) for kl in means["kl"]]
-        moved = [(x, gold - means["gold"][0]) for x, gold in zip(d, means["gold"]) if x > 0.05]
-        if len(moved) > 2:
-            a, b = fit_law(*map(list, zip(*moved)), logarithm=label != "best of n")
-            said.append(f"{label}: a {a:+.3f}, b {b:+.3f}")
-    return said
+def laws(table: Table) -> list[str]:
+    """The two laws of Gao et al. 2022, fitted to each seed's curves of gold that move from the reference."""
+    fits: dict[str, list[tuple[float, float]]] = {}
+    for seed in distinct(table, "seed", method=BEST):
+        for label, means in curves([row for row in table if row.get("seed") == seed]).items():
+            d = [math.sqrt(max(0.0, kl)) for kl in means["kl"]]
+            moved = [(x, gold - means["gold"][0]) for x, gold in zip(d, means["gold"]) if x > 0.05]
+            if len(moved) > 2:
+                fit = fit_law(*map(list, zip(*moved)), logarithm="best of n" not in label)
+                fits.setdefault(label, []).append(fit)
+    return [f"{label}: a {over_seeds(a)}, b {over_seeds(b)}"
+            for label, found in fits.items() for a, b in [zip(*found)]]
 
 
 def draw(table: Table) -> Figure:
@@ -292,6 +317,6 @@ def draw(table: Table) -> Figure:
             line(axes, number, [math.sqrt(max(0.0, kl)) for kl in means["kl"]], means[what], name)
     left, right = fig.axes
     legend(left, outside=True, columns=len(found))
-    text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(found)])
+    text = "\n".join(["gain = d (a − b log d), for best of n d (a − b d)", *laws(table)])
     right.text(1.03, 1.0, text, transform=right.transAxes, fontsize="small", va="top")  # beside the curves
     return fig
