@@ -55,6 +55,7 @@ class TransformerConfig:
     dropout: float = 0.0  # share of activations dropped while training
     initial_std: float = 0.02  # std of the initial weights; GPT-2's, for widths near 1000: smaller ones learn from 1/√D
     short_convolution: int = 0  # k: mix the last k tokens ahead of every layer, which lets a small model read early
+    shared: bool = False  # encoder and decoder are one set of weights, but for the cross-attention (T5, §3.2.2)
     fused_attention: bool = True  # torch's fused kernel; without it the formula, which is slower and equal within 1e-5
 
     def __post_init__(self):
@@ -64,6 +65,8 @@ class TransformerConfig:
         if self.width % self.heads or (self.positions == "rotary" and self.width // self.heads % 2):
             even = " into an even number, which rotary positions need" if self.positions == "rotary" else ""
             raise UserError(f"width {self.width} does not divide by {self.heads} heads{even}; change one of them")
+        if self.shared and self.kind != "encoder-decoder":
+            raise UserError(f"shared weights are for an encoder-decoder, not for the kind {self.kind}")
         if not 0 <= self.short_convolution <= 16:
             raise UserError(f"short convolution {self.short_convolution} must be between 0 (none) and 16 positions")
         if not 0 <= self.dropout < 1 or not 0 < self.initial_std < 1:
@@ -282,6 +285,11 @@ class EncoderDecoder(nn.Module):
         self.encoder = Transformer(config, causal=False)
         self.decoder = Transformer(config, causal=True, cross=True)
         self.decoder.token_embedding = self.encoder.token_embedding
+        if config.shared:  # Raffel et al. 2020, §3.2.2
+            self.decoder.norm = self.encoder.norm
+            for reads, writes in zip(self.encoder.blocks, self.decoder.blocks):
+                for name, part in reads.named_children():
+                    setattr(writes, name, part)
 
     def forward(self, tokens: Tensor, inputs: Tensor | None = None, input_mask: Tensor | None = None,
                 mask: Tensor | None = None, cache: Cache | None = None, memory: Tensor | None = None) -> Tensor:

@@ -36,6 +36,23 @@ def test_an_encoder_takes_a_decoders_weights():
     assert new.state_dict()["body.token_embedding.weight"].data_ptr() != old.body.token_embedding.weight.data_ptr()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_parts_of_an_encoder_decoder_take_a_decoders_weights(shared):
+    small = replace(TINY, short_convolution=4)
+    old, new = LanguageModel(small, 1), LanguageModel(replace(small, kind="encoder-decoder", shared=shared), 2)
+    fresh = {name: p.clone() for name, p in new.named_parameters()}
+    grow(new, old)
+    tokens = torch.randint(small.vocabulary, (3, 12))
+    encoder = LanguageModel(replace(small, kind="encoder"), 3)
+    grow(encoder, old)
+    assert torch.equal(new.body.encoder(tokens), encoder.body(tokens))
+    for block in new.body.decoder.blocks:  # deaf to what is read, the decoder is the one that it grew out of
+        torch.nn.init.zeros_(block.cross_attention.output.weight)
+    assert torch.equal(new(tokens, tokens), old(tokens))
+    changed = [name for name, p in new.named_parameters() if not torch.equal(p, fresh[name])]
+    assert changed and not [name for name in changed if "cross" in name and not name.endswith("output.weight")]
+
+
 @pytest.mark.parametrize("other", [{"heads": 2}, {"layers": 1}, {"width": 48}, {"kind": "encoder-decoder"}])
 def test_what_would_not_be_the_same_function_is_not_grown(other):
     wide = replace(TINY, **{"width": 64, "heads": 4} | other)

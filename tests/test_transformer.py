@@ -11,7 +11,11 @@ from conftest import TINY, build
 
 from minialign.cache import Cache
 from minialign.heads import LanguageModel
+from minialign.peft import lora
+from minialign.quant import ptq
+from minialign.quant.scheme import SCHEMES
 from minialign.runs.errors import UserError
+from minialign.runs.tensors import load_into, read_tensors, tensor_file, tensors_of
 from minialign.transformer import (
     ShortConvolution,
     Sight,
@@ -287,14 +291,55 @@ def test_a_mask_without_pads_changes_nothing_in_a_filled_cache(tokens):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_cached_steps_of_an_encoder_decoder_equal_the_full_pass(fused, tokens):
-    model = build(kind="encoder-decoder", fused_attention=fused)
+@pytest.mark.parametrize("shared", [True, False])
+def test_cached_steps_of_an_encoder_decoder_equal_the_full_pass(fused, shared, tokens):
+    model = build(kind="encoder-decoder", fused_attention=fused, shared=shared)
     inputs, mask, _ = padded(tokens, [1, 4, 7], "right")
     full = model(tokens, inputs, mask)
     memory = model.body.encoder(inputs, mask)
     cache = Cache(model.config, 3, 12)
     steps = [model(tokens[:, t : t + 1], input_mask=mask, cache=cache, memory=memory) for t in range(12)]
     torch.testing.assert_close(torch.cat(steps, dim=1), full, **CLOSE)
+
+
+def test_shared_weights_read_and_write_and_are_kept_once(tokens, tmp_path):
+    model, apart = (build(kind="encoder-decoder", short_convolution=4, shared=shared) for shared in (True, False))
+    D, N = TINY.width, TINY.layers
+    block = sum(p.numel() for p in apart.body.encoder.blocks[0].parameters())
+    assert (sum(p.numel() for p in apart.parameters()) - sum(p.numel() for p in model.parameters())
+            == N * block + 2 * D), "the decoder's own: cross-attention and its norm, nothing else"
+    before = model(tokens, tokens)
+    with torch.no_grad():
+        model.body.encoder.blocks[1].feed_forward.output.bias += torch.linspace(0, 1, D)
+    by_memory = model(tokens, memory=model.body.encoder(tokens))
+    unchanged_memory = model(tokens, memory=build(kind="encoder-decoder", short_convolution=4,
+                                                  shared=True).body.encoder(tokens))
+    assert (by_memory - unchanged_memory).abs().max() > 1e-4, "the encoder reads with it"
+    assert (unchanged_memory - before).abs().max() > 1e-4, "the decoder writes with it"
+    (tmp_path / "m.safetensors").write_bytes(tensor_file(tensors_of(model)))
+    other = build(3, kind="encoder-decoder", short_convolution=4, shared=True)
+    load_into(other, read_tensors(tmp_path / "m.safetensors")[0], tmp_path)
+    assert torch.equal(other(tokens, tokens), model(tokens, tokens))
+    with pytest.raises(UserError, match="shared"):
+        build(shared=True)
+
+
+def test_an_update_of_shared_weights_is_one_for_both_parts(tokens):
+    model = build(kind="encoder-decoder", shared=True)
+    before = model(tokens, tokens)
+    lora.wrap(model, lora.LoRAConfig(rank=2, targets=("*query", "*value")))
+    attention = model.body.decoder.blocks[0].attention
+    assert attention.query is model.body.encoder.blocks[0].attention.query
+    assert len(lora.lora_layers(model)) == 2 * 2 * TINY.layers, "two a block's attention, two a cross-attention"
+    with torch.no_grad():
+        for layer in lora.lora_layers(model).values():
+            layer.B.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    tuned = model(tokens, tokens)
+    assert (tuned - before).abs().max() > 1e-3
+    torch.testing.assert_close(lora.merged_plain(model)(tokens, tokens), tuned, **CLOSE)
+    int8 = ptq.quantize(model, SCHEMES["vector-wise"])[0]
+    assert type(int8.body.decoder.blocks[0].attention.query) is not torch.nn.Linear
+    assert (int8(tokens, tokens) - tuned).abs().max() < 0.1 * tuned.abs().max()
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 r"""A base grows out of another: it begins with what that one can do, and reads on.
 
     an encoder            takes a decoder's weights as they are, and from then on looks to both sides
+    an encoder-decoder    takes them for both parts; what looks at the encoder is new          Rothe et al. 2020, §2
     twice the width       is the same function at first             Chen, Goodfellow & Shlens 2016, "Net2Net", §2
 
 Every channel then stands twice: a matrix that read x reads half of it from each, and writes what it wrote twice.
@@ -13,6 +14,8 @@ Read next: make.py.
 """
 
 from __future__ import annotations
+
+import re
 
 import torch
 from torch import Tensor
@@ -41,7 +44,9 @@ def grow(model: LanguageModel, out_of: LanguageModel) -> None:
         raise UserError("an encoder-decoder does not grow in width; make a decoder or an encoder")
     old = {name: parameter.to(device_of(model)) for name, parameter in out_of.named_parameters()}
     for name, tensor in model.named_parameters():
-        tensor.copy_(old[name] if times == 1 else doubled(name, old[name], tensor))
+        name = re.sub(r"^body\.(encoder|decoder)\.", "body.", name)
+        if name in old:  # or it belongs to a cross-attention
+            tensor.copy_(old[name] if times == 1 else doubled(name, old[name], tensor))
 
 
 def doubled(name: str, old: Tensor, fresh: Tensor) -> Tensor:
