@@ -1,7 +1,7 @@
 r"""What the claims on fine-tuning share: the shipped decoders, a near and a far task, a real one, one tuning run of any
 method, and what is taken for granted of it.
 
-    near    is the story's end good or bad?    predicting the next word already needs it
+    near    is it good or bad, what happens?    predicting the next word already needs it
     far     is the person who is named first a red one or a blue one?    names were dealt to the two teams by lot: no
             text ever needed that
     real    do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot be
