@@ -187,8 +187,8 @@ def judge(table: Table) -> Verdict:
     )
 
 
-def draw(table: Table) -> Figure:
-    """Win rates of the model tuned on feedback."""
+def draw(table: Table) -> dict[str, Figure]:
+    """Win rates of the model tuned on feedback; what each stage leaves of the base's skill."""
     fig, axes = figure("comparisons won by the model tuned on feedback, share", "", 6.6, 3.2)
     names = {
         "against itself before,\nheld-out annotators": "won, held out",
@@ -201,4 +201,8 @@ def draw(table: Table) -> Figure:
     axes.set_xlim(0, 1)
     reference_line(axes, 0.5, "no preference", vertical=True)
     legend(axes)
-    return fig
+    tax, axes = figure("who, what, where, yes or no in the base's own words, share right", "", 6.4, 2.6)
+    stages = ("the base", "instruction-tuned", "PPO", "PPO with pretraining text")
+    bars_with_intervals(axes, {name: point(table, f"reading, {stage}") for name, stage in zip(stages, STAGES)})
+    axes.set_xlim(0, 1)
+    return {"figure": fig, "tax": tax}
