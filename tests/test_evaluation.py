@@ -55,6 +55,8 @@ def test_wilsons_interval_stays_inside_and_covers():
 def test_the_judges_of_a_prompt_count_once():
     assert win_rate([[1, 1, 1], [0, 0, 0]]).mean == 0.5
     assert win_rate([[1], [0, 0, 0, 0]]).mean == 0.5, "four judges of one prompt are no four prompts"
+    nearly_all, hardly_any = (win_rate([[x], [x], [x], [abs(x - 0.5)]]) for x in (1.0, 0.0))
+    assert nearly_all.high == 1.0 and hardly_any.low == 0.0, "nobody wins more than every time"
 
 
 def test_intervals_are_apart_or_not():

@@ -37,7 +37,7 @@ def chosen():
     return torch.randint(0, 7, (2, 5), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7, 2.0])
 def test_token_logprobs_are_those_of_log_softmax_at_the_temperature(logits, chosen, temperature):
     expected = (logits / temperature).log_softmax(dim=-1)
     found = token_logprobs(logits, chosen, temperature)

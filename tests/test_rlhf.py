@@ -15,7 +15,7 @@ from minialign.heads import LanguageModel, ScalarModel, describe_model
 from minialign.logprobs import token_logprobs, whiten
 from minialign.rlhf.best_of_n import best_of, best_of_n_kl
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
-from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3, sampled_kl
+from minialign.rlhf.kl import KLPrice, exact_kl, k1, k2, k3, learner_and_reference, sampled_kl
 from minialign.rlhf.ppo import (
     Learner,
     PPOConfig,
@@ -83,6 +83,8 @@ def test_adaptive_beta_follows_its_rule():
     assert price.beta == pytest.approx(0.1 * 1.02)
     price.update(0.0, 10)
     assert price.beta == pytest.approx(0.1 * 1.02 * 0.98)
+    price.update(5.4, 10)  # a tenth below the target
+    assert price.beta == pytest.approx(0.1 * 1.02 * 0.98 * 0.99)
 
 
 def test_gae_equals_its_double_sum():
@@ -177,6 +179,28 @@ def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
     first, second, third = RunFolder(tmp_path).metrics()
     assert abs(second["kl"]) < 1e-4 and abs(third["kl"]) < 1e-4
     assert second["explained_variance"] != first["explained_variance"]
+
+
+def test_learning_rates_fall_to_0_and_no_weight_decays():
+    policy, _, _, value = rolled()
+    learner = Learner(policy, value, dataclasses.replace(SHORT, updates=4, value_warmup=1))
+    found = []
+    for update in range(4):
+        learner.set_learning_rates(update)
+        found.append([optimizer.param_groups[0]["lr"] for optimizer in learner.optimizers.values()])
+    rates = [SHORT.learning_rate, SHORT.value_learning_rate]
+    assert found[0] == [0.0, rates[1]], "the value function learns alone"
+    assert found[1:] == [[pytest.approx(rate * left) for rate in rates] for left in (0.75, 0.5, 0.25)]
+    groups = [group for optimizer in learner.optimizers.values() for group in optimizer.param_groups]
+    assert {group["weight_decay"] for group in groups} == {0.0}
+
+
+def test_the_reference_is_a_copy_that_cannot_train():
+    policy = build()
+    learner, reference = learner_and_reference(policy)
+    assert {p.requires_grad for p in learner.parameters()} == {True}
+    assert {p.requires_grad for p in reference.parameters()} == {False} and not reference.training
+    assert all(a is not b and torch.equal(a, b) for a, b in zip(learner.parameters(), reference.parameters()))
 
 
 def test_ratios_are_1_before_the_first_step():
@@ -425,6 +449,10 @@ def test_kl_is_estimated_from_plain_samples_only():
     for sampling in (SamplingConfig(4, 0.0), SamplingConfig(4, 1.0, top_k=3), SamplingConfig(4, 1.0, top_p=0.9)):
         with pytest.raises(UserError, match="plain samples"):
             sampled_kl(build(), build(), [[1, 30]], sampling, torch.Generator())
+    policy, prompts = build(), [[1, 30], [1, 40]] * 16
+    found = sampled_kl(policy, build(3), prompts, SamplingConfig(4, 1.0), torch.Generator().manual_seed(0))
+    assert found.shape == (32,) and float(found.mean()) > 0
+    assert float(sampled_kl(policy, policy, prompts, SamplingConfig(4, 1.0), torch.Generator()).abs().max()) < 1e-4
 
 
 def test_the_share_that_ended_looks_for_the_policys_own_end_token():
