@@ -190,3 +190,12 @@ def test_ipo_counts_a_completion_by_its_mean(policy):
     data = Comparisons([Ranked([1, 5], [[6, 2], [7, 8, 9, 2]], [(0, 1)])], 1, 0)
     batch, ratios = data.batch([0]), torch.tensor([3.0, 8.0])
     assert pair_losses(ratios, batch, DPOConfig(0.5, loss="ipo")).item() == pytest.approx((3 / 2 - 8 / 4 - 1) ** 2)
+
+
+def test_imitation_adds_the_mean_over_the_chosen_answers_tokens(policy):
+    moved = LanguageModel(SHAPE, 1).eval()
+    data = Comparisons([Ranked([1, 5], [[6, 2], [7, 8, 9, 2]], [(1, 0)])], 1, 0)
+    batch, known = data.batch([0]), reference_logprobs(policy, data)
+    plain, more = (float(batch_loss(moved, batch, known, DPOConfig(imitation=c)).detach()) for c in (0.0, 0.5))
+    chosen = float(logratios(moved, batch, known)[0][1].detach())
+    assert more - plain == pytest.approx(-0.5 * chosen / 4, abs=1e-5)

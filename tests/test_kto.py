@@ -94,6 +94,24 @@ def d(policy, tokenizer, tmp_path):
     return tmp_path
 
 
+def test_the_two_kinds_are_weighed_by_how_many_there_are(policy, tokenizer, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(KTOConfig, "balanced", lambda self, liked, others: seen.append((liked, others)) or self)
+    run = RunFolder(tmp_path)
+    run.begin({**describe_model(policy), "stage": "kto"}, tokenizer)
+    settings = dataclasses.replace(QUICK, steps=1, validate_every=1)
+    train_kto(policy, judged(tokenizer), judged(tokenizer, 9), KTOConfig(liked_weight=0.0), settings, run)
+    assert seen == [(16, 8)]
+
+
+def test_what_just_fits_the_context_is_read(d, tokenizer):
+    found = read_judged_answers(d / "good.jsonl", tokenizer, 48)
+    needed = max(len(each.prompt) + len(each.completion) for each in found)
+    assert read_judged_answers(d / "good.jsonl", tokenizer, needed) == found
+    with pytest.raises(UserError, match=f"context of {needed - 1}"):
+        read_judged_answers(d / "good.jsonl", tokenizer, needed - 1)
+
+
 def test_people_give_thumbs(d, capsys):
     line = "kto --policy {d}/sft --judged {d}/good.jsonl --fast --batch 8 --liked-weight 0 --out {d}/out"
     assert type_in(line, d=d) == 0

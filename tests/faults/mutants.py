@@ -3,8 +3,9 @@
     python tests/faults/mutants.py --count 20 --work runs/mutants      goes on where it was stopped; prints the table
 
 A mutant exchanges + and -, * and /, < and <=, == and !=, `and` and `or`, min and max, True and False, takes a minus or
-a `not` away, or adds one to a number. Messages, annotations, defaults of fields and assertions are left alone. The
-tests of a module are those that are named beside it; a mutant that they do not notice is printed with its line.
+a `not` away, or adds one to a number. Messages, annotations, assertions and defaults (of fields, and configurations as
+a whole) are left alone. The tests of a module are those that are named beside it; a mutant that they do not notice is
+printed with its line.
 """
 
 import argparse
@@ -56,6 +57,8 @@ def spots(tree: ast.Module) -> list[ast.AST]:
 
     def visit(node):
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.AnnAssign | ast.Import | ast.ImportFrom):
+            return
+        if isinstance(node, ast.Assign) and "Config(" in ast.unparse(node.value)[:24] and node in tree.body:
             return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):  # no decorator, no default
             for part in node.body:
