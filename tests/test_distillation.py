@@ -150,3 +150,9 @@ def test_distilgpt2_starts_ahead_and_a_resumed_run_ends_with_the_same_bits(teach
 def test_impossible_students_are_refused_with_what_would_work(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_soft_targets_are_not_for_an_encoder_decoder():
+    shape = dataclasses.replace(SHAPE, kind="encoder-decoder")
+    with pytest.raises(UserError, match="for decoders and encoders"):
+        SoftTargets(LanguageModel(shape), DISTILGPT2).begin(LanguageModel(shape, seed=1))

@@ -177,3 +177,12 @@ def test_a_gradient_through_forbidden_places_is_finite():
 def test_what_cannot_be_compared_is_an_error_that_says_what_would_work(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_divergences_of_half_precision_logits_are_those_of_their_numbers():
+    student = numbers(2, 4, 50).bfloat16()
+    teacher = (student.float() + 0.05 * numbers(2, 4, 50, seed=1)).bfloat16()
+    for loss in (reverse_kl, jensen_shannon):
+        assert float(loss(student, teacher, MASK)) == float(loss(student.float(), teacher.float(), MASK)) > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relation(numbers(2, 4, 8), 2, MASK).dtype == torch.float32

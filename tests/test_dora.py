@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, build
 
 from minialign.heads import LanguageModel
 from minialign.peft.dora import DoRAConfig, DoRALinear, wrap
@@ -100,3 +100,15 @@ def test_a_file_gives_the_lengths_back(base, tokens, tmp_path):
     model = stir(wrap(base, TARGETS))
     save(model, tmp_path)
     torch.testing.assert_close(load(fresh, tmp_path)(tokens), model(tokens), atol=0, rtol=0)
+
+
+def test_a_row_of_zeros_stays_one():
+    model = build()
+    with torch.no_grad():
+        model.body.blocks[0].attention.query.weight[3] = 0.0
+    tokens = torch.arange(20, 40).view(2, 10)
+    before = model(tokens)
+    tuned = wrap(model)
+    torch.testing.assert_close(tuned(tokens), before, atol=1e-5, rtol=1e-5)
+    tuned(tokens).logsumexp(dim=-1).sum().backward()
+    assert all(p.grad.isfinite().all() for p in tuned.parameters() if p.grad is not None)

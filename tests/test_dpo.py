@@ -199,3 +199,10 @@ def test_imitation_adds_the_mean_over_the_chosen_answers_tokens(policy):
     plain, more = (float(batch_loss(moved, batch, known, DPOConfig(imitation=c)).detach()) for c in (0.0, 0.5))
     chosen = float(logratios(moved, batch, known)[0][1].detach())
     assert more - plain == pytest.approx(-0.5 * chosen / 4, abs=1e-5)
+
+
+def test_in_half_precision_too_every_gap_begins_at_0(policy, tmp_path):
+    settings = dataclasses.replace(QUICK, steps=1, bf16=True, learning_rate=1e-9, batch=4)
+    run = RunFolder(tmp_path)
+    train_dpo(policy, RANKED, RANKED, DPOConfig(), settings, run)
+    assert run.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -131,3 +132,23 @@ def test_the_file_gives_answers_with_their_begin_and_end(d, tokenizer):
     found = read_judged_answers(d / "good.jsonl", tokenizer, 48)
     assert found[1] == Judged([tokenizer.begin, *tokenizer.encode("Mira 1")],
                               [*tokenizer.encode("yes"), tokenizer.end], True)
+
+
+def test_neighbours_are_those_of_the_whole_batch_however_it_is_split(tokenizer):
+    data = JudgedAnswers(judged(tokenizer, 12), 6, 0)
+    (whole,) = data.microbatches(0, 1)
+    for parts in (2, 3, 6):
+        found = data.microbatches(0, parts)
+        assert [row for i in range(parts) for row in found[i].rows] == [row for i in range(parts)
+                                                                       for row in whole.rows[i::parts]]
+        assert all(part.others == whole.others[i::parts] for i, part in enumerate(found))
+
+
+def test_all_held_out_answers_are_looked_at(policy, tokenizer, tmp_path):
+    held_out = judged(tokenizer, 9)  # no multiple of the batch, and the last one alone is not liked
+    held_out = [dataclasses.replace(each, liked=i < 8) for i, each in enumerate(held_out)]
+    assert [row for batch in JudgedAnswers(held_out, 8, 0).in_order(8) for row in batch.rows] == list(range(9))
+    run = RunFolder(tmp_path)
+    run.begin({**describe_model(policy), "stage": "kto"}, tokenizer)
+    settings = dataclasses.replace(QUICK, steps=1, validate_every=1)
+    assert math.isfinite(train_kto(policy, judged(tokenizer), held_out, KTOConfig(), settings, run)[1]["other"])

@@ -725,3 +725,28 @@ def test_all_layers_are_merged_or_none():
     with pytest.raises(UserError, match="merged already"):
         lora.merge(model)
     assert [layer.merged for layer in layers] == [False, True, False, False]
+
+
+def test_what_was_quantized_after_merging_is_not_unmerged(tokens):
+    model = lora.wrap(build(), LoRAConfig(rank=2))
+    quantize(lora.merge(model), SCHEMES["vector-wise"])
+    before = run(model, tokens)
+    with pytest.raises(UserError, match="do not unmerge what is quantized"):
+        lora.unmerge(model)
+    assert torch.equal(run(model, tokens), before)
+
+
+def test_what_is_put_in_is_in_the_mode_of_what_was_there():
+    for training in (True, False):
+        model = lora.wrap(build().train(training), LoRAConfig(rank=2, dropout=0.5))
+        assert {module.training for module in model.modules()} == {training}
+
+
+def test_adapters_that_begin_as_the_identity_learn(tokens):
+    model = adapters.wrap(build(), AdapterConfig(bottleneck=4, initial_std=0.0))
+    assert torch.equal(run(model, tokens), run(build(), tokens))
+    train(model, tokens)
+    changed = [module.up.weight.abs().max() > 0 for module in model.modules() if isinstance(module, adapters.Adapted)]
+    assert changed and all(changed)
+    with pytest.raises(UserError, match="alpha"):
+        LoRAConfig(alpha=0.0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.quant.calibration import OBSERVERS, Histogram, MeanSquaredError, MinMax, MovingAverage, Percentile
-from minialign.quant.fast_products import fast_weight_product
+from minialign.quant.fast_products import fast_weight_product, int8_matmul
 from minialign.quant.linear import DynamicLinear, QuantizedLinear, StaticLinear, WeightOnlyLinear, dequantized_linear
 from minialign.quant.llm_int8 import LLMInt8Linear, outlier_columns
 from minialign.quant.mappings import MappingConfig, quantize_tensor
@@ -566,3 +566,11 @@ def test_planted_outliers_break_int8_and_the_16_bit_part_repairs_it():
         errors = {name: off(quantize(copy.deepcopy(model), SCHEMES[name])[0](TOKENS), before)
                   for name in ("absmax", "vector-wise", "llm-int8")}
     assert errors["llm-int8"] < 0.2 * errors["vector-wise"] < 0.2 * errors["absmax"] * 1.05
+
+
+@pytest.mark.parametrize("kernel", ["float", "int_mm"])
+def test_integer_products_are_exact_in_half_precision_surroundings_too(kernel):
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-127, 128, (16, 96), dtype=torch.int8, generator=g) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(int8_matmul(a, b, kernel), (a.long() @ b.long().T).int())

@@ -385,3 +385,14 @@ def test_a_file_of_another_model_is_an_error(tmp_path):
                       TransformerConfig(320, 48, 32, 3, 2)):
             with pytest.raises(UserError, match="cannot be read|holds another model"):
                 load_quantized(LanguageModel(other), file)
+
+
+def test_what_is_prepared_is_not_quantized_or_prepared_again():
+    model = prepare(LanguageModel(SHAPE).eval(), SCHEMES["vector-wise"])
+    before = model(TOKENS)
+    for again in (lambda: quantize(model, SCHEMES["vector-wise"]), lambda: prepare(model, SCHEMES["vector-wise"])):
+        with pytest.raises(UserError, match="call `convert`"):
+            again()
+    assert torch.equal(model(TOKENS), before)
+    with pytest.raises(UserError, match="smoothing"):
+        prepare(LanguageModel(SHAPE), SCHEMES["smoothquant"])

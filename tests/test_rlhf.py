@@ -462,3 +462,19 @@ def test_the_share_that_ended_looks_for_the_policys_own_end_token():
     assert rollout_metrics(rollout, 0.1, 7)["ended"] == rollout_metrics(rollout, 0.1)["ended"] == 0.5
     rollout.completion = rows[:1].expand(2, 2)
     assert rollout_metrics(rollout, 0.1, 7)["ended"] == 1.0 and rollout_metrics(rollout, 0.1)["ended"] == 0.0
+
+
+def test_a_price_that_is_steered_cannot_turn_negative():
+    with pytest.raises(UserError, match="horizon is 10"):
+        PPOConfig(target_kl=6.0, horizon=10)
+    PPOConfig(target_kl=6.0, horizon=64), PPOConfig(horizon=10)
+    price = KLPrice(0.1, target=6.0, horizon=64)
+    for _ in range(5):
+        price.update(0.0, 64)
+    assert 0 < price.beta < 0.1
+
+
+def test_the_reference_of_a_sampled_kl_has_no_dropout():
+    policy = build(dropout=0.3).train()
+    found = sampled_kl(policy, policy, [[1, 30]] * 8, SamplingConfig(4, 1.0), torch.Generator().manual_seed(0))
+    assert float(found.abs().max()) < 1e-4 and policy.training

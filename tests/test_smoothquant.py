@@ -8,6 +8,7 @@ import torch
 from conftest import TINY
 
 from minialign.heads import LanguageModel
+from minialign.peft import lora
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES, SchemeConfig
 from minialign.quant.smoothquant import readers, smooth, smoothing_scales
@@ -95,3 +96,16 @@ def test_a_failure_leaves_the_model_as_it_was():
         smooth(torch.nn.Sequential(torch.nn.Linear(3, 3)), [torch.ones(1, 3)])
     with pytest.raises(UserError, match="smoothing"):
         SchemeConfig(smoothing=1.5)
+
+
+@pytest.mark.parametrize("other", ["lora", "int8"])
+def test_a_reader_that_cannot_be_smoothed_is_refused_and_the_model_untouched(other):
+    model = model_with_outliers()
+    if other == "lora":
+        lora.wrap(model, lora.LoRAConfig(rank=2))
+    else:
+        quantize(model, SCHEMES["vector-wise"], include=("*.query",))
+    before = model(batches()[0])
+    with pytest.raises(UserError, match="attention.query is a .* cannot be smoothed"):
+        smooth(model, batches())
+    assert torch.equal(model(batches()[0]), before)

@@ -78,7 +78,7 @@ def relation(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
         raise UserError(f"a width of {D} does not divide into {heads} relation heads; choose a divisor of {D}")
     parts = vectors.view(B, T, heads, D // heads).transpose(1, 2)  # (B, heads, T, d)
     scores = parts @ parts.transpose(-2, -1) / math.sqrt(D // heads)
-    return scores.masked_fill(~mask[:, None, None, :], -torch.inf).log_softmax(dim=-1)
+    return scores.float().masked_fill(~mask[:, None, None, :], -torch.inf).log_softmax(dim=-1)
 
 
 def distribution_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

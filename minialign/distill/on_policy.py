@@ -63,7 +63,7 @@ class OnPolicyConfig:
 def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """KL(student ‖ teacher) of logits (..., V), mean over real tokens (...), nats."""
     check_logits(student, teacher)
-    log_q, log_p = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+    log_q, log_p = student.float().log_softmax(dim=-1), teacher.float().log_softmax(dim=-1)
     return masked_mean((log_q.exp() * (log_q - log_p)).sum(dim=-1), mask)
 
 
@@ -78,7 +78,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, mask: Tensor, beta: float =
     if not 0 < beta < 1:
         raise UserError(f"beta is {beta}; it must be above 0 and below 1 (at the ends nothing is left: use the KL or "
                         f"the reverse KL)")
-    log_p, log_q = teacher.log_softmax(dim=-1), student.log_softmax(dim=-1)
+    log_p, log_q = teacher.float().log_softmax(dim=-1), student.float().log_softmax(dim=-1)
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log(1 - beta))
     terms = beta * log_p.exp() * (log_p - log_m) + (1 - beta) * log_q.exp() * (log_q - log_m)
     return masked_mean(terms.sum(dim=-1), mask)

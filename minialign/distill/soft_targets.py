@@ -86,8 +86,11 @@ class SoftTargets(Recipe):
     """Soft targets, labels and the angle of the last hidden vectors; for decoders and encoders."""
 
     def begin(self, student: LanguageModel) -> None:
-        """Raises UserError for a student of another kind or, with cosine, of another width."""
+        """Raises UserError for an encoder-decoder, a student of another kind or, with cosine, of another width."""
         same_kind(student, self.teacher)
+        if student.config.kind == "encoder-decoder":
+            raise UserError("soft targets are for decoders and encoders; an encoder-decoder learns from its teacher's "
+                            "texts (sequence_level.py)")
         ours, theirs = student.config.width, self.teacher.config.width
         if self.config.cosine and ours != theirs:
             raise UserError(f"the student's width is {ours}, the teacher's {theirs}; the cosine of hidden vectors "

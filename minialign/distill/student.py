@@ -39,8 +39,8 @@ def student_config(teacher: TransformerConfig, layers: int = 0, width: int = 0, 
 def evenly(teacher_layers: int, student_layers: int) -> list[int]:
     """Which teacher layer each student layer begins as: the first, the last, and between them at equal distances.
 
-    Of twelve for six 0, 2, 4, 7, 9 and 11, as the released DistilBERT and DistilGPT-2 took. The last has to be among
-    them: what it leaves is what the copied norm and words read.
+    Of twelve for six 0, 2, 4, 7, 9 and 11, as the released DistilBERT and DistilGPT-2 took. Of two or more the last is
+    one: what it leaves is what the copied norm and words read. A single one is the first, by which more is kept here.
     """
     return [round(i * (teacher_layers - 1) / max(1, student_layers - 1)) for i in range(student_layers)]
 

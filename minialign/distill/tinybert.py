@@ -38,7 +38,7 @@ from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.fast_soft_targets import fast_soft_target_loss
 from minialign.distill.recipe import Recipe, check_weights, distil, read, same_kind
 from minialign.distill.recording import may_look, recorded
-from minialign.heads import Classifier, LanguageModel
+from minialign.heads import Classifier, LanguageModel, evaluating
 from minialign.logprobs import masked_mean
 from minialign.pretrain.masked_lm import MASK
 from minialign.runs.devices import device_of
@@ -201,7 +201,8 @@ def augment(rows: Sequence[Sequence[int]], model: LanguageModel, config: Augment
     encoder finds likely there; special tokens never are."""
     chance, made = random.Random(seed), []
     for row in rows:
-        likely = likely_words(row, model, config.candidates)
+        with evaluating(model):
+            likely = likely_words(row, model, config.candidates)
         for _ in range(config.copies):
             made.append([chance.choice(likely[i]) if i in likely and chance.random() < config.chance else token
                          for i, token in enumerate(row)])

@@ -38,7 +38,7 @@ class AdapterConfig:
     bottleneck: int = 16  # m
     placement: str = "houlsby"  # houlsby | pfeiffer
     targets: tuple[str, ...] = ()  # in place of it: names or patterns of the linear layers that end a sublayer
-    initial_std: float = 1e-2  # std of both matrices at the start, before the cut at two of it
+    initial_std: float = 1e-2  # std of both matrices at the start, before the cut at two of it; 0: W_up alone is 0
     norms: bool = True  # whether the norms train too
     seed: int = 0  # of the start
 
@@ -55,11 +55,11 @@ class Adapted(nn.Module):
         self.base = base
         width = base.out_features
         self.down, self.up = nn.Linear(width, config.bottleneck), nn.Linear(config.bottleneck, width)
-        for layer in (self.down, self.up):
+        for layer, std in ((self.down, config.initial_std or 1e-2), (self.up, config.initial_std)):
             layer.to(device_of(base), float_type(base))
             nn.init.zeros_(layer.bias)
             start = torch.zeros(layer.weight.shape)
-            if std := config.initial_std:
+            if std:
                 nn.init.trunc_normal_(start, 0.0, std, -2 * std, 2 * std, generator)
             layer.weight.data.copy_(start)
 

@@ -43,7 +43,7 @@ class DoRALinear(LoRALinear):
 
     def ratio(self) -> Tensor:
         """(out,) m / ‖W₀ + s B A‖, the norm without gradient."""
-        norm = (self.weight() + super().update.detach()).norm(dim=1)
+        norm = (self.weight() + super().update.detach()).norm(dim=1).clamp(min=1e-30)  # a row of zeros stays one
         return self.magnitude / norm.to(self.magnitude.dtype)
 
     @property

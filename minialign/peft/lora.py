@@ -47,7 +47,7 @@ class LoRAConfig:
     seed: int = 0  # of A
 
     def __post_init__(self):
-        check_ranges(self, {"rank": (1, 10**6), "alpha": (0, 10**6), "dropout": (0, 0.99)})
+        check_ranges(self, {"rank": (1, 10**6), "alpha": (1e-6, 10**6), "dropout": (0, 0.99)})
         if not self.targets:
             raise UserError("targets is empty; name the layers to wrap, such as query and value")
 
@@ -94,9 +94,13 @@ class LoRALinear(nn.Module):
         """Raise UserError where the update is merged already, or the layer's numbers stand for others."""
         if self.merged:
             raise UserError("the update is merged already; merging it twice would add it twice")
+        self.check_plain()
+
+    def check_plain(self) -> None:
+        """Raise UserError where the layer's numbers stand for others."""
         if not isinstance(self.base, nn.Linear) or not self.base.weight.is_floating_point():
             raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge "
-                            f"first and quantize then")
+                            f"first and quantize then, and do not unmerge what is quantized")
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -110,6 +114,7 @@ class LoRALinear(nn.Module):
         """Give W₀ back, to the last bit. Raises UserError when nothing is merged."""
         if not self.merged:
             raise UserError("there is nothing to unmerge; the update stands beside the weights")
+        self.check_plain()
         self.base.weight.copy_(self.original)
         self.original = None
 
@@ -155,7 +160,10 @@ def merge(model: nn.Module) -> nn.Module:
 
 def unmerge(model: nn.Module) -> nn.Module:
     """Undo `merge`, to the last bit."""
-    for layer in lora_layers(model).values():
+    layers = lora_layers(model).values()
+    for layer in layers:
+        layer.check_plain()
+    for layer in layers:
         layer.unmerge()
     return model
 

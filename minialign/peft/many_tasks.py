@@ -63,8 +63,9 @@ class Serving:
 
     @contextmanager
     def rows(self, tasks: Sequence[str | None] | str | None) -> Iterator[nn.Module]:
-        """Inside, row i of every batch is for tasks[i] (or all rows for one task); None is the base. Raises UserError
-        for an unknown task."""
+        """Inside, row i of every batch is for tasks[i] (or all rows for one task); None is the base. What sorts
+        its rows (`continue_texts`, `option_logprobs`) is for one task at a time. Raises UserError for an unknown
+        task."""
         tasks, before = [tasks] if tasks is None or isinstance(tasks, str) else tasks, self.tasks
         if unknown := [task for task in tasks if task is not None and task not in self.names]:
             raise UserError(f"there is no task {unknown[0]!r}; known are {', '.join(self.names)}")

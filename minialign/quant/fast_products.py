@@ -60,7 +60,8 @@ def int8_matmul(a: Tensor, b: Tensor, kernel: str | None = None) -> Tensor:
     if a.shape[1] > LONGEST:
         raise UserError(f"a sum of {a.shape[1]} products may overflow int32; the most is {LONGEST}")
     kernel = kernel or fastest_kernel(a.device.type, 1 << max(0, len(a) - 1).bit_length(), a.shape[1], len(b))
-    return KERNELS[kernel](a, b)
+    with torch.autocast(a.device.type, enabled=False):  # sums of bfloat16 are not exact
+        return KERNELS[kernel](a, b)
 
 
 def by_reference(a: Tensor, b: Tensor) -> Tensor:

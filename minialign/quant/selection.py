@@ -49,6 +49,8 @@ def select(model: nn.Module, include: Sequence[str] = ALL, keep: Sequence[str] =
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and name}
     if not linears:
         raise UserError("the model has no nn.Linear inside; there is nothing to quantize")
+    if any(hasattr(module, "converted") for module in model.modules()):
+        raise UserError("the model is prepared for quantization-aware training already; call `convert`")
     own = [*(p for p in include if p not in ALL), *(p for p in keep if p not in KEEP)]
     matching(list(linears), own, "linear layer")
     users, seats = defaultdict(set), defaultdict(set)  # names under which a weight serves; those that the layer has

@@ -35,12 +35,16 @@ READERS = {"attention_norm": ("attention.query", "attention.key", "attention.val
 
 
 def readers(model: nn.Module) -> dict[str, list[str]]:
-    """Name of each norm of a block -> the linear layers that read it. Raises UserError where there is none."""
-    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = {}
-    for name, _ in model.named_modules():
+    """Name of each norm of a block -> the linear layers that read it. Raises UserError where there is none, or where
+    one of a block's is no plain one: it would go on reading what the norm gave before."""
+    modules, found = dict(model.named_modules()), {}
+    for name in modules:
         block, _, norm = name.rpartition(".")
-        layers = [f"{block}.{layer}" for layer in READERS.get(norm, ()) if f"{block}.{layer}" in linears]
+        layers = [f"{block}.{layer}" for layer in READERS.get(norm, ()) if f"{block}.{layer}" in modules]
+        for layer in layers:
+            if type(modules[layer]) is not nn.Linear:
+                raise UserError(f"{layer} is a {type(modules[layer]).__name__} and cannot be smoothed; smooth the "
+                                f"plain model, with its updates merged")
         if layers:
             found[name] = layers
     if not found:

@@ -48,7 +48,7 @@ from minialign.logprobs import completion_logprobs
 from minialign.rlhf.kl import learner_and_reference
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.rlhf.reward_model import pair_accuracy
-from minialign.runs.devices import moved
+from minialign.runs.devices import device_of, in_half, moved
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import check_choices, check_ranges
@@ -168,7 +168,9 @@ def train_dpo(policy: LanguageModel, ranked: list[Ranked], valid: list[Ranked], 
     """
     learner, reference = learner_and_reference(policy)
     data, held_out = Comparisons(ranked, training.batch, training.seed), Comparisons(valid, 1, seed=0)
-    known, known_of_valid = reference_logprobs(reference, data), reference_logprobs(reference, held_out)
+    with in_half(device_of(policy), training.bf16):  # as the policy's own will be
+        known = reference_logprobs(reference, data)
+    known_of_valid = reference_logprobs(reference, held_out)
 
     def loss(model: LanguageModel, batch: RankedBatch) -> Tensor:
         return batch_loss(model, batch, known, config)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from minialign.generation import SamplingConfig, generate
-from minialign.heads import LanguageModel
+from minialign.heads import LanguageModel, evaluating
 from minialign.logprobs import predicting_vectors, token_logprobs
 from minialign.runs.errors import UserError
 
@@ -95,7 +95,8 @@ def sampled_kl(policy: LanguageModel, reference: LanguageModel, prompts: Sequenc
     for start in range(0, len(prompts), 64):
         part = prompts[start : start + 64]
         said = generate(policy, part, sampling, generator)
-        vectors, _ = predicting_vectors(reference.body, part, said.ids(), range(len(part)))
+        with evaluating(reference):
+            vectors, _ = predicting_vectors(reference.body, part, said.ids(), range(len(part)))
         reference_logprobs = token_logprobs(reference.logits(vectors), said.completion, sampling.temperature)
         parts.append((k1(said.logprobs, reference_logprobs) * said.mask).sum(dim=1))
     return torch.cat(parts)

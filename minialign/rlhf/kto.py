@@ -92,12 +92,24 @@ class JudgedAnswers(Batches):
         super().__init__([len(each.prompt) + len(each.completion) for each in judged], batch, seed)
         self.judged = judged
 
-    def batch(self, names: list[int], step: int = 0) -> JudgedBatch:
-        """The named answers, the same at every step."""
+    def batch(self, names: list[int], step: int = 0, after: list[int] | None = None) -> JudgedBatch:
+        """The named answers, the same at every step; beside each the answer of the name that comes `after` it."""
         found = [self.judged[name] for name in names]
-        completions = [each.completion for each in found]
-        return JudgedBatch([each.prompt for each in found], completions, [*completions[1:], completions[0]],
+        others = [self.judged[name].completion for name in after or [*names[1:], names[0]]]
+        return JudgedBatch([each.prompt for each in found], [each.completion for each in found], others,
                            torch.tensor([each.liked for each in found]), names)
+
+    def microbatches(self, step: int, parts: int) -> list[JudgedBatch]:
+        """The batch of a step in pieces; neighbours are those of the whole batch."""
+        names = self.order(step)
+        after = [*names[1:], names[0]]
+        return [self.batch(names[i::parts], step, after[i::parts]) for i in range(min(parts, len(names)))]
+
+    def in_order(self, batch: int) -> list[JudgedBatch]:
+        """All answers, each once, so many at a time."""
+        names = list(range(len(self.judged)))
+        return [self.batch(names[i : i + batch], 0, [*names[1:], 0][i : i + batch])
+                for i in range(0, len(names), batch)]
 
 
 def read_judged_answers(path: Path, tokenizer: Tokenizer, context: int) -> list[Judged]:
@@ -164,7 +176,7 @@ def train_kto(policy: LanguageModel, judged: list[Judged], valid: list[Judged], 
     liked = sum(each.liked for each in judged)
     config = config.balanced(liked, len(judged) - liked)
     data = JudgedAnswers(judged, training.batch, training.seed)
-    checks = JudgedAnswers(valid, min(training.batch, len(valid)), 0).first(1000)
+    checks = JudgedAnswers(valid, min(training.batch, len(valid)), 0).in_order(training.batch)
 
     def loss(model: LanguageModel, batch: JudgedBatch) -> Tensor:
         ratios = logratios(model, reference, batch.prompts, batch.completions)
@@ -174,7 +186,7 @@ def train_kto(policy: LanguageModel, judged: list[Judged], valid: list[Judged], 
     def validate(model: LanguageModel) -> dict[str, float]:
         ratios = torch.cat([logratios(model, reference, b.prompts, b.completions) for b in checks])
         kinds = torch.cat([b.liked for b in checks]).to(ratios.device)
-        kl = torch.stack([reference_point(model, reference, b) for b in checks]).mean()
+        kl = torch.cat([logratios(model, reference, b.prompts, b.others) for b in checks]).mean().clamp(min=0)
         return {"validation": float(kto_losses(ratios, kinds, kl, config).mean()), "kl": float(kl),
                 "liked": float(ratios[kinds].mean()), "other": float(ratios[~kinds].mean()),
                 "accuracy": float(((ratios > kl) == kinds).float().mean())}

@@ -57,7 +57,7 @@ from minialign.runs import processes
 from minialign.runs.errors import UserError
 from minialign.runs.resumable import ResumableLoop
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import check_ranges
+from minialign.runs.settings import check_choices, check_ranges
 from minialign.runs.tensors import check_finite
 from minialign.tokenizer import END
 from minialign.training import adamw
@@ -78,7 +78,7 @@ class PPOConfig:
     value_learning_rate: float = 3e-4  # of the value function, falling to 0
     beta: float = 0.1  # price of one nat of KL, in standard deviations of the score
     target_kl: float = 0.0  # nats per completion that beta is steered to; 0 keeps beta fixed
-    horizon: int = 10_000  # completions in which beta may change by a fifth, when it is steered
+    horizon: int = 10_000  # completions in which beta may change by a fifth, when it is steered; a rollout's at least
     gamma: float = 1.0  # discount from one token to the next
     lam: float = 0.95  # λ of the advantage estimate
     clip: float = 0.2  # ε of the policy's ratio and of the value
@@ -93,9 +93,9 @@ class PPOConfig:
         amounts = ("beta", "target_kl", "missing_end_score", "value_warmup")
         shares = ("learning_rate", "value_learning_rate", "gamma", "lam")
         check_ranges(self, dict.fromkeys(counts, (1, math.inf)) | dict.fromkeys(amounts, (0, 1e6))
-                     | dict.fromkeys(shares, (0, 1)) | {"temperature": (1e-6, 100), "clip": (1e-6, 1e6)})
-        if self.missing_end not in ("subtract", "replace"):
-            raise UserError(f"missing_end is {self.missing_end!r}; choose subtract or replace")
+                     | dict.fromkeys(shares, (0, 1)) | {"temperature": (1e-6, 100), "clip": (1e-6, 1e6)}
+                     | ({"horizon": (self.prompts * self.completions, math.inf)} if self.target_kl else {}))
+        check_choices(self, {"missing_end": ("subtract", "replace")})
         if self.minibatch > self.prompts * self.completions or self.minibatch % self.completions:
             raise UserError(f"a minibatch of {self.minibatch} is no number of whole prompts of a rollout of "
                             f"{self.prompts} prompts with {self.completions} completions; change --minibatch")

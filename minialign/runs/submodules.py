@@ -43,5 +43,6 @@ def replace_modules(model: nn.Module, new: dict[str, nn.Module]) -> None:
         if old is not None:  # named_children would pass over a second place
             places = [(parent, child) for parent in model.modules() if parent is not module
                       for child, there in parent._modules.items() if there is old]
+            module.train(old.training)
         for parent, child in places:
             setattr(parent, child, module)
