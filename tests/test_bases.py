@@ -117,7 +117,7 @@ def test_completions_are_what_is_missing_for_encoders(documents, corpus):
         ids, (read, asked) = data.codes_of(name) % ASKED, data.pair(name, random.Random(name))
         whole = rebuild(read, asked) if documents is GappedDocuments else [
             a if a != IGNORE else r for r, a in zip(read, asked)]
-        codes = few_questions(data.codes_of(name), random.Random(name), getattr(data, "most", MOST))
+        codes = few_questions(data.codes_of(name), random.Random(name))
         assert whole == [BEGIN, *(codes % ASKED)] and len(codes) <= len(ids)
         spans = completion_spans(codes)
         if documents is GappedDocuments:

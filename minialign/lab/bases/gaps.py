@@ -26,7 +26,7 @@ from minialign.tokenizer import BEGIN, SENTINELS
 
 PLAIN = 0.2  # share of the documents that are corrupted without regard to their completions
 LONGEST = 4  # tokens of a completion that an encoder is asked for: it says each without knowing of the others
-MOST = 2  # questions of a document that are shown together, to a model that has to learn to compare
+MOST = 4  # questions of a document that are shown together: 2 to a model that has to learn to compare from nothing
 
 
 def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
@@ -80,8 +80,6 @@ class GappedDocuments(ReadInPart):
 class MaskedDocuments(ReadInPart):
     """Documents for an encoder; arguments as for `MarkedRows`."""
 
-    most = 2 * MOST  # it begins with a decoder's weights, which compare
-
     def batch(self, names: list[int], step: int = 0) -> Batch:
         """The named documents with short completions, and some tokens besides, hidden."""
         pairs = [self.pair(name, random.Random(f"{self.seed} {step} {name}")) for name in names]
@@ -91,7 +89,7 @@ class MaskedDocuments(ReadInPart):
     def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
         """What is read of one document, and what is asked for."""
         codes, plain = self.codes_of(name), self.begun(name) and chance.random() < PLAIN
-        codes = codes if plain else few_questions(codes, chance, self.most)
+        codes = codes if plain else few_questions(codes, chance)
         ids, spans = (codes % ASKED).tolist(), completion_spans(codes)
         asked = [] if plain else [span for span in spans if span[1] - span[0] <= LONGEST]
         share = MaskingConfig().chosen if not asked else MaskingConfig().chosen / 3

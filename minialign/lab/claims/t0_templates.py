@@ -100,7 +100,7 @@ def judge(table: Table) -> Verdict:
     return checks, (
         f"median accuracy with 1, 3 and all wordings {', '.join(said)} (half the quartile range); from one to all it "
         f"rises by {rise}, the spread shrinks by {shrink}; trained tasks by wordings trained on: "
-        + ", ".join(f"{what} {found}" for what, found in trained.items()) +
+        + ", ".join(f"{what.replace(', ', ' in ')} {found}" for what, found in trained.items()) +
         f"; with one seed each: all manners add {manners}, LM adaptation {adapted}, ranking by the mean instead of the "
         f"sum {by_mean}"
     )
