@@ -9,7 +9,9 @@ it: gains and losses are felt against a point of reference, z, and the more ther
 of it counts. z estimates KL(π ‖ π_ref) by pairing each prompt with its neighbour's answer in the batch, which may be
 another one to the same prompt where a prompt comes twice (TRL does no other). Details that matter:
     1. z carries no gradient and is never negative (test_the_point_of_reference_has_no_gradient_and_is_not_negative).
-    2. A batch needs two answers, or there is no neighbour (test_a_batch_of_one_is_refused).
+    2. A batch needs two answers, or there is no neighbour (test_a_batch_of_one_is_refused). In parts, as with
+       `accumulation`, neighbours are still the batch's, and z is each part's own mean
+       (test_neighbours_are_those_of_the_whole_batch_however_it_is_split).
     3. λ_D n_D should be 1 to 4/3 times λ_U n_U, where one kind is rarer (§4.2, Eq. 9); `balanced` weights do that
        (test_weights_balance_the_two_kinds).
     4. Log-probabilities are sums over a completion's tokens, its end token included, as in dpo.py.
