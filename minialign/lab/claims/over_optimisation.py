@@ -59,7 +59,8 @@ CLAIM = Claim(
 )
 BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
 SIZES = (1, 2, 4, 16, 64, 256, 1024)  # n of best of n
-BEST, MEAN, CAUTIOUS = "best-of-n", "best-of-n, mean", "best-of-n, cautious"  # by one proxy, by all of them
+BEST, MEAN, CAUTIOUS = "best-of-n", "best-of-n, mean", "best-of-n, cautious"
+JUDGES = {BEST: "by one proxy", MEAN: "by the mean of all", CAUTIOUS: "by that less their disagreement"}
 CAUTION = 1.0  # standard deviations of their disagreement that a score loses
 JUDGED, UPDATES = 6000, 60  # stories, of which each proxy has a third; far enough to turn
 MARGIN = 0.02  # a change of gold that nobody would call a fall
@@ -238,16 +239,16 @@ def judge(table: Table, beta: float = DemoConfig.beta) -> Verdict:
         "gold ends higher with the penalty": higher.low > 0,
     }
     at_most = {method: column(table, "gold", method=method, n=max(distinct(table, "n", method=method)))
-               for method in (BEST, MEAN, CAUTIOUS) if distinct(table, "n", method=method)}
+               for method in JUDGES if distinct(table, "n", method=method)}
     if CAUTIOUS in at_most:
         checks["best of n by proxies that distrust their disagreement is better"] = difference(
             at_most[CAUTIOUS], at_most[BEST]).low > 0
-    together = "; ".join(f"of the largest n {method} has gold {over_seeds(golds)}" for method, golds in at_most.items())
+    together = ", ".join(f"{JUDGES[method]} {over_seeds(golds)}" for method, golds in at_most.items())
     accuracy = over_seeds(column(table, "proxy_accuracy", method=BEST, n=1))
     return checks, (
         f"at beta 0 the proxy moves by {proxy}, gold by {free}; at beta {beta:g} gold moves by {priced} and ends "
         f"{higher} above beta 0's; the proxies order {accuracy.mean:.0%} of held-out comparisons rightly; "
-        f"{beside_best_of_n(table)}; {together}"
+        f"{beside_best_of_n(table)}; gold of best of the largest n {together}"
     )
 
 
