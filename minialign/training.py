@@ -101,9 +101,8 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
         loss: (model, batch) -> the *sum* of the batch's losses.
         count: labels of the whole step, divided by the processes that share it.
     Returns:
-        mean loss in nats, norm of the gradient before clipping.
-    Raises:
-        UserError: the loss or the gradient is not finite; the weights are as before the step.
+        mean loss in nats, norm of the gradient before clipping. Raises UserError where either is not finite; the
+        weights are as before the step.
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device_of(model))
@@ -130,8 +129,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, 
     Args:
         model, optimizer, data, loss, config, run: as in `train`.
         place: rank of this process, and how many share each batch.
-    Raises:
-        UserError: a loss that is not finite, or more processes than micro-batches.
+    Raises UserError for a loss that is not finite, or more processes than micro-batches.
     """
     rank, processes = place
     started, rate = time.perf_counter(), learning_rate_at(step, config)

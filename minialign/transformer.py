@@ -288,8 +288,7 @@ class EncoderDecoder(nn.Module):
         if config.shared:  # Raffel et al. 2020, §3.2.2
             self.decoder.norm = self.encoder.norm
             for reads, writes in zip(self.encoder.blocks, self.decoder.blocks):
-                for name, part in reads.named_children():
-                    setattr(writes, name, part)
+                writes._modules.update(reads._modules)  # all but the cross-attention
 
     def forward(self, tokens: Tensor, inputs: Tensor | None = None, input_mask: Tensor | None = None,
                 mask: Tensor | None = None, cache: Cache | None = None, memory: Tensor | None = None) -> Tensor:

@@ -55,8 +55,7 @@ def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature
     Args:
         student, teacher: (..., V) logits over the same vocabulary; mask: (...) bool, true where a token counts.
         temperature: T, above 0; the larger, the more the student learns of what the teacher finds unlikely.
-    Raises:
-        UserError: vocabularies of different sizes, or a temperature that is not above 0.
+    Raises UserError for vocabularies of different sizes, or a temperature that is not above 0.
     """
     check_logits(student, teacher)
     if not temperature > 0:
@@ -69,13 +68,8 @@ def soft_target_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature
 
 
 def hidden_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """1 − cos of the angle between hidden vectors, mean over real tokens; in [0, 2] (Sanh et al. 2019, §2).
-
-    Args:
-        student, teacher: (..., D), of equal width; mask: (...) bool.
-    Raises:
-        UserError: different widths.
-    """
+    """1 − cos of the angle between hidden vectors (..., D), mean over real tokens, mask (...); in [0, 2] (Sanh et al.
+    2019, §2). Raises UserError for different widths."""
     if student.shape[-1] != teacher.shape[-1]:
         raise UserError(f"the student's width is {student.shape[-1]}, the teacher's {teacher.shape[-1]}; use tinybert "
                         f"or minilm, which allow that")
@@ -89,8 +83,7 @@ class SoftTargets(Recipe):
         """Raises UserError for an encoder-decoder, a student of another kind or, with cosine, of another width."""
         same_kind(student, self.teacher)
         if student.config.kind == "encoder-decoder":
-            raise UserError("soft targets are for decoders and encoders; an encoder-decoder learns from its teacher's "
-                            "texts (sequence_level.py)")
+            raise UserError("soft targets are for decoders and encoders; see sequence_level.py for others")
         ours, theirs = student.config.width, self.teacher.config.width
         if self.config.cosine and ours != theirs:
             raise UserError(f"the student's width is {ours}, the teacher's {theirs}; the cosine of hidden vectors "

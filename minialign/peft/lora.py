@@ -90,41 +90,33 @@ class LoRALinear(nn.Module):
         low = F.dropout(x, self.dropout, self.training) @ self.A.T  # (..., r)
         return self.base(x) + (low * self.scale) @ self.B.T
 
-    def check_mergeable(self) -> None:
-        """Raise UserError where the update is merged already, or the layer's numbers stand for others."""
-        if self.merged:
-            raise UserError("the update is merged already; merging it twice would add it twice")
-        self.check_plain()
-
-    def check_plain(self) -> None:
-        """Raise UserError where the layer's numbers stand for others."""
+    def check(self, merged: bool) -> None:
+        """Raise UserError unless the update stands in the weights (or does not), and where these stand for others."""
+        if self.merged != merged:
+            raise UserError("there is nothing to unmerge; the update stands beside the weights" if merged else
+                            "the update is merged already; merging it twice would add it twice")
         if not isinstance(self.base, nn.Linear) or not self.base.weight.is_floating_point():
             raise UserError(f"the layer below is a {type(self.base).__name__}, whose numbers stand for others; merge "
                             f"first and quantize then, and do not unmerge what is quantized")
 
     @torch.no_grad()
     def merge(self) -> None:
-        """W₀ ← W₀ + scale · B A. Raises UserError as `check_mergeable` does."""
-        self.check_mergeable()
+        """W₀ ← W₀ + scale · B A. Raises UserError as `check` does."""
+        self.check(merged=False)
         update, self.original = self.update, self.base.weight.detach().clone()
         self.base.weight.copy_((self.original.float() + update).to(self.original.dtype))
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Give W₀ back, to the last bit. Raises UserError when nothing is merged."""
-        if not self.merged:
-            raise UserError("there is nothing to unmerge; the update stands beside the weights")
-        self.check_plain()
+        """Give W₀ back, to the last bit. Raises UserError as `check` does."""
+        self.check(merged=True)
         self.base.weight.copy_(self.original)
         self.original = None
 
 
 def wrap(model: nn.Module, config: LoRAConfig | None = None, kind: type = LoRALinear) -> nn.Module:
-    """Put an update beside each target, of another kind where dora.py asks for it; it and the head train.
-
-    Raises:
-        UserError: no layer has such a name. A rank above the break-even warns with both counts.
-    """
+    """Put an update beside each target, of another kind where dora.py asks for it; it and the head train. Raises
+    UserError where no layer has such a name; a rank above the break-even warns with both counts."""
     config = config or LoRAConfig()
     base = fingerprint(model)
     targets = matching(linear_names(model), config.targets, "linear layer")
@@ -152,7 +144,7 @@ def merge(model: nn.Module) -> nn.Module:
     """Merge every update into its weights, all or none: from here on the model is as fast as the plain one."""
     layers = lora_layers(model).values()
     for layer in layers:
-        layer.check_mergeable()
+        layer.check(merged=False)
     for layer in layers:
         layer.merge()
     return model
@@ -162,7 +154,7 @@ def unmerge(model: nn.Module) -> nn.Module:
     """Undo `merge`, to the last bit."""
     layers = lora_layers(model).values()
     for layer in layers:
-        layer.check_plain()
+        layer.check(merged=True)
     for layer in layers:
         layer.unmerge()
     return model
