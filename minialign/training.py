@@ -117,7 +117,7 @@ def gradient_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: l
     if not (math.isfinite(total) and math.isfinite(norm)):
         rows = [row for batch in batches for row in batch.rows]
         raise UserError(f"the loss is {float(total)} and its gradient {float(norm)} on examples "
-                        f"{rows[:8]}{' …' * (len(rows) > 8)}")
+                        f"{rows[:8]}{' …' * (len(rows) > 8)}; try a smaller --learning-rate")
     optimizer.step()
     return float(total), float(norm)
 
@@ -145,8 +145,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Batches, 
     try:
         mean, norm = gradient_step(model, optimizer, batches[rank::processes], loss, config, count)
     except UserError as error:
-        raise UserError(f"step {step}: {error}; the last good checkpoint is kept; try a smaller --learning-rate",
-                        run.path) from None
+        raise UserError(f"step {step}: {error}; the last good checkpoint is kept", run.path) from None
     speed = round(sum(batch.size for batch in batches) / (time.perf_counter() - started))
     return {"loss": mean, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
 

@@ -60,6 +60,12 @@ def test_what_would_not_be_the_same_function_is_not_grown(other):
         grow(LanguageModel(wide, 2), LanguageModel(replace(TINY, kind=wide.kind), 1))
 
 
+def test_a_base_of_another_seed_is_not_taken_for_this_one(tmp_path):
+    Maker(tmp_path / "work", tmp_path / "out", 0, True, 1, print).make("decoder-0.1m")
+    with pytest.raises(UserError, match="of another seed, 0"):
+        Maker(tmp_path / "work", tmp_path / "out", 7, True, 1, print).make("decoder-0.1m")
+
+
 def test_a_base_that_grows_out_of_one_with_other_tokens_is_refused(tmp_path):
     Maker(tmp_path / "work", tmp_path / "out", 0, True, 1, print).make("decoder-0.4m")
     with pytest.raises(UserError, match="another seed"):

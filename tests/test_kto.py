@@ -10,6 +10,7 @@ from conftest import TINY
 from typed import complaint, type_in
 
 from minialign.heads import LanguageModel, describe_model
+from minialign.lab.commands import kto as kto_command
 from minialign.rlhf.dpo import DPO
 from minialign.rlhf.kto import (
     Judged,
@@ -117,7 +118,20 @@ def test_people_give_thumbs(d, capsys):
     line = "kto --policy {d}/sft --judged {d}/good.jsonl --fast --batch 8 --liked-weight 0 --out {d}/out"
     assert type_in(line, d=d) == 0
     said = capsys.readouterr().out
-    assert "54 answers to learn from, 6 held out" in said and "liked +" in said
+    assert "55 answers to learn from, 5 held out" in said and "liked +" in said
+
+
+def test_all_answers_to_a_prompt_are_on_one_side(d, monkeypatch):
+    lines = [json.loads(line) for line in (d / "good.jsonl").read_text().splitlines()]
+    twice = [line | {"completion": word, "liked": word == "yes"} for line in lines for word in ("yes", "no")]
+    (d / "twice.jsonl").write_text("\n".join(map(json.dumps, twice)))
+    seen = {}
+    monkeypatch.setattr(kto_command, "train_kto", lambda model, learned, valid, *rest: seen.update(
+        learned={str(each.prompt) for each in learned}, valid={str(each.prompt) for each in valid}) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        kto_command.command.main(["--policy", str(d / "sft"), "--judged", str(d / "twice.jsonl"), "--out",
+                                  str(d / "o"), "--fast", "--batch", "8"], standalone_mode=False)
+    assert len(seen["valid"]) >= 2 and not seen["valid"] & seen["learned"]
 
 
 @pytest.mark.parametrize("name, message", [

@@ -123,3 +123,12 @@ def test_a_reader_lets_a_student_guess(tmp_path, capsys):
     assert said.out == plain and "guesses accepted" in said.err
     assert type_in(line + " --draft {d}/odd", d=tmp_path) == 2
     assert "its tokenizer is another one" in complaint(capsys)
+
+
+def test_what_fits_without_a_draft_is_told_what_a_draft_needs():
+    target, draft = models()
+    room = SMALL.context - 4
+    with pytest.raises(UserError, match="room for 4 tokens more than the text"):
+        speculate(target, draft, [1, 5, 6, 7], SamplingConfig(room), torch.Generator(), ahead=4)
+    with pytest.raises(UserError, match="a prompt of 4 tokens and"):
+        speculate(target, draft, [1, 5, 6, 7], SamplingConfig(room + 1), torch.Generator(), ahead=4)

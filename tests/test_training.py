@@ -400,7 +400,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     with pytest.raises(UserError) as error:
         train(model, LabelledRows(ragged_rows(), 6, 0), loss, TrainingConfig(**TEN), RunFolder(tmp_path))
     assert f"{tmp_path}: step 7: the loss is" in str(error.value) and f"on examples {order(7)}" in str(error.value)
-    assert "the last good checkpoint is kept; try a smaller --learning-rate" in str(error.value)
+    assert "try a smaller --learning-rate; the last good checkpoint is kept" in str(error.value)
     assert all(torch.equal(seen[-1][name], p) for name, p in model.named_parameters())
     assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["state"]["step"] == 5
 

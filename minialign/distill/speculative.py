@@ -108,7 +108,10 @@ def speculate(target: LanguageModel, draft: LanguageModel, prompt: Sequence[int]
         UserError: models of another kind or vocabulary, or a prompt and completion that do not fit a context.
     """
     for model in (target, draft):
-        check_room(model.config, len(prompt) + ahead, config.new_tokens)
+        check_room(model.config, len(prompt), config.new_tokens)
+        if len(prompt) + ahead + config.new_tokens > model.config.context:
+            raise UserError(f"guessing ahead needs room for {ahead} tokens more than the text; use a smaller "
+                            f"--new-tokens, or no draft")
         if model.config.kind != "decoder":
             raise UserError(f"speculative decoding is for two decoders, and one is an {model.config.kind}")
     if draft.config.vocabulary != target.config.vocabulary:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def check_head(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> No
     own, saved = ({name: tuple(t.shape) for name, t in side if name in ("head.weight", "head.bias")}
                   for side in (model.named_parameters(), tensors.items()))
     if set(saved) - set(own):
-        raise UserError("holds a head for a task, and this model has none; load it onto a Classifier or a ScalarModel",
-                        folder)
+        raise UserError("holds a head for a task, and this model has none; `ask` takes what was tuned on labels (in "
+                        "Python load it onto a Classifier or a ScalarModel)", folder)
     if heads_of(model) and set(own) - set(saved):
         raise UserError("holds no head for a task, and this model has one, which would stay as it was drawn; load it "
                         "onto a plain model", folder)
@@ -106,7 +107,9 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     config = configuration(about["method"], about["config"], Path(folder) / ABOUT)
     check_base(model, about, folder)
     check_head(model, tensors, folder)
-    own = dict(METHODS[about["method"]].wrap(model, config).named_parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever trained it was told of a rank that does not pay
+        own = dict(METHODS[about["method"]].wrap(model, config).named_parameters())
     assert set(tensors) <= set(own), "the same base and configuration are wrapped in the same way"
     for name, parameter in own.items():
         parameter.requires_grad_(name in tensors)  # what a caller freed or froze besides is so again

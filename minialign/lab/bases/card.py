@@ -22,8 +22,9 @@ def readme(card: dict[str, Any]) -> str:
         f"and {card['muon_rate']:g} (Muon, for the matrices of the blocks), about "
         f"{card['minutes']} minutes at {card['tokens_per_second']:,} tokens a second; seed {card['seed']}.", "",
         f"Made again, to the same bits on such a machine, by `python -m minialign bases {card['name']} --seed "
-        f"{card['seed']} --processes {card.get('processes', 1)}`; weights in 16 bits, which change the share of right "
-        f"answers by {card['lost_by_16_bits']:.4f} and no control by more than {card['changed_by_16_bits']:.4f}. "
+        f"{card['seed']} --processes {card.get('processes', 1)} --out runs/made`; weights in 16 bits, which change the "
+        f"share of right answers by {card['lost_by_16_bits']:.4f} and no control by more than "
+        f"{card['changed_by_16_bits']:.4f}. "
         f"Digest `{card['digest'][:16]}`.", "",
         "## Controls", "", "| control | value | needed | questions | |", "| --- | --- | --- | --- | --- |",
     ]

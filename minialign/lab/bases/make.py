@@ -78,7 +78,10 @@ class Maker:
         folder = self.out / name
         if (folder / MODEL).exists():
             card = load_base(folder)[2]
-            self.say(f"{name}: made already ({card['documents']:,} documents)")
+            if card["seed"] != self.seed:
+                raise UserError(f"{name} in this folder is of another seed, {card['seed']}; choose another --out",
+                                self.out)
+            self.say(f"{name}: made already ({card['documents']:,} documents); another --out makes it again")
             return folder
         start = load_base(self.make(recipe.start)) if recipe.start else None
         tokenizer, files = self.corpus.write(recipe.read)

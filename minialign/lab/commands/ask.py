@@ -31,7 +31,7 @@ def command(run, tuned, prompt, options, mean_logprob, seed, sampling):
     it writes.
 
     \b
-    Example:  python -m minialign ask runs/instruct/3-instructed --prompt "Mira lost it. Who?" --options Mira,Tom
+    Example:  python -m minialign ask runs/instruct/2-instructed --prompt "Mira lost it. Who?" --options Mira,Tom
     Example:  python -m minialign ask runs/pretrain --tuned runs/finetune/lora --prompt "A text"
               (which label, if it was tuned on labels)
     """

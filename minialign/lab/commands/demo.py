@@ -12,12 +12,12 @@ from minialign.evaluation import peak_memory_mib
 from minialign.lab.bases.make import BASES, Maker
 from minialign.lab.bases.recipes import RECIPES
 from minialign.lab.commands import options as cli
-from minialign.lab.demo.pipeline import Demo
+from minialign.lab.demo.pipeline import PRETRAINED, Demo
 from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.lab.report import write_report
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
-from minialign.runs.run_folder import RunFolder
+from minialign.runs.run_folder import CONFIG, RunFolder
 from minialign.runs.settings import to_dict
 
 ROWS = {"pretrained": "pretrained", "sft": "instructed", "rlhf": "RLHF", "reference": "references"}
@@ -60,8 +60,10 @@ def make_base(out: Path, config: DemoConfig, fast: bool) -> Path:
         raise UserError(f"--from-scratch trains a base, and --base is {config.base!r}; known are {', '.join(RECIPES)}")
     minutes = "less than one minute: with --fast it is too small to read" if fast else (
         f"about {RECIPES[config.base].minutes} minutes on two quiet cores")
-    click.echo(f"0 training {config.base} from nothing, {minutes}")
     work = out / "0-base"
+    if (out / PRETRAINED / CONFIG).exists() and not work.exists():
+        raise UserError("holds a run from the shipped base; choose another --out for one from scratch", out)
+    click.echo(f"0 training {config.base} from nothing, {minutes}")
     Maker(work, work / "made", config.seed, fast, 0, click.echo).make(config.base)
     return work / "made"
 

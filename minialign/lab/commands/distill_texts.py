@@ -74,7 +74,9 @@ def distil_from_texts(asked: SimpleNamespace) -> None:
     if not defaults.predicts_words and not getattr(configs[0], "prediction", 0):
         click.echo(f"{name} teaches how to read, no words. To read on: finetune --base {asked.out}; for words: distill "
                    f"--recipe soft-targets --student {asked.out}")
-    click.echo(f'try it:  python -m minialign sample {asked.out} --prompt "…"')
+        return
+    gap = " ___ …" if teacher.config.kind == "encoder" else ""
+    click.echo(f'try it:  python -m minialign sample {asked.out} --prompt "…{gap}"')
 
 
 def recipe_for(name: str, kind: str) -> RecipeDefaults:

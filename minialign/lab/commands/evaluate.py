@@ -71,7 +71,7 @@ def command(args, sampling):
         if args.proxy is not None:
             samples = show_hacking([Sample(**sample) for sample in rate["hacking"]])
             click.echo(f"seen most differently by {args.proxy} (proxy) and {args.judge} (gold):\n{samples}")
-    write_json(out, result)
+    write_json(out, (read_json(out) if out.exists() else {}) | result)
     click.echo(f"written to {out}")
 
 
@@ -82,6 +82,8 @@ def free_place(args: SimpleNamespace) -> Path:
         raise UserError("nothing to evaluate on; give --text, or --prompts with --judge")
     if args.prompts is not None and args.judge is None:
         raise UserError("answers need somebody to judge them; give --judge, the run of a reward model")
+    if args.prompts is None and (args.judge or args.proxy or args.against):
+        raise UserError("--judge, --proxy and --against are about answers; give --prompts")
     if args.out is None and args.tuned is None and is_named(args.run):
         raise UserError(f"there is no folder {args.run} to leave evaluation.json in; say where by --out")
     out = args.out or (args.tuned or args.run) / "evaluation.json"
@@ -89,7 +91,7 @@ def free_place(args: SimpleNamespace) -> Path:
         found = read_json(out) if out.exists() else {"run": str(args.run)}
     except UserError:
         found = None
-    if not isinstance(found, dict) or found.get("run") != str(args.run):
+    if not isinstance(found, dict) or Path(str(found.get("run"))).resolve() != args.run.resolve():
         raise UserError("is there already and is no evaluation of this run; choose another --out", out)
     return out
 

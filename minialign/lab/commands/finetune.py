@@ -77,6 +77,8 @@ def command(args, training, update, bottleneck, biases, prompt):
     chosen = {"lora": update, "dora": update, "adapters": bottleneck, "bitfit": biases,
               "prompt-tuning": prompt}
     records, labelled = read_lines(args.data)
+    if labelled and args.merged:
+        raise UserError("a head on labels cannot be merged into a language model; leave --merged out")
     names = methods_for(args, model, labelled)
     sides = two_sides(records, "text" if labelled else "prompt", training.batch, args.data)
     vectors = prompt.length if "prompt-tuning" in names else 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import click
 
 from minialign.lab.commands import options as cli
@@ -13,7 +11,7 @@ from minialign.peft.lora import LoRAConfig
 from minialign.rlhf.dpo import DPO
 from minialign.rlhf.kto import KTOConfig, read_judged_answers, train_kto
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint
+from minialign.runs.files import fingerprint, held_out
 
 FAST = {"steps": 20, "validate_every": 10}
 
@@ -22,7 +20,7 @@ FAST = {"steps": 20, "validate_every": 10}
 @cli.IMPROVED
 @cli.file_option("--judged FILE.jsonl", required=True,
                  text="One JSON object a line, with `prompt`, `completion` and `liked`: true or false.")
-@cli.file_option("--valid FILE.jsonl", "Answers to validate on; without it a tenth is held out.")
+@cli.file_option("--valid FILE.jsonl", "Answers to validate on; without it a tenth of the prompts is held out.")
 @cli.run_options(out="runs/kto")
 @cli.configured("Training", "training", DPO, FAST)
 @cli.configured("KTO", "settings", KTOConfig())
@@ -39,9 +37,8 @@ def command(args, training, settings, update):
     if args.valid:
         valid = read_judged_answers(args.valid, tokenizer, model.config.context)
     else:
-        random.Random(0).shuffle(judged)
-        count = max(2, len(judged) // 10)
-        judged, valid = judged[count:], judged[:count]
+        sides = [[each for each in judged if held_out(str(each.prompt), 0.1) is side] for side in (False, True)]
+        judged, valid = sides  # all answers to a prompt are on one side
     if any(len({each.liked for each in side}) < 2 for side in (judged, valid)):
         raise UserError("too few answers to have liked and other ones on both sides; give more, or --valid",
                         args.valid or args.judged)

@@ -55,12 +55,14 @@ def command(args, sampling):
         raise UserError(f"annotator is {args.annotator!r}; give a name that can be read")
     out = args.out
     with RunFolder(out).locked():
+        load_model(args.run, "decoder")  # what a reward model will start from: complain now
         if args.pairs is not None:
             keep_pairs(args.pairs, out / PAIRS)
         elif not (out / PAIRS).exists():
             write_pairs(out / PAIRS, *completion_in_pairs(args, sampling))
+        else:
+            click.echo(f"going on with the pairs of {out}; for other prompts or other answers choose another --out")
         asked = read_pairs(out / PAIRS)
-        load_model(args.run, "decoder")  # what a reward model will start from: complain now
         store = LabelStore(out / LABELS, asked, args.annotator, args.seed)
         try:
             if store.mended:

@@ -40,7 +40,10 @@ def command(run, tuned, draft, prompt, count, show, seed, sampling):
     model, tokenizer = open_model(run, tuned=tuned)
     prompt = read_input(sys.stdin.read).rstrip("\n") if prompt == "-" else prompt.replace("\\n", "\n")
     generator = torch.Generator().manual_seed(seed)
-    if model.config.kind == "encoder" or (model.config.kind == "encoder-decoder" and GAP in prompt):
+    gaps = model.config.kind == "encoder" or (model.config.kind == "encoder-decoder" and GAP in prompt)
+    if gaps and draft:
+        raise UserError("a draft guesses ahead of a text that goes on, and gaps are filled here; leave --draft out")
+    if gaps:
         prompt, completions = "", fill_gaps(model, tokenizer, prompt, count, sampling, generator)
     elif draft:
         completions = guessed_ahead(model, tokenizer, draft, prompt, count, sampling, generator)
