@@ -333,7 +333,7 @@ def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_e
     found = files.read_json(tmp_path / "ppo.json")
     assert found["text"]["perplexity"] > 1 and found["win_rate"]["prompts"] == 32
     assert "preferred to the references" in capsys.readouterr().out
-    shorter = f"evaluate {d}/../{d.name}/ppo --text {d}/text.txt --out {tmp_path}/ppo.json"  # the same run, spelled anew
+    shorter = f"evaluate {d}/../{d.name}/ppo --text {d}/text.txt --out {tmp_path}/ppo.json"  # the same run
     assert type_in(shorter) == 0 and "win_rate" in files.read_json(tmp_path / "ppo.json"), "what was measured stays"
     assert type_in(shorter + f" --judge {d}/reward") == 2 and "give --prompts" in complaint(capsys)
     (tmp_path / "notes.txt").write_text("mine")
