@@ -245,8 +245,9 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     """The part of config.json that says how to build the model again."""
     what = "language-model" if isinstance(model, LanguageModel) else "scalar-model"
     shape = to_dict(model.config)
-    if not shape["short_convolution"]:  # run folders from before there was one go on
-        del shape["short_convolution"]
+    for late in ("short_convolution", "shared"):  # run folders from before there was one go on
+        if not shape[late]:
+            del shape[late]
     read = {} if getattr(model, "read", "end") == "end" else {"read": model.read}
     return {"what": what, "model": shape} | read
 

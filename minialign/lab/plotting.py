@@ -35,7 +35,7 @@ from minialign.runs.files import write_atomic
 
 INK, FAINT = "#33383e", "#c9cdd2"  # text and axes; grid
 STYLES = [("#0072b2", "-", "o"), ("#c24f00", "--", "s"), ("#00805c", "-.", "^"), ("#a8508a", ":", "D"),
-          ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"), ("#8a6400", (0, (8, 2)), "X"), ("#56606a", "-", "P")]
+          ("#4a86b8", (0, (5, 1, 1, 1, 1, 1)), "v"), ("#8a6400", (0, (8, 2)), "X"), ("#56606a", (0, (3, 1, 1, 1)), "P")]
 # inherited by all of an SVG
 ROOT = "stroke-linejoin: round; font-family: system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3))  # where ticks may stand between two powers of ten

@@ -86,8 +86,8 @@ def check_head(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> No
     own, saved = ({name: tuple(t.shape) for name, t in side if name in ("head.weight", "head.bias")}
                   for side in (model.named_parameters(), tensors.items()))
     if set(saved) - set(own):
-        raise UserError("holds a head for a task, and this model has none; `ask` takes what was tuned on labels (in "
-                        "Python load it onto a Classifier or a ScalarModel)", folder)
+        raise UserError("holds a head for a task, and this model has none; load it onto a Classifier or a ScalarModel "
+                        "(on the command line `ask` takes what was tuned on labels)", folder)
     if heads_of(model) and set(own) - set(saved):
         raise UserError("holds no head for a task, and this model has one, which would stay as it was drawn; load it "
                         "onto a plain model", folder)

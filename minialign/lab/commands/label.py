@@ -61,7 +61,8 @@ def command(args, sampling):
         elif not (out / PAIRS).exists():
             write_pairs(out / PAIRS, *completion_in_pairs(args, sampling))
         else:
-            click.echo(f"going on with the pairs of {out}; for other prompts or other answers choose another --out")
+            click.echo(f"going on with the pairs of {out}; for other prompts or other answers choose another --out",
+                       err=True)
         asked = read_pairs(out / PAIRS)
         store = LabelStore(out / LABELS, asked, args.annotator, args.seed)
         try:
