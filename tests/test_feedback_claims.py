@@ -266,9 +266,9 @@ def test_ppo_and_best_of_n_begin_as_one_model_on_the_same_prompts_at_the_same_te
     held_out = [(temperature, room) for _, temperature, room, prompt in asked if prompt == tuple(first)]
     # best of n once, then both prices after each of two updates
     assert held_out == [(SAMPLING.temperature, SAMPLING.new_tokens)] * 5
-    kl, golds, scores = over_optimisation.ask(made.instructed, made, [proxy], made.tests, 4, 0)
+    kl, scores, golds = over_optimisation.ask(made.instructed, made, proxy, made.tests, 4, 0)
     assert float(kl.abs().max()) < 1e-4, "the reference is at KL 0"
-    best = {row["n"]: row for row in over_optimisation.best_of_each(made, [proxy], made.tests, (1, 2, 4), 0)}
+    best = {row["n"]: row for row in over_optimisation.best_of_each(made, proxy, made.tests, (1, 2, 4), 0)}
     assert best[1]["proxy"] == pytest.approx(float(scores.mean())) and best[4]["kl"] == best_of_n_kl(4)
     assert best[1]["gold"] == pytest.approx(float(golds.mean()), abs=1e-6)
     assert best[4]["proxy"] == pytest.approx(float(scores.amax(dim=1).mean()))
@@ -278,12 +278,13 @@ def test_ppo_and_best_of_n_begin_as_one_model_on_the_same_prompts_at_the_same_te
 def test_best_of_n_by_several_proxies_takes_off_what_they_disagree_on(optimised):
     _, _, made, proxy = optimised
     proxies = [proxy, *(ScalarModel(build(seed, context=400).body, seed=seed) for seed in (2, 3))]
-    _, golds, *scores = over_optimisation.ask(made.instructed, made, proxies, made.tests, 4, 0)
-    alone = over_optimisation.ask(made.instructed, made, proxies[2:], made.tests, 4, 0)[2]
+    _, own, golds, *scores = over_optimisation.ask(made.instructed, made, proxy, made.tests, 4, 0, proxies[1:])
+    scores = [own, *scores]
+    alone = over_optimisation.ask(made.instructed, made, proxies[2], made.tests, 4, 0)[1]
     assert torch.allclose(scores[2], alone), "each proxy scores the same answers as by itself"
     every = torch.stack(scores)
     together = every.mean(dim=0) - every.std(dim=0, correction=0)
-    table = over_optimisation.best_of_each(made, proxies, made.tests, (1, 4), 0)
+    table = over_optimisation.best_of_each(made, proxy, made.tests, (1, 4), 0, proxies[1:])
     (most,) = (row for row in table if row["method"] == over_optimisation.CAUTIOUS and row["n"] == 4)
     chosen = together.argmax(dim=1)
     assert most["gold"] == pytest.approx(float(golds[torch.arange(len(golds)), chosen].mean()), abs=1e-6)

@@ -66,7 +66,7 @@ JUDGED, UPDATES = 6000, 60  # stories, of which each proxy has a third; far enou
 MARGIN = 0.02  # a change of gold that nobody would call a fall
 EDGE = 5  # updates that make a curve's end
 AT_ONCE = 320  # answers that are asked for in one go
-HELD_OUT = {"held_out_kl": "kl", "held_out_gold": "gold", "held_out_proxy": "proxy"}  # field of the log -> of the table
+HELD_OUT = {"held_out_kl": "kl", "held_out_proxy": "proxy", "held_out_gold": "gold"}  # field of the log -> of the table
 
 
 def measure(bench: Bench) -> Rows:
@@ -81,7 +81,7 @@ def measure(bench: Bench) -> Rows:
     for seed, (proxy, accuracy) in enumerate(trained):
         yield from taken_for_granted(bench, seed)
         others = [other for other, _ in trained if other is not proxy]
-        best = best_of_each(made, [proxy, *others], tests, sizes, seed)
+        best = best_of_each(made, proxy, tests, sizes, seed, others)
         for beta in betas if seed == 0 else (0.0, config.beta):
             how = ppo_settings(updates, len(made.practice), beta, seed, gentle=config.from_base)
             for row in from_the_start(optimise(bench, made, proxy, how, base, tests), best):
@@ -110,22 +110,22 @@ def train_proxy(bench: Bench, base: Path, made: FirstHalf, config: DemoConfig, s
 
 
 @torch.no_grad()
-def ask(policy: LanguageModel, made: FirstHalf, proxies: Sequence[ScalarModel], tests: list[dict], answers: int,
-        seed: int) -> Tensor:
-    """(2 + m, P, K): KL from the reference (k1, nats), gold score, and the score of each of m proxies as PPO is paid
-    it, of K answers to each of P held-out prompts. All curves are made of these."""
+def ask(policy: LanguageModel, made: FirstHalf, proxy: ScalarModel, tests: list[dict], answers: int, seed: int,
+        others: Sequence[ScalarModel] = ()) -> Tensor:
+    """(3 + m, P, K): KL from the reference (k1, nats), the proxy's score as PPO is paid it, the gold score, and the
+    scores of m other proxies, of K answers to each of P held-out prompts. All curves are made of these."""
     how = PPOConfig(1, len(tests), answers, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=answers)
     generator, found, few = torch.Generator().manual_seed(seed), [], max(1, AT_ONCE // answers)
     for part in (tests[start : start + few] for start in range(0, len(tests), few)):
         prompts = prompt_ids(made.tokenizer, [test["prompt"] for test in part])
-        rollout = collect(policy, made.instructed, proxies[0], proxies[0], prompts, how, generator)  # values: unused
+        rollout = collect(policy, made.instructed, proxy, proxy, prompts, how, generator)  # nobody asks for its values
         ended = (rollout.completion == policy.special.end).any(dim=1)
-        scores = [penalise_missing_end(score_completions(proxy, rollout.prompts, *rollout.completion_ids()), ended,
-                                       how.missing_end, how.missing_end_score) for proxy in proxies[1:]]
+        scores = [penalise_missing_end(score_completions(other, rollout.prompts, *rollout.completion_ids()), ended,
+                                       how.missing_end, how.missing_end_score) for other in others]
         golds = [score(Story.from_dict(part[i]["story"]), made.tokenizer.decode(ids)).gold
                  for ids, i in zip(*rollout.completion_ids())]
         kl = k1(rollout.logprobs, rollout.reference_logprobs).sum(dim=1)
-        found.append(torch.stack([kl, torch.tensor(golds, device=kl.device), rollout.scores, *scores]))
+        found.append(torch.stack([kl, rollout.scores, torch.tensor(golds, device=kl.device), *scores]))
     return torch.cat(found, dim=1).view(-1, len(tests), answers)
 
 
@@ -134,7 +134,7 @@ def held_out_watcher(made: FirstHalf, proxy: ScalarModel, tests: list[dict],
     """For the log alone: what the policy's answers to held-out prompts are, one to each, after an update."""
 
     def watch(rollout: Rollout, names: list[int], policy: LanguageModel) -> dict[str, float]:
-        return dict(zip(HELD_OUT, ask(policy, made, [proxy], tests, 1, seed).mean(dim=(1, 2)).tolist()))
+        return dict(zip(HELD_OUT, ask(policy, made, proxy, tests, 1, seed).mean(dim=(1, 2)).tolist()))
 
     return watch
 
@@ -160,14 +160,14 @@ def from_the_start(log: list[dict[str, Any]], best: Table) -> Table:
     return [{"update": update, **dict(zip(HELD_OUT.values(), point))} for update, point in enumerate(points)]
 
 
-def best_of_each(made: FirstHalf, proxies: Sequence[ScalarModel], tests: list[dict], sizes: tuple[int, ...],
-                 seed: int) -> Table:
-    """Best of n on held-out prompts by the first proxy, and by all of them together, for every n from one sampling of
-    the largest, which every n divides; with the closed form of its KL."""
-    _, golds, *scores = ask(made.instructed, made, proxies, tests, sizes[-1], seed)
-    every = torch.stack(scores)  # (m, P, K)
-    judges = {BEST: scores[0]}
-    if len(scores) > 1:
+def best_of_each(made: FirstHalf, proxy: ScalarModel, tests: list[dict], sizes: tuple[int, ...], seed: int,
+                 others: Sequence[ScalarModel] = ()) -> Table:
+    """Best of n on held-out prompts by a proxy, and by it and others together, for every n from one sampling of the
+    largest, which every n divides; with the closed form of its KL."""
+    _, own, golds, *scores = ask(made.instructed, made, proxy, tests, sizes[-1], seed, others)
+    every = torch.stack([own, *scores])  # (m, P, K)
+    judges = {BEST: own}
+    if scores:
         judges |= {MEAN: every.mean(dim=0), CAUTIOUS: every.mean(dim=0) - CAUTION * every.std(dim=0, correction=0)}
     rows = []
     for (method, judged), n in itertools.product(judges.items(), sizes):
