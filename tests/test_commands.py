@@ -335,6 +335,9 @@ def test_evaluate_measures_perplexity_and_wins_and_never_writes_over_something_e
     assert "preferred to the references" in capsys.readouterr().out
     shorter = f"evaluate {d}/../{d.name}/ppo --text {d}/text.txt --out {tmp_path}/ppo.json"  # the same run
     assert type_in(shorter) == 0 and "win_rate" in files.read_json(tmp_path / "ppo.json"), "what was measured stays"
+    files.write_json(tmp_path / "tuned.json", {"run": f"{d}/ppo", "tuned": "elsewhere", "win_rate": {}})
+    assert type_in(f"evaluate {d}/ppo --text {d}/text.txt --out {tmp_path}/tuned.json") == 0
+    assert set(files.read_json(tmp_path / "tuned.json")) == {"run", "text"}, "what another model won is not this one's"
     assert type_in(shorter + f" --judge {d}/reward") == 2 and "give --prompts" in complaint(capsys)
     (tmp_path / "notes.txt").write_text("mine")
     for out in ("notes.txt", "ppo.json"):

@@ -3,9 +3,8 @@ r"""Templates: asking each task in several wordings makes the model robust to wo
 Sanh et al. 2022 (T0), Fig. 6: with more prompts for each training dataset, the median accuracy on held-out tasks rises
 and its spread over wordings shrinks.
 
-The test: the encoder-decoder that reads is tuned on the same tasks, for 2,000 steps, with 1, 3
-or all wordings of each task, drawn anew for each seed. Held-out tasks are examined in every wording. From one wording
-to all
+The test: the encoder-decoder that reads is tuned on the same tasks, for 2,000 steps, with 1, 3 or all wordings of each
+task, drawn anew for each seed. Held-out tasks are examined in every wording. From one wording to all
 
     1. the median accuracy rises
     2. the spread over wordings (third minus first quartile, mean over tasks) shrinks

@@ -71,7 +71,8 @@ def command(args, sampling):
         if args.proxy is not None:
             samples = show_hacking([Sample(**sample) for sample in rate["hacking"]])
             click.echo(f"seen most differently by {args.proxy} (proxy) and {args.judge} (gold):\n{samples}")
-    write_json(out, (read_json(out) if out.exists() else {}) | result)
+    earlier = read_json(out) if out.exists() else {}  # what was measured of this very model stays
+    write_json(out, (earlier if earlier.get("tuned") == result.get("tuned") else {}) | result)
     click.echo(f"written to {out}")
 
 

@@ -56,7 +56,8 @@ def command(args, settings, update):
     about = {**of, "stage": "grpo", "grpo": settings, "check": args.check,
              "data": fingerprint([[dict(record), place_of(record)[1]] for record in records])}
     if ":" in args.check:  # another function under the same name would be another reward
-        about["function"] = fingerprint(inspect.getsource(sys.modules[args.check.rpartition(":")[0]]))
+        with contextlib.suppress(OSError, TypeError):  # a module that has no source to read
+            about["function"] = fingerprint(inspect.getsource(sys.modules[args.check.rpartition(":")[0]]))
     with stage_run(run, tokenizer, **about):
         if not run.finished:
             click.echo(f"{len(rows):,} prompts; the reference is {args.policy}")
