@@ -37,6 +37,15 @@ def test_an_encoder_takes_a_decoders_weights():
 
 
 @pytest.mark.parametrize("shared", [True, False])
+def test_an_encoder_decoder_takes_another_ones_weights(shared):
+    shape = replace(TINY, kind="encoder-decoder", shared=shared)
+    old, new = LanguageModel(shape, 1), LanguageModel(shape, 2)
+    grow(new, old)
+    tokens = torch.randint(TINY.vocabulary, (3, 12))
+    assert torch.equal(new(tokens, tokens), old(tokens, tokens))
+
+
+@pytest.mark.parametrize("shared", [True, False])
 def test_both_parts_of_an_encoder_decoder_take_a_decoders_weights(shared):
     small = replace(TINY, short_convolution=4)
     old, new = LanguageModel(small, 1), LanguageModel(replace(small, kind="encoder-decoder", shared=shared), 2)

@@ -29,7 +29,8 @@ NOISE = 0.25  # M and N in units of the new model's initial weights
 
 @torch.no_grad()
 def grow(model: LanguageModel, out_of: LanguageModel) -> None:
-    """Set an untrained model's weights, in place, to the same function as `out_of`, of its width or of half of it.
+    """Set an untrained model's weights, in place, to those of `out_of`, of its width or of half of it. A decoder is the
+    same function then, an encoder-decoder up to what its decoder hears of its encoder.
 
     Raises:
         UserError: other shapes than these, or an encoder-decoder of twice the width.
@@ -44,7 +45,7 @@ def grow(model: LanguageModel, out_of: LanguageModel) -> None:
         raise UserError("an encoder-decoder does not grow in width; make a decoder or an encoder")
     old = {name: parameter.to(device_of(model)) for name, parameter in out_of.named_parameters()}
     for name, tensor in model.named_parameters():
-        name = re.sub(r"^body\.(encoder|decoder)\.", "body.", name)
+        name = name if name in old else re.sub(r"^body\.(encoder|decoder)\.", "body.", name)
         if name in old:  # or it belongs to a cross-attention
             tensor.copy_(old[name] if times == 1 else doubled(name, old[name], tensor))
 
