@@ -173,6 +173,12 @@ def train_reward_model(base: LanguageModel, ranked: list[Ranked], valid: list[Ra
                         "reward model", lambda model: normalise(model, reference_rows))
 
 
+def together(scores: Sequence[Tensor], caution: float = 0.0) -> Tensor:
+    """(...) the mean of m models' scores (...), less `caution` standard deviations of their disagreement."""
+    every = torch.stack([*scores])
+    return every.mean(dim=0) - caution * every.std(dim=0, correction=0) if caution else every.mean(dim=0)
+
+
 class Ensemble(nn.Module):
     """Reward models, one at least, that score as one (test_an_ensemble_scores_like_its_members_together).
 
@@ -188,8 +194,7 @@ class Ensemble(nn.Module):
                             f"no ensemble")
         contexts = {member.config.context for member in members}
         if len(contexts) > 1:
-            raise UserError(f"the reward models read contexts of {', '.join(map(str, sorted(contexts)))} tokens; use "
-                            f"models of one context")
+            raise UserError(f"the reward models read contexts of {str(sorted(contexts))[1:-1]} tokens; use one context")
         self.members, self.caution, self.config = nn.ModuleList(members), caution, members[0].config
 
     @property
@@ -199,6 +204,4 @@ class Ensemble(nn.Module):
 
     def score_completions(self, *which: Sequence) -> Tensor:
         """(N,) the ensemble's scores, of what `score_completions` is asked about."""
-        scores = torch.stack([score_completions(member, *which) for member in self.members])  # (m, N)
-        mean = scores.mean(dim=0)
-        return mean - self.caution * scores.std(dim=0, correction=0) if self.caution else mean
+        return together([score_completions(member, *which) for member in self.members], self.caution)

@@ -45,7 +45,7 @@ from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.kl import k1
 from minialign.rlhf.ppo import PPOConfig, Rollout, collect, train_ppo
 from minialign.rlhf.ranked import ranked_rows
-from minialign.rlhf.reward_model import completion_rows, penalise_missing_end, score_completions
+from minialign.rlhf.reward_model import completion_rows, penalise_missing_end, score_completions, together
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.training import TrainingConfig
@@ -165,10 +165,9 @@ def best_of_each(made: FirstHalf, proxy: ScalarModel, tests: list[dict], sizes: 
     """Best of n on held-out prompts by a proxy, and by it and others together, for every n from one sampling of the
     largest, which every n divides; with the closed form of its KL."""
     _, own, golds, *scores = ask(made.instructed, made, proxy, tests, sizes[-1], seed, others)
-    every = torch.stack([own, *scores])  # (m, P, K)
     judges = {BEST: own}
     if scores:
-        judges |= {MEAN: every.mean(dim=0), CAUTIOUS: every.mean(dim=0) - CAUTION * every.std(dim=0, correction=0)}
+        judges |= {MEAN: together([own, *scores]), CAUTIOUS: together([own, *scores], CAUTION)}
     rows = []
     for (method, judged), n in itertools.product(judges.items(), sizes):
         groups = judged.reshape(len(tests), -1, n)
