@@ -8,16 +8,14 @@ from typing import Any
 def readme(card: dict[str, Any]) -> str:
     """What it is, what it read, its controls and how they came, as a page for people."""
     shares = ", ".join(f"{share:.0%} {name}" for name, share in card["shares"].items())
-    shape, (first, others) = card["shape"], card.get("passes", (1, 1))
-    often = f"{others} times ({first} at the beginning), a few of its questions at a time"
-    often = "once" if first == others == 1 else often
+    shape = card["shape"]
     began = f" It began with the weights of {card['start']}, which had read others." if card.get("start") else ""
     lines = [
         f"# {card['name']}", "",
         f"{'An' if card['kind'][0] == 'e' else 'A'} {card['kind']} of {card['parameters']:,} parameters (width "
         f"{shape['width']}, {shape['layers']} layers, {shape['heads']} heads, {shape['vocabulary']:,} tokens, context "
         f"{shape['context']}) that has read {card['tokens'] / 1e6:.1f} million tokens of the toy world: "
-        f"{card['documents']:,} documents ({shares}), each {often}.{began}", "",
+        f"{card['documents']:,} documents ({shares}), each once.{began}", "",
         f"{card['steps']:,} steps of {card['batch']} documents, learning rate up to {card['learning_rate']:g} (AdamW) "
         f"and {card['muon_rate']:g} (Muon, for the matrices of the blocks), about "
         f"{card['minutes']} minutes at {card['tokens_per_second']:,} tokens a second; seed {card['seed']}.", "",

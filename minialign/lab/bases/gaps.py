@@ -55,7 +55,7 @@ class ReadInPart(MarkedRows):
         """About how many tokens are read, from a sample of the documents."""
         sample = random.Random(0).choices(range(len(self.lengths)), k=1000)
         read = sum(sum(map(len, self.pair(name, random.Random(name)))) for name in sample) / len(sample)
-        return round(read * self.shown)
+        return round(read * len(self.lengths))
 
 
 class GappedDocuments(ReadInPart):

@@ -97,10 +97,10 @@ class Maker:
                 grow(model, start[0])
             model.to(default_device())
             documents, loss = LEARNED[recipe.kind]
-            data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed, recipe.passes)
+            data = documents(files, tokenizer, model.config.context, recipe.batch, self.seed)
             config = recipe.training(data.order.steps_in_epoch, self.seed)
             run.begin({**describe_model(model), "stage": "base", "training": to_dict(config),
-                       "muon_rate": recipe.muon_rate, "chunks": len(files), "passes": recipe.passes,
+                       "muon_rate": recipe.muon_rate, "chunks": len(files),
                        "start": start and start[2]["digest"]}, tokenizer)
             if not run.finished:
                 self.say(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters read "
@@ -158,7 +158,7 @@ class Maker:
         median = sorted(m["tokens_per_second"] for m in metrics)[len(metrics) // 2]
         return {"name": name, "kind": recipe.kind, "parameters": sum(t.numel() for t in tensors.values()),
                 "documents": len(data.lengths), "tokens": data.tokens, "shares": self.corpus.shares(recipe.read),
-                "start": recipe.start, "passes": recipe.passes, "steps": len(metrics), "batch": recipe.batch,
+                "start": recipe.start, "steps": len(metrics), "batch": recipe.batch,
                 "learning_rate": recipe.rate, "muon_rate": recipe.muon_rate, "seed": self.seed,
                 "processes": self.processes, "tokens_per_second": median, "minutes": round(data.tokens / median / 60),
                 "shape": model, "trials": recipe.trials, "curve": looks, "version": 1}

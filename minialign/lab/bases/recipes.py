@@ -25,7 +25,6 @@ class Recipe:
     first: int = 0  # chunk that it begins with: behind those that the other one has read
     feed_forward: int = 4  # inner width of the feed-forward layers, in units of D
     shared: bool = False  # an encoder-decoder's two parts are one set of weights
-    passes: tuple[int, int] = (1, 1)  # over the first documents and the others; encoders see few questions at a time
     rate: float = 1e-3  # peak of AdamW's learning rate; at 3e-3 nothing is ever compared (see the trials)
     muon_rate: float = 0.005  # peak of Muon's, for the matrices of the blocks
     batch: int = 16  # documents a step
@@ -53,7 +52,7 @@ class Recipe:
         """The same kind, too small and too short to read: seconds."""
         times = self.width // RECIPES[self.start].width if self.start else 1
         return replace(self, width=32 * times, layers=2, heads=2 * times, first=min(self.first, 1), chunks=1,
-                       passes=(1, 1), batch=16, demanded=False)
+                       batch=16, demanded=False)
 
 TRIALS = (  # what was tried on the way to the decoder of .4 M, one seed each; tokens in millions
     "AdamW at 3e-3, all forms from the start, 21 tokens read: who .92, what 1.00, yes-no .50",

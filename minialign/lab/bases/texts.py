@@ -143,12 +143,10 @@ class MarkedRows(Batches):
         chunks: of a corpus, or their files; tokenizer: theirs.
         context: tokens that a model reads; what is longer is cut off.
         batch: documents a step; seed: of their order and of what is taught besides completions.
-        passes: how often the clean ones at the beginning are read, and then the others.
     """
 
-    def __init__(self, chunks: list[Path | np.ndarray], tokenizer: Tokenizer, context: int, batch: int, seed: int,
-                 passes: tuple[int, int] = (1, 1)):
-        self.tokenizer, self.seed, self.passes = tokenizer, seed, passes
+    def __init__(self, chunks: list[Path | np.ndarray], tokenizer: Tokenizer, context: int, batch: int, seed: int):
+        self.tokenizer, self.seed = tokenizer, seed
         lengths, rows = [], []
         for chunk in chunks:
             chunk = np.fromfile(chunk, np.uint16) if isinstance(chunk, Path) else chunk
@@ -161,9 +159,7 @@ class MarkedRows(Batches):
         self.lengths = self.lengths.clip(max=context - 1)
         firsts = np.cumsum([0, *(len(part) for part in lengths)]).tolist()
         parts = [(self.lengths[first:end], first) for first, end in zip(firsts, firsts[1:])]
-        self.order = InTurn([(Order(part, batch, seed + again), first)
-                             for times, turn in zip(passes, (parts[:CLEAN], parts[CLEAN:]))
-                             for again in range(times) for part, first in turn])
+        self.order = InTurn([(Order(part, batch, seed), first) for part, first in parts])
 
     def batch(self, names: list[int], step: int = 0) -> Batch:
         """The named documents: all their completions are taught, and some of the rest, drawn from step and name."""
@@ -191,13 +187,4 @@ class MarkedRows(Batches):
     @property
     def tokens(self) -> int:
         """How many tokens a model that reads all documents reads."""
-        return self.read(int(self.lengths[: self.clean].sum()), int(self.lengths[self.clean :].sum())) + self.shown
-
-    @property
-    def shown(self) -> int:
-        """How many documents are shown, each as often as it is."""
-        return self.read(self.clean, len(self.lengths) - self.clean)
-
-    def read(self, clean: int, others: int) -> int:
-        """So much of the clean documents and so much of the others, each as often as they are read."""
-        return clean * self.passes[0] + others * self.passes[1]
+        return int(self.lengths.sum()) + len(self.lengths)
