@@ -204,8 +204,8 @@ def speed():
 
 def test_the_table_of_commands_is_made_of_those_that_the_script_runs(speed):
     table = between(PAGES[COMMAND_PAGE], "commands", COMMAND_PAGE)[1]
-    rows = re.findall(r"^\| `(python -m minialign[^`]*)` \| ([\d.]+) \| (.+) \|$", table, re.M)
-    assert [command for command, _, _ in rows] == [line.command for line in speed.LINES]
+    rows = re.findall(r"^\| `(python -m minialign[^`]*)` \| ([\d.]+) \| ([\d,]+) \| (.+) \|$", table, re.M)
+    assert [command for command, *_ in rows] == [line.command for line in speed.LINES]
     for command in speed.LINES:
         parse(command.command.removeprefix("python -m minialign"))
 
@@ -219,9 +219,9 @@ def test_the_script_writes_what_it_measured_between_the_markers(speed, tmp_path,
     monkeypatch.setattr(sys, "argv", ["commands.py", "--readme", str(readme)])
     assert speed.main() == 0
     text = readme.read_text(encoding="utf-8")
-    row = re.search(r"^\| `python -m minialign realdata python-reference` \| ([\d.]+) \| (\d+) of the texts \\\| found "
-                    r"\|$", text, re.M)
-    assert row and float(row[1]) > 0 and int(row[2]) > 5
+    row = re.search(r"^\| `python -m minialign realdata python-reference` \| ([\d.]+) \| (\d+) \| (\d+) of the texts "
+                    r"\\\| found \|$", text, re.M)
+    assert row and float(row[1]) > 0 and 5 < int(row[2]) < 500 and int(row[3]) > 5
     assert "old" not in text and "s in all, on" in text and text.endswith("-->\nb\n")
 
 

@@ -1,5 +1,5 @@
 r"""The table of commands in docs/commands.md: each is run as it stands there, in an empty folder, in this order; its
-seconds and its result are written down.
+seconds, its memory and its result are written down.
 
 Everything is at the size of a quick look (`--fast`): the results say that the commands work and what they print, not
 how well the methods do. The table stands between its markers `commands`; a quiet machine takes under two
@@ -117,8 +117,9 @@ LINES = (
 )
 
 
-def measure(line: Line, folder: Path) -> tuple[float, str]:
-    """Run a command in a folder: seconds on the clock, and the result.
+def measure(line: Line, folder: Path) -> tuple[float, float, str]:
+    """Run a command in a folder: seconds on the clock, MiB of memory at its peak (of the command alone, not of
+    processes that it starts), and the result.
 
     Raises:
         UserError: the command failed, or did not print what was to be found.
@@ -127,25 +128,30 @@ def measure(line: Line, folder: Path) -> tuple[float, str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                                 "PYTHONIOENCODING": "utf-8"}
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True,
-                          encoding="utf-8")
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise UserError(f"{line.command!r} failed: {done.stderr.strip()[-500:]}")
-    match = re.search(line.found, done.stdout)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        begun = subprocess.Popen([sys.executable, *words[1:]], cwd=folder, env=environment, stdout=out, stderr=err)
+        _, status, used = os.wait4(begun.pid, 0)
+        seconds, begun.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
+        for file in (out, err):
+            file.seek(0)
+        printed, complaint = (file.read().decode("utf-8") for file in (out, err))
+    if begun.returncode:
+        raise UserError(f"{line.command!r} failed: {complaint.strip()[-500:]}")
+    match = re.search(line.found, printed)
     if match is None:
-        raise UserError(f"{line.command!r} printed nothing like {line.found!r}: {done.stdout[-500:]!r}")
-    return seconds, " ".join(line.said.format(*match.groups()).split()).replace("|", "\\|")
+        raise UserError(f"{line.command!r} printed nothing like {line.found!r}: {printed[-500:]!r}")
+    result = " ".join(line.said.format(*match.groups()).split()).replace("|", "\\|")
+    return seconds, used.ru_maxrss / 1024, result
 
 
 def table(lines: tuple[Line, ...], folder: Path, say=print) -> str:
     """Measure all and return the table in Markdown, with the sum and the state of the machine below it."""
     busy = f"; load average when it began {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    rows, total = ["| command | seconds | result |", "| --- | ---: | --- |"], 0.0
+    rows, total = ["| command | seconds | MiB | result |", "| --- | ---: | ---: | --- |"], 0.0
     for line in lines:
-        seconds, result = measure(line, folder)
+        seconds, memory, result = measure(line, folder)
         total += seconds
-        rows.append(f"| `{line.command}` | {seconds:.1f} | {result} |")
+        rows.append(f"| `{line.command}` | {seconds:.1f} | {memory:,.0f} | {result} |")
         say(rows[-1])
     return "\n".join([*rows, "", f"{total:.0f} s in all, on {os.cpu_count()} cores{busy}."])
 
