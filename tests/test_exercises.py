@@ -51,6 +51,16 @@ def test_the_stub_is_not_yet_an_answer(name):
     assert (verdict.key in EXERCISES[name].mistakes) if mend else verdict.key == "empty", verdict
 
 
+@pytest.mark.parametrize("name", [name for name, one in EXERCISES.items() if one.kind == "mend"])
+def test_a_planted_bug_is_told_when_a_hint_is_asked_for(name):
+    found = {}
+    exec(stub(name), found)
+    shown, told = (check(name, found[name], hint=hint) for hint in (False, True))
+    why = catalogue.words(EXERCISES[name])[shown.key]
+    assert shown.key == told.key and told.text.startswith(why) and told.text.removeprefix(why) in shown.text
+    assert why not in shown.text and f"check({name}, hint=True)" in shown.text and "In: " in shown.text
+
+
 @each
 def test_typical_wrong_answers_get_the_right_hint(name):
     assert len({key for key, _ in WRONG[name]}) >= 3

@@ -15,9 +15,10 @@ def row(accuracy, seed, **columns):
 
 
 def transfer(frozen_near=0.96, frozen_far=0.75, efficient=0.97):
-    found = {"full": (0.99, 0.99), "feature-based": (frozen_near, frozen_far)}
+    found = {"full": (0.99, 0.99), "feature-based": (frozen_near, frozen_far),
+             transfer_distance.ONE_ANSWER: (0.6, 0.64)}
     return [row(found.get(method, (efficient, efficient))[name == FAR], seed, task=name, method=method)
-            for name in (NEAR, FAR) for method in OF_THE_NOTES for seed in range(3)]
+            for name in (NEAR, FAR) for method in (transfer_distance.ONE_ANSWER, *OF_THE_NOTES) for seed in range(3)]
 
 
 def failed(judge, table):
@@ -33,6 +34,7 @@ def failed(judge, table):
 ])
 def test_each_statement_on_distance_can_fail(changes, said):
     assert failed(transfer_distance.judge, transfer(**changes)) == said
+    assert transfer_distance.judge(transfer(**changes))[1].endswith("the commonest answer alone: near 0.60, far 0.64")
 
 
 def by_size(gaps=(0.1, 0.05, 0.0), real=400):

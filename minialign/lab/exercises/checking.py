@@ -11,7 +11,9 @@ matter:
        (test_an_exception_is_told_with_the_readers_line_and_no_traceback).
     3. A number for a function, or a function for a number, is told apart from a wrong answer
        (test_the_wrong_kind_of_answer_is_told).
-    4. What is right in another form (float64, numpy, another type of integer) is right
+    4. A planted bug is shown by its numbers alone, until the reader asks for a hint
+       (test_a_planted_bug_is_told_when_a_hint_is_asked_for).
+    5. What is right in another form (float64, numpy, another type of integer) is right
        (test_the_solution_is_right_in_any_form). A wrong type or shape is said before any number
        (test_a_wrong_type_or_shape_is_said_first).
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,17 +65,18 @@ class Verdict:
 
     def _repr_markdown_(self) -> str:
         """For notebooks."""
-        body = self.text.replace("\n  ", "\n>\n> ")
+        body = re.sub("\n *", "\n>\n> ", self.text)
         said = f"> `{self.name}`: **{'right' if self.passed else 'not yet'}.** {body}"
         return said if self.passed else f"{said}\n>\n> *Read on:* {self.place}"
 
 
-def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
+def check(exercise: str | Callable[..., Any], answer: Any = ..., hint: bool = False) -> Verdict:
     """Try an answer to an exercise and say what is wrong with it, if anything.
 
         check("absmax", my_absmax)      a function, for "write it" and "find the planted bug"
         check(absmax)                   the same, when the function has the exercise's name
         check("half_step", 0.02)        a number, for "predict before you run"
+        check(pool, hint=True)          also what kind of bug it is, for "find the planted bug"
 
     What there is: `listing()`. What to do: `task("absmax")`. Nothing is printed and nothing raised: the verdict is
     returned, and a notebook shows it.
@@ -80,6 +84,7 @@ def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
     Args:
         exercise: its name, or a function of that name.
         answer: the reader's function, number or text.
+        hint: whether a planted bug that is still there is told; without it only what it does is.
     Returns:
         A Verdict: true when the answer is right; otherwise its text is a hint, with the example on which the answer
         went wrong.
@@ -96,6 +101,9 @@ def check(exercise: str | Callable[..., Any], answer: Any = ...) -> Verdict:
         key, text = "right", f"{examine(task, answer)} {words(task)['right']}"
     except Wrong as wrong:
         key, text = wrong.key, wrong.says
+        if task.kind == "mend" and key in task.mistakes and not hint:
+            text = (f"The bug is still there, or another.{text.removeprefix(words(task)[key])}\n  For a hint: "
+                    f"`check({task.name}, hint=True)`.")
     return Verdict(task.name, key == "right", key, text, task.place)
 
 
