@@ -13,6 +13,7 @@ from minialign.heads import ScalarModel, load_model
 from minialign.lab.claims import (
     Bench,
     feedback,
+    frozen_reader,
     humans_disagree,
     instructgpt,
     over_optimisation,
@@ -143,7 +144,7 @@ def scaling(best=0.68, five=0.8, real=0.8):
     rows += [{"judge": name, "seed": 0, "accuracy": value} for name, value in (("1 real", 0.82), ("5 real", 0.91),
         ("two real raters", 0.75))]
     for amount, less in ((512, -0.1), (2048, -0.05), (8192, 0.0)):
-        for size, behind in (("small", 0.03), ("middle", 0.0)):
+        for size, behind in (("small", 0.06), ("middle", 0.03), (reward_scaling.SMOLLM2, 0.0)):
             row = {"judge": "reward model, real", "size": size, "amount": amount, "parameters": 10, "one rater": 0.7}
             rows += [row | {"seed": seed, "accuracy": real + less - behind + seed / 1000} for seed in SEEDS]
     return rows
@@ -157,6 +158,39 @@ def test_reward_models_come_close_to_one_person_and_not_to_five():
     assert failed(scaling(real=0.9)) == failed(scaling(real=0.6)) == ["real people: close to one and not to five"]
     good = shifted(scaling(), lambda row: row.get("size") == "small", lambda row: {"accuracy": 0.9})
     assert failed(good) == ["larger models help", "real people: larger models help"]
+
+
+def test_a_frozen_reader_learns_what_its_vectors_hold_and_chooses_on_validation_pairs(monkeypatch):
+    texts = [f"text {i}" for i in range(40)]
+    good = dict(zip(texts, torch.linspace(-1, 1, 40)))
+
+    def vectors(bench, asked):
+        noise = torch.Generator().manual_seed(0)
+        blind = torch.randn(len(asked), 3, generator=noise)
+        seeing = torch.stack([torch.stack([good[text], torch.tensor(0.5), -good[text]]) for text in asked])
+        return dict.fromkeys(frozen_reader.BLOCKS, blind) | {14: seeing}
+
+    monkeypatch.setattr(frozen_reader, "vectors", vectors)
+    rng = random.Random(0)
+
+    def pairs(count):
+        found = (sorted(rng.sample(texts, 2), key=good.get) for _ in range(count))
+        return [{"chosen": better, "rejected": worse} for worse, better in found]
+
+    learned, valid, judged = pairs(200), pairs(50), pairs(100)
+    reader = frozen_reader.FrozenReader(None, learned, valid, judged)
+    block, decay = reader.search(learned, valid)
+    assert block == 14 and decay in frozen_reader.DECAYS
+    v = reader.learn(learned, block, decay)
+    assert reader.accuracy(v, judged, block) == 1.0 and reader.accuracy(-v, judged, block) == 0.0
+    assert abs(float(v[1])) < 1e-6 and float(v[0]) == pytest.approx(-float(v[2]), abs=1e-5)
+    harder = reader.learn(learned, block, 10 * decay)
+    assert harder.norm() < v.norm() and reader.accuracy(v, valid, 6) < 0.9
+    chosen, rejected = reader.sides(learned, block)
+    gap = (chosen - rejected) @ v  # at the optimum the loss pulls as hard as the decay
+    pull = (torch.sigmoid(-gap)[:, None] * (chosen - rejected)).mean(0)
+    assert torch.allclose(pull, decay * v, atol=1e-4)
+    assert frozen_reader.drawn_again(learned, 50, 0) != frozen_reader.drawn_again(learned, 50, 1)
 
 
 def test_raters_are_measured_by_the_others_and_never_by_themselves():

@@ -3,11 +3,12 @@ r"""Reward models grow: larger ones, and more comparisons, come close to one hum
 Stiennon et al. 2020, Fig. 6: validation accuracy of reward models against their size and the number of comparisons,
 with lines for one human and for an ensemble.
 
-The test. Simulated: reward models that begin as the instruction-tuned models of two sizes, trained on an eighth, a
+The test. Simulated: reward models that begin as the instruction-tuned models of three sizes, trained on an eighth, a
 half or all of the comparisons, judged by annotators' choices on unseen stories; the lines are a held-out person and the
 majority of five. Beside them three reward models, their scores averaged. Real: reward models of two sizes that begin as
-decoders of the texts, trained on 512, 2,048 or 8,192 comparisons of single raters of tweets, judged on other texts
-against the mean of all raters, and against held-out single raters. The lines are one rater and five together on the
+decoders of the texts, and SmolLM2, frozen, with a linear score (frozen_reader.py), trained on 512, 2,048 or 8,192
+comparisons of single raters of tweets, judged on other texts against the mean of all raters, and against held-out
+single raters. The lines are one rater and five together on the
 very pairs that the model is judged on, against the mean of the others, and how often two single raters agree.
 
     1. more comparisons help: all against an eighth, middle size        2. larger models help: large against small
@@ -15,7 +16,8 @@ very pairs that the model is judged on, against the mean of the others, and how 
     4. to 6. the same with real people: 8,192 comparisons against 512; the larger model; one rater and five
 
 1, 2, 4 and 5 need a difference, seed by seed, whose 95 % interval is above 0; 3 and 6 look at the whole interval. With
-real people the 8,192 comparisons are all there are: the seeds differ in their order and in the head's start only.
+real people the 8,192 comparisons are all there are: the seeds differ in their order and in the head's start only, and
+for SmolLM2, whose score has neither, in which of them are drawn, with replacement.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from typing import Any
 
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
-from minialign.lab.claims.feedback import compared, reward_model, taken_for_granted
+from minialign.lab.claims.feedback import SIZES, compared, reward_model, taken_for_granted
+from minialign.lab.claims.frozen_reader import PARAMETERS, FrozenReader, drawn_again
 from minialign.lab.demo.settings import NO_BASE, DemoConfig
 from minialign.lab.plotting import Figure, legend, lines_with_intervals, reference_line
 from minialign.lab.realdata.people import write_people_data, write_people_texts
@@ -48,10 +51,10 @@ from minialign.world.stories import Story
 
 CLAIM = Claim("reward-scaling", "Larger reward models and more data come close to one human, not to an ensemble.",
               "Stiennon et al. 2020, Fig. 6")
-SIZES = ("small", "middle")  # of feedback.py, whose large one takes three times as long
 SHARES = (0.125, 0.5, 1.0)  # of the comparisons
 AMOUNTS = (512, 2048, 8192)  # comparisons of real people
 REAL_SIZES = {"small": (32, 1, 2), "middle": (80, 3, 4)}  # width, layers, heads
+SMOLLM2 = "SmolLM2, frozen"  # the third size
 MODEL, REAL, THREE = "reward model", "reward model, real", "three reward models"
 CLOSE = 0.05
 
@@ -142,8 +145,8 @@ def real_people(bench: Bench) -> Rows:
         return
     texts, valid = ((folder / "texts" / f"texts.{part}.txt").read_text(encoding="utf-8").split("\n\n")
                     for part in ("train", "valid"))
-    learned, judged, single = (read_jsonl(folder / "tweets" / f"comparisons.{part}.jsonl")
-                               for part in ("train", "majority", "test"))
+    learned, valid_pairs, judged, single = (read_jsonl(folder / "tweets" / f"comparisons.{part}.jsonl")
+                                            for part in ("train", "valid", "majority", "test"))
     rated = {item.id: item.ratings for item in items}
     for count in (1, 5):
         agreed = raters_on(judged, rated, count, random.Random(0))
@@ -161,6 +164,23 @@ def real_people(bench: Bench) -> Rows:
                 row = {"judge": REAL, "size": size, "amount": amount, "seed": seed, "parameters": parameters(reward)}
                 yield row | {"accuracy": accuracy(reward, tokenizer, tests),
                              "one rater": accuracy(reward, tokenizer, others)}
+    yield from real_model(bench, learned, valid_pairs, judged, single)
+
+
+def real_model(bench: Bench, learned: list[dict], valid: list[dict], judged: list[dict], single: list[dict]) -> Rows:
+    """The same of SmolLM2; none when it cannot be fetched, which is said."""
+    try:
+        reader = FrozenReader(bench, learned, valid, judged, single)
+    except UserError as error:
+        bench.say(f"  left out: SmolLM2 ({error})")
+        return
+    block, decay = reader.search(learned, valid)
+    bench.say(f"  SmolLM2: block {block}, decay {decay}")
+    for amount in AMOUNTS:
+        for seed in range(bench.seeds):
+            v = reader.learn(drawn_again(learned, amount, seed), block, decay)
+            yield {"judge": REAL, "size": SMOLLM2, "amount": amount, "seed": seed, "parameters": PARAMETERS,
+                   "accuracy": reader.accuracy(v, judged, block), "one rater": reader.accuracy(v, single, block)}
 
 
 def fitting(tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> list[dict]:
@@ -204,20 +224,21 @@ def judge(table: Table) -> Verdict:
 
 def judge_real(table: Table) -> Verdict:
     """The statements about real people."""
+    largest = distinct(table, "size", judge=REAL)[-1]
     middle, few = (column(table, "accuracy", judge=REAL, size="middle", amount=amount)
                    for amount in (AMOUNTS[-1], AMOUNTS[0]))
-    small = column(table, "accuracy", judge=REAL, size="small", amount=AMOUNTS[-1])
-    more, larger, top = difference(middle, few), difference(middle, small), over_seeds(middle)
-    rater = over_seeds(column(table, "one rater", judge=REAL, size="middle", amount=AMOUNTS[-1]))
+    small, best = (column(table, "accuracy", judge=REAL, size=size, amount=AMOUNTS[-1]) for size in ("small", largest))
+    more, larger, top = difference(middle, few), difference(best, small), over_seeds(best)
+    rater = over_seeds(column(table, "one rater", judge=REAL, size=largest, amount=AMOUNTS[-1]))
     one, five, two = (column(table, "accuracy", judge=name)[0] for name in ("1 real", "5 real", "two real raters"))
     checks = {
         "real people: more comparisons help": more.low > 0,
         "real people: larger models help": larger.low > 0,
         "real people: close to one and not to five": top.low > one - CLOSE and top.high < five - CLOSE,
     }
-    return checks, (f"8,192 instead of 512 comparisons {more}, the larger model {larger}, to {top} where one rater has "
-                    f"{one:.3f} on the same pairs and five {five:.3f}; with single held-out raters it agrees {rater}, "
-                    f"two of them with each other {two:.3f}")
+    return checks, (f"8,192 instead of 512 comparisons {more}, {largest} instead of the smallest {larger}, to {top} "
+                    f"where one rater has {one:.3f} on the same pairs and five {five:.3f}; with single held-out raters "
+                    f"it agrees {rater}, two of them with each other {two:.3f}")
 
 
 def draw(table: Table) -> Figure:
@@ -241,7 +262,7 @@ def draw_panel(axes: Any, table: Table, name: str, what: str, ticks: dict, lines
     curves = {}
     for size in distinct(table, "size", judge=name):
         weights = column(table, "parameters", judge=name, size=size)[-1]
-        curves[f"{weights / 1e3:.0f}k weights"] = [
+        curves[f"{weights / 1e3:,.0f}k weights{', frozen' * (size == SMOLLM2)}"] = [
             point(table, "accuracy", judge=name, size=size, **{what: amount}) for amount in ticks]
     lines_with_intervals(axes, list(ticks), curves)
     for (person, label), up in zip(lines.items(), (-3, 3)):
