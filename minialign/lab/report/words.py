@@ -46,8 +46,9 @@ def title(run: Run) -> str:
 
 
 def verdict(run: Run) -> str:
-    """The summary in plain words, as HTML."""
-    return " ".join([what_was_done(run), *what_changed(run), *beside_the_references(run), *reward_model(run)])
+    """The summary in plain words, as HTML: what was done, what it gave, what people and the reward model say."""
+    paragraphs = [what_was_done(run)], what_changed(run), [*beside_the_references(run), *reward_model(run)]
+    return "\n".join(f"<p>{' '.join(said)}</p>" for said in paragraphs if said)
 
 
 def what_was_done(run: Run) -> str:
