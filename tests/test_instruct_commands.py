@@ -119,6 +119,16 @@ def test_long_questions_are_left_out_and_counted_on_request(d, capsys):
     assert "questions do not fit the context and are left out" in capsys.readouterr().out
 
 
+def test_a_held_out_question_that_does_not_fit_is_found_before_anything_is_trained(d, capsys):
+    line = OWN.replace("tasks.jsonl", "long.jsonl") + " --base {d}/t5 --hold-out mail --out {d}/late"
+    assert type_in(line, d=d) == 2
+    assert "the model's context is 64; shorten it, or leave such questions out" in complaint(capsys)
+    assert not list((d / "late").rglob("*.safetensors"))
+    assert type_in(line + " --skip-long", d=d) == 0
+    said = capsys.readouterr().out
+    assert "of the examples to be examined 1 do not fit the context and are left out" in said and "spam" in said
+
+
 QUICK = "--fast --steps 2 --batch 8 --wordings-per-task 2"
 
 

@@ -9,11 +9,18 @@ from typing import Any
 
 import click
 
-from minialign.heads import describe_model, load_model
-from minialign.instruct.mixture import MixtureConfig, Split, draw_training_and_validation, split_by_cluster
+from minialign.heads import LanguageModel, describe_model, load_model
+from minialign.instruct.flan import question_rows
+from minialign.instruct.mixture import (
+    MixtureConfig,
+    Split,
+    draw_training_and_validation,
+    question_ids,
+    split_by_cluster,
+)
 from minialign.instruct.t0 import T0, tune_on_questions
 from minialign.instruct.t5 import prefix_templates
-from minialign.instruct.zero_shot import examine
+from minialign.instruct.zero_shot import examine, examined, posed
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch
@@ -23,8 +30,10 @@ from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import RunFolder
+from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.datasets import CLUSTERS, HELD_OUT, PROMPTS
+from minialign.world.templates import Template
 
 
 @click.command(cls=cli.Command)
@@ -99,6 +108,7 @@ def on_own_tasks(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
         wordings, mixture = prefix_templates(split.train | split.held_out), replace(mixture, manners=False)
     questions, valid = draw_training_and_validation(split, wordings, mixture)
     fill_a_batch(len(questions), "questions to learn from", training.batch, args.tasks)
+    asked = that_fit(model, tokenizer, split.held_out or split.validation, wordings, mixture, args.skip_long)
     about = {**describe_model(model), "stage": args.style, "training": training, "mixture": mixture}
     about |= {"hold_out": list(args.hold_out), "data": fingerprint([[q.prompt, q.target] for q in questions])}
     with stage_run(RunFolder(args.out / world.TUNED), tokenizer, **about, base=model) as run:
@@ -110,10 +120,27 @@ def on_own_tasks(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
                 click.echo(f"{result['skipped']:,} questions do not fit the context and are left out")
         model = load_model(run.path, "language-model")[0]
         side = "held out" if split.held_out else "trained, other examples"
-        found = examine(model, tokenizer, split.held_out or split.validation, wordings,
-                        mean_logprob=args.mean_logprob, skip_unfit=mixture.skip_unfit)
+        found = examine(model, tokenizer, asked, wordings, mean_logprob=args.mean_logprob,
+                        skip_unfit=mixture.skip_unfit)
         report(found, side, run.path)
     return run
+
+
+def that_fit(model: LanguageModel, tokenizer: Tokenizer, datasets: dict[str, list[dict]],
+             wordings: dict[str, list[Template]], mixture: MixtureConfig, skip_long: bool) -> dict[str, list[dict]]:
+    """The examples to examine, found to fit the context in every wording before anything is trained. With `skip_long`
+    those that do not are left out, which is said; without it a UserError."""
+    rows_of = question_rows if model.config.kind == "decoder" else question_ids
+    kept: dict[str, list[dict]] = {}
+    for task, found in datasets.items():
+        for example in found:
+            questions = [replace(question, target=option) for template in examined(wordings[task])
+                         for question in posed(template, [example], mixture.skip_unfit) for option in question.options]
+            if not rows_of(tokenizer, questions, model.config.context, skip_long)[1]:
+                kept.setdefault(task, []).append(example)
+    if left_out := sum(map(len, datasets.values())) - sum(map(len, kept.values())):
+        click.echo(f"of the examples to be examined {left_out:,} do not fit the context and are left out")
+    return kept
 
 
 def styled(base: Path, style: str) -> Path:
