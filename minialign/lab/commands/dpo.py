@@ -22,7 +22,7 @@ FAST = {"steps": 20, "validate_every": 10}
 @cli.run_options(out="runs/dpo")
 @cli.configured("Training", "training", DPO, FAST)
 @cli.configured("DPO", "settings", DPOConfig())
-@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed"))
+@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed", "dropout"))
 @cli.gather_options
 def command(args, training, settings, update):
     """Optimise a policy on comparisons directly, without a reward model and without sampling.

@@ -38,7 +38,7 @@ FAST = {"updates": 3, "prompts": 4, "completions": 4, "minibatch": 16, "new_toke
                  "what your function says of (the line, the answer).")
 @cli.run_options(out="runs/grpo")
 @cli.configured("GRPO", "settings", GRPOConfig(), FAST, rename={"prompts": "batch"})
-@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed"))
+@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed", "dropout"))
 @cli.gather_options
 def command(args, settings, update):
     """Optimise a policy for a reward that can be checked: each answer is judged by the others to its prompt.

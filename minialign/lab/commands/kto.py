@@ -24,7 +24,7 @@ FAST = {"steps": 20, "validate_every": 10}
 @cli.run_options(out="runs/kto")
 @cli.configured("Training", "training", DPO, FAST)
 @cli.configured("KTO", "settings", KTOConfig())
-@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed"))
+@cli.configured("LoRA, on a published policy", "update", LoRAConfig(), hide=("targets", "seed", "dropout"))
 @cli.gather_options
 def command(args, training, settings, update):
     """Optimise a policy on single answers that somebody liked or did not, without comparisons.
