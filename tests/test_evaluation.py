@@ -40,6 +40,38 @@ def test_the_interval_covers_the_mean_as_often_as_it_says(n):
     assert covered / 2000 == pytest.approx(0.95, abs=0.025)
 
 
+@pytest.mark.parametrize("n", range(2, 45))
+def test_the_factor_of_every_number_of_values_is_the_quantile_of_students_distribution(n):
+    """Probability between -t and t, by Simpson's rule over Student's density with n - 1 degrees of freedom."""
+    df, values = n - 1, [(-1.0) ** i for i in range(n)]
+    found = mean_interval(values)
+    std = math.sqrt(math.fsum((v - found.mean) ** 2 for v in values) / df)
+    t, parts = (found.high - found.mean) / std * math.sqrt(n), 4000
+    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi)
+    density = [scale * (1 + (t * i / parts) ** 2 / df) ** (-(df + 1) / 2) for i in range(parts + 1)]
+    inside = 2 * t / parts / 3 * (density[0] + density[-1] + 4 * sum(density[1:-1:2]) + 2 * sum(density[2:-1:2]))
+    assert inside == pytest.approx(0.95, abs=1e-4 if n < 22 else 1e-3)  # a formula stands for the longer tables
+
+
+def test_one_step_of_the_length_controlled_win_rate_is_newtons():
+    """Equal lengths, from a = 0: a = (wins - n/2) / (n/4 + .01); unequal ones by hand."""
+    assert length_controlled_win_rate([1.0, 1.0, 0.0], [1.0] * 3, steps=1) == pytest.approx(
+        1 / (1 + math.exp(-0.5 / 0.76)), abs=1e-12)
+    e = math.e  # log ratios 1 and -1: no mixed term, so b does not touch a
+    assert length_controlled_win_rate([1.0, 1.0], [e, 1 / e], steps=1) == pytest.approx(
+        1 / (1 + math.exp(-1.0 / 0.51)), abs=1e-12)
+    # log ratios 0 and 1: w = 1/4 each, ga = 1/2 + 1/2, gb = 1/2; solved with Cramer's rule
+    haa, hab, hbb = 0.51, 0.25, 0.26
+    a = (hbb * 1.0 - hab * 0.5) / (haa * hbb - hab * hab)
+    assert length_controlled_win_rate([1.0, 1.0], [1.0, e], steps=1) == pytest.approx(1 / (1 + math.exp(-a)), abs=1e-12)
+
+
+def test_peak_memory_is_in_mebibytes_on_both_kinds_of_system(monkeypatch):
+    found = peak_memory_mib()
+    monkeypatch.setattr("sys.platform", "darwin")  # where the same number counts bytes
+    assert peak_memory_mib() == pytest.approx(found / 1024, rel=0.1)
+
+
 def test_wilsons_interval_stays_inside_and_covers():
     assert wilson_interval(0, 10).low == 0 and wilson_interval(10, 10).high == 1
     for n in range(1, 400):  # for n = 6 and 21, rounding once put the mean of n successes above the upper end
