@@ -140,6 +140,29 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
         dataclasses.replace(QUICK, **changes)
 
 
+def test_two_answers_are_a_group_and_the_log_counts_what_is_solved(policy, tokenizer):
+    config = dataclasses.replace(QUICK, completions=2, minibatch=2)
+    made = rollout_of(policy, tokenizer, config, lambda example, said: 0.0)
+    made.scores = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    found = rollout_metrics(made, tokenizer.end)
+    assert found["pass_1"] == found["reward"] == 0.5 and found["pass_8"] == pytest.approx(2 / 3)
+    assert found["even_groups"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("refresh, moves", [(1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3]), (0, [])])
+def test_the_reference_becomes_the_policy_after_every_so_many_updates(policy, tokenizer, tmp_path, refresh, moves):
+    examples = [{"prompt": text} for text in ("Mira", "Tom", "the", "it")]
+    prompts = [[tokenizer.begin, *tokenizer.encode(example["prompt"])] for example in examples]
+    config = GRPOConfig(updates=4, prompts=4, completions=2, new_tokens=2, minibatch=8, learning_rate=1e-2,
+                        refresh=refresh)
+    run = RunFolder(tmp_path)
+    run.begin({**describe_model(policy), "stage": "grpo"}, tokenizer)
+    train_grpo(policy, tokenizer, examples, prompts, lots(), config, run)
+    # after a refresh the next rollout is the reference's own: its KL is 0
+    still = [number for number, metrics in enumerate(run.metrics()) if number and abs(metrics["kl"]) < 1e-6]
+    assert still == [number for number in moves if number < 4]
+
+
 def test_a_policy_learns_to_say_what_is_rewarded_and_goes_on_to_the_same_bits(policy, tokenizer, tmp_path):
     wanted = tokenizer.encode("kite")[0]
     examples = [{"prompt": text} for text in ("Mira", "Tom", "the", "it")]

@@ -65,6 +65,51 @@ def test_the_point_of_reference_has_no_gradient_and_is_not_negative(policy, toke
 def test_a_batch_of_one_is_refused(tokenizer):
     with pytest.raises(UserError, match="no neighbour"):
         JudgedAnswers(judged(tokenizer), 1, 0)
+    assert JudgedAnswers(judged(tokenizer), 2, 0).order.steps_in_epoch == 12
+
+
+def test_answers_are_counted_by_what_is_read_and_all_are_looked_at_in_order(policy, tokenizer):
+    short, long = ([*tokenizer.encode(text), tokenizer.end] for text in (" yes", " Mira lost the kite. Tom found it."))
+    answers = [Judged([tokenizer.begin] * (1 + i % 3), long if i % 2 else short, i % 2 > 0) for i in range(7)]
+    data = JudgedAnswers(answers, 3, 0)
+    assert data.order.lengths.tolist() == [len(a.prompt) + len(a.completion) for a in answers]
+    batches = data.in_order(3)
+    assert [row for batch in batches for row in batch.rows] == list(range(7))
+    others = [other for batch in batches for other in batch.others]
+    assert others == [answers[(i + 1) % 7].completion for i in range(7)]
+    first = batches[0]
+    assert first.size == 2 * (1 + 2 + 3) + 2 * len(short) + len(long) + len(short) + 2 * len(long)
+
+
+def test_validation_is_a_mean_over_answers_and_a_batch_is_their_sum(policy, tokenizer, tmp_path, monkeypatch):
+    seen, step = {}, {}
+
+    def stop(learner, data, loss, training, run, validate, label):
+        with torch.no_grad():
+            for name, weight in learner.named_parameters():
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))), alpha=0.05)
+            batch = data.batch([0, 1, 2, 3])
+            step["found"] = float(loss(learner, batch))
+            reference = policy
+            ratios = logratios(learner, reference, batch.prompts, batch.completions)
+            kl = reference_point(learner, reference, batch)
+            step["expected"] = float(sum(kto_losses(ratios, batch.liked, kl, KTOConfig(0.3))))
+            seen["found"] = validate(learner)
+            (whole,) = JudgedAnswers(judged(tokenizer, 8), 8, 0).in_order(8)
+            ratios = logratios(learner, reference, whole.prompts, whole.completions)
+            kl = logratios(learner, reference, whole.prompts, whole.others).mean().clamp(min=0)
+            mean = float(sum(kto_losses(ratios, whole.liked, kl, KTOConfig(0.3))) / 8)
+            kinds = [[float(r) for r, liked in zip(ratios, whole.liked.tolist()) if liked == kind]
+                     for kind in (True, False)]
+            seen["expected"] = {"validation": mean, "kl": float(kl)} | {
+                name: sum(each) / len(each) for name, each in zip(("liked", "other"), kinds)}
+        return {}
+
+    monkeypatch.setattr("minialign.rlhf.kto.train", stop)
+    run = RunFolder(tmp_path)
+    train_kto(policy, judged(tokenizer), judged(tokenizer, 8), KTOConfig(0.3), dataclasses.replace(QUICK, batch=4), run)
+    assert step["found"] == pytest.approx(step["expected"], abs=1e-4) and step["expected"] > 1
+    assert {name: seen["found"][name] for name in seen["expected"]} == pytest.approx(seen["expected"], abs=1e-4)
 
 
 def test_weights_balance_the_two_kinds():

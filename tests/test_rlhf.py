@@ -172,6 +172,24 @@ def test_several_answers_to_a_prompt_are_those_of_several_prompts():
     torch.testing.assert_close(*trained, atol=2e-4, rtol=0)
 
 
+def test_a_part_of_a_rollout_is_as_long_as_its_longest_answer_and_a_perfect_value_function_explains_all():
+    policy, reference, value, reward = models()
+    rollout = collect(policy, reference, value, reward, PROMPTS, PPOConfig(prompts=4, minibatch=4, new_tokens=8),
+                      torch.Generator().manual_seed(1))
+    rollout.mask[1, 3:] = False
+    part = rollout.take(torch.tensor([1]))
+    assert part.mask.shape == part.logprobs.shape == part.completion.shape == (1, 3) and part.scores.shape == (1,)
+    assert rollout.take(torch.tensor([1, 0])).mask.shape == (2, int(rollout.mask[0].sum()))
+    config = PPOConfig(prompts=4, minibatch=4, new_tokens=8, learning_rate=0.0, value_learning_rate=0.0)
+    estimate_advantages(rollout, config.beta, config)
+    for said, explained in ((rollout.returns, 1.0), (torch.zeros_like(rollout.returns) + 3.0, 0.0),
+                            (-rollout.returns, -3.0)):
+        rollout.values = said.clone()
+        found = ppo_update(Learner(copy.deepcopy(policy), copy.deepcopy(value), config), rollout,
+                           torch.Generator().manual_seed(0))
+        assert found["explained_variance"] == pytest.approx(explained, abs=1e-4)
+
+
 def test_while_the_value_function_learns_alone_the_policy_stays(tmp_path):
     policy, _, _, reward = models()
     config = PPOConfig(updates=3, prompts=4, minibatch=2, new_tokens=8, learning_rate=1e-2, value_warmup=2)
@@ -262,6 +280,13 @@ def test_the_loss_is_finite_for_hopeless_pairs():
     assert chosen.grad.tolist() == pytest.approx([-1.0, -0.5])
 
 
+def test_the_loss_sees_the_difference_of_two_scores_and_nothing_else():
+    chosen, rejected = torch.tensor([1.5, -2.0]), torch.tensor([0.5, 1.0])
+    expected = [math.log(1 + math.exp(-1.0)), math.log(1 + math.exp(3.0))]
+    assert bradley_terry_loss(chosen, rejected).tolist() == pytest.approx(expected)
+    assert bradley_terry_loss(chosen + 7, rejected + 7).tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_equal_scores_count_one_half():
     assert pair_accuracy(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 3.0])) == 0.5
 
@@ -322,6 +347,8 @@ def test_k_answers_are_one_element():
     found = evaluate_pairs(reward, data)
     right = sum(bool(scores[i] > scores[j]) for i, j in every) + bool(scores[1] > scores[0])
     assert found["accuracy"] == pytest.approx(right / 7)  # every pair counts once
+    losses = [float(bradley_terry_loss(scores[i], scores[j])) for i, j in [*every, (1, 0)]]
+    assert found["validation"] == pytest.approx(sum(losses) / 7, abs=1e-5)
 
 
 def test_comparisons_of_one_prompt_come_together_and_texts_without_one_stay_apart(tokenizer):
