@@ -40,7 +40,7 @@ NOT_TAUGHT = tuple(name for name in CLUSTERS if name not in HELD_OUT + TAUGHT)
 COUNTS = (0, 1, 2, 4, len(TAUGHT), len(TAUGHT + NOT_TAUGHT))  # clusters tuned on; 0 is the model as it was pretrained
 JUDGED = (0, 2, len(TAUGHT))  # the others with the first seed only
 INSTRUCTIONS = (10, 30, 100, 300, 1000)  # different ones, of all clusters that are taught
-SIZES = ("decoder-0.1m", "decoder-0.4m", "decoder-2m")
+SIZES = ("decoder-0.1m", "decoder-0.4m", "decoder-1.3m", "decoder-2m")
 FLAN = 1e-3  # learning rate: twice T0's, and less rereading; what a decoder reads survives it (the control)
 PLAIN, EVERY = MixtureConfig(), MixtureConfig(manners=True)
 
