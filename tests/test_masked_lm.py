@@ -202,6 +202,13 @@ def test_a_tiny_encoder_learns_something_about_text_it_has_not_seen(packed, tmp_
     assert result["perplexity"] == pytest.approx(math.exp(result["validation"])) and RunFolder(tmp_path).finished
 
 
+def test_a_packed_row_fills_the_context(tokenizer, texts):
+    shape, config = build().config, TrainingConfig(steps=1, batch=2)
+    (batch,) = MaskedLM().batches(tokenizer, texts, shape, config).microbatches(0, 1)
+    assert batch.tokens.shape == (2, shape.context) and bool(batch.mask.all())
+    assert batch.tokens[:, 0].tolist() == [BEGIN, BEGIN]
+
+
 def test_every_seed_is_validated_on_the_same_hidden_tokens(tmp_path, tokenizer, texts):
     found = []
     for seed in (0, 1):

@@ -41,6 +41,18 @@ def test_levels_are_quantiles_of_a_normal_distribution():
     assert len(normal_levels()) == 16 and len(dynamic_levels()) == len(set(dynamic_levels().tolist())) == 256
 
 
+def test_the_levels_of_the_scales_are_middles_of_equal_steps_in_each_power_of_ten():
+    levels = dynamic_levels().double()
+    assert torch.equal(levels, levels.sort().values) and float(levels[-1]) == 1.0 and 0.0 in levels.tolist()
+    for power in range(7):
+        top = 10.0 ** (power - 6)
+        inside = levels[(levels > top / 10) & (levels < top)]
+        expected = [top * (0.1 + 0.9 * (i + 0.5) / 2**power) for i in range(2**power)]
+        assert inside.tolist() == pytest.approx(expected, rel=1e-5)
+        assert torch.equal(levels[(levels < -top / 10) & (levels > -top)], -inside.flip(0))
+    assert NF4Config(block=2, scale_block=1)
+
+
 def test_each_value_takes_its_nearest_level_and_codes_are_used_alike():
     x = weights(256, 256)
     found = quantize_nf4(x, NF4Config(double=False))
