@@ -48,6 +48,17 @@ def test_the_loss_and_its_gradient_do_not_depend_on_padding(decoder):
     assert torch.equal(next_token_loss(decoder, garbage), next_token_loss(decoder, together))
 
 
+def test_a_document_that_ends_with_a_row_begins_no_other_one():
+    """context + 1 tokens are context labels; a row of the last token alone would teach nothing."""
+    for length, rows in ((9, [9]), (10, [9, 2]), (17, [9, 9]), (2, [2])):
+        data = training_rows([list(range(20, 20 + length))], 8, TrainingConfig(steps=1, batch=1), packed=False)
+        assert [len(ids) for ids, _ in data.rows] == rows
+        taught = sum(int((data.batch([i]).labels != IGNORE).sum()) for i in range(len(rows)))
+        assert taught == length - 1
+    packed = training_rows([list(range(20, 40))], 8, TrainingConfig(steps=1, batch=4), packed=True).batch([0])
+    assert packed.tokens.shape == packed.labels.shape == packed.mask.shape == (1, 8) and bool(packed.mask.all())
+
+
 def test_the_mean_loss_weighs_every_label_the_same(decoder):
     data = LabelledRows(ROWS, 1, seed=0)
     together, apart = [data.batch([0, 1, 2])], [data.batch([i]) for i in (2, 0, 1)]

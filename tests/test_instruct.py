@@ -182,6 +182,24 @@ def test_what_can_be_answered_comes_from_the_template_or_the_example_and_chance_
     assert free.chance == 0.5 and free.accuracies["n"] in (0, 1)
 
 
+def test_solved_examples_leave_just_room_for_the_longest_option_and_its_ends(split, tokenizer, monkeypatch):
+    """begin token + prompt + longest option + end token: one token less of context, and one example less is shown."""
+    shown = []
+
+    def answer(model, tokenizer, questions, found, mean_logprob):
+        shown.append(found)
+        return [True] * len(questions)
+
+    monkeypatch.setattr("minialign.instruct.zero_shot.ask", answer)
+    few = [{"story": "Mira lost it.", "question": "Who?", "answer": "Mira", "options": ["Mira", "Tom Tom"]}] * 3
+    template = Template("who", "plain", "{story}\n{question}")
+    prompt = few_shot(template.pose(few[0]), [template.pose(few[1])])
+    needed = len(tokenizer.encode(prompt)) + len(tokenizer.encode(" Tom Tom")) + 2
+    for context, count in ((needed, 1), (needed - 1, 0), (needed + 1, 1)):
+        examine(model("decoder", tokenizer, context), tokenizer, {"who": few}, {"who": [template]}, shots=1)
+        assert [len(each) for each in shown[-1]] == [count] * 3
+
+
 def test_as_many_solved_examples_are_shown_as_fit():
     posed = [Question(f"{i} " * (30 if i == 3 else 3), "yes", ("yes", "no")) for i in range(5)]
     for room, count in ((400, 4), (20, 3), (8, 1), (4, 0)):  # the long one does not fit beside two others

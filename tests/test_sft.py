@@ -77,6 +77,12 @@ def test_a_tiny_model_learns_to_answer_and_to_stop(tmp_path, tokenizer):
     assert RunFolder(tmp_path).finished
 
 
+def test_fewer_demonstrations_to_validate_on_than_a_batch_are_enough(tmp_path, tokenizer):
+    rows, _ = demonstration_rows(tokenizer, [{"prompt": "kite?" * i, "completion": "x"} for i in range(1, 9)], 48)
+    found = fine_tune(build(), rows, rows[:3], TrainingConfig(steps=1, batch=8), RunFolder(tmp_path))
+    assert found["steps"] == 1 and math.isfinite(found["validation"])
+
+
 def test_the_prompt_is_read_but_not_taught(tmp_path, tokenizer):
     rows, _ = demonstration_rows(tokenizer, [{"prompt": "kite?" * 3, "completion": "x"}] * 4, 48)
     model = build()

@@ -289,6 +289,13 @@ def test_the_loss_and_its_gradient_do_not_depend_on_padding(model):
     assert torch.equal(text_to_text_loss(model, garbage), text_to_text_loss(model, together))
 
 
+def test_fewer_texts_than_a_batch_are_a_smaller_batch(tokenizer, texts):
+    shape = build(kind="encoder-decoder").config
+    data = SpanCorruption(packed=False).batches(tokenizer, texts[:3], shape, TrainingConfig(steps=1, batch=32))
+    (batch,) = data.microbatches(0, 1)
+    assert len(batch.tokens) == data.order.batch <= len(data.rows) < 32
+
+
 def test_a_pair_that_does_not_fit_is_an_error_and_never_cut(model):
     for inputs, targets in (([BEGIN] * 49, [50]), ([BEGIN], [50] * 48)):
         with pytest.raises(UserError, match="49 tokens do not fit the model's context of 48"):
