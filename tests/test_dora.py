@@ -45,6 +45,12 @@ def test_dora_starts_as_the_base(base, tokens):
     torch.testing.assert_close(wrap(base, TARGETS)(tokens), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_without_settings_the_queries_and_values_are_wrapped(base, tokens):
+    wrapped = wrap(base)
+    named = {name.rpartition(".")[2] for name, module in wrapped.named_modules() if isinstance(module, DoRALinear)}
+    assert named == set(DoRAConfig().targets)
+
+
 def test_a_layer_is_that_of_the_equation(base):
     layer = layer_of(stir(wrap(base, TARGETS)))
     layer.base.bias.data.normal_(generator=torch.Generator().manual_seed(2))  # which has no part in length or direction

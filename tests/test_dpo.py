@@ -129,6 +129,7 @@ def test_the_reference_is_read_once_and_never_moves(policy, tmp_path):
     again = evaluate_dpo(trained, data, reference, DPOConfig(beta=0.3))
     assert {name: facts[name] for name in again} == pytest.approx(again)
     assert facts["accuracy"] == 1.0 and facts["validation"] < 0.5 and facts["gap"] > 0.3
+    assert facts["gap"] == pytest.approx(0.3 * (facts["chosen"] - facts["rejected"]), rel=1e-4)
     seen = [record for record in RunFolder(tmp_path).metrics() if "chosen" in record]
     assert [record["step"] for record in seen] == [4, 8, 12]
     assert seen[0]["gap"] < seen[-1]["gap"] and seen[-1]["rejected"] < 0

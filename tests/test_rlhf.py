@@ -75,6 +75,7 @@ def test_k1_and_k3_average_to_the_exact_kl():
     assert (k3(policy, reference) >= 0).all() and (k2(policy, reference) >= 0).all() and (k1(policy,
         reference) < 0).any()
     assert abs(float((policy.exp() * k2(policy, reference)).sum() - exact)) > 1e-3
+    assert float(k2(torch.tensor(-1.0), torch.tensor(-3.0))) == 2.0
 
 
 def test_adaptive_beta_follows_its_rule():
@@ -268,8 +269,8 @@ def test_policy_loss_in_all_four_quadrants():
 
 
 def test_value_loss_takes_the_worse_of_plain_and_clipped():
-    found = value_loss(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, -1.0]), 0.2)
-    torch.testing.assert_close(found, torch.tensor([0.5 * 0.64, 0.5 * 4.0]))
+    found = value_loss(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, -2.0]), 0.2)
+    torch.testing.assert_close(found, torch.tensor([0.5 * 0.64, 0.5 * 9.0]))
 
 
 def test_the_loss_is_finite_for_hopeless_pairs():
