@@ -262,16 +262,15 @@ def draw_panel(axes: Any, table: Table, name: str, what: str, ticks: dict, lines
     curves = {}
     for size in distinct(table, "size", judge=name):
         weights = column(table, "parameters", judge=name, size=size)[-1]
-        curves[f"{weights / 1e3:,.0f}k weights{', frozen' * (size == SMOLLM2)}"] = [
+        curves[size if size == SMOLLM2 else f"{weights / 1e6:.1f} million"] = [
             point(table, "accuracy", judge=name, size=size, **{what: amount}) for amount in ticks]
     lines_with_intervals(axes, list(ticks), curves)
-    for (person, label), up in zip(lines.items(), (-3, 3)):
-        # one person stands below five; on different sides of their lines the words do not meet
+    for (person, label), up in zip(lines.items(), (-3, 3)):  # at the left, where no curve comes near
         values = column(table, "accuracy", judge=person)
         mean = sum(values) / len(values)
         reference_line(axes, mean)
-        axes.annotate(label, (max(ticks), mean), xytext=(0, up), va="top" if up < 0 else "bottom",
-                      textcoords="offset points", ha="right")
+        axes.annotate(label, (min(ticks), mean), xytext=(0, up), va="top" if up < 0 else "bottom",
+                      textcoords="offset points", ha="left")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.05 * (high - low))  # room for the words above the upper line
     axes.set_xscale("log", base=2)
