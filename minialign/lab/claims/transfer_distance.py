@@ -78,6 +78,6 @@ def draw(table: Table) -> Figure:
         whiskers(axes, number, [place + 0.14 * (number - 1) for place in range(len(methods))], values, CALLED[name])
         axes.axhline(mean(accuracies(table, task=name, method=ONE_ANSWER)), color=STYLES[number][0], linestyle=":")
     axes.set_xticks(range(len(methods)), [f"{method}\n{trained[method]:,.0f}" for method in methods], fontsize=8.5)
-    axes.set_ylim(0.5, 1.02)
+    axes.set_ylim(min(0.5, axes.get_ylim()[0]), 1.02)
     legend(axes)
     return fig
