@@ -30,6 +30,9 @@ from minialign.runs.errors import UserError  # noqa: E402
 PYTHON = "python -m minialign"
 BOOK = "runs/data/python-reference/texts"
 DEMO = "runs/demo"
+# a small process between: on Linux a new process's peak begins with what the one that started it held
+PEAK = ("import resource, subprocess, sys; status = subprocess.call(sys.argv[2:]); "
+        "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(status)")
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ LINES = (
 
 
 def measure(line: Line, folder: Path) -> tuple[float, float, str]:
-    """Run a command in a folder: seconds on the clock, MiB of memory at its peak (of the command alone, not of
-    processes that it starts), and the result.
+    """Run a command in a folder: seconds on the clock, MiB that its largest process held at its peak, and the result.
 
     Raises:
         UserError: the command failed, or did not print what was to be found.
@@ -127,21 +129,19 @@ def measure(line: Line, folder: Path) -> tuple[float, float, str]:
     words = shlex.split(line.command)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                                 "PYTHONIOENCODING": "utf-8"}
-    started = time.perf_counter()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        begun = subprocess.Popen([sys.executable, *words[1:]], cwd=folder, env=environment, stdout=out, stderr=err)
-        _, status, used = os.wait4(begun.pid, 0)
-        seconds, begun.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
-        for file in (out, err):
-            file.seek(0)
-        printed, complaint = (file.read().decode("utf-8") for file in (out, err))
-    if begun.returncode:
-        raise UserError(f"{line.command!r} failed: {complaint.strip()[-500:]}")
-    match = re.search(line.found, printed)
+    with tempfile.TemporaryDirectory() as apart:
+        peak, started = Path(apart, "peak"), time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", PEAK, str(peak), sys.executable, *words[1:]], cwd=folder,
+                              env=environment, capture_output=True, text=True, encoding="utf-8")
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise UserError(f"{line.command!r} failed: {done.stderr.strip()[-500:]}")
+        memory = int(peak.read_text()) / 1024
+    match = re.search(line.found, done.stdout)
     if match is None:
-        raise UserError(f"{line.command!r} printed nothing like {line.found!r}: {printed[-500:]!r}")
+        raise UserError(f"{line.command!r} printed nothing like {line.found!r}: {done.stdout[-500:]!r}")
     result = " ".join(line.said.format(*match.groups()).split()).replace("|", "\\|")
-    return seconds, used.ru_maxrss / 1024, result
+    return seconds, memory, result
 
 
 def table(lines: tuple[Line, ...], folder: Path, say=print) -> str:
