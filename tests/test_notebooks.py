@@ -151,6 +151,15 @@ def test_a_notebook_is_run_and_says_what_ran(tmp_path):
     assert code_fingerprint(changed) != made["executed"]
 
 
+def test_what_is_printed_behind_a_picture_stays_behind_it_and_what_comes_in_a_row_is_one(tmp_path):
+    path = written(tmp_path / "one.ipynb", "print('a', flush=True)\nprint('b', flush=True)\ndisplay('picture')\n"
+                                           "print('c', flush=True)")
+    execute(path, path, fast=True)
+    (cell,) = read(path)["cells"]
+    assert [output["output_type"] for output in cell["outputs"]] == ["stream", "display_data", "stream"]
+    assert cell["outputs"][0]["text"] == ["a\n", "b\n"] and cell["outputs"][2]["text"] == ["c\n"]
+
+
 @pytest.mark.parametrize("code, words", [("1 / 0", "a cell failed: ZeroDivisionError"),
                                          ("import warnings; warnings.warn('old')", "wrote to the error stream")])
 def test_a_cell_that_fails_or_warns_is_an_error_and_leaves_the_file(code, words, tmp_path):

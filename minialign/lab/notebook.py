@@ -134,8 +134,7 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     started, used = time.perf_counter(), children_seconds()
     try:
         where = {"metadata": {"path": str(path.resolve().parent)}}
-        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where,
-                       coalesce_streams=True).execute()
+        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where).execute()
     except CellExecutionError as error:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
     except CellTimeoutError:
@@ -147,6 +146,8 @@ def execute(path: Path, out: Path, fast: bool) -> float:
     seconds, processor = time.perf_counter() - started, children_seconds() - used
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran: noise in every diff
+        if "outputs" in cell:
+            cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise UserError(f"a cell wrote to the error stream: {output['text'].strip()[:300]!r}; notebooks show "
@@ -156,6 +157,17 @@ def execute(path: Path, out: Path, fast: bool) -> float:
                               "processor_seconds": round(processor)}
     write_atomic(out, nbformat.writes(notebook) + "\n")
     return seconds
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """A cell's outputs, what was printed in a row as one; what was printed behind a picture stays behind it."""
+    found: list[Any] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream" and output.name == found[-1].name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def children_seconds() -> float:
