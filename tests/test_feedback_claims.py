@@ -190,6 +190,11 @@ def test_a_frozen_reader_learns_what_its_vectors_hold_and_chooses_on_validation_
     gap = (chosen - rejected) @ v  # at the optimum the loss pulls as hard as the decay
     pull = (torch.sigmoid(-gap)[:, None] * (chosen - rejected)).mean(0)
     assert torch.allclose(pull, decay * v, atol=1e-4)
+    known = sorted({pair[side] for pair in learned for side in ("chosen", "rejected")})
+    seen = reader.said[14][[reader.place[text] for text in known], 0]  # what is judged has no part in the scale
+    assert float(seen.mean()) == pytest.approx(0, abs=1e-5) and float(seen.std()) == pytest.approx(1, abs=1e-5)
+    few = frozen_reader.FrozenReader(None, learned[:3], valid, judged)
+    assert float(few.said[14][:, 0].std()) != pytest.approx(1, abs=1e-2)
     assert frozen_reader.drawn_again(learned, 50, 0) != frozen_reader.drawn_again(learned, 50, 1)
 
 

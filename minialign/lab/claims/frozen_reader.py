@@ -34,8 +34,7 @@ Pairs = list[dict]  # {"chosen", "rejected"}, texts
 
 
 def vectors(bench: Bench, texts: Sequence[str]) -> dict[int, Tensor]:
-    """Block -> (n, D) what it says of each text, each of the D numbers with mean 0 and deviation 1 over the texts. Read
-    once and kept. Raises UserError when SmolLM2 cannot be fetched."""
+    """Block -> (n, D) what it says of each text, read once and kept. Raises UserError when SmolLM2 cannot be had."""
 
     def make(folder: Path) -> None:
         model, tokenizer = load_smollm2()
@@ -54,27 +53,31 @@ def vectors(bench: Bench, texts: Sequence[str]) -> dict[int, Tensor]:
 
     folder = bench.cached("smollm2-reads", [list(texts), BLOCKS, LONGEST], make)
     found = read_tensors(folder / FILE)[0]
-    return {block: (said - said.mean(0)) / said.std(0) for block, said in ((b, found[str(b)]) for b in BLOCKS)}
+    return {block: found[str(block)] for block in BLOCKS}
 
 
 class FrozenReader:
-    """Texts as a frozen SmolLM2 reads them.
+    """Texts as a frozen SmolLM2 reads them, each of the D numbers shifted and scaled to mean 0 and deviation 1 over the
+    texts that are learned from.
 
     Args:
-        bench: where what it reads is kept; parts: lists of pairs, all whose texts will be asked for.
+        bench: where what it reads is kept; learned, others: lists of pairs, all whose texts will be asked for.
     """
 
-    def __init__(self, bench: Bench, *parts: Pairs):
-        texts = sorted({pair[side] for pairs in parts for pair in pairs for side in ("chosen", "rejected")})
+    def __init__(self, bench: Bench, learned: Pairs, *others: Pairs):
+        known, *more = (texts_of(pairs) for pairs in (learned, *others))
+        texts = sorted(known.union(*more))
         self.place = {text: i for i, text in enumerate(texts)}
-        self.said = vectors(bench, texts)
+        rows = [self.place[text] for text in sorted(known)]
+        self.said = {block: (said - said[rows].mean(0)) / said[rows].std(0).clamp(min=1e-6)
+                     for block, said in vectors(bench, texts).items()}
 
     def sides(self, pairs: Pairs, block: int) -> tuple[Tensor, Tensor]:
         """(P, D) of the chosen texts, and of the rejected ones."""
         return tuple(self.said[block][[self.place[pair[side]] for pair in pairs]] for side in ("chosen", "rejected"))
 
     def learn(self, pairs: Pairs, block: int, decay: float) -> Tensor:
-        """(D,) v."""
+        """(D,) v of these pairs, from what a block says, with λ = `decay`."""
         chosen, rejected = self.sides(pairs, block)
         v = torch.zeros(chosen.shape[1], requires_grad=True)
         optimizer = torch.optim.LBFGS([v], max_iter=100, line_search_fn="strong_wolfe")
@@ -97,6 +100,11 @@ class FrozenReader:
         tried = {(block, decay): self.accuracy(self.learn(pairs, block, decay), valid, block)
                  for block in BLOCKS for decay in DECAYS}
         return max(tried, key=tried.get)
+
+
+def texts_of(pairs: Pairs) -> set[str]:
+    """All that are compared."""
+    return {pair[side] for pair in pairs for side in ("chosen", "rejected")}
 
 
 def drawn_again(pairs: Pairs, count: int, seed: int) -> Pairs:

@@ -38,7 +38,7 @@ from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ranked import Ranked, ranked_rows
-from minialign.rlhf.reward_model import Ensemble, completion_rows, score_rows
+from minialign.rlhf.reward_model import Ensemble, completion_rows, pair_accuracy, score_rows
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.run_folder import RunFolder
@@ -87,7 +87,7 @@ def accuracy(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[d
     prompts = [pair["prompt"] for pair in pairs]
     chosen, rejected = (score_rows(reward, completion_rows(tokenizer, prompts, [pair[side] for pair in pairs]))
                         for side in ("chosen", "rejected"))
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
+    return pair_accuracy(chosen, rejected)
 
 
 def parameters(model: ScalarModel) -> int:
