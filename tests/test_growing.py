@@ -29,6 +29,17 @@ def test_a_model_of_twice_the_width_is_the_same_function_at_first(feed_forward):
                for part in (p.grad for p in matrices) for left, right in [part.chunk(2, dim=0)])
 
 
+def test_a_model_with_more_blocks_is_the_same_function_at_first_and_all_of_them_learn():
+    small = replace(TINY, short_convolution=4, initial_std=0.2)
+    old, new = LanguageModel(small, 1), LanguageModel(replace(small, layers=small.layers + 2), 2)
+    grow(new, old)
+    tokens = torch.randint(small.vocabulary, (3, 12))
+    assert torch.equal(new(tokens), old(tokens))
+    new(tokens).logsumexp(dim=-1).sum().backward()
+    assert all(block.attention.output.weight.grad.any() and block.feed_forward.output.weight.grad.any()
+               for block in new.body.blocks)
+
+
 def test_an_encoder_takes_a_decoders_weights():
     old, new = LanguageModel(TINY, 1), LanguageModel(replace(TINY, kind="encoder"), 2)
     grow(new, old)
@@ -62,7 +73,8 @@ def test_both_parts_of_an_encoder_decoder_take_a_decoders_weights(shared):
     assert changed and not [name for name in changed if "cross" in name and not name.endswith("output.weight")]
 
 
-@pytest.mark.parametrize("other", [{"heads": 2}, {"layers": 1}, {"width": 48}, {"kind": "encoder-decoder"}])
+@pytest.mark.parametrize("other", [{"heads": 2}, {"layers": 1}, {"width": 48}, {"kind": "encoder-decoder"},
+                                   {"width": 32, "heads": 2, "kind": "encoder-decoder", "layers": 3}])
 def test_what_would_not_be_the_same_function_is_not_grown(other):
     wide = replace(TINY, **{"width": 64, "heads": 4} | other)
     with pytest.raises(UserError, match="grow"):

@@ -127,12 +127,16 @@ def said_in_a_gap(model: LanguageModel, asked: list[list[int]], answers: list[li
 
 
 def said_under_masks(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
-    """The same of an encoder, with a mask for each token of the answer."""
-    rows, mask = pad([[BEGIN, *question, *[MASK] * len(answer)] for question, answer in zip(asked, answers)],
-                     device=device_of(model))
-    hidden = model.body(rows, mask)  # (B, T, D)
-    return [model.logits(hidden[row, 1 + len(question) : 1 + len(question) + len(answer)]).argmax(dim=-1).tolist()
-            for row, (question, answer) in enumerate(zip(asked, answers))]
+    """The same of an encoder: a mask stands for the token that it is asked for and for each of those behind it."""
+    said: list[list[int]] = [[] for _ in answers]
+    for place in range(max(map(len, answers))):
+        names = [row for row, answer in enumerate(answers) if len(answer) > place]
+        rows, mask = pad([[BEGIN, *asked[row], *answers[row][:place], *[MASK] * (len(answers[row]) - place)]
+                          for row in names], device=device_of(model))
+        hidden = model.body(rows, mask)  # (B, T, D)
+        for row, vectors in zip(names, hidden):
+            said[row].append(int(model.logits(vectors[1 + len(asked[row]) + place]).argmax()))
+    return said
 
 
 SAID = {"decoder": said_by_decoder, "encoder-decoder": said_in_a_gap, "encoder": said_under_masks}
