@@ -4,16 +4,20 @@ to move.
 The notes' rule for choosing a way to transfer; Peters, Ruder & Smith 2019, Table 2, and Yosinski et al. 2014 for its
 vision version.
 
-The test: the shipped decoder and every method of the chapter on a near and on a far task (tuned.py says which, and what
-is taken for granted), and on real ratings.
+The test: the shipped decoder and every method of the chapter on a near task, on two far ones (tuned.py says which, and
+what is taken for granted), and on real ratings.
 
     1. near: frozen features are within 0.05 of full fine-tuning
     2. far: full fine-tuning is at least 0.10 better
     3. the gap between the two is wider on the far task
     4. every parameter-efficient method beats frozen features on the far task
+    5. farther: full fine-tuning is at least 0.10 better than frozen features
+    6. farther: LoRA and adapters are within 0.05 of full fine-tuning
+    7. farther: BitFit and prompt tuning, which train least, are not
 
-1 looks at the whole 95 % interval over seeds of the difference; 2, 3 and 4 need intervals above 0.10, above 0 and above
-0.
+1 and 6 look at the whole 95 % interval over seeds of the difference; 2, 3, 4, 5 and 7 need intervals above 0.10, 0, 0,
+0.10 and 0.05. The last three were written down after one seed of a trial, at the usual rates (its numbers stand in
+data/claims/transfer-distance/notes.md), because every method solves the far task.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-r"""What the claims on fine-tuning share: the shipped decoders, a near and a far task, a real one, one tuning run of any
-method, and what is taken for granted of it.
+r"""What the claims on fine-tuning share: the shipped decoders, a near task, two far ones and a real one, one tuning run
+of any method, and what is taken for granted of it.
 
-    near    is it good or bad, what happens?    predicting the next word already needs it
-    far     is the person who is named first a red one or a blue one?    names were dealt to the two teams by lot: no
-            text ever needed that
-    real    do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot be
-            fetched
+    near     is it good or bad, what happens?    predicting the next word already needs it
+    far      is the person who is named first a red one or a blue one?    names were dealt to the two teams by lot: no
+             text ever needed that
+    farther  are the two persons who are named first of one colour?    both teams have to be known, and compared
+    real     do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot
+             be fetched
 
 The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning ends by a rule:
 when LOOKS looks at validation data, EVERY steps apart, brought no lower loss, with the weights of the best look.
@@ -13,7 +14,7 @@ when LOOKS looks at validation data, EVERY steps apart, brought no lower loss, w
     full fine-tuning solves the task    .95 of texts that it never saw: else there is nothing that a smaller part of the
                                         model could lose
 
-is fixed before anything is run, for the near and the far task and every size that a claim compares.
+is fixed before anything is run, for the near and the far tasks and every size that a claim compares.
 
 A method's learning rate is searched on validation data of the first seed and kept for the others: its usual rate and
 three times that, then up or down by factors of three for as long as the best one is at an end, so that no method is
@@ -52,7 +53,7 @@ from minialign.training import TrainingConfig
 from minialign.world.datasets import examples
 
 SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m", "large": "decoder-2m"}  # and its base
-NEAR, FAR, REAL = "near", "far", "real"
+NEAR, FAR, FARTHER, REAL = "near", "far", "farther", "real"
 BATCH = 16  # texts a step
 STEPS, EVERY, LOOKS = 360, 60, 2  # at most; between two looks at validation data; without a lower loss, to give up
 SOLVED = 0.95  # threshold of the control
@@ -73,20 +74,35 @@ def digest_of(size: str) -> str:
 
 @functools.cache
 def task(name: str, count: int, seed: int) -> Texts:
-    """Texts of the near or the far task, each from a story of its own; made once in a process: it takes half as long as
-    tuning a small model."""
-    dataset, class_of = {NEAR: ("mood", is_good), FAR: ("person_named_first", team)}[name]
-    return [(made["story"], class_of(made["answer"])) for made in examples([dataset], count, seed)[dataset]]
+    """Texts of a toy task and their classes, each from a story of its own; made once in a process: it takes half as
+    long as tuning a small model."""
+    dataset, class_of = TASKS[name]
+    return [(made["story"], class_of(made)) for made in examples([dataset], count, seed)[dataset]]
 
 
-def is_good(mood: str) -> int:
+def is_good(made: dict) -> int:
     """1 for the good one."""
-    return int(mood == "good")
+    return int(made["answer"] == "good")
 
 
 def team(person: str) -> int:
     """0 or 1, dealt by lot to each name."""
     return hashlib.sha256(person.encode()).digest()[0] % 2
+
+
+def first_ones_team(made: dict) -> int:
+    """0 or 1: of the person who is named first."""
+    return team(made["answer"])
+
+
+def one_team(made: dict) -> int:
+    """1 if the two persons who are named first are of one team."""
+    first, second = sorted(made["options"], key=made["story"].find)[:2]
+    return int(team(first) == team(second))
+
+
+TASKS = {NEAR: ("mood", is_good), FAR: ("person_named_first", first_ones_team),  # -> dataset, class of an example
+         FARTHER: ("person_named_first", one_team)}
 
 
 def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
