@@ -105,7 +105,7 @@ def test_the_calibration_has_the_diagonal_and_the_judges_that_do_not_read_in_its
     fig = calibration_figure(calibration([0.3, -0.2, 1.5, 0.9, -0.1, 2.0]),
                              {"only the length": 0.61, "only the position": 0.53})
     labels = fig.axes[0].get_legend_handles_labels()[1]
-    assert {"as sure as it may be", "reward model", "only the length 0.61", "only the position 0.53"} == set(labels)
+    assert {"calibrated", "reward model", "only the length 0.61", "only the position 0.53"} == set(labels)
     low, high = fig.axes[0].get_ylim()
     assert low <= 0.53 and high >= 1.0
 

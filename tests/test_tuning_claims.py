@@ -1,10 +1,12 @@
 """What the claims on fine-tuning judge, on tables that are made up, and what they take for granted."""
 
+import hashlib
+
 import pytest
 
 from minialign.lab.claims import controls, lora_size, transfer_distance
 from minialign.lab.claims.lora_size import METHODS, REAL_MODEL
-from minialign.lab.claims.tuned import FAR, NEAR, REAL, SIZES, SOLVED, solved
+from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, REAL, SIZES, SOLVED, first_ones_team, one_team, solved
 from minialign.peft.methods import OF_THE_NOTES
 
 ALIKE = (-0.002, 0.0, 0.002)  # what seeds add
@@ -14,11 +16,13 @@ def row(accuracy, seed, **columns):
     return {"size": "middle", "seed": seed, "accuracy": accuracy + ALIKE[seed], **columns}
 
 
-def transfer(frozen_near=0.96, frozen_far=0.75, efficient=0.97):
-    found = {"full": (0.99, 0.99), "feature-based": (frozen_near, frozen_far),
-             transfer_distance.ONE_ANSWER: (0.6, 0.64)}
-    return [row(found.get(method, (efficient, efficient))[name == FAR], seed, task=name, method=method)
-            for name in (NEAR, FAR) for method in (transfer_distance.ONE_ANSWER, *OF_THE_NOTES) for seed in range(3)]
+def transfer(frozen_near=0.96, frozen_far=0.75, efficient=0.97, frozen_farther=0.6, little=0.8, more=0.97):
+    found = {"full": (0.99, 0.99, 0.99), "feature-based": (frozen_near, frozen_far, frozen_farther),
+             transfer_distance.ONE_ANSWER: (0.6, 0.64, 0.52)}
+    found |= {method: (efficient, efficient, little) for method in transfer_distance.LITTLE}
+    found |= {method: (efficient, efficient, more) for method in transfer_distance.MORE}
+    return [row(found[method][place], seed, task=name, method=method) for place, name in enumerate((NEAR, FAR, FARTHER))
+            for method in (transfer_distance.ONE_ANSWER, *OF_THE_NOTES) for seed in range(3)]
 
 
 def failed(judge, table):
@@ -31,10 +35,22 @@ def failed(judge, table):
     ({"frozen_far": 0.9}, ["far: everything has to move"]),
     ({"frozen_near": 0.74}, ["near: frozen features suffice", "the gap is wider far away"]),
     ({"efficient": 0.75}, ["efficient methods beat frozen features far away"]),
+    ({"frozen_farther": 0.9}, ["farther: everything has to move"]),
+    ({"more": 0.93}, ["farther: LoRA and adapters suffice"]),
+    ({"little": 0.96}, ["farther: BitFit and prompt tuning do not"]),
 ])
 def test_each_statement_on_distance_can_fail(changes, said):
     assert failed(transfer_distance.judge, transfer(**changes)) == said
-    assert transfer_distance.judge(transfer(**changes))[1].endswith("the commonest answer alone: near 0.60, far 0.64")
+    assert transfer_distance.judge(transfer(**changes))[1].endswith(
+        "the commonest answer alone: near 0.60, far 0.64, farther 0.52")
+
+
+def test_whose_team_and_whether_it_is_one():
+    rosa, max_ = (int(hashlib.sha256(name.encode()).hexdigest()[:2], 16) % 2 for name in ("Rosa", "Max"))
+    made = {"story": "Rosa saw Max. Max saw Rosa.", "answer": "Rosa", "options": ["Max", "Rosa"]}
+    assert first_ones_team(made) == rosa and one_team(made) == (rosa == max_)
+    third = made | {"options": ["Tom", "Max", "Rosa"], "story": made["story"] + " Tom came."}
+    assert one_team(third) == one_team(made), "the first two of three"
 
 
 def by_size(gaps=(0.1, 0.05, 0.0), real=400):
@@ -61,6 +77,6 @@ def test_full_fine_tuning_has_to_solve_what_is_compared():
     table = transfer() + [row(0.5, 0, task=REAL, method="full")]
     found = controls(solved(table))
     assert [control["name"] for control in found] == [
-        f"full fine-tuning of decoder-0.4m solves the {name} task" for name in (NEAR, FAR)]
+        f"full fine-tuning of decoder-0.4m solves the {name} task" for name in (NEAR, FAR, FARTHER)]
     assert all(control["passed"] and control["threshold"] == SOLVED for control in found)
     assert not controls(solved([row(0.94, seed, task=FAR, method="full") for seed in range(3)]))[0]["passed"]

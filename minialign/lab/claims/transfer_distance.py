@@ -25,7 +25,7 @@ from __future__ import annotations
 from statistics import mean
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
-from minialign.lab.claims.tuned import FAR, NEAR, REAL, accuracies, accuracy, parts, searched, solved
+from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, REAL, accuracies, accuracy, parts, searched, solved
 from minialign.lab.plotting import STYLES, Figure, figure, legend, whiskers
 from minialign.peft.methods import OF_THE_NOTES
 
@@ -35,12 +35,13 @@ CLAIM = Claim(
     "Peters et al. 2019, Table 2",
 )
 FULL, FEATURES, ONE_ANSWER = "full", "feature-based", "always the same"
-CALLED = {NEAR: "near: good or bad?", FAR: "far: whose team?", REAL: "real: tweets"}  # in the figure
+CALLED = {NEAR: "near: good or bad?", FAR: "far: whose team?", FARTHER: "farther: one team?", REAL: "real: tweets"}
+LITTLE, MORE = ("bitfit", "prompt-tuning"), ("lora", "adapters")  # what they train
 
 
 def measure(bench: Bench) -> Rows:
     """Every method on every task, and what the commonest class of each test would get."""
-    for name in (NEAR, FAR) if bench.fast else (NEAR, FAR, REAL):
+    for name in (NEAR, FAR, FARTHER) if bench.fast else CALLED:
         for seed in range(bench.seeds):
             if found := parts(bench, name, seed):
                 share = mean(label for _, label in found[2])
@@ -51,24 +52,29 @@ def measure(bench: Bench) -> Rows:
 
 
 def judge(table: Table) -> Verdict:
-    """The four statements, and the numbers that decide."""
+    """The seven statements, and the numbers that decide."""
     found = {(name, method): accuracies(table, task=name, method=method)
-             for name in (NEAR, FAR, REAL) for method in OF_THE_NOTES}
+             for name in CALLED for method in OF_THE_NOTES}
     gaps = {name: minus(found[name, FULL], found[name, FEATURES]) for name in distinct(table, "task")}
     near, far, wider = over_seeds(gaps[NEAR]), over_seeds(gaps[FAR]), difference(gaps[FAR], gaps[NEAR])
     others = {method: difference(found[FAR, method], found[FAR, FEATURES]) for method in OF_THE_NOTES
               if method not in (FULL, FEATURES)}
+    farther = {method: difference(found[FARTHER, FULL], found[FARTHER, method]) for method in OF_THE_NOTES[1:]}
     checks = {
         "near: frozen features suffice": near.high < 0.05,
         "far: everything has to move": far.low > 0.10,
         "the gap is wider far away": wider.low > 0,
         "efficient methods beat frozen features far away": all(gain.low > 0 for gain in others.values()),
+        "farther: everything has to move": farther[FEATURES].low > 0.10,
+        "farther: LoRA and adapters suffice": all(farther[method].high < 0.05 for method in MORE),
+        "farther: BitFit and prompt tuning do not": all(farther[method].low > 0.05 for method in LITTLE),
     }
     real = f"; on real ratings {over_seeds(gaps[REAL])}" if REAL in gaps else ""
     same = ", ".join(f"{name} {mean(accuracies(table, task=name, method=ONE_ANSWER)):.2f}" for name in gaps)
     said = ", ".join(f"{method} {gain.mean:+.3f}" for method, gain in others.items())
+    behind = ", ".join(f"{method} {lost}" for method, lost in farther.items())
     return checks, (f"full minus frozen: near {near}, far {far}{real}; far, against frozen features: {said}; "
-                    f"the commonest answer alone: {same}")
+                    f"farther, full minus each: {behind}; the commonest answer alone: {same}")
 
 
 def draw(table: Table) -> Figure:
@@ -79,7 +85,7 @@ def draw(table: Table) -> Figure:
     methods = sorted(trained, key=trained.get)
     for number, name in enumerate(distinct(table, "task")):
         values = [accuracy(table, task=name, method=method) for method in methods]
-        whiskers(axes, number, [place + 0.14 * (number - 1) for place in range(len(methods))], values, CALLED[name])
+        whiskers(axes, number, [place + 0.14 * (number - 1.5) for place in range(len(methods))], values, CALLED[name])
         axes.axhline(mean(accuracies(table, task=name, method=ONE_ANSWER)), color=STYLES[number][0], linestyle=":")
     axes.set_xticks(range(len(methods)), [f"{method}\n{trained[method]:,.0f}" for method in methods], fontsize=8.5)
     axes.set_ylim(min(0.5, axes.get_ylim()[0]), 1.02)

@@ -28,8 +28,7 @@ def calibration_figure(bins: Sequence[Bin], blind: Mapping[str, float]) -> Figur
         bins: from `calibration`; blind: name -> accuracy, at least one half if the better sign is known.
     """
     fig, axes = figure("predicted: how sure it is", "observed share", 4.6, 3.6)
-    axes.plot([0.5, 1], [0.5, 1], color=INK, linestyle=(0, (6, 3)), linewidth=1.1, label="as sure as it may be",
-              zorder=1)
+    axes.plot([0.5, 1], [0.5, 1], color=INK, linestyle=(0, (6, 3)), linewidth=1.1, label="calibrated", zorder=1)
     whiskers(axes, 0, [b.predicted for b in bins], [b.observed for b in bins], "reward model")
     for number, (name, share) in enumerate(blind.items(), 1):
         colour, _, _ = STYLES[number]
@@ -55,10 +54,10 @@ def sureness(run: Run) -> str:
     names = {"only the length": "length_only", "only the position": "position_only"}
     blind = {name: model[key] for name, key in names.items() if model.get(key) is not None}
     said = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed.mean:.2f}" for b in bins)
-    caption = ("Held-out pairs in bins of equal size. On the dashed diagonal it would be as sure as it may be; below "
-               "it, it is too sure. The level\n    lines are how often judges who never read are right, over all "
+    caption = ("Held-out pairs in bins of equal size. On the dashed diagonal it would be calibrated; below it, it is "
+               "too sure. The level\n    lines are how often judges who never read are right, over all "
                "pairs.")
-    shown = framed("as sure as it may be?", calibration_figure(bins, blind), f"calibration: {said}", caption)
+    shown = framed("is it calibrated?", calibration_figure(bins, blind), f"calibration: {said}", caption)
     return f'<div class="grid wins">{shown}</div>'
 
 
