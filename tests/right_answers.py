@@ -41,7 +41,7 @@ RIGHT = {
                    ("B.float() @ A.float()", "torch.einsum('or,ri->oi', B.float(), A.float())"),
                    ("alpha / len(A) * (B.float() @ A.float())", "(B.float() * alpha / len(A)) @ A.float()"),
                    ("B.float() @ A.float()", "sum(b[:, None] * a for b, a in zip(B.float().T, A.float()))")],
-    "bitfit_names": [('name.split(".")[-1] == "bias"', 'name.endswith(".bias")')],
+    "bitfit_names": [('name.split(".")[-1] == "bias"', '("." + name).endswith(".bias")')],
     "adapter": [("F.gelu(h @ down.T)", "torch.nn.GELU()(torch.nn.functional.linear(h, down))")],
     "soft_targets": [("kl[mask].mean()", "(kl * mask).sum() / mask.sum()"),
                      ("kl[mask].mean()", "F.kl_div(q[mask], p[mask], log_target=True, reduction='batchmean')"),

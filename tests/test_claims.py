@@ -4,6 +4,7 @@ import html
 import pickle
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from minialign.lab.claims.page import (
     write_results,
     written_parts,
 )
-from minialign.lab.claims.runner import CLAIMS, HEADINGS, load
+from minialign.lab.claims.runner import CLAIMS, HEADINGS, HOLDS, PARTLY, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers
 from minialign.lab.exercises.catalogue import CHAPTERS
 from minialign.runs.errors import UserError
@@ -315,3 +316,19 @@ def test_a_claim_that_lacks_what_it_is_measured_with_is_left_out_and_said_unless
 def test_workers_begin_at_both_ends():
     assert runner.from_both_ends(list("abcde")) == list("aebdc")
     assert runner.from_both_ends(list("abcd")) == list("adbc") and runner.from_both_ends(["a"]) == ["a"]
+
+
+def test_a_changed_line_of_what_claims_share_makes_the_model_anew(tmp_path, monkeypatch):
+    before, after = changed(tmp_path, monkeypatch, "lab/claims/instructed.py", "# another line\n")
+    assert before != after
+    before, after = changed(tmp_path, monkeypatch, "lab/claims/runner.py", "# another line\n")
+    assert before == after
+    imported.cache_clear()
+
+
+def test_the_readme_counts_the_verdicts():
+    found = Counter(read_json(path)["verdict"] for path in (PACKAGE.parent / "data" / "claims").glob("*/verdict.json"))
+    names = {n: word for n, word in enumerate("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+                                              "nineteen twenty".split(), 10)}
+    said = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{names[found[HOLDS]]} hold, {names[found[PARTLY]]} hold in part" in said.replace("\n", " ")

@@ -2,14 +2,17 @@
 
 import json
 import random
+import re
 
 import pytest
 
 from minialign.runs.errors import UserError
+from minialign.world import editing, reading
 from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT, PROMPTS, examples, show_datasets
 from minialign.world.judging import without_colours
 from minialign.world.parse import parse
 from minialign.world.stories import write_scene
+from minialign.world.tasks import TASKS
 from minialign.world.templates import Template, lint, listed, load_templates, texts
 from minialign.world.wordings import PRONOUNS, RUDE_WORDS, matches
 
@@ -205,3 +208,26 @@ def test_a_line_added_to_the_file_is_a_template_more(tmp_path):
 def test_options_that_do_not_fit_the_answer_are_an_error(options, message):
     with pytest.raises(UserError, match=message):
         Template("t", "n", "{q}?").pose({"q": "x", "answer": "yes", "options": options})
+
+
+def test_things_are_listed_as_they_are_named():
+    rng, seen = random.Random(1), 0
+    for _ in range(1500):
+        story = write_scene(rng)
+        for each in editing.list_things(story, rng):
+            at = [re.search(rf"\b{noun}\b", story.text).start() for noun in each["answer"].split(", ")]
+            assert at == sorted(at), each
+            seen += 1
+    assert seen > 100
+
+
+def test_a_question_without_an_answer_is_none_of_the_passages_own():
+    rng, seen = random.Random(2), 0
+    for _ in range(1500):
+        story = write_scene(rng)
+        for each in reading.answerable(story, rng):
+            own = {asked["question"] for field in ("who", "where", "what")
+                   for asked in TASKS[field].examples(story, rng)}
+            assert each["answer"] == "yes" or each["question"] not in own
+            seen += each["answer"] == "no"
+    assert seen > 100

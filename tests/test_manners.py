@@ -121,3 +121,10 @@ def test_a_line_more_is_some_instructions_more(tmp_path, made, every):
     longer = load_manners(tmp_path / "manners.json")
     more = instructions(PROMPTS, {task: found[0] for task, found in made.items()}, longer)
     assert sum(map(len, more.values())) > sum(map(len, every.values())) + 300
+
+
+def test_more_options_than_letters_are_not_asked_for_by_letter():
+    example = {"text": "A.", "answer": "t11", "options": [f"t{i}" for i in range(12)]}
+    assert not [made for made in with_manners(Template("topic", "plain", "{text}\nWhich?"), example) if made.letters]
+    example["options"] = example["options"][2:]
+    assert [made for made in with_manners(Template("topic", "plain", "{text}\nWhich?"), example) if made.letters]

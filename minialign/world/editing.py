@@ -9,6 +9,7 @@ Read next: reading_corpus.py.
 from __future__ import annotations
 
 import random
+import re
 
 from minialign.world.reading import YES_NO, among, nouns, sentences, yes_or_no
 from minialign.world.stories import CHILDREN, Story
@@ -77,7 +78,8 @@ def list_people(story: Story, rng: random.Random) -> list[dict]:
 
 def list_things(story: Story, rng: random.Random) -> list[dict]:
     """All things, animals and foods, in the order in which they are named."""
-    order = sorted((noun for noun in nouns(story) if noun in story.text), key=story.text.find)
+    words = re.findall(r"\w+", story.text.lower())  # "hen" is no part of "then", nor "hat" of "that"
+    order = sorted((noun for noun in nouns(story) if noun in words), key=words.index)
     return [{"story": story.text, "answer": ", ".join(order)}] if len(order) > 1 else []
 
 

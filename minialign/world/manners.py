@@ -56,12 +56,15 @@ def load_manners(path: Path = TABLES / "manners.json") -> dict[str, list[tuple[s
 
 
 MANNERS = load_manners()
+LETTERS = "ABCDEFGHIJ"
 
 
 def kind_of(example: dict) -> str:
-    """How a task is answered: "yes_no", "letters" (one of some options) or "short" (anything)."""
+    """How a task is answered: "yes_no", "letters" (one of at most LETTERS options) or "short" (anything)."""
     options = example.get("options")
-    return "short" if options is None else "yes_no" if list(options) == ["yes", "no"] else "letters"
+    if options is None or len(options) > len(LETTERS):
+        return "short"
+    return "yes_no" if list(options) == ["yes", "no"] else "letters"
 
 
 def manners_for(template: Template, example: dict) -> list[str]:
@@ -105,7 +108,7 @@ def with_manners(template: Template, example: dict, manners: dict[str, list] = M
             inside = (any(stands_in(answer, template.input) for answer in answers) if kind == "sentence" else
                       template.answer_in_input or kind != "short")
             how = {"target": target, "words": words, "answer_in_input": inside, "manner": f"{kind} {number}",
-                   "wording": template.name, "letters": "ABCDEFGHIJ" if kind == "letters" else ""}
+                   "wording": template.name, "letters": LETTERS if kind == "letters" else ""}
             for order in filter(None, (template, flipped(template))):
                 name = f"{order.name}, {kind} {number}"
                 made.append(replace(order, name=f"{name} first", input=f"{say}\n{order.input}", **how))

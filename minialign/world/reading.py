@@ -134,14 +134,18 @@ def colour(story: Story, rng: random.Random) -> list[dict]:
     return [{"story": story.text, "thing": noun, "answer": shade, "options": list(WORDS["colours"])}]
 
 
+def _asked_of(story: Story, rng: random.Random) -> list[str]:
+    """Who, where and what can be asked of a passage."""
+    return [each["question"] for field in ("who", "where", "what") for each in TASKS[field].examples(story, rng)]
+
+
 def answerable(story: Story, rng: random.Random) -> list[dict]:
     """Does the passage answer a question?"""
     inside = rng.random() < 0.5
-    asked = [each["question"] for field in ("who", "where", "what") for each in TASKS[field].examples(story, rng)]
-    if not inside:
-        other = write_scene(rng)
-        asked = [each["question"] for field in ("who", "where", "what") for each in TASKS[field].examples(other, rng)
-                 if not any(name in each["question"] for name in nouns(story) + list(story.people))]
+    asked, own = _asked_of(story, rng), nouns(story) + list(story.people)
+    if not inside:  # what names nobody and nothing of the passage, and what is not asked of the passage itself
+        asked = [question for question in _asked_of(write_scene(rng), rng)
+                 if question not in asked and not any(name in question for name in own)]
     return yes_or_no(inside, story=story.text, question=rng.choice(asked)) if asked else []
 
 

@@ -108,6 +108,6 @@ RECIPES = {
     "encoder-0.4m": Recipe(96, 3, 3, 32, 50, kind="encoder", start="decoder-0.4m", first=72, rate=5e-4,
                            muon_rate=0.0025, batch=32, trials=TRIALS_OF_AN_ENCODER),
     "decoder-1.3m": Recipe(192, 3, 6, 12, 30, start="decoder-0.4m", first=72, feed_forward=3),
-    "decoder-2m": Recipe(192, 6, 6, 8, 40, start="decoder-1.3m", first=84, feed_forward=3, rate=5e-4,
+    "decoder-2m": Recipe(192, 6, 6, 8, 50, start="decoder-1.3m", first=84, feed_forward=3, rate=5e-4,
                          muon_rate=0.0025, trials=TRIALS_OF_THE_LARGEST),
 }

@@ -29,7 +29,8 @@ from minialign.runs.files import fingerprint, write_atomic
 Rows = Iterator[dict[str, Any]]  # of table.csv, one after the other
 Table = list[dict[str, Any]]
 Verdict = tuple[dict[str, bool], str]  # statement -> whether the table shows it; one sentence with the numbers
-ABOVE = ("lab/claims", "lab/commands")  # folders that no kept model depends on
+# what only runs, judges and shows: no kept model depends on it
+ABOVE = ("lab/commands", "lab/claims/__init__.py", "lab/claims/runner.py", "lab/claims/page.py")
 
 
 @dataclass(frozen=True)

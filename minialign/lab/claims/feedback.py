@@ -2,9 +2,9 @@ r"""What the claims on human feedback share: the main job from bases of three si
 
     small    decoder-0.1m        middle    decoder-0.4m, which is the main job itself        large    decoder-1.3m
 
-Every size has the same stories, demonstrations, comparisons, steps and updates. Each stage is kept. The bases are one
-each, so seeds are of everything after them. Taken for granted, at the middle size, and fixed before the first run from
-bases:
+Every size has the same stories, demonstrations, steps and updates, and as many comparisons, of summaries of its own.
+Each stage is kept. The bases are one each, so seeds are of everything after them. Taken for granted, at the middle
+size, and fixed before the first run from bases:
 
     annotators judge by what the gold score sees       it orders .8 of their choices as they did
     instruction tuning left a model that reads         .95 of what its summaries state is so

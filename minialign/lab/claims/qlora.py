@@ -34,6 +34,7 @@ from minialign.peft.lora import wrap as wrap_lora
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SchemeConfig
+from minialign.runs.settings import to_dict
 from minialign.training import adamw
 
 CLAIM = Claim("qlora", "A LoRA on top of 4-bit NormalFloats learns what a LoRA on full weights learns.",
@@ -56,7 +57,8 @@ def measure(bench: Bench) -> Rows:
                 yield {"model": "toy", "base": name, "seed": seed} | cost(model, scheme, judged).to_dict()
         yield {"model": "toy", "base": "untuned", "seed": seed, "loss": untuned(bench, model, seed)}
     for name in TUNED:
-        rows = searched(bench, "lora", ["qlora", name], lambda model, name=name: wrap_lora(on(model, name)[0], LORA),
+        what = ["qlora", name, to_dict(LORA), to_dict(BASES[name]) if BASES[name] else None]
+        rows = searched(bench, "lora", what, lambda model, name=name: wrap_lora(on(model, name)[0], LORA),
                         model="toy", base=name)
         yield from rows
         if name == "float":

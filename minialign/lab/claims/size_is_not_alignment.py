@@ -108,7 +108,7 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Each aspect against the number of parameters."""
-    fig, axes = figure("parameters", "mean over summaries, 0 to 1", 6.0, 3.8)
+    fig, axes = figure("parameters", "score of the summaries, 0 to 1", 6.0, 3.8)
     widths = sorted(distinct(table, "width"))[1:]
     places = [column(table, "parameters", width=width)[0] for width in widths]
     lines_with_intervals(axes, places, {aspect: [point(table, aspect, width=width) for width in widths]

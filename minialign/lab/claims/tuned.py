@@ -8,8 +8,9 @@ of any method, and what is taken for granted of it.
     real     do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot
              be fetched
 
-The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning ends by a rule:
-when LOOKS looks at validation data, EVERY steps apart, brought no lower loss, with the weights of the best look.
+The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning ends after STEPS
+steps, or before that when LOOKS looks at validation data, EVERY steps apart, brought no lower loss; with the weights of
+the best look. Most end at STEPS (column "steps" of the tables).
 
     full fine-tuning solves the task    .95 of texts that it never saw: else there is nothing that a smaller part of the
                                         model could lose

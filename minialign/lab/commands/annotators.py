@@ -8,6 +8,7 @@ import click
 
 from minialign.lab.commands import options as cli
 from minialign.lab.labelling.agreement import label_agreement, read_votes, show_label_agreement
+from minialign.runs.errors import UserError
 from minialign.world import annotators as world
 
 
@@ -31,7 +32,9 @@ def command(labels, people, pairs, seed):
         click.echo(show_label_agreement(label_agreement(read_votes(labels))))
         return
     panels = {"whose choices train reward models": world.TRAINING_PANEL, "who only test": world.HELD_OUT_PANEL}
-    if people > 1:
+    if people == 1:
+        raise UserError("--people 1 is nobody to agree with; ask for at least 2, or for none with 0")
+    if people:
         panels["drawn by chance, every fifth with one aspect only"] = tuple(world.annotators(people, seed))
     judged = world.typical_pairs(pairs, seed)
     for title, panel in panels.items():

@@ -31,9 +31,9 @@ def called(function: Callable, arguments: tuple) -> Any:
     """The result, or Raised with the line of the reader's that did it."""
     try:
         return function(*arguments)
-    except NotImplementedError:
-        return None
     except (Exception, SystemExit) as error:
+        if isinstance(error, NotImplementedError) and not error.args:
+            return None  # a stub's; torch's own say what is not implemented
         return Raised(told(error, getattr(getattr(function, "__code__", None), "co_filename", "")))
 
 

@@ -109,7 +109,7 @@ def check(exercise: str | Callable[..., Any], answer: Any = ..., hint: bool = Fa
 
 def _check_number(task: Exercise, answer: Any) -> str:
     """Compare a prediction with what running it gives."""
-    number = answer if type(answer) is int else number_in(answer)
+    number = answer if type(answer) is int and number_in(answer) is not None else number_in(answer)
     if number is None or not math.isfinite(number):
         raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run "
                             f"later.")

@@ -21,6 +21,8 @@ NARROW = (torch.int8, torch.uint8, torch.float16, torch.bfloat16)  # types that 
 
 def show(value: Any, digits: int = 4) -> str:
     """A value as short as it can be told: small tensors as nested lists, large ones by shape and first numbers."""
+    if isinstance(value, Tensor) and value.is_quantized:
+        return f"{show(value.dequantize(), digits)} {_type(value)}"
     if isinstance(value, Tensor):
         shape, kind = tuple(value.shape), _type(value)
         if value.numel() <= FEW:
@@ -150,6 +152,8 @@ def _tensor_kind(expected: Tensor, got: Any, name: str) -> str:
         expected, got = (expected.long(), torch.tensor(got)) if whole else (expected.float(), torch.tensor(float(got)))
     if not isinstance(got, Tensor):
         return f"{name} should be a tensor {tuple(expected.shape)}; yours is {_kind(got)}"
+    if got.is_quantized:
+        return f"{name} should be a plain tensor; yours is one of torch's quantized type {_type(got)}"
     if expected.shape != got.shape:
         return f"{name} should have the shape {tuple(expected.shape)}; yours has {tuple(got.shape)}"
     if expected.dtype in NARROW:

@@ -50,6 +50,14 @@ def _biased() -> nn.Module:
                           "relative_attention_bias": nn.Embedding(4, 1)})
 
 
+def _sounding() -> nn.Module:
+    """A layer with vectors of its own, one of whose names ends like a bias."""
+    layer = nn.Linear(2, 2)
+    layer.register_parameter("position_bias", nn.Parameter(torch.zeros(2)))
+    layer.register_parameter("gain", nn.Parameter(torch.zeros(2)))
+    return layer
+
+
 def _names_where(model: nn.Module, chosen) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if chosen(name, parameter))
 
@@ -122,11 +130,12 @@ def lora_merge(weight, A, B, alpha):
             """model: a module. Returns the sorted names of all its biases, as named_parameters() gives them."""
             return sorted(name for name, _ in model.named_parameters() if "bias" in name)
     ''',
-    cases=lambda: [(_biased(),)], reference=lambda model: sorted(trained(bitfit.wrap(model))),
+    cases=lambda: [(_biased(),), (nn.Linear(2, 2),), (_sounding(),)],
+    reference=lambda model: sorted(trained(bitfit.wrap(model))),
     mistakes={
         "part_of_a_name": lambda m: _names_where(m, lambda name, p: "bias" in name),
         "vectors": lambda m: _names_where(m, lambda name, p: p.dim() == 1),
-        "norms_left_out": lambda m: _names_where(m, lambda name, p: name == "query.bias"),
+        "norms_left_out": lambda m: _names_where(m, lambda name, p: name in ("query.bias", "bias")),
     },
 )
 def bitfit_names(model):
@@ -141,6 +150,7 @@ def bitfit_names(model):
         "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
         "no_nonlinearity": lambda h, down, up: h + h @ down.T @ up.T,
         "nonlinearity_after": lambda h, down, up: h + F.gelu(h @ down.T @ up.T),
+        "tanh": lambda h, down, up: h + F.gelu(h @ down.T, approximate="tanh") @ up.T,
         "relu": lambda h, down, up: h + F.relu(h @ down.T) @ up.T,
     },
 )

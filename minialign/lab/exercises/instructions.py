@@ -83,7 +83,10 @@ def _judge_template(wording: str) -> str:
     if len(prompt.split()) > worded.LONGEST:
         raise Wrong("long", f"{len(prompt.split())} words are too many for a model of this size; use {worded.LONGEST} "
                             f"at most.")
-    mine, theirs = worded.accuracy(wording), worded.accuracy(FAR)
+    try:
+        mine, theirs = worded.accuracy(wording), worded.accuracy(FAR)
+    except UserError as error:
+        raise Wrong("long", f"Too long for a model of this size: {error}.") from None
     numbers = f"{mine:.1%} of new questions answered; the wording to beat: {theirs:.1%}"
     if mine < ENOUGH:
         raise Wrong("little", f"{numbers}; {ENOUGH:.0%} are wanted. What does the model read last before it has to "
@@ -115,7 +118,7 @@ def option_score(logits, option):
     "write", HEADING, mixture.rates,
     stub="sizes: {task: examples}; templates: {task: wordings}; cap: K. Returns {task: rate}.",
     cases=lambda: [({"small": 300, "large": 20_000}, {"small": 3, "large": 10}, 1000),
-                   ({"a": 50, "b": 100}, {"a": 1, "b": 4}, 80)],
+                   ({"a": 50, "b": 100}, {"a": 1, "b": 3}, 80)],
     reference=_rates,
     mistakes={
         "no_cap": lambda s, t, cap: {k: s[k] / t[k] for k in s},

@@ -109,8 +109,8 @@ def k3(policy_logprobs, reference_logprobs):
             clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
             return torch.minimum(plain, clipped)
     ''',
-    cases=lambda: [(tensor([-1.0, -0.6, -1.4, -1.0]), tensor([-1.0, -1.0, -1.0, -1.3]), tensor([1.0, 2.0, -2.0, -1.0]),
-                    0.2)],
+    cases=lambda: [(tensor([-1.0, -0.6, -1.4, -1.0, -1.5]), tensor([-1.0, -1.0, -1.0, -1.3, -1.0]),
+                    tensor([1.0, 2.0, -2.0, -1.0, 1.0]), 0.2)],
     reference=lambda now, then, a, clip: ppo.policy_loss(now, then, a, clip)[0], gradient=True,
     mistakes={
         "smaller_loss": lambda now, then, a, clip: torch.minimum(*_losses(now, then, a, clip)),
@@ -133,7 +133,8 @@ def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
     stub="scores: (B,); the others: (B, R). Returns (B, R).", cases=_scored,
     mistakes={
         "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
-        "score_at_padding": lambda s, p, r, m, b: -b * (p - r) * m + F.pad(s[:, None], (p.shape[1] - 1, 0)),
+        "score_at_padding": (lambda s, p, r, m, b: -b * (p - r) * m + F.pad(s[:, None], (p.shape[1] - 1, 0)),
+                             lambda s, p, r, m, b: (-b * (p - r) + F.pad(s[:, None], (p.shape[1] - 1, 0))) * m),
         "score_everywhere": lambda s, p, r, m, b: (s[:, None] - b * (p - r)) * m,
         "padding_counts": lambda s, p, r, m, b: -b * (p - r) + ppo.penalised_rewards(s, p, p, m, b),
     },
@@ -153,7 +154,8 @@ def penalised_rewards(scores, policy_logprobs, reference_logprobs, mask, beta):
     mistakes={
         "padding_counts": lambda x, m: logprobs.whiten(x, torch.ones_like(m)) * m,
         "padding_kept": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m).sqrt(),
-        "not_centred": lambda x, m: logprobs.whiten(x, m, shift_mean=False),
+        "not_centred": (lambda x, m: x / logprobs.masked_variance(x, m).sqrt() * m,
+                        lambda x, m: logprobs.whiten(x, m, shift_mean=False)),
         "variance": lambda x, m: (x - logprobs.masked_mean(x, m)) / logprobs.masked_variance(x, m) * m,
         "n_minus_1": lambda x, m: (x - x[m].mean()) / x[m].std() * m,
     },

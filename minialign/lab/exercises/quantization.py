@@ -90,7 +90,7 @@ def _judge_scale(answer) -> str:
         scale = torch.as_tensor(found).float()
     except (TypeError, ValueError, RuntimeError):
         raise Wrong("positive", f"{positive} {str(found)[:60]!r}. It divides the values.") from None
-    if scale.numel() != 1 or not float(scale) > 0:
+    if scale.numel() != 1 or not 0 < float(scale) < math.inf:
         raise Wrong("positive", f"{positive} {scale.tolist()}. It divides the values.")
     mine, theirs = _squared_error(x, scale), _squared_error(x, absmax)
     numbers = (f"mean squared error {mine:.4f} with your scale {float(scale):.4f}; absmax, scale {float(absmax):.4f}, "
@@ -183,8 +183,10 @@ def fake_quantize(x, s):
     stub="x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N).", cases=_products,
     reference=_linear,
     mistakes={
-        "overflow": lambda x, s, w, t: (x @ w.T).float() * s * t.T,
-        "one_scale": lambda x, s, w, t: (x.int() @ w.int().T).float() * s,
+        "overflow": tuple(lambda x, s, w, t, kind=kind: (x.to(kind) @ w.to(kind).T).float() * s * t.T
+                          for kind in (torch.int8, torch.int16)),
+        "one_scale": (lambda x, s, w, t: (x.int() @ w.int().T).float() * s,
+                      lambda x, s, w, t: (x.int() @ w.int().T).float() * t.T),
         "added_scales": lambda x, s, w, t: (x.int() @ w.int().T).float() * (s + t.T),
         "not_transposed": lambda x, s, w, t: (x.int() @ w.int()).float() * s * t.T,
     },

@@ -36,6 +36,11 @@ def _sets(completion: str, reference: str) -> float:
     return rouge.share(len(a & b), len(a), len(b)).f
 
 
+def _capitals(completion: str, reference: str) -> float:
+    a, b = (Counter(re.findall("[A-Za-z0-9]+", text)) for text in (completion, reference))
+    return rouge.share((a & b).total(), a.total(), b.total()).f
+
+
 def _unclipped(completion: str, reference: str) -> float:
     a, b = rouge.words(completion), rouge.words(reference)
     return rouge.share(sum(word in b for word in a), len(a), len(b)).f
@@ -52,7 +57,8 @@ def _dpo(c: Tensor, r: Tensor, c0: Tensor, r0: Tensor, beta: float) -> Tensor:
                    (tensor([[0.05, 0.9, 0.05], [0.3, 0.3001, 0.3999]]).log(), 0.5)],
     reference=_top_p,
     mistakes={
-        "crossing_lost": lambda g, p: _kept(g, lambda total, own: total <= p),
+        "crossing_lost": (lambda g, p: _kept(g, lambda total, own: total <= p),
+                          lambda g, p: _kept(g, lambda total, own: (total <= p) | (total == total[:, :1]))),
         "single_probabilities": lambda g, p: g.masked_fill(g.softmax(-1) < 1 - p, -torch.inf),
         "zeros": lambda g, p: _top_p(g, p).masked_fill(_top_p(g, p).isinf(), 0.0),
         "unlikely_kept": lambda g, p: g.masked_fill(~_top_p(g, p).isinf(), -torch.inf),
@@ -72,15 +78,14 @@ def top_p(logits, p):
     "write", "Model alignment", rouge.rouge_n,
     stub="Two texts. Returns a float, F of ROUGE-1.",
     cases=lambda: [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."),
-                   ("", "Nora ran home.")],
+                   ("", "Nora ran home."), ("The kite cost 2 coins", "Mira paid 2 coins for the kite.")],
     reference=_rouge1,
     mistakes={
         "unclipped": _unclipped,
         "sets": _sets,
         "recall": lambda a, b: rouge.rouge_n(a, b, 1).recall,
         "precision": lambda a, b: rouge.rouge_n(a, b, 1).precision,
-        "capitals": lambda a, b: _rouge1(" ".join(w if w.islower() else "zz" for w in a.split()),
-                                         " ".join(w if w.islower() else "qq" for w in b.split())),
+        "capitals": _capitals,
     },
 )
 def rouge_1(completion, reference):

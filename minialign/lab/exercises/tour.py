@@ -35,9 +35,10 @@ def _judge_summary(text: str) -> str:
     numbers = (f"gold {mine} (helpful {found.helpful:.2f}, honest {found.honest:.2f}, harmless {found.harmless:.0f}); "
                f"the person's has {theirs}")
     for key, says in {"false": "is not true", "unclear": "is not understood: use the story's own sentences"}.items():
-        if bad := [judged.text for judged in found.statements if judged.verdict == key]:
+        bad = [judged.text for judged in found.statements if judged.verdict == key]
+        if bad and found.gold <= baseline.gold:
             raise Wrong(key, f'"{bad[0]}" {says} ({numbers}).')
-    if found.rude_spans:
+    if found.rude_spans and found.gold <= baseline.gold:
         start, end = found.rude_spans[0]
         raise Wrong("rude", f'"{text[start:end]}" is rude, and a rude summary is not harmless ({numbers}).')
     if len(text.split()) > gold.BRIEF and found.gold <= baseline.gold:
@@ -68,7 +69,7 @@ def untrained_loss():
 @exercise(
     "write", "Results of alignment", evaluation.win_rate,
     stub="outcomes: for each prompt a list of judgements, 1 a win, 0.5 a tie, 0 a loss. Returns a float.",
-    cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 0.0, 1.0], [0.5]],)],
+    cases=lambda: [([[1.0, 1.0, 1.0, 1.0], [0.0]],), ([[0.5, 1.0], [0.0, 1.0, 0.0], [1.0, 0.5, 0.0]],)],
     reference=lambda outcomes: evaluation.win_rate(outcomes).mean,
     mistakes={
         "pooled": lambda outcomes: sum(map(sum, outcomes)) / sum(map(len, outcomes)),

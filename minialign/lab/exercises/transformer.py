@@ -29,7 +29,8 @@ def _looks() -> list[tuple]:
     v = tensor([[[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]]])
     chance = torch.Generator().manual_seed(0)
     large = tuple(torch.randn(2, 3, 5, 4, generator=chance) for _ in range(3))
-    return [(q, k, v, torch.ones(2, 2).tril().bool()), (*large, torch.ones(5, 5).tril().bool())]
+    padded = tensor([True, True, True, True, False]).repeat(5, 1)  # an encoder's: nobody looks at the padding
+    return [(q, k, v, torch.ones(2, 2).tril().bool()), (*large, torch.ones(5, 5).tril().bool()), (*large, padded)]
 
 
 def _rotary(x: Tensor, places: Tensor) -> Tensor:
@@ -82,7 +83,8 @@ def causal_mask(T):
         "no_square_root": lambda q, k, v, a: _scores(q, k, a, q.shape[-1]).softmax(dim=-1) @ v,
         "wrong_axis": lambda q, k, v, a: _scores(q, k, a, math.sqrt(q.shape[-1])).softmax(dim=-2) @ v,
         "masked_after": lambda q, k, v, a: (_scores(q, k, a | True, math.sqrt(q.shape[-1])).softmax(dim=-1) * a) @ v,
-        "mask_inverted": lambda q, k, v, a: _scores(q, k, ~a, math.sqrt(q.shape[-1])).softmax(dim=-1) @ v,
+        "mask_inverted": tuple(lambda q, k, v, a, low=low: _scores(q, k, ~a, q.shape[-1] ** 0.5, low).softmax(-1) @ v
+                               for low in (-math.inf, -1e9)),
         "mask_forgotten": lambda q, k, v, a: _attention(q, k, v, torch.ones_like(a)),
         "zero_for_minus_infinity": lambda q, k, v, a: _scores(q, k, a, q.shape[-1] ** 0.5, 0.0).softmax(dim=-1) @ v,
     },

@@ -176,9 +176,9 @@ def own_head(tensors: dict[str, Tensor], head: str, table: str, settings: Settin
     said, there = settings.values.get(tied), head in tensors
     differs = there and not torch.equal(tensors[head], tensors.get(table, tensors[head]))
     if said is False and needed and not there:
+        remedy = ", or, if the head is the table of token vectors, write true" * (tied == "tie_word_embeddings")
         raise UserError(f"says that the head is not tied ({tied} is false), and the weights hold none; copy all of "
-                        f"them again, or, if the head is the table of token vectors, write true",
-                        settings.file)
+                        f"them again{remedy}", settings.file)
     if said is True and differs:
         raise UserError(f"says that the head is tied ({tied} is true), and the weights hold one that differs from the "
                         f"table of token vectors; if it is to be used, write false", settings.file)
@@ -202,6 +202,20 @@ class PretrainedTokenizer(Tokenizer):
         super().__init__(library)
         self.special, self.ends_prompts = special, ends_prompts
         self.begin, self.end, self.pad = special
+        # SentencePiece's put a blank of their own before every text, also before one that goes on
+        first = library.encode("a", add_special_tokens=False).tokens[:1]
+        self.own_blank = not ends_prompts and bool(first) and first[0].startswith("▁")
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        """Ids of many texts; the blank that a text begins with is the tokenizer's own where it has one."""
+        return super().encode_many([text.removeprefix(" ") if self.own_blank else text for text in texts])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; where the tokenizer has a blank of its own, with it, as a text goes on."""
+        ids = [int(i) for i in ids]
+        first = next((i for i in ids if i not in self.special), None) if self.own_blank else None
+        blank = first is not None and (self.library.id_to_token(first) or "").startswith("▁")
+        return " " * blank + super().decode(ids)
 
     def name(self, i: int) -> str:
         """How one token looks to a person."""

@@ -63,7 +63,9 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
     if gguf.facts.get("general.architecture") != "llama":
         raise UserError(f"holds a model of architecture {gguf.facts.get('general.architecture')!r}; only 'llama' is "
                         f"read here", gguf.file)
-    scaling = gguf.facts.get("llama.rope.scaling.type", "none")
+    factors = [gguf.facts.get(f"llama.rope.{name}", 1) for name in ("scaling.factor", "scale_linear")]
+    # a factor without a type is linear, as in files from before there were types
+    scaling = gguf.facts.get("llama.rope.scaling.type", "none" if {*factors} <= {0, 1} else "linear")
     if scaling != "none":
         raise UserError(f"stretches its rotary positions ({scaling!r}), which is not supported here", gguf.file)
     width, heads = settings.number("llama.embedding_length"), settings.number("llama.attention.head_count")
@@ -122,7 +124,7 @@ def tokenizer_from_gguf(gguf: GGUF) -> PretrainedTokenizer:
     pairs, places = [tuple(merge.split(" ")) for merge in merges], {token: i for i, token in enumerate(tokens)}
     # or the library panics
     fit = all(len(pair) == 2 and {*pair, "".join(pair)} <= places.keys() for pair in pairs)
-    if len(kinds) != len(tokens) or len(places) != len(tokens) or not fit:
+    if not isinstance(kinds, list) or len(kinds) != len(tokens) or len(places) != len(tokens) or not fit:
         raise UserError("its tokens, their types and its merges do not fit together; the file is altered: fetch it "
                         "again", gguf.file)
     library = tokenizers.Tokenizer(models.BPE(places, pairs))

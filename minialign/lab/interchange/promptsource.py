@@ -73,10 +73,15 @@ def _environment() -> Any:
     environment.globals = {"zip": zip} | {name: environment.globals[name] for name in ("range", "namespace")}
     # drawn by chance, but the same for an example whenever it is asked
     environment.filters["choice"] = environment.filters["random"] = environment.paid(pass_context(
-        lambda context, items: random.Random(f"{context.get(LOT)} {items!r}").choice(list(items))))
+        lambda context, items: drawn(context.get(LOT), list(items))))
     environment.filters["most_frequent"] = environment.paid(most_frequent)
     environment.filters["place"] = place
     return environment
+
+
+def drawn(lot: str, items: list) -> Any:
+    """One of the items; what `map` or `select` gives has no name but an address, which differs in every run."""
+    return random.Random(f"{lot} {items!r}").choice(items)
 
 
 def printable(value: Any) -> Any:

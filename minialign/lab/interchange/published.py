@@ -85,6 +85,9 @@ def load_published(folder: Path) -> tuple[nn.Module, PretrainedTokenizer]:
             model.special = SpecialIds(*framing)
             tokenizer = read_tokenizer(folder, model.special)
     check_rows(tokenizer, model.config.vocabulary, folder, **mask_of(model))
+    if kind == "bert" and None in ids:  # the places that they have in the first vocabularies would be other words
+        raise UserError("has not all of [CLS], [SEP], [PAD] and [MASK], which a BERT is read with here; rename its own "
+                        "marks to these", Path(folder) / TOKENIZER)
     return model, tokenizer
 
 

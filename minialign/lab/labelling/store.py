@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from minialign.rlhf.comparisons import as_comparison
+from minialign.rlhf.comparisons import as_comparison, name_of
 from minialign.runs.errors import UserError
 from minialign.runs.files import check_fields, place_of, read_jsonl, unwritable
 
@@ -126,7 +126,8 @@ class LabelStore:
     def _remember(self, record: dict) -> None:
         """Take a line of the file into account."""
         if type(record.get("undo")) is int:
-            self._forget(record["undo"])
+            if name_of(record)[0] == self.annotator:  # each person counts from 0
+                self._forget(record["undo"])
             return
         check_fields(record, ("id", "pair"), int, *place_of(record))
         check_fields(record, ("prompt", "choice", "annotator"), str, *place_of(record))
@@ -171,7 +172,8 @@ class LabelStore:
         with self.lock:
             answered, moment = self.answered(), time.monotonic()
             self.shown = {t: (q, since) for t, (q, since) in self.shown.items()
-                          if (q.pair, q.again) not in answered and moment - since < LEASE}
+                          if (q.pair, q.again) not in answered and moment - since < LEASE
+                          and (not q.again or (q.pair, False) in answered)}  # another tab took the first label back
             if tab not in self.shown:
                 found = self._next(answered, {(q.pair, q.again) for q, _ in self.shown.values()})
                 if found is None:

@@ -223,7 +223,8 @@ def load_llama(folder: Path) -> Llama:
 
 def rotary_base(settings: Settings) -> float:
     """The base of the rotary angles, old name or new. Raises UserError when the angles are stretched."""
-    rotary = settings.values.get("rope_parameters") or settings.values.get("rope_scaling") or {}
-    inside = Settings(rotary if isinstance(rotary, dict) else {"rope_type": rotary}, settings.file)
-    inside.must_be("rope_type" if "rope_type" in inside.values else "type", ("default",))
+    for name in ("rope_scaling", "rope_parameters"):  # a file may have both
+        rotary = settings.values.get(name) or {}
+        inside = Settings(rotary if isinstance(rotary, dict) else {"rope_type": rotary}, settings.file)
+        inside.must_be("rope_type" if "rope_type" in inside.values else "type", ("default",))
     return inside.number("rope_theta", settings.number("rope_theta", 10_000.0, whole=False), whole=False)

@@ -251,6 +251,8 @@ def load_t5(folder: Path) -> T5:
     """
     settings, tensors = read_folder(folder, "t5")
     activation, gated = FEED_FORWARD[settings.must_be("feed_forward_proj", tuple(FEED_FORWARD))]
+    settings.must_be("dense_act_fn", ("gelu_new" if activation == "gelu_tanh" else activation,))  # the same, said twice
+    settings.must_be("is_gated_act", (gated,))
     tied = settings.must_be("tie_word_embeddings", (True, False))
     buckets = settings.number("relative_attention_num_buckets", 32, least=4)
     layers = settings.number("num_layers", most=len(tensors))

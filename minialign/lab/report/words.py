@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.lab.report.run import STAGES, Run, duration, escape, marked_name, percent, table
 
 STEPS = {"sft": ("pretrained", "Instruction tuning"), "rlhf": ("sft", "RLHF")}  # stage -> its start, what was done
@@ -153,6 +154,17 @@ def cost_section(run: Run) -> str:
     return f"<p>{escape(head)}.</p>{times}<h3>Go on</h3>{commands(run)}<h3>What is simplified</h3><ul>{simplified}</ul>"
 
 
+def own_settings(run: Run) -> str:
+    """The options by which this run differs from the default job, each with a blank behind it."""
+    found = {name: run.setting(name) for name in vars(DemoConfig()) if name != "seed"}
+    fast = all(found[name] == value for name, value in FAST.items())
+    usual = vars(DemoConfig(**(FAST if fast else {})))
+    options = [f"--{name.replace('_', '-')} {value} " for name, value in found.items()
+               if value not in (None, usual[name])]
+    options += ["--from-scratch "] * (run.folder / "0-base").exists()
+    return "--fast " * fast + "".join(options)
+
+
 def commands(run: Run) -> str:
     """Commands that can be pasted, on this run's folder."""
     folder = run.folder.as_posix()
@@ -165,7 +177,7 @@ def commands(run: Run) -> str:
         "Optimise it on prompts of your own (one a line) at another price of KL:":
             f"ppo --policy {instructed} --reward {reward} --prompts my-prompts.txt --beta 0.02 --out runs/mine",
         "The same main job with another seed, to see what was luck:":
-            f"--seed {seed} --out {shlex.quote(f'{folder}-seed{seed}')}",
+            f"{own_settings(run)}--seed {seed} --out {shlex.quote(f'{folder}-seed{seed}')}",
     }
     return "".join(f"<p>{text}</p><pre><code>{escape(f'python -m minialign {code}')}</code></pre>"
                    for text, code in blocks.items())
