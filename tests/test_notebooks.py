@@ -1,5 +1,6 @@
 """The notebooks that are committed, and the command that runs them."""
 
+import base64
 import json
 import random
 import re
@@ -59,6 +60,18 @@ def test_a_committed_notebook_is_short_whole_and_quiet(path):
         assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in cell["outputs"])
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|tmp|Users|work)/", text), "a path of somebody's machine"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_picture_that_a_cell_draws_is_there_and_whole(path):
+    for cell in read(path)["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        drawn = [output["data"]["image/png"] for output in cell["outputs"] if "image/png" in output.get("data", {})]
+        assert drawn or not re.search(r"^picture\(", cell["source"], re.MULTILINE), cell["source"][:80]
+        for image in drawn:
+            whole = base64.b64decode("".join(image).replace("\n", ""), validate=True)
+            assert whole[:8] == b"\x89PNG\r\n\x1a\n" and whole[-8:-4] == b"IEND"
 
 
 def section(notebook, heading):
