@@ -64,8 +64,8 @@ def llama_from_gguf(gguf: GGUF) -> Llama:
         raise UserError(f"holds a model of architecture {gguf.facts.get('general.architecture')!r}; only 'llama' is "
                         f"read here", gguf.file)
     factors = [gguf.facts.get(f"llama.rope.{name}", 1) for name in ("scaling.factor", "scale_linear")]
-    # a factor without a type is linear, as in files from before there were types
-    scaling = gguf.facts.get("llama.rope.scaling.type", "none" if {*factors} <= {0, 1} else "linear")
+    untyped = "none" if all(factor in (0, 1) for factor in factors) else "linear"  # from before there were types
+    scaling = gguf.facts.get("llama.rope.scaling.type", untyped)
     if scaling != "none":
         raise UserError(f"stretches its rotary positions ({scaling!r}), which is not supported here", gguf.file)
     width, heads = settings.number("llama.embedding_length"), settings.number("llama.attention.head_count")
