@@ -54,6 +54,13 @@ def llama(d, own_head=False, **changes):
     return write(d, settings | changes, tensors, tokenizer.to_json())
 
 
+def with_marks(library):
+    """A copy of a tokenizer that has the marks of a BERT, the last four of its tokens."""
+    marked = Tokenizer.from_str(library.to_str())
+    marked.add_special_tokens(["[CLS]", "[SEP]", "[PAD]", "[MASK]"])
+    return marked
+
+
 def bert(d):
     """A BERT of two layers that knows eight words, with its head for masked words."""
     words = ["[PAD]", "[UNK]", "the", "red", "kite", "flew", "barn", "over", "[CLS]", "[SEP]", "[MASK]"]

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from published_folders import with_marks
 from typed import type_in
 
 from minialign.__main__ import run
@@ -49,8 +50,8 @@ def d(tmp_path_factory):
         assert run(["pretrain", "--text", str(text), "--objective", objective, *SHAPE.split(), "--out",
                     str(d / name)]) == 0
     library = train_tokenizer(LINES, 300)
-    model = random_student(BertConfig(library.size, context=24, width=16, layers=3, heads=2, inner=32), 0)
-    write_bert(model, PretrainedTokenizer(library.library, model.special), d / "bert")
+    model = random_student(BertConfig(library.size + 4, context=24, width=16, layers=3, heads=2, inner=32), 0)
+    write_bert(model, PretrainedTokenizer(with_marks(library.library), model.special), d / "bert")
     return d
 
 

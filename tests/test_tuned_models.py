@@ -4,7 +4,7 @@ use it."""
 import pytest
 import torch
 from gguf_files import tiny_file, tiny_llama
-from published_folders import gpt2
+from published_folders import gpt2, with_marks
 from typed import complaint, type_in, write_feelings
 
 from minialign.lab.commands import chat, inputs
@@ -34,8 +34,8 @@ def d(tmp_path_factory):
     tokenizer = load_tokenizer(d / "gpt" / "tokenizer.json")
     gpt2(d / "gpt2", tokenizer)
     torch.manual_seed(0)
-    bert = Bert(BertConfig(tokenizer.size, context=40, width=16, layers=1, heads=2, inner=20, dropout=0.0))
-    write_bert(bert, PretrainedTokenizer(tokenizer.library, SpecialIds(1, 2, 0)), d / "bert")
+    bert = Bert(BertConfig(tokenizer.size + 4, context=40, width=16, layers=1, heads=2, inner=20, dropout=0.0))
+    write_bert(bert, PretrainedTokenizer(with_marks(tokenizer.library), SpecialIds(1, 2, 0)), d / "bert")
     return d
 
 
