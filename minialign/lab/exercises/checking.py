@@ -109,10 +109,11 @@ def check(exercise: str | Callable[..., Any], answer: Any = ..., hint: bool = Fa
 
 def _check_number(task: Exercise, answer: Any) -> str:
     """Compare a prediction with what running it gives."""
-    number = answer if type(answer) is int and number_in(answer) is not None else number_in(answer)
+    number = number_in(answer)
     if number is None or not math.isfinite(number):
         raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run "
                             f"later.")
+    number = answer if type(answer) is int else number  # shown as it was written
     truth, said = float(task.reference()), f"You said {show(number)} {task.unit}".rstrip()
     if abs(number - truth) <= abs(truth) * task.tolerance:
         why = f" ({task.why_tolerance})" if task.why_tolerance else ""
