@@ -57,11 +57,11 @@ def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: boo
                  asked: int = 32) -> PPOConfig:
     """PPO for short completions whose only reward stands at their end: with λ = 1 all of it reaches the first token.
 
-    A policy that can read is sure of its words, and long steps carry it off; `gentle` are four short ones a pass, less
-    short where there are few updates.
+    A policy that can read is sure of its words, and long steps carry it off; `gentle` are four short ones a pass, and
+    shorter still where there are few updates: a value function that has just begun to learn makes noisy steps.
     """
     asked = min(asked, prompts)  # prompts a rollout
-    rate, minibatch = (1.5e-4 * max(1, 12 / updates), 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
+    rate, minibatch = (1.5e-4 * min(1, updates / 12), 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
     warmup = max(updates // 10, gentle)  # a value function that knows nothing makes the first step a blind one
     return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=minibatch, beta=beta,
                      seed=seed, learning_rate=rate, value_learning_rate=2e-3, value_warmup=warmup, lam=1.0)
