@@ -23,8 +23,7 @@ class Cache:
         device: where the model is.
     """
 
-    def __init__(self, config, batch: int, length: int, rewinds: bool = False,
-                 device: torch.device | None = None):
+    def __init__(self, config, batch: int, length: int, rewinds: bool = False, device: torch.device | None = None):
         self.rewinds = rewinds
         heads = getattr(config, "key_value_heads", config.heads)
         size = getattr(config, "head_size", config.width // config.heads)

@@ -78,29 +78,6 @@ def win_rate(outcomes: Sequence[Sequence[float]]) -> Interval:
     return mean_interval([math.fsum(judges) / len(judges) for judges in outcomes], 0.0, 1.0)
 
 
-def length_controlled_win_rate(outcomes: Sequence[float], length_ratios: Sequence[float], steps: int = 50) -> float:
-    """Win rate that would be expected if both sides wrote equally long completions.
-
-    P(win) = σ(a + b log(length / length of the rival)); reported is σ(a)    Dubois et al. 2024, §3, without model terms
-
-    Args:
-        outcomes: (n) wins in [0, 1]; length_ratios: (n) words of this side / words of the rival, above 0.
-        steps: of Newton's method on the two coefficients, with a small ridge so that separable data stays finite.
-    """
-    x = [math.log(max(r, 1e-3)) for r in length_ratios]
-    a = b = 0.0
-    for _ in range(steps):
-        p = [1 / (1 + math.exp(-(a + b * v))) for v in x]
-        ga = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a
-        gb = math.fsum((y - q) * v for y, q, v in zip(outcomes, p, x)) - 0.01 * b
-        w = [q * (1 - q) for q in p]
-        haa, hab = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x))
-        hbb = math.fsum(u * v * v for u, v in zip(w, x)) + 0.01
-        determinant = haa * hbb - hab * hab
-        a, b = a + (hbb * ga - hab * gb) / determinant, b + (haa * gb - hab * ga) / determinant
-    return 1 / (1 + math.exp(-a))
-
-
 def binary_accuracy(predicted: Sequence[float]) -> Interval:
     """Share of pairs ordered rightly, from signed differences (above 0: right; 0 counts one half)."""
     return wilson_interval(sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in predicted), len(predicted))

@@ -114,9 +114,8 @@ def end_mask(tokens: Tensor, end: int = END) -> Tensor:
 
 
 @torch.no_grad()
-def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig,
-             generator: torch.Generator, stop_early: bool = True, completions: int = 1,
-             part: tuple[int, int] = (0, 1)) -> Generated:
+def generate(model: LanguageModel, prompts: Sequence[Sequence[int]], config: SamplingConfig, generator: torch.Generator,
+             stop_early: bool = True, completions: int = 1, part: tuple[int, int] = (0, 1)) -> Generated:
     """Continue prompts, all in one batch.
 
     Args:

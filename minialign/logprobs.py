@@ -47,8 +47,7 @@ def predicting_vectors(body: nn.Module, prompts: Sequence[Sequence[int]], comple
 
 
 def encoder_decoder_vectors(model: LanguageModel, prompts: Sequence[Sequence[int]],
-                            completions: Sequence[Sequence[int]],
-                            of: Sequence[int]) -> tuple[Tensor, Tensor]:
+                            completions: Sequence[Sequence[int]], of: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The same of an encoder-decoder: the encoder reads each prompt once, the decoder its begin token once, and then
     every completion."""
     device = device_of(model)

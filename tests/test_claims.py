@@ -17,7 +17,6 @@ from minialign.lab.claims.page import (
     ALT,
     MAP,
     NOTEBOOKS,
-    SIGNS,
     between,
     finding,
     measured,
@@ -27,7 +26,7 @@ from minialign.lab.claims.page import (
     write_results,
     written_parts,
 )
-from minialign.lab.claims.runner import CLAIMS, HEADINGS, HOLDS, PARTLY, load
+from minialign.lab.claims.runner import CLAIMS, HEADINGS, HOLDS, PARTLY, SIGNS, load
 from minialign.lab.claims.tuned import TRIED, best_of_powers
 from minialign.lab.exercises.catalogue import CHAPTERS
 from minialign.runs.errors import UserError

@@ -10,7 +10,6 @@ from minialign.evaluation import (
     binary_accuracy,
     bytes_on_disk,
     latency,
-    length_controlled_win_rate,
     mean_interval,
     peak_memory_mib,
     wilson_interval,
@@ -53,19 +52,6 @@ def test_the_factor_of_every_number_of_values_is_the_quantile_of_students_distri
     assert inside == pytest.approx(0.95, abs=1e-4 if n < 22 else 1e-3)  # a formula stands for the longer tables
 
 
-def test_one_step_of_the_length_controlled_win_rate_is_newtons():
-    """Equal lengths, from a = 0: a = (wins - n/2) / (n/4 + .01); unequal ones by hand."""
-    assert length_controlled_win_rate([1.0, 1.0, 0.0], [1.0] * 3, steps=1) == pytest.approx(
-        1 / (1 + math.exp(-0.5 / 0.76)), abs=1e-12)
-    e = math.e  # log ratios 1 and -1: no mixed term, so b does not touch a
-    assert length_controlled_win_rate([1.0, 1.0], [e, 1 / e], steps=1) == pytest.approx(
-        1 / (1 + math.exp(-1.0 / 0.51)), abs=1e-12)
-    # log ratios 0 and 1: w = 1/4 each, ga = 1/2 + 1/2, gb = 1/2; solved with Cramer's rule
-    haa, hab, hbb = 0.51, 0.25, 0.26
-    a = (hbb * 1.0 - hab * 0.5) / (haa * hbb - hab * hab)
-    assert length_controlled_win_rate([1.0, 1.0], [1.0, e], steps=1) == pytest.approx(1 / (1 + math.exp(-a)), abs=1e-12)
-
-
 def test_peak_memory_is_in_mebibytes_on_both_kinds_of_system(monkeypatch):
     found = peak_memory_mib()
     monkeypatch.setattr("sys.platform", "darwin")  # where the same number counts bytes
@@ -99,15 +85,6 @@ def test_intervals_are_apart_or_not():
 def test_an_interval_of_one_seed_says_so():
     assert str(Interval(0.5, 0.4, 0.6)) == "0.500 [0.400, 0.600]"
     assert str(Interval(0.5, -math.inf, math.inf)) == str(Interval(0.5, 0.0, math.inf)) == "0.500 (one seed)"
-
-
-def test_a_win_that_length_explains_is_no_win_at_equal_length():
-    ratios = [2.0, 0.5] * 200
-    by_length = [1.0 if r > 1 else 0.0 for r in ratios]
-    assert length_controlled_win_rate(by_length, ratios) == pytest.approx(0.5, abs=0.02)
-    chance = random.Random(1)
-    assert length_controlled_win_rate([float(chance.random() < 0.8) for _ in ratios], ratios) == pytest.approx(0.8,
-        abs=0.06)
 
 
 def test_ties_count_one_half():

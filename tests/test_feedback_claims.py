@@ -221,7 +221,7 @@ PROXIES = [
     {"method": "ppo", "beta": beta, "seed": seed, "update": update, "kl": update * (2.0 - beta),
      "proxy": update / 10 + seed / 100,
      "gold": 0.6 + update * (-0.01 if beta == 0 else 0.004) + seed / 500, "proxy_accuracy": 0.65}
-    for beta in (0.0, 0.1) for seed in SEEDS for update in range(1, 13)
+    for beta in (0.0, 0.1) for seed in SEEDS for update in range(13)
 ] + [
     {"method": "best-of-n", "n": n, "seed": seed, "kl": math.log(n) - (n - 1) / n, "proxy": math.log(n),
      "gold": 0.6 + math.log(n) / 50, "proxy_accuracy": 0.65}

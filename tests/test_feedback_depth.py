@@ -2,11 +2,11 @@
 calibration where people look."""
 
 import copy
+import math
 
 import pytest
 import torch
 
-from minialign.evaluation import length_controlled_win_rate
 from minialign.generation import SamplingConfig
 from minialign.heads import LanguageModel, ScalarModel
 from minialign.lab.commands.hacking import command as hacking
@@ -64,15 +64,31 @@ def test_ppo_climbs_an_ensemble_as_it_climbs_one_model(tmp_path):
     assert torch.equal(vectors[0], vectors[1]) and not torch.equal(vectors[0], vectors[2])
 
 
+def fitted(outcomes, ratios, steps=50):
+    """σ(a) of one fit, in plain Python."""
+    x = [math.log(max(r, 1e-3)) for r in ratios]
+    a = b = 0.0
+    for _ in range(steps):
+        p = [1 / (1 + math.exp(-(a + b * v))) for v in x]
+        ga = math.fsum(y - q for y, q in zip(outcomes, p)) - 0.01 * a
+        gb = math.fsum((y - q) * v for y, q, v in zip(outcomes, p, x)) - 0.01 * b
+        w = [q * (1 - q) for q in p]
+        haa, hab = math.fsum(w) + 0.01, math.fsum(u * v for u, v in zip(w, x))
+        hbb = math.fsum(u * v * v for u, v in zip(w, x)) + 0.01
+        determinant = haa * hbb - hab * hab
+        a, b = a + (hbb * ga - hab * gb) / determinant, b + (haa * gb - hab * ga) / determinant
+    return 1 / (1 + math.exp(-a))
+
+
 def test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives():
     outcomes, answers, rivals = judged()
     found = win_rates(outcomes, answers, rivals, draws=40, seed=3)
     shares, ratios = [sum(o) / 5 for o in outcomes], [len(a.split()) / len(b.split()) for a, b in zip(answers, rivals)]
-    assert found.at_equal_length.mean == pytest.approx(length_controlled_win_rate(shares, ratios), abs=1e-9)
+    assert found.at_equal_length.mean == pytest.approx(fitted(shares, ratios), abs=1e-9)
     slow = []
     for counts in resampled(60, 40, 3).long().tolist():
         drawn = [i for i, count in enumerate(counts) for _ in range(count)]
-        slow.append(length_controlled_win_rate([shares[i] for i in drawn], [ratios[i] for i in drawn]))
+        slow.append(fitted([shares[i] for i in drawn], [ratios[i] for i in drawn]))
     assert len(drawn) == 60 and found.at_equal_length.low == pytest.approx(sorted(slow)[1], abs=1e-9)
     assert found.at_equal_length.high == pytest.approx(sorted(slow)[38], abs=1e-9)
 

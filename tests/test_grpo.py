@@ -14,6 +14,7 @@ from typed import complaint, type_in
 from minialign.heads import LanguageModel, describe_model
 from minialign.lab.commands.grpo import has_the_regex
 from minialign.logprobs import token_logprobs
+from minialign.rlhf import grpo
 from minialign.rlhf.grpo import (
     GRPOConfig,
     checked,
@@ -163,7 +164,8 @@ def test_the_reference_becomes_the_policy_after_every_so_many_updates(policy, to
     assert still == [number for number in moves if number < 4]
 
 
-def test_a_policy_learns_to_say_what_is_rewarded_and_goes_on_to_the_same_bits(policy, tokenizer, tmp_path):
+def test_a_policy_learns_to_say_what_is_rewarded_and_goes_on_to_the_same_bits(policy, tokenizer, tmp_path,
+                                                                                  monkeypatch):
     wanted = tokenizer.encode("kite")[0]
     examples = [{"prompt": text} for text in ("Mira", "Tom", "the", "it")]
     prompts = [[tokenizer.begin, *tokenizer.encode(example["prompt"])] for example in examples]
@@ -172,22 +174,23 @@ def test_a_policy_learns_to_say_what_is_rewarded_and_goes_on_to_the_same_bits(po
     def check(example, said):
         return float(said == tokenizer.decode([wanted]).strip())
 
-    def train(folder, watch=None):
+    def train(folder):
         run = RunFolder(tmp_path / folder)
         run.begin({**describe_model(policy), "stage": "grpo"}, tokenizer)
-        return train_grpo(policy, tokenizer, examples, prompts, check, config, run, watch=watch)
+        return train_grpo(policy, tokenizer, examples, prompts, check, config, run)
 
-    def stop_once(model, update):
-        if update == 11 and not (tmp_path / "stopped").exists():
-            (tmp_path / "stopped").write_text("")
+    def stop_once(*given):
+        if next(updates) == 11:
             raise KeyboardInterrupt
-        return {}
+        return grpo_update(*given)
 
     whole, last = train("whole")
     assert last["pass_1"] > 0.9 and RunFolder(tmp_path / "whole").metrics()[0]["pass_1"] < 0.2
+    updates = itertools.count()
+    monkeypatch.setattr(grpo, "grpo_update", stop_once)
     with pytest.raises(KeyboardInterrupt):
-        train("parts", stop_once)
-    again, _ = train("parts", stop_once)
+        train("parts")
+    again, _ = train("parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
 
 

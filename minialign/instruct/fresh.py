@@ -100,8 +100,7 @@ class FreshRows(Batches):
         batch: conversations a step; what is left over of a chunk is left out.
     """
 
-    def __init__(self, mixture: FreshMixture, encode: Encode,
-                 rows: Callable[[Sequence[Any]], Batches], batch: int):
+    def __init__(self, mixture: FreshMixture, encode: Encode, rows: Callable[[Sequence[Any]], Batches], batch: int):
         self.rows, self.steps = rows, mixture.size // batch
         self.ahead = Ahead(_Writer(mixture, encode))
         self._number, self._data = -1, None

@@ -208,8 +208,7 @@ def cache_features(model: Classifier, task: TuningTask, training: TrainingConfig
 def write_merged(model: LanguageModel, tokenizer: Tokenizer, out: Path, result: dict[str, Any]) -> None:
     """The base with LoRA's update merged in, as a plain run."""
     plain, run = lora.merged_plain(load(model, Path(result["folder"]))), RunFolder(out / "lora-merged")
-    with stage_run(run, tokenizer, **describe_model(plain), stage="finetune", of=result["folder"],
-                   merged=plain):
+    with stage_run(run, tokenizer, **describe_model(plain), stage="finetune", of=result["folder"], merged=plain):
         if not run.finished:
             run.finish(plain, **{name: result[name] for name in ("validation", "perplexity", "steps")})
     click.echo(f'{run.path}: plain again; try  python -m minialign sample {run.path} --prompt "…"')

@@ -240,8 +240,7 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float,
         if not run.finished:
             own = gold_score_watcher(made.tokenizer, made.practice)
             held_out = held_out_watcher(made, reward, made.tests[:HELD_OUT], job.config.seed)
-            train_ppo(made.instructed, reward, prompts, settings, run,
-                      watch=lambda *seen: own(*seen) | held_out(*seen))
+            train_ppo(made.instructed, reward, prompts, settings, run, watch=lambda *seen: own(*seen) | held_out(*seen))
     return load_model(run.path)[0], run.metrics()
 
 

@@ -71,11 +71,12 @@ def figure(x: str, y: str, width: float = 4.6, height: float = 3.1) -> tuple[Fig
 
 
 def interval_of(value: Any) -> tuple[float, float, float]:
-    """(mean, low, high) of an interval in any of the three forms; a bare number has no width."""
+    """(mean, low, high) of an interval in any of the three forms; a bare number or one seed's interval has no width."""
     if isinstance(value, int | float):
         return value, value, value
     value = value if isinstance(value, Mapping) else value.to_dict()
-    return value["mean"], value.get("low", value["mean"]), value.get("high", value["mean"])
+    low, high = value.get("low", value["mean"]), value.get("high", value["mean"])
+    return (value["mean"], low, high) if math.isfinite(high - low) else (value["mean"],) * 3
 
 
 def line(axes: Axes, number: int, x: Sequence[float], y: Sequence[float], label: str, low=None, high=None) -> None:
@@ -109,11 +110,11 @@ def lines_beside_one_seed(axes: Axes, x: Sequence[float], curves: Mapping[str, S
     Otherwise the interval would seem to shrink to nothing where least is known. Where nothing has an interval all are
     curves.
     """
-    single = [all(isinstance(value, int | float) for value in values) for values in zip(*curves.values())]
+    single = [all(low == high for _, low, high in map(interval_of, values)) for values in zip(*curves.values())]
     several = [i for i, alone in enumerate(single) if not alone] or list(range(len(x)))
     shown = {label: [values[i] for i in several] for label, values in curves.items()}
     lines_with_intervals(axes, [x[i] for i in several], shown)
-    alone = [(x[i], values[i]) for values in curves.values() for i in range(len(x)) if i not in several]
+    alone = [(x[i], interval_of(values[i])[0]) for values in curves.values() for i in range(len(x)) if i not in several]
     if alone:
         axes.plot(*zip(*alone), "o", markerfacecolor="white", markeredgecolor="0.2", markersize=7, label="one seed",
                   zorder=4)

@@ -15,9 +15,8 @@ from minialign.runs.settings import from_dict
 METHODS: dict[str, ModuleType] = {"full": full, "feature-based": feature_based, "bitfit": bitfit, "adapters": adapters,
                                   "lora": lora, "prompt-tuning": prompt_tuning, "dora": dora}
 CONFIGS: dict[str, type] = {"full": full.FullConfig, "feature-based": feature_based.FeatureConfig,
-                            "bitfit": bitfit.BitFitConfig, "adapters": adapters.AdapterConfig,
-                            "lora": lora.LoRAConfig, "prompt-tuning": prompt_tuning.PromptConfig,
-                            "dora": dora.DoRAConfig}
+                            "bitfit": bitfit.BitFitConfig, "adapters": adapters.AdapterConfig, "lora": lora.LoRAConfig,
+                            "prompt-tuning": prompt_tuning.PromptConfig, "dora": dora.DoRAConfig}
 OF_THE_NOTES = tuple(name for name in METHODS if name != "dora")
 
 

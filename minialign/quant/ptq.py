@@ -87,9 +87,8 @@ def module_bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | None = None,
-             include: Sequence[str] = ALL, keep: Sequence[str] = KEEP,
-             embeddings: bool = False) -> tuple[nn.Module, Report]:
+def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | None = None, include: Sequence[str] = ALL,
+             keep: Sequence[str] = KEEP, embeddings: bool = False) -> tuple[nn.Module, Report]:
     """Replace a model's linear layers by quantized ones.
 
     Args:

@@ -111,8 +111,7 @@ def refuse_other_forms(record: dict) -> None:
                         *place_of(record))
     if "completion" in record and type(record.get("label")) is bool:
         raise UserError("one completion and whether it was liked, as in KTO; a comparison needs two completions to a "
-                        "prompt, "
-                        "chosen and rejected", *place_of(record))
+                        "prompt, chosen and rejected", *place_of(record))
 
 
 def name_of(record: dict, field: str = "id") -> tuple[str, int | None]:
@@ -203,8 +202,7 @@ def sample_pairs(candidates: Sequence[Candidate], tokenizer: Tokenizer, prompts:
     pool = [i for i, candidate in enumerate(candidates) for _ in range(1 if candidate.model is None else completions)]
     if len(pool) < completions:
         raise UserError(f"there are {len(pool)} sources for {completions} completions to a prompt; name another run, "
-                        f"or give "
-                        f"--references")
+                        f"or give --references")
     drawn = [rng.sample(pool, completions) for _ in prompts]  # for each prompt its candidates, in random order
     texts = [[""] * completions for _ in prompts]
     for number, candidate in enumerate(candidates):

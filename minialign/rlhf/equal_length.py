@@ -7,8 +7,7 @@ each with all that its judges said; both coefficients are fitted on each draw, a
 interval. The fits of all draws are one Newton iteration on tensors
 (test_a_bootstrap_is_what_fitting_every_draw_by_itself_gives).
 
-Read next: peft/full.py. See also: evaluation.py, whose `length_controlled_win_rate` is the same fit once, in plain
-Python.
+Read next: peft/full.py.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ def win_rates(outcomes: Sequence[Sequence[float]], completions: Sequence[str], r
     """
     if not len(outcomes) == len(completions) == len(rivals):
         raise UserError(f"{len(outcomes)} judgements of {len(completions)} completions and {len(rivals)} rivals: there "
-                        f"must be "
-                        f"equally many")
+                        f"must be equally many")
     won = win_rate(outcomes)
     shares = torch.tensor([sum(judges) / len(judges) for judges in outcomes], dtype=torch.float64)  # (P,)
     words = [[max(1, len(text.split())) for text in side] for side in (completions, rivals)]

@@ -37,7 +37,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -214,16 +213,14 @@ def rollout_metrics(rollout: Rollout, end: int) -> dict[str, float]:
 
 
 def train_grpo(policy: LanguageModel, tokenizer: Tokenizer, examples: list[dict], prompts: list[list[int]],
-               check: Check, config: GRPOConfig, run: RunFolder, label: str = "GRPO",
-               watch: Callable[[LanguageModel, int], dict[str, Any]] | None = None) -> tuple[LanguageModel,
-                                                                                           dict[str, float]]:
+               check: Check, config: GRPOConfig, run: RunFolder,
+               label: str = "GRPO") -> tuple[LanguageModel, dict[str, float]]:
     """Optimise a copy of a policy for what a checker says. Returns the copy and the metrics of the last update.
 
     Args:
         policy: the SFT model, also the reference; where only a part of it may train, only that part does.
         examples: what is asked, with whatever the checker needs; prompts: their ids, the begin token first.
         check: rewards an answer; config: how; run: where metrics, checkpoints and the finished policy go.
-        watch: sees the policy after each update; it only adds to the log.
     Raises:
         UserError: fewer prompts than a rollout, a checker that fails, or a loss that is not finite. Stopped: after
             Ctrl-C, all saved.
@@ -244,7 +241,6 @@ def train_grpo(policy: LanguageModel, tokenizer: Tokenizer, examples: list[dict]
                 metrics |= grpo_update(policy, optimizer, rollout, config, generator)
             if config.refresh and (update + 1) % config.refresh == 0:
                 reference.load_state_dict(policy.state_dict())
-            metrics |= watch(policy, update) if watch else {}
             loop.state["last"] = metrics
             loop.done(metrics, f"reward {metrics['reward']:.2f}, KL {metrics['kl']:.1f} nats")
         run.finish(policy.eval(), **loop.state["last"])

@@ -112,8 +112,7 @@ def widest(prompts: Sequence[str], completions: Sequence[str], proxy: Sequence[f
     """
     if not len(prompts) == len(completions) == len(proxy) == len(gold) or not prompts:
         raise UserError(f"{len(prompts)} prompts, {len(completions)} completions, {len(proxy)} and {len(gold)} scores: "
-                        f"there "
-                        f"must be equally many, and some")
+                        f"there must be equally many, and some")
     rows = zip(prompts, completions, standardised(proxy).tolist(), standardised(gold).tolist())
     samples = {row[:2]: Sample(*row) for row in rows}
     ordered = sorted(samples.values(), key=lambda sample: -abs(sample.excess))

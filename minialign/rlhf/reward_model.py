@@ -78,8 +78,7 @@ def read_score(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]],
-                      completions: Sequence[Sequence[int]],
-                      of: Sequence[int]) -> Tensor:
+                      completions: Sequence[Sequence[int]], of: Sequence[int]) -> Tensor:
     """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read once.
     An ensemble, or a check, scores them its own way."""
     if not isinstance(model, ScalarModel):

@@ -79,8 +79,7 @@ def read_jsonl(path: Path, fields: Sequence[str] = (), kind: type | tuple[type, 
     return parse_jsonl(read_text(path), path, fields, kind)
 
 
-def parse_jsonl(text: str, path: Path, fields: Sequence[str] = (),
-                kind: type | tuple[type, ...] = str) -> list[Record]:
+def parse_jsonl(text: str, path: Path, fields: Sequence[str] = (), kind: type | tuple[type, ...] = str) -> list[Record]:
     """The same of a text that was read already."""
     example = ", ".join(f'"{field}": …' for field in fields)
     records = []

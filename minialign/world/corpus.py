@@ -10,11 +10,12 @@ Read next: annotators.py. Try it: `python -m minialign.world.corpus`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from minialign.runs.errors import UserError
 from minialign.world.parse import parse
+from minialign.world.reading import sentences
 from minialign.world.stories import Story, write_story
 from minialign.world.tasks import TASKS, falsify, reference_summary, say_all
 from minialign.world.wordings import PRONOUNS, WORDS
@@ -44,21 +45,22 @@ class DirtConfig:
 
 
 def documents(count: int, seed: int, dirt: DirtConfig | None = None,
-              tell: Callable[[random.Random], Story] = write_story) -> Iterator[dict]:
+              tell: Callable[[random.Random], Story] = write_story) -> list[dict]:
     """Documents {"text", "kind", "dirt"}: `kind` as in KIND_SHARES, `dirt` the names of what was done to it.
 
     Args:
         tell: writes what a document is about.
     """
     dirt = dirt or DirtConfig()
-    rng = random.Random(seed)
+    rng, made = random.Random(seed), []
     for _ in range(count):
         kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
         chances = {"rude": dirt.rude, "repetitive": dirt.repetitive, "cut_off": dirt.cut_off}
         names = [name for name, chance in chances.items() if rng.random() < chance]
         if kind != "story" and rng.random() < dirt.false / FALSIFIABLE:
             names.insert(0, "false")
-        yield {"text": _document(kind, names, rng, tell), "kind": kind, "dirt": names}
+        made.append({"text": _document(kind, names, rng, tell), "kind": kind, "dirt": names})
+    return made
 
 
 def _document(kind: str, dirt: list[str], rng: random.Random, tell: Callable[[random.Random], Story]) -> str:
@@ -81,11 +83,6 @@ def _document(kind: str, dirt: list[str], rng: random.Random, tell: Callable[[ra
     if "cut_off" in dirt:  # without one to five of its last words, and without a stop
         return text.rsplit(" ", rng.randint(1, 5))[0].rstrip(".")
     return text
-
-
-def _story_lines(story: Story, false: bool, rng: random.Random) -> list[str]:
-    """The story's own sentences."""
-    return [line.removesuffix(".") + "." for line in story.text.split(". ")]
 
 
 def _summary_lines(story: Story, false: bool, rng: random.Random) -> list[str] | None:
@@ -123,7 +120,7 @@ def _dialogue_lines(story: Story, false: bool, rng: random.Random) -> list[str] 
     return lines
 
 
-_LINES = {"summary": _summary_lines, "questions": _dialogue_lines, "story": _story_lines}
+_LINES = {"summary": _summary_lines, "questions": _dialogue_lines, "story": lambda story, *_: sentences(story)}
 
 
 def article(word: str) -> str:
@@ -172,11 +169,6 @@ def corrupted_summary(story: Story, rng: random.Random, false: float = 0.5, rude
     if rng.random() < rude:
         _insult(lines, story, rng, only_remark=False)
     return " ".join(lines)
-
-
-def written_documents(count: int, seed: int, dirt: DirtConfig | None = None) -> list[dict]:
-    """The documents as a list, for another process to hand over."""
-    return list(documents(count, seed, dirt))
 
 
 def show_documents(count: int = 6, seed: int = 0) -> str:

@@ -24,8 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from minialign.lab.claims.page import write_parts  # noqa: E402
+from minialign.lab.claims.page import filled  # noqa: E402
 from minialign.runs.errors import UserError  # noqa: E402
+from minialign.runs.files import write_atomic  # noqa: E402
 
 PYTHON = "python -m minialign"
 BOOK = "runs/data/python-reference/texts"
@@ -166,7 +167,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             content = table(LINES, Path(folder))
         if chosen.readme:
-            write_parts(chosen.readme, {"commands": content})
+            write_atomic(chosen.readme, filled(chosen.readme, {"commands": content}))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

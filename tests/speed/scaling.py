@@ -31,10 +31,11 @@ import torch
 from minialign.batching import pack
 from minialign.evaluation import peak_memory_mib
 from minialign.heads import LanguageModel
-from minialign.lab.claims.page import write_parts
+from minialign.lab.claims.page import filled
 from minialign.lab.plotting import figure, legend, line, save_png
 from minialign.pretrain.causal_lm import PackedText, encode_documents, mean_loss, next_token_loss
 from minialign.runs.devices import choose_device, describe_device
+from minialign.runs.files import write_atomic
 from minialign.tokenizer import train_tokenizer
 from minialign.training import TrainingConfig, adamw, gradient_step, learning_rate_at
 from minialign.transformer import TransformerConfig
@@ -135,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.draw:
         draw(found, asked.draw)
     if asked.readme:
-        write_parts(asked.readme, {"scaling": table(found, device)})
+        write_atomic(asked.readme, filled(asked.readme, {"scaling": table(found, device)}))
     return 0
 
 

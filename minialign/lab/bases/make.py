@@ -52,6 +52,7 @@ BASES = Path(minialign.__file__).parents[1] / "data" / "bases"
 CARD, README = "card.json", "README.md"
 LEARNED = {"decoder": (MarkedRows, next_token_loss), "encoder-decoder": (GappedDocuments, text_to_text_loss),
            "encoder": (MaskedDocuments, masked_lm_loss)}  # kind -> how it reads the documents, and its loss
+TRIALS = read_json(Path(__file__).with_name("trials.json"))  # base -> what else was tried, for its card
 LOOK = 60  # passages of a look at the controls while a base is trained
 
 
@@ -161,7 +162,7 @@ class Maker:
                 "start": recipe.start, "steps": len(metrics), "batch": recipe.batch,
                 "learning_rate": recipe.rate, "muon_rate": recipe.muon_rate, "seed": self.seed,
                 "processes": self.processes, "tokens_per_second": median, "minutes": round(data.tokens / median / 60),
-                "shape": model, "trials": recipe.trials, "curve": looks, "version": 1}
+                "shape": model, "trials": TRIALS.get(name, []), "curve": looks, "version": 1}
 
 
 def load_base(folder: Path) -> tuple[LanguageModel, Tokenizer, dict]:

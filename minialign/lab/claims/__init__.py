@@ -105,14 +105,9 @@ def difference(first: list[float], second: list[float]) -> Interval:
     return over_seeds(minus(first, second))
 
 
-def drawn(interval: Interval) -> Any:
-    """An interval as the figures take it: one without ends is its mean alone."""
-    return interval if math.isfinite(interval.high - interval.low) else interval.mean
-
-
-def point(table: Table, what: str, **which: Any) -> Any:
-    """One field of the rows that match, over the seeds, as the figures take it."""
-    return drawn(over_seeds(column(table, what, **which)))
+def point(table: Table, what: str, **which: Any) -> Interval:
+    """One field of the rows that match, over the seeds."""
+    return over_seeds(column(table, what, **which))
 
 
 # controls: what a claim takes for granted, measured in the same run

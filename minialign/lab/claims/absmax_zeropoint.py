@@ -26,11 +26,9 @@ from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals,
 from minialign.lab.quantization_diagrams import show_mapping
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error
 
-CLAIM = Claim(
-    "absmax-zeropoint",
-    "Absmax suits symmetric data; zero-point uses the whole range of data that lies to one side.",
-    "Jacob et al. 2018; Dettmers et al. 2022, §2.1",
-)
+CLAIM = Claim("absmax-zeropoint",
+              "Absmax suits symmetric data; zero-point uses the whole range of data that lies to one side.",
+              "Jacob et al. 2018; Dettmers et al. 2022, §2.1")
 BITS = (8, 7, 6, 5, 4, 3, 2)
 SYMMETRIC, SHIFTED, ONE_SIDED = ("normal", "weights"), ("shifted",), ("positive part", "after a ReLU")
 ALL = (*SYMMETRIC, *SHIFTED, *ONE_SIDED)

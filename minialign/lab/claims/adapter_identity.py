@@ -27,7 +27,7 @@ from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals,
 from minialign.peft.adapters import AdapterConfig, wrap
 from minialign.pretrain.causal_lm import encode_documents, mean_loss, next_token_loss, training_rows
 from minialign.training import TrainingConfig, adamw, gradient_step
-from minialign.world.corpus import written_documents
+from minialign.world import corpus
 
 CLAIM = Claim("adapter-identity", "An adapter has to be near the identity at first; one that is not ruins the model.",
               "Houlsby et al. 2019, §3.6 and Fig. 6")
@@ -43,7 +43,7 @@ def measure(bench: Bench) -> Rows:
         for start in STARTS:
             model, tokenizer = base_of("middle")
             config = TrainingConfig(steps, 16, 1e-3, seed=seed)
-            texts = [document["text"] for document in written_documents(16 * steps + 64, 7_000 + seed)]
+            texts = [document["text"] for document in corpus.documents(16 * steps + 64, 7_000 + seed)]
             documents = encode_documents(tokenizer, texts)
             data, held_out = (training_rows(part, model.config.context, config, False)
                               for part in (documents[64:], documents[:64]))

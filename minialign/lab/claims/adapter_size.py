@@ -21,11 +21,9 @@ from minialign.lab.claims.tuned import FARTHER, accuracies, accuracy, base_of, s
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
 from minialign.peft.adapters import AdapterConfig
 
-CLAIM = Claim(
-    "adapter-size",
-    "Adapters come near full fine-tuning at a fraction of the parameters, ahead of tuning the top layers.",
-    "Houlsby et al. 2019, Fig. 3",
-)
+CLAIM = Claim("adapter-size",
+              "Adapters come near full fine-tuning at a fraction of the parameters, ahead of tuning the top layers.",
+              "Houlsby et al. 2019, Fig. 3")
 WIDTHS = (1, 4, 16, 64)
 SMALL = 0.10  # share of the model's parameters
 

@@ -31,31 +31,15 @@ from collections.abc import Iterator
 
 from minialign.evaluation import Interval
 from minialign.heads import load_model
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, over_seeds, point
-from minialign.lab.claims.distilled import (
-    ABLATIONS,
-    LABELS,
-    LESS,
-    MAIN,
-    SETTLED,
-    SIZES,
-    SOFT,
-    Method,
-    Teacher,
-    at_temperature,
-    load_teacher,
-    student,
-    warmest,
-)
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distilled, over_seeds
+from minialign.lab.claims.distilled import ABLATIONS, MAIN, Teacher, at_temperature, load_teacher, student, warmest
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, reference_line
 from minialign.runs.run_folder import RunFolder
 
-CLAIM = Claim(
-    "distillation",
-    "A student learns from its teacher's probabilities what labels cannot tell it, and comes close although it is "
-    "smaller.",
-    "Hinton et al. 2015, §2, §3; Sanh et al. 2019, Table 4",
-)
+CLAIM = Claim("distillation",
+              "A student learns from its teacher's probabilities what labels cannot tell it, and comes close although "
+              "it is smaller.",
+              "Hinton et al. 2015, §2, §3; Sanh et al. 2019, Table 4")
 COMPARED = ("labels", "best word", "soft targets")  # the methods whose smaller students the statements are about
 WORDLESS = ("TinyBERT", "MiniLM")  # recipes in whose general stage no word is predicted
 RECIPE = {"decoder": "DistilGPT-2", "encoder": "DistilBERT"}
@@ -87,8 +71,8 @@ def measure(bench: Bench) -> Rows:
                     losses.append(f"{name} {found['loss']:.3f}")
                 yield {"family": family, "size": size, "way": name, "seed": seed} | found
             if family == "decoder":
-                yield from removed(bench, teacher, seed, at_temperature(SOFT, best))
-                yield from with_many(bench, teacher, seed, at_temperature(SOFT, best))
+                yield from removed(bench, teacher, seed, at_temperature(distilled.SOFT, best))
+                yield from with_many(bench, teacher, seed, at_temperature(distilled.SOFT, best))
             bench.say(f"  seed {seed}: " + ", ".join(losses))
     for seed in range(bench.seeds, 0 if bench.fast else CONTROLLED):
         for family in MAIN:
@@ -103,19 +87,20 @@ def taken_for_granted(bench: Bench, teacher: Teacher, family: str, loss: float, 
     Args:
         loss: the teacher's, nats a token; tasks: whether that student is examined on the tasks as well.
     """
-    taught = student(bench, teacher, "labels", LABELS, "two layers", seed)
+    taught = student(bench, teacher, "labels", distilled.LABELS, "two layers", seed)
     looks = [row["validation"] for row in RunFolder(taught).metrics() if "validation" in row]
     less = teacher.examine(bench, taught, seed, tasks)["loss"] - loss
-    return [control(f"nats that the {family} is ahead of its student of labels", less, LESS, seed),
-            control(f"nats that the last tenth changes that student ({family})", looks[-1] - looks[-2], -SETTLED, seed)]
+    return [control(f"nats that the {family} is ahead of its student of labels", less, distilled.LESS, seed),
+            control(f"nats that the last tenth changes that student ({family})", looks[-1] - looks[-2],
+                    -distilled.SETTLED, seed)]
 
 
-def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterator[tuple[str, str, Method]]:
+def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterator[tuple[str, str, distilled.Method]]:
     """Name, size and method of each student: the first seed's have those that no statement is about, too."""
     every = seed == 0 and not bench.fast
     for name, method in MAIN[family].items():
         method = at_temperature(method, temperature) if name == "soft targets" else method
-        for size in ("two layers",) if bench.fast else SIZES:
+        for size in ("two layers",) if bench.fast else distilled.SIZES:
             if size == "two layers" or name in COMPARED:
                 yield name, size, method
     for name, method in ABLATIONS[family].items():
@@ -123,15 +108,15 @@ def methods(family: str, bench: Bench, seed: int, temperature: float) -> Iterato
             yield name, "two layers", at_temperature(method, temperature) if name == "soft, from layers" else method
 
 
-def with_many(bench: Bench, teacher: Teacher, seed: int, soft: Method) -> Rows:
+def with_many(bench: Bench, teacher: Teacher, seed: int, soft: distilled.Method) -> Rows:
     """Students that read a new document each time."""
-    for name, method in (("labels", LABELS), ("soft targets", soft)):
+    for name, method in (("labels", distilled.LABELS), ("soft targets", soft)):
         taught = student(bench, teacher, name, method, "two layers", seed, teacher.ids)
         found = teacher.examine(bench, taught, seed, False)
         yield {"family": "decoder", "size": MANY, "way": name, "seed": seed} | found
 
 
-def removed(bench: Bench, teacher: Teacher, seed: int, soft: Method) -> Rows:
+def removed(bench: Bench, teacher: Teacher, seed: int, soft: distilled.Method) -> Rows:
     """Students that read only documents without some words, and the probability that they give to them where they
     come."""
     words = teacher.rare_words()
@@ -140,7 +125,7 @@ def removed(bench: Bench, teacher: Teacher, seed: int, soft: Method) -> Rows:
     facts["words"] = ", ".join(teacher.tokenizer.name(word).strip() for word in words)
     facts["documents left"] = len(left) / len(teacher.ids)
     models = {"teacher": teacher.model}
-    for name, method in (("labels", LABELS), ("soft targets", soft)):
+    for name, method in (("labels", distilled.LABELS), ("soft targets", soft)):
         known_as = f"{name}, {sorted(words)} removed"
         taught = student(bench, teacher, known_as, method, "two layers", seed, left[: teacher.budget.documents])
         models[name] = load_model(taught)[0]
@@ -170,7 +155,7 @@ def closed(table: Table, family: str) -> Interval:
 
 def judge(table: Table) -> Verdict:
     """The nine statements, and the numbers that decide."""
-    sizes = [size for size in SIZES if values(table, "loss", "decoder", size, "labels")]
+    sizes = [size for size in distilled.SIZES if values(table, "loss", "decoder", size, "labels")]
     soft = {(family, size): ahead(table, family, size, "labels", "soft targets") for family in MAIN for size in sizes}
     best = {size: ahead(table, "decoder", size, "best word", "soft targets") for size in sizes}
     share = {family: closed(table, family) for family in MAIN}
@@ -212,10 +197,10 @@ def draw(table: Table) -> dict[str, Figure]:
     fig, axes = figure("mean probability of ten words where they come next", "", 6.0, 2.4)
     names = {"teacher": "the teacher", "soft targets": "soft targets, never read them",
              "labels": "labels, never read them"}
-    bars_with_intervals(axes, {name: point(table, "known", family="decoder", size=REMOVED, way=way)
+    bars_with_intervals(axes, {name: over_seeds(values(table, "known", "decoder", REMOVED, way))
                                for way, name in names.items()}, digits=4)
     data, axes = figure("loss of the student, nats a token", "", 6.0, 2.6)
-    bars_with_intervals(axes, {f"{way}, {texts}": point(table, "loss", family="decoder", size=size, way=way)
+    bars_with_intervals(axes, {f"{way}, {texts}": over_seeds(values(table, "loss", "decoder", size, way))
                                for texts, size in (("few documents", "two layers"), ("many documents", MANY))
                                for way in ("labels", "soft targets")}, digits=3)
     return {

@@ -27,19 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minialign.lab.claims import (
-    Bench,
-    Claim,
-    Rows,
-    Table,
-    Verdict,
-    column,
-    control,
-    difference,
-    distinct,
-    drawn,
-    over_seeds,
-)
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds
 from minialign.lab.claims.shipped import TARGETS, Wrap, base, searched, tuned
 from minialign.lab.plotting import Figure, figure, legend, reference_line, whiskers
 from minialign.peft.lora import LoRAConfig, lora_layers
@@ -125,7 +113,7 @@ def draw(table: Table) -> Figure:
     ranks = sorted(distinct(table, "rank"))
     for number, (name, way) in enumerate((("LoRA", "lora"), ("DoRA", "dora"))):
         loss = [over_seeds(column(table, "loss", way=way, rank=rank), 0.0) for rank in ranks]
-        whiskers(axes, number, [rank * 1.06 ** (2 * number - 1) for rank in ranks], [drawn(x) for x in loss], name)
+        whiskers(axes, number, [rank * 1.06 ** (2 * number - 1) for rank in ranks], loss, name)
     reference_line(axes, over_seeds(column(table, "loss", way="full")).mean, "full fine-tuning")
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])

@@ -28,7 +28,7 @@ from typing import Any
 
 from minialign.instruct.mixture import MixtureConfig
 from minialign.lab.bases.make import BASES, load_base
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, drawn, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.instructed import examined, overalls, rows_of, settings, taken_for_granted, tuned
 from minialign.lab.demo.instruct import STYLES, TAUGHT, InstructConfig
 from minialign.lab.plotting import Figure, figure, legend, lines_beside_one_seed, reference_line
@@ -112,7 +112,7 @@ def draw(table: Table) -> dict[str, Figure]:
         fig, axes = figure(words, "accuracy on held-out clusters", 5.6, 3.6)
         found: dict[Any, list[float]] = curve(table, what)
         label = "decoder, tuned (FLAN)" + ", one seed" * all(len(values) == 1 for values in found.values())
-        lines_beside_one_seed(axes, list(range(len(found))), {label: [drawn(over_seeds(values))
+        lines_beside_one_seed(axes, list(range(len(found))), {label: [over_seeds(values)
                                                                       for values in found.values()]})
         axes.set_xticks(range(len(found)), [f"{count:,}" for count in found])
         reference_line(axes, over_seeds(overalls(table, clusters=0)).mean, "as pretrained")

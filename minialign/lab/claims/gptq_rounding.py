@@ -23,19 +23,7 @@ from functools import partial
 from time import perf_counter
 
 from minialign.heads import LanguageModel
-from minialign.lab.claims import (
-    Bench,
-    Claim,
-    Rows,
-    Table,
-    Verdict,
-    column,
-    control,
-    difference,
-    minus,
-    over_seeds,
-    point,
-)
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, minus, over_seeds
 from minialign.lab.claims.quantized import cost
 from minialign.lab.claims.shipped import base, on_the_real_model, rows_of
 from minialign.lab.fidelity import fidelity, windows
@@ -103,8 +91,7 @@ def draw(table: Table) -> Figure:
     fig, axes = figure("", "KL from the float model, nats a token", 6.2, 3.6)
     for number, (model, label) in enumerate((("toy", "toy"), ("real", "SmolLM2-135M"))):
         names = [name for name in TRIED if column(table, "kl", model=model, rounding=name)]
-        points = [point(table, "kl", model=model, rounding=name) if model == "toy"
-                  else column(table, "kl", model=model, rounding=name)[0] for name in names]
+        points = [over_seeds(column(table, "kl", model=model, rounding=name)) for name in names]
         if names:
             whiskers(axes, number, [place + 0.14 * (number - 0.5) for place in range(len(names))], points, label)
     axes.set_xticks(range(len(TRIED)), [name.replace(", ", "\n") for name in TRIED])

@@ -25,7 +25,7 @@ import math
 import torch
 from torch import nn
 
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, drawn, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds
 from minialign.lab.claims.quantized import Subject, as_its_card, subject, train_on
 from minialign.lab.fidelity import fidelity
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
@@ -33,11 +33,9 @@ from minialign.quant.half import HALVES, compute_half, overflow_report, store_ha
 from minialign.runs.tensors import tensor_file, tensors_of
 from minialign.training import TrainingConfig
 
-CLAIM = Claim(
-    "half-precision",
-    "Sixteen bits a number halve the space for almost nothing; float16 overflows where bfloat16 does not.",
-    "Micikevicius et al. 2018, §3",
-)
+CLAIM = Claim("half-precision",
+              "Sixteen bits a number halve the space for almost nothing; float16 overflows where bfloat16 does not.",
+              "Micikevicius et al. 2018, §3")
 NOTHING = 0.005  # nats a token
 LARGE = 2.0**17  # how much a feature is scaled up
 
@@ -120,7 +118,7 @@ def draw(table: Table) -> Figure:
     bars = {}
     for name in HALVES:
         for how, what in (("stored", "kl"), ("computed", "kl computed")):
-            bars[f"{name}, {how}"] = drawn(over_seeds([1e6 * kl for kl in column(table, what, type=name)]))
+            bars[f"{name}, {how}"] = over_seeds([1e6 * kl for kl in column(table, what, type=name)])
     bars_with_intervals(axes, bars, digits=2)
     axes.set_xlim(left=0)
     return fig

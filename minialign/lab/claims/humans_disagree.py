@@ -21,29 +21,15 @@ from __future__ import annotations
 
 import random
 
-from minialign.lab.claims import (
-    Bench,
-    Claim,
-    Rows,
-    Table,
-    Verdict,
-    column,
-    control,
-    difference,
-    distinct,
-    over_seeds,
-    point,
-)
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.lab.realdata.ratings import STEMS, ensemble_agreement, read_ratings
 from minialign.runs.errors import UserError
 from minialign.world.annotators import Annotator, agreement_table, annotators, logistic, typical_pairs, utility
 
-CLAIM = Claim(
-    "humans-disagree",
-    "People disagree with each other and with themselves; several people together judge better than one.",
-    "Stiennon et al. 2020, §3.3",
-)
+CLAIM = Claim("humans-disagree",
+              "People disagree with each other and with themselves; several people together judge better than one.",
+              "Stiennon et al. 2020, §3.3")
 SIZES = (1, 2, 3, 5, 7)  # people in an ensemble
 PANEL = 20  # people who judge
 SURE = 0.95  # nobody would call this inconsistent
@@ -126,7 +112,8 @@ def judge(table: Table) -> Verdict:
 def draw(table: Table) -> Figure:
     """Agreement with the others against the size of the ensemble."""
     fig, axes = figure("people in the ensemble", "agreement with all the others", 6.0, 3.8)
-    lines_with_intervals(axes, SIZES, {who: [point(table, "agreement", who=who, people=size) for size in SIZES]
-                                       for who in distinct(table, "who")})
+    agreement = {who: [over_seeds(column(table, "agreement", who=who, people=size)) for size in SIZES]
+                 for who in distinct(table, "who")}
+    lines_with_intervals(axes, SIZES, agreement)
     legend(axes)
     return fig

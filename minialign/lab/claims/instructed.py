@@ -28,15 +28,7 @@ from minialign.instruct.zero_shot import examined as to_be_answered
 from minialign.lab.bases.controls import measure
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Table, control
-from minialign.lab.demo.instruct import (
-    FAST,
-    STYLES,
-    InstructConfig,
-    adapt,
-    held_out_examples,
-    trained_on,
-    tune,
-)
+from minialign.lab.demo.instruct import FAST, STYLES, InstructConfig, adapt, held_out_examples, trained_on, tune
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 from minialign.world.datasets import DATASETS, PROMPTS, examples

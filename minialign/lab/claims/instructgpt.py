@@ -47,6 +47,7 @@ from minialign.lab.claims.instructed import reading
 from minialign.lab.demo.evaluation import duel, gold_scores
 from minialign.lab.demo.pipeline import RLHF, SAMPLING
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
+from minialign.peft.trainable import counts
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
@@ -55,12 +56,10 @@ from minialign.world.gold import RUDE, score
 from minialign.world.stories import Story
 from minialign.world.tasks import demonstrations
 
-CLAIM = Claim(
-    "instructgpt",
-    "Tuned on feedback, a model is more truthful and slightly less toxic, also for annotators that it never saw, and "
-    "loses no other task.",
-    "Ouyang et al. 2022, §4",
-)
+CLAIM = Claim("instructgpt",
+              "Tuned on feedback, a model is more truthful and slightly less toxic, also for annotators that it never "
+              "saw, and loses no other task.",
+              "Ouyang et al. 2022, §4")
 LARGE, SMALL = "large, pretrained", "small"  # the middle size, which only predicts, and the small one, tuned
 LOST = 0.03  # share of right answers that may be lost
 TAXED = 0.01  # share of the base's skill; of less than this nothing can be kept
@@ -83,7 +82,7 @@ def measure(bench: Bench) -> Rows:
         answers = {name: written(model, made.tokenizer, tests, seed) for name, model in asked_of.items()}
         stories = [Story.from_dict(test["story"]) for test in tests]
         row: dict[str, Any] = {"seed": seed}
-        row |= {"parameters": count(small["rlhf"]), "parameters, large": count(models["pretrained"])}
+        row |= {"parameters": counts(small["rlhf"])[1], "parameters, large": counts(models["pretrained"])[1]}
         for name, texts in answers.items():
             golds = gold_scores([score(story, text) for story, text in zip(stories, texts)])
             row |= {f"{aspect}, {name}": golds[aspect]["mean"] for aspect in ("honest", "harmless", "helpful")}
@@ -120,11 +119,6 @@ def harmless(model: LanguageModel, tokenizer: Tokenizer, words: str, tests: list
     """Share of answers without a rude word when every prompt begins with some words."""
     begun = [test | {"prompt": words + test["prompt"]} for test in tests]
     return 1 - sum(bool(RUDE.search(text)) for text in written(model, tokenizer, begun, seed)) / len(tests)
-
-
-def count(model: LanguageModel) -> int:
-    """Parameters."""
-    return sum(p.numel() for p in model.parameters())
 
 
 def written(model: LanguageModel, tokenizer: Tokenizer, tests: Sequence[dict], seed: int) -> list[str]:

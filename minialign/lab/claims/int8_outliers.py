@@ -28,7 +28,7 @@ from functools import partial
 import torch
 
 from minialign.heads import LanguageModel
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, drawn, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.quantized import as_its_card, cost, subject
 from minialign.lab.claims.shipped import on_the_real_model
 from minialign.lab.fidelity import fidelity, windows
@@ -37,11 +37,9 @@ from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
 from minialign.runs.devices import device_of
 
-CLAIM = Claim(
-    "int8-outliers",
-    "Outlier features break plain int8; vector-wise scales and a 16-bit part for their columns repair it.",
-    "Dettmers et al. 2022, Table 1",
-)
+CLAIM = Claim("int8-outliers",
+              "Outlier features break plain int8; vector-wise scales and a 16-bit part for their columns repair it.",
+              "Dettmers et al. 2022, Table 1")
 TRIED = ("absmax", "zero-point", "row-wise", "vector-wise", "llm-int8", "weights")
 VERSIONS = {"toy": "toy", "planted": "toy, planted outliers", "real": "SmolLM2-135M"}  # as the figure names them
 FACTOR, FEATURES = 30.0, 2  # how much larger, and how many of a block's features
@@ -127,7 +125,7 @@ def draw(table: Table) -> Figure:
     versions = distinct(table, "version")
     for number, version in enumerate(versions):
         found = [column(table, "kl", version=version, scheme=scheme) for scheme in TRIED]
-        points = [drawn(over_seeds(kl, 0.0)) if len(kl) > 1 else kl[0] for kl in found]
+        points = [over_seeds(kl, 0.0) if len(kl) > 1 else kl[0] for kl in found]
         places = [place + 0.16 * (number - (len(versions) - 1) / 2) for place in range(len(TRIED))]
         whiskers(axes, number, places, points, VERSIONS[version])
     axes.set_xticks(range(len(TRIED)), [name.replace("-", "-\n", 1) for name in TRIED])

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from minialign.heads import describe_model
 from minialign.instruct.sft import demonstration_rows
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, drawn, over_seeds, time_ratio
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, over_seeds, time_ratio
 from minialign.lab.claims.tuned import base_of, digest_of
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
@@ -120,7 +120,7 @@ def draw(table: Table) -> Figure:
     """Bytes stored."""
     fig, axes = figure("stored, MB", "", 6.0, 2.4)
     names = {"one base, eight LoRAs": "bytes", "eight models": "bytes of eight models"}
-    bars_with_intervals(axes, {name: drawn(over_seeds([value / 1e6 for value in column(table, what)]))
+    bars_with_intervals(axes, {name: over_seeds([value / 1e6 for value in column(table, what)])
                                for name, what in names.items()})
     axes.set_xlim(left=0)
     return fig

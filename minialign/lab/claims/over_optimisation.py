@@ -52,11 +52,8 @@ from minialign.training import TrainingConfig
 from minialign.world.gold import score
 from minialign.world.stories import Story
 
-CLAIM = Claim(
-    "over-optimisation",
-    "Without the KL term, optimising a reward model runs away from what people want.",
-    "Stiennon et al. 2020, Fig. 5; Gao et al. 2022",
-)
+CLAIM = Claim("over-optimisation", "Without the KL term, optimising a reward model runs away from what people want.",
+              "Stiennon et al. 2020, Fig. 5; Gao et al. 2022")
 BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
 SIZES = (1, 2, 4, 16, 64, 256, 1024)  # n of best of n
 BEST, MEAN, CAUTIOUS = "best-of-n", "best-of-n, mean", "best-of-n, cautious"
@@ -184,14 +181,12 @@ def seeds_of(table: Table, beta: float) -> list[int]:
 
 
 def ends(table: Table, beta: float, field: str) -> list[tuple[float, float]]:
-    """For each seed that ran at this beta, a field where its run began, and its mean over the last updates; without a
-    row of update 0, as older tables have none, the beginning is the mean over the first ones."""
+    """For each seed that ran at this beta, a field where its run began, and its mean over the last updates."""
     found = []
     for seed in seeds_of(table, beta):
         values = column(table, field, method="ppo", seed=seed, beta=beta)
         edge = min(EDGE, max(1, len(values) // 2))
-        first = 1 if 0 in column(table, "update", method="ppo", seed=seed, beta=beta) else edge
-        found.append((sum(values[:first]) / first, sum(values[-edge:]) / edge))
+        found.append((values[0], sum(values[-edge:]) / edge))
     return found
 
 
@@ -268,15 +263,13 @@ def curves(table: Table) -> dict[str, dict[str, list[float]]]:
     proxy of its own, and gains are what is compared."""
     runs = {f"β {beta:g}": {"method": "ppo", "beta": beta} for beta in sorted(distinct(table, "beta", method="ppo"))}
     found = {label: means_along(table, "update", **which) for label, which in runs.items()}
-    alone = int(0 in column(table, "update", method="ppo"))  # the beginning, where it was measured
-    found = {label: {name: means[:alone] + smooth(means[alone:]) for name, means in curve.items()}
+    found = {label: {name: means[:1] + smooth(means[1:]) for name, means in curve.items()}
              for label, curve in found.items()}
     best = means_along(table, "n", method=BEST)
     cautious = {"best of n, cautious": means_along(table, "n", method=CAUTIOUS)} if CAUTIOUS in distinct(
         table, "method") else {}
-    if alone:
-        found = {label: {name: [value - means[0] + best[name][0] for value in means] for name, means in curve.items()}
-                 for label, curve in found.items()}
+    found = {label: {name: [value - means[0] + best[name][0] for value in means] for name, means in curve.items()}
+             for label, curve in found.items()}
     return found | {"best of n": best} | cautious
 
 
@@ -300,8 +293,7 @@ def laws(table: Table) -> list[str]:
             if len(moved) > 2:
                 fit = fit_law(*map(list, zip(*moved)), logarithm="best of n" not in label)
                 fits.setdefault(label, []).append(fit)
-    return [f"{label}: a {over_seeds(a)}, b {over_seeds(b)}"
-            for label, found in fits.items() for a, b in [zip(*found)]]
+    return [f"{label}: a {over_seeds(a)}, b {over_seeds(b)}" for label, found in fits.items() for a, b in [zip(*found)]]
 
 
 def draw(table: Table) -> Figure:

@@ -22,25 +22,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from minialign.lab.claims.runner import (
-    CLAIMS,
-    FAILS,
-    FEWEST,
-    HEADINGS,
-    HOLDS,
-    PARTLY,
-    TABLE,
-    UNDECIDED,
-    UNMEASURABLE,
-    load,
-)
+from minialign.lab.claims.runner import CHECKED, CLAIMS, FEWEST, HEADINGS, SIGNS, TABLE, load
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, read_text, write_atomic
 
-# verdict -> its style on the page and its sign
-SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗"), UNDECIDED: ("undecided", "?"),
-         UNMEASURABLE: ("unmeasurable", "–")}
-CHECKED = {True: HOLDS, False: FAILS, None: UNDECIDED}  # a check -> the verdict whose sign it has
 NUMBER = r"(?<![\w.,-])[-+]?\d[\d.,]*(?:e[-+]\d+)?%?"
 # with its interval, or with what says that it has none
 VALUE = re.compile(NUMBER + r" (?:\[[^]]*\]|± [\d.]+(?: \(one seed\))?|\(one seed\))")
@@ -334,8 +319,3 @@ def filled(path: Path, parts: Mapping[str, str]) -> str:
         before, _, after = between(text, part, path)
         text = f"{before}{content}\n{after}"
     return text
-
-
-def write_parts(path: Path, parts: Mapping[str, str]) -> None:
-    """Put each part between its two markers in a file. Raises UserError, and changes nothing, when it has none."""
-    write_atomic(path, filled(path, parts))

@@ -30,10 +30,12 @@ from minialign.heads import LanguageModel, ScalarModel, describe_model, load_mod
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
 from minialign.lab.claims.feedback import SIZES, compared, reward_model, taken_for_granted
 from minialign.lab.claims.frozen_reader import PARAMETERS, FrozenReader, drawn_again
+from minialign.lab.demo.evaluation import preference
 from minialign.lab.demo.settings import NO_BASE, DemoConfig
 from minialign.lab.plotting import Figure, legend, lines_with_intervals, reference_line
 from minialign.lab.realdata.people import write_people_data, write_people_texts
 from minialign.lab.realdata.ratings import raters_on, read_ratings, two_raters
+from minialign.peft.trainable import counts
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import split_by_prompt
@@ -90,11 +92,6 @@ def accuracy(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[d
     return pair_accuracy(chosen, rejected)
 
 
-def parameters(model: ScalarModel) -> int:
-    """How many."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def simulated(bench: Bench, seed: int) -> Rows:
     """One seed of the grid, and its two lines."""
     yield from taken_for_granted(bench, seed)
@@ -108,10 +105,9 @@ def simulated(bench: Bench, seed: int) -> Rows:
         for share in SHARES:
             part, steps = ranked[: max(4, round(share * len(ranked)))], max(4, round(share * config.reward_steps))
             seeds = [seed, seed + 100, seed + 200] if (size, share) == ("middle", 1.0) else [seed]
-            models = [trained(bench, [folder.name], made.instructed, made.tokenizer, part, steps, seed_,
-                              config)
+            models = [trained(bench, [folder.name], made.instructed, made.tokenizer, part, steps, seed_, config)
                       for seed_ in seeds]
-            row = {"size": size, "share": share, "seed": seed, "parameters": parameters(models[0])}
+            row = {"size": size, "share": share, "seed": seed, "parameters": counts(models[0])[1]}
             yield {"judge": MODEL, "accuracy": accuracy(models[0], made.tokenizer, held_out)} | row
             if len(models) > 1:
                 yield {"judge": THREE, "accuracy": accuracy(Ensemble(models), made.tokenizer, held_out)} | row
@@ -122,12 +118,8 @@ def people(pairs: list[dict], judged: list[dict], seed: int) -> dict[str, float]
     chose."""
     rng, one, majority = random.Random(seed), 0.0, 0.0
     for pair in pairs:
-        story, votes = Story.from_dict(judged[pair["index"]]["story"]), []
-        for person in HELD_OUT_PANEL:
-            swapped = rng.random() < 0.5
-            texts = (pair["rejected"], pair["chosen"]) if swapped else (pair["chosen"], pair["rejected"])
-            winner = person.compare(story, *texts, rng).winner
-            votes.append(0.5 if winner == "tie" else float((winner == "first") != swapped))
+        story = Story.from_dict(judged[pair["index"]]["story"])
+        votes = [preference(person, story, pair["chosen"], pair["rejected"], rng) for person in HELD_OUT_PANEL]
         one += sum(votes) / len(votes)
         majority += 0.5 if sum(votes) == len(votes) / 2 else float(sum(votes) > len(votes) / 2)
     return {"one person": one / len(pairs), "five people": majority / len(pairs)}
@@ -161,7 +153,7 @@ def real_people(bench: Bench) -> Rows:
                 order = random.Random(seed).sample(ranked, min(amount, len(ranked)))
                 reward = trained(bench, ["tweets", size], base, tokenizer, order, max(40, amount // 20), seed,
                                  DemoConfig(NO_BASE))
-                row = {"judge": REAL, "size": size, "amount": amount, "seed": seed, "parameters": parameters(reward)}
+                row = {"judge": REAL, "size": size, "amount": amount, "seed": seed, "parameters": counts(reward)[1]}
                 yield row | {"accuracy": accuracy(reward, tokenizer, tests),
                              "one rater": accuracy(reward, tokenizer, others)}
     yield from real_model(bench, learned, valid_pairs, judged, single)

@@ -45,6 +45,10 @@ TABLE = "table.csv"
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold at this scale"
 UNDECIDED = "undecided, too few seeds"
 UNMEASURABLE = "not measurable, a control failed"
+# verdict -> its style on the page and its sign
+SIGNS = {HOLDS: ("holds", "✓"), PARTLY: ("partly", "◐"), FAILS: ("fails", "✗"), UNDECIDED: ("undecided", "?"),
+         UNMEASURABLE: ("unmeasurable", "–")}
+CHECKED = {True: HOLDS, False: FAILS, None: UNDECIDED}  # a check -> the verdict whose sign it has
 FEWEST = 3  # seeds whose interval is worth the name
 HEADINGS = {  # heading of the notes -> its claims; the module of "lora-rank" is lora_rank.py
     "Instruction tuning": ("t0-unseen-tasks", "t0-templates", "flan-clusters", "t5-fixed-format"),

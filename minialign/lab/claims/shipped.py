@@ -32,7 +32,7 @@ from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
-from minialign.world.corpus import written_documents
+from minialign.world import corpus
 from minialign.world.datasets import PROMPTS, examples
 from minialign.world.tasks import demonstrations
 
@@ -49,7 +49,7 @@ def base() -> tuple[LanguageModel, Tokenizer]:
 @functools.cache
 def documents(seed: int, count: int) -> list[str]:
     """Documents of the base's kind that it never saw."""
-    return [document["text"] for document in written_documents(count, 70_000 + seed)]
+    return [document["text"] for document in corpus.documents(count, 70_000 + seed)]
 
 
 @functools.cache

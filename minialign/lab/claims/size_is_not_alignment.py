@@ -27,19 +27,7 @@ import torch
 
 from minialign.generation import continue_texts
 from minialign.heads import evaluating
-from minialign.lab.claims import (
-    Bench,
-    Claim,
-    Rows,
-    Table,
-    Verdict,
-    column,
-    control,
-    difference,
-    distinct,
-    over_seeds,
-    point,
-)
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds
 from minialign.lab.claims.instructed import NEW, READS, own_words
 from minialign.lab.claims.tuned import SIZES, base_of
 from minialign.lab.demo.evaluation import ASPECTS
@@ -47,16 +35,14 @@ from minialign.lab.demo.pipeline import SAMPLING
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
 from minialign.pretrain.causal_lm import encode_documents, mean_loss, training_rows
 from minialign.training import TrainingConfig
-from minialign.world.corpus import written_documents
+from minialign.world import corpus
 from minialign.world.gold import score
 from minialign.world.stories import Story
 from minialign.world.tasks import demonstrations
 
-CLAIM = Claim(
-    "size-is-not-alignment",
-    "Larger next-token predictors predict better and are still untruthful, toxic and unhelpful.",
-    "Ouyang et al. 2022, §1",
-)
+CLAIM = Claim("size-is-not-alignment",
+              "Larger next-token predictors predict better and are still untruthful, toxic and unhelpful.",
+              "Ouyang et al. 2022, §1")
 STATED = {"helpful": "still unhelpful", "truthful": "still untruthful", "harmless": "still toxic"}
 GAP = 0.05  # a smaller difference from the references is none
 
@@ -65,7 +51,7 @@ def measure(bench: Bench) -> Rows:
     """Let each size read on and summarise; width 0 are the references."""
     sizes, stories = (list(SIZES)[:2], 24) if bench.fast else (list(SIZES), 400)
     for seed in range(bench.seeds):
-        tests, texts = demonstrations(stories, NEW + seed, 1.0), written_documents(stories, NEW + seed)
+        tests, texts = demonstrations(stories, NEW + seed, 1.0), corpus.documents(stories, NEW + seed)
         yield control("the largest reads", own_words(SIZES[sizes[-1]], 6 if bench.fast else 100), READS, seed)
         for size in sizes:
             model, tokenizer = base_of(size)
@@ -111,7 +97,7 @@ def draw(table: Table) -> Figure:
     fig, axes = figure("parameters", "score of the summaries, 0 to 1", 6.0, 3.8)
     widths = sorted(distinct(table, "width"))[1:]
     places = [column(table, "parameters", width=width)[0] for width in widths]
-    lines_with_intervals(axes, places, {aspect: [point(table, aspect, width=width) for width in widths]
+    lines_with_intervals(axes, places, {aspect: [over_seeds(column(table, aspect, width=width)) for width in widths]
                                         for aspect in STATED})
     axes.set_xscale("log")
     axes.set_ylim(0, 1.03)

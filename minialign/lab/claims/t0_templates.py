@@ -21,20 +21,9 @@ import dataclasses
 from statistics import mean
 
 from minialign.instruct.mixture import MixtureConfig
-from minialign.instruct.zero_shot import TaskResult
 from minialign.lab.bases.make import BASES
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, distinct, drawn, over_seeds
-from minialign.lab.claims.instructed import (
-    examined,
-    on_trained_tasks,
-    overall,
-    overalls,
-    results_of,
-    rows_of,
-    settings,
-    taken_for_granted,
-    tuned,
-)
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, distinct, instructed, over_seeds
+from minialign.lab.claims.instructed import examined, on_trained_tasks, taken_for_granted, tuned
 from minialign.lab.demo.instruct import STYLES, trained_on, unseen_words
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, lines_beside_one_seed
 
@@ -48,7 +37,7 @@ MANNERS, UNADAPTED, BY_MEAN = "all, all manners", "all, no LM adaptation", "all,
 
 def measure(bench: Bench) -> Rows:
     """Tune with few and with many wordings and compare median and spread on held-out tasks."""
-    config = settings(bench, steps=STEPS)
+    config = instructed.settings(bench, steps=STEPS)
     for seed in range(bench.seeds):
         models = {name: tuned(bench, config, "t0", MixtureConfig(templates=count, seed=seed), seed)
                   for name, count in COUNTS.items() if seed == 0 or name != ONCE}
@@ -59,27 +48,24 @@ def measure(bench: Bench) -> Rows:
             models[BY_MEAN] = models["all"]
         yield from taken_for_granted(bench, STYLES["t0"], *models["all"], MixtureConfig(seed=seed), seed)
         for name, model in models.items():
-            yield from rows_of(examined(*model, config, mean_logprob=name == BY_MEAN), wordings=name, seed=seed)
+            found = examined(*model, config, mean_logprob=name == BY_MEAN)
+            yield from instructed.rows_of(found, wordings=name, seed=seed)
         for name in (1, "all"):
             known = trained_on(MixtureConfig(templates=COUNTS[name], seed=seed))
             for words, asked in {"known": known, "unseen": unseen_words()}.items():
                 found = on_trained_tasks(bench, *models[name], asked, seed)
-                yield from rows_of(found, trained=f"{name}, {words} words", seed=seed)
+                yield from instructed.rows_of(found, trained=f"{name}, {words} words", seed=seed)
 
 
 def medians(table: Table, wordings: int | str) -> list[float]:
     """Accuracy of the median wording, a number a seed."""
-    return [overall(results) for results in results_of(table, wordings=wordings)]
+    return instructed.overalls(table, wordings=wordings)
 
 
 def spreads(table: Table, wordings: int | str) -> list[float]:
     """Quartile range over wordings, mean over tasks, a number a seed."""
-    return [quartile_range(results) for results in results_of(table, wordings=wordings)]
-
-
-def quartile_range(results: dict[str, TaskResult]) -> float:
-    """Mean over tasks."""
-    return sum(result.quartile_range for result in results.values()) / len(results)
+    return [mean(result.quartile_range for result in results.values())
+            for results in instructed.results_of(table, wordings=wordings)]
 
 
 def judge(table: Table) -> Verdict:
@@ -96,7 +82,7 @@ def judge(table: Table) -> Verdict:
     first = every[:1]
     adapted, by_mean = difference(first, medians(table, UNADAPTED)), difference(medians(table, BY_MEAN), first)
     manners = difference(medians(table, MANNERS), first)
-    trained = {what: f"{mean(overalls(table, trained=what)):.3f}" for what in distinct(table, "trained")}
+    trained = {what: f"{mean(instructed.overalls(table, trained=what)):.3f}" for what in distinct(table, "trained")}
     return checks, (
         f"median accuracy with 1, 3 and all wordings {', '.join(said)} (half the quartile range); from one to all it "
         f"rises by {rise}, the spread shrinks by {shrink}; trained tasks by wordings trained on: "
@@ -110,12 +96,12 @@ def draw(table: Table) -> dict[str, Figure]:
     """Median accuracy and spread over wordings against the number of wordings trained on; and the trained tasks, in
     wordings that were trained and in others."""
     fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 6.6, 3.6)
-    curves = {name: [drawn(over_seeds(numbers(table, count))) for count in COUNTS]
+    curves = {name: [over_seeds(numbers(table, count)) for count in COUNTS]
               for name, numbers in (("median over wordings", medians), ("spread (quartiles)", spreads))}
     lines_beside_one_seed(axes, list(range(len(COUNTS))), curves)
     axes.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
     legend(axes)
     bars, axes = figure("accuracy on trained tasks", "", 6.4, 3.2)
-    bars_with_intervals(axes, {f"wordings trained on: {what}".replace(", ", ",\n"): drawn(over_seeds(
-        overalls(table, trained=what), 0.0, 1.0)) for what in distinct(table, "trained")})
+    bars_with_intervals(axes, {f"wordings trained on: {what}".replace(", ", ",\n"): over_seeds(
+        instructed.overalls(table, trained=what), 0.0, 1.0) for what in distinct(table, "trained")})
     return {"figure": fig, "trained": bars}

@@ -27,12 +27,10 @@ from minialign.lab.claims.instructed import chance, examined, overalls, rows_of,
 from minialign.lab.demo.instruct import LARGER, STYLES
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
 
-CLAIM = Claim(
-    "t0-unseen-tasks",
-    "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than a larger "
-    "language model.",
-    "Sanh et al. 2022, Fig. 4",
-)
+CLAIM = Claim("t0-unseen-tasks",
+              "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than "
+              "a larger language model.",
+              "Sanh et al. 2022, Fig. 4")
 MANY = MixtureConfig(manners=True)  # thousands of instructions
 STEPS = 2000  # for so many: after T0's 1,200 trained tasks stand at .895, and their control asks .9
 MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examples": "larger decoder, two examples",

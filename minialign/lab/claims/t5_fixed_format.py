@@ -20,18 +20,16 @@ from __future__ import annotations
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, drawn, minus, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, minus, over_seeds
 from minialign.lab.claims.instructed import chance, overalls, rows_of, settings, taken_for_granted, tuned
 from minialign.lab.demo.instruct import STYLES, trained_on
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.world.datasets import PROMPTS, examples
 
-CLAIM = Claim(
-    "t5-fixed-format",
-    "A model with one fixed prefix a task does worse when a task that it knows is asked for in other words, and worse "
-    "than one that learned several.",
-    "Raffel et al. 2020; Sanh et al. 2022",
-)
+CLAIM = Claim("t5-fixed-format",
+              "A model with one fixed prefix a task does worse when a task that it knows is asked for in other words, "
+              "and worse than one that learned several.",
+              "Raffel et al. 2020; Sanh et al. 2022")
 TRAINED = 4  # wordings of each task that are trained on; the others are new
 ASKED = 60  # new examples of each trained task
 NAMES = ("T5, its prefix", "T5, new words", "T0, trained words", "T0, new words")
@@ -68,6 +66,6 @@ def judge(table: Table) -> Verdict:
 def draw(table: Table) -> Figure:
     """A bar for each model and kind of wording."""
     fig, axes = figure("accuracy on trained tasks", "", 6.4, 3.6)
-    bars_with_intervals(axes, {name.replace(", ", ",\n"): drawn(over_seeds(overalls(table, asked=name)))
+    bars_with_intervals(axes, {name.replace(", ", ",\n"): over_seeds(overalls(table, asked=name))
                                for name in NAMES})
     return fig

@@ -29,11 +29,9 @@ from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, REAL, accuracies, acc
 from minialign.lab.plotting import STYLES, Figure, figure, legend, whiskers
 from minialign.peft.methods import OF_THE_NOTES
 
-CLAIM = Claim(
-    "transfer-distance",
-    "Frozen features suit tasks near to the pretraining; far from it, the whole model has to be tuned.",
-    "Peters et al. 2019, Table 2",
-)
+CLAIM = Claim("transfer-distance",
+              "Frozen features suit tasks near to the pretraining; far from it, the whole model has to be tuned.",
+              "Peters et al. 2019, Table 2")
 FULL, FEATURES, ONE_ANSWER = "full", "feature-based", "always the same"
 CALLED = {NEAR: "near: good or bad?", FAR: "far: whose team?", FARTHER: "farther: one team?", REAL: "real: tweets"}
 LITTLE, MORE = ("bitfit", "prompt-tuning"), ("lora", "adapters")  # what they train
@@ -53,8 +51,7 @@ def measure(bench: Bench) -> Rows:
 
 def judge(table: Table) -> Verdict:
     """The seven statements, and the numbers that decide."""
-    found = {(name, method): accuracies(table, task=name, method=method)
-             for name in CALLED for method in OF_THE_NOTES}
+    found = {(name, method): accuracies(table, task=name, method=method) for name in CALLED for method in OF_THE_NOTES}
     gaps = {name: minus(found[name, FULL], found[name, FEATURES]) for name in distinct(table, "task")}
     near, far, wider = over_seeds(gaps[NEAR]), over_seeds(gaps[FAR]), difference(gaps[FAR], gaps[NEAR])
     others = {method: difference(found[FAR, method], found[FAR, FEATURES]) for method in OF_THE_NOTES

@@ -40,7 +40,7 @@ from torch import nn
 from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.heads import Classifier, LanguageModel, describe_model
 from minialign.lab.bases.make import BASES, load_base
-from minialign.lab.claims import Bench, Table, column, control, drawn, over_seeds
+from minialign.lab.claims import Bench, Table, column, control, over_seeds
 from minialign.lab.realdata.ratings import read_ratings
 from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.methods import CONFIGS, METHODS
@@ -233,4 +233,4 @@ def accuracies(table: Table, **which: Any) -> list[float]:
 
 def accuracy(table: Table, **which: Any) -> Any:
     """The same over the seeds, as the figures take it; its interval ends where accuracies do."""
-    return drawn(over_seeds(accuracies(table, **which), 0.0, 1.0))
+    return over_seeds(accuracies(table, **which), 0.0, 1.0)

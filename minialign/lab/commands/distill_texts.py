@@ -11,7 +11,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from minialign.batching import Batches, text_rows
+from minialign.batching import Batches
 from minialign.distill.minilm import train_assistant
 from minialign.distill.recipe import distil, own_loss
 from minialign.distill.soft_targets import SoftTargets
@@ -23,13 +23,13 @@ from minialign.lab.commands.inputs import given_context, read_documents
 from minialign.lab.commands.pretrain import hold_out_the_end
 from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import WRITTEN, CacheConfig, CachedSoftTargets, written_once
-from minialign.pretrain.causal_lm import LabelledRows, encode_documents, perplexity, training_rows
-from minialign.pretrain.masked_lm import MaskedText, MaskingConfig
+from minialign.pretrain.causal_lm import LabelledRows, NextToken, encode_documents, perplexity
+from minialign.pretrain.masked_lm import MaskedLM, MaskingConfig
 from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
-from minialign.tokenizer import BEGIN, Tokenizer
+from minialign.tokenizer import Tokenizer
 
 
 def distil_from_texts(asked: SimpleNamespace) -> None:
@@ -158,13 +158,11 @@ def make_batches(asked: SimpleNamespace, defaults: RecipeDefaults, tokenizer: To
             rows = [ids[: context + 1] for ids in encode_documents(tokenizer, part)]
             taught = [(row, min(length, len(row) - 1)) for row in rows]
             made.append(LabelledRows(taught, min(how.batch, len(rows)), seed))
-        elif model.config.kind == "decoder":
-            made.append(training_rows(encode_documents(tokenizer, part), context, how, packed, place))
         else:
-            rows = [[BEGIN, *row] for row in text_rows(tokenizer.encode_many(part), context - 1, packed, place)]
-            made.append(MaskedText(rows, min(how.batch, len(rows)), seed, model.config.vocabulary, asked.masking))
+            objective = NextToken(packed) if model.config.kind == "decoder" else MaskedLM(asked.masking, packed)
+            made.append(objective.batches(tokenizer, part, model.config, how, place))
     data, valid = made
-    return data, [batch for step in range(min(8, valid.order.steps_in_epoch)) for batch in valid.microbatches(step, 1)]
+    return data, valid.first()
 
 
 def prompt_length(asked: SimpleNamespace) -> int:

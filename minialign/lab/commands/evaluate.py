@@ -14,15 +14,8 @@ from minialign.batching import next_token_batch
 from minialign.evaluation import mean_interval
 from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import same_tokenizer
+from minialign.lab.commands import inputs
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import (
-    is_named,
-    open_model,
-    open_reward_model,
-    prompt_rows,
-    read_documents,
-    read_prompts,
-)
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
@@ -56,10 +49,10 @@ def command(args, sampling):
     """
     run, out = args.run, free_place(args)
     # a perplexity of text is one of next tokens
-    model, tokenizer = open_model(run, "language-model" if args.text is None else "decoder", args.tuned)
+    model, tokenizer = inputs.open_model(run, "language-model" if args.text is None else "decoder", args.tuned)
     result = {"run": str(run)} | ({} if args.tuned is None else {"tuned": str(args.tuned)})
     if args.text is not None:
-        text = result["text"] = measure_perplexity(model, tokenizer, read_documents(args.text, "paragraphs"))
+        text = result["text"] = measure_perplexity(model, tokenizer, inputs.read_documents(args.text, "paragraphs"))
         click.echo(f"{run}: perplexity {text['perplexity']:.2f} a token, {text['bits_per_byte']:.3f} bits a byte on "
                    f"{args.text}")
     if args.prompts is not None:
@@ -85,7 +78,7 @@ def free_place(args: SimpleNamespace) -> Path:
         raise UserError("answers need somebody to judge them; give --judge, the run of a reward model")
     if args.prompts is None and (args.judge or args.proxy or args.against):
         raise UserError("--judge, --proxy and --against are about answers; give --prompts")
-    if args.out is None and args.tuned is None and is_named(args.run):
+    if args.out is None and args.tuned is None and inputs.is_named(args.run):
         raise UserError(f"there is no folder {args.run} to leave evaluation.json in; say where by --out")
     out = args.out or (args.tuned or args.run) / "evaluation.json"
     try:
@@ -117,18 +110,18 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
 
 def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingConfig) -> dict:
     """Both sides answer the same prompts; the judge's higher score wins."""
-    scorer = open_reward_model(args.judge, args.run, tokenizer)
+    scorer = inputs.open_reward_model(args.judge, args.run, tokenizer)
     context, limit = min(model.config.context, scorer.config.context), 32 if args.fast else None
     if args.against is None:
         records = read_references(args.prompts, tokenizer, scorer.config.context)[:limit]
         others = [record["completion"] for record in records]
     else:
-        rival, rival_tokenizer = open_model(args.against)
+        rival, rival_tokenizer = inputs.open_model(args.against)
         same_tokenizer((args.run, tokenizer), (args.against, rival_tokenizer))
-        context, records = min(context, rival.config.context), read_prompts(args.prompts)[:limit]
+        context, records = min(context, rival.config.context), inputs.read_prompts(args.prompts)[:limit]
     if len(records) < 2:
         raise UserError("one prompt gives no interval; give at least two", args.prompts)
-    prompt_rows(tokenizer, records, sampling.new_tokens, context)
+    inputs.prompt_rows(tokenizer, records, sampling.new_tokens, context)
     texts = [record["prompt"] for record in records]
     if args.against is not None:
         chance = torch.Generator().manual_seed(args.seed + 1)
@@ -145,7 +138,7 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
         "prompts": len(texts),
     }
     if args.proxy is not None:
-        scores = score_texts(open_reward_model(args.proxy, args.run, tokenizer), tokenizer, texts, completions)
+        scores = score_texts(inputs.open_reward_model(args.proxy, args.run, tokenizer), tokenizer, texts, completions)
         result["hacking"] = [asdict(sample) for sample in widest(texts, completions, scores, own)]
     samples = zip(texts[:20], completions, others)
     return result | {"samples": [{"prompt": p, "answer": a, "rival": b} for p, a, b in samples]}
@@ -159,7 +152,7 @@ def score_texts(scorer, tokenizer: Tokenizer, prompts: list[str], completions: l
 def read_references(path: Path, tokenizer: Tokenizer, context: int) -> list[dict]:
     """Prompts with their reference completions. Raises UserError for a pair that the judge cannot read as a whole, with
     its line."""
-    records = read_prompts(path, references=True)
+    records = inputs.read_prompts(path, references=True)
     rows = completion_rows(tokenizer, [r["prompt"] for r in records], [r["completion"] for r in records])
     for (prompt, completion), record in zip(rows, records):
         if (length := len(prompt) + len(completion)) > context:

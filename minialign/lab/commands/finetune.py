@@ -74,8 +74,7 @@ def command(args, training, update, bottleneck, biases, prompt):
         update = dataclasses.replace(update, targets=tuple(name.strip() for name in args.targets.split(",")))
     if args.prompt_text:
         prompt = dataclasses.replace(prompt, start="text", text_ids=tuple(tokenizer.encode(args.prompt_text)))
-    chosen = {"lora": update, "dora": update, "adapters": bottleneck, "bitfit": biases,
-              "prompt-tuning": prompt}
+    chosen = {"lora": update, "dora": update, "adapters": bottleneck, "bitfit": biases, "prompt-tuning": prompt}
     records, labelled = read_lines(args.data)
     if labelled and args.merged:
         raise UserError("a head on labels cannot be merged into a language model; leave --merged out")

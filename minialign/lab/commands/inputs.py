@@ -23,20 +23,10 @@ from minialign.peft.lora import LoRAConfig
 from minialign.peft.saving import load as load_tuned
 from minialign.peft.transfer import TunedRun
 from minialign.quant.saving import QUANTIZED
+from minialign.runs import files
 from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
-from minialign.runs.files import (
-    Record,
-    check_fields,
-    held_out,
-    is_jsonl,
-    lines_of,
-    parse_jsonl,
-    place_of,
-    read_json,
-    read_jsonl,
-    read_text,
-)
+from minialign.runs.files import Record, place_of, read_text
 from minialign.runs.run_folder import CONFIG, MODEL, RunFolder
 from minialign.tokenizer import Tokenizer
 
@@ -128,7 +118,7 @@ def open_tuned_classifier(folder: Path, tuned: Path) -> tuple[Classifier, Tokeni
 def labels_of(tuned: Path | None) -> list[str]:
     """The labels that a tuned head knows, in the order of its classes; none where a language model was tuned. Raises
     UserError for a list of anything else."""
-    config = read_json(tuned / CONFIG) if tuned is not None and (tuned / CONFIG).exists() else {}
+    config = files.read_json(tuned / CONFIG) if tuned is not None and (tuned / CONFIG).exists() else {}
     labels = config.get("labels") or [] if isinstance(config, dict) else []
     if not isinstance(labels, list) or [*dict.fromkeys(map(str, labels))] != labels:
         raise UserError(f"labels is {labels!r}; it must be a list of different texts, one a class", tuned / CONFIG)
@@ -141,7 +131,7 @@ def read_documents(path: Path, split: str = "file") -> list[str]:
     if records is not None:
         parts = [record["text"] for record in records]
     else:
-        lines = lines_of(text)  # a file from Windows has the same paragraphs
+        lines = files.lines_of(text)  # a file from Windows has the same paragraphs
         text = "\n".join(lines)
         parts = {"file": [text], "paragraphs": text.split("\n\n"), "lines": lines}[split]
     documents = [part.strip() for part in parts if part.strip()]
@@ -153,10 +143,10 @@ def read_documents(path: Path, split: str = "file") -> list[str]:
 def read_either(path: Path, fields: Sequence[str]) -> tuple[str, list[Record] | None]:
     """A file's text, and its objects if it is JSONL. The content decides; says what, where the name does not."""
     text = read_text(path)
-    found = is_jsonl(path, text)
+    found = files.is_jsonl(path, text)
     if path.suffix != (".jsonl" if found else ".txt"):
         click.echo(f"{path}: read as {'JSONL, one object a line' if found else 'plain text'}")
-    return text, parse_jsonl(text, path, fields) if found else None
+    return text, files.parse_jsonl(text, path, fields) if found else None
 
 
 def read_prompts(path: Path, references: bool = False) -> list[Record]:
@@ -166,7 +156,7 @@ def read_prompts(path: Path, references: bool = False) -> list[Record]:
     if records is None and references:
         raise UserError("has no references to compare with; give JSONL with `prompt` and `completion`, or another run "
                         "to compare with", path)
-    lines = enumerate(lines_of(text), 1) if records is None else ()
+    lines = enumerate(files.lines_of(text), 1) if records is None else ()
     return records or [Record({"prompt": line}, path, number) for number, line in lines if line.strip()]
 
 
@@ -202,12 +192,12 @@ def read_lines(file: Path) -> tuple[list[dict], bool]:
     Raises:
         UserError: a line that lacks a field, with its number, or says that a completion is bad.
     """
-    records = read_jsonl(file)
+    records = files.read_jsonl(file)
     labelled = "label" in records[0] and ("text" in records[0] or "completion" not in records[0])
     for record in records:
         if not labelled:
             refuse_judged(record)
-        check_fields(record, ("text", "label") if labelled else ("prompt", "completion"), str, *place_of(record))
+        files.check_fields(record, ("text", "label") if labelled else ("prompt", "completion"), str, *place_of(record))
     return records, labelled
 
 
@@ -220,7 +210,7 @@ def refuse_judged(record: Record) -> None:
 
 def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:
     """Lines to learn from, and the tenth of them that is held out, the same one for every command."""
-    sides = [[r for r in records if held_out(r[key], 0.1) is side] for side in (False, True)]
+    sides = [[r for r in records if files.held_out(r[key], 0.1) is side] for side in (False, True)]
     if not sides[1]:
         raise UserError(f"{len(records)} lines are too few to hold a tenth out for validation; give more", file)
     fill_a_batch(len(sides[0]), "examples to learn from", batch, file)

@@ -13,15 +13,8 @@ from minialign.batching import pack
 from minialign.evaluation import Interval
 from minialign.generation import SamplingConfig
 from minialign.heads import ScalarModel, describe_model, load_model
+from minialign.lab.commands import inputs
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.inputs import (
-    fill_a_batch,
-    given_context,
-    open_reward_model,
-    prompt_rows,
-    read_documents,
-    read_prompts,
-)
 from minialign.lab.stages import stage_run
 from minialign.rlhf.best_of_n import beside_best_of_n
 from minialign.rlhf.ppo import PPOConfig, train_ppo
@@ -60,9 +53,9 @@ def command(args, settings, mixing):
     """
     model, tokenizer = load_model(args.policy, "decoder")
     scorer, rewarded_by = load_rewards(args, tokenizer)
-    records, context = read_prompts(args.prompts), min(model.config.context, scorer.config.context)
-    rows = prompt_rows(tokenizer, records, settings.new_tokens, context)
-    fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
+    records, context = inputs.read_prompts(args.prompts), min(model.config.context, scorer.config.context)
+    rows = inputs.prompt_rows(tokenizer, records, settings.new_tokens, context)
+    inputs.fill_a_batch(len(rows), "prompts", settings.prompts, args.prompts)
     data = fingerprint([[record["prompt"], place_of(record)[1]] for record in records])
     about = {**describe_model(model), "stage": "ppo", "ppo": settings, "data": data}
     mix = None
@@ -93,7 +86,7 @@ def command(args, settings, mixing):
 
 def load_rewards(args: SimpleNamespace, tokenizer: Tokenizer) -> tuple[ScalarModel | Ensemble, dict[str, Any]]:
     """The reward model of one run, or the ensemble of several; and what tells them from others."""
-    models = [open_reward_model(run, args.policy, tokenizer) for run in args.reward]
+    models = [inputs.open_reward_model(run, args.policy, tokenizer) for run in args.reward]
     if len(models) > 1:
         return Ensemble(models, args.caution), {"reward": models, "caution": args.caution}
     if args.caution:
@@ -107,11 +100,11 @@ def interval(found: Interval) -> str:
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
-@given_context()
+@inputs.given_context()
 def text_rows(path: Path, tokenizer: Tokenizer, context: int) -> tuple[Tensor, Tensor]:
     """Pretraining text as packed rows: what is mixed in, and the last tenth, two rows at least, on which the alignment
     tax is measured."""
-    ids = tokenizer.encode_many(read_documents(path, "paragraphs"))
+    ids = tokenizer.encode_many(inputs.read_documents(path, "paragraphs"))
     rows = pack([[tokenizer.begin, *document, tokenizer.end] for document in ids], context)
     kept = max(2, len(rows) // 10)
     if len(rows) < kept + 1:

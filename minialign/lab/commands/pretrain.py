@@ -40,8 +40,7 @@ KINDS = {"next-token": "decoder", "span-corruption": "encoder-decoder", "masked-
 @cli.option("--packed/--no-packed", default=True,
             text="Pack documents one after the other, or one a row (many short ones).")
 @cli.choice_option("--objective", KINDS, "next-token", "GPT's, T5's or BERT's; it says what is built.")
-@cli.count_option("--lm-adaptation-steps", 0, 0, cli.LARGEST,
-                  "More steps, after span corruption: go on from texts.")
+@cli.count_option("--lm-adaptation-steps", 0, 0, cli.LARGEST, "More steps, after span corruption: go on from texts.")
 @cli.run_options(out="runs/pretrain")
 @cli.configured("Training", "training", DEFAULT, FAST)
 @cli.configured("Model", "shape", SHAPE, hide=("kind",))

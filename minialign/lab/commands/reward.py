@@ -17,14 +17,7 @@ from minialign.lab.report.reward import calibration_figure
 from minialign.lab.stages import stage_run
 from minialign.rlhf.ranked import Comparisons, Ranked, count_pairs
 from minialign.rlhf.reward_checks import blind_baselines, calibration, show_calibration
-from minialign.rlhf.reward_model import (
-    REWARD,
-    Row,
-    all_pair_scores,
-    completion_rows,
-    evaluate_pairs,
-    train_reward_model,
-)
+from minialign.rlhf.reward_model import REWARD, all_pair_scores, completion_rows, evaluate_pairs, train_reward_model
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import RunFolder
@@ -94,7 +87,7 @@ def report(trained, checks: list[Ranked], held_out: list[dict], run: RunFolder) 
     click.echo(f"drawn in {run.path / CALIBRATION}")
 
 
-def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[Row]:
+def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[tuple]:
     """The base's own completions to prompts of the comparisons: what a score of 0 ± 1 will mean.
 
     They may be as long as half of the chosen completions are, so that no less than half of the prompts leave room for
@@ -106,8 +99,7 @@ def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: 
                if len(p) + len(a) + 2 <= context]
     if not fitting:
         raise UserError(f"no chosen completion fits the model's context of {context} with its prompt; use shorter "
-                        f"ones, or "
-                        f"a model with a longer context")
+                        f"ones, or a model with a longer context")
     new_tokens = min(48, statistics.median_low([length for _, length, _ in fitting]))
     texts = [text for length, _, text in fitting if 1 + length + new_tokens <= context]
     texts = [texts[i % len(texts)] for i in range(count)]

@@ -84,8 +84,7 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
     write_jsonl(folder / "evaluation" / "samples.jsonl", samples)
     judge = check_reward_model(reward, config.unit, tokenizer, comparisons)
     judge["minimal_pairs"] = minimal_pairs(reward, tokenizer, tests, seed).to_dict()
-    result = {"stages": stages, "reward_model": judge,
-              "kl": kl.mean, "kl_interval": kl.to_dict()}
+    result = {"stages": stages, "reward_model": judge, "kl": kl.mean, "kl_interval": kl.to_dict()}
     if config.rivals:
         moved = mean_interval(log_ratios[:RIVAL_STORIES].tolist()).mean
         own = rival_row("RLHF", moved, stories[:RIVAL_STORIES], completions["rlhf"], completions["reference"], proxy,
@@ -128,8 +127,7 @@ def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer
     is of the completions, `judges` of those who compare them with the references."""
     stories, references = [Story.from_dict(t["story"]) for t in tests], [t["completion"] for t in tests]
     completions, scores = sample_and_score(sft, reward, tokenizer, [test["prompt"] for test in tests], RIVALS[-1],
-                                           sampling,
-                                       torch.Generator().manual_seed(seed + 2))
+                                           sampling, torch.Generator().manual_seed(seed + 2))
     rows = []
     for n in RIVALS:
         texts, best = best_of(completions, scores, n)
@@ -138,8 +136,7 @@ def best_of_rivals(sft: LanguageModel, reward: ScalarModel, tokenizer: Tokenizer
 
 
 def rival_row(name: str, kl: float, stories: list[Story], completions: list[str], references: list[str],
-              proxy: list[float],
-              judges: int) -> dict[str, Any]:
+              proxy: list[float], judges: int) -> dict[str, Any]:
     """KL, score, gold and win rates of completions to some stories: one row of the comparison of PPO with best of n. On
     all test stories, and with the same seed of `judges`, the row of RLHF says what its stage does."""
     count = len(stories)

@@ -20,13 +20,7 @@ from pathlib import Path
 from minialign.batching import Batches, Interleaved
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.fresh import FreshMixture
-from minialign.instruct.mixture import (
-    MixtureConfig,
-    Templates,
-    chosen,
-    draw_training_and_validation,
-    split_by_cluster,
-)
+from minialign.instruct.mixture import MixtureConfig, Templates, chosen, draw_training_and_validation, split_by_cluster
 from minialign.instruct.t0 import T0, tune_on_questions
 from minialign.instruct.t5 import prefix_templates
 from minialign.lab.bases.make import BASES, LEARNED, load_base

@@ -45,7 +45,7 @@ from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
-from minialign.world.corpus import written_documents
+from minialign.world.corpus import documents
 from minialign.world.tasks import demonstrations
 
 PRETRAINED, INSTRUCTED, COMPARED, REWARD, RLHF = "1-pretrained", "2-instructed", "3-comparisons", "4-reward", "5-rlhf"
@@ -135,7 +135,7 @@ class Demo:
         """
         c = self.config
         jobs = {
-            "documents": (written_documents, c.documents if c.base == NO_BASE else SHOWN, c.seed_of(1), c.dirt),
+            "documents": (documents, c.documents if c.base == NO_BASE else SHOWN, c.seed_of(1), c.dirt),
             "demonstrations": (demonstrations, c.demonstrations, c.seed_of(2), c.summaries),
             "judged": (demonstrations, c.judged, c.seed_of(3), 1.0),
             "prompts": (demonstrations, c.prompts, c.seed_of(4), 1.0),

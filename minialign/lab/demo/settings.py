@@ -42,8 +42,7 @@ class DemoConfig:
                 raise UserError(f"{name} is {value}; it must be at least {fewest.get(name, 1)}")
         if self.completions > 9 or not 0 <= self.summaries <= 1 or not 0 <= self.beta < 1e6:
             raise UserError(f"completions {self.completions} (2 to 9), summaries {self.summaries} (0 to 1) or beta "
-                            f"{self.beta} "
-                            f"(at least 0) is out of range")
+                            f"{self.beta} (at least 0) is out of range")
         self.dirt, self.shape(1024)  # both complain about what they cannot use
 
     @property

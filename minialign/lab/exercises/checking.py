@@ -31,18 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minialign.lab.exercises import comparison
 from minialign.lab.exercises.calling import Raised, called
 from minialign.lab.exercises.catalogue import find, words
-from minialign.lab.exercises.comparison import (
-    apart,
-    difference,
-    holds_numpy,
-    in_torch,
-    kind_difference,
-    number_in,
-    show,
-    value_difference,
-)
+from minialign.lab.exercises.comparison import apart, difference, kind_difference, show, value_difference
 from minialign.lab.exercises.exercise import Exercise, Wrong
 
 
@@ -109,7 +101,7 @@ def check(exercise: str | Callable[..., Any], answer: Any = ..., hint: bool = Fa
 
 def _check_number(task: Exercise, answer: Any) -> str:
     """Compare a prediction with what running it gives."""
-    number = number_in(answer)
+    number = comparison.number_in(answer)
     if number is None or not math.isfinite(number):
         raise Wrong("kind", f"This exercise asks for a number, and {show(answer)[:60]} is none: predict first, run "
                             f"later.")
@@ -161,8 +153,8 @@ def _check_function(task: Exercise, answer: Any) -> str:
     for case in cases:
         kept = copy.deepcopy(case)
         made = _result(task, answer, kept)
-        numpy = numpy or holds_numpy(made)
-        got.append(in_torch(made))
+        numpy = numpy or comparison.holds_numpy(made)
+        got.append(comparison.in_torch(made))
         if isinstance(got[-1], Raised):
             break
         _check_unchanged(case, kept)

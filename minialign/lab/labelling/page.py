@@ -29,12 +29,14 @@ import re
 import secrets
 import socket
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from minialign.lab.labelling.reward import LABELS, PAIRS, LiveReward
 from minialign.lab.labelling.store import CHOICES, LabelStore, Refused, read_pairs
@@ -192,6 +194,25 @@ class QuietHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
+def local_server(app: Callable[[str, int], Flask], port: int) -> tuple[BaseWSGIServer, str]:
+    """A server on this computer only, and its address; `app` makes what it serves of a token and a port.
+
+    Raises:
+        UserError: the port is in use.
+    """
+    token = secrets.token_urlsafe(16)
+    try:
+        listener = socket.create_server((LOCAL[0], port))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {port} cannot be had ({getattr(error, 'strerror', error)}); choose another --port, or 0 "
+                        f"for any that is free") from None
+    with listener:
+        port = listener.getsockname()[1]
+        server = make_server(LOCAL[0], port, app(token, port), threaded=True, request_handler=QuietHandler,
+                             fd=listener.fileno())
+    return server, f"http://{LOCAL[0]}:{port}/?token={token}"
+
+
 class LabelPage:
     """The page, served in the background: `url` is its address; show it in a notebook, or `wait` for Ctrl-C.
 
@@ -202,19 +223,9 @@ class LabelPage:
     """
 
     def __init__(self, store: LabelStore, reward: LiveReward, port: int = 0):
-        self.store, self.reward, self.token = store, reward, secrets.token_urlsafe(16)
-        try:
-            listener = socket.create_server((LOCAL[0], port))
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", error)
-            raise UserError(f"port {port} cannot be had ({why}); choose another --port, or 0 for any that is "
-                            f"free") from None
-        with listener:
-            port = listener.getsockname()[1]
-            self.server = make_server(LOCAL[0], port, create_app(store, reward, self.token, port), threaded=True,
-                                      request_handler=QuietHandler, fd=listener.fileno())
+        self.store, self.reward = store, reward
+        self.server, self.url = local_server(partial(create_app, store, reward), port)
         self.server.daemon_threads = True
-        self.url = f"http://{LOCAL[0]}:{port}/?token={self.token}"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
 

@@ -58,8 +58,7 @@ def read_models(run: Path) -> tuple[dict[str, nn.Module], Tokenizer]:
         model, tokenizer = load_model(run, "decoder")
         models = {"pretrained": model}
     else:
-        there = {name: run / folder for name, folder in STAGES.items()
-                 if (run / folder / "model.safetensors").exists()}
+        there = {name: run / folder for name, folder in STAGES.items() if (run / folder / "model.safetensors").exists()}
         if not there:
             raise UserError("holds no finished stage of the main job; make one with `python -m minialign`, or leave "
                             "RUN out for the shipped page", run)

