@@ -3,8 +3,6 @@ r"""`python -m minialign [command]`: the map of commands, nothing else.
 Without a command it runs the main job, `demo`. A command's module is imported only when it runs, so that help is quick.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

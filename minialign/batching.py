@@ -15,8 +15,6 @@ An encoder-decoder reads its inputs as they are and its targets as above, betwee
 Read next: logprobs.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain

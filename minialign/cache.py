@@ -6,8 +6,6 @@ which may keep fewer heads of keys than of queries (`key_value_heads`) and choos
 Read next: heads.py.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ r"""Texts with a class each: as batches, their loss, and how well a classifier d
 Read next: world/wordings.py. See also: heads.py (the classifier).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

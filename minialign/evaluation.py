@@ -6,8 +6,6 @@ What the interval is over must be said: completions to one prompt are not indepe
 Read next: ranking.py.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import sys
@@ -35,7 +33,7 @@ class Interval:
         """As JSON holds it."""
         return asdict(self)
 
-    def above(self, other: Interval) -> bool:
+    def above(self, other: "Interval") -> bool:
         """Whether the two intervals are apart, this one higher."""
         return self.low > other.high
 

@@ -19,8 +19,6 @@ Read next: training.py.
 Try it:  python -m minialign sample RUN --prompt "Once"
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ r"""What a transformer's vectors are turned into: words, classes, one number.
 Read next: tokenizer.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

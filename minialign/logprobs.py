@@ -8,8 +8,6 @@ prompt's last token, which predicts the completion's first. Everything else take
 Read next: generation.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -13,8 +13,6 @@ to go on with. Details that matter:
 Read next: classification.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -11,8 +11,6 @@ Read next: batching.py.
 Try it:  python -m minialign sample RUN --prompt "…" --show tokens
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

@@ -16,8 +16,6 @@ to 2; steadily rising: the learning rate is too high) · `tokens_per_second` · 
 loss on held-out examples, nats.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

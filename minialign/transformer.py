@@ -20,8 +20,6 @@ Details that matter:
     4. Projections into the residual stream start smaller by √(2N): test_residual_projections_start_smaller.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

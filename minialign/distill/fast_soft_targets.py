@@ -9,8 +9,6 @@ Both are the same to rounding (test_fast_soft_targets_are_the_plain_formula).
 Read next: recipe.py.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable

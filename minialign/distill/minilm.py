@@ -23,8 +23,6 @@ Read next: sequence_level.py, where the teacher writes.
 Try it:  python -m minialign distill --teacher RUN --recipe minilm --layers 2 --width 64 --text FILES
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

@@ -23,8 +23,6 @@ Read next: speculative.py.
 Try it:  python -m minialign distill --teacher RUN --recipe on-policy --student RUN --text FILES
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

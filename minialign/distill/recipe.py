@@ -14,8 +14,6 @@ weighs ragged micro-batches a little differently than one large batch.
 Read next: student.py. See also: soft_targets.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

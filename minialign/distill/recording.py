@@ -10,8 +10,6 @@ Details that matter:
 Read next: tinybert.py, which compares them layer by layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

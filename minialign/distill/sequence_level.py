@@ -21,8 +21,6 @@ Read next: on_policy.py, where the student writes.
 Try it:  python -m minialign distill --teacher RUN --recipe sequence-level --text FILES
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -18,8 +18,6 @@ layers.
 Try it:  python -m minialign distill --teacher RUN --recipe soft-targets --layers 2 --text FILES
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

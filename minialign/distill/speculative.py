@@ -18,8 +18,6 @@ often a guess is accepted. A distilled student is a draft by birth. Details that
 Try it:  python -m minialign sample RUN --draft STUDENT --prompt "…"
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

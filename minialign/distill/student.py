@@ -8,8 +8,6 @@ A start from the teacher copies embeddings, norms and whole blocks, bit by bit
 Read next: distilgpt2.py. See also: recipe.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -23,8 +23,6 @@ Try it:  python -m minialign distill --teacher RUN --recipe tinybert --layers 2 
 Then:  python -m minialign distill --teacher RUN --tuned FOLDER --student runs/distill --task FILE.jsonl --out runs/task
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -12,8 +12,6 @@ reads prompt and answer in one row, as in sft.py. Details that matter:
 Read next: zero_shot.py. Try it:  python -m minialign instruct --style flan
 """
 
-from __future__ import annotations
-
 from minialign.batching import IGNORE, Batch, demonstration_row, next_token_batch, pad
 from minialign.instruct.mixture import question_ids
 from minialign.instruct.sft import Row

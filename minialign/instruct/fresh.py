@@ -12,8 +12,6 @@ Other processes write ahead, two chunks at a time, so training never waits for t
 Read next: t5.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -18,8 +18,6 @@ DEVIATION: T0's released code gives every template of a dataset below its cap th
 Read next: fresh.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

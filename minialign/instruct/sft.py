@@ -18,8 +18,6 @@ Details that matter:
 Read next: mixture.py. Try it:  python -m minialign sft --base RUN --demonstrations FILE.jsonl
 """
 
-from __future__ import annotations
-
 from minialign.batching import demonstration_row
 from minialign.heads import LanguageModel
 from minialign.pretrain.causal_lm import LabelledRows, next_token_loss

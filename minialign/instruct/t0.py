@@ -12,8 +12,6 @@ of one fixed prefix. Details that matter:
 Read next: flan.py (the same with a decoder). Try it:  python -m minialign instruct --style t0
 """
 
-from __future__ import annotations
-
 import functools
 
 from minialign.batching import Batches, Interleaved

@@ -11,8 +11,6 @@ task that it never learned. T0 (t0.py) changes the words and nothing else. Detai
 Read next: t0.py. Try it:  python -m minialign instruct --style t5
 """
 
-from __future__ import annotations
-
 from minialign.world.templates import NOT_READ, Template
 
 

@@ -10,8 +10,6 @@ Read next: rlhf/comparisons.py.
 Try it:  python -m minialign ask RUN --prompt "…" --options yes,no
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ r"""What quantization costs: how much worse a model predicts, and how far its op
     4. A model that is compared with many others reads the rows once (test_what_is_remembered_is_what_the_model_says).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 

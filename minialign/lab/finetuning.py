@@ -8,8 +8,6 @@ texts with labels     <begin> text; a published encoder reads [CLS] text [SEP]
 Read next: peft/transfer.py. Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import time

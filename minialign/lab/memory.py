@@ -10,8 +10,6 @@ An estimate: 8 % are added for what libraries keep. test_the_estimate_is_near_wh
 activations.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

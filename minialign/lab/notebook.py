@@ -9,8 +9,6 @@ without running anything (test_no_committed_notebook_shows_what_other_code_made)
 Try it:  python -m minialign notebooks --fast
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import os

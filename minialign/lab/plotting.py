@@ -14,8 +14,6 @@ has none. Figures are made without pyplot: nothing is opened, nothing is kept al
 left alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import html
 import io

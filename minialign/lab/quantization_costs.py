@@ -3,8 +3,6 @@
 Read next: fidelity.py. Try it:  python -m minialign quantize RUN --text FILE --bench
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ r"""The two diagrams of the notes, for any tensor: real numbers above, integers 
 Read next: quant/mappings.py (the equations). Try it:  save_png(show_mapping(x, bits=3), path)
 """
 
-from __future__ import annotations
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """A stage's run folder: locked, and with what it was made from written down or compared."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

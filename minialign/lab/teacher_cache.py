@@ -27,8 +27,6 @@ Details that matter:
 An encoder whose words are hidden anew in each epoch never sees a row twice: there the cache is only a cost.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -15,8 +15,6 @@ dropout 0 it is the same.
 Read next: lora.py. Try it:  python -m minialign finetune --method adapters --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

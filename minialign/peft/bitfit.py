@@ -15,8 +15,6 @@ Less than a thousandth of a large model; a few percent of a toy. Details that ma
 Read next: adapters.py. Try it:  python -m minialign finetune --method bitfit --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

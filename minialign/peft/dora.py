@@ -15,8 +15,6 @@ numbers, couples them (§3.2). The paper's columns are our rows, since it writes
 Read next: many_tasks.py. Try it:  python -m minialign finetune --method dora --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

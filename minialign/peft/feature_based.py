@@ -16,8 +16,6 @@ knows what the task asks for. Details that matter:
 Read next: bitfit.py. Try it:  python -m minialign finetune --method feature-based --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

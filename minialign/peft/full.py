@@ -5,8 +5,6 @@ r"""Full fine-tuning: every weight may move. The measure of all the others.
 Read next: feature_based.py, the other extreme.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

@@ -19,8 +19,6 @@ W₀ is frozen, and may be quantized; A starts random, B at 0, so the model begi
 Read next: dora.py. Try it:  python -m minialign finetune --method lora --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ Details that matter:
 Read next: prompt_tuning.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +30,7 @@ from minialign.runs.submodules import replace_modules
 class ManyLoRALinear(nn.Module):
     """A frozen linear layer with one low-rank update for each task."""
 
-    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, serving: Serving):
+    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, serving: "Serving"):
         super().__init__()
         self.base, self.serving = base, serving
         self.register_buffer("A", A)  # (K + 1, r, in), the last one zeros: the base

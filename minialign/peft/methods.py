@@ -3,8 +3,6 @@
 Read next: saving.py.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

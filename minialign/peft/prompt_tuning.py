@@ -20,8 +20,6 @@ outputs, not at the prompt's.
 Read next: trainable.py. Try it:  python -m minialign finetune --method prompt-tuning --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -13,8 +13,6 @@ Details that matter:
 Read next: transfer.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

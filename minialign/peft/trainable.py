@@ -9,8 +9,6 @@ setting `requires_grad`. What is frozen is bit-identical after training (test_wh
 Read next: methods.py.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ Read next: quant/mappings.py.
 Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

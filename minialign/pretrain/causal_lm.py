@@ -14,8 +14,6 @@ Read next: pretrain.py (the training). Details that matter:
 Try it:  python -m minialign pretrain --text FILE.txt
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -16,8 +16,6 @@ Read next: instruct/sft.py.
 Try it:  python -m minialign sample RUN --prompt "Rosa lost ___ in the barn."
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

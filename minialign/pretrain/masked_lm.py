@@ -23,8 +23,6 @@ al. 2019, §4.2).
 Try it:  python -m minialign pretrain --text FILE.txt --objective masked-lm
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ Read next: masked_lm.py. See also: instruct/sft.py (the next-token loss, on chos
 Try it:  python -m minialign pretrain --text FILE.txt --objective next-token | masked-lm | span-corruption
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Protocol
 

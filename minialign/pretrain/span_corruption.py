@@ -34,8 +34,6 @@ about equally long and little is padding (test_texts_cut_at_the_same_share_need_
 Try it:  python -m minialign pretrain --text FILE.txt --objective span-corruption [--lm-adaptation-steps 300]
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

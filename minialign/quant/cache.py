@@ -17,8 +17,6 @@ that matter:
 Read next: outliers.py. See also: cache.py.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -15,8 +15,6 @@ scale that was chosen on that has seen the answer (the command refuses it). Deta
 Read next: scheme.py. Try it:  python -m minialign quantize RUN --scheme static --calibration FILE
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any

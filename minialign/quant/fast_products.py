@@ -29,8 +29,6 @@ Read next: llm_int8.py.
 Try it:  python -m minialign quantize RUN --scheme vector-wise --bench
 """
 
-from __future__ import annotations
-
 import time
 from functools import lru_cache
 

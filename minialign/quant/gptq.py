@@ -22,8 +22,6 @@ be undone in another. At 8 bits there is little to undo, at 4 and 3 much. Detail
 Read next: smoothquant.py. Try it:  python -m minialign quantize RUN --scheme gptq --calibration FILE
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

@@ -20,8 +20,6 @@ Source: Micikevicius et al. 2018, §3. Read next: tables.py. See also: saving.py
 Try it:  python -m minialign quantize RUN --scheme bf16 --text FILE
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

@@ -27,8 +27,6 @@ fast_products.py computes the same in less time. Read next: fast_products.py. Se
 Try it:  python -m minialign quantize RUN --scheme weights
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,7 +61,7 @@ class ThroughIntegers(torch.autograd.Function):
     """An integer layer's output, with a gradient for its input: the straight-through estimator, Bengio et al. 2013."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, layer: QuantizedLinear) -> Tensor:
+    def forward(ctx, x: Tensor, layer: "QuantizedLinear") -> Tensor:
         """(..., K) -> (..., N), x's type."""
         ctx.save_for_backward(x)
         ctx.layer = layer

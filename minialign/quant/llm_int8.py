@@ -29,8 +29,6 @@ Details that matter:
 Read next: nf4.py. See also: half.py. Try it:  python -m minialign quantize RUN --scheme llm-int8 --text FILE
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -25,8 +25,6 @@ the notes).
 Try it:  python -m minialign quantize RUN --scheme absmax
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

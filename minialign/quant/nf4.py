@@ -25,8 +25,6 @@ saved is memory, not time. Details that matter:
 Read next: gptq.py. See also: peft/lora.py (QLoRA). Try it:  python -m minialign quantize RUN --scheme nf4
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

@@ -14,8 +14,6 @@ zeroing these hurts far more than zeroing as many others. Details that matter:
 Read next: calibration.py. See also: llm_int8.py (what is done about them). Try it:  notebooks/08_llm_int8.ipynb
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

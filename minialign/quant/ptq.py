@@ -19,8 +19,6 @@ matter:
 Read next: qat.py (the rival), saving.py. Try it:  python -m minialign quantize RUN --scheme vector-wise
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -26,8 +26,6 @@ Details that matter:
 Read next: half.py. See also: ptq.py (the rival; give the float model as many extra steps before you compare).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -11,8 +11,6 @@ Read next: distill/soft_targets.py. See also: ptq.py.
 Try it:  python -m minialign quantize RUN --scheme 4-bit-weights --out SMALL, then  python -m minialign sample SMALL
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -12,8 +12,6 @@ absmax, zero-point, row-wise, vector-wise and llm-int8 are rows of Dettmers et a
 tell them apart. Read next: selection.py. See also: ptq.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

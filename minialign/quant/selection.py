@@ -13,8 +13,6 @@ Details that matter:
 Read next: ptq.py.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,8 +18,6 @@ Read next: cache.py. See also: llm_int8.py. Try it:  python -m minialign quantiz
 --calibration FILE
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -15,8 +15,6 @@ Read next: saving.py. See also: ptq.py.
 Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -9,8 +9,6 @@ should beat it at the same KL, or say that it does not.
 Read next: grpo.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

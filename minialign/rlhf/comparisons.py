@@ -15,8 +15,6 @@ Read next: rouge.py. See also: lab/labelling/page.py (where people make them), r
 Try it:  python -m minialign compare --policies RUN RUN --prompts FILE.jsonl
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence

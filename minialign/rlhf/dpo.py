@@ -34,8 +34,6 @@ Read next: kto.py. See also: ppo.py, which samples.
 Try it:  python -m minialign dpo --policy RUN --comparisons FILE.jsonl
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

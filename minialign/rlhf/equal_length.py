@@ -10,8 +10,6 @@ interval. The fits of all draws are one Newton iteration on tensors
 Read next: peft/full.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

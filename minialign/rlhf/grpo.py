@@ -31,8 +31,6 @@ too easy or too hard) · `kl`, `kl_k3` nats per answer · `entropy` nats per tok
 Read next: dpo.py. Try it:  python -m minialign grpo --policy RUN --prompts FILE --check answer
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

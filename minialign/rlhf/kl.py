@@ -20,8 +20,6 @@ policy of the last rollout. Details that matter:
 Read next: ppo.py (where the price is paid).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -22,8 +22,6 @@ kind, nats · `kl` z, nats · `accuracy` share of answers on the right side of z
 Read next: equal_length.py. Try it:  python -m minialign kto --policy RUN --judged FILE.jsonl
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +51,7 @@ class KTOConfig:
     def __post_init__(self):
         check_ranges(self, {"beta": (1e-6, 1e6), "liked_weight": (0, 1e6), "other_weight": (1e-6, 1e6)})
 
-    def balanced(self, liked: int, other: int) -> KTOConfig:
+    def balanced(self, liked: int, other: int) -> "KTOConfig":
         """The same with λ_D n_D = λ_U n_U where λ_D is 0."""
         return self if self.liked_weight else KTOConfig(self.beta, self.other_weight * other / max(1, liked),
                                                         self.other_weight)

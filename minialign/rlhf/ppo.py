@@ -35,8 +35,6 @@ nats per completion, the sum of k1 (about 0 at first; one negative sample is noi
 Read next: pretraining_mix.py. Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import Counter
@@ -124,7 +122,7 @@ class Rollout:
         """(N, R, D): the vectors of a decoder's stack from which each completion token is predicted."""
         return predicting_vectors(body, self.prompts, *self.completion_ids())[0]
 
-    def take(self, prompts: Tensor) -> Rollout:
+    def take(self, prompts: Tensor) -> "Rollout":
         """The named prompts with their completions as a smaller rollout, no longer than its longest completion."""
         K = len(self.completion) // len(self.prompts)
         rows = (prompts[:, None] * K + torch.arange(K, device=prompts.device)).flatten().to(self.mask.device)

@@ -14,8 +14,6 @@ Read next: rollout_table.py. See also: ppo.py.
 Try it:  python -m minialign ppo --policy RUN --reward RUN --prompts FILE --pretraining TEXT
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -11,8 +11,6 @@ Details that matter:
 Read next: reward_model.py, dpo.py.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

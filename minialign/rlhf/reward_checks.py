@@ -13,8 +13,6 @@ Read next: kl.py. See also: ppo.py, which optimises against whatever is given to
 Try it:  python -m minialign hacking RUN
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

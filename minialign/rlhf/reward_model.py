@@ -30,8 +30,6 @@ Read next: reward_checks.py (how far to trust it), ppo.py, dpo.py (without it).
 Try it:  python -m minialign reward --base RUN --comparisons FILE.jsonl
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 
@@ -77,7 +75,7 @@ def read_score(model: ScalarModel, hidden: Tensor, mask: Tensor) -> Tensor:
     return (numbers * mask).sum(dim=1) / mask.sum(dim=1)
 
 
-def score_completions(model: ScalarModel | Ensemble, prompts: Sequence[Sequence[int]],
+def score_completions(model: "ScalarModel | Ensemble", prompts: Sequence[Sequence[int]],
                       completions: Sequence[Sequence[int]], of: Sequence[int]) -> Tensor:
     """(N,) scores of completions, lists of ids; `of` (N,) says which prompt each goes on from. Prompts are read once.
     An ensemble, or a check, scores them its own way."""
@@ -124,7 +122,7 @@ def completion_rows(tokenizer: Tokenizer, prompts: Sequence[str], completions: S
 
 
 @torch.no_grad()
-def score_rows(model: ScalarModel | Ensemble, rows: Sequence[Row], batch: int = 64) -> Tensor:
+def score_rows(model: "ScalarModel | Ensemble", rows: Sequence[Row], batch: int = 64) -> Tensor:
     """(N,) scores of rows: the ids of a prompt and those of its completion."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     scores = torch.zeros(len(rows), device=device_of(model))

@@ -1,7 +1,5 @@
 r"""A rollout for people: one completion as a table, a token a line. Read next: best_of_n.py."""
 
-from __future__ import annotations
-
 from minialign.rlhf.ppo import Rollout
 from minialign.tokenizer import END, Tokenizer
 

@@ -14,8 +14,6 @@ Optimising ROUGE gives worse summaries than optimising what people say (Stiennon
 Read next: ranked.py. See also: evaluation.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ the device, from the seed of the step.
 Read next: processes.py, for several of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import os

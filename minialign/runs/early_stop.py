@@ -1,7 +1,5 @@
 r"""Early stopping, an option: keep the weights that did best on held-out examples, give up when they stay the best."""
 
-from __future__ import annotations
-
 import math
 import shutil
 

@@ -5,8 +5,6 @@ an exception into text. Everything that a user can get wrong (a file, a value, a
 must name the thing, the value, what was expected and what to do.
 """
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """Something that the user can put right; the message says what and how.

@@ -1,7 +1,5 @@
 r"""Files: read what people wrote, with errors that name file and line; write the whole new file or leave the old."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -8,8 +8,6 @@ start inherit how threads wait.
 Read next: processes.py, for several processes that train one model.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 

@@ -10,8 +10,6 @@ they are computed (gloo on CPUs, nccl on graphics cards). So the curve is that o
 Read next: training.py, whose loop they share.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -13,8 +13,6 @@ Details that matter:
        (test_a_loop_goes_on_from_its_last_checkpoint_and_writes_each_line_once).
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -76,7 +74,7 @@ class ResumableLoop:
         if self.writes:
             run.forget_after(self.state["step"])
 
-    def __enter__(self) -> ResumableLoop:
+    def __enter__(self) -> "ResumableLoop":
         self.interrupted = self.open.enter_context(interruptible())
         return self
 

@@ -11,8 +11,6 @@ new one (test_kill_and_restart_ends_with_the_same_bits). Weights are safetensors
 file runs nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -8,8 +8,6 @@ r"""Configurations: frozen dataclasses whose comments are their documentation.
 code cannot drift apart.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

@@ -4,8 +4,6 @@ Names are matched whole or by shell patterns, never by a part of a word: "bias" 
 "relative_attention_bias" (test_names_are_matched_whole).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 

@@ -1,7 +1,5 @@
 r"""Weights as files: safetensors, never pickles, so reading a stranger's file runs nothing; a digest shows damage."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

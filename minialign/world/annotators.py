@@ -10,8 +10,6 @@ herself, as papers on human feedback report (Ouyang et al. 2022, §3.4: about 73
 Read next: reading.py. Try it: `python -m minialign annotators`.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import astuple, dataclass
@@ -39,7 +37,7 @@ class Annotator:
     tie_width: float = 0.2  # differences below this are called a tie half of the time
     price: float = 12.0  # cents per comparison
 
-    def choose(self, first: tuple[Gold, int], second: tuple[Gold, int], rng: random.Random) -> Choice:
+    def choose(self, first: tuple[Gold, int], second: tuple[Gold, int], rng: random.Random) -> "Choice":
         """Compare two summaries, each given as its gold score and its number of words."""
         difference = utility(self, *first) - utility(self, *second) + self.position_bias
         seconds = round(4 + 0.35 * (first[1] + second[1]) * rng.uniform(0.7, 1.5), 1)
@@ -51,7 +49,7 @@ class Annotator:
         sure = 1 + 8 * math.tanh(abs(difference) / 4) + rng.uniform(-1, 1)
         return Choice(winner, max(1, min(9, round(sure))), seconds)
 
-    def compare(self, story: Story, first: str, second: str, rng: random.Random) -> Choice:
+    def compare(self, story: Story, first: str, second: str, rng: random.Random) -> "Choice":
         """Compare two texts as summaries of `story`."""
         return self.choose(*((score(story, text), len(text.split())) for text in (first, second)), rng)
 

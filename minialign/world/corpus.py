@@ -7,8 +7,6 @@ model that only continues text can be prompted to summarise (Radford et al. 2019
 Read next: annotators.py. Try it: `python -m minialign.world.corpus`.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields

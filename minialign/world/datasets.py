@@ -10,8 +10,6 @@ and used in no other.
 Read next: pretrain/causal_lm.py. Try it: `python -m minialign.world.datasets`.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable
 

@@ -6,8 +6,6 @@ the answer in a form that no other task wants: who has learned tasks and not ins
 Read next: reading_corpus.py.
 """
 
-from __future__ import annotations
-
 import random
 import re
 

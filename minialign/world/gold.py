@@ -11,8 +11,6 @@ kite" is not checked. Askell et al. 2021 (arXiv:2112.00861) gave the three words
 Read next: templates.py.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

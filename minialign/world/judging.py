@@ -6,8 +6,6 @@ completion are the ones that T0 never trained on (Sanh et al. 2022, §3), and ne
 Read next: writing.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from dataclasses import replace

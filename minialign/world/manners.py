@@ -13,8 +13,6 @@ more.
 Read next: datasets.py. Try it: `python -m minialign.world.manners`.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

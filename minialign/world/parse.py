@@ -12,8 +12,6 @@ shapes of all wordings stand in one dictionary. What is not in it says nothing t
 Read next: gold.py.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ asked, the `answer` and the `options` to choose from. Whatever the passage leave
 Read next: judging.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

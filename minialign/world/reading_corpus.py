@@ -18,8 +18,6 @@ Document number i depends on the seed and i alone, so a corpus has no end and ca
 Read next: manners.py. Try it: `python -m minialign.world.reading_corpus`.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -7,8 +7,6 @@ the one who mended. `weight` is how much the event matters to a reader; scenery,
 Read next: parse.py. Try it: `python -m minialign.world.stories`.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class Story:
                 "weights": list(self.weights), "people": list(self.people), "plot": self.plot}
 
     @classmethod
-    def from_dict(cls, record: dict) -> Story:
+    def from_dict(cls, record: dict) -> "Story":
         """The inverse of `to_dict`."""
         events = tuple(Event(**event) for event in record["events"])
         return cls(record["text"], events, tuple(record["weights"]), tuple(record["people"]), record["plot"])

@@ -6,8 +6,6 @@ A task turns a story into examples: dictionaries with the fields `story`, `answe
 Read next: corpus.py. Try it: `python -m minialign.world.tasks`.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 from collections.abc import Callable

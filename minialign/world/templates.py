@@ -15,8 +15,6 @@ average; ours are short, because on a laptop tokens are time.
 Read next: tasks.py.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ Same form as `reading.py`; where there is no list of answers, `options` is missi
 Read next: editing.py.
 """
 
-from __future__ import annotations
-
 import random
 
 from minialign.world.corpus import insult, rude_remark

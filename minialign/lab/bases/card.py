@@ -1,7 +1,5 @@
 """The README.md of a shipped base, written from its card."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -10,8 +10,6 @@ No control looks at a claim: what a claim compares is not measured here. Try it:
 Read next: make.py.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import asdict, dataclass
 from typing import NamedTuple

@@ -12,8 +12,6 @@ the little that there is to learn of comparing.
 Read next: controls.py.
 """
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -15,8 +15,6 @@ Whatever M and N are, the result is the same; without them both halves would hav
 Read next: make.py.
 """
 
-from __future__ import annotations
-
 import re
 
 import torch

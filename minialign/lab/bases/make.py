@@ -15,8 +15,6 @@ Details that matter:
 Try it: `python -m minialign bases --list`.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

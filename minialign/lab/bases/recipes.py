@@ -3,8 +3,6 @@
 Read next: texts.py.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from minialign.training import TrainingConfig
@@ -47,7 +45,7 @@ class Recipe:
                               validate_every=500 if self.start else 2000, checkpoint_every=250, seed=seed)
 
     @property
-    def fast(self) -> Recipe:
+    def fast(self) -> "Recipe":
         """The same kind, too small and too short to read: seconds."""
         small = {"width": 32, "layers": 2, "heads": 2}
         if self.start:

@@ -11,8 +11,6 @@ goes on, and all bases of a seed share them.
 Read next: gaps.py.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -66,7 +64,7 @@ class Corpus:
                     raise
         return load_tokenizer(tokenizer), list(files.values())
 
-    def held_out(self, rows: type[MarkedRows], tokenizer: Tokenizer, context: int) -> list[Batch]:
+    def held_out(self, rows: type["MarkedRows"], tokenizer: Tokenizer, context: int) -> list[Batch]:
         """Batches of documents that no base reads, as `rows` shows them."""
         chunk = encode_chunk(UNREAD, self.seed, (200, 50), str(self.folder / TOKENIZER))
         data = rows([chunk], tokenizer, context, 25, 0)

@@ -7,8 +7,6 @@ setting or line never meets a stale model, and a change elsewhere costs nobody a
 Read next: runner.py.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -15,8 +15,6 @@ decoder: its weights, and what leaves its ReLU. Each statement is a 95 % interva
     4. no value moves by more than half a step, anywhere
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

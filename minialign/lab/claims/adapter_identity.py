@@ -15,8 +15,6 @@ run: the base answers .95 of the questions that it was pretrained on, so there i
 1 looks at the whole 95 % interval over seeds, 2 needs one above 0.5, 3 and 4 one above 0.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from minialign.heads import evaluating

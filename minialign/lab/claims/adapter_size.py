@@ -14,8 +14,6 @@ three blocks tuned in full, and all of it.
 1 and 2 look at the whole 95 % interval over seeds of the difference, 3 needs an interval above 0.
 """
 
-from __future__ import annotations
-
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.tuned import FARTHER, accuracies, accuracy, base_of, searched, solved, top_layers
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line

@@ -17,8 +17,6 @@ added when `transfer-distance` had shown on that task what it will find: where i
 of this width biases and norms are a larger share than in BERT; the share is in the table.
 """
 
-from __future__ import annotations
-
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference
 from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, accuracies, accuracy, searched, solved
 from minialign.lab.plotting import Figure, bars_with_intervals, figure

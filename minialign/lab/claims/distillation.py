@@ -24,8 +24,6 @@ Every difference is taken seed by seed; its 95 % interval over seeds has to lie 
 0.1; 9: above a quarter). What decides nothing is made with the first seed only.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

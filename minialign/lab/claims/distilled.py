@@ -17,8 +17,6 @@ validation documents, with the first seed. Taken for granted of both families, o
 Read next: distillation.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable

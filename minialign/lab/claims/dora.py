@@ -18,8 +18,6 @@ Each needs a difference, seed by seed, whose 95 % interval is above 0. Taken for
 searched, has at least 0.02 nats less than rank 1 of LoRA, or there is nothing to gain.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

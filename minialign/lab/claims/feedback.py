@@ -13,8 +13,6 @@ size, and fixed before the first run from bases:
 Read next: people_prefer_rlhf.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

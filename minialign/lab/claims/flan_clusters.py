@@ -20,8 +20,6 @@ once); and what tuning does to decoders of several sizes.
 against calling eight of fifteen all.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from typing import Any

@@ -10,8 +10,6 @@ attention rests on it (notebook 08). Block and λ are chosen on validation compa
 Read next: reward_scaling.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

@@ -16,8 +16,6 @@ follow, when it can be fetched.
 nearest in 3 bits loses at least 0.01 nats, or there is nothing to keep.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 from time import perf_counter

@@ -17,8 +17,6 @@ last bit, while activations reach beyond 65,504.
 2 needs its whole 95 % interval over seeds inside, 3 a difference above 0.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -17,8 +17,6 @@ panel their difference is taken panel by panel. Taken for granted: simulated peo
 choose what is worth more to them as often as their noise, lapses and ties imply, to within .01.
 """
 
-from __future__ import annotations
-
 import random
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds

@@ -11,8 +11,6 @@ one that asks them in other words at .9. T0 stands at .88 there, FLAN at .80 to 
 Read next: t0_unseen_tasks.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import random

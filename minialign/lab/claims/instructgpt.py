@@ -26,8 +26,6 @@ half, and 5 one above −0.05; in 7 the lower end counts; 9 needs an interval ab
 DEVIATION: InstructGPT's public tasks were never trained on; the questions of 7 were, by instruction tuning.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

@@ -20,8 +20,6 @@ The test, weights and activations of every linear layer in int8, KL from the mod
 Each needs a difference of KL, seed by seed, whose 95 % interval is above 0 (real: one model, so the KL itself).
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

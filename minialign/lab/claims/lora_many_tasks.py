@@ -16,8 +16,6 @@ that got another task's matrices would be seen.
 each the median of pairs in a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations

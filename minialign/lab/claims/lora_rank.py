@@ -17,8 +17,6 @@ rank 1 to 64.
 1 needs the lower end, 2 and 3 the upper end of a 95 % interval over seeds.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -14,8 +14,6 @@ task (tuned.py says what is taken for granted).
 3 needs the 95 % interval over seeds of (gap at the smallest − gap at the largest) above 0.
 """
 
-from __future__ import annotations
-
 from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
 from minialign.lab.claims.shipped import on_the_real_model

@@ -21,8 +21,6 @@ that has learned nothing has no rise to run away with; its accuracy stands in th
 of its own, the proxies together are the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -8,8 +8,6 @@ Read next: runner.py. Try it:  python -m minialign claims --out runs/claims, the
 python -m minialign claims --map-file docs/map.md --out data/claims
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import html

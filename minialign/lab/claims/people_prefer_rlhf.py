@@ -16,8 +16,6 @@ rate at equal length, since longer summaries win by length; each seed's interval
 0.5.
 """
 
-from __future__ import annotations
-
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
 from minialign.lab.claims.feedback import SIZES, aligned, taken_for_granted, with_ends
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line

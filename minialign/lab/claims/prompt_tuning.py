@@ -13,8 +13,6 @@ and full fine-tuning of the same models (tuned.py says what is taken for granted
 1 and 3 need a difference, seed by seed, whose 95 % interval over seeds is above 0; 2 looks at the upper end.
 """
 
-from __future__ import annotations
-
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
 from minialign.lab.claims.tuned import NEAR, SIZES, accuracies, accuracy, searched, solved
 from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals

@@ -13,8 +13,6 @@ that nobody trained on.
     2. at 4 bits, 3. at 3, 4. at 2 QAT is better: a difference, seed by seed, whose 95 % interval is above 0
 """
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -16,8 +16,6 @@ SmolLM2-135M, when it can be fetched: the same bases on Macbeth, and the LoRAs a
 1 to 3 are over seeds, 95 %. Taken for granted: tuning on float gains at least 0.1 nats, or there is nothing to reach.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

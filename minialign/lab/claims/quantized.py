@@ -12,8 +12,6 @@ is fixed before anything is run.
 Read next: int8_outliers.py.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

@@ -20,8 +20,6 @@ real people the 8,192 comparisons are all there are: the seeds differ in their o
 for SmolLM2, whose score has neither, in which of them are drawn, with replacement.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

@@ -17,8 +17,6 @@ choices: on pairs from several policies, as they were collected, and on the hard
 reward model says of lies stands in the table and decides nothing.
 """
 
-from __future__ import annotations
-
 import random
 
 from minialign.heads import ScalarModel

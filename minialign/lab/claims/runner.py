@@ -18,8 +18,6 @@ before stands in data/claims/ID/notes.md.
 Read next: page.py. Try it:  python -m minialign claims absmax-zeropoint --fast
 """
 
-from __future__ import annotations
-
 import csv
 import importlib
 import io

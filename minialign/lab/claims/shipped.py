@@ -10,8 +10,6 @@ rates are searched on the first seed, as in tuned.py.
 Read next: grpo_verifiable.py.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

@@ -19,8 +19,6 @@ So what it says that is not so, it could have known.
 counts.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import torch

@@ -18,8 +18,6 @@ for
 1, 3 and 4 are over seeds, 95 %. Taken for granted: planted outliers at least double the KL of vector-wise int8.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -15,8 +15,6 @@ stories, 40 tokens at most, 4 guesses a pass.
 3 and 4 are over seeds, 95 %. Taken for granted: the draft's first choice is the target's in 0.8 of the places.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -19,8 +19,6 @@ Static is steady by construction, and so is a scale for each token; how far one 
 move a document's logits stands in the table and decides nothing.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -15,8 +15,6 @@ three wordings; in all manners of answering; T0 without the LM adaptation (Leste
 options by the mean over their tokens instead of the sum.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from statistics import mean
 

@@ -16,8 +16,6 @@ tasks' median accuracies. Seeds are of tuning, its order and its examples; there
 Each needs 95 % intervals over seeds that are apart. What guessing gives is in the table and in the figure.
 """
 
-from __future__ import annotations
-
 from minialign.evaluation import Interval
 from minialign.heads import load_model
 from minialign.instruct.mixture import MixtureConfig

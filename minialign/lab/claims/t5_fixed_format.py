@@ -15,8 +15,6 @@ the wordings that neither has seen.
 Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0.
 """
 
-from __future__ import annotations
-
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined

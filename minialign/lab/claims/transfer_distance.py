@@ -20,8 +20,6 @@ what is taken for granted), and on real ratings.
 data/claims/transfer-distance/notes.md), because every method solves the far task.
 """
 
-from __future__ import annotations
-
 from statistics import mean
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds

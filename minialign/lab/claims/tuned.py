@@ -26,8 +26,6 @@ data/claims/transfer-distance/notes.md.
 Read next: transfer_distance.py.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import random

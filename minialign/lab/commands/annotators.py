@@ -1,7 +1,5 @@
 """`python -m minialign annotators`"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`python -m minialign ask RUN --prompt "…" [--options yes,no]`"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

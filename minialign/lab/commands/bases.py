@@ -1,7 +1,5 @@
 """`python -m minialign bases [NAME…] [--check] [--list]`"""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`python -m minialign chat smollm2 [--prompt "…"]`"""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from pathlib import Path

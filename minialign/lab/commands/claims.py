@@ -1,7 +1,5 @@
 """`python -m minialign claims [ID…]`"""
 
-from __future__ import annotations
-
 import click
 
 from minialign.lab.claims.page import write_page, write_results

@@ -1,7 +1,5 @@
 """`python -m minialign compare --policies RUN RUN --prompts FILE.jsonl`"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`python -m minialign`, the main job."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`python -m minialign distill --teacher RUN --recipe NAME --text FILES…`"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

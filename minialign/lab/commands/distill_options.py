@@ -1,12 +1,10 @@
 """What `distill` is asked for: its recipes by name, their options, and those of the student and of the texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from minialign.distill.distilbert import DISTILBERT
 from minialign.distill.distilgpt2 import DISTILGPT2
@@ -106,8 +104,9 @@ def weight_options(function: Callable) -> Callable:
     """One option for each field of any recipe's configuration; the command gets those that were given as `changes`."""
     fields: dict[str, tuple[str, dict[str, list[str]]]] = {}  # name -> type, {help: recipes}
     for recipe, config in [(name, config) for name, defaults in RECIPES.items() for config in defaults.configs]:
+        kinds = get_type_hints(type(config))
         for field in dataclasses.fields(config):
-            _, texts = fields.setdefault(field.name, (field.type, {}))
+            _, texts = fields.setdefault(field.name, (kinds[field.name], {}))
             texts.setdefault(describe(type(config))[field.name], []).append(recipe)
 
     @functools.wraps(function)
@@ -117,7 +116,7 @@ def weight_options(function: Callable) -> Callable:
 
     for name, (kind, texts) in reversed(fields.items()):
         text = "; ".join(f"{text} [{', '.join(recipes)}]" for text, recipes in texts.items())
-        switch = kind == "bool"
+        switch = kind is bool
         flags = f"{flag(name)}/--no-{flag(name)[2:]}" if switch else flag(name)
         with_changes = cli.option(flags, name, text=text, default=None, type=None if switch else cli.TYPES[kind],
                                   section="Instead of the recipe's own")(with_changes)

@@ -1,7 +1,5 @@
 r"""`distill` for a teacher that gives vectors of sentences: MiniLM-L6, or any BERT in its folder."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`distill` with a task: the second stage of TinyBERT, from a teacher that was tuned on the task."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import shutil

@@ -1,7 +1,5 @@
 """`distill` from texts: a student language model of a teacher language model."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """`python -m minialign dpo --policy RUN --comparisons FILE.jsonl`"""
 
-from __future__ import annotations
-
 import click
 
 from minialign.lab.commands import options as cli

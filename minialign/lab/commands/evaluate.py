@@ -1,7 +1,5 @@
 """`python -m minialign evaluate RUN`"""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
 from pathlib import Path

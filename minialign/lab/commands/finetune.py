@@ -1,7 +1,5 @@
 """`python -m minialign finetune --method lora --base RUN --data FILE.jsonl`"""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace

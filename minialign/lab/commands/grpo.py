@@ -1,7 +1,5 @@
 """`python -m minialign grpo --policy RUN --prompts FILE --check answer|regex|MODULE:FUNCTION`"""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """`python -m minialign hacking RUN`"""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

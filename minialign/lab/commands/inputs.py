@@ -1,8 +1,6 @@
 r"""What people hand to a command, read and checked before anything starts, so that an error names file and line and
 nothing is half done."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """`python -m minialign instruct [--style t0|t5|flan] [--tasks FILE.jsonl --templates FILE]`"""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Comparisons that `reward` and `dpo` learn from: their options, and how the files are read and divided."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """`python -m minialign label RUN`"""
 
-from __future__ import annotations
-
 import sys
 import webbrowser
 from pathlib import Path

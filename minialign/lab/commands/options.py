@@ -3,15 +3,13 @@ r"""From configuration to command line: every field of a stage's dataclass becom
 `--fast` puts the stage's own quick values in place of the defaults; what is given on the command line always wins.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -43,7 +41,7 @@ class Number(click.ParamType):
         return number
 
 
-TYPES = {"int": Number(int), "float": Number(float), "str": str, "bool": bool}
+TYPES = {int: Number(int), float: Number(float), str: str, bool: bool}
 
 
 class Option(click.Option):
@@ -217,9 +215,10 @@ def overrides(section: str, name: str, config: type, fields: tuple[str, ...]) ->
 
 def field_option(config: type, field: dataclasses.Field, name: str, default: Any, section: str) -> Callable:
     """The option of one field of a configuration."""
-    flag, switch = "--" + name.replace("_", "-"), field.type == "bool"
+    kind = get_type_hints(config)[field.name]
+    flag, switch = "--" + name.replace("_", "-"), kind is bool
     return option(f"{flag}/--no-{flag[2:]}" if switch else flag, name, text=describe(config)[field.name],
-                  default=default, type=None if switch else TYPES[field.type], section=section)
+                  default=default, type=None if switch else TYPES[kind], section=section)
 
 
 def gather_options(function: Callable) -> Callable:

@@ -1,7 +1,5 @@
 """`python -m minialign play [RUN]`"""
 
-from __future__ import annotations
-
 import webbrowser
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`python -m minialign ppo --policy RUN --reward RUN --prompts FILE`"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +30,7 @@ FAST = {"updates": 3, "prompts": 16, "minibatch": 8, "new_tokens": 16}
 @cli.POLICY
 @cli.file_option("--reward RUN", "The reward model's run; given several times, the models score as one, their mean.",
                  required=True, multiple=True)
-@cli.option("--caution", default=0.0, type=cli.TYPES["float"],
+@cli.option("--caution", default=0.0, type=cli.TYPES[float],
             text="Standard deviations of several models' disagreement off a score.")
 @cli.file_option("--prompts FILE", required=True,
                  text="What to answer: a .txt file with one prompt a line, or a .jsonl file with `prompt`.")

@@ -1,7 +1,5 @@
 """`python -m minialign pretrain --text FILES… [--objective next-token|span-corruption|masked-lm]`"""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

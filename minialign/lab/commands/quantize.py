@@ -1,7 +1,5 @@
 """`python -m minialign quantize RUN --scheme NAME`"""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m minialign realdata NAME`"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

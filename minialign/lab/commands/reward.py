@@ -1,7 +1,5 @@
 """`python -m minialign reward --base RUN --comparisons FILE.jsonl`"""
 
-from __future__ import annotations
-
 import statistics
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`python -m minialign sample RUN --prompt "…"`"""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

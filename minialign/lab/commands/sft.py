@@ -1,7 +1,5 @@
 """`python -m minialign sft --base RUN --demonstrations FILE.jsonl`"""
 
-from __future__ import annotations
-
 import sys
 
 import click

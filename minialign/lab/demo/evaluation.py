@@ -8,8 +8,6 @@ r"""The main job's judges: annotators who label, and at its end the gold score a
 Read next: pipeline.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

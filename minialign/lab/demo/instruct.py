@@ -11,8 +11,6 @@ learned from, so that tuning does not unlearn it.
 Try it:  python -m minialign instruct
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -11,8 +11,6 @@ Nothing that trains ever sees the gold score; the annotators of the win rates di
 Read next: the files of each stage, in the order above. Try it:  python -m minialign
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The main job's settings, and the quick ones of `--fast`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minialign.runs.errors import UserError

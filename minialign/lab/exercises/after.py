@@ -1,8 +1,6 @@
 r"""Exercises of notebook 11: advantages of a group, pass@k, NormalFloats, rounding that corrects, outliers that move,
 guesses that are accepted, lengths and directions."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,8 +1,6 @@
 r"""Calling a reader's function: whatever it raises comes back as a hint, with the line of the reader's own that did
 it."""
 
-from __future__ import annotations
-
 import linecache
 import sysconfig
 import traceback

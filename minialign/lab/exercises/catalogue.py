@@ -9,8 +9,6 @@ The words stand in markdown files that are pleasant to read and to edit, texts/q
 Every mistake has its hint and every hint its mistake (test_every_mistake_has_words_and_the_words_a_mistake).
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import inspect

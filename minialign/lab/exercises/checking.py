@@ -18,8 +18,6 @@ matter:
        (test_a_wrong_type_or_shape_is_said_first).
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import math

@@ -6,8 +6,6 @@ tensor without dimensions, a list for a tuple. Whether it has the right kind (ty
 whether it has the right values another; who asks the first one first can say what is wrong by its name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 r"""Exercises of notebook 09: soft targets, relations of values, attention scores with a mask, and what T² is for."""
 
-from __future__ import annotations
-
 import math
 
 import torch

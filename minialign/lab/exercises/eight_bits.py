@@ -1,7 +1,5 @@
 r"""Exercises of notebook 08: outlier columns, LLM.int8(), norms in 16 bits, and what is stored."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, tensor

@@ -13,8 +13,6 @@ mistake was made. So an exercise holds for each typical one a function that make
 Read next: catalogue.py, checking.py, then any chapter, such as quantization.py.
 """
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence

@@ -1,8 +1,6 @@
 r"""Exercises of notebook 04: the loss of a reward model, ties, the place of the score, and what a difference in score
 means."""
 
-from __future__ import annotations
-
 import math
 import random
 

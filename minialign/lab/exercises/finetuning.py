@@ -1,7 +1,5 @@
 r"""Exercises of notebook 06: LoRA's forward pass, merge and break-even, adapters, and which parameters are biases."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,8 +1,6 @@
 r"""Exercises of notebook 03: the score of an option, the rates of a mixture, what is held out, and a wording that a
 model learns from."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, tensor
 

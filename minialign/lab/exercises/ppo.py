@@ -1,7 +1,5 @@
 r"""Exercises of notebook 05: advantages, estimates of KL, the clipped loss, the penalised reward, whitening."""
 
-from __future__ import annotations
-
 import math
 
 import torch

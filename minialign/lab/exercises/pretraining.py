@@ -1,8 +1,6 @@
 r"""Exercises of notebook 02: the label shift, means over labels, span corruption, perplexity, and how much the decoder
 of T5 writes."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 r"""Exercises of notebook 07: absmax, zero-point, rounding that can be trained through, integers that are multiplied."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,8 +1,6 @@
 r"""Exercises of notebook 10: sampling, where a completion ends, ROUGE, learning from comparisons directly, and how sure
 one may be."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 

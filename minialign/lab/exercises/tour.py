@@ -1,8 +1,6 @@
 r"""Exercises of notebook 00: what an untrained model costs, a share of wins, and a summary that is better than a
 person's."""
 
-from __future__ import annotations
-
 import math
 import random
 from functools import lru_cache

@@ -1,7 +1,5 @@
 r"""Exercises of notebook 01: who may look at whom, attention, positions, and what an attention layer weighs."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -10,8 +10,6 @@ with one thread: with so little to do, two wait for each other.
 Read next: instruct/zero_shot.py, which examines larger models in many wordings.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -14,8 +14,6 @@ matter:
 Read next: lab/pretrained/bert.py (the shortest of the models).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -18,8 +18,6 @@ its zero-point mapping, with a real m in the place of an integer. Details that m
 Read next: gguf_llama.py (what the names mean). Format: the GGUF specification, versions 2 and 3.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ Details that matter:
 Read next: lab/pretrained/llama.py (the model).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import tokenizers

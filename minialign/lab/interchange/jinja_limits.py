@@ -14,8 +14,6 @@ it may be how often, or how wide. Details that matter:
 Read next: promptsource.py.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re

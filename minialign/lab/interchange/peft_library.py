@@ -16,8 +16,6 @@ Details that matter:
 Read next: peft_library_biases.py.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

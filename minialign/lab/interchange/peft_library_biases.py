@@ -15,8 +15,6 @@ a gradient. Details that matter:
 Called by peft_library.py.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ from strangers, so they run in Jinja's sandbox, which reaches no attribute of Py
 Read next: tasks_file.py. Try it:  python -m minialign instruct --tasks FILE.jsonl --templates templates.yaml
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import random

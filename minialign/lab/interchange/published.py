@@ -9,8 +9,6 @@ the same vectors in the `transformers` library (test_transformers_reads_the_fold
 Read next: folder.py (the layout). Try it:  python -m minialign finetune --base FOLDER --data FILE.jsonl
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

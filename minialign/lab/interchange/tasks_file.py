@@ -14,8 +14,6 @@ Without `options` an example can be trained on and not examined. `cluster` says 
 out; without it the task is a cluster of its own. Read next: instruct/mixture.py.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -7,8 +7,6 @@ World annotators have the same table (world/annotators.py); papers report 73 % b
 §3.4), 77 % between labellers and researchers (Stiennon et al. 2020, §3.3). Read next: store.py.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path

@@ -22,8 +22,6 @@ one is, 1 to 9, as the summarisation data records it. Details that matter:
 Read next: store.py, reward.py. Try it:  python -m minialign label RUN
 """
 
-from __future__ import annotations
-
 import hmac
 import re
 import secrets
@@ -230,7 +228,7 @@ class LabelPage:
         self.thread.start()
 
     @classmethod
-    def open(cls, folder: Path, run: Path, annotator: str = "me", seed: int = 0, port: int = 0) -> LabelPage:
+    def open(cls, folder: Path, run: Path, annotator: str = "me", seed: int = 0, port: int = 0) -> "LabelPage":
         """The page on the pairs of a folder that `minialign label` or `minialign compare` made (pairs.jsonl); for
         notebooks."""
         pairs = read_pairs(Path(folder) / PAIRS)

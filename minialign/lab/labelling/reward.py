@@ -13,8 +13,6 @@ labelled since: how well the model predicts this person, not how well it remembe
 Read next: rlhf/reward_model.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -17,8 +17,6 @@ process loses nothing, and starting again goes on where it stopped. Details that
 Read next: page.py, rlhf/comparisons.py (which reads the file).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -1,7 +1,5 @@
 """Labelling without a browser: the same questions, keys and file as the page (page.py), a line at a time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ A run that was stopped, or that is a single model's folder, has less: the page s
 Read next: page.py (how it becomes one file).
 """
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import dataclass, replace

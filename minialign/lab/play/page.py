@@ -6,8 +6,6 @@ be read back, so the shipped one is itself the shipped run: without a run the co
 Read next: play.html, story.html and transformer.js (what is put together here).
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

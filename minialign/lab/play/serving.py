@@ -3,8 +3,6 @@ r"""The page on 127.0.0.1, with the labelling page's guard: a token in the addre
 Read next: page.py (what is served).
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from flask import Flask, Response

@@ -9,8 +9,6 @@ Vectors (biases, norms) are 16-bit floats. The same is done in weights.js.
 Read next: material.py (what else is on the page).
 """
 
-from __future__ import annotations
-
 import zlib
 from typing import Any
 

@@ -18,8 +18,6 @@ Read next: minilm.py (a real one).
 Try it: python -c "from minialign.lab.pretrained.bert import load_bert; print(load_bert('FOLDER'))"
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

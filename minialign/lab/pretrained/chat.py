@@ -14,8 +14,6 @@ Details that matter:
 Try it:  python -m minialign chat smollm2 --prompt "…"
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -14,8 +14,6 @@ Read next: bert.py.
 Try it: python -c "from minialign.lab.pretrained.gpt2 import load_gpt2; print(load_gpt2('FOLDER'))"
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

@@ -17,8 +17,6 @@ It reads folders of `model_type` llama (here) and GGUF files of architecture lla
 Read next: smollm2.py (a real one). Try it:  python -m minialign chat smollm2
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

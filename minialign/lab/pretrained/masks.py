@@ -3,8 +3,6 @@ r"""Who may look at whom, for the pretrained models: pads, causality and the cac
 Read next: llama.py.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

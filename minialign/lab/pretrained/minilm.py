@@ -7,8 +7,6 @@ activations have outlier features.
 Read next: t5.py.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minialign.lab.interchange.folder import WEIGHTS, PretrainedTokenizer, check_unaltered

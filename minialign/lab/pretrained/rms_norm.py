@@ -5,8 +5,6 @@ r"""Root-mean-square normalisation, as in T5 and Llama: no mean is taken away, n
 Read next: masks.py.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

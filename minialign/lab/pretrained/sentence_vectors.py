@@ -20,8 +20,6 @@ Read next: minilm.py (how the teacher itself was made).
 Try it:  python -m minialign distill --teacher minilm --layers 3 --text FILES
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

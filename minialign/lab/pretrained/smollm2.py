@@ -8,8 +8,6 @@ model in fp32, a little worse than the one that was trained.
 Read next: chat.py. Try it:  python -m minialign chat smollm2
 """
 
-from __future__ import annotations
-
 from minialign.lab.interchange.folder import PretrainedTokenizer, check_unaltered
 from minialign.lab.interchange.gguf import GGUF, read_gguf
 from minialign.lab.interchange.gguf_llama import load_gguf

@@ -21,8 +21,6 @@ Read next: rms_norm.py.
 Try it: python -c "from minialign.lab.pretrained.t5 import load_t5; print(load_t5('FOLDER'))"
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

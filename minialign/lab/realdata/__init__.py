@@ -9,8 +9,6 @@ it is in the cache), writes it under DIR, and says what it wrote, under which li
 - `people.py`: those ratings as comparisons, divided by text and by rater, with prompts and a held-out judge.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minialign.lab.realdata import people, ratings, texts

@@ -15,8 +15,6 @@ Environment: MINIALIGN_CACHE is the cache folder, ~/.cache/minialign without it.
 settings.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import hashlib
 import os

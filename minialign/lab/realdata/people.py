@@ -16,8 +16,6 @@ part. In the other three it only means that no single rating is in two parts (`r
 in a source twice go to the same part.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

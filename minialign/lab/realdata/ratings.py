@@ -14,8 +14,6 @@ mean, text). Details that matter:
 4. these are absolute ratings of sentiment turned into pairs, with no shared prompt.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import random

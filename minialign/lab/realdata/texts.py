@@ -10,8 +10,6 @@ The split is by play: a model is validated on a play of which it has not read a 
 Licence of the texts: CC BY 2.5, the Open Knowledge Foundation; the plays themselves are in the public domain.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from pathlib import Path

@@ -14,8 +14,6 @@ The page asks no other machine for anything; it runs no script but that of touch
 same bytes.
 """
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 from string import Template

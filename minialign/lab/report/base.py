@@ -1,7 +1,5 @@
 """What the run started from: the card of the base, with its controls."""
 
-from __future__ import annotations
-
 from minialign.lab.report.figures import curve
 from minialign.lab.report.run import Run, escape, table
 

@@ -1,7 +1,5 @@
 """The report's figures with their tables: gold scores, win rates, and how training went."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

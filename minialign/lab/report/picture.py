@@ -7,8 +7,6 @@ test can say whether the committed one is fresh (test_the_picture_of_the_readme_
 Read next: pipeline.py. Try it:  python -m minialign.lab.report.picture data/pipeline.png
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from pathlib import Path

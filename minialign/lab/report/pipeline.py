@@ -1,8 +1,6 @@
 """The picture of the pipeline: each box names its folder and what was measured there. Two drawings, one for wide
 screens, one for telephones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minialign.lab.report.run import Run, duration, escape, percent

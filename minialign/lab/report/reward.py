@@ -1,8 +1,6 @@
 """What the reward model is worth: how sure it may be, what best of n makes of it without PPO, and the summaries that it
 judged most wrongly."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from minialign.evaluation import Interval

@@ -1,7 +1,5 @@
 """What the report reads, and how it writes stages and numbers."""
 
-from __future__ import annotations
-
 import html
 import re
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ class Run:
     card: dict[str, Any] | None = None  # of the base that it started from
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path) -> "Run":
         """Read them all. Raises UserError naming the file that is missing or broken."""
         summary = read_json(folder / "summary.json")
         if not isinstance(summary, dict) or not isinstance(summary.get("stages"), dict) or not summary["stages"]:

@@ -3,8 +3,6 @@
 A verdict is never told by colour alone: it has an underline and a sign of its own, and a word for those who listen.
 """
 
-from __future__ import annotations
-
 from minialign.lab.report.run import Run, escape, marked_name
 
 SHOWN = 10

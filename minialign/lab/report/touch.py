@@ -1,7 +1,5 @@
 """The models of the run in the report itself: they write in the reader's browser. See minialign/lab/play."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minialign.lab.report.run import escape

@@ -1,7 +1,5 @@
 """The report's sentences. Each follows from the numbers beside it, so that a run that disappoints says so."""
 
-from __future__ import annotations
-
 import shlex
 
 from minialign.lab.demo.settings import FAST, DemoConfig
