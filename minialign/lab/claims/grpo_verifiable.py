@@ -18,8 +18,6 @@ questions, 16 answers each, temperature 1.
 at least 0.3 of them unsolved.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -112,7 +110,7 @@ def trained(bench: Bench, start: Path, way: str, seed: int) -> Path:
             check = right if way == "grpo" else lambda line, said: 1.0
             train_grpo(model, tokenizer, lines, ids, check, GRPOConfig(**settings), run)
         metrics, after = run.metrics(), load_model(folder)[0]
-        moved = max(float((a - b).abs().max()) for a, b in zip(after.parameters(), model.parameters()))
+        moved = max(float((a - b).detach().abs().max()) for a, b in zip(after.parameters(), model.parameters()))
         even = [each["even_groups"] for each in metrics if "even_groups" in each]
         write_json(folder / "found.json", {"moved": moved, "even groups": sum(even) / max(1, len(even)),
                                            "kl": metrics[-1]["kl"]})
