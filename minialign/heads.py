@@ -23,6 +23,7 @@ from minialign.cache import Cache
 from minialign.runs.devices import default_device, device_of
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
+from minialign.runs.processes import SHARDED
 from minialign.runs.run_folder import CONFIG, MODEL, TOKENIZER, RunFolder
 from minialign.runs.settings import from_dict, to_dict
 from minialign.runs.tensors import load_into, read_tensors
@@ -127,6 +128,8 @@ def read_completions(body: Transformer, prompts: Sequence[Sequence[int]], comple
     """
     device = device_of(body)
     tokens, mask = pad(completions, device=device)  # (N, T)
+    if SHARDED.get():  # the gradient of a cache goes past the hooks that put a shared block's weights together
+        prompts, of = [prompts[p] for p in of], range(len(completions))
     if list(of) == list(range(len(prompts))):  # one each: one pass is faster
         whole, _ = pad([[*prompt, *completion] for prompt, completion in zip(prompts, completions)], device=device)
         start = torch.tensor([len(prompt) for prompt in prompts], device=device)

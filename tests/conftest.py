@@ -11,8 +11,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from typed import write_records
 
-from minialign.heads import LanguageModel
+from minialign.heads import LanguageModel, describe_model
+from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import train_tokenizer
 from minialign.transformer import TransformerConfig
 from minialign.world.corpus import documents
@@ -68,3 +70,26 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if any(known in item.nodeid for known in KNOWN_DEFECTS):
             item.add_marker(pytest.mark.xfail(reason="known defect, see conftest.py", strict=True))
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A folder with a small decoder, a small encoder-decoder and files to learn from, as the current one."""
+    tokenizer = train_tokenizer(["Mira lost the kite. Tom found it. yes no happy sad good bad proud angry"] * 4, 320)
+    shape = dataclasses.replace(TINY, vocabulary=tokenizer.size)
+    for name, kind in (("sft", "decoder"), ("t5", "encoder-decoder")):
+        model = LanguageModel(dataclasses.replace(shape, kind=kind), 0)
+        run = RunFolder(tmp_path / name)
+        run.begin({**describe_model(model), "stage": "sft"}, tokenizer)
+        run.finish(model)
+    words = ["happy", "sad", "proud", "angry"]
+    write_records(tmp_path / "pairs.jsonl", [{"prompt": f"Mira {i // 2}", "chosen": f" {words[i % 4]} yes",
+                                              "rejected": f" {words[(i + 1) % 4]} no"} for i in range(80)])
+    write_records(tmp_path / "demos.jsonl", [{"prompt": f"{words[i % 4]} {i}?", "completion": " good" * (1 + i % 5)}
+                                             for i in range(400)])
+    write_records(tmp_path / "thumbs.jsonl", [{"prompt": f"Mira {i}", "completion": "yes" if i % 2 else "no",
+                                               "liked": i % 2 == 1} for i in range(60)])
+    write_records(tmp_path / "prompts.jsonl", [{"prompt": f"Mira {i}"} for i in range(40)])
+    (tmp_path / "text.txt").write_text("happy sad proud angry good bad " * 100)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

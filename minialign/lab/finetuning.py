@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from torch import Tensor, nn
 
 from minialign.batching import demonstration_row
@@ -37,7 +38,7 @@ from minialign.peft.trainable import show
 from minialign.peft.transfer import TunedRun, tune
 from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_loss, perplexity
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
-from minialign.runs.devices import default_device
+from minialign.runs.devices import default_device, device_of, in_half
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of
 from minialign.runs.run_folder import RunFolder
@@ -110,10 +111,11 @@ def written_task(model: nn.Module, tokenizer: Tokenizer, sides: list[list[dict]]
         raise UserError("an encoder writes nothing, so it cannot learn completions; give lines with `text` and "
                         "`label`, or another --base", file)
     data, loss = [], next_token_loss if model.config.kind == "decoder" else text_to_text_loss
-    for side in sides:
-        rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(training.batch, len(side))
-        data.append(LabelledRows(rows, batch, training.seed) if model.config.kind == "decoder"
-                    else TextToTextRows(rows, batch, training.seed, model.special))
+    # what is held out is the same lines whatever the batch and the seed
+    for side, (batch, seed) in zip(sides, ((training.batch, training.seed), (32, 0))):
+        rows, batch = demonstrations(model, tokenizer, side, file, before, chat), min(batch, len(side))
+        data.append(LabelledRows(rows, batch, seed) if model.config.kind == "decoder"
+                    else TextToTextRows(rows, batch, seed, model.special))
     held = data[1].first()
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -161,7 +163,7 @@ def tune_once(name: str, config: Any, task: TuningTask, tokenizer: Tokenizer, tr
             put_in_place(model, task, training)
             if name == "feature-based":
                 task = cache_features(model, task, training)
-            tune(model, task.learned, task.loss, task.validate, training, run)
+            tune(model, task.learned, task.loss, in_its_type(task.validate), training, run)
     return run.facts() | {"file_bytes": (run.path / TENSORS).stat().st_size, "folder": str(run.path)}
 
 
@@ -172,6 +174,15 @@ def wrap(model: nn.Module, name: str, config: Any) -> None:
         METHODS[name].wrap(model, config)
     for note in said:
         click.echo(f"note: {note.message}", err=True)
+
+
+def in_its_type(validate: Callable[[nn.Module], dict[str, float]]) -> Callable[[nn.Module], dict[str, float]]:
+    """The same in bfloat16 for a model of which a part is kept in it (`put_in_place`): its layers take no other."""
+    def measured(model: nn.Module) -> dict[str, float]:
+        with in_half(device_of(model), any(p.dtype == torch.bfloat16 for p in model.parameters())):
+            return validate(model)
+
+    return measured
 
 
 def put_in_place(model: nn.Module, task: TuningTask, training: TrainingConfig) -> None:

@@ -121,6 +121,11 @@ class PromptedBody(nn.Module):
         return self.base(tokens, mask, cache, *arguments)[:, self.k :]
 
 
+def room(model: nn.Module) -> int:
+    """Tokens that a model can read: its context, less the vectors of a tuned prompt."""
+    return model.config.context - getattr(getattr(model.body, "encoder", model.body), "k", 0)
+
+
 def wrap(model: nn.Module, config: PromptConfig | None = None) -> nn.Module:
     """Put k vectors before whatever the model reads; they and the head train.
 

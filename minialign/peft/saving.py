@@ -26,7 +26,7 @@ from minialign.peft.trainable import fingerprint, heads_of, trained
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.settings import to_dict
-from minialign.runs.tensors import digest, read_tensors, tensor_file
+from minialign.runs.tensors import digest, read_tensors, tensor_file, whole
 
 TENSORS, ABOUT = "tuned.safetensors", "tuned.json"
 
@@ -38,13 +38,13 @@ def save(model: nn.Module, folder: Path) -> Path:
         UserError: a model that no method has wrapped, or one whose update is merged into its weights.
     """
     tuning = getattr(model, "tuning", None)
-    if tuning is None:
+    if tuning is None or tuning.method not in METHODS:
         raise UserError("this model is not wrapped by any method; wrap it before you train and save it")
     if any(getattr(module, "merged", False) for module in model.modules()):
         raise UserError("the update is merged into the weights; unmerge it before you save it, or save the whole model")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = trained(model)
+    tensors = {name: whole(parameter) for name, parameter in trained(model).items()}
     write_atomic(folder / TENSORS, tensor_file(tensors))
     about = {"method": tuning.method, "config": to_dict(tuning.config), "base": tuning.base,
              "targets": list(tuning.targets)}

@@ -117,9 +117,16 @@ def name_of(record: dict, field: str = "id") -> tuple[str, int | None]:
     return str(record.get("annotator")), record.get(field) if type(record.get(field)) is int else None
 
 
-def taken_back(records: Iterable[dict]) -> set[tuple[str, int | None]]:
-    """Names (`name_of`) of the labels that were taken back."""
-    return {name_of(record, "undo") for record in records if type(record.get("undo")) is int}
+def taken_back(records: Iterable[dict]) -> set[int]:
+    """Places of the labels that were taken back: an undo means the last one of its name before it, since files of
+    several folders may stand one behind the other."""
+    last, found = {}, set()
+    for place, record in enumerate(records):
+        if type(record.get("undo")) is not int:
+            last[name_of(record)] = place
+        elif (name := name_of(record, "undo")) in last:
+            found.add(last.pop(name))
+    return found
 
 
 def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
@@ -132,10 +139,10 @@ def read_comparisons(path: Path) -> tuple[list[dict], Counter[str]]:
     records = read_jsonl(path)
     undone = taken_back(records)
     kept, left_out = [], Counter()
-    for record in records:
+    for place, record in enumerate(records):
         if type(record.get("undo")) is int:
             continue
-        reason = TAKEN_BACK if name_of(record) in undone else ASIDE.get(str(record.get("choice")))
+        reason = TAKEN_BACK if place in undone else ASIDE.get(str(record.get("choice")))
         if reason is None and record.get("again") is True:
             reason = ASKED_AGAIN
         if reason is None:
@@ -170,7 +177,7 @@ def check_facts(record: dict) -> None:
 
 
 def say_left_out(left_out: Counter[str]) -> str:
-    """The counts for people: "3 both completions are equal, 2 ties"."""
+    """The counts for people: "3 of two equal answers, 2 ties"."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
 
 

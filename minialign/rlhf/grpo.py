@@ -130,6 +130,7 @@ def group_advantages(rewards: Tensor, scale: str = "group") -> Tensor:
     Args:
         rewards: (B, G) of the G answers to each of B prompts.
     """
+    rewards = rewards - rewards[:, :1]  # or the mean of equal ones would round to another number
     above = rewards - rewards.mean(dim=1, keepdim=True)
     return above / (rewards.std(dim=1, keepdim=True) + 1e-4) if scale == "group" else above
 

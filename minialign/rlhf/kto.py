@@ -10,8 +10,8 @@ of it counts. z estimates KL(π ‖ π_ref) by pairing each prompt with its neig
 another one to the same prompt where a prompt comes twice (TRL does no other). Details that matter:
     1. z carries no gradient and is never negative (test_the_point_of_reference_has_no_gradient_and_is_not_negative).
     2. A batch needs two answers, or there is no neighbour (test_a_batch_of_one_is_refused). In parts, as with
-       `accumulation`, neighbours are still the batch's, and z is each part's own mean
-       (test_neighbours_are_those_of_the_whole_batch_however_it_is_split).
+       `accumulation`, neighbours and z are still the batch's
+       (test_parts_of_a_batch_have_the_point_of_reference_of_the_whole).
     3. λ_D n_D should be 1 to 4/3 times λ_U n_U, where one kind is rarer (§4.2, Eq. 9); `balanced` weights do that
        (test_weights_balance_the_two_kinds).
     4. Log-probabilities are sums over a completion's tokens, its end token included, as in dpo.py.
@@ -22,7 +22,7 @@ kind, nats · `kl` z, nats · `accuracy` share of answers on the right side of z
 Read next: equal_length.py. Try it:  python -m minialign kto --policy RUN --judged FILE.jsonl
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -75,6 +75,8 @@ class JudgedBatch(ExampleBatch):
     others: list[list[int]]  # (B,) ids
     liked: Tensor  # (B,) bool
     rows: list[int]  # which answers
+    whole: list["JudgedBatch"] = field(default_factory=list)  # the batch that this is a part of, in one piece
+    point: list[Tensor] = field(default_factory=list)  # its point of reference, found once for all parts
 
     @property
     def size(self) -> int:
@@ -103,7 +105,11 @@ class JudgedAnswers(Batches):
         """The batch of a step in pieces; neighbours are those of the whole batch."""
         names = self.order(step)
         after = [*names[1:], names[0]]
-        return [self.batch(names[i::parts], step, after[i::parts]) for i in range(min(parts, len(names)))]
+        found = [self.batch(names[i::parts], step, after[i::parts]) for i in range(min(parts, len(names)))]
+        whole, point = [self.batch(names, step)], []
+        for part in found:
+            part.whole, part.point = whole, point
+        return found
 
     def in_order(self, batch: int) -> list[JudgedBatch]:
         """All answers, each once, so many at a time."""
@@ -157,8 +163,20 @@ def logratios(policy: LanguageModel, reference: LanguageModel, prompts: list[lis
 
 @torch.no_grad()
 def reference_point(policy: LanguageModel, reference: LanguageModel, batch: JudgedBatch) -> Tensor:
-    """() z: the mean log-ratio of answers to other prompts, nats, at least 0."""
-    return logratios(policy, reference, batch.prompts, batch.others).mean().clamp(min=0)
+    """() z: the mean log-ratio of answers to other prompts, nats, at least 0; of a part that of its batch."""
+    if not batch.whole:
+        return neighbours_logratios(policy, reference, batch).mean().clamp(min=0)
+    if not batch.point:
+        batch.point.append(neighbours_logratios(policy, reference, batch.whole[0]).mean().clamp(min=0))
+    return batch.point[0]
+
+
+def neighbours_logratios(policy: LanguageModel, reference: LanguageModel, batch: JudgedBatch) -> Tensor:
+    """(B,) log-ratios of the neighbours' answers to each prompt, nats; of an answer that does not fit the context
+    behind this prompt what does."""
+    context = policy.config.context
+    others = [other[: context - len(prompt)] for prompt, other in zip(batch.prompts, batch.others)]
+    return logratios(policy, reference, batch.prompts, others)
 
 
 def train_kto(policy: LanguageModel, judged: list[Judged], valid: list[Judged], config: KTOConfig,
@@ -186,7 +204,7 @@ def train_kto(policy: LanguageModel, judged: list[Judged], valid: list[Judged], 
     def validate(model: LanguageModel) -> dict[str, float]:
         ratios = torch.cat([logratios(model, reference, b.prompts, b.completions) for b in checks])
         kinds = torch.cat([b.liked for b in checks]).to(ratios.device)
-        kl = torch.cat([logratios(model, reference, b.prompts, b.others) for b in checks]).mean().clamp(min=0)
+        kl = torch.cat([neighbours_logratios(model, reference, b) for b in checks]).mean().clamp(min=0)
         return {"validation": float(kto_losses(ratios, kinds, kl, config).mean()), "kl": float(kl),
                 "liked": float(ratios[kinds].mean()), "other": float(ratios[~kinds].mean()),
                 "accuracy": float(((ratios > kl) == kinds).float().mean())}

@@ -94,6 +94,7 @@ class Sample:
 def standardised(scores: Sequence[float]) -> Tensor:
     """(N,) with mean 0 and standard deviation 1; all 0 when every number is the same."""
     x = torch.tensor(list(scores), dtype=torch.float64)
+    x = x - x[:1]  # large numbers that are all the same have a mean that rounds to another one
     return (x - x.mean()) / x.std(correction=0).clamp(min=1e-8)
 
 

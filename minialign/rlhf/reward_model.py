@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minialign.heads import LanguageModel, ScalarModel, last_real, read_completions
+from minialign.heads import LanguageModel, ScalarModel, evaluating, last_real, read_completions
 from minialign.rlhf.ranked import Comparisons, Ranked, RankedBatch
 from minialign.runs.devices import device_of, moved
 from minialign.runs.errors import UserError
@@ -126,9 +126,10 @@ def score_rows(model: "ScalarModel | Ensemble", rows: Sequence[Row], batch: int 
     """(N,) scores of rows: the ids of a prompt and those of its completion."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     scores = torch.zeros(len(rows), device=device_of(model))
-    for names in (order[start : start + batch] for start in range(0, len(order), batch)):
-        prompts, completions = zip(*(rows[i] for i in names))
-        scores[names] = score_completions(model, prompts, completions, range(len(names)))
+    with evaluating(model):
+        for names in (order[start : start + batch] for start in range(0, len(order), batch)):
+            prompts, completions = zip(*(rows[i] for i in names))
+            scores[names] = score_completions(model, prompts, completions, range(len(names)))
     return scores
 
 
@@ -144,7 +145,7 @@ def normalise(model: ScalarModel, rows: Sequence[Row]) -> dict[str, float]:
     1; returns what both were before. Raises UserError when all rows score the same."""
     scores = score_rows(model, rows)
     mean, std = float(scores.mean()), float(scores.std(correction=0))
-    if not std > 1e-8:
+    if not std > 1e-5 * max(1.0, abs(mean)):  # below it there is nothing but rounding
         raise UserError(f"the reward model gives all {len(rows)} reference completions the same score, {mean:.3g}; it "
                         f"has learned nothing to optimise")
     with torch.no_grad():

@@ -41,7 +41,8 @@ def command(args, sampling):
     records = read_prompts(args.prompts, args.references)
     records = records[:32] if args.fast else records
     context = min(model.config.context for model in models)
-    prompt_rows(tokenizer, records, sampling.new_tokens, context)
+    apart = all(model.config.kind == "encoder-decoder" for model in models)
+    prompt_rows(tokenizer, records, sampling.new_tokens, context, apart)
     candidates = candidates_of(runs, models, records if args.references else [], sampling.temperature)
     prompts = [record["prompt"] for record in records]
     write_pairs(args.out, *sample_pairs(candidates, tokenizer, prompts, sampling, args.seed, args.completions))

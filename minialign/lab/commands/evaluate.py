@@ -14,6 +14,7 @@ from minialign.generation import SamplingConfig, continue_texts
 from minialign.heads import same_tokenizer
 from minialign.lab.commands import inputs
 from minialign.lab.commands import options as cli
+from minialign.peft.prompt_tuning import room
 from minialign.pretrain.causal_lm import encode_documents, next_token_loss
 from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
@@ -92,7 +93,7 @@ def free_place(args: SimpleNamespace) -> Path:
 def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, float]:
     """exp of the mean −log π over all tokens of the documents, cut into windows of the context; and bits per byte,
     which does not depend on the tokenizer."""
-    context = model.config.context
+    context = room(model)
     rows = [ids[i : i + context + 1] for ids in encode_documents(tokenizer, documents)
             for i in range(0, len(ids) - 1, context)]
     rows.sort(key=len)
@@ -109,7 +110,7 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
 def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingConfig) -> dict:
     """Both sides answer the same prompts; the judge's higher score wins."""
     scorer = inputs.open_reward_model(args.judge, args.run, tokenizer)
-    context, limit = min(model.config.context, scorer.config.context), 32 if args.fast else None
+    context, limit = min(room(model), scorer.config.context), 32 if args.fast else None
     if args.against is None:
         records = read_references(args.prompts, tokenizer, scorer.config.context)[:limit]
         others = [record["completion"] for record in records]
@@ -126,7 +127,10 @@ def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingC
         others = continue_texts(rival, tokenizer, texts, sampling, chance)
     completions = continue_texts(model, tokenizer, texts, sampling, torch.Generator().manual_seed(args.seed))
     own, theirs = (score_texts(scorer, tokenizer, texts, side) for side in (completions, others))
-    found = win_rates([[1.0 if a > b else 0.5 if a == b else 0.0] for a, b in zip(own, theirs)], completions, others)
+    # the same answer is a tie, even where its scores were rounded apart in batches of different widths
+    outcomes = [[0.5 if said == rival or a == b else float(a > b)]
+                for a, b, said, rival in zip(own, theirs, completions, others)]
+    found = win_rates(outcomes, completions, others)
     equal = found.at_equal_length
     result = {
         **found.won.to_dict(),

@@ -97,6 +97,10 @@ def check(args: SimpleNamespace, prompt: PromptConfig) -> None:
     if args.prompt_text and prompt.start == "random":
         raise UserError("--prompt-text says which words the vectors start as, and --start random that there are none; "
                         "leave one of them out")
+    for option, given, methods in (("--targets", args.targets, ("lora", "dora")),
+                                   ("--prompt-text", args.prompt_text, ("prompt-tuning",))):
+        if given and args.method not in (*methods, "all"):
+            raise UserError(f"{option} is for {' and '.join(methods)}, and the method is {args.method}; leave it out")
     if args.checkpoints and not is_named(args.base) and architecture(args.base) != "llama":
         raise UserError("--checkpoints is for a Llama, which may be large, and the base is none; leave it out")
     if args.merged and (is_named(args.base) or architecture(args.base) is not None):

@@ -63,7 +63,8 @@ def command(args, settings, update):
     metrics = run.metrics()
     few = max(1, len(metrics) // 10)
     first, last = mean_of(metrics[:few]), mean_of(metrics[-few:])
-    said = [f"{words} {first[name]:.2f} → {last[name]:.2f}" for name, words in SAID.items()]
+    tries = {"pass_8": f"by one of {min(8, settings.completions)}"}
+    said = [f"{words} {first[name]:.2f} → {last[name]:.2f}" for name, words in (SAID | tries).items()]
     click.echo(f"{args.out}: from the first to the last updates {', '.join(said)}; KL {last['kl']:.1f} nats per answer")
     if all(each["even_groups"] == 1 for each in metrics):
         click.echo("every answer to a prompt was as good as the others, in every update: such a reward teaches "
@@ -83,7 +84,7 @@ def load_check(name: str, records: Sequence[dict]) -> Check:
     if name in ("answer", "regex"):
         for record in records:
             if name == "answer":
-                record.setdefault("answer", record.get("completion"))
+                record["answer"] = record.get("completion") if record.get("answer") is None else record["answer"]
             if not isinstance(record.get(name), str):
                 raise UserError(f"--check {name} needs a text `{name}` in every line", *place_of(record))
         return says_the_answer if name == "answer" else has_the_regex(records)

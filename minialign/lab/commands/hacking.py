@@ -1,6 +1,6 @@
 """`python -m minialign hacking RUN`"""
 
-import math
+import sys
 from pathlib import Path
 
 import click
@@ -32,7 +32,7 @@ def command(run, count):
     for record in found:
         for name in ("proxy", "gold"):
             value = record.get(name)
-            if type(value) not in (int, float) or not abs(value) < math.inf:
+            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
                 raise UserError(f"{name!r} is {str(value)[:40]}, not a number", *place_of(record))
     if not found:
         raise UserError("no line says what its text scored as `proxy`; an older run of the main job did not write it: "

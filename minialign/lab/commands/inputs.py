@@ -158,11 +158,13 @@ def read_prompts(path: Path, references: bool = False) -> list[Record]:
     return records or [Record({"prompt": line}, path, number) for number, line in lines if line.strip()]
 
 
-def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, context: int) -> list[list[int]]:
-    """Prompts as rows of ids. Raises UserError, with the line, for one that leaves no room for the completion."""
+def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, context: int,
+                apart: bool = False) -> list[list[int]]:
+    """Prompts as rows of ids; `apart`: encoder-decoders alone read them, whose completions have a context of their
+    own. Raises UserError, with the line, for one that leaves no room for the completion."""
     rows = prompt_ids(tokenizer, [record["prompt"] for record in records])
     for row, record in zip(rows, records):
-        if len(row) + new_tokens > context:
+        if (max(len(row), new_tokens) if apart else len(row) + new_tokens) > context:
             raise UserError(f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context "
                             f"of {context}; shorten it or use a smaller --new-tokens", *place_of(record))
     return rows
@@ -202,8 +204,9 @@ def read_lines(file: Path) -> tuple[list[dict], bool]:
 def refuse_judged(record: Record) -> None:
     """Raise UserError for a demonstration with a verdict, as in KTO: a bad completion would be taught as a good one."""
     if "completion" in record and type(record.get("label")) is bool:
-        raise UserError("label says whether the completion was liked, as in KTO, which is not here; keep the lines "
-                        "where it is true, without the label, as demonstrations", *place_of(record))
+        raise UserError("label says whether the completion was liked, as in KTO: `kto` learns from such lines, with "
+                        "`liked` in the place of `label`; or keep those where it is true, without it, as "
+                        "demonstrations", *place_of(record))
 
 
 def two_sides(records: list[dict], key: str, batch: int, file: Path) -> list[list[dict]]:

@@ -4,6 +4,7 @@ import click
 
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch, open_policy, say_how_to_sample
+from minialign.lab.commands.judged import say_shared_prompts
 from minialign.lab.stages import stage_run
 from minialign.peft.lora import LoRAConfig
 from minialign.rlhf.dpo import DPO
@@ -34,6 +35,8 @@ def command(args, training, settings, update):
     judged = read_judged_answers(args.judged, tokenizer, model.config.context)
     if args.valid:
         valid = read_judged_answers(args.valid, tokenizer, model.config.context)
+        learned, measured = ([{"prompt": tuple(each.prompt)} for each in side] for side in (judged, valid))
+        say_shared_prompts(learned, measured, args.valid)
     else:
         sides = [[each for each in judged if held_out(str(each.prompt), 0.1) is side] for side in (False, True)]
         judged, valid = sides  # all answers to a prompt are on one side

@@ -17,7 +17,7 @@ from minialign.lab.labelling.store import LabelStore, read_pairs
 from minialign.lab.labelling.terminal import label_in_terminal
 from minialign.rlhf.comparisons import sample_pairs
 from minialign.runs.errors import UserError
-from minialign.runs.files import write_jsonl
+from minialign.runs.files import place_of, write_jsonl
 from minialign.runs.run_folder import RunFolder
 from minialign.world.tasks import demonstrations
 
@@ -119,7 +119,11 @@ def completion_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tupl
         records = [r for r, row in zip(stories, rows) if len(row) + sampling.new_tokens <= context]
         if not records:
             raise UserError(f"no story fits its context of {context}; give --prompts", args.run)
-    compete = all(isinstance(r.get("completion"), str) for r in records)
+    without = [r for r in records if not isinstance(r.get("completion"), str)]
+    compete = not without
+    if 0 < len(without) < len(records):
+        raise UserError("has no `completion`, and other lines have one: let all of them compete, or none",
+                        *place_of(without[0]))
     candidates = candidates_of(runs, models, records if compete else [], sampling.temperature)
     pairs, dropped = sample_pairs(candidates, tokenizer, [r["prompt"] for r in records], sampling, args.seed)
     if not pairs:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import click
 from click.core import ParameterSource
 
+from minialign.runs.errors import UserError
 from minialign.runs.settings import describe
 
 LARGEST = 2**31 - 1
@@ -185,7 +186,12 @@ def configured(
                 unsaid = (ParameterSource.DEFAULT, None)
                 chosen |= {field: value for field, value in (fast or {}).items()
                            if ctx.get_parameter_source(names[field]) in unsaid}
-            return ctx.invoke(function, **values, **{name: dataclasses.replace(default, **chosen)})
+            try:
+                made = dataclasses.replace(default, **chosen)
+            except UserError as error:
+                field = str(error).partition(" ")[0]
+                raise UserError((rename or {}).get(field, field) + str(error)[len(field) :]) from None
+            return ctx.invoke(function, **values, **{name: made})
 
         for field in reversed([field for field in fields if field.name != "seed"]):
             add = field_option(type(default), field, names[field.name], getattr(default, field.name), section)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from torch import Tensor
 
 from minialign.batching import pack
@@ -66,10 +67,12 @@ def command(args, settings, mixing):
             click.echo(f"{len(rows):,} prompts; the reference is {args.policy}")
             train_ppo(model, scorer, rows, settings, run, mix=mix)
     facts, trained = run.facts(), load_model(args.out, "language-model")[0]
-    click.echo(f"{args.out}: score {facts['score']:+.2f} (the reference's is 0), KL {facts['kl']:.1f} nats per "
-               f"completion")
+    before = run.metrics()[0]["score"]  # of the reference: nothing was learned when the first answers were written
+    click.echo(f"{args.out}: score {facts['score']:+.2f} (the reference's was {before:+.2f}), KL {facts['kl']:.1f} "
+               f"nats per completion")
     if len(rows) > 1:
-        most, n = (8, 4) if args.fast else (64, args.best_of)
+        said = click.get_current_context().get_parameter_source("best_of") is not ParameterSource.DEFAULT
+        most, n = 8 if args.fast else 64, 4 if args.fast and not said else args.best_of
         asked = [record["prompt"] for record in records[:most]]
         sampling = SamplingConfig(settings.new_tokens, settings.temperature)
         found = beside_best_of_n(trained, model, scorer, tokenizer, asked, n, sampling, settings.seed)

@@ -50,7 +50,7 @@ def command(args, training):
     with stage_run(RunFolder(out), tokenizer, **about) as run:
         if not run.finished:
             click.echo(f"{count_pairs(ranked):,} comparisons to learn from, {count_pairs(checks):,} held out")
-            references = reference_rows(model, tokenizer, sides[0], args.references, args.seed)
+            references = reference_rows(model, tokenizer, sides[0], args.references, args.seed, args.long == "cut")
             train_reward_model(model, ranked, checks, references, training, run, args.read)
     click.echo(f"{out}: orders {run.facts()['accuracy']:.1%} of the held-out comparisons as people did")
     trained, _ = load_model(out, "scalar-model")
@@ -85,7 +85,7 @@ def report(trained, checks: list[Ranked], held_out: list[dict], run: RunFolder) 
     click.echo(f"drawn in {run.path / CALIBRATION}")
 
 
-def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int) -> list[tuple]:
+def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: int, cut: bool = False) -> list[tuple]:
     """The base's own completions to prompts of the comparisons: what a score of 0 ± 1 will mean.
 
     They may be as long as half of the chosen completions are, so that no less than half of the prompts leave room for
@@ -93,6 +93,8 @@ def reference_rows(model, tokenizer, comparisons: list[dict], count: int, seed: 
     """
     context = model.config.context
     prompts, chosen = (tokenizer.encode_many([c[field] for c in comparisons]) for field in ("prompt", "chosen"))
+    if cut:  # as they are learned from
+        chosen = [a[: max(0, context - len(p) - 2)] for p, a in zip(prompts, chosen)]
     fitting = [(len(p), len(a) + 1, c["prompt"]) for p, a, c in zip(prompts, chosen, comparisons)
                if len(p) + len(a) + 2 <= context]
     if not fitting:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minialign.evaluation import wilson_interval
-from minialign.rlhf.comparisons import name_of, taken_back
+from minialign.rlhf.comparisons import taken_back
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of, read_jsonl
 
@@ -30,8 +30,8 @@ def read_votes(paths: Sequence[Path]) -> dict[str, dict[bool, dict[Pair, str | N
     for path in paths:
         records = read_jsonl(path)
         undone = taken_back(records)
-        for record in records:
-            if type(record.get("undo")) is int or record.get("choice") == "skip" or name_of(record) in undone:
+        for place, record in enumerate(records):
+            if type(record.get("undo")) is int or record.get("choice") == "skip" or place in undone:
                 continue
             tie = record.get("choice") == "tie"
             texts = [record.get(name) for name in (("first", "second") if tie else ("chosen", "rejected"))]
