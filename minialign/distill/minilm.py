@@ -109,6 +109,9 @@ class MiniLM(Recipe):
         that is not there."""
         same_kind(student, self.teacher)
         ours, theirs = student.config, self.teacher.config
+        if ours.kind == "encoder-decoder":
+            raise UserError("minilm looks into the layers of one stack, and an encoder-decoder has two; use a "
+                            "decoder or an encoder")
         if self.config.attention and ours.heads != theirs.heads:
             fit = [n for n in range(1, ours.width + 1) if ours.width % n == 0]
             raise UserError(f"the student has {ours.heads} heads, the teacher {theirs.heads}; give it {theirs.heads} "

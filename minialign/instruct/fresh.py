@@ -18,6 +18,7 @@ from typing import Any
 
 from minialign.batching import Batches
 from minialign.instruct.mixture import Templates, shares
+from minialign.runs.errors import UserError
 from minialign.runs.processes import two_workers
 from minialign.world.datasets import DATASETS
 from minialign.world.manners import without_passage
@@ -26,6 +27,7 @@ from minialign.world.templates import Question, Template, texts
 
 Encode = Callable[[list[list[Question]]], tuple[Sequence[Any], int]]  # conversations -> rows, and how many do not fit
 CHUNK = 2048  # conversations that are written, and sorted by length, at a time
+SPARE = 10**12  # number of the first conversation that comes in the place of one that does not fit
 AHEAD = 2  # chunks that are written while one is learned
 
 
@@ -99,6 +101,9 @@ class FreshRows(Batches):
     """
 
     def __init__(self, mixture: FreshMixture, encode: Encode, rows: Callable[[Sequence[Any]], Batches], batch: int):
+        if batch > mixture.size:
+            raise UserError(f"a batch of {batch} is more than the {mixture.size} conversations that are written at a "
+                            f"time; use a smaller --batch")
         self.rows, self.steps = rows, mixture.size // batch
         self.ahead = Ahead(_Writer(mixture, encode))
         self._number, self._data = -1, None
@@ -118,7 +123,12 @@ class _Writer:
         self.mixture, self.encode = mixture, encode
 
     def __call__(self, number: int) -> Sequence[Any]:
-        return self.encode(self.mixture.chunk(number))[0]
+        rows, mixture = list(self.encode(self.mixture.chunk(number))[0]), self.mixture
+        for i in range(9 * mixture.size if rows else 0):  # in the place of those that do not fit, that no chunk has
+            if len(rows) >= mixture.size:
+                break
+            rows += self.encode([mixture.conversation(SPARE + 9 * mixture.size * number + i)])[0]
+        return rows
 
 
 class Ahead:

@@ -11,13 +11,19 @@ task that it never learned. T0 (t0.py) changes the words and nothing else. Detai
 Read next: t0.py. Try it:  python -m minialign instruct --style t5
 """
 
-from minialign.world.templates import NOT_READ, Template
+from minialign.runs.errors import UserError
+from minialign.runs.files import place_of
+from minialign.world.templates import FIELD, NOT_READ, Template
 
 
 def prefix_templates(datasets: dict[str, list[dict]]) -> dict[str, list[Template]]:
     """Task -> its one template, made of the fields of an example; one that has nothing but options reads those."""
     templates = {}
     for task, examples in datasets.items():
-        fields = " ".join(f"{name}: {{{name}}}" for name in examples[0] if name not in NOT_READ)
+        names = [name for name in examples[0] if name not in NOT_READ]
+        if odd := [name for name in names if not FIELD.fullmatch(f"{{{name}}}")]:
+            raise UserError(f"field {odd[0]!r} cannot stand in a prefix; rename it with letters, digits and _ only",
+                            *place_of(examples[0]))
+        fields = " ".join(f"{name}: {{{name}}}" for name in names)
         templates[task] = [Template(task, "prefix", f"{task} {fields or 'options: {options}'}")]
     return templates

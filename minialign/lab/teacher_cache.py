@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from minialign.distill.sequence_level import WritingConfig, write
 from minialign.distill.soft_targets import SoftTargetConfig, SoftTargets
 from minialign.heads import LanguageModel
+from minialign.runs.devices import in_half
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_atomic, write_jsonl
 from minialign.runs.settings import check_ranges, to_dict
@@ -71,7 +72,8 @@ class CachedSoftTargets(SoftTargets):
 
     def teacher_outputs(self, batch: Any) -> Outputs:
         """The same, computed or read: with a top k, "words" and "ids" (`pack`) in place of "logits"."""
-        return self.cache(batch, self.compared(batch), super().teacher_outputs)
+        with in_half(batch.tokens.device, False):  # what is kept is the same for --bf16 and without
+            return self.cache(batch, self.compared(batch), super().teacher_outputs)
 
     def soft_loss(self, logits: Tensor, teacher: Outputs) -> Tensor:
         """The same, of all words or of the top k and the rest."""

@@ -154,6 +154,9 @@ def overflow_report(model: nn.Module, batches: Iterable[Any], dtype: torch.dtype
     found, seen = {name: Extremes(name) for name in layers}, dict.fromkeys(layers, 0)  # seen: outputs so far
 
     def see(name: str, _: Tensor, y: Tensor) -> None:
+        if bool(y.isnan().any()):
+            raise UserError(f"{name}: its output holds NaN in float32 already; look for the layer before it that makes "
+                            f"them")
         half, extremes, before, after = y.to(dtype), found[name], seen[name], seen[name] + y.numel()
         extremes.largest = max(extremes.largest, float(y.abs().max()))
         extremes.overflows = (extremes.overflows * before + int((half.isinf() & y.isfinite()).sum())) / after

@@ -116,8 +116,8 @@ def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | No
             observer = observers.get(name)
             new[name] = quantized_layer(linear, scheme, name, observer, getattr(observer, "columns", None),
                                         weights.get(name))
-    errors = {} if batches is None else output_errors(model, chosen.layers, new, batches)
-    tables = quantized_tables(model, scheme.single_token) if embeddings else {}
+        errors = {} if batches is None else output_errors(model, chosen.layers, new, batches)
+        tables = quantized_tables(model, scheme.single_token) if embeddings else {}
     rows = []
     for name, table in tables.items():
         if isinstance(table, QuantizedTable):

@@ -154,6 +154,8 @@ def prepare(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | Non
     layers = select(model, include, keep).layers
     if scheme.smoothing:
         raise UserError("smoothing is for rounding afterwards; call `smooth` first, or choose a scheme without it")
+    if scheme.rounding != "nearest":
+        raise UserError("gptq is for rounding afterwards; train with a scheme that rounds to the nearest code")
     if scheme.method == "static" and batches is None:
         raise UserError("the method static needs a calibration set; give batches of text like that which the model "
                         "will read")

@@ -43,7 +43,7 @@ WHAT = "quantized-model"  # what its config.json says that it holds
 
 def pack_bits(values: Tensor, bits: int) -> Tensor:
     """(…) int8 of `bits` bits each -> (⌈n bits / 8⌉,) uint8."""
-    shifted = (values.flatten().numpy().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)  # 0 … 2ᵇ − 1
+    shifted = (values.flatten().cpu().numpy().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)  # 0 … 2ᵇ − 1
     return torch.from_numpy(np.packbits((shifted[:, None] >> np.arange(bits - 1, -1, -1)) & 1))
 
 

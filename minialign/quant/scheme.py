@@ -154,6 +154,10 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
     if scheme.method == "llm-int8":
         every = torch.ones(linear.in_features, dtype=torch.bool, device=linear.weight.device)
         kept = {"original": every, "calibrated": columns, "dequantized": None}[scheme.outlier_weights]
+        if kept is not None and not bool(torch.isfinite(linear.weight[:, kept].half()).all()):
+            largest = float(linear.weight.detach()[:, kept].abs().max())
+            raise UserError(f"{name}: its weights hold {largest:.3g}, beyond the 16 bits that outlier columns are kept "
+                            f"in; use outlier weights dequantized, or mend the checkpoint")
         return LLMInt8Linear(weight, linear.bias, name, scheme.activation_config, scheme.threshold, kept, linear.weight)
     grid = () if scheme.method != "static" or observer is None else observer.scales(scheme.activation_config)
     return integer_layer(weight, linear.bias, name, scheme, *grid)

@@ -66,6 +66,19 @@ def largest_inputs(model: nn.Module, layers: dict[str, nn.Linear], batches: Iter
     return found
 
 
+def check_norms_come_first(model: nn.Module, groups: dict[str, list[str]], batches: list[Any]) -> None:
+    """Raise UserError for post-norm blocks, such as BERT's: there the norm of that name stands behind the layers, and
+    what it gives goes on in the stream, too, so that it cannot be divided."""
+    called: list[str] = []
+    watched = [*groups, *(names[0] for names in groups.values())]
+    run_watched(model, {name: model.get_submodule(name) for name in watched}, batches[:1],
+                lambda name, x, y: called.append(name))
+    for norm, (layer, *_) in groups.items():
+        if layer in called and called.index(layer) < called.index(norm):
+            raise UserError(f"{norm} comes behind {layer} (a post-norm block, such as BERT's): what it gives goes into "
+                            f"the stream, too, and cannot be divided; choose a scheme without smoothing")
+
+
 def smoothing_scales(largest: Tensor, weights: list[Tensor], alpha: float) -> Tensor:
     """(K,) s of Eq. 4, 1 where a feature or its weights are 0.
 
@@ -84,7 +97,8 @@ def smooth(model: nn.Module, batches: Iterable[Any], alpha: float = 0.5) -> dict
     Returns:
         name of each norm -> (K,) what it was divided by.
     """
-    groups = readers(model)
+    groups, batches = readers(model), list(batches)
+    check_norms_come_first(model, groups, batches)
     largest = largest_inputs(model, {names[0]: model.get_submodule(names[0]) for names in groups.values()}, batches)
     found = {}
     for norm_name, names in groups.items():

@@ -15,11 +15,13 @@ Read next: saving.py. See also: ptq.py.
 Try it:  python -m minialign quantize RUN --scheme weights --embeddings --text FILE
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minialign.quant.linear import WeightOnlyLinear
 from minialign.quant.mappings import MappingConfig, quantize_tensor
+from minialign.runs.errors import UserError
 
 
 class QuantizedTable(nn.Module):
@@ -62,12 +64,16 @@ def quantized_tables(model: nn.Module, single_token: bool = False) -> dict[str, 
         if type(module) is nn.Embedding and module.max_norm is None:
             key = id(module.weight)
             if key not in tables:
+                if not bool(torch.isfinite(module.weight).all()):
+                    raise UserError(f"{name}: its vectors are not finite (NaN or infinite); take a checkpoint from "
+                                    f"before they went wrong")
                 mapped = quantize_tensor(module.weight, MappingConfig(per="row"))
                 tables[key] = QuantizedTable(WeightOnlyLinear(mapped, None, name, single_token))
             new[name] = tables[key]
     for name, module in model.named_modules():
         if type(module) is nn.Linear and id(module.weight) in tables:
             new[name] = TableHead(tables[id(module.weight)], module.bias)
-    if tables and getattr(model, "head", model) is None:  # an empty place for a head, which reads the words' table
+    writes = getattr(getattr(model, "config", None), "kind", "decoder") != "encoder"
+    if tables and writes and getattr(model, "head", model) is None:  # an empty place, for a head that reads the table
         new["head"] = TableHead(max(tables.values(), key=lambda table: table.num_embeddings))
     return new

@@ -174,7 +174,15 @@ class RunFolder:
         """All lines of metrics.jsonl; a last line that a fault cut short is left out."""
         path = self.path / METRICS
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        records = []
+        for number, line in enumerate(lines, 1):
+            if line.endswith("}"):
+                try:
+                    records.append(json.loads(line))
+                except ValueError as error:
+                    raise UserError(f"not JSON ({getattr(error, 'msg', error)}); restore it from a copy", path,
+                                    number) from None
+        return records
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps after the checkpoint that the run goes on from: they come again."""

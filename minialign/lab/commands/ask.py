@@ -12,6 +12,7 @@ from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import labels_of, open_model, open_tuned_classifier, typed_lines
 from minialign.lab.finetuning import text_row
 from minialign.ranking import option_logprobs
+from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import Tokenizer
 
@@ -60,7 +61,7 @@ def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
             raise UserError(f"{len(row)} tokens do not fit the model's context of {model.config.context}; shorten the "
                             f"text")
         with torch.inference_mode():
-            click.echo(show_shares(model(*pad([row]))[0], labels))
+            click.echo(show_shares(model(*pad([row], device=device_of(model)))[0], labels))
 
 
 def split_options(text: str) -> list[str]:

@@ -21,6 +21,7 @@ from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import CacheConfig
 from minialign.peft import feature_based, saving
 from minialign.pretrain.masked_lm import MaskingConfig
+from minialign.runs.devices import moved
 from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, read_jsonl, write_json
 from minialign.runs.run_folder import CONFIG, MODEL, RunFolder
@@ -112,7 +113,7 @@ def compare(asked: SimpleNamespace, large: Classifier, lesson: TuningTask) -> di
     """Loss, accuracy, parameters, bytes and latency of teacher and student, the student from its files."""
     small, checked = Classifier(load_model(asked.out, "language-model")[0].body, len(lesson.labels)), lesson.checked
     both = (large, saving.load(small, asked.out / HEAD).eval())
-    batch = checked.batch(list(range(min(32, len(checked.rows)))))
+    batch = moved(checked.batch(list(range(min(32, len(checked.rows))))), large)
     found, rounds = [examine_classes(model, checked) for model in both], 3 if asked.fast else 9
     with torch.inference_mode():
         seconds = [latency(lambda model=model: model(batch.tokens, batch.mask), rounds) / len(batch.classes)

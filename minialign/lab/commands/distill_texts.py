@@ -48,10 +48,10 @@ def distil_from_texts(asked: SimpleNamespace) -> None:
     if asked.cache.folder:
         about |= {"top_k": asked.cache.top_k}  # its 16 bits, or its k words, are what is learned
     with stage_run(RunFolder(asked.out), tokenizer, **about, teacher=teacher, student=student) as run:
-        reader = student if defaults.reads == "texts" else teacher
+        reader = min((student, teacher), key=lambda model: model.config.context)  # both read the rows
         data, held_out = make_batches(asked, defaults, tokenizer, reader, texts)
         if defaults.reads != "texts":
-            check_prompts(teacher, data, configs[-1].new_tokens)
+            check_prompts(reader, data, configs[-1].new_tokens)
         if not run.finished:
             click.echo(f"{name}: {size(teacher)} teach {size(student)}")
             if defaults.reads == "written":
@@ -185,7 +185,8 @@ def size(model: LanguageModel) -> str:
 def measure(asked: SimpleNamespace, teacher: LanguageModel, held_out: list) -> dict[str, Any]:
     """Loss, parameters, bytes and latency of both."""
     both = teacher, load_model(asked.out, "language-model")[0]
-    tokens = torch.full((1, both[1].config.context), both[1].config.vocabulary - 1, device=default_device())
+    context = min(model.config.context for model in both)
+    tokens = torch.full((1, context), both[1].config.vocabulary - 1, device=default_device())
     with torch.inference_mode():
         losses = [own_loss(model, held_out) for model in both]
         seconds = [latency(lambda model=model: model(tokens), 3 if asked.fast else 9) for model in both]

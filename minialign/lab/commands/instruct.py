@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.flan import question_rows
@@ -68,8 +69,19 @@ def command(args, training, mixture):
     """
     if (args.tasks is None) != (args.templates is None):
         raise UserError("--tasks and --templates belong together; give both, or neither for the toy world's")
+    refuse_options(args.tasks is None)
     run = on_the_world(args, training, mixture) if args.tasks is None else on_own_tasks(args, training, mixture)
     click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
+
+
+def refuse_options(world_s: bool) -> None:
+    """Raise UserError for options that are for the other kind of tasks, the toy world's or one's own, and change
+    nothing here."""
+    source = click.get_current_context().get_parameter_source
+    other = "tasks of your own" if world_s else "the toy world"
+    for name in ("questions", "cap", "skip_unfit") if world_s else ("fixed", "turns", "reread"):
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise UserError(f"--{name.replace('_', '-')} is for {other}, and changes nothing here; leave it out")
 
 
 def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: MixtureConfig) -> RunFolder:
@@ -86,11 +98,12 @@ def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
     templates = world.trained_on(mixture, None, held_out)
     click.echo(f"{sum(map(len, templates.values())):,} instructions of {len(templates)} tasks; the clusters "
                f"{', '.join(held_out)} are held out")
+    asked = world.held_out_examples(config.examined, held_out)
+    wordings = prefix_templates(asked) if args.style == "t5" else PROMPTS
+    asked = that_fit(*load_model(base, "language-model"), asked, wordings, mixture, args.skip_long)
     tuned = world.tune(config, args.style, base, templates, args.seed, args.out / world.TUNED, tuple(held_out))
     run = RunFolder(tuned)
     model, tokenizer = load_model(run.path, "language-model")
-    asked = world.held_out_examples(config.examined, held_out)
-    wordings = prefix_templates(asked) if args.style == "t5" else PROMPTS
     report(examine(model, tokenizer, asked, wordings, mean_logprob=args.mean_logprob), "held out", run.path)
     return run
 

@@ -24,7 +24,8 @@ from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
 
 DEFAULT = TrainingConfig(steps=1500, batch=16, learning_rate=3e-3)
-SHAPE = TransformerConfig(vocabulary=1024, initial_std=0.1, activation="relu")
+# the kind that every option is allowed for; the objective says which it will be
+SHAPE = TransformerConfig(vocabulary=1024, kind="encoder-decoder", initial_std=0.1, activation="relu")
 FAST = {"steps": 60, "validate_every": 30}
 KINDS = {"next-token": "decoder", "span-corruption": "encoder-decoder", "masked-lm": "encoder"}
 
@@ -122,12 +123,13 @@ def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorr
 
 
 def hold_out_the_end(documents: list[str], context: int) -> tuple[list[str], list[str]]:
-    """The last twentieth of the documents, or of the last document when there are few, for validation; of a short text
-    up to a fifth."""
+    """The last twentieth of the documents, or the end of the longest one when there are few, for validation; of a short
+    text up to a fifth."""
     letters = sum(map(len, documents))
     share = min(0.2, max(0.05, 8 * context / letters))  # 8 letters a token are enough to fill a context
     count = round(len(documents) * share)
     if count:
         return documents[:-count], documents[-count:]
-    cut = round(len(documents[-1]) * (1 - share * len(documents)))
-    return [*documents[:-1], documents[-1][:cut]], [documents[-1][cut:]]
+    place = max(range(len(documents)), key=lambda i: len(documents[i]))
+    cut = len(documents[place]) - max(1, round(share * letters))
+    return [*documents[:place], documents[place][:cut], *documents[place + 1 :]], [documents[place][cut:]]

@@ -145,7 +145,8 @@ def questions(config: InstructConfig, kind: str, templates: Templates, seed: int
         fresh = FreshMixture(templates, seed, told, config.turns if kind == "decoder" else 1)
         return fresh, [fresh.question(VALID + number) for number in range(256)]
     found = split_by_cluster(examples(templates, config.fixed, seed, told), (), seed=seed)
-    drawn = MixtureConfig(questions=config.tuning.steps * config.tuning.batch, cap=config.fixed, seed=seed)
+    drawn = MixtureConfig(questions=config.tuning.steps * config.tuning.batch, cap=config.fixed, letters=True,
+                          seed=seed)
     return draw_training_and_validation(found, templates, drawn)
 
 

@@ -31,6 +31,7 @@ from minialign.world.gold import score
 from minialign.world.stories import Story
 from minialign.world.tasks import demonstrations
 
+CPU = torch.device("cpu")  # where numpy packs the weights, and their eight bits are compared with them
 STAGES = {"pretrained": PRETRAINED, "sft": INSTRUCTED, "rlhf": RLHF, "reward": REWARD}
 STORIES, PAIRS, PRICED, COMPLETIONS, READ_ALOUD, COMPARED_LOGITS = 200, 10, 40, 32, 4, 50
 MISSING = {"pretrained": "This run has no pretrained model.", "sft": "This run has no instruction-tuned model.",
@@ -53,15 +54,17 @@ def read_models(run: Path) -> tuple[dict[str, nn.Module], Tokenizer]:
         UserError: there is no finished stage, a model is not a decoder, or is of a kind that the page cannot compute.
     """
     if (run / "config.json").exists():
-        model, tokenizer = load_model(run, "decoder")
+        model, tokenizer = load_model(run, "decoder", CPU)
         models = {"pretrained": model}
     else:
         there = {name: run / folder for name, folder in STAGES.items() if (run / folder / "model.safetensors").exists()}
         if not there:
             raise UserError("holds no finished stage of the main job; make one with `python -m minialign`, or leave "
                             "RUN out for the shipped page", run)
-        loaded = {name: load_model(folder) for name, folder in there.items()}
+        loaded = {name: load_model(folder, device=CPU) for name, folder in there.items()}
         models, tokenizer = {name: model for name, (model, _) in loaded.items()}, next(iter(loaded.values()))[1]
+    if not any(isinstance(model, LanguageModel) for model in models.values()):
+        raise UserError("holds a reward model and no model that writes; copy the other stages of the run, too", run)
     for name, model in models.items():
         if model.config.kind != "decoder":
             raise UserError(f"its {name} model is no decoder, and the page computes only such", run)
