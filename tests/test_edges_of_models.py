@@ -17,11 +17,13 @@ from minialign.__main__ import run
 from minialign.distill.minilm import MINILM, MiniLM
 from minialign.distill.student import start_from
 from minialign.distill.tinybert import TINYBERT, TinyBERT
-from minialign.heads import ScalarModel
+from minialign.generation import Generated, SamplingConfig, continue_texts
+from minialign.heads import ScalarModel, load_model
 from minialign.instruct.flan import Conversations, conversation_rows
 from minialign.instruct.fresh import FreshMixture, FreshRows
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
+from minialign.lab.commands import sample
 from minialign.lab.commands.pretrain import hold_out_the_end
 from minialign.lab.demo.instruct import FAST, questions, trained_on
 from minialign.lab.interchange.tasks_file import read_tasks
@@ -268,3 +270,46 @@ def test_what_is_held_out_of_few_documents_is_never_nothing():
         learned, held_out = hold_out_the_end(documents, 32)
         assert all(learned) and all(held_out) and sorted("".join(learned + held_out)) == sorted("".join(documents))
         assert len(held_out[0]) >= 0.05 * sum(map(len, documents)) - 1
+
+
+def test_a_task_that_was_left_out_is_not_said_to_be_trained(runs, tmp_path, capsys):
+    lines = [
+        {"task": task, "text": f"{task} {i}", "answer": "yn"[i % 2], "options": ["y", "n"]}
+        for task in "ab"
+        for i in range(12)
+    ]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "two.json").write_text(json.dumps({task: [{"name": "p", "input": "{text}?"}] for task in "ab"}))
+    line = "instruct --base {d}/r64 --style flan --steps 1 --batch 4 --questions 20 --instructions 1"
+    line += f" --tasks {tmp_path}/two.jsonl --templates {tmp_path}/two.json --out {tmp_path}/o"
+    assert type_in(line, runs) == 0
+    assert "20 questions of 1 tasks" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "o/2-instructed/examination.json").read_text())) == 1
+
+
+@pytest.mark.parametrize("token, note", [(3, "nothing but blanks"), (2, "ended at once")])
+def test_what_a_draft_helped_to_write_is_shown_as_without_it(token, note, runs, monkeypatch):
+    model, tokenizer = load_model(runs / "r64")
+    with torch.no_grad():  # a model that always says this one token
+        table = model.body.token_embedding.weight
+        model.body.norm.weight.zero_()
+        model.body.norm.bias.copy_(table[token] / table[token].norm())
+        table[token] *= 50
+    monkeypatch.setattr(sample, "open_model", lambda folder: (model, tokenizer))
+    how = SamplingConfig(5, 0.0)
+    (said,) = sample.guessed_ahead(model, tokenizer, runs / "r64", "a", 1, how, torch.Generator())
+    assert note in said
+    assert [said] == continue_texts(model, tokenizer, ["a"], how, torch.Generator(), read=Generated.shown)
+
+
+def test_a_norm_that_is_passed_by_cannot_be_smoothed():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.feed_forward_norm, self.feed_forward = nn.LayerNorm(4), nn.ModuleDict({"inner": nn.Linear(4, 4)})
+
+        def forward(self, x):
+            return self.feed_forward["inner"](x)
+
+    with pytest.raises(UserError, match="feed_forward_norm"):
+        smooth(nn.Sequential(Block()), [torch.ones(2, 4)])

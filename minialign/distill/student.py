@@ -57,7 +57,7 @@ def start_from(student: LanguageModel, teacher: LanguageModel, layers: Sequence[
     Args:
         layers: the teacher's block for each of the student's; `evenly` without it.
     Raises:
-        UserError: another width, vocabulary or kind, or a layer that the teacher does not have.
+        UserError: another shape but for the number of layers, or a layer that the teacher does not have.
     """
     for name in ("width", "vocabulary", "kind", "heads", "feed_forward", "positions", "activation", "short_convolution",
                  *["context"] * (teacher.config.positions == "learned")):

@@ -93,7 +93,8 @@ def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | No
         model: any module; it is changed (deep-copy it first to keep it).
         scheme: what to do, e.g. scheme_named("vector-wise").
         batches: a calibration set, each batch what the model takes (a tensor, a tuple of arguments, a dictionary);
-            needed for static schemes, otherwise only for the output errors in the report.
+            needed for schemes that are `calibrated` (static, gptq, smoothquant, llm-int8 with calibrated outliers),
+            otherwise only for the output errors in the report.
         include, keep: patterns of names, see selection.py.
         embeddings: store the embeddings, and heads that share them, as int8 weights too; see tables.py.
     Returns:

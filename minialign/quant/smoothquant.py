@@ -74,7 +74,7 @@ def check_norms_come_first(model: nn.Module, groups: dict[str, list[str]], batch
     run_watched(model, {name: model.get_submodule(name) for name in watched}, batches[:1],
                 lambda name, x, y: called.append(name))
     for norm, (layer, *_) in groups.items():
-        if layer in called and called.index(layer) < called.index(norm):
+        if layer in called and norm not in called[: called.index(layer)]:
             raise UserError(f"{norm} comes behind {layer} (a post-norm block, such as BERT's): what it gives goes into "
                             f"the stream, too, and cannot be divided; choose a scheme without smoothing")
 

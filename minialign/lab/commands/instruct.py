@@ -119,12 +119,14 @@ def on_own_tasks(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
         wordings, mixture = prefix_templates(split.train | split.held_out), replace(mixture, manners=False)
     questions, valid = draw_training_and_validation(split, wordings, mixture)
     fill_a_batch(len(questions), "questions to learn from", training.batch, args.tasks)
-    asked = that_fit(model, tokenizer, split.held_out or split.validation, wordings, mixture, args.skip_long)
+    learned = {question.task for question in questions}  # fewer than there are, with few --instructions
+    examples = split.held_out or {task: found for task, found in split.validation.items() if task in learned}
+    asked = that_fit(model, tokenizer, examples, wordings, mixture, args.skip_long)
     about = {**describe_model(model), "stage": args.style, "training": training, "mixture": mixture}
     about |= {"hold_out": list(args.hold_out), "data": fingerprint([[q.prompt, q.target] for q in questions])}
     with stage_run(RunFolder(args.out / world.TUNED), tokenizer, **about, base=model) as run:
         if not run.finished:
-            click.echo(f"{len(questions):,} questions of {len(split.train)} tasks; {len(split.held_out)} tasks are "
+            click.echo(f"{len(questions):,} questions of {len(learned)} tasks; {len(split.held_out)} tasks are "
                        f"held out")
             result = tune_on_questions(model, tokenizer, questions, valid, training, run, args.skip_long)
             if result["skipped"]:

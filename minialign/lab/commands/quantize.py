@@ -38,7 +38,8 @@ OF = {"bits": lambda c: c.method != "nf4", "group": lambda c: c.method != "nf4" 
 @cli.RUN
 @cli.choice_option("--scheme", [*SCHEMES, *HALVES], "vector-wise", "What to do to the linear layers.")
 @cli.file_option("--text FILE", "Text to measure perplexity, KL and agreement on.")
-@cli.file_option("--calibration FILE", "Text that static scales are learned on; not the one that is measured on.")
+@cli.file_option("--calibration FILE", "Text that static scales, smoothing, GPTQ's rounding and calibrated outliers "
+                 "are learned on; not the one that is measured on.")
 @cli.count_option("--tokens", 8192, 2, cli.LARGEST, "Most tokens to read of each text.")
 @cli.option("--include", multiple=True,
             text="Pattern of layers to quantize, e.g. '*.attention.*'; may be given again. All without it.")

@@ -20,7 +20,8 @@ from minialign.tokenizer import Tokenizer, show_merges
 @cli.RUN
 @cli.TUNED
 @cli.file_option("--draft RUN", "A smaller model with the same tokenizer, such as a distilled student, that guesses "
-                                "ahead: the same text, in fewer passes.")
+                                "ahead: fewer passes, and what is written is as likely as without it (at "
+                                "temperature 0 the same text).")
 @cli.option("--prompt", default="",
             text="What to continue; `-` reads it from standard input. Without it the model begins by itself.")
 @cli.count_option("--count", 1, 1, 1000, "How many completions.")
@@ -64,7 +65,8 @@ def guessed_ahead(model: LanguageModel, tokenizer: Tokenizer, draft: Path, promp
     completions = []
     for _ in range(count):
         text, found = speculate_text(model, small, tokenizer, prompt, sampling, generator)
-        completions.append(text or ENDED_AT_ONCE)
+        nothing = ENDED_AT_ONCE if found.ids[0] == model.special.end else NO_WORDS
+        completions.append(text if text.strip() else nothing)
         click.echo(f"{len(found.ids)} tokens in {found.passes} passes of the model; {found.accepted} of "
                    f"{found.guessed} guesses accepted", err=True)
     return completions
