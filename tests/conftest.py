@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
-from typed import write_records
+from typed import type_in, write_records
 
 from minialign.heads import LanguageModel, describe_model
 from minialign.runs.run_folder import RunFolder
@@ -93,3 +93,21 @@ def runs(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("happy sad proud angry good bad " * 100)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory, texts):
+    """A folder with decoders of two contexts (r64, r128), an encoder (enc), tuned (ft) and distilled (tiny), and the
+    files that they learned from (text.txt, lab.jsonl); lines for `type_in` name it {d}."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text("\n\n".join(text.replace("\n", " ") for text in texts))
+    write_records(folder / "lab.jsonl", [{"text": f"the kite {i}", "label": "yn"[i % 2]} for i in range(80)])
+    shape = "--vocabulary 320 --width 16 --heads 2 --layers 2 --steps 2 --batch 2 --split paragraphs"
+    for line in (f"pretrain --text {{d}}/text.txt {shape} --context 64 --out {{d}}/r64",
+                 f"pretrain --text {{d}}/text.txt {shape} --context 128 --out {{d}}/r128",
+                 f"pretrain --text {{d}}/text.txt {shape} --context 64 --objective masked-lm --out {{d}}/enc",
+                 "finetune --base {d}/enc --data {d}/lab.jsonl --method full --steps 2 --batch 4 --out {d}/ft",
+                 "distill --teacher {d}/enc --recipe tinybert --text {d}/text.txt --split paragraphs --steps 2 "
+                 "--batch 2 --out {d}/tiny"):
+        assert type_in(line, folder) == 0
+    return folder

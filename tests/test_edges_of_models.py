@@ -38,34 +38,6 @@ from minialign.runs.errors import UserError
 from minialign.world.datasets import PROMPTS
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, texts):
-    d = tmp_path_factory.mktemp("runs")
-    (d / "text.txt").write_text("\n\n".join(t.replace("\n", " ") for t in texts))
-    shape = "--vocabulary 320 --width 16 --heads 2 --layers 2 --steps 2 --batch 2 --split paragraphs"
-    for out, more in (
-        ("r64", "--context 64"),
-        ("r128", "--context 128"),
-        ("enc", "--context 64 --objective masked-lm"),
-    ):
-        assert type_in(f"pretrain --text {{d}}/text.txt {shape} {more} --out {{d}}/{out}", d) == 0
-    (d / "lab.jsonl").write_text(
-        "\n".join(json.dumps({"text": f"the kite {i}", "label": "yn"[i % 2]}) for i in range(80))
-    )
-    assert (
-        type_in("finetune --base {d}/enc --data {d}/lab.jsonl --method full --steps 2 --batch 4 --out {d}/ft", d) == 0
-    )
-    assert (
-        type_in(
-            "distill --teacher {d}/enc --recipe tinybert --text {d}/text.txt --split paragraphs --steps 2 --batch 2 "
-            "--out {d}/tiny",
-            d,
-        )
-        == 0
-    )
-    return d
-
-
 def small_bert():
     torch.manual_seed(0)
     model = Bert(BertConfig(320, 48, 32, 2, 2, 64), masked_words=True).eval()
@@ -83,27 +55,27 @@ def test_smoothing_refuses_a_post_norm_model_and_leaves_it():
     assert torch.equal(model(tokens), before)
 
 
-def test_encoder_and_decoder_may_share_their_weights(runs, tmp_path):
+def test_encoder_and_decoder_may_share_their_weights(trained_runs, tmp_path):
     assert (
         type_in(
             "pretrain --text {d}/text.txt --split paragraphs --vocabulary 320 --width 16 --heads 2 --layers 1 "
             f"--context 32 --steps 2 --batch 2 --objective span-corruption --shared --out {tmp_path}/t5",
-            runs,
+            trained_runs,
         )
         == 0
     )
     assert json.loads((tmp_path / "t5" / "config.json").read_text())["model"]["shared"] is True
-    assert type_in(f"pretrain --text {{d}}/text.txt --shared --out {tmp_path}/gpt", runs) == 2
+    assert type_in(f"pretrain --text {{d}}/text.txt --shared --out {tmp_path}/gpt", trained_runs) == 2
 
 
 @pytest.mark.parametrize("teacher, student", [("r64", "r128"), ("r128", "r64")])
 @pytest.mark.parametrize("recipe", ["sequence-level --beams 2", "on-policy"])
-def test_teacher_and_student_may_have_other_contexts(teacher, student, recipe, runs, tmp_path):
+def test_teacher_and_student_may_have_other_contexts(teacher, student, recipe, trained_runs, tmp_path):
     assert (
         type_in(
             f"distill --teacher {{d}}/{teacher} --recipe {recipe} --student {{d}}/{student} --text {{d}}/text.txt "
             f"--steps 2 --batch 2 --new-tokens 8 --fast --out {tmp_path}/o",
-            runs,
+            trained_runs,
         )
         == 0
     )
@@ -111,15 +83,15 @@ def test_teacher_and_student_may_have_other_contexts(teacher, student, recipe, r
 
 
 @pytest.mark.parametrize("more", ["", "--top-k 3", "--cosine 1"])
-def test_a_cache_serves_training_in_bfloat16(more, runs, tmp_path):
+def test_a_cache_serves_training_in_bfloat16(more, trained_runs, tmp_path):
     line = "distill --teacher {d}/r64 --text {d}/text.txt --split paragraphs --steps 2 --batch 4"
     line += f" {more} --cache {tmp_path}/c"
-    assert type_in(f"{line} --bf16 --out {tmp_path}/half", runs) == 0
+    assert type_in(f"{line} --bf16 --out {tmp_path}/half", trained_runs) == 0
     kept = sorted((tmp_path / "c").rglob("*.safetensors"))
     content = [file.read_bytes() for file in kept]
     for file in kept:
         file.unlink()
-    assert type_in(f"{line} --out {tmp_path}/whole", runs) == 0
+    assert type_in(f"{line} --out {tmp_path}/whole", trained_runs) == 0
     assert [file.read_bytes() for file in kept] == content, "what is kept does not depend on --bf16"
 
 
@@ -156,14 +128,14 @@ def test_a_field_that_no_prefix_can_name_is_an_error(tmp_path):
         prefix_templates(read_tasks(tmp_path / "tasks.jsonl"))
 
 
-def test_what_is_examined_in_the_world_is_found_to_fit_before_training(runs, tmp_path, capsys):
+def test_what_is_examined_in_the_world_is_found_to_fit_before_training(trained_runs, tmp_path, capsys):
     line = f"instruct --base {{d}}/r64 --style flan --batch 4 --steps 2 --fast --out {tmp_path}/o"
-    assert type_in(line, runs) == 2
+    assert type_in(line, trained_runs) == 2
     assert (
         "--skip-long" in capsys.readouterr().err
         and not (tmp_path / "o" / "2-instructed" / "model.safetensors").exists()
     )
-    assert type_in(line + " --skip-long", runs) == 0 and "left out" in capsys.readouterr().out
+    assert type_in(line + " --skip-long", trained_runs) == 0 and "left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -179,8 +151,8 @@ def test_what_is_examined_in_the_world_is_found_to_fit_before_training(runs, tmp
         "bf16 --calibration {d}/text.txt",
     ],
 )
-def test_an_option_that_changes_nothing_in_a_scheme_is_refused(line, runs, capsys):
-    assert type_in(f"quantize {{d}}/r64 --fast --scheme {line}", runs) == 2
+def test_an_option_that_changes_nothing_in_a_scheme_is_refused(line, trained_runs, capsys):
+    assert type_in(f"quantize {{d}}/r64 --fast --scheme {line}", trained_runs) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
@@ -272,7 +244,7 @@ def test_what_is_held_out_of_few_documents_is_never_nothing():
         assert len(held_out[0]) >= 0.05 * sum(map(len, documents)) - 1
 
 
-def test_a_task_that_was_left_out_is_not_said_to_be_trained(runs, tmp_path, capsys):
+def test_a_task_that_was_left_out_is_not_said_to_be_trained(trained_runs, tmp_path, capsys):
     lines = [
         {"task": task, "text": f"{task} {i}", "answer": "yn"[i % 2], "options": ["y", "n"]}
         for task in "ab"
@@ -282,14 +254,14 @@ def test_a_task_that_was_left_out_is_not_said_to_be_trained(runs, tmp_path, caps
     (tmp_path / "two.json").write_text(json.dumps({task: [{"name": "p", "input": "{text}?"}] for task in "ab"}))
     line = "instruct --base {d}/r64 --style flan --steps 1 --batch 4 --questions 20 --instructions 1"
     line += f" --tasks {tmp_path}/two.jsonl --templates {tmp_path}/two.json --out {tmp_path}/o"
-    assert type_in(line, runs) == 0
+    assert type_in(line, trained_runs) == 0
     assert "20 questions of 1 tasks" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "o/2-instructed/examination.json").read_text())) == 1
 
 
 @pytest.mark.parametrize("token, note", [(3, "nothing but blanks"), (2, "ended at once")])
-def test_what_a_draft_helped_to_write_is_shown_as_without_it(token, note, runs, monkeypatch):
-    model, tokenizer = load_model(runs / "r64")
+def test_what_a_draft_helped_to_write_is_shown_as_without_it(token, note, trained_runs, monkeypatch):
+    model, tokenizer = load_model(trained_runs / "r64")
     with torch.no_grad():  # a model that always says this one token
         table = model.body.token_embedding.weight
         model.body.norm.weight.zero_()
@@ -297,7 +269,7 @@ def test_what_a_draft_helped_to_write_is_shown_as_without_it(token, note, runs, 
         table[token] *= 50
     monkeypatch.setattr(sample, "open_model", lambda folder: (model, tokenizer))
     how = SamplingConfig(5, 0.0)
-    (said,) = sample.guessed_ahead(model, tokenizer, runs / "r64", "a", 1, how, torch.Generator())
+    (said,) = sample.guessed_ahead(model, tokenizer, trained_runs / "r64", "a", 1, how, torch.Generator())
     assert note in said
     assert [said] == continue_texts(model, tokenizer, ["a"], how, torch.Generator(), read=Generated.shown)
 

@@ -1,7 +1,6 @@
 """Commands and files whose tensors are on another device, pretended."""
 
 import contextlib
-import json
 
 import pytest
 import torch
@@ -15,34 +14,6 @@ from minialign.quant.ptq import quantize
 from minialign.quant.saving import quantized_file
 from minialign.quant.scheme import SCHEMES
 from minialign.runs.devices import use_device
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, texts):
-    d = tmp_path_factory.mktemp("runs")
-    (d / "text.txt").write_text("\n\n".join(t.replace("\n", " ") for t in texts))
-    shape = "--vocabulary 320 --width 16 --heads 2 --layers 2 --steps 2 --batch 2 --split paragraphs"
-    for out, more in (
-        ("r64", "--context 64"),
-        ("r128", "--context 128"),
-        ("enc", "--context 64 --objective masked-lm"),
-    ):
-        assert type_in(f"pretrain --text {{d}}/text.txt {shape} {more} --out {{d}}/{out}", d) == 0
-    (d / "lab.jsonl").write_text(
-        "\n".join(json.dumps({"text": f"the kite {i}", "label": "yn"[i % 2]}) for i in range(80))
-    )
-    assert (
-        type_in("finetune --base {d}/enc --data {d}/lab.jsonl --method full --steps 2 --batch 4 --out {d}/ft", d) == 0
-    )
-    assert (
-        type_in(
-            "distill --teacher {d}/enc --recipe tinybert --text {d}/text.txt --split paragraphs --steps 2 --batch 2 "
-            "--out {d}/tiny",
-            d,
-        )
-        == 0
-    )
-    return d
 
 
 @contextlib.contextmanager
@@ -63,9 +34,9 @@ def elsewhere(monkeypatch):
         "--fast --out {d}/task",
     ],
 )
-def test_a_command_runs_on_another_device(line, runs, monkeypatch):
+def test_a_command_runs_on_another_device(line, trained_runs, monkeypatch):
     with elsewhere(monkeypatch):
-        assert type_in(line, runs) == 0
+        assert type_in(line, trained_runs) == 0
 
 
 def test_codes_are_packed_wherever_they_are():
