@@ -107,11 +107,8 @@ class MiniLM(Recipe):
     def begin(self, student: LanguageModel) -> None:
         """Raises UserError for another kind, heads that cannot be compared, a width that does not divide, or a layer
         that is not there."""
-        same_kind(student, self.teacher)
+        same_kind(student, self.teacher, one_stack=True)
         ours, theirs = student.config, self.teacher.config
-        if ours.kind == "encoder-decoder":
-            raise UserError("minilm looks into the layers of one stack, and an encoder-decoder has two; use a "
-                            "decoder or an encoder")
         if self.config.attention and ours.heads != theirs.heads:
             fit = [n for n in range(1, ours.width + 1) if ours.width % n == 0]
             raise UserError(f"the student has {ours.heads} heads, the teacher {theirs.heads}; give it {theirs.heads} "

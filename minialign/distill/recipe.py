@@ -76,8 +76,12 @@ def check_logits(student: Tensor, teacher: Tensor) -> None:
         raise UserError(f"{sizes}; their words must mean the same: make the student with the teacher's tokenizer")
 
 
-def same_kind(student: nn.Module, teacher: nn.Module) -> None:
-    """Raise UserError where the two cannot read the same batch."""
+def same_kind(student: nn.Module, teacher: nn.Module, one_stack: bool = False) -> None:
+    """Raise UserError where the two cannot read the same batch, or where layers of `one_stack` are compared and an
+    encoder-decoder has two."""
+    if one_stack and student.config.kind == "encoder-decoder":
+        raise UserError("this recipe looks into the layers of one stack, and an encoder-decoder has two; use a decoder "
+                        "or an encoder")
     for name in ("kind", "vocabulary"):
         ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
         if ours != theirs:

@@ -123,11 +123,13 @@ class _Writer:
         self.mixture, self.encode = mixture, encode
 
     def __call__(self, number: int) -> Sequence[Any]:
+        """The rows of a chunk. Conversations that no chunk has come in the place of those that do not fit; where nine
+        times as many are not enough, the chunk stays shorter."""
         rows, mixture = list(self.encode(self.mixture.chunk(number))[0]), self.mixture
-        for i in range(9 * mixture.size if rows else 0):  # in the place of those that do not fit, that no chunk has
-            if len(rows) >= mixture.size:
-                break
-            rows += self.encode([mixture.conversation(SPARE + 9 * mixture.size * number + i)])[0]
+        spare, last = SPARE + 9 * mixture.size * number, SPARE + 9 * mixture.size * (number + 1)
+        while 0 < len(rows) < mixture.size and spare < last:
+            rows += self.encode([mixture.conversation(spare)])[0]
+            spare += 1
         return rows
 
 

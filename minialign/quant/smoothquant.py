@@ -68,15 +68,15 @@ def largest_inputs(model: nn.Module, layers: dict[str, nn.Linear], batches: Iter
 
 def check_norms_come_first(model: nn.Module, groups: dict[str, list[str]], batches: list[Any]) -> None:
     """Raise UserError for post-norm blocks, such as BERT's: there the norm of that name stands behind the layers, and
-    what it gives goes on in the stream, too, so that it cannot be divided."""
+    what it gives goes on in the stream, too, so that it cannot be divided; and for a norm that is passed by."""
     called: list[str] = []
     watched = [*groups, *(names[0] for names in groups.values())]
     run_watched(model, {name: model.get_submodule(name) for name in watched}, batches[:1],
                 lambda name, x, y: called.append(name))
     for norm, (layer, *_) in groups.items():
         if layer in called and norm not in called[: called.index(layer)]:
-            raise UserError(f"{norm} comes behind {layer} (a post-norm block, such as BERT's): what it gives goes into "
-                            f"the stream, too, and cannot be divided; choose a scheme without smoothing")
+            raise UserError(f"{norm} does not come before {layer} (a post-norm block, such as BERT's): what it gives "
+                            f"goes into the stream, too, and cannot be divided; choose a scheme without smoothing")
 
 
 def smoothing_scales(largest: Tensor, weights: list[Tensor], alpha: float) -> Tensor:

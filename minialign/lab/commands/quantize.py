@@ -28,10 +28,14 @@ from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
 
 CHANGEABLE = ("bits", "group", "activation_bits", "observer", "threshold", "outlier_weights", "single_token")
-
-OF = {"bits": lambda c: c.method != "nf4", "group": lambda c: c.method != "nf4" and c.per == "group",
-      "activation_bits": lambda c: c.method not in ("weights", "nf4"), "observer": lambda c: c.method == "static",
-      "threshold": lambda c: c.method == "llm-int8", "outlier_weights": lambda c: c.method == "llm-int8"}
+MATTERS = {  # option -> whether it changes anything in a scheme
+    "bits": lambda scheme: scheme.method != "nf4",
+    "group": lambda scheme: scheme.method != "nf4" and scheme.per == "group",
+    "activation_bits": lambda scheme: scheme.method not in ("weights", "nf4"),
+    "observer": lambda scheme: scheme.method == "static",
+    "threshold": lambda scheme: scheme.method == "llm-int8",
+    "outlier_weights": lambda scheme: scheme.method == "llm-int8",
+}
 
 
 @click.command(cls=cli.Command)
@@ -96,7 +100,7 @@ def check(config: SchemeConfig | None, args: SimpleNamespace) -> None:
     if config is None and (args.changes or args.include or args.keep or args.embeddings or args.calibration):
         raise UserError("fp16 and bf16 store every weight; options of integer schemes and patterns do not apply")
     for name in args.changes if config is not None else ():
-        if name in OF and not OF[name](config):
+        if name in MATTERS and not MATTERS[name](config):
             raise UserError(f"--{name.replace('_', '-')} changes nothing in the scheme {args.scheme}; leave it out, or "
                             f"choose another --scheme")
     if config is not None and config.calibrated and args.calibration is None:
