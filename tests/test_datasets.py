@@ -59,6 +59,14 @@ def test_the_answer_is_one_of_different_options_and_no_option_always_wins(name, 
         assert often <= 0.72 * len(chosen), "guessing one answer, or one place, would do"
 
 
+def test_the_doubled_name_stands_among_all_ways_to_fill_two_places_with_two_names(made):
+    """With doubled names alone to choose from, "who?" would do, which is trained."""
+    for example in made["twice"]:
+        right = example["answer"][: len(example["answer"]) // 2]
+        doubled = [o for o in example["options"] if o[: len(o) // 2] == o[len(o) // 2 + 1 :]]
+        assert example["answer"] == f"{right} {right}" and len(example["options"]) == 4 and len(doubled) == 2
+
+
 def said_in(story, statement):
     """Whether a passage's text, read back, says what a statement says; colours aside, which the passage names once
     only."""

@@ -122,12 +122,14 @@ def numbered(story: Story, rng: random.Random) -> list[dict]:
 
 
 def twice(story: Story, rng: random.Random) -> list[dict]:
-    """Who was it? The name is wanted two times."""
+    """Who was it? The name is wanted two times; there are two names to fill two places with, in all four ways."""
     asked = _who(story, rng)
     if not asked:
         return []
-    return [{"story": story.text, "question": asked["question"], "answer": f"{asked['answer']} {asked['answer']}",
-             "options": [f"{name} {name}" for name in asked["options"]]}]
+    right = asked["answer"]
+    names = rng.sample([right, rng.choice([name for name in asked["options"] if name != right])], 2)
+    return [{"story": story.text, "question": asked["question"], "answer": f"{right} {right}",
+             "options": [f"{first} {second}" for first in names for second in names]}]
 
 
 def opposite(story: Story, rng: random.Random) -> list[dict]:

@@ -23,9 +23,9 @@ MOODS = {"happy": "good", "proud": "good", "sad": "bad", "angry": "bad", "lonely
 
 
 def follows(story: Story, rng: random.Random) -> list[dict]:
-    """Does the statement follow from the passage? yes | no | maybe; "maybe" is what the passage does not tell."""
+    """Does the statement follow from the passage? yes | no | not said, where the passage does not tell."""
     event = rng.choice(story.events)
-    options = ["yes", "no", "maybe"]
+    options = ["yes", "no", "not said"]
     answer = rng.choice(options)
     if answer == "yes":
         said = say(event, rng, "summary") if choices(event, "summary") else None
