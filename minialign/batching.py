@@ -9,8 +9,8 @@ A label of IGNORE carries no loss: padding, and the prompt when only the answer 
 
 An encoder-decoder reads its inputs as they are and its targets as above, between a begin and an end token:
 
-    inputs     <begin>  The  kite  was   <extra_0>  all of it at once
-    tokens     <begin>  <extra_0>  red              labels    <extra_0>  red  <end>
+    inputs     <begin>  What  was  red?  <end>      all of it at once
+    tokens     <begin>  The  kite                   labels    The  kite  <end>
 
 Read next: logprobs.py.
 """

@@ -180,14 +180,16 @@ def shape_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     return filter_logits(logits, config.top_k, config.top_p)
 
 
-def as_prompt(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """A text's ids as a prompt: after the begin token; a published T5 reads them before the end token."""
-    return [*ids, tokenizer.end] if tokenizer.ends_prompts else [tokenizer.begin, *ids]
+def as_prompt(tokenizer: Tokenizer, ids: list[int], kind: str = "decoder") -> list[int]:
+    """A text's ids as a model of a kind reads a prompt: after the begin token, which a published T5 does not have. What
+    an encoder-decoder reads ends with the end token: nothing else tells its decoder where the text stops."""
+    begin = [] if tokenizer.ends_prompts else [tokenizer.begin]
+    return [*begin, *ids, *([tokenizer.end] if kind == "encoder-decoder" else [])]
 
 
-def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Texts as the ids of prompts."""
-    return [as_prompt(tokenizer, ids) for ids in tokenizer.encode_many(list(texts))]
+def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], kind: str = "decoder") -> list[list[int]]:
+    """Texts as the ids of prompts, see `as_prompt`."""
+    return [as_prompt(tokenizer, ids, kind) for ids in tokenizer.encode_many(list(texts))]
 
 
 def continue_texts(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig,
@@ -195,7 +197,7 @@ def continue_texts(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence
                    read: Callable[[Generated, Tokenizer], list[str]] = Generated.texts) -> list[str]:
     """The model's continuation of each prompt, in their order; rows of similar length are computed together. To print
     them, `read` them with Generated.shown."""
-    ids = prompt_ids(tokenizer, prompts)
+    ids = prompt_ids(tokenizer, prompts, model.config.kind)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     texts = [""] * len(ids)
     for start in range(0, len(order), batch):

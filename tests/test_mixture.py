@@ -120,6 +120,8 @@ def test_targets_are_tokens_as_in_running_text_and_long_ones_are_refused_or_coun
     questions = [Question("Who lost it?", "Mira"), Question(LONG * 3, "Tom")]
     ((prompt, target),), skipped = question_ids(tokenizer, questions, 40, skip_long=True)
     assert skipped == 1 and prompt[0] == tokenizer.begin and tokenizer.decode(target) == " Mira"
+    assert prompt[-1] == tokenizer.end  # of an encoder-decoder; FLAN's decoder goes on from the prompt
+    assert question_ids(tokenizer, questions[:1], 40, kind="decoder")[0] == [(prompt[:-1], target)]
     with pytest.raises(UserError, match="has .* tokens.*context is 40; shorten it, or leave such questions out"):
         question_ids(tokenizer, questions, 40)
 

@@ -28,7 +28,7 @@ def question_rows(tokenizer: Tokenizer, questions: list[Question], context: int,
     Raises:
         UserError: prompt and answer do not fit the context.
     """
-    pairs, skipped = question_ids(tokenizer, questions, context, skip_long)
+    pairs, skipped = question_ids(tokenizer, questions, context, skip_long, "decoder")
     rows = [demonstration_row(tokenizer, prompt[1:], target) for prompt, target in pairs]
     fitting = [row for row in rows if len(row[0]) - 1 <= context]
     if len(fitting) < len(rows) and not skip_long:
@@ -46,7 +46,7 @@ def conversation_rows(tokenizer: Tokenizer, conversations: list[list[Question]],
     rows = []
     for turns in conversations:
         ids, labels = [tokenizer.begin], [IGNORE]
-        for prompt, target in question_ids(tokenizer, turns, context, skip_long=True)[0]:
+        for prompt, target in question_ids(tokenizer, turns, context, True, "decoder")[0]:
             taught = [*target, tokenizer.end]
             if len(ids) + len(prompt) - 1 + len(taught) > context + 1:
                 break

@@ -22,6 +22,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from minialign.generation import as_prompt
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of
 from minialign.runs.settings import check_ranges
@@ -201,8 +202,9 @@ def refuse_shared_texts(learned: Datasets, asked: Datasets) -> None:
 
 
 def question_ids(tokenizer, questions: Sequence[Question], context: int,
-                 skip_long: bool = False) -> tuple[list[tuple[list[int], list[int]]], int]:
-    """Questions as (prompt ids with the begin token, target ids), and how many were left out.
+                 skip_long: bool = False,
+                 kind: str = "encoder-decoder") -> tuple[list[tuple[list[int], list[int]]], int]:
+    """Questions as (ids of the prompt as a model of a kind reads it, target ids), and how many were left out.
 
     The target begins with a blank, as a word does in running text, where its token was learned.
 
@@ -216,13 +218,14 @@ def question_ids(tokenizer, questions: Sequence[Question], context: int,
     targets = tokenizer.encode_many([" " + question.target for question in questions])
     pairs, skipped = [], 0
     for question, prompt, target in zip(questions, prompts, targets):
-        longest = max(len(prompt), len(target)) + 1
+        read = as_prompt(tokenizer, prompt, kind)
+        longest = max(len(read), len(target) + 1)
         if longest <= context:
-            pairs.append(([tokenizer.begin, *prompt], target))
+            pairs.append((read, target))
         elif skip_long:
             skipped += 1
         else:
-            which = "prompt" if len(prompt) >= len(target) else "target"
+            which = "prompt" if len(read) == longest else "target"
             fit = f"has {longest} tokens, begin or end token included, and the model's context is {context}"
             raise UserError(f"a {which} of {question.task}/{question.template} {fit}; shorten it, or leave such "
                             f"questions out with --skip-long")

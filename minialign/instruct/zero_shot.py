@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median, quantiles
 
+from minialign.generation import prompt_ids
 from minialign.heads import LanguageModel
 from minialign.ranking import option_logprobs, rank
 from minialign.tokenizer import Tokenizer
@@ -67,11 +68,10 @@ def ask(model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question
         mean_logprob: rank by the mean over an option's tokens instead of the sum.
     """
     prompts = [few_shot(q, shown[i]) if shown else q.prompt for i, q in enumerate(questions)]
-    prompt_ids = [[tokenizer.begin, *ids] for ids in tokenizer.encode_many(prompts)]
     options = list(dict.fromkeys(option for q in questions for option in q.options))
     ids_of_option = dict(zip(options, tokenizer.encode_many([" " + option for option in options])))
     option_ids = [[ids_of_option[option] for option in q.options] for q in questions]
-    scores = option_logprobs(model, prompt_ids, option_ids, mean_logprob)
+    scores = option_logprobs(model, prompt_ids(tokenizer, prompts, model.config.kind), option_ids, mean_logprob)
     return [place == q.right for place, q in zip(rank(scores), questions)]
 
 

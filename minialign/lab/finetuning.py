@@ -2,7 +2,7 @@ r"""Fine-tuning on the user's lines: what a model reads of them, and each method
 
 a decoder             <begin> prompt completion <end>, the completion alone taught
 smollm2               the same inside the marks of its chat template
-an encoder-decoder    <begin> prompt → completion <end>; a published T5 has its prompt ended instead of begun
+an encoder-decoder    <begin> prompt <end> → completion <end>; a published T5 has no begin
 texts with labels     <begin> text; a published encoder reads [CLS] text [SEP]
 
 Read next: peft/transfer.py. Try it:  python -m minialign finetune --method all --base RUN --data FILE.jsonl
@@ -137,7 +137,7 @@ def demonstrations(model: nn.Module, tokenizer: Tokenizer, side: list[dict], fil
         if not completion:
             raise UserError("the completion is empty; there is nothing to learn from it", file, place_of(record)[1])
         if model.config.kind == "encoder-decoder":
-            row = (as_prompt(tokenizer, prompt), completion)
+            row = (as_prompt(tokenizer, prompt, model.config.kind), completion)
             # the begin token stands before what is written; the encoder alone reads the vectors
             tokens = max(len(row[0]), 1 + len(completion) - vectors)
         else:

@@ -12,7 +12,7 @@ LM adaptation comes afterwards: such a model has never seen a text without senti
 with sentinels. A short time of going on from where a text stops makes it the "T5+LM" that T0 starts from (Sanh et al.
 2022, §5), with the same loss:
 
-    inputs    Rosa lost the                                    Raffel et al. 2020, §3.2.1 (prefix LM);
+    inputs    Rosa lost the <end>                              Raffel et al. 2020, §3.2.1 (prefix LM);
     targets   red kite in the barn . <end>                     Lester et al. 2021, §3.1
 
 Read next: gap_filling.py. Details that matter:
@@ -27,7 +27,9 @@ Read next: gap_filling.py. Details that matter:
 DEVIATION: T5's mask begins with a kept token and ends with a cut one. On text chopped anywhere that means nothing; on
 whole documents it would cut out every last word, so here all places for the spans are equally likely
 (test_every_placing_of_the_spans_is_equally_likely).
-DEVIATION: inputs begin with the begin token, as whatever a model of this project reads; T5's end with the end token.
+DEVIATION: inputs begin with the begin token, as whatever a model of this project reads. T5's end with the end token;
+here those of span corruption do not, since the gaps say what is missing. Those that are gone on from do: without that
+mark a decoder does not find the place (none of its first words was right, test_the_beginning_is_ended_for_the_encoder).
 DEVIATION: LM adaptation cuts all texts of a step at the same share of their lengths, so that beginnings and rests are
 about equally long and little is padding (test_texts_cut_at_the_same_share_need_little_padding).
 
@@ -44,7 +46,7 @@ from minialign.batching import IGNORE, Batch, Batches, text_rows, text_to_text_b
 from minialign.heads import LanguageModel
 from minialign.logprobs import label_loss
 from minialign.runs.settings import check_ranges
-from minialign.tokenizer import BEGIN, SENTINELS, SPECIAL, SpecialIds
+from minialign.tokenizer import BEGIN, END, SENTINELS, SPECIAL, SpecialIds
 
 GAPS = range(SPECIAL.index("<extra_0>"), SPECIAL.index("<extra_0>") + SENTINELS)  # ids of the sentinels
 
@@ -178,7 +180,7 @@ class DividedText(SpanCorruptedText):
         """One row, divided as a step divides all of its rows."""
         row, share = self.rows[name], random.Random(f"{self.seed} {step}").random()
         place = int(share * len(row))  # 0 to length − 1: the rest has at least one token
-        return [BEGIN, *row[:place]], list(row[place:])
+        return [BEGIN, *row[:place], END], list(row[place:])
 
 
 def longest_text(context: int, config: SpanCorruptionConfig) -> int:
@@ -213,6 +215,6 @@ class LMAdaptation:
     name, loss = "LM adaptation", staticmethod(text_to_text_loss)
 
     def batches(self, tokenizer, texts, shape, config, place=None) -> DividedText:
-        """Texts as training data; the begin token takes a place of the context."""
+        """Texts as training data; begin and end token take a place each of the context."""
         rows = text_rows(tokenizer.encode_many(texts), shape.context - 1, self.packed, place)
         return DividedText(rows, min(config.batch, len(rows)), config.seed)

@@ -82,7 +82,8 @@ def answer(
     if not options:
         return continue_texts(model, tokenizer, [prompt], sampling, chance, read=Generated.shown)[0].strip()
     ids = [tokenizer.encode(" " + option) for option in options]
-    return show_shares(option_logprobs(model, prompt_ids(tokenizer, [prompt]), [ids], mean_logprob)[0], options)
+    return show_shares(option_logprobs(model, prompt_ids(tokenizer, [prompt], model.config.kind), [ids],
+                                       mean_logprob)[0], options)
 
 
 def show_shares(scores: torch.Tensor, names: list[str]) -> str:

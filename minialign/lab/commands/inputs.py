@@ -162,7 +162,7 @@ def prompt_rows(tokenizer: Tokenizer, records: Sequence[dict], new_tokens: int, 
                 apart: bool = False) -> list[list[int]]:
     """Prompts as rows of ids; `apart`: encoder-decoders alone read them, whose completions have a context of their
     own. Raises UserError, with the line, for one that leaves no room for the completion."""
-    rows = prompt_ids(tokenizer, [record["prompt"] for record in records])
+    rows = prompt_ids(tokenizer, [record["prompt"] for record in records], "encoder-decoder" if apart else "decoder")
     for row, record in zip(rows, records):
         if (max(len(row), new_tokens) if apart else len(row) + new_tokens) > context:
             raise UserError(f"a prompt of {len(row)} tokens and {new_tokens} new ones do not fit the model's context "

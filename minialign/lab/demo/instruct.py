@@ -33,7 +33,7 @@ from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT, PROMPTS, examples
 from minialign.world.manners import instructions, split_instructions
-from minialign.world.reading_corpus import reading_documents
+from minialign.world.reading_corpus import EASY, reading_documents
 from minialign.world.templates import Question, texts
 
 STYLES = {"t0": "encoder-decoder-0.4m", "t5": "encoder-decoder-0.4m", "flan": "decoder-0.4m"}  # and its base
@@ -105,7 +105,8 @@ def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / 
         run.begin({**describe_model(model), "stage": "lm-adaptation", "training": to_dict(how),
                    "base": as_fact(model)}, tokenizer)
         if not run.finished:
-            read = [document.text for document in reading_documents(how.steps * how.batch + 64, f"adapt {seed}")]
+            count = how.steps * how.batch + 64
+            read = [document.text for document in reading_documents(count, f"adapt {seed}", EASY)]  # in all forms
             data = objective.batches(tokenizer, read[64:], model.config, how)
             valid = objective.batches(tokenizer, read[:64], model.config, replace(how, seed=0))
             data = Interleaved(data, reading_text(model, tokenizer, how, 2, seed, folder), 2)
