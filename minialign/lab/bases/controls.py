@@ -22,7 +22,7 @@ from minialign.heads import LanguageModel, evaluating
 from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import GAPS
 from minialign.runs.devices import device_of
-from minialign.tokenizer import BEGIN, Tokenizer
+from minialign.tokenizer import BEGIN, END, Tokenizer
 from minialign.world.corpus import HEADINGS
 from minialign.world.gold import score
 from minialign.world.reading_corpus import FIELDS, FORMS, YES_NO, Item, facts, minimal_pair, written
@@ -90,8 +90,9 @@ def control_questions(count: int = PASSAGES, seed: int = SEED) -> list[Question]
 
 
 @torch.no_grad()
-def answered(model: LanguageModel, tokenizer: Tokenizer, questions: list[Question], batch: int = 128) -> list[bool]:
-    """Whether the model would write each answer, every token of it being its likeliest."""
+def answered(model: LanguageModel, tokenizer: Tokenizer, questions: list[Question], directly: bool = False,
+             batch: int = 128) -> list[bool]:
+    """Whether the model would write each answer, every token of it being its likeliest; directly: see `measure`."""
     right: list[bool] = [False] * len(questions)
     encoded = tokenizer.library.encode_batch([q.text[: q.answer[1]] for q in questions], add_special_tokens=False)
     order = sorted(range(len(questions)), key=lambda i: len(encoded[i].ids))
@@ -100,7 +101,7 @@ def answered(model: LanguageModel, tokenizer: Tokenizer, questions: list[Questio
             answers = [[id for id, (_, end) in zip(encoded[i].ids, encoded[i].offsets) if end > questions[i].answer[0]]
                        for i in names]
             asked = [encoded[i].ids[: -len(answer)] for i, answer in zip(names, answers)]
-            likeliest = SAID[model.config.kind](model, asked, answers)
+            likeliest = (said_after_it if directly else SAID[model.config.kind])(model, asked, answers)
             for i, answer, said in zip(names, answers, likeliest):
                 right[i] = said == answer
     return right
@@ -122,6 +123,14 @@ def said_in_a_gap(model: LanguageModel, asked: list[list[int]], answers: list[li
     hidden = model.body(rows, inputs, input_mask)  # (B, T, D)
     return [model.logits(hidden[row, 1 : 1 + len(answer)]).argmax(dim=-1).tolist()
             for row, answer in enumerate(answers)]
+
+
+def said_after_it(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
+    """The same of an encoder-decoder that goes on from the question."""
+    inputs, input_mask = pad([[BEGIN, *question, END] for question in asked], device=device_of(model))
+    rows, _ = pad([[BEGIN, *answer[:-1]] for answer in answers], device=device_of(model))
+    hidden = model.body(rows, inputs, input_mask)  # (B, T, D)
+    return [model.logits(hidden[row, : len(answer)]).argmax(dim=-1).tolist() for row, answer in enumerate(answers)]
 
 
 def said_under_masks(model: LanguageModel, asked: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
@@ -156,10 +165,11 @@ def heading_honesty(model: LanguageModel, tokenizer: Tokenizer, count: int = SUM
 
 
 def measure(model: LanguageModel, tokenizer: Tokenizer, demanded: bool = True, count: int = PASSAGES,
-            seed: int = SEED) -> list[Control]:
-    """All controls of a base; `demanded` says whether the thresholds count for it."""
+            seed: int = SEED, directly: bool = False) -> list[Control]:
+    """All controls of a base; `demanded` says whether the thresholds count for it; `directly` has an encoder-decoder go
+    on from each question, where otherwise a gap stands behind it, and write no summary."""
     questions = control_questions(count, seed)
-    right = answered(model, tokenizer, questions)
+    right = answered(model, tokenizer, questions, directly)
 
     def control(name: str, values: list[bool], threshold: float | None) -> Control:
         return Control(name, sum(values) / max(1, len(values)), threshold if demanded else None, len(values))
@@ -175,7 +185,7 @@ def measure(model: LanguageModel, tokenizer: Tokenizer, demanded: bool = True, c
         if q.pair >= 0 and q.kind in best:
             pairs[q.pair] = pairs.get(q.pair, True) and r
     found.append(control(f"pairs, in the best {FORMS_NEEDED} forms", list(pairs.values()), 0.9))
-    if model.config.kind == "encoder":  # which writes nothing
+    if model.config.kind == "encoder" or directly:
         return found
     honest = heading_honesty(model, tokenizer, min(SUMMARIES, count), seed)
     return [*found, Control("honest under a heading", honest, 0.6 if demanded else None, min(SUMMARIES, count))]

@@ -2,11 +2,12 @@ r"""What the four claims on instruction tuning share: the bases, T5, T0 and FLAN
 granted of them, and their examination.
 
     the base reads           who, what, where and yes-no in its own words: .95
+    and so does T5+LM        asked directly, with no gap for the answer: .95
     the tuned model learned  trained tasks, asked of new passages in the words it was trained in: .9
     and still reads          the base's own words: at most .03 lost
 
 Whether it understands the trained tasks in other words as well is no control: it is what t0-templates asks. (Meant was
-one that asks them in other words at .9. T0 stands at .88 there, FLAN at .80 to .88: it would have failed.)
+one that asks them in other words at .9. T0 stood at .88 there, FLAN at .80 to .88: it would have failed.)
 
 Read next: t0_unseen_tasks.py.
 """
@@ -71,13 +72,15 @@ def examined(model: LanguageModel, tokenizer: Tokenizer, config: InstructConfig,
 
 
 def taken_for_granted(bench: Bench, base: str, model: LanguageModel, tokenizer: Tokenizer, how: MixtureConfig,
-                      seed: int) -> Table:
-    """The three controls of a model that was tuned on a mixture, as rows of a table."""
+                      seed: int, adapted: Path | None = None) -> Table:
+    """The controls of a model that was tuned on a mixture, as rows of a table; adapted: the T5+LM that it was."""
     count = 6 if bench.fast else 100
     before = own_words(base, count)
     after = reading(model, tokenizer, count)
     learned = overall_mean(on_trained_tasks(bench, model, tokenizer, trained_on(how), seed))
+    direct = [reading(*load_model(adapted, "language-model"), count, True)] if adapted else []
     return [control(f"{base} reads", before, READS, seed),
+            *(control("T5+LM reads, asked directly", value, READS, seed) for value in direct),
             control("trained tasks in their own words", learned, LEARNED, seed),
             control("reading in the base's own words, tuned minus base", after - before, KEPT, seed)]
 
@@ -98,9 +101,9 @@ def own_words(base: str, count: int) -> float:
     return reading(*load_base(BASES / base)[:2], count)
 
 
-def reading(model: LanguageModel, tokenizer: Tokenizer, count: int) -> float:
+def reading(model: LanguageModel, tokenizer: Tokenizer, count: int, directly: bool = False) -> float:
     """Mean accuracy on who, what, where and, in its six best forms, yes-no, in the words of the reading corpus."""
-    found = {each.name: each.value for each in measure(model, tokenizer, False, count)}
+    found = {each.name: each.value for each in measure(model, tokenizer, False, count, directly=directly)}
     forms = sorted((value for name, value in found.items() if name.startswith("yes-no")), reverse=True)[:6]
     return mean([*(found[name] for name in OWN_WORDS), mean(forms)])
 

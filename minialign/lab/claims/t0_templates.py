@@ -44,7 +44,8 @@ def measure(bench: Bench) -> Rows:
             models[MANNERS] = tuned(bench, config, "t0", dataclasses.replace(every, manners=True), seed)
             models[UNADAPTED] = tuned(bench, config, "t0", every, seed, base=BASES / STYLES["t0"])
             models[BY_MEAN] = models["all"]
-        yield from taken_for_granted(bench, STYLES["t0"], *models["all"], MixtureConfig(seed=seed), seed)
+        yield from taken_for_granted(bench, STYLES["t0"], *models["all"], MixtureConfig(seed=seed), seed,
+                                     instructed.t5(bench, config))
         for name, model in models.items():
             found = examined(*model, config, mean_logprob=name == BY_MEAN)
             yield from instructed.rows_of(found, wordings=name, seed=seed)

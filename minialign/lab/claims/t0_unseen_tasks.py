@@ -42,7 +42,7 @@ def measure(bench: Bench) -> Rows:
         models = {"T5": load_model(t5(bench, config)), "GPT-3": larger}
         models["GPT-3, two examples"] = models["GPT-3"]
         models["T0"] = tuned(bench, config, "t0", MANY, seed)
-        yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], MANY, seed)
+        yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], MANY, seed, t5(bench, config))
         for name in MODELS:
             model, tokenizer = models[name]
             results = examined(model, tokenizer, config, shots=2 if "two" in name else 0, seed=seed)

@@ -18,7 +18,7 @@ Each needs a difference, seed by seed, whose 95 % interval over seeds is above 0
 from minialign.instruct.mixture import MixtureConfig
 from minialign.instruct.t5 import prefix_templates
 from minialign.instruct.zero_shot import examine, examined
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, minus, over_seeds
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, instructed, minus, over_seeds
 from minialign.lab.claims.instructed import chance, overalls, rows_of, settings, taken_for_granted, tuned
 from minialign.lab.demo.instruct import STYLES, trained_on
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
@@ -43,7 +43,7 @@ def measure(bench: Bench) -> Rows:
         names = {task: [each.name for each in found] for task, found in known.items()}
         new = {task: [each for each in examined(PROMPTS[task]) if each.name not in names[task]] for task in asked}
         t5, t0 = (tuned(bench, config, style, how, seed) for style in ("t5", "t0"))
-        yield from taken_for_granted(bench, STYLES["t0"], *t0, how, seed)
+        yield from taken_for_granted(bench, STYLES["t0"], *t0, how, seed, instructed.t5(bench, config))
         for name, (model, tokenizer), words in zip(NAMES, (t5, t5, t0, t0), (prefix_templates(asked), new, known, new)):
             yield from rows_of(examine(model, tokenizer, asked, words), asked=name, seed=seed)
 
