@@ -3,8 +3,9 @@ r"""DoRA: a weight's length and its direction, tuned apart; the direction by a L
     W' = m ⊙ (W₀ + s B A) / ‖W₀ + s B A‖        m: (out,), the length of each row (an output)    Liu et al. 2024, Eq. 5
     m starts as ‖W₀‖, B at 0, so the model begins as it was
 
-Full fine-tuning changes lengths and directions of rows almost independently; a LoRA, which moves both with the same few
-numbers, couples them (§3.2). The paper's columns are our rows, since it writes W₀ as (in, out). Details that matter:
+Under full fine-tuning the matrices whose lengths change more change their directions less (§3.2); a LoRA, which moves
+both with the same few numbers, changes them together. The paper's columns are our rows: it writes W₀ as (in, out).
+Details that matter:
     1. The norm under the fraction carries no gradient: it is taken as a constant, which saves memory and costs nothing
        (§4.3; test_the_norm_is_a_constant_for_the_gradient).
     2. At the start m and the norm cancel, to the last bit of rounding (test_dora_starts_as_the_base).
