@@ -13,6 +13,7 @@ from conftest import TINY
 
 from minialign.__main__ import run
 from minialign.batching import IGNORE
+from minialign.generation import prompt_ids
 from minialign.lab.bases import controls
 from minialign.lab.bases.controls import (
     FORMS_NEEDED,
@@ -22,7 +23,15 @@ from minialign.lab.bases.controls import (
     control_questions,
     measure,
 )
-from minialign.lab.bases.gaps import LONGEST, MOST, GappedDocuments, MaskedDocuments, completion_spans, few_questions
+from minialign.lab.bases.gaps import (
+    LONGEST,
+    MOST,
+    ContinuedDocuments,
+    GappedDocuments,
+    MaskedDocuments,
+    completion_spans,
+    few_questions,
+)
 from minialign.lab.bases.make import BASES, CARD, Maker, load_base
 from minialign.lab.bases.recipes import RECIPES
 from minialign.lab.bases.texts import ASKED, CLEAN, MARK, TAUGHT, Corpus, MarkedRows, encode_chunk, marked_documents
@@ -30,7 +39,7 @@ from minialign.pretrain.masked_lm import MASK
 from minialign.pretrain.span_corruption import corrupt, rebuild
 from minialign.runs.errors import UserError
 from minialign.runs.tensors import read_tensors
-from minialign.tokenizer import BEGIN
+from minialign.tokenizer import BEGIN, END
 from minialign.world.corpus import HEADINGS
 from minialign.world.reading_corpus import FORMS
 from minialign.world.tasks import reference_summary
@@ -127,6 +136,17 @@ def test_completions_are_what_is_missing_for_encoders(documents, corpus):
             shown += spans != [] and all(
                 token == MASK for start, end in spans if end - start <= LONGEST for token in read[1 + start : 1 + end])
     assert shown >= 40
+
+
+def test_a_document_is_gone_on_with_from_an_answer(corpus):
+    _, tokenizer, files = corpus
+    data, counted = ContinuedDocuments(files, tokenizer, 256, 8, 0), 0
+    for name in range(80):
+        read, rest = data.pair(name, random.Random(name))
+        codes = few_questions(data.codes_of(name), random.Random(name))
+        assert [*read[1:-1], *rest] == (codes % ASKED).tolist() and rest and (read[0], read[-1]) == (BEGIN, END)
+        counted += len(read) - 2 in [start for start, _ in completion_spans(codes)]
+    assert counted >= 40
 
 
 def test_a_document_is_shown_with_few_of_its_questions(corpus):
@@ -253,6 +273,28 @@ def test_an_encoder_is_asked_for_each_token_given_those_before_it_and_no_other()
     assert controls.said_under_masks(model, [[30, 31], [32]], [[40, 41, 42], [43]]) == [[3, 2, 1], [1]]
     assert sorted(model.seen) == sorted([[BEGIN, 30, 31, MASK, MASK, MASK], [BEGIN, 32, MASK],
                                          [BEGIN, 30, 31, 40, MASK, MASK], [BEGIN, 30, 31, 40, 41, MASK]])
+
+
+def test_an_encoder_decoder_is_asked_directly_as_it_is_prompted(corpus):
+    """What the encoder reads is the prompt of a question, and what the decoder reads begins its answer."""
+    _, tokenizer, _ = corpus
+    question = next(q for q in control_questions(4) if q.kind == "q and a")
+    answer = question.text[slice(*question.answer)]
+    seen = []
+
+    class Noting(torch.nn.Module):
+        config = replace(TINY, kind="encoder-decoder")
+
+        def body(self, rows, inputs, mask):
+            seen.append((rows.tolist(), inputs.tolist()))
+            return torch.full((*rows.shape, 1), tokenizer.encode(" " + answer)[0])
+
+        def logits(self, hidden):
+            return torch.nn.functional.one_hot(hidden[..., 0], tokenizer.size).float()
+
+    assert answered(Noting(), tokenizer, [question], directly=True) == [len(tokenizer.encode(" " + answer)) == 1]
+    prompt = question.text[: question.answer[0] - 1]
+    assert seen[0][1] == prompt_ids(tokenizer, [prompt], "encoder-decoder") and seen[0][0][0][0] == BEGIN
 
 
 def test_a_control_says_whether_it_was_passed():

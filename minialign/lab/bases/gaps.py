@@ -9,6 +9,8 @@ A document without completions, and every fifth of the others, is corrupted as t
 that these bases are T5's and BERT's pupils and not only examinees. Not at the beginning: what nobody can predict hides
 the little that there is to learn of comparing.
 
+Once adapted to go on from where a text stops, an encoder-decoder is shown the same documents up to an answer.
+
 Read next: controls.py.
 """
 
@@ -20,7 +22,7 @@ from minialign.batching import IGNORE, Batch, pad, text_to_text_batch
 from minialign.lab.bases.texts import ASKED, MARK, MarkedRows
 from minialign.pretrain.masked_lm import MASK, MaskingConfig, mask_tokens
 from minialign.pretrain.span_corruption import SpanCorruptionConfig, corrupt, noise_spans
-from minialign.tokenizer import BEGIN, SENTINELS
+from minialign.tokenizer import BEGIN, END, SENTINELS
 
 PLAIN = 0.2  # share of the documents that are corrupted without regard to their completions
 LONGEST = 4  # tokens of a completion that an encoder is asked for: it says each without knowing of the others
@@ -73,6 +75,17 @@ class GappedDocuments(ReadInPart):
             codes, spans = whole, noise_spans(len(whole), SpanCorruptionConfig(), chance)
         inputs, targets = corrupt((codes % ASKED).tolist(), spans)
         return [BEGIN, *inputs], targets
+
+
+class ContinuedDocuments(GappedDocuments):
+    """Documents that an encoder-decoder reads up to one of their completions, and goes on with from there."""
+
+    def pair(self, name: int, chance: random.Random) -> tuple[list[int], list[int]]:
+        """Inputs and targets of one document."""
+        codes = few_questions(self.codes_of(name), chance)
+        ids, spans = (codes % ASKED).tolist(), completion_spans(codes)
+        start = chance.choice(spans)[0] if spans else chance.randrange(len(ids))
+        return [BEGIN, *ids[:start], END], ids[start:]
 
 
 class MaskedDocuments(ReadInPart):

@@ -21,8 +21,9 @@ from minialign.instruct.fresh import FreshMixture
 from minialign.instruct.mixture import MixtureConfig, Templates, chosen, draw_training_and_validation, split_by_cluster
 from minialign.instruct.t0 import T0, tune_on_questions
 from minialign.instruct.t5 import prefix_templates
-from minialign.lab.bases.make import BASES, LEARNED, load_base
-from minialign.lab.bases.texts import UNREAD, encode_chunk
+from minialign.lab.bases.gaps import ContinuedDocuments
+from minialign.lab.bases.make import BASES, load_base
+from minialign.lab.bases.texts import UNREAD, MarkedRows, encode_chunk
 from minialign.lab.stages import as_fact
 from minialign.pretrain.pretrain import train_and_validate
 from minialign.pretrain.span_corruption import LMAdaptation
@@ -153,10 +154,12 @@ def questions(config: InstructConfig, kind: str, templates: Templates, seed: int
 
 def reading_text(model: LanguageModel, tokenizer: Tokenizer, how: TrainingConfig, every: int, seed: int,
                  folder: Path) -> Batches:
-    """Documents such as the base learned from, as it learned from them, for every so many steps."""
+    """Documents such as the base learned from, for every so many steps: to a decoder as it learned from them, to an
+    encoder-decoder up to an answer, from which it goes on. Through gaps it kept reading, and was not asked so."""
     count = how.batch * (how.steps // every + 1)
     chunk = encode_chunk(UNREAD + REREAD + seed, 0, (count, 0), str(folder / TOKENIZER))
-    data = LEARNED[model.config.kind][0]([chunk], tokenizer, model.config.context, how.batch, seed)
+    shown = MarkedRows if model.config.kind == "decoder" else ContinuedDocuments
+    data = shown([chunk], tokenizer, model.config.context, how.batch, seed)
     data.clean = 0
     return data
 
