@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, tensor
 
 from minialign.distill.speculative import Speculated, residual
-from minialign.lab.exercises.exercise import exercise
+from minialign.lab.exercises.exercise import exercise, normal
 from minialign.peft.dora import DoRALinear
 from minialign.quant.gptq import gptq
 from minialign.quant.nf4 import NormalFloat, nearest, normal_levels
@@ -18,17 +18,15 @@ from minialign.rlhf.kl import k3
 HEADING = "After the notes"
 
 
-def _groups() -> list[tuple]:
-    return [(tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]),), (tensor([[0.0, 3.0, 1.5], [2.0, 2.5, -1.0]]),)]
-
-
 def _scaled(rewards: Tensor, by: Tensor) -> Tensor:
     return (rewards - rewards.mean(dim=1, keepdim=True)) / by
 
 
 @exercise(
     "write", HEADING, group_advantages,
-    stub="rewards: (B, G), of the G answers to each of B prompts. Returns (B, G).", cases=_groups,
+    stub="rewards: (B, G), of the G answers to each of B prompts. Returns (B, G).",
+    cases=lambda: [(tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]),),
+                   (tensor([[0.0, 3.0, 1.5], [2.0, 2.5, -1.0]]),)],
     mistakes={
         "nan": lambda r: _scaled(r, r.std(dim=1, keepdim=True)),
         "whole_batch": lambda r: (r - r.mean()) / (r.std() + 1e-4),
@@ -43,12 +41,6 @@ def advantages_of_a_group(rewards):
     return above / (rewards.std(dim=1, keepdim=True) + 1e-4)
 
 
-def _logprobs() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    small = tensor([-1.0, -2.0, -0.5]), tensor([-1.0, -1.0, -2.0])
-    return [small, tuple(-torch.rand(2, 4, generator=chance) for _ in range(2))]
-
-
 @exercise(
     "mend", HEADING, k3,
     stub='''
@@ -58,7 +50,8 @@ def _logprobs() -> list[tuple]:
             ratio = (policy - reference).exp()
             return ratio - 1 - (policy - reference)
     ''',
-    cases=_logprobs,
+    cases=lambda: [(tensor([-1.0, -2.0, -0.5]), tensor([-1.0, -1.0, -2.0])),
+                   tuple(-x.abs() for x in normal(0, (2, 4), (2, 4)))],
     mistakes={
         "other_ratio": lambda p, r: (p - r).exp() - 1 - (p - r),
         "noisy": lambda p, r: p - r,
@@ -89,19 +82,14 @@ def solved_by_one_of(n, c, k):
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def _weights() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    return [(tensor([0.0, 0.5, -2.0, 1.9]), normal_levels()), (torch.randn(16, generator=chance), normal_levels())]
-
-
 def _nf4(x: Tensor, levels: Tensor) -> Tensor:
     return nearest(x / x.abs().max(), levels).to(torch.uint8)
 
 
 @exercise(
     "write", HEADING, nearest,
-    stub="x: (n,) one block of weights; levels: (16,) from −1 to 1, rising. Returns (n,) uint8.", cases=_weights,
-    reference=_nf4,
+    stub="x: (n,) one block of weights; levels: (16,) from −1 to 1, rising. Returns (n,) uint8.",
+    cases=lambda: [(x, normal_levels()) for x in (tensor([0.0, 0.5, -2.0, 1.9]), *normal(0, (16,)))], reference=_nf4,
     mistakes={
         "not_scaled": lambda x, levels: nearest(x, levels).to(torch.uint8),
         "signed_max": lambda x, levels: nearest(x / x.max(), levels).to(torch.uint8),
@@ -127,10 +115,8 @@ def bits_of_nf4():
 
 
 def _columns() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    X = torch.randn(3, 12, generator=chance)
-    return [(tensor([0.4, 1.0]), tensor([[2.0, 1.0], [1.0, 2.0]]).inverse()),
-            (torch.randn(3, generator=chance), (X @ X.T).inverse())]
+    X, w = normal(0, (3, 12), (3,))
+    return [(tensor([0.4, 1.0]), tensor([[2.0, 1.0], [1.0, 2.0]]).inverse()), (w, (X @ X.T).inverse())]
 
 
 def _corrected(w: Tensor, inverse: Tensor, share: float = 1.0, sign: float = 1.0) -> Tensor:
@@ -156,14 +142,12 @@ def correct_the_others(w, inverse):
     return torch.cat([rounded[None], w[1:] - error * inverse[0, 1:]])
 
 
-def _ranges() -> list[tuple]:
-    return [(tensor([8.0, 1.0]), tensor([2.0, 1.0]), 0.5), (tensor([60.0, 0.5, 3.0]), tensor([0.1, 0.3, 0.2]), 0.75)]
-
-
 @exercise(
     "write", HEADING, smoothing_scales,
     stub="x, w: (K,) largest |value| of each input and of the weights that read it, above 0; alpha. Returns (K,).",
-    cases=_ranges, reference=lambda x, w, alpha: x**alpha / w ** (1 - alpha),
+    cases=lambda: [(tensor([8.0, 1.0]), tensor([2.0, 1.0]), 0.5),
+                   (tensor([60.0, 0.5, 3.0]), tensor([0.1, 0.3, 0.2]), 0.75)],
+    reference=lambda x, w, alpha: x**alpha / w ** (1 - alpha),
     mistakes={
         "exchanged": lambda x, w, alpha: w ** (1 - alpha) / x**alpha,
         "product": lambda x, w, alpha: x**alpha * w ** (1 - alpha),
@@ -176,15 +160,10 @@ def divisors_of_outliers(x, w, alpha):
     return x.pow(alpha) / w.pow(1 - alpha)
 
 
-def _pairs() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    p, q = torch.randn(2, 6, generator=chance).softmax(dim=1)
-    return [(tensor([0.5, 0.3, 0.2]), tensor([0.2, 0.7, 0.1])), (p, q)]
-
-
 @exercise(
     "write", HEADING, residual,
-    stub="p, q: (V,) of target and draft, not equal. Returns (V,) probabilities.", cases=_pairs,
+    stub="p, q: (V,) of target and draft, not equal. Returns (V,) probabilities.",
+    cases=lambda: [(tensor([0.5, 0.3, 0.2]), tensor([0.2, 0.7, 0.1])), normal(0, (2, 6))[0].softmax(dim=1).unbind()],
     mistakes={
         "target_again": lambda p, q: p,
         "not_normalised": lambda p, q: (p - q).clamp(min=0),
@@ -209,12 +188,6 @@ def tokens_of_a_pass():
     return (1 - 0.8**5) / (1 - 0.8)
 
 
-def _matrices() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    large = torch.randn(3, 4, generator=chance), torch.randn(3, 4, generator=chance), torch.rand(3, generator=chance)
-    return [(tensor([[3.0, 4.0], [0.0, 2.0]]), tensor([[0.0, 0.0], [2.0, 0.0]]), tensor([5.0, 2.0])), large]
-
-
 def _dora(weight: Tensor, update: Tensor, m: Tensor, dim: int = 1) -> Tensor:
     changed = weight + update
     norm = changed.norm(dim=dim, keepdim=True)
@@ -223,7 +196,9 @@ def _dora(weight: Tensor, update: Tensor, m: Tensor, dim: int = 1) -> Tensor:
 
 @exercise(
     "write", HEADING, DoRALinear,
-    stub="weight, update: (out, in); m: (out,) the length of each row. Returns (out, in).", cases=_matrices,
+    stub="weight, update: (out, in); m: (out,) the length of each row. Returns (out, in).",
+    cases=lambda: [(tensor([[3.0, 4.0], [0.0, 2.0]]), tensor([[0.0, 0.0], [2.0, 0.0]]), tensor([5.0, 2.0])),
+                   (*normal(0, (3, 4), (3, 4)), tensor([0.5, 0.1, 0.9]))],
     reference=_dora,
     mistakes={
         "no_norm": lambda w, u, m: m[:, None] * (w + u),

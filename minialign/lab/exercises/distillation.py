@@ -9,26 +9,15 @@ from torch import Tensor, tensor
 from minialign.distill.minilm import relation
 from minialign.distill.soft_targets import soft_target_loss
 from minialign.distill.tinybert import attention_score_loss
-from minialign.lab.exercises.exercise import exercise
+from minialign.lab.exercises.exercise import exercise, normal
 from minialign.logprobs import masked_mean
 
 HEADING = "Model distillation"
-
-
-def _logits() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    large = tuple(torch.randn(2, 3, 5, generator=chance) for _ in range(2))
-    small = tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
-    return [(*small, tensor([True, False]), 2.0), (*large, tensor([[1, 1, 1], [1, 0, 0]]).bool(), 3.0)]
+CAUSAL = torch.ones(2, 2).tril().bool()
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     return F.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-
-
-def _values() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    return [(tensor([[[1.0, 0.0, 2.0, 0.0], [0.0, 1.0, 0.0, 0.0]]]), 2), (torch.randn(2, 3, 8, generator=chance), 2)]
 
 
 def _relation(values: Tensor, heads: int) -> Tensor:
@@ -41,16 +30,9 @@ def _related(values: Tensor, heads: int, divisor: float) -> Tensor:
     return parts @ parts.transpose(-2, -1) / divisor
 
 
-def _scores() -> list[tuple]:
-    allowed, minus = torch.ones(2, 2).tril().bool(), -math.inf
-    return [(tensor([[1.0, minus], [0.0, 2.0]]), tensor([[3.0, minus], [0.0, 1.0]]), allowed),
-            (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), allowed)]
-
-
 def _gradient(temperature: float) -> float:
     """Size of the gradient of the loss without T²."""
-    chance = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(200, 50, generator=chance) for _ in range(2))
+    student, teacher = normal(0, (200, 50), (200, 50))
     student.requires_grad_(True)
     loss = soft_target_loss(student, teacher, torch.ones(200, dtype=torch.bool), temperature)
     return float(torch.autograd.grad(loss / temperature**2, student)[0].norm())
@@ -58,7 +40,10 @@ def _gradient(temperature: float) -> float:
 
 @exercise(
     "write", HEADING, soft_target_loss,
-    stub="student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor).", cases=_logits,
+    stub="student, teacher: (..., V) logits; mask: (...) bool. Returns one number (a tensor).",
+    cases=lambda: [(tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), tensor([[2.0, 0.0, 0.0], [5.0, 0.0, 0.0]]),
+                    tensor([True, False]), 2.0),
+                   (*normal(0, (2, 3, 5), (2, 3, 5)), tensor([[1, 1, 1], [1, 0, 0]]).bool(), 3.0)],
     mistakes={
         "no_square": lambda s, t, m, T: soft_target_loss(s, t, m, T) / T**2,
         "other_direction": lambda s, t, m, T: soft_target_loss(t, s, m, T),
@@ -83,7 +68,9 @@ def soft_targets(student, teacher, mask, T):
 
 @exercise(
     "write", HEADING, relation,
-    stub="values: (B, T, D), all heads side by side. Returns (B, heads, T, T).", cases=_values, reference=_relation,
+    stub="values: (B, T, D), all heads side by side. Returns (B, heads, T, T).",
+    cases=lambda: [(x, 2) for x in (tensor([[[1.0, 0.0, 2.0, 0.0], [0.0, 1.0, 0.0, 0.0]]]), *normal(0, (2, 3, 8)))],
+    reference=_relation,
     mistakes={
         "no_root": lambda v, h: _related(v, h, 1.0).softmax(-1),
         "whole_width": lambda v, h: _related(v, h, math.sqrt(v.shape[-1])).softmax(-1),
@@ -111,7 +98,9 @@ def value_relation(values, heads):
             difference where it is allowed to look."""
             return F.mse_loss(student, teacher)
     ''',
-    cases=_scores, reference=lambda s, t, a: attention_score_loss(s[None, None], t[None, None], a),
+    cases=lambda: [(tensor([[1.0, -math.inf], [0.0, 2.0]]), tensor([[3.0, -math.inf], [0.0, 1.0]]), CAUSAL),
+                   (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), CAUSAL)],
+    reference=lambda s, t, a: attention_score_loss(s[None, None], t[None, None], a),
     mistakes={
         "not_a_number": lambda s, t, a: F.mse_loss(s, t),
         "all_places": lambda s, t, a: ((s - t).masked_fill(~a, 0.0) ** 2).mean(),

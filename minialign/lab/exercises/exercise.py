@@ -19,6 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 KINDS = {"write": "write it", "mend": "find the planted bug", "predict": "predict before you run",
          "beat": "beat the baseline"}
 
@@ -99,6 +102,12 @@ class Exercise:
         if self.wanted == "a function":
             return f'def {self.name}({", ".join(self.arguments)}):\n    """{self.stub}"""\n'
         return f"prediction = ...  # {self.stub}\n" if self.kind == "predict" else f'{self.name} = ""\n'
+
+
+def normal(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Examples: a tensor of each shape, of numbers from N(0, 1) that are the same whenever they are drawn."""
+    chance = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=chance) for shape in shapes]
 
 
 def exercise(kind: str, heading: str, look: Callable[..., Any], **fields: Any) -> Callable[[Callable], Exercise]:

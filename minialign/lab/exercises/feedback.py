@@ -6,7 +6,7 @@ import random
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, tensor
+from torch import tensor
 
 from minialign.heads import last_real
 from minialign.lab.exercises.exercise import exercise
@@ -15,17 +15,9 @@ from minialign.world.annotators import Annotator
 from minialign.world.gold import Gold
 
 
-def _last(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores[torch.arange(len(scores)), last_real(mask)]
-
-
-def _padded() -> list[tuple]:
-    scores = tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]])
-    return [(scores, tensor(mask).bool()) for mask in ([[1, 1, 0, 0], [1, 1, 1, 1]], [[0, 1, 1, 1], [0, 0, 1, 1]])]
-
-
-def _share_of_wins(difference: float, questions: int = 40_000) -> float:
+def _share_of_wins(difference: float) -> float:
     """How often an annotator without bias, lapses or ties takes the summary that is worth so much more to her."""
+    questions = 40_000
     person, rng = Annotator("anybody", 1.0, 0.0, 0.0, noise=1.0, lapse=0.0, tie_width=0.0), random.Random(0)
     better, worse = ((Gold(helpful, 1.0, 1.0, 1.0, (), ()), 10) for helpful in (difference / 10, 0.0))
     return sum(person.choose(better, worse, rng).winner == "first" for _ in range(questions)) / questions
@@ -74,7 +66,9 @@ def pair_accuracy(chosen, rejected):
             each row's last real token."""
             return scores[:, -1]
     ''',
-    cases=_padded, reference=_last,
+    cases=lambda: [(tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]]), tensor(mask).bool())
+                   for mask in ([[1, 1, 0, 0], [1, 1, 1, 1]], [[0, 1, 1, 1], [0, 0, 1, 1]])],
+    reference=lambda s, m: s[torch.arange(len(s)), last_real(m)],
     mistakes={
         "last_column": lambda s, m: s[:, -1],
         "padding_on_the_right_only": lambda s, m: s[torch.arange(len(s)), m.sum(dim=1) - 1],

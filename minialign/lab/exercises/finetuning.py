@@ -1,16 +1,18 @@
 r"""Exercises of notebook 06: LoRA's forward pass, merge and break-even, adapters, and which parameters are biases."""
 
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, tensor
 
-from minialign.lab.exercises.exercise import exercise
+from minialign.lab.exercises.exercise import exercise, normal
 from minialign.peft import adapters, bitfit, lora
 from minialign.peft.trainable import trained
 
 LORA = "Low Ranking Adaptation (LoRA)"
+SMALL = tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [2.0, 1.0]]])  # weight, A and B
 
 
 def _layer(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> lora.LoRALinear:
@@ -26,20 +28,6 @@ def _merged(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
     layer = _layer(weight, A, B, alpha)
     layer.merge()
     return layer.base.weight.data
-
-
-def _updates() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    large = tuple(torch.randn(shape, generator=chance) for shape in ((2, 4), (3, 4), (2, 4), (3, 2)))
-    return [(tensor([[1.0, 2.0]]), tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]),
-             tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0), (*large, 16.0)]
-
-
-def _halves() -> list[tuple]:
-    chance = torch.Generator().manual_seed(1)
-    half = tuple(torch.randn(shape, generator=chance).half() for shape in ((16, 12), (4, 12), (16, 4)))
-    return [(tensor([[1.0, 0.0], [0.0, 1.0]]), tensor([[1.0, 1.0], [0.0, 1.0]]), tensor([[1.0, 0.0], [2.0, 1.0]]), 8.0),
-            (*half, 3.0)]
 
 
 def _biased() -> nn.Module:
@@ -68,25 +56,19 @@ def _adapter(h: Tensor, down: Tensor, up: Tensor) -> Tensor:
     return layer(h).detach()
 
 
-def _bottlenecks() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    large = tuple(torch.randn(shape, generator=chance) for shape in ((3, 4), (2, 4), (4, 2)))
-    return [(tensor([[1.0, -1.0]]), tensor([[-1.0, 1.0]]), tensor([[1.0], [2.0]])), large]
-
-
-def _largest_saving_rank(out: int = 64, inside: int = 192) -> int:
-    """Count the numbers of layers of growing rank until they are no fewer than the matrix's own."""
-    base, rank = nn.Linear(inside, out, bias=False), 0
-    while True:
-        layer = lora.LoRALinear(base, lora.LoRAConfig(rank=rank + 1), torch.Generator())
+def _largest_saving_rank() -> int:
+    """The last of the growing ranks with which a layer has fewer numbers than the matrix, 64 by 192."""
+    base = nn.Linear(192, 64, bias=False)
+    for rank in itertools.count(1):
+        layer = lora.LoRALinear(base, lora.LoRAConfig(rank), torch.Generator())
         if layer.A.numel() + layer.B.numel() >= base.weight.numel():
-            return rank
-        rank += 1
+            return rank - 1
 
 
 @exercise(
     "write", LORA, lora.LoRALinear,
-    stub="x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out).", cases=_updates,
+    stub="x: (T, in); weight: (out, in); A: (r, in); B: (out, r). Returns (T, out).",
+    cases=lambda: [(tensor([[1.0, 2.0]]), *SMALL, 8.0), (*normal(0, (2, 4), (3, 4), (2, 4), (3, 2)), 16.0)],
     reference=lambda x, w, A, B, alpha: _layer(w, A, B, alpha)(x),
     mistakes={
         "no_scale": lambda x, w, A, B, alpha: x @ (w + B @ A).T,
@@ -105,8 +87,8 @@ def lora_forward(x, weight, A, B, alpha):
 
 @exercise(
     "write", LORA, lora.merge,
-    stub="weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in).", cases=_halves,
-    reference=_merged,
+    stub="weight: (out, in); A: (r, in); B: (out, r), all float32 or all float16. Returns (out, in).",
+    cases=lambda: [(*SMALL, 8.0), (*(x.half() for x in normal(1, (16, 12), (4, 12), (16, 4))), 3.0)], reference=_merged,
     mistakes={
         "no_scale": lambda w, A, B, alpha: (w.float() + B.float() @ A.float()).to(w.dtype),
         "low_precision": lambda w, A, B, alpha: w + alpha / len(A) * (B @ A),
@@ -143,7 +125,9 @@ def bitfit_names(model):
 
 @exercise(
     "write", "Adapter layers", adapters.Adapted,
-    stub="h: (T, D); down: (m, D); up: (D, m). Returns (T, D).", cases=_bottlenecks, reference=_adapter,
+    stub="h: (T, D); down: (m, D); up: (D, m). Returns (T, D).", reference=_adapter,
+    cases=lambda: [(tensor([[1.0, -1.0]]), tensor([[-1.0, 1.0]]), tensor([[1.0], [2.0]])),
+                   tuple(normal(0, (3, 4), (2, 4), (4, 2)))],
     mistakes={
         "no_skip": lambda h, down, up: F.gelu(h @ down.T) @ up.T,
         "no_nonlinearity": lambda h, down, up: h + h @ down.T @ up.T,

@@ -2,24 +2,18 @@ r"""Exercises of notebook 03: the score of an option, the rates of a mixture, wh
 model learns from."""
 
 import torch
-from torch import Tensor, tensor
+from torch import Tensor
 
 from minialign import logprobs
 from minialign.instruct import mixture, zero_shot
 from minialign.lab.exercises import worded
-from minialign.lab.exercises.exercise import Wrong, exercise
+from minialign.lab.exercises.exercise import Wrong, exercise, normal
 from minialign.runs.errors import UserError
 from minialign.world.templates import FIELD, Template, render
 
 HEADING = "Templates for prompting"
 FAR = "{question} Read the text and answer with one of {options}.\n{text}\nAnswer:"  # the wording that is to be beaten
 ENOUGH = 0.8  # share of right answers
-
-
-def _options() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    return [(tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), tensor([0, 2])),
-            (torch.randn(4, 6, generator=chance), tensor([5, 0, 3, 3]))]
 
 
 def _score(logits: Tensor, option: Tensor) -> Tensor:
@@ -94,7 +88,9 @@ def _judge_template(wording: str) -> str:
 
 @exercise(
     "write", "Results (zero-shot)", logprobs.sequence_logprobs,
-    stub="logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor).", cases=_options,
+    stub="logits: (T, V), row t predicts token t; option: (T,) ids. Returns one number (a tensor).",
+    cases=lambda: [(torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 2])),
+                   (*normal(0, (4, 6)), torch.tensor([5, 0, 3, 3]))],
     reference=_score,
     mistakes={
         "mean": lambda g, o: _score(g, o) / len(o),

@@ -7,19 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, tensor
 
 from minialign import logprobs
-from minialign.lab.exercises.exercise import exercise
+from minialign.lab.exercises.exercise import exercise, normal
 from minialign.rlhf import best_of_n, kl, ppo
 from minialign.rlhf.ppo import advantages_and_returns
 
 HEADING = "Fine-tune model on feedback"
-
-
-def _episodes() -> list[tuple]:
-    short = tensor([[0.0, 0.0, 1.0, 0.0]]), tensor([[0.5, 0.2, 0.4, 9.0]]), tensor([[1, 1, 1, 0]]).bool()
-    chance = torch.Generator().manual_seed(0)
-    long = (torch.randn(2, 5, generator=chance), torch.randn(2, 5, generator=chance),
-            tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool())
-    return [(*short, 1.0, 0.5), (*long, 0.9, 0.95)]
 
 
 def _past_the_end(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -37,14 +29,9 @@ def _losses(now: Tensor, then: Tensor, advantages: Tensor, clip: float) -> tuple
     return -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
 
 
-def _scored() -> list[tuple]:
-    policy = tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]])
-    reference = tensor([[-1.5, -1.0, -1.0, -1.0], [-2.0, -1.0, -3.0, -1.0]])
-    return [(tensor([2.0, -1.0]), policy, reference, tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), 0.1)]
-
-
-def _exact_best_of(n: int, completions: int = 20_000) -> float:
+def _exact_best_of(n: int) -> float:
     """KL of the best of n from an even choice among many completions, summed over all of them."""
+    completions = 20_000
     rank = torch.arange(1, completions + 1, dtype=torch.float64) / completions
     p = rank**n - (rank - 1 / completions) ** n
     return float((p * (p * completions).clamp(min=1e-300).log()).sum())
@@ -52,7 +39,10 @@ def _exact_best_of(n: int, completions: int = 20_000) -> float:
 
 @exercise(
     "write", HEADING, advantages_and_returns,
-    stub="rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each.", cases=_episodes,
+    stub="rewards, values: (B, R); mask: (B, R) bool. Returns (advantages, returns), (B, R) each.",
+    cases=lambda: [(tensor([[0.0, 0.0, 1.0, 0.0]]), tensor([[0.5, 0.2, 0.4, 9.0]]), tensor([[1, 1, 1, 0]]).bool(), 1.0,
+                    0.5),
+                   (*normal(0, (2, 5), (2, 5)), tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool(), 0.9, 0.95)],
     mistakes={
         "past_the_end": (_past_the_end, lambda r, v, *rest: (_past_the_end(r, v, *rest)[0],
                                                              _past_the_end(r, v, *rest)[0] + v)),
@@ -128,7 +118,10 @@ def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
 
 @exercise(
     "write", HEADING, ppo.penalised_rewards,
-    stub="scores: (B,); the others: (B, R). Returns (B, R).", cases=_scored,
+    stub="scores: (B,); the others: (B, R). Returns (B, R).",
+    cases=lambda: [(tensor([2.0, -1.0]), tensor([[-1.0, -2.0, -1.0, -9.0], [-1.0, -1.0, -1.0, -2.0]]),
+                    tensor([[-1.5, -1.0, -1.0, -1.0], [-2.0, -1.0, -3.0, -1.0]]),
+                    tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), 0.1)],
     mistakes={
         "pays_for_leaving": lambda s, p, r, m, b: ppo.penalised_rewards(s, r, p, m, b),
         "score_at_padding": (lambda s, p, r, m, b: -b * (p - r) * m + F.pad(s[:, None], (p.shape[1] - 1, 0)),

@@ -8,7 +8,7 @@ from torch import Tensor, tensor
 
 from minialign import batching, logprobs
 from minialign.batching import IGNORE
-from minialign.lab.exercises.exercise import exercise
+from minialign.lab.exercises.exercise import exercise, normal
 from minialign.pretrain import causal_lm
 from minialign.pretrain.span_corruption import GAPS, SpanCorruptedText, corrupt, noise_budget
 
@@ -22,12 +22,6 @@ def _shifted(row: list, prompt: int) -> tuple[list, list]:
 
 def _hidden(tokens: list, labels: list, count: int) -> tuple[list, list]:
     return tokens, [IGNORE] * count + labels[count:]
-
-
-def _losses() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    small = tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [3.0, 0.0]]]), tensor([[0, 1], [1, IGNORE]])
-    return [small, (torch.randn(2, 4, 7, generator=chance), tensor([[1, 2, 3, 4], [5, IGNORE, IGNORE, IGNORE]]))]
 
 
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -90,7 +84,9 @@ def label_shift(row, prompt):
 @exercise(
     "write", HEADING, logprobs.label_loss,
     stub="logits: (B, T, V); labels: (B, T), -100 where nothing is taught. Returns one number (a tensor).",
-    cases=_losses, reference=_mean_loss, gradient=True,
+    cases=lambda: [(tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [3.0, 0.0]]]), tensor([[0, 1], [1, IGNORE]])),
+                   (*normal(0, (2, 4, 7)), tensor([[1, 2, 3, 4], [5, IGNORE, IGNORE, IGNORE]]))],
+    reference=_mean_loss, gradient=True,
     mistakes={
         "all_places": lambda g, y: logprobs.label_loss(g, y) / y.numel(),
         "rows_first": lambda g, y: torch.stack([_mean_loss(*row) for row in zip(g, y)]).mean(),

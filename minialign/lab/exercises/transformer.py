@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, tensor
 
 from minialign import transformer
-from minialign.lab.exercises.exercise import exercise
+from minialign.lab.exercises.exercise import exercise, normal
 from minialign.transformer import TransformerConfig, rotate, rotation_table
 
 HEADING = "Instruction tuning (the next-token predictors that it starts from)"
@@ -25,8 +25,7 @@ def _looks() -> list[tuple]:
     q = tensor([[[[1.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 0.0]]]])
     k = tensor([[[[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 2.0, 0.0]]]])
     v = tensor([[[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]]])
-    chance = torch.Generator().manual_seed(0)
-    large = tuple(torch.randn(2, 3, 5, 4, generator=chance) for _ in range(3))
+    large = normal(0, *[(2, 3, 5, 4)] * 3)
     padded = tensor([True, True, True, True, False]).repeat(5, 1)  # an encoder's: nobody looks at the padding
     return [(q, k, v, torch.ones(2, 2).tril().bool()), (*large, torch.ones(5, 5).tril().bool()), (*large, padded)]
 
@@ -43,16 +42,6 @@ def _rotated(x: Tensor, angles: Tensor) -> Tensor:
 def _neighbours(x: Tensor, places: Tensor) -> Tensor:
     order = torch.arange(x.shape[-1]).view(-1, 2).T.flatten()  # 0, 2, ... 1, 3, ...
     return _rotary(x[..., order], places)[..., order.argsort()]
-
-
-def _turns() -> list[tuple]:
-    chance = torch.Generator().manual_seed(0)
-    return [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])),
-            (torch.randn(4, 8, generator=chance), tensor([0, 3, 5, 40]))]
-
-
-def _places(mask: Tensor) -> Tensor:
-    return transformer.positions_from_mask(mask).masked_fill(~mask, 0)
 
 
 @exercise(
@@ -96,7 +85,9 @@ def attention(query, key, value, allowed):
 
 @exercise(
     "write", HEADING, transformer.rotate,
-    stub="x: (T, d) float, d even; positions: (T,) int. Returns (T, d).", cases=_turns, reference=_rotary,
+    stub="x: (T, d) float, d even; positions: (T,) int. Returns (T, d).", reference=_rotary,
+    cases=lambda: [(tensor([[1.0, 0.0, 0.0, 1.0]] * 3), tensor([0, 1, 2])),
+                   (*normal(0, (4, 8)), tensor([0, 3, 5, 40]))],
     mistakes={
         "neighbours": _neighbours,
         "backwards": lambda x, p: _rotary(x, -p),
@@ -129,7 +120,7 @@ def rotary(x, positions):
             return torch.arange(T).expand(B, T) * mask
     ''',
     cases=lambda: [(tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool(),), (tensor([[1, 1, 0], [0, 1, 1]]).bool(),)],
-    reference=_places,
+    reference=lambda m: transformer.positions_from_mask(m).masked_fill(~m, 0),
     mistakes={
         "columns": lambda m: torch.arange(m.shape[1]).expand(m.shape) * m,
         "from_one": lambda m: m.long().cumsum(dim=1) * m,
