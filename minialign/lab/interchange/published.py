@@ -10,6 +10,7 @@ Read next: folder.py (the layout). Try it:  python -m minialign finetune --base 
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn
 
 from minialign.heads import LanguageModel
 from minialign.lab.interchange.folder import CONFIG, TOKENIZER, WEIGHTS, PretrainedTokenizer, read_tokenizer, renamed
-from minialign.lab.pretrained.bert import Bert, BertConfig, load_bert
+from minialign.lab.pretrained.bert import NAMES, Bert, BertConfig, load_bert
 from minialign.lab.pretrained.gpt2 import load_gpt2
 from minialign.lab.pretrained.llama import Llama, LlamaConfig, load_llama
 from minialign.lab.pretrained.t5 import load_t5
@@ -37,23 +38,6 @@ READERS: dict[str, Reader] = {"gpt2": load_gpt2, "bert": load_bert, "t5": load_t
 # what can be quantized: class, its shape's class, the argument that says whether it has a head of its own
 BUILT = {"gpt2": (LanguageModel, TransformerConfig, None), "llama": (Llama, LlamaConfig, "own_head"),
          "bert": (Bert, BertConfig, "masked_words")}
-BERT_NAMES = [  # ours -> theirs
-    (r"^body\.token_embedding", "embeddings.word_embeddings"),
-    (r"^body\.position_embedding", "embeddings.position_embeddings"),
-    (r"^body\.segment_embedding", "embeddings.token_type_embeddings"),
-    (r"^body\.norm", "embeddings.LayerNorm"),
-    (r"^body\.blocks\.", "encoder.layer."),
-    (r"attention\.(query|key|value)", r"attention.self.\1"),
-    (r"attention\.output", "attention.output.dense"),
-    (r"attention_norm", "attention.output.LayerNorm"),
-    (r"feed_forward\.inner", "intermediate.dense"),
-    (r"feed_forward\.output", "output.dense"),
-    (r"feed_forward_norm", "output.LayerNorm"),
-    (r"^(embeddings|encoder)", r"bert.\1"),
-    (r"^head\.inner", "cls.predictions.transform.dense"),
-    (r"^head\.norm", "cls.predictions.transform.LayerNorm"),
-    (r"^head\.bias", "cls.predictions.bias"),
-]
 
 
 def architecture(folder: Path) -> str | None:
@@ -141,5 +125,6 @@ def write_bert(model: Bert, tokenizer: PretrainedTokenizer, folder: Path) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / TOKENIZER, tokenizer.to_json())
     write_json(folder / CONFIG, settings)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in renamed(tensors_of(model), BERT_NAMES).items()}
+    names = [(re.escape(ours), theirs) for theirs, ours in reversed(NAMES)] + [(r"^(embeddings|encoder)", r"bert.\1")]
+    tensors = {name: tensor.detach().contiguous() for name, tensor in renamed(tensors_of(model), names).items()}
     write_atomic(folder / WEIGHTS, save(tensors, {"format": "pt"}))  # without this word the library does not open it

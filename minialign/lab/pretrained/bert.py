@@ -18,9 +18,11 @@ Read next: minilm.py (a real one).
 Try it: python -c "from minialign.lab.pretrained.bert import load_bert; print(load_bert('FOLDER'))"
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -34,26 +36,24 @@ from minialign.lab.pretrained.masks import who_sees_whom
 from minialign.runs.devices import device_of
 from minialign.runs.errors import UserError
 from minialign.tokenizer import SpecialIds
-from minialign.transformer import ACTIVATIONS, attention
+from minialign.transformer import ACTIVATIONS, Attention, Sight
 
-NAMES = [  # theirs -> ours
-    (r"^bert\.", ""),
-    (r"gamma$", "weight"),
-    (r"beta$", "bias"),
-    (r"^embeddings\.word_embeddings", "body.token_embedding"),
-    (r"^embeddings\.position_embeddings", "body.position_embedding"),
-    (r"^embeddings\.token_type_embeddings", "body.segment_embedding"),
-    (r"^embeddings\.LayerNorm", "body.norm"),
-    (r"^encoder\.layer\.", "body.blocks."),
-    (r"attention\.self\.", "attention."),
-    (r"attention\.output\.dense", "attention.output"),
-    (r"attention\.output\.LayerNorm", "attention_norm"),
-    (r"intermediate\.dense", "feed_forward.inner"),
-    (r"\.(\d+)\.output\.dense", r".\1.feed_forward.output"),
-    (r"\.(\d+)\.output\.LayerNorm", r".\1.feed_forward_norm"),
-    (r"^cls\.predictions\.transform\.dense", "head.inner"),
-    (r"^cls\.predictions\.transform\.LayerNorm", "head.norm"),
-    (r"^cls\.predictions\.bias", "head.bias"),
+OLD_NAMES = [(r"^bert\.", ""), (r"gamma$", "weight"), (r"beta$", "bias")]
+NAMES = [  # theirs, ours: replaced in this order when a folder is read, and back, from the last on, when it is written
+    ("embeddings.word_embeddings", "body.token_embedding"),
+    ("embeddings.position_embeddings", "body.position_embedding"),
+    ("embeddings.token_type_embeddings", "body.segment_embedding"),
+    ("embeddings.LayerNorm", "body.norm"),
+    ("encoder.layer.", "body.blocks."),
+    *((f"attention.self.{name}", f"attention.{name}") for name in ("query", "key", "value")),
+    ("attention.output.LayerNorm", "attention_norm"),
+    ("attention.output.dense", "attention.output"),
+    ("intermediate.dense", "feed_forward.inner"),
+    (".output.dense", ".feed_forward.output"),
+    (".output.LayerNorm", ".feed_forward_norm"),
+    ("cls.predictions.transform.dense", "head.inner"),
+    ("cls.predictions.transform.LayerNorm", "head.norm"),
+    ("cls.predictions.bias", "head.bias"),
 ]
 UNUSED = r"position_ids$|pooler\.|cls\.seq_relationship|cls\.predictions\.decoder\.bias"
 
@@ -73,26 +73,11 @@ class BertConfig:
     eps: float = 1e-12  # added to the variance in the norms
     dropout: float = 0.1  # share of activations dropped while training
     kind: str = "encoder"  # what it is to generation.py, which refuses it
+    fused_attention: ClassVar[bool] = True  # what it is to transformer.Attention
 
     def __post_init__(self):
         if self.width % self.heads:
             raise UserError(f"width {self.width} does not divide by {self.heads} heads; change one of them")
-
-
-class Attention(nn.Module):
-    """H heads of attention over x itself, in both directions."""
-
-    def __init__(self, config: BertConfig):
-        super().__init__()
-        self.heads = config.heads
-        self.query, self.key, self.value, self.output = (nn.Linear(config.width, config.width) for _ in range(4))
-
-    def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        def split(y: Tensor) -> Tensor:
-            return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
-
-        mixed = attention(split(self.query(x)), split(self.key(x)), split(self.value(x)), allowed)
-        return self.output(mixed.transpose(1, 2).reshape(x.shape))  # (B, T, D)
 
 
 class FeedForward(nn.Module):
@@ -108,16 +93,16 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; the norm after each sum."""
+    """Attention (our own decoder's), then feed-forward; the norm after each sum."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.attention, self.attention_norm = Attention(config), nn.LayerNorm(config.width, config.eps)
+        self.attention, self.attention_norm = Attention(config, 0), nn.LayerNorm(config.width, config.eps)
         self.feed_forward, self.feed_forward_norm = FeedForward(config), nn.LayerNorm(config.width, config.eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, allowed)))
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, sight)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 
@@ -141,12 +126,12 @@ class BertBody(nn.Module):
         T = tokens.shape[1]
         if T > self.config.context:
             raise UserError(f"{T} tokens do not fit the model's context of {self.config.context}; shorten the text")
-        _, allowed = who_sees_whom(tokens, mask, causal=False)
+        sight = Sight(*who_sees_whom(tokens, mask, causal=False))
         segments = torch.zeros_like(tokens) if segments is None else segments
         x = self.token_embedding(tokens) + self.position_embedding.weight[:T] + self.segment_embedding(segments)
         x = self.dropout(self.norm(x))  # (B, T, D)
         for block in self.blocks:
-            x = block(x, allowed)
+            x = block(x, sight)
         return x
 
 
@@ -206,7 +191,7 @@ def load_bert(folder: Path) -> Bert:
         eps=settings.number("layer_norm_eps", 1e-12, whole=False, least=0),
         dropout=settings.number("hidden_dropout_prob", 0.1, whole=False, least=0, most=1),
     )
-    tensors = renamed(tensors, NAMES, UNUSED)
+    tensors = renamed(tensors, OLD_NAMES + [(re.escape(theirs), ours) for theirs, ours in NAMES], UNUSED)
     if own_head(tensors, "cls.predictions.decoder.weight", "body.token_embedding.weight", settings,
                 needed="head.bias" in tensors):
         raise UserError("its head for masked words has a table of its own; only one shared with the token vectors is "
