@@ -43,12 +43,11 @@ def advantages_of_a_group(rewards):
 
 @exercise(
     "mend", HEADING, k3,
-    stub='''
-        def kl_estimate(policy, reference):
-            """policy, reference: log-probabilities of the tokens that the policy sampled, of one shape. Returns an
-            estimate of KL(policy ‖ reference) for each, never negative."""
-            ratio = (policy - reference).exp()
-            return ratio - 1 - (policy - reference)
+    stub="policy, reference: log-probabilities of the tokens that the policy sampled, of one shape. Returns an "
+         "estimate of KL(policy ‖ reference) for each, never negative.",
+    bug='''
+        ratio = (policy - reference).exp()
+        return ratio - 1 - (policy - reference)
     ''',
     cases=lambda: [(tensor([-1.0, -2.0, -0.5]), tensor([-1.0, -1.0, -2.0])),
                    tuple(-x.abs() for x in normal(0, (2, 4), (2, 4)))],

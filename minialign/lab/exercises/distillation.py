@@ -89,15 +89,9 @@ def value_relation(values, heads):
 
 @exercise(
     "mend", HEADING, attention_score_loss,
-    stub='''
-        import torch.nn.functional as F
-
-
-        def attention_loss(student, teacher, allowed):
-            """student, teacher: (T, T) scores before the softmax; allowed: (T, T) bool. Returns the mean squared
-            difference where it is allowed to look."""
-            return F.mse_loss(student, teacher)
-    ''',
+    stub="student, teacher: (T, T) scores before the softmax; allowed: (T, T) bool. Returns the mean squared "
+         "difference where it is allowed to look.",
+    bug="return F.mse_loss(student, teacher)",
     cases=lambda: [(tensor([[1.0, -math.inf], [0.0, 2.0]]), tensor([[3.0, -math.inf], [0.0, 1.0]]), CAUSAL),
                    (tensor([[1.0, 7.0], [0.0, 2.0]]), torch.zeros(2, 2), CAUSAL)],
     reference=lambda s, t, a: attention_score_loss(s[None, None], t[None, None], a),

@@ -90,15 +90,9 @@ def int8_with_outliers(x, weight, threshold):
 
 @exercise(
     "mend", HEADING, RMSNorm,
-    stub='''
-        import torch
-
-
-        def rms_norm(x, weight):
-            """x: (T, D) float16; weight: (D,) float16. Returns (T, D) float16: each row divided by the root of its
-            mean square, times the weight."""
-            return weight * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6))
-    ''',
+    stub="x: (T, D) float16; weight: (D,) float16. Returns (T, D) float16: each row divided by the root of its mean "
+         "square, times the weight.",
+    bug="return weight * (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6))",
     cases=lambda: [(tensor([[300.0, -400.0]]).half(), tensor([1.0, 2.0]).half()),
                    (tensor([[0.5, 2.0, 1.0]]).half(), torch.ones(3).half()),
                    (tensor([[301.0, -1203.0, 77.7, 4.05]]).half(), tensor([3.0, 5.0, 3.0, 9.0]).half())],

@@ -24,6 +24,7 @@ from torch import Tensor
 
 KINDS = {"write": "write it", "mend": "find the planted bug", "predict": "predict before you run",
          "beat": "beat the baseline"}
+LIBRARIES = {"math": "import math", "torch": "import torch", "F": "import torch.nn.functional as F"}
 
 
 class Wrong(Exception):
@@ -47,7 +48,8 @@ class Exercise:
     heading: str  # of the notes
     look: Callable[..., Any]  # where the project does it: a function or a class
     solution: Callable[..., Any]  # one way to solve it; its name is the exercise's
-    stub: str = ""  # the empty function's docstring; mend: the source with the bug; predict: what number is meant
+    stub: str = ""  # docstring of the function that the reader begins with; predict: what number is meant
+    bug: str = ""  # mend: the body of that function, with its one bug
     reference: Callable[..., Any] | None = None  # the right result, from the same arguments; None: `look` gives it
     # the examples: tuples of arguments, the one that is easiest to follow first
     cases: Callable[[], Sequence[tuple]] = lambda: [()]
@@ -97,10 +99,13 @@ class Exercise:
     @property
     def beginning(self) -> str:
         """Source to begin with."""
-        if self.kind == "mend":
-            return textwrap.dedent(self.stub).strip() + "\n"
         if self.wanted == "a function":
-            return f'def {self.name}({", ".join(self.arguments)}):\n    """{self.stub}"""\n'
+            head, inside = f"def {self.name}({', '.join(self.arguments)}):", f'"""{self.stub}"""'
+            if self.kind == "mend":
+                needed = "".join(f"{line}\n" for name, line in LIBRARIES.items() if f"{name}." in self.bug)
+                head = f"{needed}\n\n{head}" if needed else head
+                inside = textwrap.fill(inside, 108) + "\n" + textwrap.dedent(self.bug).strip()
+            return f"{head}\n{textwrap.indent(inside, '    ')}\n"
         return f"prediction = ...  # {self.stub}\n" if self.kind == "predict" else f'{self.name} = ""\n'
 
 

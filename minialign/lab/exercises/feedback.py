@@ -60,12 +60,9 @@ def pair_accuracy(chosen, rejected):
 
 @exercise(
     "mend", "Train a reward model", reward_model.head_at_the_end,
-    stub='''
-        def score_at_the_end(scores, mask):
-            """scores: (B, T), one for every token; mask: (B, T) bool, true at real tokens. Returns (B,) the score at
-            each row's last real token."""
-            return scores[:, -1]
-    ''',
+    stub="scores: (B, T), one for every token; mask: (B, T) bool, true at real tokens. Returns (B,) the score at each "
+         "row's last real token.",
+    bug="return scores[:, -1]",
     cases=lambda: [(tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]]), tensor(mask).bool())
                    for mask in ([[1, 1, 0, 0], [1, 1, 1, 1]], [[0, 1, 1, 1], [0, 0, 1, 1]])],
     reference=lambda s, m: s[torch.arange(len(s)), last_real(m)],

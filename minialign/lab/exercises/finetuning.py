@@ -105,11 +105,8 @@ def lora_merge(weight, A, B, alpha):
 
 @exercise(
     "mend", "BitFit", bitfit.wrap,
-    stub='''
-        def bitfit_names(model):
-            """model: a module. Returns the sorted names of all its biases, as named_parameters() gives them."""
-            return sorted(name for name, _ in model.named_parameters() if "bias" in name)
-    ''',
+    stub="model: a module. Returns the sorted names of all its biases, as named_parameters() gives them.",
+    bug='return sorted(name for name, _ in model.named_parameters() if "bias" in name)',
     cases=lambda: [(_biased(),), (nn.Linear(2, 2),), (_sounding(),)],
     reference=lambda model: sorted(trained(bitfit.wrap(model))),
     mistakes={

@@ -129,18 +129,17 @@ def mixing_rates(sizes, templates, cap):
 
 @exercise(
     "mend", "T0 model", mixture.split_by_cluster,
-    stub='''
-        def hold_out(cluster_of, held_out):
-            """cluster_of: {task: its cluster}; held_out: clusters. Returns (tasks to train on, tasks to be examined
-            on), both sorted."""
-            train, examined, seen = [], [], set()
-            for task in sorted(cluster_of):
-                if cluster_of[task] in held_out and cluster_of[task] not in seen:
-                    examined.append(task)
-                    seen.add(cluster_of[task])
-                else:
-                    train.append(task)
-            return train, examined
+    stub="cluster_of: {task: its cluster}; held_out: clusters. Returns (tasks to train on, tasks to be examined on), "
+         "both sorted.",
+    bug='''
+        train, examined, seen = [], [], set()
+        for task in sorted(cluster_of):
+            if cluster_of[task] in held_out and cluster_of[task] not in seen:
+                examined.append(task)
+                seen.add(cluster_of[task])
+            else:
+                train.append(task)
+        return train, examined
     ''',
     cases=_tasks, reference=_held_out,
     mistakes={

@@ -85,17 +85,13 @@ def k3(policy_logprobs, reference_logprobs):
 
 @exercise(
     "mend", HEADING, ppo.policy_loss,
-    stub='''
-        import torch
-
-
-        def ppo_loss(logprobs, rollout_logprobs, advantages, clip):
-            """(N,) log-probabilities now and when sampled, (N,) advantages; clip: ε. Returns the (N,) losses of the
-            tokens, to be minimised."""
-            ratio = (logprobs - rollout_logprobs).exp()
-            plain = -advantages * ratio
-            clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
-            return torch.minimum(plain, clipped)
+    stub="(N,) log-probabilities now and when sampled, (N,) advantages; clip: ε. Returns the (N,) losses of the "
+         "tokens, to be minimised.",
+    bug='''
+        ratio = (logprobs - rollout_logprobs).exp()
+        plain = -advantages * ratio
+        clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+        return torch.minimum(plain, clipped)
     ''',
     cases=lambda: [(tensor([-1.0, -0.6, -1.4, -1.0, -1.5]), tensor([-1.0, -1.0, -1.0, -1.3, -1.0]),
                     tensor([1.0, 2.0, -2.0, -1.0, 1.0]), 0.2)],

@@ -132,15 +132,9 @@ def span_corruption(ids, spans, sentinels):
 
 @exercise(
     "mend", HEADING, causal_lm.perplexity,
-    stub='''
-        import math
-
-
-        def perplexity(losses, counts):
-            """losses: for each batch the sum of -log p over its labels, nats; counts: how many labels it has. Returns
-            the perplexity of all labels."""
-            return sum(math.exp(loss / count) for loss, count in zip(losses, counts)) / len(losses)
-    ''',
+    stub="losses: for each batch the sum of -log p over its labels, nats; counts: how many labels it has. Returns the "
+         "perplexity of all labels.",
+    bug="return sum(math.exp(loss / count) for loss, count in zip(losses, counts)) / len(losses)",
     cases=lambda: [([20.0, 2.0], [10, 10]), ([30.0, 1.0], [10, 1])],
     reference=lambda losses, counts: causal_lm.perplexity(sum(losses) / sum(counts)),
     mistakes={

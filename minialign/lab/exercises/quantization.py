@@ -153,11 +153,10 @@ def zero_point(x):
 
 @exercise(
     "mend", "Quantization, Quantization-Aware Training", qat.fake_quantize,
-    stub='''
-        def fake_quantize(x, s):
-            """x: any shape, float32; s: one number above 0. Returns x on the grid of 4 bits, as floats."""
-            codes = (x / s).round().clamp(-7, 7)
-            return s * codes
+    stub="x: any shape, float32; s: one number above 0. Returns x on the grid of 4 bits, as floats.",
+    bug='''
+        codes = (x / s).round().clamp(-7, 7)
+        return s * codes
     ''',
     cases=lambda: [(tensor([0.26, -0.31, 1.2, -2.0]), tensor(0.1)), (tensor([0.0, 3.0, -0.9]), tensor(0.25))],
     reference=lambda x, s: qat.fake_quantize(x, s, None, FOUR_BITS), gradient=True,

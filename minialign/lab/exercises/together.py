@@ -98,12 +98,9 @@ def rouge_1(completion, reference):
 
 @exercise(
     "mend", "Fine-tune model on feedback", generation.end_mask,
-    stub='''
-        def end_mask(tokens, end):
-            """tokens: (B, R) ids; end: the end token's id, which also fills up short completions. Returns (B, R) bool,
-            true up to and with the first end."""
-            return tokens != end
-    ''',
+    stub="tokens: (B, R) ids; end: the end token's id, which also fills up short completions. Returns (B, R) bool, "
+         "true up to and with the first end.",
+    bug="return tokens != end",
     cases=lambda: [(tensor([[5, 6, 2, 2, 2], [5, 2, 7, 2, 2], [5, 6, 7, 8, 9]]), 2)],
     mistakes={
         "end_left_out": lambda t, end: t != end,

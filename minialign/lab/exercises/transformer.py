@@ -109,15 +109,11 @@ def rotary(x, positions):
 
 @exercise(
     "mend", HEADING, transformer.positions_from_mask,
-    stub='''
-        import torch
-
-
-        def positions_of(mask):
-            """mask: (B, T) bool, true at real tokens. Returns (B, T) int: 0 for the first real token of a row, 1 for
-            the next ...; 0 at pads."""
-            B, T = mask.shape
-            return torch.arange(T).expand(B, T) * mask
+    stub="mask: (B, T) bool, true at real tokens. Returns (B, T) int: 0 for the first real token of a row, 1 for the "
+         "next ...; 0 at pads.",
+    bug='''
+        B, T = mask.shape
+        return torch.arange(T).expand(B, T) * mask
     ''',
     cases=lambda: [(tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool(),), (tensor([[1, 1, 0], [0, 1, 1]]).bool(),)],
     reference=lambda m: transformer.positions_from_mask(m).masked_fill(~m, 0),
