@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import click
 
 from minialign.lab.commands import options as cli
-from minialign.lab.commands.distill_options import RECIPES, StudentConfig, weight_options
+from minialign.lab.commands.distill_options import RECIPES, StudentConfig, recipe_fields
 from minialign.lab.commands.distill_sentences import distil_encoder, is_sentence_teacher
 from minialign.lab.commands.distill_task import distil_second_stage
 from minialign.lab.commands.distill_texts import distil_from_texts
@@ -32,7 +32,7 @@ FAST = {"steps": 40, "validate_every": 20}
 @cli.file_option("--tuned FOLDER", "With --task: what `finetune --base TEACHER` wrote for these lines, OUT/METHOD.")
 @cli.run_options(out="runs/distill")
 @cli.configured("Student and texts", "student", StudentConfig(), rename={"run": "student"})
-@weight_options
+@cli.overrides("Instead of the recipe's own", "changes", recipe_fields())
 @cli.configured("Training", "training", DEFAULT, FAST)
 @cli.configured("Masked language modelling", "masking", MaskingConfig())
 @cli.configured("Cache", "cache", CacheConfig(""), rename={"folder": "cache"})

@@ -1,10 +1,8 @@
 """What `distill` is asked for: its recipes by name, their options, and those of the student and of the texts."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from minialign.distill.distilbert import DISTILBERT
 from minialign.distill.distilgpt2 import DISTILGPT2
@@ -17,7 +15,7 @@ from minialign.distill.tinybert import TINYBERT, AugmentationConfig, TinyBERT
 from minialign.lab.commands import options as cli
 from minialign.lab.pretrained.sentence_vectors import SentenceConfig, SentenceVectors
 from minialign.runs.errors import UserError
-from minialign.runs.settings import check_ranges, describe
+from minialign.runs.settings import check_ranges
 
 TINY, SENTENCES = "tinybert", "sentence-vectors"
 
@@ -90,37 +88,21 @@ def changed(recipe: str, changes: dict[str, Any]) -> tuple:
     known = [field.name for config in configs for field in dataclasses.fields(config)]
     for option in changes:
         if option not in known:
-            raise UserError(f"{flag(option)} is not an option of {recipe}; it has {', '.join(map(flag, known))}")
+            raise UserError(f"{cli.as_flag(option)} is not an option of {recipe}; it has "
+                            f"{', '.join(map(cli.as_flag, known))}")
     return tuple(dataclasses.replace(config, **{name: value for name, value in changes.items()
                                                 if hasattr(config, name)}) for config in configs)
 
 
-def flag(name: str) -> str:
-    """The option of a field."""
-    return "--" + name.replace("_", "-")
-
-
-def weight_options(function: Callable) -> Callable:
-    """One option for each field of any recipe's configuration; the command gets those that were given as `changes`."""
-    fields: dict[str, tuple[str, dict[str, list[str]]]] = {}  # name -> type, {help: recipes}
+def recipe_fields() -> dict[str, tuple[type, str]]:
+    """The fields of all recipes' configurations: type, and what each means in which recipes."""
+    kinds, meanings = {}, {}
     for recipe, config in [(name, config) for name, defaults in RECIPES.items() for config in defaults.configs]:
-        kinds = get_type_hints(type(config))
-        for field in dataclasses.fields(config):
-            _, texts = fields.setdefault(field.name, (kinds[field.name], {}))
-            texts.setdefault(describe(type(config))[field.name], []).append(recipe)
-
-    @functools.wraps(function)
-    def with_changes(**values):
-        given = {name: values.pop(name) for name in fields}
-        return function(**values, changes={name: value for name, value in given.items() if value is not None})
-
-    for name, (kind, texts) in reversed(fields.items()):
-        text = "; ".join(f"{text} [{', '.join(recipes)}]" for text, recipes in texts.items())
-        switch = kind is bool
-        flags = f"{flag(name)}/--no-{flag(name)[2:]}" if switch else flag(name)
-        with_changes = cli.option(flags, name, text=text, default=None, type=None if switch else cli.TYPES[kind],
-                                  section="Instead of the recipe's own")(with_changes)
-    return with_changes
+        for field, (kind, text) in cli.fields_of(type(config)).items():
+            kinds.setdefault(field, kind)
+            meanings.setdefault(field, {}).setdefault(text, []).append(recipe)
+    return {field: (kind, "; ".join(f"{text} [{', '.join(recipes)}]" for text, recipes in meanings[field].items()))
+            for field, kind in kinds.items()}
 
 
 def comparison_table(names: list[str], rows: list[tuple], width: int = 34) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
-from click.core import ParameterSource
 
 from minialign.evaluation import latency
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.distill_options import SENTENCES, StudentConfig, changed, comparison_table
 from minialign.lab.commands.distill_texts import read_both
 from minialign.lab.commands.inputs import fill_a_batch
@@ -84,9 +84,8 @@ def distil_encoder(asked: SimpleNamespace) -> None:
 
 def own_defaults(asked: SimpleNamespace) -> TrainingConfig:
     """The settings with this recipe's values in place of those that were not given on the command line."""
-    context, ours = click.get_current_context(), OWN | (QUICK if asked.fast else {})
-    return dataclasses.replace(asked.training, **{name: value for name, value in ours.items()
-                                                  if context.get_parameter_source(name) is ParameterSource.DEFAULT})
+    ours = OWN | (QUICK if asked.fast else {})
+    return dataclasses.replace(asked.training, **{k: v for k, v in ours.items() if not cli.is_given(k)})
 
 
 def check_texts(texts: list[str], held_out: list[str], training: TrainingConfig) -> list[str]:

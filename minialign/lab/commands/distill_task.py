@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import click
 import torch
-from click.core import ParameterSource
 
 from minialign.classification import LabelledTexts, examine_classes
 from minialign.distill.tinybert import AugmentationConfig, TinyBERT, augment, distil_task
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import Classifier, LanguageModel, describe_model, load_model, same_tokenizer
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.distill_options import TINY, changed, comparison_table
 from minialign.lab.commands.inputs import labels_of, two_sides
 from minialign.lab.finetuning import TuningTask, labelled_task
@@ -51,7 +51,7 @@ def distil_second_stage(asked: SimpleNamespace) -> None:
     """
     check_request(asked)
     config, augmentation = changed(TINY, asked.changes)
-    if asked.fast and click.get_current_context().get_parameter_source("copies") is ParameterSource.DEFAULT:
+    if asked.fast and not cli.is_given("copies"):
         augmentation = dataclasses.replace(augmentation, copies=FEW)
     words, tokenizer = load_model(asked.teacher, "language-model")
     student, own = load_model(Path(asked.student.run), "language-model")

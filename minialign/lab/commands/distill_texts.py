@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 import torch
-from click.core import ParameterSource
 
 from minialign.batching import Batches
 from minialign.distill.minilm import train_assistant
@@ -16,6 +15,7 @@ from minialign.distill.soft_targets import SoftTargets
 from minialign.distill.student import start_from, student_config
 from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import LanguageModel, describe_model, load_model, same_tokenizer
+from minialign.lab.commands import options as cli
 from minialign.lab.commands.distill_options import RECIPES, TINY, RecipeDefaults, changed, comparison_table
 from minialign.lab.commands.inputs import given_context, read_documents
 from minialign.lab.commands.pretrain import hold_out_the_end
@@ -93,7 +93,6 @@ def recipe_for(name: str, kind: str) -> RecipeDefaults:
 
 def refuse_options(asked: SimpleNamespace, recipe: str, defaults: RecipeDefaults, kind: str) -> None:
     """Raise UserError for options that change nothing in a recipe."""
-    packed = click.get_current_context().get_parameter_source("packed") is ParameterSource.COMMANDLINE
     of_a_task = [name for name in ("copies", "chance", "candidates") if name in asked.changes and recipe == TINY]
     cache, given = asked.cache.folder, defaults.reads == "texts"
     for refused, message in (
@@ -101,8 +100,8 @@ def refuse_options(asked: SimpleNamespace, recipe: str, defaults: RecipeDefaults
          "encoder, and the teacher is a decoder; leave them out"),
         (given and asked.student.prompt_tokens, "--prompt-tokens is for sequence-level and on-policy, and the recipe "
          f"is {recipe}; leave it out"),
-        (not given and packed, f"{recipe} reads one text a row, since each begins with a prompt; leave --packed and "
-         "--no-packed out"),
+        (not given and cli.is_given("packed"), f"{recipe} reads one text a row, since each begins with a prompt; leave "
+         "--packed and --no-packed out"),
         (of_a_task, f"--{''.join(of_a_task[:1])} makes more texts of a task's; give --task, --tuned and --student, or "
          "leave it out"),
         (not cache and asked.cache != CacheConfig(""), "--top-k and --most-gib say how --cache keeps what the teacher "

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.flan import question_rows
@@ -77,11 +76,10 @@ def command(args, training, mixture):
 def refuse_options(world_s: bool) -> None:
     """Raise UserError for options that are for the other kind of tasks, the toy world's or one's own, and change
     nothing here."""
-    source = click.get_current_context().get_parameter_source
     other = "tasks of your own" if world_s else "the toy world"
     for name in ("questions", "cap", "skip_unfit") if world_s else ("fixed", "turns", "reread"):
-        if source(name) is ParameterSource.COMMANDLINE:
-            raise UserError(f"--{name.replace('_', '-')} is for {other}, and changes nothing here; leave it out")
+        if cli.is_given(name):
+            raise UserError(f"{cli.as_flag(name)} is for {other}, and changes nothing here; leave it out")
 
 
 def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: MixtureConfig) -> RunFolder:

@@ -100,6 +100,16 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
+def is_given(name: str) -> bool:
+    """Whether somebody wrote an option of the running command; `name` is its parameter's."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def as_flag(name: str) -> str:
+    """--new-tokens of new_tokens."""
+    return "--" + name.replace("_", "-")
+
+
 # one option
 
 
@@ -174,36 +184,34 @@ def configured(
         hide: fields that are not options here and keep their default; a `seed` that is not hidden is the command's own.
         rename: field -> name of its option, where another option of the command has the field's own name.
     """
-    fields = [field for field in dataclasses.fields(default) if field.name not in hide]
-    names = {field.name: field.name for field in fields} | (rename or {})
+    fields = {field: what for field, what in fields_of(type(default)).items() if field not in hide}
+    names = {field: field for field in fields} | (rename or {})
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
-        @click.pass_context
-        def with_configuration(ctx: click.Context, /, **values):
+        def with_configuration(**values):
             chosen = {field: values["seed"] if field == "seed" else values.pop(own) for field, own in names.items()}
             if values.get("fast"):
-                unsaid = (ParameterSource.DEFAULT, None)
-                chosen |= {field: value for field, value in (fast or {}).items()
-                           if ctx.get_parameter_source(names[field]) in unsaid}
+                chosen |= {field: value for field, value in (fast or {}).items() if not is_given(names[field])}
             try:
                 made = dataclasses.replace(default, **chosen)
             except UserError as error:
                 field = str(error).partition(" ")[0]
                 raise UserError((rename or {}).get(field, field) + str(error)[len(field) :]) from None
-            return ctx.invoke(function, **values, **{name: made})
+            return function(**values, **{name: made})
 
-        for field in reversed([field for field in fields if field.name != "seed"]):
-            add = field_option(type(default), field, names[field.name], getattr(default, field.name), section)
-            with_configuration = add(with_configuration)
+        for field, (kind, text) in reversed(fields.items()):
+            if field != "seed":
+                add = field_option(names[field], kind, text, getattr(default, field), section)
+                with_configuration = add(with_configuration)
         return with_configuration
 
     return decorate
 
 
-def overrides(section: str, name: str, config: type, fields: tuple[str, ...]) -> Callable:
-    """Give a command options for some fields of a configuration that it looks up, and hand it the values that were
-    given, as one dictionary."""
+def overrides(section: str, name: str, fields: dict[str, tuple[type, str]]) -> Callable:
+    """Give a command options for some fields of configurations that it looks up, and hand it the values that were
+    given, as one dictionary; `fields`: as from `fields_of`."""
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -211,20 +219,24 @@ def overrides(section: str, name: str, config: type, fields: tuple[str, ...]) ->
             given = {field: values.pop(field) for field in fields}
             return function(**values, **{name: {k: v for k, v in given.items() if v is not None}})
 
-        types = {field.name: field for field in dataclasses.fields(config)}
-        for field in reversed(fields):
-            with_changes = field_option(config, types[field], field, None, section)(with_changes)
+        for field, (kind, text) in reversed(fields.items()):
+            with_changes = field_option(field, kind, text, None, section)(with_changes)
         return with_changes
 
     return decorate
 
 
-def field_option(config: type, field: dataclasses.Field, name: str, default: Any, section: str) -> Callable:
+def fields_of(config: type, *names: str) -> dict[str, tuple[type, str]]:
+    """Fields of a configuration, all without `names`: each one's type, and its comment as the help."""
+    kinds, texts = get_type_hints(config), describe(config)
+    return {name: (kinds[name], texts[name]) for name in names or texts}
+
+
+def field_option(name: str, kind: type, text: str, default: Any, section: str) -> Callable:
     """The option of one field of a configuration."""
-    kind = get_type_hints(config)[field.name]
-    flag, switch = "--" + name.replace("_", "-"), kind is bool
-    return option(f"{flag}/--no-{flag[2:]}" if switch else flag, name, text=describe(config)[field.name],
-                  default=default, type=None if switch else TYPES[kind], section=section)
+    flag, switch = as_flag(name), kind is bool
+    return option(f"{flag}/--no-{flag[2:]}" if switch else flag, name, text=text, default=default,
+                  type=None if switch else TYPES[kind], section=section)
 
 
 def gather_options(function: Callable) -> Callable:

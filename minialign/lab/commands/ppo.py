@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
-from click.core import ParameterSource
 from torch import Tensor
 
 from minialign.batching import pack
@@ -71,8 +70,7 @@ def command(args, settings, mixing):
     click.echo(f"{args.out}: score {facts['score']:+.2f} (the reference's was {before:+.2f}), KL {facts['kl']:.1f} "
                f"nats per completion")
     if len(rows) > 1:
-        said = click.get_current_context().get_parameter_source("best_of") is not ParameterSource.DEFAULT
-        most, n = 8 if args.fast else 64, 4 if args.fast and not said else args.best_of
+        most, n = 8 if args.fast else 64, 4 if args.fast and not cli.is_given("best_of") else args.best_of
         asked = [record["prompt"] for record in records[:most]]
         sampling = SamplingConfig(settings.new_tokens, settings.temperature)
         found = beside_best_of_n(trained, model, scorer, tokenizer, asked, n, sampling, settings.seed)

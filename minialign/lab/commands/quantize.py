@@ -51,7 +51,7 @@ MATTERS = {  # option -> whether it changes anything in a scheme
 @cli.flag("--embeddings", text="Store the embeddings, and a head that shares them, as int8 weights too.")
 @cli.flag("--bench", text="Longer timings, and each shape of layer against fp32.")
 @cli.run_options(out=None, otherwise="nowhere: it is measured and forgotten")
-@cli.overrides("Instead of the scheme's own", "changes", SchemeConfig, CHANGEABLE)
+@cli.overrides("Instead of the scheme's own", "changes", cli.fields_of(SchemeConfig, *CHANGEABLE))
 @cli.gather_options
 def command(args):
     """Quantize a model and say what it costs and saves: layer by layer, on the disk, in what it predicts, and in time.
@@ -101,8 +101,8 @@ def check(config: SchemeConfig | None, args: SimpleNamespace) -> None:
         raise UserError("fp16 and bf16 store every weight; options of integer schemes and patterns do not apply")
     for name in args.changes if config is not None else ():
         if name in MATTERS and not MATTERS[name](config):
-            raise UserError(f"--{name.replace('_', '-')} changes nothing in the scheme {args.scheme}; leave it out, or "
-                            f"choose another --scheme")
+            raise UserError(f"{cli.as_flag(name)} changes nothing in the scheme {args.scheme}; leave it out, or choose "
+                            f"another --scheme")
     if config is not None and config.calibrated and args.calibration is None:
         raise UserError("this scheme learns from a calibration set; give --calibration FILE, text like that which the "
                         "model will read")
