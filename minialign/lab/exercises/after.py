@@ -81,14 +81,11 @@ def solved_by_one_of(n, c, k):
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def _nf4(x: Tensor, levels: Tensor) -> Tensor:
-    return nearest(x / x.abs().max(), levels).to(torch.uint8)
-
-
 @exercise(
     "write", HEADING, nearest,
     stub="x: (n,) one block of weights; levels: (16,) from −1 to 1, rising. Returns (n,) uint8.",
-    cases=lambda: [(x, normal_levels()) for x in (tensor([0.0, 0.5, -2.0, 1.9]), *normal(0, (16,)))], reference=_nf4,
+    cases=lambda: [(x, normal_levels()) for x in (tensor([0.0, 0.5, -2.0, 1.9]), *normal(0, (16,)))],
+    reference=lambda x, levels: nearest(x / x.abs().max(), levels).to(torch.uint8),
     mistakes={
         "not_scaled": lambda x, levels: nearest(x, levels).to(torch.uint8),
         "signed_max": lambda x, levels: nearest(x / x.max(), levels).to(torch.uint8),

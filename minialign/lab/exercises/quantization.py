@@ -11,6 +11,7 @@ from minialign.quant.mappings import MappingConfig, Quantized, quantize_tensor, 
 
 HEADING = "Quantization"
 ABSMAX, ZERO_POINT, FOUR_BITS = MappingConfig(), MappingConfig(mapping="zero-point"), MappingConfig(bits=4)
+GRID = torch.linspace(-6.35, 6.35, 100_001)
 
 
 def _absmax(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,10 +51,6 @@ def _codes(x: Tensor, scale: Tensor, low: int = -127, high: int = 127) -> tuple[
     return (x / scale).round().clamp(low, high).to(torch.int8), scale
 
 
-def _linear(q: Tensor, s: Tensor, w: Tensor, t: Tensor) -> Tensor:
-    return linear.integer_linear(Quantized(q, s, None, ABSMAX), Quantized(w, t, None, ABSMAX))
-
-
 def _products() -> list[tuple]:
     chance = torch.Generator().manual_seed(0)
     x, w = (torch.randint(-127, 128, (rows, 64), generator=chance).to(torch.int8) for rows in (2, 3))
@@ -65,16 +62,6 @@ def _products() -> list[tuple]:
 def _through(value: Tensor, x: Tensor) -> Tensor:
     """The value, with the gradient of x."""
     return x + (value - x).detach()
-
-
-def _ends(x: Tensor, s: Tensor, low: int, high: int) -> Tensor:
-    """Fake quantization with other ends of the grid."""
-    return s * qat.round_through(x / s).clamp(low, high)
-
-
-def _largest_error() -> float:
-    x = torch.linspace(-6.35, 6.35, 100_001)
-    return float((quantize_tensor(x, ABSMAX).dequantize() - x).abs().max())
 
 
 def _squared_error(x: Tensor, scale: Tensor) -> float:
@@ -163,7 +150,7 @@ def zero_point(x):
     mistakes={
         "no_gradient": lambda x, s: (x / s).round().clamp(-7, 7) * s,
         "through_the_clamp": lambda x, s: _through((x / s).round().clamp(-7, 7) * s, x),
-        "eighth_code": tuple(lambda x, s, most=most: _ends(x, s, -8, most) for most in (7, 8)),
+        "eighth_code": tuple(lambda x, s, most=most: s * qat.round_through(x / s).clamp(-8, most) for most in (7, 8)),
         "no_clamp": lambda x, s: _through((x / s).round() * s, x),
         "not_rounded": lambda x, s: (x / s).clamp(-7, 7) * s,
     },
@@ -178,7 +165,7 @@ def fake_quantize(x, s):
 @exercise(
     "write", HEADING, linear.integer_linear,
     stub="x: (T, K) int8; x_scale: (T, 1); w: (N, K) int8; w_scale: (N, 1). Returns (T, N).", cases=_products,
-    reference=_linear,
+    reference=lambda x, s, w, t: linear.integer_linear(Quantized(x, s, None, ABSMAX), Quantized(w, t, None, ABSMAX)),
     mistakes={
         "overflow": tuple(lambda x, s, w, t, kind=kind: (x.to(kind) @ w.to(kind).T).float() * s * t.T
                           for kind in (torch.int8, torch.int16)),
@@ -196,7 +183,8 @@ def integer_product(x, x_scale, w, w_scale):
 
 @exercise(
     "predict", HEADING, mappings.quantize_tensor,
-    stub="in units of the values", reference=_largest_error, tolerance=0.002,
+    stub="in units of the values", tolerance=0.002,
+    reference=lambda: float((quantize_tensor(GRID, ABSMAX).dequantize() - GRID).abs().max()),
     why_tolerance="0.2 % for the grid of values that was tried",
     mistakes={"levels_128": lambda: 6.35 / 128 / 2, "whole_step": lambda: 0.05, "both_sides": lambda: 12.7 / 255 / 2,
               "quarter_step": lambda: 0.0125},

@@ -25,10 +25,6 @@ def _kept(logits: Tensor, keep) -> Tensor:
     return logits.scatter(-1, order, ordered.masked_fill(~keep(own.cumsum(dim=-1), own), -torch.inf))
 
 
-def _rouge1(completion: str, reference: str) -> float:
-    return rouge.rouge_n(completion, reference, 1).f
-
-
 def _sets(completion: str, reference: str) -> float:
     a, b = set(rouge.words(completion)), set(rouge.words(reference))
     return rouge.share(len(a & b), len(a), len(b)).f
@@ -77,7 +73,7 @@ def top_p(logits, p):
     stub="Two texts. Returns a float, F of ROUGE-1.",
     cases=lambda: [("The the kite", "Mira lost the kite."), ("Nora ran home alone", "Nora ran home."),
                    ("", "Nora ran home."), ("The kite cost 2 coins", "Mira paid 2 coins for the kite.")],
-    reference=_rouge1,
+    reference=lambda a, b: rouge.rouge_n(a, b, 1).f,
     mistakes={
         "unclipped": _unclipped,
         "sets": _sets,
