@@ -16,7 +16,6 @@ Details that matter:
 Read next: peft_library_biases.py.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from minialign.peft.lora import LoRAConfig
 from minialign.peft.prompt_tuning import PromptConfig
 from minialign.peft.trainable import heads_of, trained
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_json, write_atomic
+from minialign.runs.files import read_json, write_atomic, write_json
 from minialign.runs.tensors import read_tensors
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -96,7 +95,7 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     out = {}
     for theirs, ours in found.items():
         if fused:  # one rank for all layers: those that are not fused are filled up with zeros
-            A, B = _fuse(model, ours, update.rank) if "c_attn" in theirs else _fill(model, *ours.values())
+            A, B = _fuse(model, ours) if "c_attn" in theirs else _fill(model, *ours.values())
         else:
             layer = model.get_submodule(*ours.values())
             A, B = layer.A, layer.B
@@ -113,17 +112,13 @@ def save_for_library(model: nn.Module, folder: Path, family: str) -> Path:
     return _write(folder, config, out)
 
 
-def _fuse(model: nn.Module, ours: dict[str, str], rank: int) -> tuple[Tensor, Tensor]:
+def _fuse(model: nn.Module, ours: dict[str, str]) -> tuple[Tensor, Tensor]:
     """(3r, in) and (3 out, 3r) for c_attn, from the updates of the query, the key and the value that there are."""
-    some = model.get_submodule(next(iter(ours.values())))
-    out, inside = some.base.weight.shape
-    A, B = torch.zeros(3 * rank, inside), torch.zeros(3 * out, 3 * rank)
-    for i, part in enumerate(FUSED):
-        if part in ours:
-            layer = model.get_submodule(ours[part])
-            A[i * rank : (i + 1) * rank] = layer.A.detach()
-            B[i * out : (i + 1) * out, i * rank : (i + 1) * rank] = layer.B.detach()
-    return A, B
+    there = {part: model.get_submodule(name) for part, name in ours.items()}
+    some = next(iter(there.values()))
+    A, B = ([getattr(there[part], name) if part in there else torch.zeros_like(getattr(some, name)) for part in FUSED]
+            for name in ("A", "B"))
+    return torch.cat(A), torch.block_diag(*B)
 
 
 def _lengths(model: nn.Module, ours: dict[str, str], parts: Sequence[str]) -> Tensor:
@@ -144,10 +139,9 @@ def _fill(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
 
 def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / TENSORS, safetensors_bytes({name: t.detach().contiguous() for name, t in tensors.items()},
                                                      {"format": "pt"}))
-    write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
     return folder
 
 

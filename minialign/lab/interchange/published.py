@@ -122,7 +122,6 @@ def write_bert(model: Bert, tokenizer: PretrainedTokenizer, folder: Path) -> Non
         "hidden_act": "gelu_new" if shape.activation == "gelu_tanh" else shape.activation,
         "pad_token_id": model.special.pad,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / TOKENIZER, tokenizer.to_json())
     write_json(folder / CONFIG, settings)
     names = [(re.escape(ours), theirs) for theirs, ours in reversed(NAMES)] + [(r"^(embeddings|encoder)", r"bert.\1")]
