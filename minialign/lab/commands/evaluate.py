@@ -15,11 +15,10 @@ from minialign.heads import same_tokenizer
 from minialign.lab.commands import inputs
 from minialign.lab.commands import options as cli
 from minialign.peft.prompt_tuning import room
-from minialign.pretrain.causal_lm import encode_documents, next_token_loss
+from minialign.pretrain.causal_lm import encode_documents, mean_loss, perplexity
 from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.reward_checks import Sample, show_hacking, widest
 from minialign.rlhf.reward_model import completion_rows, score_rows
-from minialign.runs.devices import moved
 from minialign.runs.errors import UserError
 from minialign.runs.files import place_of, read_json, write_json
 from minialign.tokenizer import Tokenizer
@@ -97,14 +96,10 @@ def measure_perplexity(model, tokenizer, documents: list[str]) -> dict[str, floa
     rows = [ids[i : i + context + 1] for ids in encode_documents(tokenizer, documents)
             for i in range(0, len(ids) - 1, context)]
     rows.sort(key=len)
-    nats = tokens = 0.0
-    for start in range(0, len(rows), 32):
-        batch = moved(next_token_batch(rows[start : start + 32]), model)
-        nats += float(next_token_loss(model, batch))
-        tokens += batch.count
+    batches = [next_token_batch(rows[start : start + 32]) for start in range(0, len(rows), 32)]
+    mean, tokens = mean_loss(model, batches), sum(batch.count for batch in batches)
     size = sum(len(document.encode()) for document in documents)
-    return {"perplexity": float(torch.tensor(nats / tokens).exp()), "bits_per_byte": nats / size / math.log(2),
-            "tokens": int(tokens)}
+    return {"perplexity": perplexity(mean), "bits_per_byte": mean * tokens / size / math.log(2), "tokens": tokens}
 
 
 def duel(model, tokenizer: Tokenizer, args: SimpleNamespace, sampling: SamplingConfig) -> dict:

@@ -1,6 +1,5 @@
 """`python -m minialign label RUN`"""
 
-import sys
 import webbrowser
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,20 +66,11 @@ def command(args, sampling):
             if store.mended:
                 click.echo(f"{store.path}: a fault had left its last line unfinished; that is mended")
             if args.terminal:
-                label_in_terminal(store, typed, click.echo)
+                label_in_terminal(store, input, click.echo)
             else:
                 serve(store, LiveReward(out, args.run, args.annotator, asked), args.port, args.show)
         finally:
             store.close()
-
-
-def typed(prompt: str) -> str:
-    """A line that somebody typed; EOFError at the end of the input."""
-    click.echo(prompt, nl=False)
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line
 
 
 def serve(store: LabelStore, reward: LiveReward, port: int, show: bool) -> None:
