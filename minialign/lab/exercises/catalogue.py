@@ -37,14 +37,16 @@ CHAPTERS = {  # notebook -> (file of its exercises, its title)
 
 
 class Text(str):
-    """A text that a notebook shows as markdown and a terminal as it is."""
+    """A text that a terminal shows as it is and a notebook as markdown; `markdown`, where that is another text."""
+
+    markdown = ""
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_markdown_(self) -> str:
         """For notebooks."""
-        return str(self)
+        return self.markdown or str(self)
 
 
 @lru_cache(maxsize=64)
@@ -115,35 +117,23 @@ def solution(name: str) -> Text:
 
 
 def listing(notebook: int | None = None) -> Text:
-    """A table of the exercises: of one notebook, or of all.
+    """A table of the exercises: of one notebook, or of all; in fixed columns for a terminal.
 
     Raises:
         UserError: there is no such notebook.
     """
-    shown = {number: of_notebook(number) for number in (CHAPTERS if notebook is None else [notebook])}
-    lines = []
-    for number, group in shown.items():
+    lines, table = [], ["| notebook | exercise | kind | task |", "| --- | --- | --- | --- |"]
+    for number in CHAPTERS if notebook is None else [notebook]:
+        group = of_notebook(number)
         lines.append(f"{number:02d} {CHAPTERS[number][1]}")
-        lines += [f"    {exercise.name:24} {KINDS[exercise.kind]:24} {first_sentence(exercise)}" for exercise in group]
-    return Listing("\n".join(lines), shown)
-
-
-class Listing(Text):
-    """Exercises in fixed columns for a terminal, and as a table for a notebook."""
-
-    def __new__(cls, text: str, shown: dict[int, tuple[Exercise, ...]]):
-        listing = super().__new__(cls, text)
-        listing.shown = shown
-        return listing
-
-    def _repr_markdown_(self) -> str:
-        """For notebooks."""
-        lines = ["| notebook | exercise | kind | task |", "| --- | --- | --- | --- |"]
-        for number, group in self.shown.items():
-            for exercise in group:
-                task = re.sub(r"([|*_])", r"\\\1", first_sentence(exercise))
-                lines.append(f"| {number:02d} | `{exercise.name}` | {KINDS[exercise.kind]} | {task} |")
-        return "\n".join(lines)
+        for exercise in group:
+            kind, task = KINDS[exercise.kind], first_sentence(exercise)
+            lines.append(f"    {exercise.name:24} {kind:24} {task}")
+            escaped = re.sub(r"([|*_])", r"\\\1", task)
+            table.append(f"| {number:02d} | `{exercise.name}` | {kind} | {escaped} |")
+    found = Text("\n".join(lines))
+    found.markdown = "\n".join(table)
+    return found
 
 
 def first_sentence(exercise: Exercise) -> str:
