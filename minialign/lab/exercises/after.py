@@ -102,8 +102,8 @@ def normal_codes(x, levels):
 @exercise(
     "predict", HEADING, NormalFloat, stub="bits a weight", unit="bits", tolerance=2e-4,
     reference=lambda: 4 + 8 / 64 + 32 / (64 * 256), why_tolerance="0.02 %: only the right sum is that near",
-    mistakes={"one_quantization": lambda: 4.5, "no_scales": lambda: 4.0, "bytes": lambda: 4 + 1 / 64 + 4 / (64 * 256),
-              "only_first": lambda: 4 + 8 / 64},
+    mistakes={"one_quantization": 4.5, "no_scales": 4.0, "bytes": 4 + 1 / 64 + 4 / (64 * 256),
+              "only_first": 4 + 8 / 64},
 )
 def bits_of_nf4():
     """4 for the code, 8 / 64 for the scale's code, 32 / (64 · 256) for the scale of the scales."""
@@ -176,8 +176,7 @@ def after_a_refusal(p, q):
 @exercise(
     "predict", HEADING, Speculated, stub="tokens a pass", unit="tokens", tolerance=0.02,
     reference=lambda: sum(0.8**i for i in range(5)), why_tolerance="2 %",
-    mistakes={"guesses_alone": lambda: sum(0.8**i for i in range(1, 5)), "independent": lambda: 1 + 4 * 0.8,
-              "all": lambda: 5.0},
+    mistakes={"guesses_alone": sum(0.8**i for i in range(1, 5)), "independent": 1 + 4 * 0.8, "all": 5.0},
 )
 def tokens_of_a_pass():
     """(1 − 0.8⁵) / (1 − 0.8)."""

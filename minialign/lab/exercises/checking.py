@@ -114,8 +114,7 @@ def _check_number(task: Exercise, answer: Any) -> str:
         times = f"{max(ratio, 1 / ratio):.3g}"
         far = f"yours is {times} times as large" if ratio > 1 else f"{times} times as much"
         other = f"a little {other}" if times == "1" else f"{other}: {far}"
-    for key, make in task.mistakes.items():
-        wrong = float(make())
+    for key, wrong in task.mistakes.items():
         if abs(number - wrong) <= max(1e-9, abs(wrong) * min(task.tolerance, 0.02) + 1e-6):
             raise Wrong(key, f"{said}; the run gave {other}. {words(task)[key]}")
     raise Wrong(side, f"{said}; the run gave {other}. Write the sum down and try again.")

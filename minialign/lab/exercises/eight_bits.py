@@ -114,12 +114,8 @@ def rms_norm(x, weight):
 @exercise(
     "predict", "Quantization", mappings.Quantized,
     stub="bytes", reference=lambda: quantize_tensor(torch.ones(512, 2048), ROWS).bytes, tolerance=0.0, unit="bytes",
-    mistakes={
-        "no_scales": lambda: 512 * 2048,
-        "half": lambda: 2 * 512 * 2048,
-        "columns": lambda: 512 * 2048 + 4 * 2048,
-        "scales_in_16_bits": lambda: 512 * 2048 + 2 * 512,
-    },
+    mistakes={"no_scales": 512 * 2048, "half": 2 * 512 * 2048, "columns": 512 * 2048 + 4 * 2048,
+              "scales_in_16_bits": 512 * 2048 + 2 * 512},
 )
 def stored_bytes():
     """A byte a weight and a float32 scale a row."""

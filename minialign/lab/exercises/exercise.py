@@ -53,8 +53,8 @@ class Exercise:
     reference: Callable[..., Any] | None = None  # the right result, from the same arguments; None: `look` gives it
     # the examples: tuples of arguments, the one that is easiest to follow first
     cases: Callable[[], Sequence[tuple]] = lambda: [()]
-    # short name -> what one gets who makes it (or the ways to make it)
-    mistakes: dict[str, Callable[..., Any] | tuple] = field(default_factory=dict)
+    # short name -> what one gets who makes it (or the ways to make it); a prediction: the number
+    mistakes: dict[str, Callable[..., Any] | tuple | float] = field(default_factory=dict)
     # for kind = beat: measures the answer, says how good it is, or raises Wrong
     judge: Callable[[Any], str] | None = None
     tolerance: float = 1e-4  # most that a result may be off, relative (absolute below 1); a prediction: relative

@@ -14,6 +14,7 @@ from minialign.world.templates import FIELD, Template, render
 HEADING = "Templates for prompting"
 FAR = "{question} Read the text and answer with one of {options}.\n{text}\nAnswer:"  # the wording that is to be beaten
 ENOUGH = 0.8  # share of right answers
+TASKS = {"nli": "inference", "entails": "inference", "mood": "sentiment", "pronoun": "coreference", "title": "topic"}
 
 
 def _score(logits: Tensor, option: Tensor) -> Tensor:
@@ -39,13 +40,6 @@ def _held_out(cluster_of: dict, held_out: list) -> tuple[list, list]:
     examples = {task: [{"cluster": cluster}] * 2 for task, cluster in cluster_of.items()}
     split = mixture.split_by_cluster(examples, held_out)
     return sorted(split.train), sorted(split.held_out)
-
-
-def _tasks() -> list[tuple]:
-    tasks = {"nli": "inference", "entails": "inference", "mood": "sentiment", "pronoun": "coreference",
-             "title": "topic"}
-    other = {"ask": "question writing", "who": "question", "where": "question", "title": "topic"}
-    return [(tasks, ["inference"]), (other, ["question"]), (tasks, ["topic", "sentiment"])]
 
 
 def _split(cluster_of: dict, held) -> tuple[list, list]:
@@ -141,7 +135,10 @@ def mixing_rates(sizes, templates, cap):
                 train.append(task)
         return train, examined
     ''',
-    cases=_tasks, reference=_held_out,
+    cases=lambda: [
+        (TASKS, ["inference"]), (TASKS, ["topic", "sentiment"]),
+        ({"ask": "question writing", "who": "question", "where": "question", "title": "topic"}, ["question"])],
+    reference=_held_out,
     mistakes={
         "one_task": _one_of_each,
         "part_of_a_name": lambda c, h: _split(c, lambda t: any(name in c[t] for name in h)),

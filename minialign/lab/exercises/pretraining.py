@@ -28,12 +28,6 @@ def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return logprobs.label_loss(logits, labels) / (labels != IGNORE).sum()
 
 
-def _texts() -> list[tuple]:
-    gaps = list(GAPS)[:3]
-    return [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], gaps), (list(range(60, 70)), [(0, 2), (8, 10)], gaps),
-            ([50, 51], [], gaps)]
-
-
 def _corrupt(ids: list, spans: list, names: list) -> tuple[list, list]:
     """The project's corruption, with these sentinels."""
     inputs, targets = corrupt(ids, spans)
@@ -104,8 +98,9 @@ def mean_loss(logits, labels):
 
 @exercise(
     "write", HEADING, corrupt,
-    stub="ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists.", cases=_texts,
-    reference=_corrupt,
+    stub="ids: a list; spans: [(start, end)]; sentinels: ids. Returns (inputs, targets), lists.", reference=_corrupt,
+    cases=lambda: [([50, 51, 52, 53, 54, 55], [(1, 3), (4, 5)], list(GAPS)[:3]),
+                   (list(range(60, 70)), [(0, 2), (8, 10)], list(GAPS)[:3]), ([50, 51], [], list(GAPS)[:3])],
     mistakes={
         "one_sentinel": lambda ids, spans, names: _corrupt(ids, spans, [names[0]] * len(names)),
         "end_included": lambda ids, spans, names: _corrupt(ids, [(a, b + 1) for a, b in spans], names),
@@ -152,8 +147,8 @@ def perplexity(losses, counts):
 @exercise(
     "predict", HEADING, noise_budget,
     stub="tokens", reference=lambda: SpanCorruptedText([list(range(20, 120))], 1, 0).batch([0]).count, tolerance=0.0,
-    mistakes={"no_sentinels": lambda: 15, "no_end": lambda: 20, "closing_sentinel": lambda: 22, "last_sentinel_lost":
-              lambda: 19, "whole_text": lambda: 100, "what_is_left": lambda: 90},
+    mistakes={"no_sentinels": 15, "no_end": 20, "closing_sentinel": 22, "last_sentinel_lost": 19, "whole_text": 100,
+              "what_is_left": 90},
 )
 def decoder_writes():
     """15 tokens, 5 sentinels, the end."""

@@ -186,8 +186,7 @@ def integer_product(x, x_scale, w, w_scale):
     stub="in units of the values", tolerance=0.002,
     reference=lambda: float((quantize_tensor(GRID, ABSMAX).dequantize() - GRID).abs().max()),
     why_tolerance="0.2 % for the grid of values that was tried",
-    mistakes={"levels_128": lambda: 6.35 / 128 / 2, "whole_step": lambda: 0.05, "both_sides": lambda: 12.7 / 255 / 2,
-              "quarter_step": lambda: 0.0125},
+    mistakes={"levels_128": 6.35 / 128 / 2, "whole_step": 0.05, "both_sides": 12.7 / 255 / 2, "quarter_step": 0.0125},
 )
 def half_step():
     """Half of s = max|x| / 127."""

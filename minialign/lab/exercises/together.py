@@ -135,7 +135,7 @@ def dpo_loss(chosen, rejected, chosen_reference, rejected_reference, beta):
     "predict", "Results of alignment", evaluation.wilson_interval,
     stub="between 0 and 1", reference=lambda: evaluation.wilson_interval(9, 10).low, tolerance=0.05,
     why_tolerance="5 %: a guess by head is enough",
-    mistakes={"normal": lambda: 0.714, "point": lambda: 0.9, "one_half": lambda: 0.5},
+    mistakes={"normal": 0.714, "point": 0.9, "one_half": 0.5},
 )
 def nine_of_ten():
     """Wilson's interval for 9 of 10."""

@@ -132,15 +132,10 @@ def positions_of(mask):
 
 @exercise(
     "predict", HEADING, transformer.Attention,
-    stub="how many",
+    stub="how many", tolerance=0.0,
     reference=lambda: sum(p.numel() for p in transformer.Attention(SHAPE, 0).parameters()),
-    tolerance=0.0,
-    mistakes={
-        "no_bias": lambda: 4 * 96 * 96,
-        "no_output": lambda: 3 * (96 * 96 + 96),
-        "every_head": lambda: 3 * 4 * (96 * 96 + 96),
-        "one_head": lambda: 4 * (96 * 32 + 32),
-    },
+    mistakes={"no_bias": 4 * 96 * 96, "no_output": 3 * (96 * 96 + 96), "every_head": 3 * 4 * (96 * 96 + 96),
+              "one_head": 4 * (96 * 32 + 32)},
 )
 def attention_numbers():
     """Query, key, value and output: each 96 x 96 weights and 96 biases, shared out among the heads."""
