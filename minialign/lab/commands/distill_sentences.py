@@ -10,8 +10,8 @@ import click
 from minialign.evaluation import latency
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.distill_options import SENTENCES, StudentConfig, changed, comparison_table
-from minialign.lab.commands.distill_texts import read_both
 from minialign.lab.commands.inputs import fill_a_batch
+from minialign.lab.commands.pretrain import read_both
 from minialign.lab.interchange.folder import PretrainedTokenizer
 from minialign.lab.interchange.published import architecture, load_published, write_bert
 from minialign.lab.pretrained import sentence_vectors
@@ -56,7 +56,7 @@ def distil_encoder(asked: SimpleNamespace) -> None:
     if asked.recipe not in (None, SENTENCES) or asked.student.run or asked.student.assistant or of_words:
         raise UserError(f"{asked.teacher} gives vectors of sentences; its recipe is {SENTENCES}, without --student, "
                         f"--assistant, masking and a cache")
-    texts, held_out = read_both(asked, "paragraphs", 64)
+    texts, held_out = read_both(asked.paths, asked.valid, asked.student.split or "paragraphs", 64)
     (config,), training, out = changed(SENTENCES, asked.changes), own_defaults(asked), asked.out
     held_out = check_texts(texts, held_out, training)
     teacher, tokenizer = load_teacher(asked.teacher)

@@ -17,8 +17,8 @@ from minialign.evaluation import bytes_on_disk, latency
 from minialign.heads import LanguageModel, describe_model, load_model, same_tokenizer
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.distill_options import RECIPES, TINY, RecipeDefaults, changed, comparison_table
-from minialign.lab.commands.inputs import given_context, read_documents
-from minialign.lab.commands.pretrain import hold_out_the_end
+from minialign.lab.commands.inputs import given_context
+from minialign.lab.commands.pretrain import read_both
 from minialign.lab.stages import stage_run
 from minialign.lab.teacher_cache import WRITTEN, CacheConfig, CachedSoftTargets, written_once
 from minialign.pretrain.causal_lm import LabelledRows, NextToken, encode_documents, perplexity
@@ -38,7 +38,8 @@ def distil_from_texts(asked: SimpleNamespace) -> None:
     refuse_options(asked, name, defaults, teacher.config.kind)
     configs = changed(name, asked.changes)
     student = make_student(asked, name, defaults, teacher, tokenizer)
-    texts = read_both(asked, "file" if defaults.reads == "texts" else "paragraphs", teacher.config.context)
+    split = asked.student.split or ("file" if defaults.reads == "texts" else "paragraphs")
+    texts = read_both(asked.paths, asked.valid, split, teacher.config.context)
     about = {**describe_model(student), "stage": "distill", "recipe": name, "loss": configs[0],
              "training": asked.training, "packed": asked.student.packed, "masking": asked.masking,
              "assistant": asked.student.assistant, "data": fingerprint(list(texts))}
@@ -133,13 +134,6 @@ def make_student(asked: SimpleNamespace, recipe: str, defaults: RecipeDefaults, 
     config = student_config(teacher.config, shape.layers, shape.width, shape.heads)
     student = LanguageModel(config, asked.training.seed).to(default_device())
     return start_from(student, teacher, layers) if from_teacher else student
-
-
-def read_both(asked: SimpleNamespace, split: str, context: int) -> tuple[list[str], list[str]]:
-    """Documents to learn from, and to validate on; split: of .txt files, unless another one is asked for."""
-    split = asked.student.split or split
-    documents = [document for path in asked.paths for document in read_documents(path, split)]
-    return (documents, read_documents(asked.valid, split)) if asked.valid else hold_out_the_end(documents, context)
 
 
 @given_context()

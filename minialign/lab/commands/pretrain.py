@@ -1,6 +1,7 @@
 """`python -m minialign pretrain --text FILES… [--objective next-token|span-corruption|masked-lm]`"""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,7 @@ def command(args, training, shape, noise, masking):
     if not paths:
         raise UserError("there is no text to learn from; name files with --text")
     settings = objective_settings(args.objective, args.lm_adaptation_steps, noise, masking)
-    documents = [document for path in paths for document in read_documents(path, args.split)]
-    if args.valid is not None:
-        held_out = read_documents(args.valid, args.split)
-    else:
-        documents, held_out = hold_out_the_end(documents, shape.context)
+    documents, held_out = read_both(paths, args.valid, args.split, shape.context)
     learned = {"next-token": NextToken(args.packed), "masked-lm": MaskedLM(masking, args.packed),
                "span-corruption": SpanCorruption(noise, args.packed)}[args.objective]
     places = (str(paths[0]) if len(paths) == 1 else f"{len(paths)} files",
@@ -107,19 +104,23 @@ def objective_settings(objective: str, lm_adaptation_steps: int, noise: SpanCorr
                        masking: MaskingConfig) -> dict[str, Any]:
     """What a run's config.json says of its objective. Raises UserError for settings of another one, which would have no
     effect."""
-    if objective != "span-corruption" and (lm_adaptation_steps or noise != SpanCorruptionConfig()):
-        name = "--lm-adaptation-steps" if lm_adaptation_steps else "--noise or --mean-span"
-        raise UserError(f"{name} can only be used with --objective span-corruption, and this is {objective}; leave it "
-                        f"out, or change the objective")
-    if objective != "masked-lm" and masking != MaskingConfig():
-        name = "--chosen, --masked or --replaced"
-        raise UserError(f"{name} can only be used with --objective masked-lm, and this is {objective}; leave it out, "
-                        f"or change the objective")
-    if objective == "next-token":
-        return {}
-    if objective == "masked-lm":
-        return {"objective": objective, "masking": to_dict(masking)}
-    return {"objective": objective, "noise": to_dict(noise), "lm_adaptation_steps": lm_adaptation_steps}
+    for given, options, its_objective in (
+        (lm_adaptation_steps, "--lm-adaptation-steps", "span-corruption"),
+        (noise != SpanCorruptionConfig(), "--noise or --mean-span", "span-corruption"),
+        (masking != MaskingConfig(), "--chosen, --masked or --replaced", "masked-lm"),
+    ):
+        if given and objective != its_objective:
+            raise UserError(f"{options} can only be used with --objective {its_objective}, and this is {objective}; "
+                            f"leave it out, or change the objective")
+    own = {"masked-lm": {"masking": to_dict(masking)},
+           "span-corruption": {"noise": to_dict(noise), "lm_adaptation_steps": lm_adaptation_steps}}
+    return {"objective": objective, **own[objective]} if objective in own else {}
+
+
+def read_both(paths: Sequence[Path], valid: Path | None, split: str, context: int) -> tuple[list[str], list[str]]:
+    """Documents to learn from, and to validate on: those of `valid`, or the last ones."""
+    documents = [document for path in paths for document in read_documents(path, split)]
+    return hold_out_the_end(documents, context) if valid is None else (documents, read_documents(valid, split))
 
 
 def hold_out_the_end(documents: list[str], context: int) -> tuple[list[str], list[str]]:
