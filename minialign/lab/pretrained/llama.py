@@ -17,7 +17,6 @@ It reads folders of `model_type` llama (here) and GGUF files of architecture lla
 Read next: smollm2.py (a real one). Try it:  python -m minialign chat smollm2
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,9 +98,8 @@ class Attention(nn.Module):
             key, value = cache.extend(self.layer, key, value)  # (B, K, S, d)
         G = self.config.heads // K
         if T == 1:
-            scores = query.view(B, K, G, -1) @ key.transpose(-2, -1) / math.sqrt(self.config.head_size)  # (B, K, G, S)
-            scores = scores if allowed is None else scores.masked_fill(~allowed, -math.inf)
-            mixed = (scores.softmax(dim=-1) @ value).view(B, self.config.heads, 1, -1)  # (B, H, 1, d)
+            mixed = attention(query.view(B, K, G, -1), key, value, allowed, fused=False)  # (B, K, G, d)
+            mixed = mixed.view(B, self.config.heads, 1, -1)  # (B, H, 1, d)
         else:
             mixed = attention(query, key.repeat_interleave(G, dim=1), value.repeat_interleave(G, dim=1), allowed,
                               causal)  # (B, H, T, d)
