@@ -133,6 +133,23 @@ def legend(axes: Axes, outside: bool = False, columns: int = 3) -> None:
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), **style)
 
 
+def finish(axes: Axes, kinds: Sequence[str] = (), doublings: Sequence[float] = (), **settings: Any) -> Figure:
+    """The figure of some axes with their ticks, scales, limits and legend.
+
+    Args:
+        kinds: names of what stands at x = 0, 1, 2 …; doublings: numbers that are ticks of a logarithmic x to base 2.
+        settings: of `Axes.set`: xscale, yscale, xlim, ylim …
+    """
+    if kinds:
+        axes.set_xticks(range(len(kinds)), kinds)
+    if doublings:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(doublings, [str(number) for number in doublings])
+    axes.set(**settings)
+    legend(axes)
+    return axes.figure
+
+
 def whiskers(axes: Axes, number: int, x: Sequence[float], intervals: Sequence[Any], label: str) -> None:
     """Means as points with their intervals as whiskers, in the number-th style."""
     colour, _, marker = STYLES[number % len(STYLES)]

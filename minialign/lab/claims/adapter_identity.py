@@ -21,7 +21,7 @@ from minialign.heads import evaluating
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, point
 from minialign.lab.claims.instructed import READS, own_words
 from minialign.lab.claims.tuned import SIZES, base_of
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.peft.adapters import AdapterConfig, wrap
 from minialign.pretrain.causal_lm import encode_documents, mean_loss, next_token_loss, training_rows
 from minialign.training import TrainingConfig, adamw, gradient_step
@@ -82,11 +82,8 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Loss at the start and at the end against the initial std."""
-    fig, axes = figure("deviation of the adapters' initial weights", "loss, nats a token", 6.0, 3.8)
+    _, axes = figure("deviation of the adapters' initial weights", "loss, nats a token", 6.0, 3.8)
     lines_with_intervals(axes, STARTS, {what: [point(table, what, start=start) for start in STARTS]
                                         for what in ("at the start", "at the end")})
     reference_line(axes, sum(row["without adapters"] for row in table) / len(table), "without adapters")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    legend(axes)
-    return fig
+    return finish(axes, xscale="log", yscale="log")

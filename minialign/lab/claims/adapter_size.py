@@ -16,7 +16,7 @@ three blocks tuned in full, and all of it.
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.tuned import FARTHER, accuracies, accuracy, base_of, searched, solved, top_layers
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.peft.adapters import AdapterConfig
 
 CLAIM = Claim("adapter-size",
@@ -61,12 +61,10 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Accuracy against trained parameters: adapters, top layers, all."""
-    fig, axes = figure("trained parameters", "accuracy on the farther task", 6.0, 3.8)
+    _, axes = figure("trained parameters", "accuracy on the farther task", 6.0, 3.8)
     for number, way in enumerate(("adapters", "top layers")):
         widths = sorted(distinct(table, "width", way=way))
         curve = {way: [accuracy(table, way=way, width=width) for width in widths]}
         lines_with_intervals(axes, [trained(table, way, width) for width in widths], curve, number)
     reference_line(axes, over_seeds(accuracies(table, way="full")).mean, "full fine-tuning")
-    axes.set_xscale("log")
-    legend(axes)
-    return fig
+    return finish(axes, xscale="log")

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds
 from minialign.lab.claims.shipped import TARGETS, Wrap, base, searched, tuned
-from minialign.lab.plotting import Figure, figure, legend, reference_line, whiskers
+from minialign.lab.plotting import Figure, figure, finish, reference_line, whiskers
 from minialign.peft.lora import LoRAConfig, lora_layers
 from minialign.peft.methods import METHODS
 from minialign.peft.saving import TENSORS, load
@@ -107,13 +107,10 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Loss against rank, and full fine-tuning."""
-    fig, axes = figure("rank", "loss on unseen questions, nats a token", 5.6, 3.6)
+    _, axes = figure("rank", "loss on unseen questions, nats a token", 5.6, 3.6)
     ranks = sorted(distinct(table, "rank"))
     for number, (name, way) in enumerate((("LoRA", "lora"), ("DoRA", "dora"))):
         loss = [over_seeds(column(table, "loss", way=way, rank=rank), 0.0) for rank in ranks]
         whiskers(axes, number, [rank * 1.06 ** (2 * number - 1) for rank in ranks], loss, name)
     reference_line(axes, over_seeds(column(table, "loss", way="full")).mean, "full fine-tuning")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks])
-    legend(axes)
-    return fig
+    return finish(axes, doublings=ranks)

@@ -29,7 +29,7 @@ from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.instructed import examined, overalls, rows_of, settings, taken_for_granted, tuned
 from minialign.lab.demo.instruct import STYLES, TAUGHT, InstructConfig
-from minialign.lab.plotting import Figure, figure, legend, lines_beside_one_seed, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_beside_one_seed, reference_line
 from minialign.world.datasets import CLUSTERS, HELD_OUT
 
 CLAIM = Claim("flan-clusters", "The more kinds of task a model is tuned on, the better it does on kinds it never saw.",
@@ -107,19 +107,14 @@ def draw(table: Table) -> dict[str, Figure]:
     figures = {}
     for name, what, words in (("figure", "clusters", "clusters tuned on"),
                               ("instructions", "instructions", "different instructions, equal examples")):
-        fig, axes = figure(words, "accuracy on held-out clusters", 5.6, 3.6)
+        _, axes = figure(words, "accuracy on held-out clusters", 5.6, 3.6)
         found: dict[Any, list[float]] = curve(table, what)
         label = "decoder, tuned (FLAN)" + ", one seed" * all(len(values) == 1 for values in found.values())
-        lines_beside_one_seed(axes, list(range(len(found))), {label: [over_seeds(values)
-                                                                      for values in found.values()]})
-        axes.set_xticks(range(len(found)), [f"{count:,}" for count in found])
+        lines_beside_one_seed(axes, range(len(found)), {label: [over_seeds(values) for values in found.values()]})
         reference_line(axes, over_seeds(overalls(table, clusters=0)).mean, "as pretrained")
-        legend(axes)
-        figures[name] = fig
-    fig, axes = figure("million parameters", "held-out accuracy, tuned − untuned", 5.6, 3.6)
+        figures[name] = finish(axes, [f"{count:,}" for count in found])
+    _, axes = figure("million parameters", "held-out accuracy, tuned − untuned", 5.6, 3.6)
     sizes, differences = zip(*gains(table))
-    lines_beside_one_seed(axes, list(range(len(sizes))), {"FLAN, one seed": list(differences)})
-    axes.set_xticks(range(len(sizes)), [f"{size / 1e6:.1f}" for size in sizes])
+    lines_beside_one_seed(axes, range(len(sizes)), {"FLAN, one seed": differences})
     reference_line(axes, 0.0, "no change")
-    legend(axes)
-    return figures | {"sizes": fig}
+    return figures | {"sizes": finish(axes, [f"{size / 1e6:.1f}" for size in sizes])}

@@ -28,7 +28,7 @@ from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, over_seeds, point
 from minialign.lab.claims.shipped import base, questions
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.rlhf.grpo import GRPOConfig, collect, pass_at_k, train_grpo
 from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.runs.files import read_json, write_json
@@ -152,12 +152,8 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Share of questions solved by the best of k answers."""
-    fig, axes = figure("answers to a question, k", "share of unseen questions solved", 5.6, 3.6)
+    _, axes = figure("answers to a question, k", "share of unseen questions solved", 5.6, 3.6)
     tries = (1, 2, 4, 8)
     lines_with_intervals(axes, tries, {name: [point(table, f"pass_{k}", way=way) for k in tries]
                                        for way, name in WAYS.items()})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(tries, [str(k) for k in tries])
-    axes.set_ylim(0, 1.02)
-    legend(axes)
-    return fig
+    return finish(axes, doublings=tries, ylim=(0, 1.02))

@@ -20,7 +20,7 @@ choose what is worth more to them as often as their noise, lapses and ties imply
 import random
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.lab.realdata.ratings import STEMS, ensemble_agreement, read_ratings
 from minialign.runs.errors import UserError
 from minialign.world.annotators import Annotator, agreement_table, annotators, logistic, typical_pairs, utility
@@ -109,9 +109,8 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Agreement with the others against the size of the ensemble."""
-    fig, axes = figure("people in the ensemble", "agreement with all the others", 6.0, 3.8)
+    _, axes = figure("people in the ensemble", "agreement with all the others", 6.0, 3.8)
     agreement = {who: [over_seeds(column(table, "agreement", who=who, people=size)) for size in SIZES]
                  for who in distinct(table, "who")}
     lines_with_intervals(axes, SIZES, agreement)
-    legend(axes)
-    return fig
+    return finish(axes)

@@ -44,7 +44,7 @@ from minialign.lab.claims.feedback import aligned, job_in, settings, taken_for_g
 from minialign.lab.claims.instructed import reading
 from minialign.lab.demo.evaluation import duel, gold_scores
 from minialign.lab.demo.pipeline import RLHF, SAMPLING
-from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, reference_line
 from minialign.peft.trainable import counts
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix
 from minialign.runs.settings import to_dict
@@ -190,9 +190,8 @@ def draw(table: Table) -> dict[str, Figure]:
         "a small one against one of four\ntimes its size that only predicts": LARGER,
     }
     bars_with_intervals(axes, {name: point(table, what) for name, what in names.items()})
-    axes.set_xlim(0, 1)
     reference_line(axes, 0.5, "no preference", vertical=True)
-    legend(axes)
+    finish(axes, xlim=(0, 1))
     tax, axes = figure("who, what, where, yes or no in the base's own words, share right", "", 6.4, 2.6)
     stages = ("the base", "instruction-tuned", "PPO", "PPO with pretraining text")
     bars_with_intervals(axes, {name: point(table, f"reading, {stage}") for name, stage in zip(stages, STAGES)})

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
 from minialign.lab.claims.tuned import FARTHER, accuracies, accuracy, base_of, searched, solved, tuned
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.peft.lora import LoRAConfig, break_even
 from minialign.peft.saving import TENSORS
 from minialign.runs.tensors import read_tensors
@@ -95,13 +95,10 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Accuracy against rank, with full fine-tuning and the break-even."""
-    fig, axes = figure("rank of the LoRA", "accuracy on the farther task", 6.0, 3.8)
+    _, axes = figure("rank of the LoRA", "accuracy on the farther task", 6.0, 3.8)
     ranks = sorted(distinct(table, "rank", way="lora"))
     lines_with_intervals(axes, ranks, {"LoRA": [accuracy(table, way="lora", rank=rank) for rank in ranks]})
     reference_line(axes, over_seeds(accuracies(table, way="full")).mean, "full fine-tuning")
     width = column(table, "width", way="full")[0]
     reference_line(axes, break_even(nn.Linear(width, width)), "break-even of a square matrix", vertical=True)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks])
-    legend(axes)
-    return fig
+    return finish(axes, doublings=ranks)

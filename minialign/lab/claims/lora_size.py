@@ -18,7 +18,7 @@ from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
 from minialign.lab.claims.shipped import on_the_real_model
 from minialign.lab.claims.tuned import FAR, SIZES, accuracies, accuracy, searched, solved
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.peft.lora import LoRAConfig, wrap
 from minialign.peft.trainable import counts
 
@@ -71,11 +71,9 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Accuracy against size, LoRA and full."""
-    fig, axes = figure("parameters", "accuracy on the far task", 6.0, 3.8)
+    _, axes = figure("parameters", "accuracy on the far task", 6.0, 3.8)
     sizes = distinct(table, "size", task=FAR)
     places = [column(table, "parameters", size=size, method="full")[0] for size in sizes]
     lines_with_intervals(axes, places, {name: [accuracy(table, size=size, method=method) for size in sizes]
                                         for method, name in METHODS.items()})
-    axes.set_xscale("log")
-    legend(axes)
-    return fig
+    return finish(axes, xscale="log")

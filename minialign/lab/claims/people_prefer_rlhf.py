@@ -18,7 +18,7 @@ rate at equal length, since longer summaries win by length; each seed's interval
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
 from minialign.lab.claims.feedback import SIZES, aligned, taken_for_granted, with_ends
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 
 CLAIM = Claim("people-prefer-rlhf",
               "People prefer the model tuned on feedback, even over references written by people.",
@@ -65,13 +65,10 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Win rate against the references, by size, a curve for each kind of training."""
-    fig, axes = figure("parameters", "preferred to the reference, share", 6.0, 3.8)
+    _, axes = figure("parameters", "preferred to the reference, share", 6.0, 3.8)
     sizes = distinct(table, "size")
     places = [column(table, "parameters", size=size)[0] for size in sizes]
     lines_with_intervals(axes, places, {name: [point(table, "won", size=size, model=model) for size in sizes]
                                         for model, name in MODELS.items()})
     reference_line(axes, 0.5, "the references")
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    legend(axes)
-    return fig
+    return finish(axes, xscale="log", ylim=(0, None))

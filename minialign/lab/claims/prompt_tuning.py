@@ -15,7 +15,7 @@ and full fine-tuning of the same models (tuned.py says what is taken for granted
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
 from minialign.lab.claims.tuned import NEAR, SIZES, accuracies, accuracy, searched, solved
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.peft.prompt_tuning import PromptConfig
 
 CLAIM = Claim("prompt-tuning", "A few trained vectors before the text suffice, the more so the larger the model.",
@@ -49,11 +49,9 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Accuracy against size, a curve a length."""
-    fig, axes = figure("parameters", "accuracy on the near task", 6.0, 3.8)
+    _, axes = figure("parameters", "accuracy on the near task", 6.0, 3.8)
     sizes = distinct(table, "size")
     places = [column(table, "parameters", size=size, length=0)[0] for size in sizes]
     lines_with_intervals(axes, places, {name: [accuracy(table, size=size, length=length) for size in sizes]
                                         for length, name in LENGTHS.items()})
-    axes.set_xscale("log")
-    legend(axes)
-    return fig
+    return finish(axes, xscale="log")

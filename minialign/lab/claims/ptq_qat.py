@@ -21,7 +21,7 @@ from torch import nn
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
 from minialign.lab.claims.quantized import Subject, as_its_card, cost, subject, train_on
 from minialign.lab.fidelity import fidelity
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.quant.qat import convert, prepare
 from minialign.quant.scheme import SchemeConfig
 from minialign.training import TrainingConfig
@@ -77,12 +77,9 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Loss against bits for all three, and the float model's."""
-    fig, axes = figure("bits of a weight", "loss, nats a token", 6.0, 3.8)
+    _, axes = figure("bits of a weight", "loss, nats a token", 6.0, 3.8)
     tried = distinct(table, "bits")
-    places = list(range(len(tried)))
-    lines_with_intervals(axes, places, {method: [point(table, "loss", method=method, bits=bits) for bits in tried]
-                                        for method in (PTQ, QAT, LSQ)})
+    curves = {method: [point(table, "loss", method=method, bits=bits) for bits in tried] for method in (PTQ, QAT, LSQ)}
+    lines_with_intervals(axes, range(len(tried)), curves)
     reference_line(axes, sum(row["float"] for row in table) / len(table), "float")
-    axes.set_xticks(places, [str(bits) for bits in tried])
-    legend(axes)
-    return fig
+    return finish(axes, [str(bits) for bits in tried])

@@ -22,7 +22,7 @@ import random
 from minialign.heads import ScalarModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point
 from minialign.lab.claims.feedback import aligned, taken_for_granted
-from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, reference_line
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.reward_model import completion_rows, score_rows
 from minialign.rlhf.rouge import rouge
@@ -135,9 +135,7 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Agreement with people's choices, a bar for each judge."""
-    fig, axes = figure("agreement with annotators on pairs of unseen stories", "", 6.4, 3.2)
+    _, axes = figure("agreement with annotators on pairs of unseen stories", "", 6.4, 3.2)
     bars_with_intervals(axes, {name: point(table, "agreement", pairs="all", judge=name) for name in JUDGES})
-    axes.set_xlim(0, 1)
     reference_line(axes, 0.5, "chance", vertical=True)
-    legend(axes)
-    return fig
+    return finish(axes, xlim=(0, 1))

@@ -30,7 +30,7 @@ from minialign.lab.claims.instructed import NEW, READS, own_words
 from minialign.lab.claims.tuned import SIZES, base_of
 from minialign.lab.demo.evaluation import ASPECTS
 from minialign.lab.demo.pipeline import SAMPLING
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.pretrain.causal_lm import encode_documents, mean_loss, training_rows
 from minialign.training import TrainingConfig
 from minialign.world import corpus
@@ -92,12 +92,9 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Each aspect against the number of parameters."""
-    fig, axes = figure("parameters", "score of the summaries, 0 to 1", 6.0, 3.8)
+    _, axes = figure("parameters", "score of the summaries, 0 to 1", 6.0, 3.8)
     widths = sorted(distinct(table, "width"))[1:]
     places = [column(table, "parameters", width=width)[0] for width in widths]
     lines_with_intervals(axes, places, {aspect: [over_seeds(column(table, aspect, width=width)) for width in widths]
                                         for aspect in STATED})
-    axes.set_xscale("log")
-    axes.set_ylim(0, 1.03)
-    legend(axes)
-    return fig
+    return finish(axes, xscale="log", ylim=(0, 1.03))

@@ -28,7 +28,7 @@ from minialign.generation import SamplingConfig, generate, prompt_ids
 from minialign.heads import LanguageModel, describe_model, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, over_seeds, point, time_ratio
 from minialign.lab.claims.shipped import base, documents
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents
 from minialign.runs.run_folder import RunFolder
 from minialign.training import TrainingConfig
@@ -150,11 +150,8 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """Tokens a pass and real speed against guesses a pass."""
-    fig, axes = figure("guesses a pass", "times plain greedy decoding", 5.4, 3.5)
+    _, axes = figure("guesses a pass", "times plain greedy decoding", 5.4, 3.5)
     lines_with_intervals(axes, GUESSES, {name: [point(table, what, guesses=ahead) for ahead in GUESSES] for name, what
                                          in (("tokens a pass", "tokens a pass"), ("speed", "times as fast"))})
     reference_line(axes, 1.0, "plain decoding")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(GUESSES, [str(ahead) for ahead in GUESSES])
-    legend(axes)
-    return fig
+    return finish(axes, doublings=GUESSES)

@@ -28,7 +28,7 @@ from torch import nn
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point, time_ratio
 from minialign.lab.claims.quantized import Subject, as_its_card, cost, subject
 from minialign.lab.claims.shipped import beginnings
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.quant.calibration import MinMax
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SchemeConfig, quantized_layer
@@ -123,12 +123,9 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """KL against the size of the calibration set, at five bits; level lines where it has one size or none."""
-    fig, axes = figure("documents to calibrate on", "KL from float at 5 bits, nats a token", 6.4, 4.0)
-    places = list(range(len(SIZES)))
+    _, axes = figure("documents to calibrate on", "KL from float at 5 bits, nats a token", 6.4, 4.0)
     sizes = {RIGHT: SIZES, MSE: SIZES, WRONG: SIZES[-1:] * 3, WHOLE: (0,) * 3, DYNAMIC: (0,) * 3}
-    lines_with_intervals(axes, places, {name: [point(table, "kl", scales=name, documents=size, bits=5) for size in own]
-                                        for name, own in sizes.items()})
-    axes.set_xticks(places, [str(size) for size in SIZES])
-    axes.set_yscale("log")
-    legend(axes)
-    return fig
+    curves = {name: [point(table, "kl", scales=name, documents=size, bits=5) for size in own]
+              for name, own in sizes.items()}
+    lines_with_intervals(axes, range(len(SIZES)), curves)
+    return finish(axes, [str(size) for size in SIZES], yscale="log")

@@ -23,7 +23,7 @@ from minialign.lab.bases.make import BASES
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, distinct, instructed, over_seeds
 from minialign.lab.claims.instructed import examined, on_trained_tasks, taken_for_granted, tuned
 from minialign.lab.demo.instruct import STYLES, trained_on, unseen_words
-from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, lines_beside_one_seed
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, lines_beside_one_seed
 
 CLAIM = Claim("t0-templates", "Several wordings of each training task make a model robust to the wording of new ones.",
               "Sanh et al. 2022, Fig. 6")
@@ -97,9 +97,8 @@ def draw(table: Table) -> dict[str, Figure]:
     fig, axes = figure("wordings of each training task", "accuracy, 0 to 1", 6.6, 3.6)
     curves = {name: [over_seeds(numbers(table, count)) for count in COUNTS]
               for name, numbers in (("median over wordings", medians), ("spread (quartiles)", spreads))}
-    lines_beside_one_seed(axes, list(range(len(COUNTS))), curves)
-    axes.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
-    legend(axes)
+    lines_beside_one_seed(axes, range(len(COUNTS)), curves)
+    finish(axes, [str(count) for count in COUNTS])
     bars, axes = figure("accuracy on trained tasks", "", 6.4, 3.2)
     bars_with_intervals(axes, {f"wordings trained on: {what}".replace(", ", ",\n"): over_seeds(
         instructed.overalls(table, trained=what), 0.0, 1.0) for what in distinct(table, "trained")})

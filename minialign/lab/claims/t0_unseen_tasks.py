@@ -23,7 +23,7 @@ from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds
 from minialign.lab.claims.instructed import chance, examined, overalls, rows_of, settings, t5, taken_for_granted, tuned
 from minialign.lab.demo.instruct import LARGER, STYLES
-from minialign.lab.plotting import Figure, bars_with_intervals, figure, legend, reference_line
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, reference_line
 
 CLAIM = Claim("t0-unseen-tasks",
               "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than "
@@ -69,9 +69,8 @@ def judge(table: Table) -> Verdict:
 
 def draw(table: Table) -> Figure:
     """A bar for each model, its interval over seeds, and what guessing gives."""
-    fig, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
+    _, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
     bars_with_intervals(axes, {MODELS[name].replace(", ", ",\n"): interval
                                for name, interval in accuracies(table).items()})
     reference_line(axes, chance(table, model="T0"), "chance", vertical=True)
-    legend(axes)
-    return fig
+    return finish(axes)

@@ -24,7 +24,7 @@ from statistics import mean
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
 from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, REAL, accuracies, accuracy, parts, searched, solved
-from minialign.lab.plotting import STYLES, Figure, figure, legend, whiskers
+from minialign.lab.plotting import STYLES, Figure, figure, finish, whiskers
 from minialign.peft.methods import OF_THE_NOTES
 
 CLAIM = Claim("transfer-distance",
@@ -75,7 +75,7 @@ def judge(table: Table) -> Verdict:
 def draw(table: Table) -> Figure:
     """Accuracy of each method on each task, the methods in the order of what they train; dotted is what the commonest
     answer alone would get."""
-    fig, axes = figure("trained parameters", "accuracy on unseen texts", 6.8, 4.0)
+    _, axes = figure("trained parameters", "accuracy on unseen texts", 6.8, 4.0)
     trained = {method: column(table, "trained", method=method)[0] for method in OF_THE_NOTES}
     methods = sorted(trained, key=trained.get)
     for number, name in enumerate(distinct(table, "task")):
@@ -83,6 +83,4 @@ def draw(table: Table) -> Figure:
         whiskers(axes, number, [place + 0.14 * (number - 1.5) for place in range(len(methods))], values, CALLED[name])
         axes.axhline(mean(accuracies(table, task=name, method=ONE_ANSWER)), color=STYLES[number][0], linestyle=":")
     axes.set_xticks(range(len(methods)), [f"{method}\n{trained[method]:,.0f}" for method in methods], fontsize=8.5)
-    axes.set_ylim(min(0.5, axes.get_ylim()[0]), 1.02)
-    legend(axes)
-    return fig
+    return finish(axes, ylim=(min(0.5, axes.get_ylim()[0]), 1.02))
