@@ -16,21 +16,15 @@ follow, when it can be fetched.
 nearest in 3 bits loses at least 0.01 nats, or there is nothing to keep.
 """
 
-import copy
-from functools import partial
-from time import perf_counter
-
-from minialign.heads import LanguageModel
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, minus, over_seeds
-from minialign.lab.claims.quantized import cost
-from minialign.lab.claims.shipped import base, on_the_real_model, rows_of
-from minialign.lab.fidelity import fidelity, windows
-from minialign.lab.plotting import Figure, figure, legend, whiskers
-from minialign.quant.ptq import quantize
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, control, difference, minus, over_seeds
+from minialign.lab.claims.quantized import cost, costs_on_macbeth, draw_kl, kl_by_scheme, means
+from minialign.lab.claims.shipped import base, rows_of
+from minialign.lab.plotting import Figure
 from minialign.quant.scheme import SchemeConfig
 
 CLAIM = Claim("gptq-rounding", "Rounding that corrects the columns to come (GPTQ) keeps more than to the nearest.",
               "Frantar et al. 2023, Tables 3 to 5")
+MODELS = {"toy": "toy", "real": "SmolLM2-135M"}  # as the figure names them
 BITS, WAYS = (4, 3), ("nearest", "gptq")
 LOST = 0.01  # nats that rounding to nearest must lose in 3 bits
 TRIED = {f"{way}, {bits} bits": SchemeConfig("weights", bits=bits, per="group", rounding=way)
@@ -47,26 +41,13 @@ def measure(bench: Bench) -> Rows:
             yield {"model": "toy", "rounding": name, "seed": seed} | found.to_dict()
             if name == "nearest, 3 bits":
                 yield control("rounding to nearest in 3 bits loses, nats a token", found.kl, LOST, seed)
-    yield from on_the_real_model(bench, partial(on_macbeth, bench))
-
-
-def on_macbeth(bench: Bench, model: LanguageModel, ids: list[int]) -> Rows:
-    """The same on SmolLM2, with the seconds of each."""
-    judged, calibration = windows(ids, 512, 2048), windows(ids[2048:], 512, 4096)
-    for name, scheme in TRIED.items():
-        began = perf_counter()
-        needed = list(calibration.split(1)) if scheme.calibrated else None
-        changed, _ = quantize(copy.deepcopy(model), scheme, needed)
-        seconds = round(perf_counter() - began, 1)
-        found = fidelity(model, changed, judged, batch=1)
-        bench.say(f"  SmolLM2, {name}: perplexity {found.before:.2f} -> {found.after:.2f}, KL {found.kl:.4f}, "
-                  f"{seconds} s")
+    for name, found, seconds in costs_on_macbeth(bench, TRIED, 2048):
         yield {"model": "real", "rounding": name, "seed": 0, "seconds": seconds} | found.to_dict()
 
 
 def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    kl = {(model, name): column(table, "kl", model=model, rounding=name) for model in ("toy", "real") for name in TRIED}
+    kl = kl_by_scheme(table, MODELS, TRIED, ("model", "rounding"))
     saved = {bits: minus(kl["toy", f"nearest, {bits} bits"], kl["toy", f"gptq, {bits} bits"]) for bits in BITS}
     gains = {bits: over_seeds(values) for bits, values in saved.items()}
     real = [(kl["real", f"nearest, {bits} bits"], kl["real", f"gptq, {bits} bits"]) for bits in BITS]
@@ -76,23 +57,11 @@ def judge(table: Table) -> Verdict:
         "saves more at 3 bits than at 4": difference(saved[3], saved[4]).low > 0,
         "the same on the real model": all(bool(plain) and plain > better for plain, better in real),
     }
-    said = []
-    for model in ("toy", "real"):
-        means = {name: over_seeds(kl[model, name]).mean if model == "toy" else kl[model, name][0]
-                 for name in TRIED if kl[model, name]}
-        said.append(f"{model}: " + (", ".join(f"{name} {mean:.4f}" for name, mean in means.items()) or "left out"))
-    return checks, f"KL from float, nats a token, {'; '.join(said)}"
+    said = "; ".join(f"{model}: {means(kl, model, TRIED) or 'left out'}" for model in MODELS)
+    return checks, f"KL from float, nats a token, {said}"
 
 
 def draw(table: Table) -> Figure:
     """KL of every rounding, a point a model."""
-    fig, axes = figure("", "KL from the float model, nats a token", 6.2, 3.6)
-    for number, (model, label) in enumerate((("toy", "toy"), ("real", "SmolLM2-135M"))):
-        names = [name for name in TRIED if column(table, "kl", model=model, rounding=name)]
-        points = [over_seeds(column(table, "kl", model=model, rounding=name)) for name in names]
-        if names:
-            whiskers(axes, number, [place + 0.14 * (number - 0.5) for place in range(len(names))], points, label)
-    axes.set_xticks(range(len(TRIED)), [name.replace(", ", "\n") for name in TRIED])
-    axes.set_yscale("log")
-    legend(axes)
-    return fig
+    kl = kl_by_scheme(table, MODELS, TRIED, ("model", "rounding"))
+    return draw_kl(kl, MODELS, {name: name.replace(", ", "\n") for name in TRIED}, (6.2, 3.6))

@@ -21,24 +21,20 @@ Each needs a difference of KL, seed by seed, whose 95 % interval is above 0 (rea
 """
 
 import copy
-from functools import partial
 
 import torch
 
 from minialign.heads import LanguageModel
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
-from minialign.lab.claims.quantized import as_its_card, cost, subject
-from minialign.lab.claims.shipped import on_the_real_model
-from minialign.lab.fidelity import fidelity, windows
-from minialign.lab.plotting import Figure, figure, legend, whiskers
-from minialign.quant.ptq import quantize
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, difference, over_seeds
+from minialign.lab.claims.quantized import as_its_card, cost, costs_on_macbeth, draw_kl, kl_by_scheme, means, subject
+from minialign.lab.plotting import Figure
 from minialign.quant.scheme import SCHEMES
 from minialign.runs.devices import device_of
 
 CLAIM = Claim("int8-outliers",
               "Outlier features break plain int8; vector-wise scales and a 16-bit part for their columns repair it.",
               "Dettmers et al. 2022, Table 1")
-TRIED = ("absmax", "zero-point", "row-wise", "vector-wise", "llm-int8", "weights")
+TRIED = {name: SCHEMES[name] for name in ("absmax", "zero-point", "row-wise", "vector-wise", "llm-int8", "weights")}
 VERSIONS = {"toy": "toy", "planted": "toy, planted outliers", "real": "SmolLM2-135M"}  # as the figure names them
 FACTOR, FEATURES = 30.0, 2  # how much larger, and how many of a block's features
 
@@ -52,10 +48,11 @@ def measure(bench: Bench) -> Rows:
         with torch.no_grad():
             same = float((changed(made.rows[:8]) - made.model(made.rows[:8])).abs().max())
         for version, model in (("toy", made.model), ("planted", changed)):
-            for scheme in TRIED:
-                found = cost(model, SCHEMES[scheme], made.rows, reference=made.model)
+            for scheme, config in TRIED.items():
+                found = cost(model, config, made.rows, reference=made.model)
                 yield {"version": version, "scheme": scheme, "seed": seed, "change in float": same} | found.to_dict()
-    yield from on_the_real_model(bench, partial(on_macbeth, bench))
+    for scheme, found, _ in costs_on_macbeth(bench, TRIED, 4096):
+        yield {"version": "real", "scheme": scheme, "seed": 0, "change in float": 0.0} | found.to_dict()
 
 
 def plant_outliers(model: LanguageModel, seed: int, factor: float = FACTOR, features: int = FEATURES) -> LanguageModel:
@@ -81,20 +78,9 @@ def plant_outliers(model: LanguageModel, seed: int, factor: float = FACTOR, feat
     return model
 
 
-def on_macbeth(bench: Bench, model: LanguageModel, ids: list[int], tokens: int = 4096, window: int = 512) -> Rows:
-    """Rows on SmolLM2, one a scheme."""
-    rows = windows(ids, window, tokens)
-    for scheme in TRIED:
-        found = fidelity(model, quantize(copy.deepcopy(model), SCHEMES[scheme])[0], rows, batch=1)
-        bench.say(f"  SmolLM2, {scheme}: perplexity {found.before:.3f} -> {found.after:.3f}, KL {found.kl:.4f}, same "
-                  f"first choice {found.agreement:.3f}")
-        yield {"version": "real", "scheme": scheme, "seed": 0, "change in float": 0.0} | found.to_dict()
-
-
 def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    kl = {(version, scheme): column(table, "kl", version=version, scheme=scheme)
-          for version in VERSIONS for scheme in TRIED}
+    kl = kl_by_scheme(table, VERSIONS, TRIED)
 
     def better(scheme: str, rival: str) -> bool:
         real = all(a > b for a, b in zip(kl["real", rival], kl["real", scheme]))
@@ -107,26 +93,12 @@ def judge(table: Table) -> Verdict:
         "the 16-bit part is better still": better("llm-int8", "vector-wise"),
         "less than a tenth is left": left.high < 0.1,
     }
-    said = []
-    for version in distinct(table, "version"):
-        means = {scheme: sum(kl[version, scheme]) / len(kl[version, scheme])
-                 for scheme in ("absmax", "vector-wise", "llm-int8")}
-        said.append(f"{version}: " + ", ".join(f"{scheme} {mean:.4f}" for scheme, mean in means.items()))
-    rest = "" if kl["real", "absmax"] else "; the real model was left out"
-    return checks, (f"KL from float, nats a token, {'; '.join(said)}; with planted outliers llm-int8 keeps {left} of "
-                    f"absmax's{rest}")
+    said = "; ".join(f"{version}: {means(kl, version, ('absmax', 'vector-wise', 'llm-int8')) or 'left out'}"
+                     for version in VERSIONS)
+    return checks, f"KL from float, nats a token, {said}; with planted outliers llm-int8 keeps {left} of absmax's"
 
 
 def draw(table: Table) -> Figure:
     """KL of every scheme, a point a version."""
-    fig, axes = figure("", "KL from the float model, nats a token", 6.6, 3.8)
-    versions = distinct(table, "version")
-    for number, version in enumerate(versions):
-        found = [column(table, "kl", version=version, scheme=scheme) for scheme in TRIED]
-        points = [over_seeds(kl, 0.0) if len(kl) > 1 else kl[0] for kl in found]
-        places = [place + 0.16 * (number - (len(versions) - 1) / 2) for place in range(len(TRIED))]
-        whiskers(axes, number, places, points, VERSIONS[version])
-    axes.set_xticks(range(len(TRIED)), [name.replace("-", "-\n", 1) for name in TRIED])
-    axes.set_yscale("log")
-    legend(axes)
-    return fig
+    names = {name: name.replace("-", "-\n", 1) for name in TRIED}
+    return draw_kl(kl_by_scheme(table, VERSIONS, TRIED), VERSIONS, names, (6.6, 3.8), apart=0.16)

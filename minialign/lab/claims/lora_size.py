@@ -14,9 +14,8 @@ task (tuned.py says what is taken for granted).
 3 needs the 95 % interval over seeds of (gap at the smallest − gap at the largest) above 0.
 """
 
-from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, minus, over_seeds
-from minialign.lab.claims.shipped import on_the_real_model
+from minialign.lab.claims.shipped import real_model
 from minialign.lab.claims.tuned import FAR, SIZES, accuracies, accuracy, searched, solved
 from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.peft.lora import LoRAConfig, wrap
@@ -34,16 +33,12 @@ def measure(bench: Bench) -> Rows:
         for method in METHODS:
             rows = searched(bench, size, FAR, method, LoRAConfig(4, 8.0) if method == "lora" else None)
             yield from [*rows, *solved(rows)]
-    yield from on_the_real_model(bench, counted)
-
-
-def counted(model: LanguageModel, ids: list[int]) -> Rows:
-    """What trains of a real model, and AdamW's two numbers for each; nothing is trained."""
-    whole = counts(model)[1]
-    some, both = counts(wrap(model, LoRAConfig(4, 8.0)))
-    row = {"size": REAL_MODEL, "seed": 0, "parameters": both}
-    yield row | {"method": "full", "trained": whole, "optimizer_bytes": 8 * whole}
-    yield row | {"method": "lora", "trained": some, "optimizer_bytes": 8 * some}
+    for model, _ in real_model(bench):  # nothing of it is trained: AdamW's two numbers for each that would be
+        whole = counts(model)[1]
+        some, both = counts(wrap(model, LoRAConfig(4, 8.0)))
+        for method, trained in (("full", whole), ("lora", some)):
+            yield {"size": REAL_MODEL, "seed": 0, "parameters": both, "method": method, "trained": trained,
+                   "optimizer_bytes": 8 * trained}
 
 
 def shares(table: Table, what: str, whole: str, method: str) -> list[float]:

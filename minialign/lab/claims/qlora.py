@@ -23,8 +23,8 @@ from torch import nn
 
 from minialign.heads import LanguageModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, over_seeds, point
-from minialign.lab.claims.quantized import cost
-from minialign.lab.claims.shipped import TARGETS, base, on_the_real_model, rows_of, searched, summaries
+from minialign.lab.claims.quantized import cost, kl_by_scheme, means
+from minialign.lab.claims.shipped import TARGETS, base, real_model, rows_of, searched, summaries
 from minialign.lab.fidelity import fidelity, windows
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.peft.lora import LoRAConfig
@@ -63,7 +63,8 @@ def measure(bench: Bench) -> Rows:
             yield from (control("tuning on float gains, nats a token", untuned(bench, model, row["seed"]) - row["loss"],
                                 GAIN, row["seed"]) for row in rows)
     yield from ({"model": "toy", "base": name, "seed": 0, "share": on(base()[0], name)[1]} for name in BASES)
-    yield from on_the_real_model(bench, on_macbeth)
+    for real, ids in real_model(bench):
+        yield from on_macbeth(real, ids)
 
 
 def untuned(bench: Bench, model: LanguageModel, seed: int) -> float:
@@ -110,7 +111,7 @@ def tuned_on(model: nn.Module, learned: torch.Tensor, judged: torch.Tensor) -> f
 
 def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    kl = {(model, name): column(table, "kl", model=model, base=name) for model in ("toy", "real") for name in BASES}
+    kl = kl_by_scheme(table, ("toy", "real"), BASES, ("model", "base"))
     loss = {name: column(table, "loss", model="toy", base=name) for name in (*TUNED, "untuned")}
     behind, plain = (difference(loss[name], loss["float"]) for name in ("nf4, double", "4-bit integers"))
     more = over_seeds([a / b - 1 for a, b in zip(kl["toy", "nf4, double"], kl["toy", "nf4"])])
@@ -123,13 +124,11 @@ def judge(table: Table) -> Verdict:
         "a LoRA on NF4 is near one on float": behind.high < BEHIND,
         "a small share of the bytes": share <= SHARE,
     }
-    means = {name: over_seeds(kl["toy", name]).mean for name in BASES if kl["toy", name]}
-    said = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
     real_loss = {name: column(table, "loss", model="real", base=name) for name in TUNED}
     rest = "; SmolLM2 was left out" if not real_loss["float"] else "; SmolLM2 after its LoRA: " + ", ".join(
         f"{name} {values[0]:.3f}" for name, values in real_loss.items())
-    return checks, (f"KL from float, nats a token: {said}; double quantization adds {more} of it; a LoRA on NF4 is "
-                    f"behind one on float by {behind} nats a token (on integers {plain}), from "
+    return checks, (f"KL from float, nats a token: {means(kl, 'toy', BASES)}; double quantization adds {more} of it; a "
+                    f"LoRA on NF4 is behind one on float by {behind} nats a token (on integers {plain}), from "
                     f"{over_seeds(loss['untuned'])} to {over_seeds(loss['float'])}; bytes {share:.3f} of float{rest}")
 
 

@@ -14,8 +14,12 @@ Read next: int8_outliers.py.
 
 import copy
 import functools
+import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from statistics import mean
+from time import perf_counter
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,10 +27,11 @@ from torch import Tensor, nn
 from minialign.heads import LanguageModel
 from minialign.lab.bases.make import BASES, LEARNED, load_base
 from minialign.lab.bases.texts import Corpus
-from minialign.lab.claims import Bench, control
-from minialign.lab.claims.shipped import base, beginnings, documents
+from minialign.lab.claims import Bench, Table, column, control, over_seeds
+from minialign.lab.claims.shipped import base, beginnings, documents, real_model
 from minialign.lab.claims.tuned import SIZES
-from minialign.lab.fidelity import Fidelity, fidelity
+from minialign.lab.fidelity import Fidelity, fidelity, windows
+from minialign.lab.plotting import Figure, figure, finish, whiskers
 from minialign.pretrain.causal_lm import PackedText, mean_loss, next_token_loss
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SchemeConfig
@@ -36,6 +41,7 @@ from minialign.training import TrainingConfig, adamw, gradient_step, learning_ra
 ROWS = 160  # documents that a model is judged on, at most: short ones are left out
 LEARNED_FROM = 6400  # documents of a seed for calibration and further training
 AS_ITS_CARD = 0.995  # threshold of the control: 1 less the relative difference of perplexities
+KL = dict[tuple[str, str], list[float]]  # (version of a model, scheme) -> nats a token from float, seed by seed
 
 
 @dataclass
@@ -94,3 +100,46 @@ def cost(model: LanguageModel, scheme: SchemeConfig, rows: Tensor, batches: list
         reference: what to compare with; the model itself when None.
     """
     return fidelity(reference or model, quantize(copy.deepcopy(model), scheme, batches)[0], rows, batch=32)
+
+
+def costs_on_macbeth(bench: Bench, schemes: dict[str, SchemeConfig],
+                     tokens: int) -> Iterator[tuple[str, Fidelity, float]]:
+    """Name of each scheme, what it costs SmolLM2 on the first `tokens` tokens of Macbeth, calibrated on 4,096 that
+    follow, and the seconds that quantizing took; none where they cannot be had."""
+    for model, ids in real_model(bench):
+        judged, calibration = windows(ids, 512, tokens), list(windows(ids[tokens:], 512, 4096).split(1))
+        for name, scheme in schemes.items():
+            began = perf_counter()
+            changed, _ = quantize(copy.deepcopy(model), scheme, calibration if scheme.calibrated else None)
+            seconds = round(perf_counter() - began, 1)
+            found = fidelity(model, changed, judged, batch=1)
+            bench.say(f"  SmolLM2, {name}: perplexity {found.before:.3f} -> {found.after:.3f}, KL {found.kl:.4f}, same "
+                      f"first choice {found.agreement:.3f}, {seconds} s")
+            yield name, found, seconds
+
+
+def kl_by_scheme(table: Table, versions: Iterable[str], schemes: Iterable[str],
+                 fields: tuple[str, str] = ("version", "scheme")) -> KL:
+    """KL of every scheme on every version; `fields` are what the table calls the two."""
+    return {pair: column(table, "kl", **dict(zip(fields, pair))) for pair in itertools.product(versions, schemes)}
+
+
+def means(kl: KL, version: str, schemes: Iterable[str]) -> str:
+    """Mean KL of each scheme that was tried on a version, in words."""
+    return ", ".join(f"{scheme} {mean(kl[version, scheme]):.4f}" for scheme in schemes if kl[version, scheme])
+
+
+def draw_kl(kl: KL, versions: dict[str, str], schemes: dict[str, str], size: tuple[float, float],
+            apart: float = 0.14) -> Figure:
+    """KL of every scheme, a point a version that was tried.
+
+    Args:
+        versions, schemes: what the figure calls them; size: inches.
+        apart: points of neighbouring versions, in units of the distance of two schemes.
+    """
+    _, axes = figure("", "KL from the float model, nats a token", *size)
+    tried = [version for version in versions if all(kl[version, scheme] for scheme in schemes)]
+    for number, version in enumerate(tried):
+        places = [place + apart * (number - (len(tried) - 1) / 2) for place in range(len(schemes))]
+        whiskers(axes, number, places, [over_seeds(kl[version, scheme], 0.0) for scheme in schemes], versions[version])
+    return finish(axes, list(schemes.values()), yscale="log")

