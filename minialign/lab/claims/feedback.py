@@ -22,7 +22,7 @@ from minialign.lab.claims import Bench, Table, control
 from minialign.lab.demo.pipeline import INSTRUCTED, PRETRAINED, REWARD, RLHF, Demo, FirstHalf
 from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.rlhf.comparisons import split_by_prompt
-from minialign.rlhf.reward_model import train_reward_model
+from minialign.rlhf.reward_model import Ensemble, completion_rows, pair_accuracy, score_rows, train_reward_model
 from minialign.runs.files import read_json
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import to_dict
@@ -94,6 +94,13 @@ def taken_for_granted(bench: Bench, seed: int) -> Table:
     return [control("the gold score orders annotators' choices", ordered, ORDERED, seed),
             control("honest after instruction tuning", honest, HONEST, seed),
             control("the reward model orders minimal pairs", pairs, PAIRS, seed)]
+
+
+def share_ordered(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> float:
+    """Share of pairs whose chosen answer scores higher; a tie counts half."""
+    prompts = [pair["prompt"] for pair in pairs]
+    return pair_accuracy(*(score_rows(reward, completion_rows(tokenizer, prompts, [pair[side] for pair in pairs]))
+                           for side in ("chosen", "rejected")))
 
 
 def reward_model(bench: Bench, stage: str, key: list[Any], base: LanguageModel, tokenizer: Tokenizer,

@@ -63,7 +63,8 @@ class FrozenReader:
     """
 
     def __init__(self, bench: Bench, learned: Pairs, *others: Pairs):
-        known, *more = (texts_of(pairs) for pairs in (learned, *others))
+        known, *more = ({pair[side] for pair in pairs for side in ("chosen", "rejected")}
+                        for pairs in (learned, *others))
         texts = sorted(known.union(*more))
         self.place = {text: i for i, text in enumerate(texts)}
         rows = [self.place[text] for text in sorted(known)]
@@ -98,11 +99,6 @@ class FrozenReader:
         tried = {(block, decay): self.accuracy(self.learn(pairs, block, decay), valid, block)
                  for block in BLOCKS for decay in DECAYS}
         return max(tried, key=tried.get)
-
-
-def texts_of(pairs: Pairs) -> set[str]:
-    """All that are compared."""
-    return {pair[side] for pair in pairs for side in ("chosen", "rejected")}
 
 
 def drawn_again(pairs: Pairs, count: int, seed: int) -> Pairs:

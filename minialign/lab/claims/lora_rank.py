@@ -17,10 +17,13 @@ rank 1 to 64.
 1 needs the lower end, 2 and 3 the upper end of a 95 % interval over seeds.
 """
 
+from statistics import mean
+
 import torch
 from torch import Tensor, nn
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds
+from minialign.lab.claims.shipped import TARGETS
 from minialign.lab.claims.tuned import FARTHER, accuracies, accuracy, base_of, searched, solved, tuned
 from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.peft.lora import LoRAConfig, break_even
@@ -31,7 +34,6 @@ CLAIM = Claim("lora-rank", "The update of fine-tuning is near low rank, so a LoR
               "Hu et al. 2021, §7.2")
 RANKS = (1, 4, 16, 64)
 FIRST, ENERGY = 8, 0.8  # directions, and how much of the update they should hold
-TARGETS = ("query", "key", "value", "output", "inner")
 
 
 def measure(bench: Bench) -> Rows:
@@ -50,18 +52,12 @@ def measure(bench: Bench) -> Rows:
 
 
 def energies(changes: list[Tensor]) -> dict[str, float]:
-    """Share of ‖ΔW‖² in the first directions, mean over matrices, of the updates and of random ones of the same
-    shapes."""
+    """Share of ‖ΔW‖² in the first singular directions, mean over matrices, of the updates and of random ones of the
+    same shapes."""
     generator = torch.Generator().manual_seed(0)
     random = [torch.randn(change.shape, generator=generator) for change in changes]
-    return {name: sum(map(energy, matrices)) / len(matrices)
-            for name, matrices in (("energy", changes), ("energy, random", random))}
-
-
-def energy(change: Tensor) -> float:
-    """Share of ‖ΔW‖² in the first singular directions of one matrix."""
-    whole = change.square().sum().clamp(min=1e-30)
-    return float(torch.linalg.svdvals(change)[:FIRST].square().sum() / whole)
+    return {name: mean(float(torch.linalg.svdvals(x)[:FIRST].square().sum() / x.square().sum().clamp(min=1e-30))
+                       for x in matrices) for name, matrices in (("energy", changes), ("energy, random", random))}
 
 
 def judge(table: Table) -> Verdict:

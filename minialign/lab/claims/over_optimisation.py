@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,11 +199,7 @@ def best_of_n_at(table: Table, seed: int, kl: float) -> float:
     that of the largest."""
     which = {"method": BEST, "seed": seed}
     points = sorted(zip(map(math.sqrt, column(table, "kl", **which)), column(table, "gold", **which)))
-    d = math.sqrt(max(0.0, kl))
-    for (x, gold), (next_x, next_gold) in zip(points, points[1:]):
-        if d <= next_x:
-            return gold + (next_gold - gold) * (d - x) / (next_x - x)
-    return points[-1][1]
+    return float(np.interp(math.sqrt(max(0.0, kl)), *zip(*points)))
 
 
 def beside_best_of_n(table: Table) -> str:

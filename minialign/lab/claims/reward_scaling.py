@@ -26,7 +26,7 @@ from typing import Any
 
 from minialign.heads import LanguageModel, ScalarModel, describe_model, load_model
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, distinct, over_seeds, point
-from minialign.lab.claims.feedback import SIZES, compared, reward_model, taken_for_granted
+from minialign.lab.claims.feedback import SIZES, compared, reward_model, share_ordered, taken_for_granted
 from minialign.lab.claims.frozen_reader import PARAMETERS, FrozenReader, drawn_again
 from minialign.lab.demo.evaluation import preference
 from minialign.lab.demo.settings import NO_BASE, DemoConfig
@@ -38,7 +38,7 @@ from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import split_by_prompt
 from minialign.rlhf.ranked import Ranked, ranked_rows
-from minialign.rlhf.reward_model import Ensemble, completion_rows, pair_accuracy, score_rows
+from minialign.rlhf.reward_model import Ensemble
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_jsonl
 from minialign.runs.run_folder import RunFolder
@@ -82,14 +82,6 @@ def trained(bench: Bench, key: list[Any], base: LanguageModel, tokenizer: Tokeni
     return load_model(folder, "scalar-model")[0]
 
 
-def accuracy(reward: ScalarModel | Ensemble, tokenizer: Tokenizer, pairs: list[dict[str, Any]]) -> float:
-    """Share of pairs whose chosen answer scores higher; a tie counts half."""
-    prompts = [pair["prompt"] for pair in pairs]
-    chosen, rejected = (score_rows(reward, completion_rows(tokenizer, prompts, [pair[side] for pair in pairs]))
-                        for side in ("chosen", "rejected"))
-    return pair_accuracy(chosen, rejected)
-
-
 def simulated(bench: Bench, seed: int) -> Rows:
     """One seed of the grid, and its two lines."""
     yield from taken_for_granted(bench, seed)
@@ -106,9 +98,9 @@ def simulated(bench: Bench, seed: int) -> Rows:
             models = [trained(bench, [folder.name], made.instructed, made.tokenizer, part, steps, seed_, config)
                       for seed_ in seeds]
             row = {"size": size, "share": share, "seed": seed, "parameters": counts(models[0])[1]}
-            yield {"judge": MODEL, "accuracy": accuracy(models[0], made.tokenizer, held_out)} | row
+            yield {"judge": MODEL, "accuracy": share_ordered(models[0], made.tokenizer, held_out)} | row
             if len(models) > 1:
-                yield {"judge": THREE, "accuracy": accuracy(Ensemble(models), made.tokenizer, held_out)} | row
+                yield {"judge": THREE, "accuracy": share_ordered(Ensemble(models), made.tokenizer, held_out)} | row
 
 
 def people(pairs: list[dict], judged: list[dict], seed: int) -> dict[str, float]:
@@ -152,8 +144,8 @@ def real_people(bench: Bench) -> Rows:
                 reward = trained(bench, ["tweets", size], base, tokenizer, order, max(40, amount // 20), seed,
                                  DemoConfig(NO_BASE))
                 row = {"judge": REAL, "size": size, "amount": amount, "seed": seed, "parameters": counts(reward)[1]}
-                yield row | {"accuracy": accuracy(reward, tokenizer, tests),
-                             "one rater": accuracy(reward, tokenizer, others)}
+                yield row | {"accuracy": share_ordered(reward, tokenizer, tests),
+                             "one rater": share_ordered(reward, tokenizer, others)}
     yield from real_model(bench, learned, valid_pairs, judged, single)
 
 

@@ -21,10 +21,9 @@ import random
 
 from minialign.heads import ScalarModel
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, difference, over_seeds, point
-from minialign.lab.claims.feedback import aligned, taken_for_granted
+from minialign.lab.claims.feedback import aligned, share_ordered, taken_for_granted
 from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, reference_line
 from minialign.rlhf.comparisons import split_by_prompt
-from minialign.rlhf.reward_model import completion_rows, score_rows
 from minialign.rlhf.rouge import rouge
 from minialign.tokenizer import Tokenizer
 from minialign.world.parse import parse
@@ -67,16 +66,10 @@ def right(better: float, worse: float) -> float:
 
 def agreement(pairs: list[dict], reward: ScalarModel, tokenizer: Tokenizer) -> dict[str, float]:
     """Share of the pairs in which each judge prefers what the annotator chose; each pair has its "reference"."""
-    prompts, scores, overlaps = [pair["prompt"] for pair in pairs], {}, {}
-    for side in ("chosen", "rejected"):
-        texts = [pair[side] for pair in pairs]
-        scores[side] = score_rows(reward, completion_rows(tokenizer, prompts, texts)).tolist()
-        overlaps[side] = [overlap(pair[side], pair["reference"]) for pair in pairs]
-    found = {"reward model": sum(map(right, scores["chosen"], scores["rejected"])) / len(pairs)}
-    for kind in KINDS:
-        agreed = (right(chosen[kind], rejected[kind]) for chosen, rejected in zip(*overlaps.values()))
-        found[kind] = sum(agreed) / len(pairs)
-    return found
+    overlaps = [[overlap(pair[side], pair["reference"]) for side in ("chosen", "rejected")] for pair in pairs]
+    agreed = {kind: sum(right(chosen[kind], rejected[kind]) for chosen, rejected in overlaps) for kind in KINDS}
+    return {"reward model": share_ordered(reward, tokenizer, pairs)} | {
+        kind: count / len(pairs) for kind, count in agreed.items()}
 
 
 def lies(tests: list[dict], seed: int) -> list[dict]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from minialign.heads import LanguageModel, describe_model
 from minialign.instruct.sft import demonstration_rows
 from minialign.lab.claims import Bench, Table
-from minialign.lab.claims.tuned import FOUND, TRIED, base_of, best_of_powers
+from minialign.lab.claims.tuned import FOUND, at_the_best_rate, base_of
 from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.lab.realdata.texts import shakespeare_files
 from minialign.peft.transfer import RATES, TunedRun, tune
@@ -131,11 +131,7 @@ def tuned(bench: Bench, method: str, what: Any, rate: float, seed: int, wrap: Wr
 def searched(bench: Bench, method: str, what: Any, wrap: Wrap, task: str = "", **columns: Any) -> Table:
     """Rows of a claim's table: each seed at the rate that was best on the first one, with the rates that were tried."""
 
-    def found_at(power: int, seed: int = 0) -> dict[str, Any]:
+    def found_at(power: int, seed: int) -> dict[str, Any]:
         return read_json(tuned(bench, method, what, 3.0**power, seed, wrap, task) / FOUND)
 
-    found = best_of_powers(found_at, (0,) if bench.fast else TRIED)
-    best = min(found, key=lambda power: found[power]["validation"])
-    tried = {f"validation at {3.0**power:.2g}": found[power]["validation"] for power in sorted(found)}
-    return [columns | {"seed": seed, "rate": 3.0**best} | (found_at(best, seed) if seed else found[best]) | tried
-            for seed in range(bench.seeds)]
+    return at_the_best_rate(bench, found_at, columns)

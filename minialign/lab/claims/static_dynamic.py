@@ -90,28 +90,22 @@ def speed_ratio(rounds: int, seed: int) -> float:
     return time_ratio(partial(dynamic, x), partial(static, x), rounds, alternate=True)
 
 
-def milli(values: list[float]) -> list[float]:
-    """In thousandths."""
-    return [1000 * value for value in values]
-
-
 def judge(table: Table) -> Verdict:
     """The four statements, and the numbers that decide."""
-    kl = {(name, bits): column(table, "kl", scales=name, documents=size, bits=bits)
+    kl = {(name, bits): [1000 * nats for nats in column(table, "kl", scales=name, documents=size, bits=bits)]
           for name, size in ((RIGHT, SIZES[-1]), (WRONG, SIZES[-1]), (DYNAMIC, 0), (WHOLE, 0)) for bits in BITS}
     fits = {name: [difference(kl[RIGHT, bits], kl[name, bits]) for bits in BITS] for name in (DYNAMIC, WHOLE)}
     paces = {row["seed"]: row["time of dynamic / static"] for row in table if "kl" in row}
-    pace = over_seeds(list(paces.values()))
+    pace, change = over_seeds(list(paces.values())), difference(kl[WRONG, 5], kl[RIGHT, 5])
     checks = {
         "dynamic fits better, a scale for each token": all(fit.low > 0 for fit in fits[DYNAMIC]),
         "also with one scale for the tensor": all(fit.low > 0 for fit in fits[WHOLE]),
         "static is faster": pace.low > 1,
-        "the wrong text is worse": difference(kl[WRONG, 5], kl[RIGHT, 5]).low > 0,
+        "the wrong text is worse": change.low > 0,
     }
-    shown = {key: over_seeds(milli(values)) for key, values in kl.items()}
+    shown = {key: over_seeds(values) for key, values in kl.items()}
     said = ", ".join(f"{shown[RIGHT, bits]} at {bits} bits against {shown[DYNAMIC, bits]} and {shown[WHOLE, bits]}"
                      for bits in BITS)
-    change = difference(milli(kl[WRONG, 5]), milli(kl[RIGHT, 5]))
     moved = {name: max(column(table, "moved by neighbours", scales=name)) for name in ("static", DYNAMIC, WHOLE)}
     neighbours = ", ".join(f"{name} {value:.1e}" for name, value in moved.items())
     return checks, (

@@ -79,11 +79,6 @@ def task(name: str, count: int, seed: int) -> Texts:
     return [(made["story"], class_of(made)) for made in examples([dataset], count, seed)[dataset]]
 
 
-def is_good(made: dict) -> int:
-    """1 for the good one."""
-    return int(made["answer"] == "good")
-
-
 def team(person: str) -> int:
     """0 or 1, dealt by lot to each name."""
     return hashlib.sha256(person.encode()).digest()[0] % 2
@@ -100,8 +95,8 @@ def one_team(made: dict) -> int:
     return int(team(first) == team(second))
 
 
-TASKS = {NEAR: ("mood", is_good), FAR: ("person_named_first", first_ones_team),  # -> dataset, class of an example
-         FARTHER: ("person_named_first", one_team)}
+TASKS = {NEAR: ("mood", lambda made: int(made["answer"] == "good")),  # -> dataset, class of an example
+         FAR: ("person_named_first", first_ones_team), FARTHER: ("person_named_first", one_team)}
 
 
 def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
@@ -179,17 +174,24 @@ def searched(bench: Bench, size: str, name: str, method: str, config: Any = None
     if parts(bench, name, 0) is None:
         return []
 
-    def found_at(power: int, seed: int = 0) -> dict[str, Any]:
+    def found_at(power: int, seed: int) -> dict[str, Any]:
         return read_json(tuned(bench, size, name, method, 3.0**power, seed, config, wrap) / FOUND)
 
-    found = best_of_powers(found_at, (0,) if bench.fast else TRIED)
+    return at_the_best_rate(bench, found_at, {"size": size, "task": name, "method": method, **columns})
+
+
+def at_the_best_rate(bench: Bench, found_at: Callable[[int, int], dict[str, Any]], columns: dict[str, Any]) -> Table:
+    """Rows of a claim's table: each seed at the rate that was best on the first one, with the rates that were tried.
+
+    Args:
+        found_at: (power of three times the usual rate, seed) -> what was found, its "validation" loss with it.
+        columns: first ones of every row.
+    """
+    found = best_of_powers(lambda power: found_at(power, 0), (0,) if bench.fast else TRIED)
     best = min(found, key=lambda power: found[power]["validation"])
     tried = {f"validation at {3.0**power:.2g}": found[power]["validation"] for power in sorted(found)}
-    rows = []
-    for seed in range(bench.seeds):
-        row = {"size": size, "task": name, "method": method, "seed": seed, "rate": 3.0**best}
-        rows.append(row | columns | (found_at(best, seed) if seed else found[best]) | tried)
-    return rows
+    return [columns | {"seed": seed, "rate": 3.0**best} | (found_at(best, seed) if seed else found[best]) | tried
+            for seed in range(bench.seeds)]
 
 
 def solved(table: Table) -> Table:
