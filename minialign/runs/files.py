@@ -161,17 +161,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises UserError when it is missing or broken, with the line, or holds half a character."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        value = json.loads(read_text(path))
         refuse_half_characters(value, path)
         return value
-    except FileNotFoundError:
-        raise UserError("there is no such file", path) from None
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", path) from None
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON ({error.msg})", path, error.lineno) from None
-    except UnicodeDecodeError:
-        raise UserError("not UTF-8", path, 1) from None
     except (ValueError, RecursionError):
         raise UserError("not JSON (nested too deeply, or a number too long)", path) from None
 
