@@ -10,7 +10,7 @@ from minialign.heads import load_model
 from minialign.lab.bases.make import Maker, load_base
 from minialign.lab.claims.feedback import SIZES, settings
 from minialign.lab.commands.demo import claim_folder, make_base
-from minialign.lab.demo.evaluation import EvaluationConfig, blind_accuracy, evaluate
+from minialign.lab.demo.evaluation import EvaluationConfig, blind_accuracies, evaluate
 from minialign.lab.demo.pipeline import REWARD, RLHF, SAMPLING, Demo
 from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.lab.notebook import FEEDBACK
@@ -182,13 +182,8 @@ def test_another_run_in_the_folder_is_left_alone(tmp_path):
 
 def test_a_judge_that_does_not_read_learns_which_sign_is_better():
     long_is_better = [{"chosen": "a b c", "rejected": "a"}] * 3
-
-    def length(c):
-        return len(c["chosen"].split()) - len(c["rejected"].split())
-
-    assert blind_accuracy(long_is_better, [{"chosen": "a b", "rejected": "a"}], length) == 1.0
-    assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "a b"}], length) == 0.0
-    assert blind_accuracy(long_is_better, [{"chosen": "a", "rejected": "b"}], length) == 0.5
+    for chosen, rejected, accuracy in (("a b", "a", 1.0), ("a", "a b", 0.0), ("a", "b", 0.5)):
+        assert blind_accuracies(long_is_better, [{"chosen": chosen, "rejected": rejected}]) == {"longer": accuracy}
 
 
 def test_notebooks_say_every_size_themselves():

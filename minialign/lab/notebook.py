@@ -30,6 +30,7 @@ from minialign.lab.demo.evaluation import gold_score_watcher
 from minialign.lab.demo.pipeline import Demo, FirstHalf, ppo_settings
 from minialign.lab.demo.settings import DemoConfig
 from minialign.lab.plotting import as_png
+from minialign.lab.stages import stage_run
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.ppo import train_ppo
@@ -37,7 +38,6 @@ from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_atomic
 from minialign.runs.run_folder import RunFolder
-from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer, train_tokenizer
 from minialign.training import TrainingConfig
 from minialign.transformer import TransformerConfig
@@ -233,8 +233,7 @@ def toy_policy(job: Demo, made: FirstHalf, reward: ScalarModel, beta: float,
     run = RunFolder(job.folder / f"5-ppo-beta-{beta:g}-{updates}")
     settings = ppo_settings(updates, len(prompts), beta, job.config.seed, job.config.from_base, ASKED)
     settings = replace(settings, learning_rate=RATE)
-    with run.locked():
-        run.begin({**describe_model(made.instructed), "stage": "ppo", "settings": to_dict(settings)}, made.tokenizer)
+    with stage_run(run, made.tokenizer, **describe_model(made.instructed), stage="ppo", settings=settings):
         if not run.finished:
             own = gold_score_watcher(made.tokenizer, made.practice)
             held_out = held_out_watcher(made, reward, made.tests[:HELD_OUT], job.config.seed)

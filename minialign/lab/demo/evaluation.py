@@ -25,7 +25,7 @@ from minialign.rlhf.equal_length import win_rates
 from minialign.rlhf.kl import sampled_kl
 from minialign.rlhf.ppo import Rollout
 from minialign.rlhf.ranked import Comparisons, ranked_rows
-from minialign.rlhf.reward_checks import calibration
+from minialign.rlhf.reward_checks import blind_baselines, calibration
 from minialign.rlhf.reward_model import all_pair_scores, completion_rows, pair_accuracy, score_rows
 from minialign.runs.files import write_json, write_jsonl
 from minialign.tokenizer import Tokenizer
@@ -153,16 +153,9 @@ def check_reward_model(reward: ScalarModel, unit: float, tokenizer: Tokenizer,
     accuracy = pair_accuracy(chosen, rejected)
     # a prompt counts once: its pairs are not independent
     interval = wilson_interval(accuracy * len(ranked), len(ranked))
-
-    def more_words(comparison: dict) -> int:
-        return len(comparison["chosen"].split()) - len(comparison["rejected"].split())
-
-    def stands_first(comparison: dict) -> int:
-        return 1 if comparison["shown_first"] == "chosen" else -1
-
+    blind = blind_accuracies(learned, held_out)
     return {"accuracy": accuracy, "low": interval.low, "high": interval.high,
-            "length_only": blind_accuracy(learned, held_out, more_words),
-            "position_only": blind_accuracy(learned, held_out, stands_first),
+            "length_only": blind["longer"], "position_only": blind["first"],
             "comparisons": len(learned), "held_out": len(held_out),
             "calibration": [asdict(bin) for bin in calibration((unit * (chosen - rejected)).tolist())]}
 
@@ -180,13 +173,11 @@ def minimal_pairs(reward: ScalarModel, tokenizer: Tokenizer, tests: list[dict], 
     return wilson_interval(pair_accuracy(true, false) * len(true), len(true))
 
 
-def blind_accuracy(learned: list[dict], held_out: list[dict], feature: Callable[[dict], float]) -> float:
-    """Accuracy of a judge that looks at the sign of one number; which sign is better it learns from the training part.
-    """
-    def right(part: list[dict]) -> float:
-        return sum(0.5 if feature(c) == 0 else float(feature(c) > 0) for c in part) / len(part)
-
-    return right(held_out) if right(learned) >= 0.5 else 1 - right(held_out)
+def blind_accuracies(learned: list[dict], held_out: list[dict]) -> dict[str, float]:
+    """Accuracy of judges that see only which one is "longer" or stood "first"; whether that is better they learn from
+    the training part."""
+    before, now = blind_baselines(learned), blind_baselines(held_out)
+    return {name: found.mean if before[name].mean >= 0.5 else 1 - found.mean for name, found in now.items()}
 
 
 def sample(index: int, stage: str, prompt: str, text: str, gold: Gold) -> dict[str, Any]:

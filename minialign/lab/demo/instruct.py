@@ -24,12 +24,12 @@ from minialign.instruct.t5 import prefix_templates
 from minialign.lab.bases.gaps import ContinuedDocuments
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.bases.texts import UNREAD, MarkedRows, encode_chunk
-from minialign.lab.stages import as_fact
+from minialign.lab.stages import stage_run
 from minialign.pretrain.pretrain import train_and_validate
 from minialign.pretrain.span_corruption import LMAdaptation
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import TOKENIZER, RunFolder
-from minialign.runs.settings import check_ranges, to_dict
+from minialign.runs.settings import check_ranges
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
 from minialign.world.datasets import CLUSTERS, DATASETS, HELD_OUT, PROMPTS, examples
@@ -99,12 +99,10 @@ def adapt(config: InstructConfig, seed: int, folder: Path, base: Path = BASES / 
     if config.adapt_steps == 0:
         return base
     model, tokenizer, _ = load_base(base)
-    run, objective = RunFolder(folder), LMAdaptation(packed=False)
-    rate = ADAPTING * config.tuning.learning_rate
+    objective, rate = LMAdaptation(packed=False), ADAPTING * config.tuning.learning_rate
     how = replace(config.tuning, steps=config.adapt_steps, learning_rate=rate, seed=seed)
-    with run.locked():
-        run.begin({**describe_model(model), "stage": "lm-adaptation", "training": to_dict(how),
-                   "base": as_fact(model)}, tokenizer)
+    about = describe_model(model) | {"stage": "lm-adaptation", "training": how, "base": model}
+    with stage_run(RunFolder(folder), tokenizer, **about) as run:
         if not run.finished:
             count = how.steps * how.batch + 64
             read = [document.text for document in reading_documents(count, f"adapt {seed}", EASY)]  # in all forms
@@ -124,13 +122,13 @@ def tune(config: InstructConfig, style: str, base: Path, templates: Templates, s
         held_out: clusters that are examined; no passage of their examples is learned from.
     """
     model, tokenizer = load_model(base, "language-model")
-    how, run = replace(config.tuning, seed=seed), RunFolder(folder)
+    how = replace(config.tuning, seed=seed)
     if style == "t5":
         templates = prefix_templates(examples(templates, 1, EXAMINED))
-    with run.locked():
-        asked = [[task, each.name] for task, found in templates.items() for each in found]
-        run.begin({**describe_model(model), "stage": style, "instruct": to_dict(replace(config, tuning=how)),
-                   "instructions": len(asked), "which": fingerprint(asked), "base": as_fact(model)}, tokenizer)
+    asked = [[task, each.name] for task, found in templates.items() for each in found]
+    about = describe_model(model) | {"stage": style, "instruct": replace(config, tuning=how), "base": model,
+                                     "instructions": len(asked), "which": fingerprint(asked)}
+    with stage_run(RunFolder(folder), tokenizer, **about) as run:
         if not run.finished:
             learned, valid = questions(config, model.config.kind, templates, seed, held_out)
             reread = reading_text(model, tokenizer, how, config.reread, seed, folder) if config.reread else None

@@ -27,7 +27,7 @@ from minialign.instruct.sft import demonstration_rows, fine_tune
 from minialign.lab.bases.make import BASES, CARD, load_base
 from minialign.lab.demo.evaluation import EvaluationConfig, evaluate, gold_score_watcher, judge_pairs
 from minialign.lab.demo.settings import NO_BASE, DemoConfig
-from minialign.lab.stages import as_fact
+from minialign.lab.stages import stage_run
 from minialign.pretrain.causal_lm import NextToken
 from minialign.pretrain.pretrain import pretrain
 from minialign.rlhf.comparisons import Candidate, sample_pairs, split_by_prompt
@@ -178,9 +178,8 @@ class Demo:
     def train_once(self, name: str, model: LanguageModel, tokenizer: Tokenizer, settings: Any,
                    train: Callable[[RunFolder], Any]) -> LanguageModel | ScalarModel:
         """A stage's model: trained in its run folder, or read from it when it is finished."""
-        run = RunFolder(self.folder / name)
-        with run.locked():
-            run.begin({**describe_model(model), "stage": name, "settings": as_fact(settings)}, tokenizer)
+        about = describe_model(model) | {"stage": name, "settings": settings}
+        with stage_run(RunFolder(self.folder / name), tokenizer, **about) as run:
             if not run.finished:
                 train(run)
         return load_model(run.path)[0]
