@@ -182,6 +182,11 @@ def load_base(folder: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     return model, tokenizer, card
 
 
+def digest_of(name: str) -> str:
+    """Of the weights of a shipped base, for the key of what is made from it."""
+    return load_base(BASES / name)[2]["digest"]
+
+
 def check(folder: Path, count: int, seed: int) -> list[Control]:
     """The controls of a shipped base, measured now."""
     model, tokenizer, card = load_base(folder)

@@ -22,6 +22,7 @@ import torch
 from filelock import FileLock
 
 from minialign.evaluation import Interval, mean_interval
+from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint, write_atomic
 
 Rows = Iterator[dict[str, Any]]  # of table.csv, one after the other
@@ -72,6 +73,14 @@ class Bench:
                 make(folder)
                 write_atomic(folder / "made", name)
         return folder
+
+    def fetched(self, what: str, fetch: Callable[[], Any]) -> Any:
+        """What `fetch()` gives; None when it cannot be fetched, and it is said that `what` is left out."""
+        try:
+            return fetch()
+        except UserError as error:
+            self.say(f"  left out: {what} ({error})")
+            return None
 
 
 # the table

@@ -22,7 +22,6 @@ import random
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, difference, distinct, over_seeds
 from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
 from minialign.lab.realdata.ratings import STEMS, ensemble_agreement, read_ratings
-from minialign.runs.errors import UserError
 from minialign.world.annotators import Annotator, agreement_table, annotators, logistic, typical_pairs, utility
 
 CLAIM = Claim("humans-disagree",
@@ -74,16 +73,12 @@ def panel_agreement(pairs: list, panel: list, size: int, seed: int) -> float:
     return points / len(pairs)
 
 
-def real_people(bench: Bench, draws: int = 40_000) -> Rows:
+def real_people(bench: Bench) -> Rows:
     """Rows on the four sources of ratings; none when they cannot be fetched, which is said."""
-    try:
-        sources = {name: read_ratings(name) for name in STEMS}
-    except UserError as error:
-        bench.say(f"  left out: real people ({error})")
-        return
+    sources = bench.fetched("real people", lambda: {name: read_ratings(name) for name in STEMS}) or {}
     for name, items in sources.items():
         for size in SIZES:
-            agreement = ensemble_agreement(items, size, pairs=draws)
+            agreement = ensemble_agreement(items, size, pairs=40_000)
             yield {"who": name, "seed": 0, "people": size, "agreement": agreement}
 
 

@@ -25,7 +25,7 @@ from minialign.instruct.t0 import T0
 from minialign.instruct.zero_shot import TaskResult, examine
 from minialign.instruct.zero_shot import examined as to_be_answered
 from minialign.lab.bases.controls import measure
-from minialign.lab.bases.make import BASES, load_base
+from minialign.lab.bases.make import BASES, digest_of, load_base
 from minialign.lab.claims import Bench, Table, control
 from minialign.lab.demo.instruct import FAST, STYLES, InstructConfig, adapt, held_out_examples, trained_on, tune
 from minialign.runs.settings import to_dict
@@ -47,13 +47,8 @@ def settings(bench: Bench, rate: float = T0.learning_rate, reread: int = Instruc
 
 def t5(bench: Bench, config: InstructConfig) -> Path:
     """The folder of T5+LM, one for all seeds as the base is."""
-    key = [config.adapt_steps, to_dict(dataclasses.replace(config.tuning, steps=1)), card_of(STYLES["t5"])["digest"]]
+    key = [config.adapt_steps, to_dict(dataclasses.replace(config.tuning, steps=1)), digest_of(STYLES["t5"])]
     return bench.cached("t5-lm", key, lambda folder: adapt(config, 0, folder))
-
-
-def card_of(base: str) -> dict:
-    """The card of a shipped base."""
-    return load_base(BASES / base)[2]
 
 
 def tuned(bench: Bench, config: InstructConfig, style: str, how: MixtureConfig, seed: int,
@@ -62,7 +57,7 @@ def tuned(bench: Bench, config: InstructConfig, style: str, how: MixtureConfig, 
     base = base or (BASES / STYLES[style] if style == "flan" else t5(bench, config))
     templates = trained_on(how, clusters)
     key = [base.name, style, to_dict(how), to_dict(config), sorted(templates), seed]
-    key += [card_of(base.name)["digest"]] if base.parent == BASES else []
+    key += [digest_of(base.name)] if base.parent == BASES else []
     return load_model(bench.cached(f"toy-{style}", key, lambda to: tune(config, style, base, templates, seed, to)))
 
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from minialign.heads import describe_model
 from minialign.instruct.sft import demonstration_rows
+from minialign.lab.bases.make import digest_of
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, control, over_seeds, time_ratio
-from minialign.lab.claims.tuned import base_of, digest_of
+from minialign.lab.claims.tuned import SIZES, base_of
 from minialign.lab.plotting import Figure, bars_with_intervals, figure
 from minialign.peft.lora import LoRAConfig, merged_plain, wrap
 from minialign.peft.many_tasks import Serving, serve, stored_bytes
@@ -89,7 +90,7 @@ def tuned(bench: Bench, task: str, rows: list, seed: int) -> Path:
         run.begin({**describe_model(model), "task": task}, tokenizer)
         tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), data, next_token_loss, lambda model: {}, training, run)
 
-    return bench.cached("many", [task, seed, bench.fast, len(rows), digest_of("middle")], make)
+    return bench.cached("many", [task, seed, bench.fast, len(rows), digest_of(SIZES["middle"])], make)
 
 
 def alone(folder: Path) -> nn.Module:

@@ -151,10 +151,8 @@ def real_people(bench: Bench) -> Rows:
 
 def real_model(bench: Bench, learned: list[dict], valid: list[dict], judged: list[dict], single: list[dict]) -> Rows:
     """The same of SmolLM2; none when it cannot be fetched, which is said."""
-    try:
-        reader = FrozenReader(bench, learned, valid, judged, single)
-    except UserError as error:
-        bench.say(f"  left out: SmolLM2 ({error})")
+    reader = bench.fetched("SmolLM2", lambda: FrozenReader(bench, learned, valid, judged, single))
+    if reader is None:
         return
     block, decay = reader.search(learned, valid)
     bench.say(f"  SmolLM2: block {block}, decay {decay}")

@@ -26,7 +26,6 @@ from minialign.lab.pretrained.smollm2 import load_smollm2
 from minialign.lab.realdata.texts import shakespeare_files
 from minialign.peft.transfer import RATES, TunedRun, tune
 from minialign.pretrain.causal_lm import LabelledRows, encode_documents, mean_loss, next_token_loss
-from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -60,11 +59,8 @@ def macbeth() -> tuple[LanguageModel, list[int]]:
 
 def real_model(bench: Bench) -> list[tuple[LanguageModel, list[int]]]:
     """SmolLM2 and Macbeth, to go through once; none in a quick look, or when they cannot be fetched, which is said."""
-    try:
-        return [] if bench.fast else [macbeth()]
-    except UserError as error:
-        bench.say(f"  left out: the real model ({error})")
-        return []
+    found = None if bench.fast else bench.fetched("the real model", macbeth)
+    return [found] if found else []
 
 
 def beginnings(tokenizer: Tokenizer, texts: list[str]) -> Tensor:

@@ -37,14 +37,13 @@ from torch import nn
 
 from minialign.classification import LabelledTexts, class_loss, examine_classes
 from minialign.heads import Classifier, LanguageModel, describe_model
-from minialign.lab.bases.make import BASES, load_base
+from minialign.lab.bases.make import BASES, digest_of, load_base
 from minialign.lab.claims import Bench, Table, column, control, over_seeds
 from minialign.lab.realdata.ratings import read_ratings
 from minialign.peft.feature_based import CachedFeatures, examine_features, feature_loss
 from minialign.peft.methods import CONFIGS, METHODS
 from minialign.peft.trainable import fingerprint, freeze, note, train_also
 from minialign.peft.transfer import RATES, TunedRun, tune
-from minialign.runs.errors import UserError
 from minialign.runs.files import read_json, write_json
 from minialign.runs.settings import to_dict
 from minialign.tokenizer import Tokenizer
@@ -64,11 +63,6 @@ Texts = list[tuple[str, int]]  # texts and their classes
 def base_of(size: str) -> tuple[LanguageModel, Tokenizer]:
     """The shipped decoder of a size."""
     return load_base(BASES / SIZES[size])[:2]
-
-
-def digest_of(size: str) -> str:
-    """Of its weights, for the key of what is made from it."""
-    return load_base(BASES / SIZES[size])[2]["digest"]
 
 
 @functools.cache
@@ -104,11 +98,9 @@ def parts(bench: Bench, name: str, seed: int) -> list[Texts] | None:
     train, check = (64, 32) if bench.fast else (1500, 400)
     if name != REAL:
         return [task(name, count, 1000 * seed + part) for part, count in enumerate((train, check, check))]
-    try:
-        texts = list(rated_tweets())
-    except UserError as error:
-        bench.say(f"  left out: the real task ({error})")
+    if (rated := bench.fetched("the real task", rated_tweets)) is None:
         return None
+    texts = [*rated]
     random.Random(seed).shuffle(texts)
     return [texts[:train], texts[train : train + check], texts[train + check : train + 2 * check]]
 
@@ -147,7 +139,7 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
                               validate_every=every, patience=LOOKS, checkpoint_every=every, seed=seed)
     config = config or (CONFIGS[method]() if method in CONFIGS else None)
     facts = {"method": method, "tuning": to_dict(config) if config else None, "training": to_dict(training),
-             "task": name, "base": digest_of(size), "seed": seed}
+             "task": name, "base": digest_of(SIZES[size]), "seed": seed}
 
     def make(folder: Path) -> None:
         model, tokenizer = base_of(size)
