@@ -127,20 +127,17 @@ def execute(path: Path, out: Path, fast: bool) -> float:
         raise UserError("notebooks are run by nbclient and ipykernel; install what requirements.txt names") from None
 
     notebook = nbformat.read(path, as_version=4)
-    before = os.environ.get("MINIALIGN_FAST")
-    os.environ["MINIALIGN_FAST"] = "1" if fast else "0"
+    environment = os.environ | {"MINIALIGN_FAST": "1" if fast else "0"}
     started, used = time.perf_counter(), children_seconds()
     try:
         where = {"metadata": {"path": str(path.resolve().parent)}}
-        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where).execute()
+        NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where).execute(env=environment)
     except CellExecutionError as error:
         raise UserError(f"a cell failed: {error.ename}: {error.evalue[:300]}", path) from None
     except CellTimeoutError:
         raise UserError(f"a cell took more than {SECONDS} seconds", path) from None
     except DeadKernelError:
         raise UserError("the kernel died, as it does when there is not enough memory", path) from None
-    finally:
-        os.environ.pop("MINIALIGN_FAST") if before is None else os.environ.__setitem__("MINIALIGN_FAST", before)
     seconds, processor = time.perf_counter() - started, children_seconds() - used
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran: noise in every diff
