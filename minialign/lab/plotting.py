@@ -158,20 +158,19 @@ def whiskers(axes: Axes, number: int, x: Sequence[float], intervals: Sequence[An
     axes.errorbar(x, means, errors, fmt=marker, color=colour, label=label, capsize=3, markersize=6)
 
 
-def bars_with_intervals(axes: Axes, values: Mapping[str, Any], first: int = 0, digits: int = 2) -> BarContainer:
+def bars_with_intervals(axes: Axes, values: Mapping[str, Any], digits: int = 2) -> BarContainer:
     """Lying bars, one a name, from top to bottom: the bar is pale, the point is the mean, the whisker the interval, the
     mean stands at the right.
 
     Args:
         axes: of `figure`; x is the measured quantity, y the names.
-        values: name -> interval or number; the order decides the styles.
-        first: number of the first one's style; digits: after the point of the means.
+        values: name -> interval or number; the order decides the styles; digits: after the point of the means.
     """
     places = list(range(len(values)))
     parts = [interval_of(value) for value in values.values()]
     bars = axes.barh(places, [mean for mean, _, _ in parts], height=0.66, color="none", linewidth=0)
     for place, bar, (mean, low, high) in zip(places, bars, parts):
-        colour, _, marker = STYLES[(first + place) % len(STYLES)]
+        colour, _, marker = STYLES[place % len(STYLES)]
         bar.set_facecolor((colour, 0.16))
         errors = None if low == high == mean else [[mean - low], [high - mean]]
         axes.errorbar([mean], [place], xerr=errors, fmt=marker, color=colour, capsize=4, markersize=6, elinewidth=1.8,

@@ -16,10 +16,10 @@ from minialign.quant.mappings import MappingConfig, quantize_tensor
 TICKS = 16  # with more codes than this, only some of them are marked
 
 
-def show_mapping(x: Tensor, bits: int = 4, width: float = 9.2, height: float = 2.9) -> Figure:
+def show_mapping(x: Tensor, bits: int = 4) -> Figure:
     """Draw how absmax and zero-point map a finite tensor of any shape to 2 to 8 bits, of which few show the steps; at
-    most 200 of its values, evenly chosen from the sorted ones. Width and height are inches."""
-    fig = Figure(figsize=(width, height), layout="constrained")
+    most 200 of its values, evenly chosen from the sorted ones."""
+    fig = Figure(figsize=(9.2, 2.9), layout="constrained")
     for axes, mapping in zip(fig.subplots(1, 2), ("absmax", "zero-point")):
         draw_mapping(axes, x, MappingConfig(mapping, bits))
     return fig

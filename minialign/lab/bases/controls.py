@@ -179,7 +179,7 @@ def measure(model: LanguageModel, tokenizer: Tokenizer, demanded: bool = True, c
     forms = dict(sorted(forms.items(), key=lambda form: -sum(form[1]) / max(1, len(form[1]))))
     found += [control(f"yes-no, {form}", values, 0.95 if place < FORMS_NEEDED else None)
               for place, (form, values) in enumerate(forms.items())]
-    best = {form for form in list(forms)[:FORMS_NEEDED]}
+    best = set(list(forms)[:FORMS_NEEDED])
     pairs: dict[int, bool] = {}
     for q, r in zip(questions, right):
         if q.pair >= 0 and q.kind in best:

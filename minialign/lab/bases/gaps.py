@@ -35,11 +35,11 @@ def completion_spans(codes: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))[-SENTINELS:]
 
 
-def few_questions(codes: np.ndarray, chance: random.Random, most: int = MOST) -> np.ndarray:
-    """The document with up to `most` of its questions. Who reads to both sides cannot tell by a word's standing
+def few_questions(codes: np.ndarray, chance: random.Random) -> np.ndarray:
+    """The document with up to MOST of its questions. Who reads to both sides cannot tell by a word's standing
     elsewhere whether the passage has it, where ten questions speak of the same things."""
     head, *questions = np.split(codes, np.flatnonzero(codes & ASKED))
-    kept = sorted(chance.sample(range(len(questions)), min(len(questions), chance.randint(1, most))))
+    kept = sorted(chance.sample(range(len(questions)), min(len(questions), chance.randint(1, MOST))))
     return np.concatenate([head, *(questions[i] for i in kept)])
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds, point
 from minialign.lab.claims.quantized import Subject, as_its_card, subject
-from minialign.lab.plotting import Figure, figure, legend, lines_with_intervals, reference_line
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.lab.quantization_diagrams import show_mapping
 from minialign.quant.mappings import MappingConfig, quantize_tensor, round_trip_error
 
@@ -90,8 +90,7 @@ def draw(table: Table) -> dict[str, Figure]:
     lines_with_intervals(axes, BITS, curves)
     reference_line(axes, 1.0, "equal")
     axes.invert_xaxis()
-    axes.set_ylim(bottom=0)
-    legend(axes)
+    finish(axes, ylim=(0, None))
     normal = torch.randn(200, generator=torch.Generator().manual_seed(0))
     return {"figure": fig, "mapping-symmetric": show_mapping(normal, 4),
             "mapping-one-sided": show_mapping(normal.clamp(min=0), 4)}

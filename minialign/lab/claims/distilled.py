@@ -196,14 +196,14 @@ class Teacher:
         prompts = [next_token_batch(begun[i : i + 32], [PROMPT] * 32) for i in range(0, len(begun) - 31, 32)]
         return sum(float(mirror.parts(model, batch)["reverse"]) for batch in prompts) / len(prompts)
 
-    def rare_words(self, count: int = 10) -> list[int]:
-        """Tokens that are whole words, each in nearly 4 % of the documents: rare enough to be left out, frequent enough
-        to be known."""
+    def rare_words(self) -> list[int]:
+        """Ten tokens that are whole words, each in nearly 4 % of the documents: rare enough to be left out, frequent
+        enough to be known."""
         share, name = torch.zeros(self.tokenizer.size), self.tokenizer.name
         for ids in self.ids:
             share[list(set(ids[: self.budget.length + 1]))] += 1 / len(self.ids)
         whole = [i for i in range(len(share)) if re.fullmatch(r" [a-z]{4,}", name(i)) and share[i] > 0]
-        return sorted(whole, key=lambda i: abs(float(share[i]) - 0.04))[:count]
+        return sorted(whole, key=lambda i: abs(float(share[i]) - 0.04))[:10]
 
     @torch.inference_mode()
     def mean_probability(self, model: LanguageModel, words: list[int]) -> float:

@@ -35,7 +35,7 @@ CLAIM = Claim("half-precision",
               "Sixteen bits a number halve the space for almost nothing; float16 overflows where bfloat16 does not.",
               "Micikevicius et al. 2018, §3")
 NOTHING = 0.005  # nats a token
-LARGE = 2.0**17  # how much a feature is scaled up
+LARGE = 2.0**17  # how much a feature is scaled up: a power of two, so that nothing is rounded in float32
 
 
 def measure(bench: Bench) -> Rows:
@@ -58,22 +58,17 @@ def file_size(model: nn.Module) -> int:
     return len(tensor_file(tensors_of(model)))
 
 
-def with_large_features(model: nn.Module, factor: float = LARGE) -> nn.Module:
-    """A copy in which the busiest inner feature of each feed-forward layer is `factor` times as large, and read by
-    weights that are as much smaller.
-
-    Args:
-        model: a decoder with ReLU, which lets the scale through; factor: a power of two, so that nothing is rounded in
-            float32.
-    """
+def with_large_features(model: nn.Module) -> nn.Module:
+    """A copy of a decoder with ReLU, which lets the scale through, in which the busiest inner feature of each
+    feed-forward layer is LARGE times as large, and read by weights that are as much smaller."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         for block in model.body.blocks:
             inner, output = block.feed_forward.inner, block.feed_forward.output
             feature = int(inner.weight.norm(dim=1).argmax())  # the one with the largest weights: it is used
-            inner.weight[feature] *= factor
-            inner.bias[feature] *= factor
-            output.weight[:, feature] /= factor
+            inner.weight[feature] *= LARGE
+            inner.bias[feature] *= LARGE
+            output.weight[:, feature] /= LARGE
     return model
 
 
@@ -113,10 +108,8 @@ def judge(table: Table) -> Verdict:
 def draw(table: Table) -> Figure:
     """KL from float32, weights stored or everything computed in 16 bits."""
     fig, axes = figure("KL from float32, 10⁻⁶ nats a token", "", 6.4, 3.0)
-    bars = {}
-    for name in HALVES:
-        for how, what in (("stored", "kl"), ("computed", "kl computed")):
-            bars[f"{name}, {how}"] = over_seeds([1e6 * kl for kl in column(table, what, type=name)])
+    bars = {f"{name}, {how}": over_seeds([1e6 * kl for kl in column(table, what, type=name)])
+            for name in HALVES for how, what in (("stored", "kl"), ("computed", "kl computed"))}
     bars_with_intervals(axes, bars, digits=2)
     axes.set_xlim(left=0)
     return fig

@@ -26,6 +26,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -184,8 +185,7 @@ def ends(table: Table, beta: float, field: str) -> list[tuple[float, float]]:
     found = []
     for seed in seeds_of(table, beta):
         values = column(table, field, method="ppo", seed=seed, beta=beta)
-        edge = min(EDGE, max(1, len(values) // 2))
-        found.append((values[0], sum(values[-edge:]) / edge))
+        found.append((values[0], mean(values[-min(EDGE, max(1, len(values) // 2)) :])))
     return found
 
 
@@ -249,7 +249,7 @@ def fit_law(d: list[float], gold: list[float], logarithm: bool) -> tuple[float, 
 
 def smooth(values: list[float]) -> list[float]:
     """Means over EDGE values in a row; all of them in one when there are fewer."""
-    return [sum(values[i : i + EDGE]) / len(values[i : i + EDGE]) for i in range(max(1, len(values) - EDGE + 1))]
+    return [mean(values[i : i + EDGE]) for i in range(max(1, len(values) - EDGE + 1))]
 
 
 def curves(table: Table) -> dict[str, dict[str, list[float]]]:
@@ -270,12 +270,9 @@ def curves(table: Table) -> dict[str, dict[str, list[float]]]:
 
 def means_along(table: Table, order: str, **which: Any) -> dict[str, list[float]]:
     """Means over the seeds of kl, proxy and gold at each value of a field."""
-    found: dict[str, list[float]] = {"kl": [], "proxy": [], "gold": []}
-    for place in sorted(distinct(table, order, **which)):
-        for name, means in found.items():
-            values = column(table, name, **which, **{order: place})
-            means.append(sum(values) / len(values))
-    return found
+    places = sorted(distinct(table, order, **which))
+    return {name: [mean(column(table, name, **which, **{order: place})) for place in places]
+            for name in ("kl", "proxy", "gold")}
 
 
 def laws(table: Table) -> list[str]:

@@ -27,6 +27,7 @@ from minialign.runs.files import read_json, read_text, write_atomic
 NUMBER = r"(?<![\w.,-])[-+]?\d[\d.,]*(?:e[-+]\d+)?%?"
 # with its interval, or with what says that it has none
 VALUE = re.compile(NUMBER + r" (?:\[[^]]*\]|± [\d.]+(?: \(one seed\))?|\(one seed\))")
+MOST = 60  # rows of a table that are shown
 ACROSS = 3  # figures beside each other in the gallery
 ALT = 110  # characters of a figure's alternative text
 NOTEBOOKS = ("00_start_here", "01_transformer", "02_pretraining", "03_instruction_tuning", "04_human_feedback",
@@ -205,14 +206,14 @@ def pieces(part: str) -> list[str]:
     return whole
 
 
-def folded_table(path: Path, most: int = 60) -> str:
+def folded_table(path: Path) -> str:
     """A claim's table, folded away; its first rows when it is long."""
     if not path.exists():
         return ""
     with open(path, encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
-    body = "".join(table_row(row, "td") for row in rows[:most])
-    rest = f"<p>the first {most} of {len(rows)} rows; all are in table.csv</p>" if len(rows) > most else ""
+    body = "".join(table_row(row, "td") for row in rows[:MOST])
+    rest = f"<p>the first {MOST} of {len(rows)} rows; all are in table.csv</p>" if len(rows) > MOST else ""
     return (f'<details><summary>table</summary><div class="wide"><table>{table_row(head, "th")}{body}</table></div>'
             f"{rest}</details>")
 

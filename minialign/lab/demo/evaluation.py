@@ -66,7 +66,9 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
                for name, model in models.items()}
     completions["reference"] = [test["completion"] for test in tests]
     golds = {name: [score(story, text) for story, text in zip(stories, texts)] for name, texts in completions.items()}
-    stages = {name: gold_scores(golds[name]) | {"length": words(texts)} for name, texts in completions.items()}
+    stages = {name: gold_scores(golds[name]) for name in completions}
+    for name, texts in completions.items():
+        stages[name]["length"] = mean_interval([float(len(text.split())) for text in texts]).to_dict()
     judges = {name: seed * 10 + number for number, name in enumerate(models)}  # same judges and answers, same choices
     for name in models:
         stages[name] |= duel(stories, completions[name], completions["reference"], random.Random(judges[name]))
@@ -96,11 +98,6 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
 def gold_scores(golds: list[Gold]) -> dict[str, dict[str, float]]:
     """Mean and interval over stories of each aspect."""
     return {aspect: mean_interval([getattr(gold, aspect) for gold in golds], 0.0, 1.0).to_dict() for aspect in ASPECTS}
-
-
-def words(texts: list[str]) -> dict[str, float]:
-    """Mean number of words and its interval."""
-    return mean_interval([float(len(text.split())) for text in texts]).to_dict()
 
 
 def duel(stories: list[Story], completions: list[str], rivals: list[str], rng: random.Random,

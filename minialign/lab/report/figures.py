@@ -118,10 +118,6 @@ def curve(heading: str, records: Sequence[dict], fields: dict[str, str], axis: t
         reference_line(axes, *at)
     if log and len(records) > 1:
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= tick <= high]
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
     if at or len(said) > 1 or grouped:
         legend(axes)
     return framed(heading, fig, f"{heading}: " + "; ".join(said), caption)
