@@ -16,15 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def prepare_process() -> None:
-    """Short spins and kept memory. Call it before torch is imported: later the spins have no effect."""
-    spin_briefly()
-    keep_memory()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of several processes each would log the same warnings
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-
-def spin_briefly() -> None:
-    """Let threads sleep after a short wait for each other.
+    """Short spins and kept memory. Call it before torch is imported: later the spins have no effect.
 
     While a small model computes, its threads wait for each other thousands of times a second, and by default they
     spin. With a neighbour on one of two cores a spinning thread keeps a working one from its core, and sampling falls
@@ -34,6 +26,9 @@ def spin_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    keep_memory()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of several processes each would log the same warnings
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def keep_memory() -> None:

@@ -15,8 +15,9 @@ Read next: t0_unseen_tasks.py.
 import dataclasses
 import functools
 import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from minialign.heads import LanguageModel, load_model
@@ -74,7 +75,7 @@ def taken_for_granted(bench: Bench, base: str, model: LanguageModel, tokenizer: 
     reads = own_words(base, count)
     before = reading(*load_model(adapted, "language-model"), count, True) if adapted else reads
     after = reading(model, tokenizer, count, adapted is not None)
-    learned = overall_mean(on_trained_tasks(bench, model, tokenizer, trained_on(how), seed))
+    learned = overall(on_trained_tasks(bench, model, tokenizer, trained_on(how), seed), mean)
     direct = [control("T5+LM reads, asked directly", before, READS, seed)] if adapted else []
     return [control(f"{base} reads", reads, READS, seed), *direct,
             control("trained tasks in their own words", learned, LEARNED, seed),
@@ -102,12 +103,6 @@ def reading(model: LanguageModel, tokenizer: Tokenizer, count: int, directly: bo
     found = {each.name: each.value for each in measure(model, tokenizer, False, count, directly=directly)}
     forms = sorted((value for name, value in found.items() if name.startswith("yes-no")), reverse=True)[:6]
     return mean([*(found[name] for name in OWN_WORDS), mean(forms)])
-
-
-def overall_mean(results: dict[str, TaskResult]) -> float:
-    """Mean over clusters of the mean over their tasks of the mean over wordings."""
-    return overall({task: TaskResult(task, {"": mean(result.accuracies.values())}, result.chance)
-                    for task, result in results.items()})
 
 
 def rows_of(results: dict[str, TaskResult], **columns: Any) -> Table:
@@ -139,10 +134,10 @@ def chance(table: Table, **which: Any) -> float:
     return overalls([row | {"accuracy": row["chance"]} for row in table], **which)[0]
 
 
-def overall(results: dict[str, TaskResult]) -> float:
-    """Mean over clusters of the mean over their tasks of the median over wordings."""
-    medians: dict[str, list[float]] = {}
+def overall(results: dict[str, TaskResult], over_wordings: Callable[[Iterable[float]], float] = median) -> float:
+    """Mean over clusters of the mean over their tasks of the median, or the mean, over wordings."""
+    found: dict[str, list[float]] = {}
     for task, result in results.items():
-        medians.setdefault(DATASETS[task].cluster, []).append(result.median)
-    means = [sum(medians[cluster]) / len(medians[cluster]) for cluster in sorted(medians)]
+        found.setdefault(DATASETS[task].cluster, []).append(over_wordings(result.accuracies.values()))
+    means = [sum(found[cluster]) / len(found[cluster]) for cluster in sorted(found)]
     return sum(means) / len(means)

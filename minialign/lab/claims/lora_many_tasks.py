@@ -22,7 +22,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minialign.heads import describe_model
 from minialign.instruct.sft import demonstration_rows
@@ -56,7 +56,8 @@ def measure(bench: Bench) -> Rows:
         tokens = torch.tensor([(rows[task][0][0] * 40)[:40] for task in TASKS])  # one row a task, of equal length
         server = serve(base_of("middle")[0].eval(), folders)
         with torch.no_grad():
-            separate = torch.cat([alone(folders[task])(tokens[i : i + 1]) for i, task in enumerate(TASKS)])
+            alone = (merged_plain(load(base_of("middle")[0], folders[task])).eval() for task in TASKS)
+            separate = torch.cat([one(row[None]) for one, row in zip(alone, tokens)])
             together = logits(server, TASKS, tokens)
             same = logits(server, TASKS, tokens[:1].expand(len(TASKS), -1)).flatten(1)
             one_task = [TASKS[0]] * len(TASKS)
@@ -91,11 +92,6 @@ def tuned(bench: Bench, task: str, rows: list, seed: int) -> Path:
         tune(wrap(model, LoRAConfig(4, 8.0, seed=seed)), data, next_token_loss, lambda model: {}, training, run)
 
     return bench.cached("many", [task, seed, bench.fast, len(rows), digest_of(SIZES["middle"])], make)
-
-
-def alone(folder: Path) -> nn.Module:
-    """The separate model of one task: its LoRA loaded and merged in."""
-    return merged_plain(load(base_of("middle")[0], folder)).eval()
 
 
 def logits(server: Serving, tasks: Sequence[str], tokens: Tensor) -> Tensor:
