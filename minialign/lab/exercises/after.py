@@ -12,7 +12,7 @@ from minialign.peft.dora import DoRALinear
 from minialign.quant.gptq import gptq
 from minialign.quant.nf4 import NormalFloat, nearest, normal_levels
 from minialign.quant.smoothquant import smoothing_scales
-from minialign.rlhf.grpo import group_advantages, pass_at_k, token_losses
+from minialign.rlhf.grpo import GRPOConfig, group_advantages, pass_at_k, token_losses
 from minialign.rlhf.kl import k3
 
 HEADING = "After the notes"
@@ -68,7 +68,7 @@ def kl_estimate(policy, reference):
     "write", HEADING, pass_at_k,
     stub="n answers, c of them right, and k ≤ n: whole numbers. Returns a number.",
     cases=lambda: [(4, 1, 2), (16, 3, 8), (10, 9, 3), (8, 0, 8), (8, 8, 1)],
-    reference=lambda n, c, k: 1 - math.comb(n - c, k) / math.comb(n, k),
+    reference=lambda n, c, k: pass_at_k((torch.arange(n) < c).float()[None], k),
     mistakes={
         "with_replacement": lambda n, c, k: 1 - (1 - c / n) ** k,
         "one_answer": lambda n, c, k: c / n,
@@ -143,7 +143,7 @@ def correct_the_others(w, inverse):
     stub="x, w: (K,) largest |value| of each input and of the weights that read it, above 0; alpha. Returns (K,).",
     cases=lambda: [(tensor([8.0, 1.0]), tensor([2.0, 1.0]), 0.5),
                    (tensor([60.0, 0.5, 3.0]), tensor([0.1, 0.3, 0.2]), 0.75)],
-    reference=lambda x, w, alpha: x**alpha / w ** (1 - alpha),
+    reference=lambda x, w, alpha: smoothing_scales(x, [w[None]], alpha),
     mistakes={
         "exchanged": lambda x, w, alpha: w ** (1 - alpha) / x**alpha,
         "product": lambda x, w, alpha: x**alpha * w ** (1 - alpha),
@@ -213,8 +213,9 @@ def length_and_direction(weight, update, m):
     "write", HEADING, token_losses,
     stub="ratio, advantage: (n,); low, high: ε downwards and upwards. Returns (n,) losses.",
     cases=lambda: [(tensor([1.5, 1.5, 0.5, 0.5, 1.0]), tensor([1.0, -1.0, 1.0, -1.0, 2.0]), 0.2, 0.28)],
-    reference=lambda ratio, advantage, low, high: torch.maximum(
-        -advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high)),
+    reference=lambda ratio, advantage, low, high: token_losses(
+        ratio.log()[:, None], torch.zeros(()), ratio.log()[:, None], advantage,
+        GRPOConfig(beta=0.0, clip=low, clip_high=high))[0][:, 0],
     mistakes={
         "one_epsilon": lambda ratio, advantage, low, high: torch.maximum(
             -advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + low)),
