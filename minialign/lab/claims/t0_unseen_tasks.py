@@ -21,9 +21,20 @@ from minialign.heads import load_model
 from minialign.instruct.mixture import MixtureConfig
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds
-from minialign.lab.claims.instructed import chance, examined, overalls, rows_of, settings, t5, taken_for_granted, tuned
+from minialign.lab.claims.instructed import (
+    chance,
+    examined,
+    overalls,
+    results_of,
+    rows_of,
+    settings,
+    t5,
+    taken_for_granted,
+    tuned,
+)
 from minialign.lab.demo.instruct import LARGER, STYLES
-from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, reference_line
+from minialign.lab.plotting import Figure, bars_with_intervals, figure, finish, reference_line, whiskers
+from minialign.world.datasets import DATASETS
 
 CLAIM = Claim("t0-unseen-tasks",
               "Tuned on many tasks in many wordings, a model does better on tasks it never saw than its base and than "
@@ -67,10 +78,27 @@ def judge(table: Table) -> Verdict:
     return checks, f"held-out accuracy {why}; chance {chance(table, model='T0'):.3f}"
 
 
-def draw(table: Table) -> Figure:
-    """A bar for each model, its interval over seeds, and what guessing gives."""
+def draw(table: Table) -> dict[str, Figure]:
+    """A bar for each model, its interval over seeds, and what guessing gives; and T0 beside its base, task by task."""
     _, axes = figure("accuracy on held-out clusters", "", 6.4, 3.6)
     bars_with_intervals(axes, {MODELS[name].replace(", ", ",\n"): interval
                                for name, interval in accuracies(table).items()})
     reference_line(axes, chance(table, model="T0"), "chance", vertical=True)
-    return finish(axes)
+    return {"figure": finish(axes), "tasks": by_task(table)}
+
+
+def by_task(table: Table) -> Figure:
+    """The median wording of each held-out task, cluster by cluster, with intervals over seeds."""
+    _, axes = figure("", "accuracy, median over wordings", 7.2, 4.2)
+    for number, name in enumerate(("T5", "T0")):
+        of_seeds = results_of(table, model=name)
+        tasks = list(of_seeds[0])
+        whiskers(axes, number, [place + 0.16 * number - 0.08 for place in range(len(tasks))],
+                 [over_seeds([results[task].median for results in of_seeds], 0.0, 1.0) for task in tasks], MODELS[name])
+    axes.hlines([of_seeds[0][task].chance for task in tasks], [place - 0.35 for place in range(len(tasks))],
+                [place + 0.35 for place in range(len(tasks))], color="0.35", linewidth=1.2, label="chance")
+    for place, (task, before) in enumerate(zip(tasks[1:], tasks)):
+        if DATASETS[task].cluster != DATASETS[before].cluster:
+            axes.axvline(place + 0.5, color="0.6", linewidth=0.8)
+    axes.tick_params(axis="x", labelrotation=40)
+    return finish(axes, [task.replace("_", " ") for task in tasks], ylim=(0, 1))
