@@ -43,11 +43,6 @@ class Speculated:
     guessed: int  # tokens that the draft guessed
     accepted: int  # of them
 
-    @property
-    def tokens_per_pass(self) -> float:
-        """Tokens written a pass of the target; 1 without a draft."""
-        return len(self.ids) / max(1, self.passes)
-
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
     """(B, V) what is sampled from: all on the likeliest token at temperature 0."""
