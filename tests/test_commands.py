@@ -196,7 +196,7 @@ def test_one_reader_takes_prompts_and_texts_by_their_content(d, tmp_path, capsys
 @pytest.mark.parametrize("line", ["sample {d}/sft --new-tokens 2 --prompt -", "ask {d}/sft --new-tokens 2"])
 def test_what_is_piped_in_has_neither_a_byte_order_mark_nor_a_carriage_return(line, d, monkeypatch, capsys):
     said, asked = [], []
-    monkeypatch.setattr(generation, "prompt_ids", lambda tokenizer, texts, kind: asked.extend(texts) or [[1]] * len(texts))
+    monkeypatch.setattr(generation, "prompt_ids", lambda _, texts, kind: asked.extend(texts) or [[1]] * len(texts))
     for typed in ("Where is Mira?\n", "\ufeffWhere is Mira?\r\n"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed.encode()), encoding="ascii", newline="\n"))
         read_standard_input_as_a_file()
