@@ -69,7 +69,7 @@ def test_an_edited_setting_is_refused_and_the_model_untouched(tmp_path, change):
 def test_a_description_that_is_none_is_refused(tmp_path, text):
     save(lora.wrap(build(), LoRAConfig(rank=1)), tmp_path)
     (tmp_path / ABOUT).write_text(text)
-    refused(build(), tmp_path, "JSON|does not describe a tuned model")
+    refused(build(), tmp_path, "JSON|does not describe a tuned model|the file is empty")
 
 
 @pytest.mark.parametrize("name", [ABOUT, TENSORS])
