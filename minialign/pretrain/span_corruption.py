@@ -29,7 +29,8 @@ whole documents it would cut out every last word, so here all places for the spa
 (test_every_placing_of_the_spans_is_equally_likely).
 DEVIATION: inputs begin with the begin token, as whatever a model of this project reads. T5's end with the end token;
 here those of span corruption do not, since the gaps say what is missing. Those that are gone on from do: without that
-mark a decoder does not find the place (none of its first words was right, test_the_beginning_is_ended_for_the_encoder).
+mark a decoder hardly ever finds the place (test_the_beginning_is_ended_for_the_encoder; the figures are in
+data/claims/t0-unseen-tasks/notes.md).
 DEVIATION: LM adaptation cuts all texts of a step at the same share of their lengths, so that beginnings and rests are
 about equally long and little is padding (test_texts_cut_at_the_same_share_need_little_padding).
 
