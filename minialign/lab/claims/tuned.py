@@ -8,9 +8,10 @@ of any method, and what is taken for granted of it.
     real     do people find this tweet positive?    human ratings (Hutto & Gilbert 2014); left out when they cannot
              be fetched
 
-The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning ends after STEPS
-steps, or before that when LOOKS looks at validation data, EVERY steps apart, brought no lower loss; with the weights of
-the best look. Most end at STEPS (column "steps" of the tables).
+The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning goes on until LOOKS
+looks at validation data, EVERY steps apart, brought no lower loss, or to STEPS steps, and ends with the weights of the
+best look. What the rule was chosen by stands in data/claims/transfer-distance/notes.md; column "steps" of the tables
+says how long each took.
 
     full fine-tuning solves the task    .95 of texts that it never saw: else there is nothing that a smaller part of the
                                         model could lose
@@ -53,7 +54,7 @@ from minialign.world.datasets import examples
 SIZES = {"small": "decoder-0.1m", "middle": "decoder-0.4m", "large": "decoder-2m"}  # and its base
 NEAR, FAR, FARTHER, REAL = "near", "far", "farther", "real"
 BATCH = 16  # texts a step
-STEPS, EVERY, LOOKS = 360, 60, 2  # at most; between two looks at validation data; without a lower loss, to give up
+STEPS, EVERY, LOOKS = 1440, 60, 6  # at most; between two looks at validation data; without a lower loss, to give up
 SOLVED = 0.95  # threshold of the control
 TRIED, FURTHEST = (0, 1), 4  # powers of three, times a method's usual rate, to begin with; as far as the search goes
 FOUND = "found.json"
