@@ -9,9 +9,9 @@ of any method, and what is taken for granted of it.
              be fetched
 
 The bases are one each, so seeds are of the texts, their order and what is added to a base. A tuning goes on until LOOKS
-looks at validation data, EVERY steps apart, brought no lower loss, or to STEPS steps, and ends with the weights of the
-best look. What the rule was chosen by stands in data/claims/transfer-distance/notes.md; column "steps" of the tables
-says how long each took.
+looks at validation data, EVERY steps apart, brought no loss that is lower by a hundredth of a nat, or to STEPS steps,
+and ends with the weights of the best look; column "steps" says how long it took. What this rule was chosen by stands in
+data/claims/transfer-distance/notes.md.
 
     full fine-tuning solves the task    .95 of texts that it never saw: else there is nothing that a smaller part of the
                                         model could lose
@@ -153,7 +153,12 @@ def tuned(bench: Bench, size: str, name: str, method: str, rate: float, seed: in
         if method == "feature-based":
             loss, examine = feature_loss, examine_features
             learned, valid, test = (CachedFeatures(classifier, part) for part in (learned, valid, test))
-        found = tune(classifier, learned, loss, lambda model: examine(model, valid), training, run)
+
+        def look(model: nn.Module) -> dict[str, float]:
+            seen = examine(model, valid)
+            return seen | {"validation": round(seen["validation"], 2)}  # less is no reason to go on
+
+        found = tune(classifier, learned, loss, look, training, run)
         found["validation_accuracy"] = found.pop("accuracy")
         write_json(folder / FOUND, found | {"accuracy": examine(classifier.eval(), test)["accuracy"]})
 
