@@ -35,8 +35,8 @@ from minialign.world.datasets import CLUSTERS, HELD_OUT
 CLAIM = Claim("flan-clusters", "The more kinds of task a model is tuned on, the better it does on kinds it never saw.",
               "Wei et al. 2021, Fig. 6 and 7")
 NOT_TAUGHT = tuple(name for name in CLUSTERS if name not in HELD_OUT + TAUGHT)
-COUNTS = (0, 1, 2, 4, len(TAUGHT), len(TAUGHT + NOT_TAUGHT))  # clusters tuned on; 0 is the model as it was pretrained
-JUDGED = (0, 2, len(TAUGHT))  # the others with the first seed only
+COUNTS = (1, 2, 4, len(TAUGHT), len(TAUGHT + NOT_TAUGHT))  # clusters tuned on; 0 in the table: as it was pretrained
+JUDGED = (2, len(TAUGHT))  # the others with the first seed only
 INSTRUCTIONS = (10, 30, 100, 300, 1000)  # different ones, of all clusters that are taught
 SIZES = ("decoder-0.1m", "decoder-0.4m", "decoder-1.3m", "decoder-2m")
 FLAN = 1e-3  # learning rate: twice T0's, and less rereading; what a decoder reads survives it (the control)
@@ -47,11 +47,13 @@ def measure(bench: Bench) -> Rows:
     """Tune on few and on many clusters, in few and in many instructions, small and large models."""
     config = settings(bench, FLAN, 6)
     base = BASES / STYLES["flan"]
+    as_pretrained = examined(*load_base(base)[:2], config)
     for seed in range(bench.seeds):
         order = [*random.Random(f"clusters {seed}").sample(TAUGHT, len(TAUGHT)), *NOT_TAUGHT]
+        yield from rows_of(as_pretrained, clusters=0, seed=seed, which="")
         for count in JUDGED if seed or bench.fast else COUNTS:
             clusters = tuple(order[:count])
-            model = tuned(bench, config, "flan", PLAIN, seed, clusters) if count else load_base(base)[:2]
+            model = tuned(bench, config, "flan", PLAIN, seed, clusters)
             if count == len(TAUGHT):
                 yield from taken_for_granted(bench, base.name, *model, PLAIN, seed)
             yield from rows_of(examined(*model, config), clusters=count, seed=seed, which=" ".join(clusters))

@@ -49,14 +49,14 @@ MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examp
 def measure(bench: Bench) -> Rows:
     """Make the models, examine each in every wording, and compare."""
     config, larger = settings(bench, steps=STEPS), load_base(BASES / (STYLES["flan"] if bench.fast else LARGER))[:2]
+    models = {"T5": load_model(t5(bench, config)), "GPT-3": larger, "GPT-3, two examples": larger}
+    same = {name: examined(*models[name], config) for name in ("T5", "GPT-3")}  # whatever the seed
     for seed in range(bench.seeds):
-        models = {"T5": load_model(t5(bench, config)), "GPT-3": larger}
-        models["GPT-3, two examples"] = models["GPT-3"]
         models["T0"] = tuned(bench, config, "t0", MANY, seed)
         yield from taken_for_granted(bench, STYLES["t0"], *models["T0"], MANY, seed, t5(bench, config))
         for name in MODELS:
             model, tokenizer = models[name]
-            results = examined(model, tokenizer, config, shots=2 if "two" in name else 0, seed=seed)
+            results = same.get(name) or examined(model, tokenizer, config, shots=2 if "two" in name else 0, seed=seed)
             yield from rows_of(results, model=name, seed=seed, parameters=sum(p.numel() for p in model.parameters()))
 
 
