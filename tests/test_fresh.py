@@ -108,6 +108,13 @@ def test_every_answer_of_a_conversation_is_taught_with_its_end_and_no_question_i
     assert conversation_rows(tokenizer, [turns], 8) == ([], 1)
 
 
+def test_no_question_is_asked_of_a_passage_that_did_not_fit(tokenizer):
+    turns = FreshMixture(ASKED, 3, turns=4).conversation(2)
+    room = [len(tokenizer.encode(turn.prompt)) for turn in turns]
+    assert max(room[1:]) + 4 < room[0], "without their passage the others would fit"
+    assert conversation_rows(tokenizer, [turns], room[0]) == ([], 1)
+
+
 def test_every_so_many_steps_the_other_data_come():
     often, seldom = (PackedText(torch.arange(40).view(20, 2) + 100 * k, 1, 0) for k in (0, 1))
     both = Interleaved(often, seldom, 3)

@@ -12,6 +12,8 @@ reads prompt and answer in one row, as in sft.py. Details that matter:
 Read next: zero_shot.py. Try it:  python -m minialign instruct --style flan
 """
 
+import math
+
 from minialign.batching import IGNORE, Batch, demonstration_row, next_token_batch, pad
 from minialign.instruct.mixture import question_ids
 from minialign.instruct.sft import Row
@@ -46,7 +48,7 @@ def conversation_rows(tokenizer: Tokenizer, conversations: list[list[Question]],
     rows = []
     for turns in conversations:
         ids, labels = [tokenizer.begin], [IGNORE]
-        for prompt, target in question_ids(tokenizer, turns, context, True, "decoder")[0]:
+        for prompt, target in question_ids(tokenizer, turns, math.inf, kind="decoder")[0]:  # whether they fit: below
             taught = [*target, tokenizer.end]
             if len(ids) + len(prompt) - 1 + len(taught) > context + 1:
                 break
