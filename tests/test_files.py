@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from minialign.runs.files import (
     read_json,
     read_jsonl,
     read_text,
+    write_json,
     write_jsonl,
 )
 from minialign.runs.settings import describe, from_dict, to_dict
@@ -214,6 +216,14 @@ def test_lines_that_were_written_are_read_back(tmp_path):
     write_jsonl(tmp_path / "file.jsonl", records)
     assert read_jsonl(tmp_path / "file.jsonl", ("prompt",)) == records
     assert len((tmp_path / "file.jsonl").read_bytes().split(b"\n")) == 3
+
+
+def test_a_folder_in_the_place_of_a_file_is_an_error_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("."), tmp_path):
+        with pytest.raises(UserError, match="choose another --out"):
+            write_json(place, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_fingerprints_depend_on_the_value_alone():
