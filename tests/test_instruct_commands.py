@@ -11,7 +11,14 @@ from minialign.__main__ import run
 from minialign.instruct.mixture import MixtureConfig
 from minialign.lab.bases.make import BASES
 from minialign.lab.commands.ask import split_options
-from minialign.lab.demo.instruct import InstructConfig, every_instruction, held_out_examples, questions, trained_on
+from minialign.lab.demo.instruct import (
+    TAUGHT,
+    InstructConfig,
+    every_instruction,
+    held_out_examples,
+    questions,
+    trained_on,
+)
 from minialign.runs.errors import UserError
 from minialign.runs.files import read_json
 from minialign.runs.tensors import digest, read_tensors
@@ -93,6 +100,8 @@ def test_questions_are_asked_one_after_the_other_until_an_empty_line(d, capsys, 
     [
         ("instruct --tasks {d}/tasks.jsonl", "--tasks and --templates belong together"),
         ("instruct --hold-out magic --fast", "no cluster 'magic' to hold out; known are questions"),
+        ("instruct --fast --out {d}/x0 " + " ".join(f"--hold-out {name}" for name in TAUGHT),
+         "every cluster that is trained on is held out; leave one of questions, yes-no"),
         (OWN + " --base {d}/gpt --out {d}/x1", "holds a decoder, and --style t0 needs an encoder-decoder"),
         (OWN + " --base {d}/t5 --style flan --out {d}/x2",
          "holds an encoder-decoder, and --style flan needs a decoder"),

@@ -90,10 +90,10 @@ def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
         raise UserError(f"there is no cluster {unknown[0]!r} to hold out; known are {', '.join(CLUSTERS)}")
     quick = {"adapt_steps": world.FAST.adapt_steps, "examined": world.FAST.examined} if args.fast else {}
     config = world.InstructConfig(training, args.fixed, args.turns, args.reread, **quick)
+    templates = world.trained_on(mixture, None, held_out)
     base = styled(args.base or BASES / world.STYLES[args.style], args.style)
     if args.base is None and args.style != "flan":
         base = world.adapt(config, args.seed, args.out / world.ADAPTED)
-    templates = world.trained_on(mixture, None, held_out)
     click.echo(f"{sum(map(len, templates.values())):,} instructions of {len(templates)} tasks; the clusters "
                f"{', '.join(held_out)} are held out")
     asked = world.held_out_examples(config.examined, held_out)

@@ -27,6 +27,7 @@ from minialign.lab.bases.texts import UNREAD, MarkedRows, encode_chunk
 from minialign.lab.stages import stage_run
 from minialign.pretrain.pretrain import train_and_validate
 from minialign.pretrain.span_corruption import LMAdaptation
+from minialign.runs.errors import UserError
 from minialign.runs.files import fingerprint
 from minialign.runs.run_folder import TOKENIZER, RunFolder
 from minialign.runs.settings import check_ranges
@@ -86,11 +87,14 @@ def every_instruction(held_out: tuple[str, ...] = HELD_OUT) -> tuple[Templates, 
 
 def trained_on(config: MixtureConfig, clusters: tuple[str, ...] | None = None,
                held_out: tuple[str, ...] = HELD_OUT) -> Templates:
-    """The instructions of a mixture: of the clusters that are taught, or of the named ones."""
+    """The instructions of a mixture: of the clusters that are taught, or of the named ones. Raises UserError where all
+    of these are held out."""
     clusters = TAUGHT if clusters is None else clusters
     found = {task: [each for each in made if config.manners or not each.manner and each.name == each.asked_as]
              for task, made in every_instruction(held_out)[0].items()
              if DATASETS[task].cluster in clusters}
+    if not found:
+        raise UserError(f"every cluster that is trained on is held out; leave one of {', '.join(clusters)}")
     return chosen(found, {}, replace(config, manners=False))  # they are in it already
 
 
