@@ -163,8 +163,9 @@ def test_a_fixed_set_of_examples_is_an_option(d):
 def test_other_tasks_or_another_base_are_another_run(d, capsys):
     line = f"instruct {QUICK} --style flan --turns 1 --reread 0 --out {d}/one"
     assert type_in(f"{line} --base {BASES / 'decoder-0.1m'} --hold-out words", d=d) == 0
-    assert type_in(f"{line} --base {BASES / 'decoder-0.1m'} --hold-out topic", d=d) == 2
-    assert "another run" in complaint(capsys)
+    for other in ("topic", "lists"):  # trained on otherwise, and not
+        assert type_in(f"{line} --base {BASES / 'decoder-0.1m'} --hold-out {other}", d=d) == 2
+        assert "another run" in complaint(capsys)
     assert type_in(f"{line} --base {BASES / 'decoder-0.4m'} --hold-out words", d=d) == 2
     assert "another run" in complaint(capsys)
 

@@ -84,8 +84,8 @@ def refuse_options(world_s: bool) -> None:
 
 def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: MixtureConfig) -> RunFolder:
     """Tune on the toy world's tasks and examine what was held out."""
-    held_out = args.hold_out or HELD_OUT
-    unknown = [name for name in held_out if name not in CLUSTERS]
+    held_out = tuple(name for name in CLUSTERS if name in (args.hold_out or HELD_OUT))  # each once, in one order
+    unknown = [name for name in args.hold_out if name not in CLUSTERS]
     if unknown:
         raise UserError(f"there is no cluster {unknown[0]!r} to hold out; known are {', '.join(CLUSTERS)}")
     quick = {"adapt_steps": world.FAST.adapt_steps, "examined": world.FAST.examined} if args.fast else {}
@@ -99,7 +99,7 @@ def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
     asked = world.held_out_examples(config.examined, held_out)
     wordings = prefix_templates(asked) if args.style == "t5" else PROMPTS
     asked = that_fit(*load_model(base, "language-model"), asked, wordings, mixture, args.skip_long)
-    tuned = world.tune(config, args.style, base, templates, args.seed, args.out / world.TUNED, tuple(held_out))
+    tuned = world.tune(config, args.style, base, templates, args.seed, args.out / world.TUNED, held_out)
     run = RunFolder(tuned)
     model, tokenizer = load_model(run.path, "language-model")
     report(examine(model, tokenizer, asked, wordings, mean_logprob=args.mean_logprob), "held out", run.path)

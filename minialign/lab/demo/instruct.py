@@ -132,6 +132,7 @@ def tune(config: InstructConfig, style: str, base: Path, templates: Templates, s
     asked = [[task, each.name] for task, found in templates.items() for each in found]
     about = describe_model(model) | {"stage": style, "instruct": replace(config, tuning=how), "base": model,
                                      "instructions": len(asked), "which": fingerprint(asked)}
+    about |= {} if held_out == HELD_OUT else {"held_out": held_out}  # not said in runs of earlier versions
     with stage_run(RunFolder(folder), tokenizer, **about) as run:
         if not run.finished:
             learned, valid = questions(config, model.config.kind, templates, seed, held_out)
