@@ -148,6 +148,7 @@ def test_the_toy_worlds_tasks_are_learned_from_a_base_that_reads(d, style, name,
     assert type_in(f"instruct {QUICK} --style {style} {base} --out {out}", d=d) == 0
     said = capsys.readouterr().out
     assert "instructions of 28 tasks; the clusters inference, completion, coreference, format are held out" in said
+    assert f"{read_json(out / '2-instructed' / 'config.json')['instructions']:,} instructions" in said
     results = read_json(out / "2-instructed" / "examination.json")
     assert {"check", "ending", "pronoun", "twice"} <= set(results)
     assert all(0 <= r["median"] <= 1 and r["side"] == "held out" for r in results.values())

@@ -94,8 +94,8 @@ def on_the_world(args: SimpleNamespace, training: TrainingConfig, mixture: Mixtu
     base = styled(args.base or BASES / world.STYLES[args.style], args.style)
     if args.base is None and args.style != "flan":
         base = world.adapt(config, args.seed, args.out / world.ADAPTED)
-    click.echo(f"{sum(map(len, templates.values())):,} instructions of {len(templates)} tasks; the clusters "
-               f"{', '.join(held_out)} are held out")
+    count = len(templates) if args.style == "t5" else sum(map(len, templates.values()))  # T5: one prefix each
+    click.echo(f"{count:,} instructions of {len(templates)} tasks; the clusters {', '.join(held_out)} are held out")
     asked = world.held_out_examples(config.examined, held_out)
     wordings = prefix_templates(asked) if args.style == "t5" else PROMPTS
     asked = that_fit(*load_model(base, "language-model"), asked, wordings, mixture, args.skip_long)
