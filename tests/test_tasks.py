@@ -56,6 +56,13 @@ def test_a_stray_brace_in_a_template_file_is_an_error_that_names_it(tmp_path):
         load_templates(file)
 
 
+def test_a_task_that_stands_in_a_template_file_twice_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "t.json").write_text('{"spam": [{"name": "a", "input": "{text}"}], "spam": [{"name": "b", "input": '
+                                     '"{text}?"}]}', encoding="utf-8")
+    with pytest.raises(UserError, match="'spam' stands in one object twice"):
+        load_templates(tmp_path / "t.json")
+
+
 def test_the_right_answer_is_among_different_options(examples):
     for name in ("who", "where", "what", "feeling", "yes_no"):
         for example in examples[name]:

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from minialign.runs.errors import UserError
 from minialign.world.wordings import TABLES
@@ -120,7 +121,7 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
         UserError: not JSON; a key that is unknown, missing or of another type; a stray brace; a name that comes twice.
     """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        table = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot be read as JSON: {error}", path) from None
     if not isinstance(table, dict) or not table:
@@ -141,6 +142,15 @@ def load_templates(path: Path = TABLES / "templates.json") -> dict[str, list[Tem
             if names.count(name) > 1:
                 raise UserError(f"{task} has two templates with the name {name!r}; give each its own", path)
     return templates
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for a name that comes twice, of which the last would stand for all."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands in one object twice; put both into one, or rename one")
+    return dict(pairs)
 
 
 def _template(task: str, entry: dict, path: Path) -> Template:
