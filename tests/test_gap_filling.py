@@ -62,8 +62,10 @@ def test_the_space_before_a_gap_belongs_to_what_fills_it(kind, tokenizer, monkey
         f"minialign.pretrain.gap_filling.fill_with_{'tokens' if kind == 'encoder' else 'spans'}", lambda model, parts,
         *_: seen.extend(parts) or []
     )
-    fill_gaps(build(kind=kind), tokenizer, "Rosa lost ___ in the ___ .", 1, GREEDY, seeded())
-    assert [tokenizer.decode(part) for part in seen] == ["Rosa lost", " in the", " ."]
+    for short, long in (("___", "___"), ("____", "________")):
+        fill_gaps(build(kind=kind), tokenizer, f"Rosa lost {short} in the {long} .", 1, GREEDY, seeded())
+        assert [tokenizer.decode(part) for part in seen] == ["Rosa lost", " in the", " ."]
+        seen.clear()
 
 
 @pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])

@@ -16,6 +16,7 @@ Read next: instruct/sft.py.
 Try it:  python -m minialign sample RUN --prompt "Rosa lost ___ in the barn."
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def fill_gaps(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int,
     if model.config.kind == "decoder":
         raise UserError(f"a decoder goes on from a text and cannot fill gaps; leave {GAP} out, or use an encoder or an "
                         f"encoder-decoder")
-    *before, last = text.split(GAP)
+    *before, last = re.split(f"{GAP}_*", text)  # a longer line is one gap, too
     parts = tokenizer.encode_many([*(part.rstrip(" ") for part in before), last])
     gaps = len(parts) - 1
     if not 1 <= gaps <= SENTINELS:
