@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 
 from minialign.batching import pack
-from minialign.lab.commands.inputs import given_context, read_documents, read_lines, read_prompts, refuse_judged
+from minialign.lab.commands.inputs import (
+    given_context,
+    read_documents,
+    read_lines,
+    read_prompts,
+    refuse_judged,
+    say_how_to_sample,
+)
 from minialign.lab.interchange.folder import read_tokenizer
 from minialign.lab.interchange.published import architecture
+from minialign.peft.transfer import TunedRun
 from minialign.runs.errors import UserError
 from minialign.runs.files import (
     fingerprint,
@@ -25,6 +33,7 @@ from minialign.runs.files import (
     write_json,
     write_jsonl,
 )
+from minialign.runs.run_folder import RunFolder
 from minialign.runs.settings import describe, from_dict, to_dict
 from minialign.tokenizer import SpecialIds, load_tokenizer
 from minialign.training import TrainingConfig
@@ -224,6 +233,13 @@ def test_a_folder_in_the_place_of_a_file_is_an_error_in_words(tmp_path, monkeypa
         with pytest.raises(UserError, match="choose another --out"):
             write_json(place, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_with_a_blank_is_told_in_quotes(capsys):
+    say_how_to_sample(Path("base"), RunFolder(Path("my run")))
+    say_how_to_sample(Path("my base"), TunedRun(Path("tuned")))
+    assert [line.partition("sample ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        '"my run" --prompt "…"', '"my base" --tuned tuned --prompt "…"']
 
 
 def test_fingerprints_depend_on_the_value_alone():

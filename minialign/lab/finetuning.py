@@ -40,7 +40,7 @@ from minialign.pretrain.causal_lm import LabelledRows, mean_loss, next_token_los
 from minialign.pretrain.span_corruption import TextToTextRows, text_to_text_loss
 from minialign.runs.devices import default_device, device_of, in_half
 from minialign.runs.errors import UserError
-from minialign.runs.files import place_of
+from minialign.runs.files import place_of, typed
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -220,4 +220,4 @@ def write_merged(model: LanguageModel, tokenizer: Tokenizer, out: Path, result: 
     with stage_run(run, tokenizer, **describe_model(plain), stage="finetune", of=result["folder"], merged=plain):
         if not run.finished:
             run.finish(plain, **{name: result[name] for name in ("validation", "perplexity", "steps")})
-    click.echo(f'{run.path}: plain again; try  python -m minialign sample {run.path} --prompt "…"')
+    click.echo(f'{run.path}: plain again; try  python -m minialign sample {typed(run.path)} --prompt "…"')

@@ -153,6 +153,11 @@ def unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot be written ({error.strerror or error}); {remedy} and run the same command again", path)
 
 
+def typed(path: Path) -> str:
+    """A path as it is typed in a terminal: in quotes where it has a blank, which would end it."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON that people can read, atomically."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

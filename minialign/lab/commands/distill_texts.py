@@ -25,7 +25,7 @@ from minialign.pretrain.causal_lm import LabelledRows, NextToken, encode_documen
 from minialign.pretrain.masked_lm import MaskedLM, MaskingConfig
 from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint, write_json
+from minialign.runs.files import fingerprint, typed, write_json
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.tokenizer import Tokenizer
 
@@ -71,11 +71,12 @@ def distil_from_texts(asked: SimpleNamespace) -> None:
     write_json(asked.out / "report.json", result)
     click.echo("\n" + table(result))
     if not defaults.predicts_words and not getattr(configs[0], "prediction", 0):
-        click.echo(f"{name} teaches how to read, no words. To read on: finetune --base {asked.out}; for words: distill "
-                   f"--recipe soft-targets --student {asked.out}")
+        out = typed(asked.out)
+        click.echo(f"{name} teaches how to read, no words. To read on: finetune --base {out}; for words: distill "
+                   f"--recipe soft-targets --student {out}")
         return
     gap = " ___ …" if teacher.config.kind == "encoder" else ""
-    click.echo(f'try it:  python -m minialign sample {asked.out} --prompt "…{gap}"')
+    click.echo(f'try it:  python -m minialign sample {typed(asked.out)} --prompt "…{gap}"')
 
 
 def recipe_for(name: str, kind: str) -> RecipeDefaults:

@@ -24,7 +24,7 @@ from minialign.quant.saving import QUANTIZED
 from minialign.runs import files
 from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
-from minialign.runs.files import Record, place_of, read_text
+from minialign.runs.files import Record, place_of, read_text, typed
 from minialign.runs.run_folder import CONFIG, MODEL, RunFolder
 from minialign.tokenizer import Tokenizer
 
@@ -86,7 +86,7 @@ def open_policy(policy: Path, update: LoRAConfig, out: Path) -> tuple[nn.Module,
 
 def say_how_to_sample(policy: Path, run: RunFolder) -> None:
     """The command that shows what the improved policy says."""
-    of = f"{policy} --tuned {run.path}" if isinstance(run, TunedRun) else run.path
+    of = f"{typed(policy)} --tuned {typed(run.path)}" if isinstance(run, TunedRun) else typed(run.path)
     click.echo(f'try it:  python -m minialign sample {of} --prompt "…"')
 
 

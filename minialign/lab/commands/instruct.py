@@ -26,7 +26,7 @@ from minialign.lab.demo import instruct as world
 from minialign.lab.interchange.tasks_file import fill, is_yaml, read_tasks, read_templates
 from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint, write_json
+from minialign.runs.files import fingerprint, typed, write_json
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 from minialign.training import TrainingConfig
@@ -70,7 +70,7 @@ def command(args, training, mixture):
         raise UserError("--tasks and --templates belong together; give both, or neither for the toy world's")
     refuse_options(args.tasks is None)
     run = on_the_world(args, training, mixture) if args.tasks is None else on_own_tasks(args, training, mixture)
-    click.echo(f'try it:  python -m minialign ask {run.path} --prompt "…" --options yes,no')
+    click.echo(f'try it:  python -m minialign ask {typed(run.path)} --prompt "…" --options yes,no')
 
 
 def refuse_options(world_s: bool) -> None:

@@ -19,7 +19,7 @@ from minialign.rlhf.ppo import PPOConfig, train_ppo
 from minialign.rlhf.pretraining_mix import MixConfig, PretrainingMix, alignment_tax
 from minialign.rlhf.reward_model import Ensemble
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint, place_of
+from minialign.runs.files import fingerprint, place_of, typed
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import Tokenizer
 
@@ -80,7 +80,7 @@ def command(args, settings, mixing):
         tax = alignment_tax(trained, model, checks)
         click.echo(f"alignment tax: held-out text costs {tax.mean:+.4f} nats a token more than before (95 %: "
                    f"{tax.low:+.4f} to {tax.high:+.4f})")
-    click.echo(f'try it:  python -m minialign sample {args.out} --prompt "…"')
+    click.echo(f'try it:  python -m minialign sample {typed(args.out)} --prompt "…"')
 
 
 def load_rewards(args: SimpleNamespace, tokenizer: Tokenizer) -> tuple[ScalarModel | Ensemble, dict[str, Any]]:

@@ -16,7 +16,7 @@ from minialign.pretrain.pretrain import pretrain
 from minialign.pretrain.span_corruption import LMAdaptation, SpanCorruption, SpanCorruptionConfig
 from minialign.runs.devices import default_device
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint
+from minialign.runs.files import fingerprint, typed
 from minialign.runs.run_folder import MODEL, RunFolder
 from minialign.runs.settings import to_dict
 from minialign.runs.tensors import load_into, read_tensors
@@ -96,7 +96,7 @@ def report(run: RunFolder, objective: str, adapted: bool) -> None:
                 "span-corruption": "the gaps of held-out text"}[objective]
     click.echo(f"{run.path}: perplexity {run.facts()['perplexity']:.2f} on "
                f"{'the rests of held-out texts' if adapted else measured}")
-    click.echo(f'try it:  python -m minialign sample {run.path} --prompt '
+    click.echo(f'try it:  python -m minialign sample {typed(run.path)} --prompt '
                f'"{"…" if objective == "next-token" or adapted else "… ___ …"}"')
 
 

@@ -11,7 +11,7 @@ from minialign.lab.commands import options as cli
 from minialign.lab.commands.inputs import fill_a_batch, refuse_judged
 from minialign.lab.stages import stage_run
 from minialign.runs.errors import UserError
-from minialign.runs.files import fingerprint, held_out, read_jsonl
+from minialign.runs.files import fingerprint, held_out, read_jsonl, typed
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import show_loss_mask
 
@@ -57,4 +57,4 @@ def command(base, demonstrations, skip_long, out, seed, fast, training):
                 click.echo("green is taught: " + show_loss_mask(tokenizer, first.tokens[0], first.labels[0]))
             fine_tune(model, rows, valid, training, run)
     click.echo(f"{out}: perplexity {run.facts()['perplexity']:.2f} on held-out completions")
-    click.echo(f'try it:  python -m minialign sample {out} --prompt "…"')
+    click.echo(f'try it:  python -m minialign sample {typed(out)} --prompt "…"')
