@@ -138,6 +138,15 @@ def test_a_held_out_question_that_does_not_fit_is_found_before_anything_is_train
     assert "of the examples to be examined 1 do not fit the context and are left out" in said and "spam" in said
 
 
+def test_where_every_example_is_left_out_none_is_said_to_lack_options(d, capsys):
+    long = [{"task": "odd", "cluster": "number", "text": "kite " * 90, "answer": "yes", "options": ["yes", "no"]}]
+    (d / "none.jsonl").write_text("\n".join([*(d / "tasks.jsonl").read_text(encoding="utf-8").splitlines()[:12],
+                                             *map(json.dumps, long)]), encoding="utf-8")
+    line = OWN.replace("tasks.jsonl", "none.jsonl") + " --base {d}/gpt --style flan --hold-out number --skip-long"
+    assert type_in(line + " --out {d}/none", d=d) == 0
+    assert "no example is left that has options to rank, so nothing was examined" in capsys.readouterr().out
+
+
 QUICK = "--fast --steps 2 --batch 8 --wordings-per-task 2"
 
 

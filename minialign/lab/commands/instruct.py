@@ -184,7 +184,7 @@ def report(found: dict[str, Any], side: str, folder: Path) -> None:
         task: {"side": side, "median": r.median, "chance": r.chance, "spread": r.spread,
                "quartile_range": r.quartile_range, "templates": r.accuracies} for task, r in found.items()})
     if not found:
-        click.echo("no task has options to rank, so nothing was examined")
+        click.echo("no example is left that has options to rank, so nothing was examined")
         return
     click.echo(f"{'task':<20} {'median':>7} {'chance':>7} {'spread':>7}   ({side}; spread over wordings)")
     for task, result in found.items():
