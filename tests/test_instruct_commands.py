@@ -113,7 +113,7 @@ def test_questions_are_asked_one_after_the_other_until_an_empty_line(d, capsys, 
          "context is 64; shorten it, or leave such questions out"),
         (OWN.replace("tasks.jsonl", "true.jsonl") + " --base {d}/t5 --out {d}/x7",
          "true.jsonl, line 1: field 'answer' is true, and template spam/plain"),
-        ("ask {d}/t5 --prompt x --options yes", "are not two or more answers"),
+        ("ask {d}/t5 --prompt x --options yes", "are not two or more different answers"),
         ("ask {d}/nowhere --prompt x", "no such run folder"),
     ],
 )
@@ -214,7 +214,7 @@ def test_options_are_parted_at_commas_or_bars(text, found):
     assert split_options(text) == found
 
 
-@pytest.mark.parametrize("text", ["yes", "yes,", "a||b"])
+@pytest.mark.parametrize("text", ["yes", "yes,", "a||b", "yes, yes"])
 def test_options_that_are_none_are_refused(text):
-    with pytest.raises(UserError, match="two or more answers"):
+    with pytest.raises(UserError, match="two or more different answers"):
         split_options(text)

@@ -65,12 +65,12 @@ def classify(run: Path, tuned: Path, prompt: str | None, options: str) -> None:
 
 
 def split_options(text: str) -> list[str]:
-    """The answers of "yes, no" or "Mira, who ran | Tom". Raises UserError for fewer than two, or an empty one."""
+    """The answers of "yes, no" or "Mira, who ran | Tom". Raises UserError for one alone, empty ones and equal ones."""
     if not text.strip():
         return []
     found = [part.strip() for part in text.split("|" if "|" in text else ",")]
-    if len(found) < 2 or not all(found):
-        raise UserError(f"the options {text!r} are not two or more answers; write them as --options yes,no")
+    if len(found) < 2 or not all(found) or len(set(found)) < len(found):
+        raise UserError(f"the options {text!r} are not two or more different answers; write them as --options yes,no")
     return found
 
 
