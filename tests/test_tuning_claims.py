@@ -4,10 +4,11 @@ import hashlib
 
 import pytest
 
-from minialign.lab.claims import controls, lora_size, transfer_distance
+from minialign.lab.claims import Bench, controls, lora_size, transfer_distance, tuned
 from minialign.lab.claims.lora_size import METHODS, REAL_MODEL
 from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, REAL, SIZES, SOLVED, first_ones_team, one_team, solved
 from minialign.peft.methods import OF_THE_NOTES
+from minialign.runs.files import read_json
 
 ALIKE = (-0.002, 0.0, 0.002)  # what seeds add
 
@@ -80,3 +81,13 @@ def test_full_fine_tuning_has_to_solve_what_is_compared():
         f"full fine-tuning of decoder-0.4m solves the {name} task" for name in (NEAR, FAR, FARTHER)]
     assert all(control["passed"] and control["threshold"] == SOLVED for control in found)
     assert not controls(solved([row(0.94, seed, task=FAR, method="full") for seed in range(3)]))[0]["passed"]
+
+
+def test_a_tuning_ends_when_looks_bring_nothing_that_a_second_decimal_shows(tmp_path, monkeypatch):
+    losses = iter([0.7, 0.504, 0.502, 0.497, *[0.1] * 20])  # the third and the fourth look are lower, and both .50
+    monkeypatch.setattr(tuned, "examine_classes", lambda model, data: {"validation": next(losses), "accuracy": 0.5})
+    for name, value in {"STEPS": 9, "EVERY": 1, "LOOKS": 2}.items():
+        monkeypatch.setattr(tuned, name, value)
+    monkeypatch.setattr(tuned, "parts", lambda *_: [[("Rosa saw Max.", 1), ("Max saw Rosa.", 0)]] * 3)
+    found = read_json(tuned.tuned(Bench(tmp_path, tmp_path), "small", NEAR, "bitfit", 1.0, 0) / tuned.FOUND)
+    assert (found["steps"], found["validation"]) == (4, 0.5)
