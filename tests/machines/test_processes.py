@@ -15,8 +15,10 @@ import pytest
 from minialign.runs.run_folder import RunFolder
 from minialign.runs.tensors import read_tensors
 
+# Not ReLU: gradients summed in another order differ in their last bits, and where an input is within rounding of 0 that
+# decides whether a unit learns (with noise of the last bit 49 of 59 runs parted by more than 1e-5; with GELU none).
 SIZE = ["--vocabulary", "300", "--width", "32", "--heads", "2", "--layers", "2", "--context", "48", "--batch", "8",
-        "--split", "paragraphs"]
+        "--split", "paragraphs", "--activation", "gelu"]
 
 
 @pytest.fixture
