@@ -258,10 +258,10 @@ HELD_OUT = [
 
 def test_curves_that_were_measured_from_the_reference_on_meet_in_one_point_also_where_fewer_seeds_ran():
     found = over_optimisation.curves(HELD_OUT)
-    assert list(found) == ["β 0", "β 0.1", "β 0.3", "best of n"]
+    assert list(found) == ["β = 0", "β = 0.1", "β = 0.3", "best of n"]
     starts = {tuple(round(means[name][0], 9) for name in ("kl", "proxy", "gold")) for means in found.values()}
     assert starts == {(0.0, 0.01, 0.602)}
-    assert found["β 0.3"]["gold"][-1] - 0.602 == pytest.approx(0.004 * 10), "its gain is that of its seed"
+    assert found["β = 0.3"]["gold"][-1] - 0.602 == pytest.approx(0.004 * 10), "its gain is that of its seed"
     first, last = over_optimisation.ends(HELD_OUT, 0.0, "gold")[2]
     assert first == pytest.approx(0.604) and last == pytest.approx(0.604 - 0.1), "one point, not a mean of five"
     assert all(judged(over_optimisation, HELD_OUT, 0.1).values())
@@ -271,7 +271,7 @@ def test_the_legend_names_each_curve_once_and_lies_above_them():
     fig = over_optimisation.draw(HELD_OUT)
     fig.draw_without_rendering()
     (legend,) = fig.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["β 0", "β 0.1", "β 0.3", "best of n"]
+    assert [text.get_text() for text in legend.get_texts()] == ["β = 0", "β = 0.1", "β = 0.3", "best of n"]
     assert all(legend.get_window_extent().y0 >= axes.get_window_extent().y1 for axes in fig.axes)
 
 

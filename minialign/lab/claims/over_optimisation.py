@@ -256,7 +256,7 @@ def curves(table: Table) -> dict[str, dict[str, list[float]]]:
     """Label -> mean over the seeds that ran of kl, proxy and gold along a run, over five updates in a row after the
     common beginning; best of n along n. A price that fewer seeds ran at begins where all do, too: each seed has a
     proxy of its own, and gains are what is compared."""
-    runs = {f"β {beta:g}": {"method": "ppo", "beta": beta} for beta in sorted(distinct(table, "beta", method="ppo"))}
+    runs = {f"β = {beta:g}": {"method": "ppo", "beta": beta} for beta in sorted(distinct(table, "beta", method="ppo"))}
     found = {label: means_along(table, "update", **which) for label, which in runs.items()}
     found = {label: {name: means[:1] + smooth(means[1:]) for name, means in curve.items()}
              for label, curve in found.items()}

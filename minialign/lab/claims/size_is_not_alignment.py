@@ -30,7 +30,7 @@ from minialign.lab.claims.instructed import NEW, READS, own_words
 from minialign.lab.claims.tuned import SIZES, base_of
 from minialign.lab.demo.evaluation import ASPECTS
 from minialign.lab.demo.pipeline import SAMPLING
-from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals
+from minialign.lab.plotting import Figure, figure, finish, lines_with_intervals, reference_line
 from minialign.pretrain.causal_lm import encode_documents, mean_loss, training_rows
 from minialign.training import TrainingConfig
 from minialign.world import corpus
@@ -97,4 +97,5 @@ def draw(table: Table) -> Figure:
     places = [column(table, "parameters", width=width)[0] for width in widths]
     lines_with_intervals(axes, places, {aspect: [over_seeds(column(table, aspect, width=width)) for width in widths]
                                         for aspect in STATED})
+    reference_line(axes, over_seeds(column(table, "helpful", width=0)).mean, "helpful, the references")
     return finish(axes, xscale="log", ylim=(0, 1.03))
