@@ -16,7 +16,8 @@ from minialign.lab.demo.settings import FAST, DemoConfig
 from minialign.lab.notebook import FEEDBACK
 from minialign.lab.report import write_report
 from minialign.runs.errors import UserError
-from minialign.runs.files import read_jsonl
+from minialign.runs.files import read_json, read_jsonl, write_json
+from minialign.runs.settings import to_dict
 from minialign.runs.tensors import read_tensors
 
 TINY = {"base": "none", "documents": 60, "demonstrations": 120, "judged": 64, "completions": 3, "prompts": 8,
@@ -138,7 +139,7 @@ def test_the_row_of_rlhf_beside_best_of_n_says_what_its_stage_says_of_the_same_s
 def test_without_best_of_n_everything_else_is_measured_as_before(whole, tmp_path):
     folder, _, _ = whole
     measured, config = what_is_measured(folder)
-    found = evaluate(tmp_path, *measured, dataclasses.replace(config, rivals=False))
+    found = evaluate(tmp_path, *measured, dataclasses.replace(config, rivals=0))
     kept = json.loads((folder / "evaluation" / "result.json").read_text(encoding="utf-8"))
     assert kept.pop("best_of_n") and json.loads(json.dumps(found)) == kept
 
@@ -165,6 +166,10 @@ def test_a_finished_run_is_not_done_again(whole):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")} == before
 
 
+def test_a_short_run_goes_over_each_rollout_once(whole):
+    assert read_json(whole[0] / RLHF / "config.json")["settings"]["epochs"] == 1
+
+
 def test_no_story_stands_in_two_stages(whole):
     folder, _, _ = whole
     stories = {name: {r["story"]["text"] for r in read_jsonl(folder / "data" / f"{name}.jsonl")}
@@ -178,6 +183,14 @@ def test_another_run_in_the_folder_is_left_alone(tmp_path):
     claim_folder(tmp_path, DemoConfig())
     with pytest.raises(UserError, match="holds a run with beta = 0.1, now it is 0.2"):
         claim_folder(tmp_path, DemoConfig(beta=0.2))
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_later_settings_have_their_defaults(tmp_path):
+    earlier = {key: value for key, value in to_dict(DemoConfig()).items() if key != "rivals"}
+    write_json(tmp_path / "demo.json", earlier)
+    with pytest.raises(UserError, match="holds a run with rivals = 150, now it is 0"):
+        claim_folder(tmp_path, DemoConfig(rivals=0))
+    claim_folder(tmp_path, DemoConfig())
 
 
 def test_a_judge_that_does_not_read_learns_which_sign_is_better():

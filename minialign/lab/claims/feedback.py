@@ -13,6 +13,7 @@ size, and fixed before the first run from bases:
 Read next: people_prefer_rlhf.py.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,10 @@ def aligned(bench: Bench, size: str,
     base, made, config = compared(bench, size, seed)
 
     def make(folder: Path) -> None:
-        job = job_in(folder, config)
+        job = job_in(folder, dataclasses.replace(config, rivals=0))
         reward = job.train_reward(made.tokenizer, made.instructed, made.comparisons)
         policy = job.train_policy(made.tokenizer, made.instructed, reward, made.practice)
-        job.evaluate(made, reward, policy, rivals=False)
+        job.evaluate(made, reward, policy)
 
     folder = bench.cached("aligned", [base.name, to_dict(config)], make)
     stages = {"pretrained": base / PRETRAINED, "sft": base / INSTRUCTED, "reward": folder / REWARD}

@@ -47,8 +47,9 @@ def command(out, seed, fast, play, from_scratch, config):
         if not (out / "report.html").exists():
             summary = demo.run()
             with demo.stage("report", "writing the report"):
-                finish(out, summary, play)
-            finish(out, summary, play)
+                note_seconds(out, summary)
+                write_report(out, play)
+            note_seconds(out, summary)  # the report's own, too
     tell(read_json(out / "summary.json"), out)
 
 
@@ -73,22 +74,22 @@ def waiting() -> str:
 
 
 def claim_folder(out: Path, config: DemoConfig) -> None:
-    """Write the settings of a new run; a folder that holds a run with others is left alone."""
-    path = out / "demo.json"
-    if path.exists() and (there := read_json(path)) != (here := to_dict(config)):
+    """Write the settings of a new run; a folder that holds a run with others is left alone. What an earlier version's
+    run does not say has its default."""
+    path, here = out / "demo.json", to_dict(config)
+    if path.exists() and (there := to_dict(DemoConfig()) | read_json(path)) != here:
         odd = next(key for key in {**there, **here} if there.get(key) != here.get(key))
         raise UserError(f"this folder holds a run with {odd} = {there.get(odd)!r}, now it is {here.get(odd)!r}; choose "
                         f"another --out, or remove it", out)
-    write_json(path, to_dict(config))
+    write_json(path, here)
 
 
-def finish(out: Path, summary: dict, play: bool) -> None:
-    """summary.json, then report.html from it. Written twice, so that the report's own seconds are in it."""
+def note_seconds(out: Path, summary: dict) -> None:
+    """Write summary.json, with the seconds of the stages so far."""
     seconds = read_json(out / "seconds.json")
     summary |= {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
                 "peak_memory_mib": round(peak_memory_mib() or 0)}
     write_json(out / "summary.json", summary)
-    write_report(out, play)
 
 
 def tell(summary: dict, out: Path) -> None:

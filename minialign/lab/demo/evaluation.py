@@ -36,7 +36,6 @@ from minialign.world.tasks import exchange_detail
 
 ASPECTS = ("helpful", "honest", "harmless", "gold")
 RIVALS = (4, 16)  # n of the best of n that PPO is compared with
-RIVAL_STORIES = 150  # test stories for it: n completions to each
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class EvaluationConfig:
     unit: float  # log-odds that one point of the reward model stands for, by which its scores were divided
     sampling: SamplingConfig  # how every model answers
     seed: int  # of the completions and of the judges
-    rivals: bool = True  # whether PPO is compared with best of n: sixteen completions to each of RIVAL_STORIES stories
+    rivals: int = 150  # test stories on which PPO is compared with best of n: sixteen completions to each; 0: none
 
 
 def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel], reward: ScalarModel,
@@ -72,8 +71,8 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
     judges = {name: seed * 10 + number for number, name in enumerate(models)}  # same judges and answers, same choices
     for name in models:
         stages[name] |= duel(stories, completions[name], completions["reference"], random.Random(judges[name]))
-    log_ratios = sampled_kl(models["rlhf"], models["sft"], prompt_ids(tokenizer, prompts[:400]), sampling,
-                            torch.Generator().manual_seed(seed + 1))
+    asked = prompt_ids(tokenizer, prompts[: max(400, config.rivals)])
+    log_ratios = sampled_kl(models["rlhf"], models["sft"], asked, sampling, torch.Generator().manual_seed(seed + 1))
     kl = mean_interval(log_ratios.tolist())
     proxy = score_rows(reward, completion_rows(tokenizer, prompts, completions["rlhf"], reward.config.context)).tolist()
     plots = ({"story": i, "text": story.text, "plot": story.plot} for i, story in enumerate(stories))
@@ -86,10 +85,11 @@ def evaluate(folder: Path, tokenizer: Tokenizer, models: dict[str, LanguageModel
     judge["minimal_pairs"] = minimal_pairs(reward, tokenizer, tests, seed).to_dict()
     result = {"stages": stages, "reward_model": judge, "kl": kl.mean, "kl_interval": kl.to_dict()}
     if config.rivals:
-        moved = mean_interval(log_ratios[:RIVAL_STORIES].tolist()).mean
-        own = rival_row("RLHF", moved, stories[:RIVAL_STORIES], completions["rlhf"], completions["reference"], proxy,
+        moved = mean_interval(log_ratios[: config.rivals].tolist()).mean
+        own = rival_row("RLHF", moved, stories[: config.rivals], completions["rlhf"], completions["reference"], proxy,
                         judges["rlhf"])
-        others = best_of_rivals(models["sft"], reward, tokenizer, tests[:RIVAL_STORIES], sampling, seed, judges["rlhf"])
+        others = best_of_rivals(models["sft"], reward, tokenizer, tests[: config.rivals], sampling, seed,
+                                judges["rlhf"])
         result["best_of_n"] = [own, *others]
     write_json(folder / "evaluation" / "result.json", result)
     return result

@@ -52,7 +52,7 @@ SAMPLING = SamplingConfig(new_tokens=40, temperature=0.7)  # of every stage; 0.7
 
 
 def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: bool = False,
-                 asked: int = 32) -> PPOConfig:
+                 asked: int = 32, passes: int = 2) -> PPOConfig:
     """PPO for short completions whose only reward stands at their end: with λ = 1 all of it reaches the first token.
 
     A policy that can read is sure of its words, and long steps carry it off; `gentle` are four short ones a pass, and
@@ -61,7 +61,7 @@ def ppo_settings(updates: int, prompts: int, beta: float, seed: int, gentle: boo
     asked = min(asked, prompts)  # prompts a rollout
     rate, minibatch = (1.5e-4 * min(1, updates / 12), 4 * max(1, asked // 4)) if gentle else (8e-4, 4 * asked)
     warmup = max(updates // 10, gentle)  # a value function that knows nothing makes the first step a blind one
-    return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, minibatch=minibatch, beta=beta,
+    return PPOConfig(updates, asked, 4, SAMPLING.new_tokens, SAMPLING.temperature, passes, minibatch, beta=beta,
                      seed=seed, learning_rate=rate, value_learning_rate=2e-3, value_warmup=warmup, lam=1.0)
 
 
@@ -244,7 +244,8 @@ class Demo:
                      mix: PretrainingMix | None = None) -> LanguageModel:
         """The policy after PPO, on stories that no other stage has seen, with pretraining text mixed in or without."""
         c, prompts = self.config, prompt_ids(tokenizer, [d["prompt"] for d in practice])
-        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), gentle=c.from_base)
+        passes = 2 if c.ppo_updates > 16 else 1  # in a short run sixteen rollouts teach more than eight gone over twice
+        settings = ppo_settings(c.ppo_updates, len(prompts), c.beta, c.seed_of(5), c.from_base, passes=passes)
 
         watch = gold_score_watcher(tokenizer, practice)
 
@@ -262,9 +263,8 @@ class Demo:
         """Log-odds that one point of the reward model stands for: what its scores were divided by."""
         return RunFolder(self.folder / REWARD).facts()["reference_deviation"]
 
-    def evaluate(self, half: FirstHalf, reward: ScalarModel, policy: LanguageModel,
-                 rivals: bool = True) -> dict[str, Any]:
+    def evaluate(self, half: FirstHalf, reward: ScalarModel, policy: LanguageModel) -> dict[str, Any]:
         """What `evaluation.evaluate` says of the three models."""
         models = {"pretrained": half.pretrained, "sft": half.instructed, "rlhf": policy}
-        config = EvaluationConfig(self.unit, SAMPLING, self.config.seed_of(6), rivals)
+        config = EvaluationConfig(self.unit, SAMPLING, self.config.seed_of(6), self.config.rivals)
         return evaluate(self.folder, half.tokenizer, models, reward, half.comparisons, half.tests, config)
