@@ -39,6 +39,13 @@ def test_at_temperature_0_an_encoder_takes_the_likeliest_token():
         54]] * 2
 
 
+def test_an_encoder_in_16_bits_keeps_every_token(monkeypatch):
+    model = build(kind="encoder")
+    monkeypatch.setattr(model, "logits", lambda hidden: torch.zeros(len(hidden), 1044, dtype=torch.bfloat16))
+    filled = fill_with_tokens(model, [[50], [51]], 4000, SamplingConfig(), seeded())
+    assert len({row[2] for row in filled}) > 950  # of 1,024 equally likely ones
+
+
 def test_an_encoder_decoder_is_given_sentinels_and_its_spans_come_into_the_gaps(monkeypatch):
     model, asked = build(kind="encoder-decoder"), []
     written = [GAPS[0], 60, 61, GAPS[1], 62, 2]

@@ -10,7 +10,7 @@ from typed import complaint, type_in
 
 from minialign.cache import Cache
 from minialign.distill.speculative import Reader, accepted_count, probabilities, residual, speculate
-from minialign.generation import SamplingConfig, generate
+from minialign.generation import SamplingConfig, generate, sample_token
 from minialign.heads import LanguageModel, describe_model
 from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
@@ -81,6 +81,12 @@ def test_text_is_distributed_as_the_targets_own(config):
     chi += (rest[0] - rest[1]) ** 2 / rest[1] if rest[1] > 5 else 0
     freedom = len(common)
     assert chi < freedom + 3.1 * (2 * freedom) ** 0.5 + 3.1**2
+
+
+def test_a_model_in_16_bits_keeps_every_token():
+    p = probabilities(torch.zeros(1, 1024, dtype=torch.bfloat16), SamplingConfig())
+    seen = sample_token(p.expand(4000, -1), torch.rand(4000, generator=torch.Generator().manual_seed(0))).unique()
+    assert len(seen) > 950  # of 1,024 equally likely ones; in bfloat16 their sums had room for half of them
 
 
 @pytest.mark.parametrize("changes", [{}, {"short_convolution": 4}])

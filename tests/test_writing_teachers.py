@@ -80,6 +80,13 @@ def test_one_beam_is_greedy_decoding(teacher):
     assert torch.equal(found.completion, greedy.completion) and torch.equal(found.mask, greedy.mask)
 
 
+def test_one_beam_of_a_model_in_16_bits_is_greedy_decoding(teacher, monkeypatch):
+    logits = torch.zeros(320, dtype=torch.bfloat16)
+    logits[300] = 2**-9  # rounded to 16 bits, all log-probabilities would be -5.78
+    monkeypatch.setattr(teacher, "logits", lambda hidden: logits.expand(len(hidden), -1))
+    assert (beam_search(teacher, PROMPTS, 3, 1).completion == 300).all()
+
+
 @pytest.mark.parametrize("model", [build(layers=4), ending(build(layers=4))])
 def test_the_score_of_a_beam_is_that_of_its_text(model):
     """Prompts of several lengths in one batch: each score is that of a pass over the text alone. The likeliest text is

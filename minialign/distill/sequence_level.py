@@ -82,7 +82,7 @@ def beam_search(model: LanguageModel, prompts: Sequence[Sequence[int]], new_toke
         hidden = model.body(prompt, prompt_mask, cache)[:, -1].repeat_interleave(K, dim=0)  # (B K, D)
         cache.repeat(torch.arange(B, device=device).repeat_interleave(K))
         for t in range(new_tokens):
-            words = model.logits(hidden).log_softmax(dim=-1).view(B, K, V)
+            words = model.logits(hidden).float().log_softmax(dim=-1).view(B, K, V)  # 16 bits would merge
             words = words.masked_fill(finished[..., None], -torch.inf)
             words[..., filler] = torch.where(finished, 0.0, words[..., filler])  # what has ended goes on as it is
             best = (scores[..., None] + words).flatten(1).topk(K)  # (B, K)

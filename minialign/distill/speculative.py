@@ -46,6 +46,7 @@ class Speculated:
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
     """(B, V) what is sampled from: all on the likeliest token at temperature 0."""
+    logits = logits.float()  # 16 bits would merge neighbours
     if config.temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
     return shape_logits(logits, config).softmax(dim=-1)

@@ -101,7 +101,7 @@ def fill_with_tokens(model: LanguageModel, parts: list[list[int]], count: int, s
     tokens = torch.tensor([*marks.before, *parts[0], *ids, *marks.after], device=device_of(model))  # (T,)
     places = (tokens == marks.mask).nonzero().flatten()
     with evaluating(model):
-        logits = model.logits(model.body(tokens[None])[0, places])  # (gaps, V)
+        logits = model.logits(model.body(tokens[None])[0, places]).float()  # (gaps, V)   16 bits would merge neighbours
     logits[:, list(marks.special)] = -torch.inf
     probabilities = shape_logits(logits, sampling).softmax(dim=-1)
     uniforms = torch.rand(count, len(places), generator=generator).to(tokens.device)
