@@ -109,13 +109,15 @@ def test_a_file_gives_the_lengths_back(base, tokens, tmp_path):
     torch.testing.assert_close(load(fresh, tmp_path)(tokens), model(tokens), atol=0, rtol=0)
 
 
-def test_a_row_of_zeros_stays_one():
-    model = build()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_of_zeros_stays_one(dtype):
+    model = build().to(dtype)
     with torch.no_grad():
         model.body.blocks[0].attention.query.weight[3] = 0.0
     tokens = torch.arange(20, 40).view(2, 10)
     before = model(tokens)
     tuned = wrap(model)
-    torch.testing.assert_close(tuned(tokens), before, atol=1e-5, rtol=1e-5)
+    close = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(tuned(tokens), before, atol=close, rtol=close)
     tuned(tokens).logsumexp(dim=-1).sum().backward()
     assert all(p.grad.isfinite().all() for p in tuned.parameters() if p.grad is not None)

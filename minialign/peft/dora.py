@@ -42,8 +42,8 @@ class DoRALinear(LoRALinear):
 
     def ratio(self) -> Tensor:
         """(out,) m / ‖W₀ + s B A‖, the norm without gradient."""
-        norm = (self.weight() + super().update.detach()).norm(dim=1).clamp(min=1e-30)  # a row of zeros stays one
-        return self.magnitude / norm.to(self.magnitude.dtype)
+        norm = (self.weight() + super().update.detach()).norm(dim=1).to(self.magnitude.dtype)
+        return self.magnitude / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # a row of zeros stays one
 
     @property
     def update(self) -> Tensor:
