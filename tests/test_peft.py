@@ -29,7 +29,7 @@ from minialign.peft.trainable import counts, show, trained
 from minialign.pretrain.causal_lm import next_token_loss
 from minialign.quant.half import store_half
 from minialign.quant.ptq import quantize
-from minialign.quant.scheme import SCHEMES
+from minialign.quant.scheme import SCHEMES, scheme_named
 from minialign.runs.errors import UserError
 from minialign.runs.submodules import matching
 from minialign.training import TrainingConfig, adamw, gradient_step
@@ -278,6 +278,15 @@ def test_a_merged_plain_model_has_the_base_names_and_can_be_wrapped_again(tokens
     torch.testing.assert_close(run(plain, tokens), expected, atol=1e-5, rtol=1e-4)
     assert counts(plain)[0] == counts(plain)[1], "plain again, it can be trained on"
     lora.wrap(plain, LoRAConfig())
+
+
+@pytest.mark.parametrize("merging", [lora.merge, lora.merged_plain])
+def test_where_one_layer_cannot_be_merged_none_is(merging):
+    model, _ = quantize(build(), scheme_named("weights"), include=("*blocks.1.*",))
+    lora.wrap(model, LoRAConfig(rank=2))
+    with pytest.raises(UserError, match="merge first and quantize then"):
+        merging(model)
+    assert not any(layer.merged for layer in lora.lora_layers(model).values())
 
 
 def test_a_half_precision_base_is_merged_in_fp32():

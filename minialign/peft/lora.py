@@ -160,11 +160,13 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 def merged_plain(model: nn.Module) -> nn.Module:
     """The model with its updates merged and the wrappers gone, as plain as it was before, all of it free to train; it
-    is changed in place."""
+    is changed in place. Raises UserError as `check` does; nothing is merged then."""
     layers = lora_layers(model)
-    for layer in layers.values():
-        if not layer.merged:
-            layer.merge()
+    apart = [layer for layer in layers.values() if not layer.merged]
+    for layer in apart:
+        layer.check(merged=False)
+    for layer in apart:
+        layer.merge()
     replace_modules(model, {name: layer.base for name, layer in layers.items()})
     model.tuning = None
     return model.requires_grad_(True)
