@@ -289,6 +289,17 @@ def test_where_one_layer_cannot_be_merged_none_is(merging):
     assert not any(layer.merged for layer in lora.lora_layers(model).values())
 
 
+@pytest.mark.parametrize("merging", [lora.merge, lora.merged_plain])
+def test_a_weight_that_serves_elsewhere_is_not_merged(merging):
+    """The embedding would give other vectors, and the model another answer."""
+    model = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 10, bias=False))
+    model[1].weight = model[0].weight
+    lora.wrap(model, LoRAConfig(rank=2, targets=("1",)))
+    with pytest.raises(UserError, match="shares its weight"):
+        merging(model)
+    assert not model[1].merged
+
+
 def test_a_half_precision_base_is_merged_in_fp32():
     """In bf16 an update of a thousandth of a weight is lost in the product as well as in the sum; formed in fp32 it is
     rounded once."""

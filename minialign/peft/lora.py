@@ -21,6 +21,7 @@ Read next: dora.py. Try it:  python -m minialign finetune --method lora --base R
 
 import math
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -139,13 +140,22 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Merge every update into its weights, all or none: from here on the model is as fast as the plain one."""
-    layers = lora_layers(model).values()
+    """Merge every update into its weights, all or none: from here on the model is as fast as the plain one. Raises
+    UserError as `check` does, and for a weight that serves elsewhere, too: it would change there."""
+    merge_layers(model, list(lora_layers(model).values()))
+    return model
+
+
+def merge_layers(model: nn.Module, layers: list[LoRALinear]) -> None:
+    """Merge some of a model's updates, all or none. Raises UserError as `merge` does."""
+    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     for layer in layers:
         layer.check(merged=False)
+        if users[id(layer.base.weight)] > 1:
+            raise UserError("a wrapped layer shares its weight with another part of the model (a tied head with the "
+                            "embedding), which would change, too; leave the update beside it, or wrap other layers")
     for layer in layers:
         layer.merge()
-    return model
 
 
 def unmerge(model: nn.Module) -> nn.Module:
@@ -160,13 +170,9 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 def merged_plain(model: nn.Module) -> nn.Module:
     """The model with its updates merged and the wrappers gone, as plain as it was before, all of it free to train; it
-    is changed in place. Raises UserError as `check` does; nothing is merged then."""
+    is changed in place. Raises UserError as `merge` does; nothing is merged then."""
     layers = lora_layers(model)
-    apart = [layer for layer in layers.values() if not layer.merged]
-    for layer in apart:
-        layer.check(merged=False)
-    for layer in apart:
-        layer.merge()
+    merge_layers(model, [layer for layer in layers.values() if not layer.merged])
     replace_modules(model, {name: layer.base for name, layer in layers.items()})
     model.tuning = None
     return model.requires_grad_(True)
