@@ -2,6 +2,7 @@
 test."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -393,12 +394,13 @@ def test_a_pattern_that_fits_nothing_is_an_error():
 # the report
 
 
-def test_a_weight_that_is_not_finite_is_an_error_that_names_the_layer_and_leaves_the_model():
-    for part in ("weight", "bias"):
+@pytest.mark.parametrize("scheme", ["vector-wise", "gptq", "smoothquant"])
+def test_a_weight_that_is_not_finite_is_an_error_that_names_the_layer_and_leaves_the_model(scheme):
+    for part, block in itertools.product(("weight", "bias"), (0, 1)):
         model = LanguageModel(SHAPE)
-        getattr(model.body.blocks[1].feed_forward.output, part).data.view(-1)[3] = math.nan
-        with pytest.raises(UserError, match=f"body.blocks.1.feed_forward.output: its {part}s? holds? NaN"):
-            quantize(model, SCHEMES["vector-wise"])
+        getattr(model.body.blocks[block].feed_forward.output, part).data.view(-1)[3] = math.nan
+        with pytest.raises(UserError, match=f"body.blocks.{block}.feed_forward.output: its {part}s? holds? NaN"):
+            quantize(model, SCHEMES[scheme], [torch.arange(20, 40)[None]])
         assert not any(isinstance(module, QuantizedLinear) for module in model.modules())
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from minialign.quant.calibration import run_watched
 from minialign.quant.gptq import GPTQConfig, rounded
 from minialign.quant.mappings import TINY, relative_error
-from minialign.quant.scheme import SchemeConfig, observe, quantized_layer
+from minialign.quant.scheme import SchemeConfig, check_numbers, observe, quantized_layer
 from minialign.quant.selection import ALL, KEEP, select
 from minialign.quant.smoothquant import smoothed
 from minialign.quant.tables import QuantizedTable, quantized_tables
@@ -108,6 +108,8 @@ def quantize(model: nn.Module, scheme: SchemeConfig, batches: Iterable[Any] | No
                         f"like that which the model will read")
     batches = None if batches is None else list(batches)
     chosen, before = select(model, include, keep), module_bytes(model)
+    for name, linear in chosen.layers.items():
+        check_numbers(linear, name)  # before anything is rounded, or reads what the layer makes
     with smoothed(model, batches, scheme.smoothing):
         observers = {} if batches is None else observe(model, chosen.layers, batches, scheme)
         weights = {} if scheme.rounding == "nearest" else rounded(model, chosen.layers, scheme.weight_config, batches,

@@ -132,6 +132,15 @@ def integer_layer(weight: Quantized, bias: Tensor | None, name: str, scheme: Sch
     return StaticLinear(weight, bias, name, scheme.activation_config, scale, zero_point)
 
 
+def check_numbers(linear: nn.Linear, name: str) -> None:
+    """Raise UserError, with the layer's name, for weights or a bias that are not finite."""
+    for part, verb in (("weight", "weights hold"), ("bias", "bias holds")):
+        tensor = getattr(linear, part)
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{name}: its {verb} NaN or infinite values; take a checkpoint from before "
+                            f"{'they' if part == 'weight' else 'it'} went wrong")
+
+
 def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this layer", observer: MinMax | None = None,
                     columns: Tensor | None = None, weight: Quantized | None = None) -> QuantizedLinear | NF4Linear:
     """One linear layer, which stays untouched, as a scheme has it.
@@ -143,11 +152,7 @@ def quantized_layer(linear: nn.Linear, scheme: SchemeConfig, name: str = "this l
     Raises:
         UserError: weights that are not finite.
     """
-    for part, verb in (("weight", "weights hold"), ("bias", "bias holds")):
-        tensor = getattr(linear, part)
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{name}: its {verb} NaN or infinite values; take a checkpoint from before "
-                            f"{'they' if part == 'weight' else 'it'} went wrong")
+    check_numbers(linear, name)
     if scheme.method == "nf4":
         return NF4Linear(quantize_nf4(linear.weight, NF4Config(scheme.block, scheme.double)), linear.bias)
     weight = weight or quantize_tensor(linear.weight, scheme.weight_config)
