@@ -275,10 +275,18 @@ def test_a_weight_that_does_not_fit_is_an_error_that_names_it():
     for convert_to in (store_half, compute_half):
         model = nn.Sequential(linear())
         model[0].weight.data[0, 0] = 70_000.0
-        with pytest.raises(UserError, match="0.weight holds 7e[+]04"):
+        with pytest.raises(UserError, match="0.weight holds 7e[+]04.*: use bf16, or mend"):
             convert_to(model, torch.float16)
         assert type(model[0]) is nn.Linear and model[0].weight.dtype == torch.float32
         convert_to(model, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bf16_is_no_remedy_for_what_it_cannot_hold_either(dtype):
+    model = nn.Sequential(linear())
+    model[0].weight.data[0, 0] = math.nan
+    with pytest.raises(UserError, match="0.weight holds nan; .*: mend the checkpoint"):
+        store_half(model, dtype)
 
 
 def test_the_overflow_report_names_the_layer():

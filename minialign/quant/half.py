@@ -39,9 +39,9 @@ def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """A parameter in 16 bits. Raises UserError, with its name, for a number beyond the type's range."""
     half = tensor.detach().to(dtype)
     if not bool(torch.isfinite(half).all()):
-        largest = float(tensor.detach().abs().max())
+        largest, wider = float(tensor.detach().abs().max()), bool(torch.isfinite(tensor.to(torch.bfloat16)).all())
         raise UserError(f"{name} holds {largest:.3g}; the largest number of {dtype} is {torch.finfo(dtype).max:.3g}: "
-                        f"use bf16, or mend the checkpoint")
+                        f"{'use bf16, or ' * wider}mend the checkpoint")
     return half
 
 
