@@ -223,10 +223,11 @@ def test_an_option_of_the_other_kind_of_tasks_is_refused(line, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    "change", [{"activation": "relu"}, {"short_convolution": 2}, {"positions": "learned", "context": 24}]
+    "change", [{"activation": "relu"}, {"short_convolution": 2}, {"positions": "learned", "context": 24},
+               {"kind": "encoder-decoder", "shared": True}]
 )
 def test_a_student_of_another_kind_of_block_does_not_begin_as_its_teacher(change):
-    teacher = build(**({"positions": "learned"} if "positions" in change else {}))
+    teacher = build(**{name: change[name] for name in ("positions", "kind") if name in change})
     with pytest.raises(UserError, match="the student's"):
         start_from(build(1, **change), teacher)
 

@@ -60,7 +60,7 @@ def start_from(student: LanguageModel, teacher: LanguageModel, layers: Sequence[
         UserError: another shape but for the number of layers, or a layer that the teacher does not have.
     """
     for name in ("width", "vocabulary", "kind", "heads", "feed_forward", "positions", "activation", "short_convolution",
-                 *["context"] * (teacher.config.positions == "learned")):
+                 "shared", *["context"] * (teacher.config.positions == "learned")):
         ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
         if ours != theirs:
             raise UserError(f"the student's {name} is {ours}, the teacher's {theirs}; a student that begins as layers "
