@@ -87,7 +87,7 @@ def test_leading_dimensions_the_type_and_an_empty_input_are_kept():
         quantized = quantized_layer(layer, scheme, observer=observed(scheme, x) if name in STATIC else None)
         assert quantized(x).shape == (2, 3, 4, 16)
         assert quantized(x.bfloat16()).dtype == torch.bfloat16
-        assert quantized(x[:, :0]).shape == (2, 0, 4, 16)
+        assert quantized(x[:, :0]).shape == (2, 0, 4, 16) and quantized(x[0, 0, 0]).shape == (16,), name
 
 
 def test_the_fast_way_for_single_tokens_is_close():

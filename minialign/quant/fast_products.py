@@ -126,4 +126,4 @@ def fast_weight_product(x: Tensor, weight: Quantized, single_token: bool = False
     if x.dtype != torch.float32:
         return None
     tiles = [F.linear(x, weight.values[n : n + TILE].float()) for n in range(0, N, TILE)]
-    return (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)) * weight.scale.T
+    return (tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=-1)) * weight.scale.flatten()
