@@ -236,6 +236,18 @@ def test_projections_train_and_are_not_in_the_file(teacher, tokenizer, data, tmp
     assert not hasattr(student, "projections") and torch.equal(loaded(tokens), student(tokens))
 
 
+def test_a_student_whose_lesson_fails_keeps_no_projections(teacher, data, tmp_path):
+    """Another recipe would go on with them and write them into the student's file, which nothing could read."""
+    student = student_of(teacher, 2, 16)
+
+    def fails(model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(student, TinyBERT(teacher, TINYBERT), data, [], TRAINING, RunFolder(tmp_path), fails)
+    assert not hasattr(student, "projections")
+
+
 def test_a_stopped_tinybert_goes_on_to_the_same_bits(teacher, data, tmp_path, monkeypatch):
     whole, halves = student_of(teacher), student_of(teacher)
     distil(whole, TinyBERT(teacher, TINYBERT), data, [data.batch([9])], TRAINING, RunFolder(tmp_path / "a"))

@@ -7,7 +7,8 @@ Details that matter:
     1. The teacher is in evaluation mode and computes no gradient (test_the_teacher_is_quiet).
     2. A part whose weight is 0 is not computed: an ablation costs nothing (test_a_part_with_weight_0_is_left_out).
     3. What a recipe learns beside the student (projections) trains with it and is removed before the student is
-       written (test_projections_train_and_are_not_in_the_file).
+       written (test_projections_train_and_are_not_in_the_file), or when it is stopped
+       (test_a_student_whose_lesson_fails_keeps_no_projections).
 DEVIATION: each part is a mean over what it is about, and a batch counts by its number of labels. So --accumulation
 weighs ragged micro-batches a little differently than one large batch.
 
@@ -15,6 +16,7 @@ Read next: student.py. See also: soft_targets.py.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -120,8 +122,10 @@ def distil(
         return {"validation": loss, "perplexity": perplexity(loss)}
 
     def complete(model: nn.Module) -> dict[str, float]:
-        recipe.end(model)
+        ending.close()
         return {}
 
     recipe.begin(student)
-    return train(student, data, recipe, training, run, validate or own, "distillation", complete)
+    with ExitStack() as ending:  # once: before the student is written, or when something stops it
+        ending.callback(recipe.end, student)
+        return train(student, data, recipe, training, run, validate or own, "distillation", complete)
