@@ -200,6 +200,15 @@ def test_solved_examples_leave_just_room_for_the_longest_option_and_its_ends(spl
         assert [len(each) for each in shown[-1]] == [count] * 3
 
 
+def test_a_task_of_few_examples_is_examined_with_as_many_as_there_are(tokenizer):
+    few = [{"story": f"{name} lost it.", "question": "Who?", "answer": name, "options": ["Mira", "Tom"]}
+           for name in ("Mira", "Tom")]
+    template = Template("who", "plain", "{story}\n{question}")
+    for examples in (few, few[:1]):
+        found = examine(model("decoder", tokenizer, 200), tokenizer, {"who": examples}, {"who": [template]}, shots=2)
+        assert set(found) == {"who"}, "a task that is not in the result was left out without a word"
+
+
 def test_as_many_solved_examples_are_shown_as_fit():
     posed = [Question(f"{i} " * (30 if i == 3 else 3), "yes", ("yes", "no")) for i in range(5)]
     for room, count in ((400, 4), (20, 3), (8, 1), (4, 0)):  # the long one does not fit beside two others

@@ -86,8 +86,8 @@ def examine(
         templates: task -> its templates; those that do not ask for the answer are left out. What can be answered is the
             template's own or the example's (its "options"); questions without any cannot be ranked and are left out,
             and a task that has no others.
-        shots: solved examples of the same task and template before each question, fewer where so many do not fit; seed:
-            of their choice.
+        shots: solved examples of the same task and template before each question, fewer where so many do not fit or
+            there are no more; seed: of their choice.
         mean_logprob: see `ask`; skip_unfit: see `posed`.
     """
     found = {}
@@ -96,8 +96,7 @@ def examine(
         accuracies, chances = {}, []
         for template in examined(templates[task]):
             questions = [question for question in posed(template, examples, skip_unfit) if question.options]
-            count = len(questions)
-            if count <= shots:
+            if not questions:
                 continue
             shown = None
             if shots:
@@ -115,8 +114,9 @@ def examine(
 
 def examples_that_fit(question: Question, others: Sequence[Question], shots: int, rng: random.Random,
                       fits: Callable[[str], bool]) -> list[Question]:
-    """Solved examples to show before a question, drawn until the prompt fits; fewer where twenty draws do not."""
-    for count in range(shots, 0, -1):
+    """Solved examples to show before a question, drawn until the prompt fits; fewer where twenty draws do not, or there
+    are no more."""
+    for count in range(min(shots, len(others)), 0, -1):
         for _ in range(20):
             shown = rng.sample(others, count)
             if fits(few_shot(question, shown)):
