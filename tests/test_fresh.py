@@ -14,6 +14,7 @@ from minialign.instruct.fresh import Ahead, FreshMixture, FreshRows
 from minialign.instruct.t0 import first_questions, tune_on_questions
 from minialign.pretrain.causal_lm import PackedText
 from minialign.pretrain.span_corruption import TextToTextRows
+from minialign.runs.errors import UserError
 from minialign.runs.run_folder import RunFolder
 from minialign.tokenizer import train_tokenizer
 from minialign.training import TrainingConfig
@@ -41,6 +42,12 @@ def test_a_fresh_question_depends_on_seed_and_number_alone(mixture):
     again = [FreshMixture(ASKED, 3).question(i) for i in (7, 3, 5)]
     assert again == [mixture.question(i) for i in (7, 3, 5)]
     assert FreshMixture(ASKED, 4).question(7) != again[0]
+
+
+@pytest.mark.parametrize("tasks, turns", [({}, 1), (ASKED, 0)])
+def test_a_conversation_of_nothing_is_refused_before_it_is_looked_for(tasks, turns):
+    with pytest.raises(UserError, match="give at least one of each"):
+        FreshMixture(tasks, 3, turns=turns)
 
 
 def test_no_question_comes_twice_and_every_task_comes(mixture):

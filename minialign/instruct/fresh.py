@@ -39,10 +39,15 @@ class FreshMixture:
         seed: of everything; held_out: texts that must not come, see `templates.texts`.
         turns: most questions of one conversation, all on one passage.
         size: conversations that are written, and sorted by length, at a time.
+    Raises:
+        UserError: no task, or no question: a conversation would never begin.
     """
 
     def __init__(self, templates: Templates, seed: int, held_out: set[str] = frozenset(), turns: int = 1,
                  size: int = CHUNK):
+        if not templates or turns < 1:
+            raise UserError(f"there are {len(templates)} tasks and {turns} turns to a conversation; give at least one "
+                            f"of each")
         self.templates, self.seed, self.held_out = templates, seed, held_out
         self.turns, self.size = min(turns, len(templates)), size
         self.shares = {task: list(shares(found).values()) for task, found in templates.items()}
