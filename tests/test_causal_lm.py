@@ -59,6 +59,12 @@ def test_a_document_that_ends_with_a_row_begins_no_other_one():
     assert packed.tokens.shape == packed.labels.shape == packed.mask.shape == (1, 8) and bool(packed.mask.all())
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_where_text_is_missing_its_place_is_told(packed):
+    with pytest.raises(UserError, match="texts.txt"):
+        training_rows([], 8, TrainingConfig(steps=1, batch=1), packed, "texts.txt")
+
+
 def test_the_mean_loss_weighs_every_label_the_same(decoder):
     data = LabelledRows(ROWS, 1, seed=0)
     together, apart = [data.batch([0, 1, 2])], [data.batch([i]) for i in (2, 0, 1)]

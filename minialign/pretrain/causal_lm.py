@@ -102,7 +102,7 @@ def training_rows(documents: list[list[int]], context: int, config: TrainingConf
             raise UserError(str(error), place) from None
         return PackedText(rows, min(config.batch, len(rows)), config.seed)
     if not documents:
-        raise UserError("there are no documents; give some text to learn from and some to validate on")
+        raise UserError("there are no documents; give some text to learn from and some to validate on", place)
     rows = [(ids[i : i + context + 1], 1) for ids in documents for i in range(0, len(ids) - 1, context)]
     return LabelledRows(rows, min(config.batch, len(rows)), config.seed)
 
