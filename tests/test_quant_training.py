@@ -208,6 +208,8 @@ def test_what_cannot_be_trained_quantized_is_an_error():
         prepare(LanguageModel(SHAPE), SCHEMES["static"])
     with pytest.raises(UserError, match="calibration set"):
         FakeQuantizedLinear(linear(), SCHEMES["static"])
+    with pytest.raises(UserError, match="0 has weights of 16 bits.*model.float"):
+        prepare(nn.Sequential(linear()).bfloat16(), SchemeConfig())
     with pytest.raises(UserError, match="no fake-quantized layers"):
         convert(LanguageModel(SHAPE))
     model = prepare(LanguageModel(SHAPE), SCHEMES["vector-wise"], include=("*.query",))

@@ -30,6 +30,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -98,6 +99,9 @@ class FakeQuantizedLinear(nn.Module):
         if learned_step and (zero_points or not scheme.weight_config.scales_rows):
             raise UserError("learned steps need absmax, and one scale a row or tensor; change the scheme or turn them "
                             "off")
+        if linear.weight.dtype in (torch.float16, torch.bfloat16):
+            raise UserError(f"{name} has weights of 16 bits, in which small steps are lost, and latent weights are to "
+                            f"move by them; convert the model first, model.float()")
         if scheme.method == "static" and observer is None:
             raise UserError(f"{name} has no scale for its input yet: give `prepare` a calibration set")
         self.linear, self.scheme, self.name = linear, scheme, name
