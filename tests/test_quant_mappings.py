@@ -96,6 +96,9 @@ def test_scales_of_rows_and_columns_are_those_of_each_by_itself():
     torch.testing.assert_close(rows, torch.stack([quantize_tensor(r, MappingConfig()).dequantize() for r in x]))
     one_by_one = torch.stack([quantize_tensor(c, MappingConfig()).dequantize() for c in x.T], dim=1)
     torch.testing.assert_close(columns, one_by_one)
+    alone = quantize_tensor(x[0], MappingConfig(per="column"))  # a row without a second dimension
+    assert alone.scale.shape == x[0].shape
+    torch.testing.assert_close(alone.dequantize(), quantize_tensor(x[:1], MappingConfig(per="column")).dequantize()[0])
 
 
 def test_more_bits_and_smaller_shares_lose_less():

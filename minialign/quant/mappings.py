@@ -94,6 +94,8 @@ def measured_scales(x: Tensor, config: MappingConfig) -> tuple[Tensor, Tensor | 
     x = x.detach().float()
     if config.per == "group":
         x = F.pad(x, (0, -x.shape[-1] % config.group)).unflatten(-1, (-1, config.group))  # (..., G, group)
+    if config.per == "column" and x.dim() == 1:  # one row; no dimensions at all would mean every one of them
+        return scales_of_range(x, x, config)
     dims = {"tensor": tuple(range(x.dim())), "column": tuple(range(x.dim() - 1))}.get(config.per, -1)
     return scales_of_range(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), config)
 
