@@ -204,8 +204,8 @@ def test_a_task_of_few_examples_is_examined_with_as_many_as_there_are(tokenizer)
     few = [{"story": f"{name} lost it.", "question": "Who?", "answer": name, "options": ["Mira", "Tom"]}
            for name in ("Mira", "Tom")]
     template = Template("who", "plain", "{story}\n{question}")
-    for examples in (few, few[:1]):
-        found = examine(model("decoder", tokenizer, 200), tokenizer, {"who": examples}, {"who": [template]}, shots=2)
+    for given in (few, few[:1]):
+        found = examine(model("decoder", tokenizer, 200), tokenizer, {"who": given}, {"who": [template]}, shots=2)
         assert set(found) == {"who"}, "a task that is not in the result was left out without a word"
 
 
