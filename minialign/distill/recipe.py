@@ -36,7 +36,7 @@ class Recipe:
     """A student's loss beside its teacher, as the training loop takes it.
 
     Args:
-        teacher: put in evaluation mode, never changed.
+        teacher: put in evaluation mode, frozen for good, never trained.
         config: weights of the parts, under their names, and whatever else the recipe needs.
     """
 
