@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from minialign.lab.claims import Bench, controls, lora_size, transfer_distance, tuned
+from minialign.lab.claims import Bench, controls, lora_size, prompt_tuning, transfer_distance, tuned
 from minialign.lab.claims.lora_size import METHODS, REAL_MODEL
 from minialign.lab.claims.tuned import FAR, FARTHER, NEAR, REAL, SIZES, SOLVED, first_ones_team, one_team, solved
 from minialign.peft.methods import OF_THE_NOTES
@@ -14,7 +14,7 @@ ALIKE = (-0.002, 0.0, 0.002)  # what seeds add
 
 
 def row(accuracy, seed, **columns):
-    return {"size": "middle", "seed": seed, "accuracy": accuracy + ALIKE[seed], **columns}
+    return {"size": "middle", "seed": seed, "accuracy": accuracy + ALIKE[seed % len(ALIKE)], **columns}
 
 
 def transfer(frozen_near=0.96, frozen_far=0.75, efficient=0.97, frozen_farther=0.6, little=0.8, more=0.97):
@@ -44,6 +44,29 @@ def test_each_statement_on_distance_can_fail(changes, said):
     assert failed(transfer_distance.judge, transfer(**changes)) == said
     assert transfer_distance.judge(transfer(**changes))[1].endswith(
         "the commonest answer alone: near 0.60, far 0.64, farther 0.52")
+
+
+def prompted(one=(0.7, 0.96, 0.97), sixteen=(0.9, 0.98, 0.99), seen=None, seeds=6):
+    """Accuracies by size of one vector (in the first three seeds those of `seen`) and of sixteen."""
+    found = {0: (0.995,) * 3, 16: sixteen}
+    return [row((found | {1: seen if seen and seed < 3 else one})[length][place], seed, size=size, length=length)
+            for place, size in enumerate(SIZES) for length in (0, 1, 16) for seed in range(seeds)]
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({}, []),
+    ({"sixteen": (0.9, 0.96, 0.99)}, ["longer prompts help"]),
+    ({"sixteen": (0.8, 0.98, 0.93)}, ["near full fine-tuning at the largest size"]),
+    ({"sixteen": (0.99, 0.98, 0.99)}, ["the gap closes with size"]),
+    ({"one": (0.9, 0.96, 0.97)}, ["longer prompts help the smallest"]),
+    ({"one": (0.7, 0.96, 0.7)}, ["the gap of one vector closes with size"]),
+    ({"one": (0.9, 0.96, 0.9), "seen": (0.5, 0.96, 0.97)},
+     ["longer prompts help the smallest", "the gap of one vector closes with size"]),
+    ({"seen": (0.9, 0.96, 0.9)}, []),
+    ({"seeds": 3}, []),
+])
+def test_each_statement_on_prompts_can_fail_and_the_last_two_look_at_new_seeds_alone(changes, said):
+    assert failed(prompt_tuning.judge, prompted(**changes)) == said
 
 
 def test_whose_team_and_whether_it_is_one():
