@@ -98,7 +98,7 @@ def test_a_text_on_both_sides_of_the_split_is_an_error():
         ({"a": dataset("a", 3, "one")}, ["one"], "every cluster is held out"),
         ({"a": dataset("a", 3, "one") + dataset("a", 3, "two"), "b": dataset("b", 3, "one")}, ["two"],
          "'a' stands in a training and in a held-out"),
-        ({"a": dataset("a", 1, "one")}, [], "has 1 examples, and 1 of them kept for validation"),
+        ({"a": dataset("a", 1, "one")}, [], "has no more examples than the 1 kept for validation"),
     ],
 )
 def test_a_split_that_cannot_be_made_says_why(datasets, held_out, message):
@@ -107,7 +107,7 @@ def test_a_split_that_cannot_be_made_says_why(datasets, held_out, message):
 
 
 def test_a_share_that_leaves_nothing_to_learn_from_is_told_as_it_is():
-    with pytest.raises(UserError, match="has 4 examples, and 4 of them kept for validation"):
+    with pytest.raises(UserError, match="has no more examples than the 4 kept for validation"):
         split_by_cluster({"a": dataset("a", 4, "one")}, [], validation=0.9)
 
 

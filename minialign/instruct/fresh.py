@@ -46,8 +46,8 @@ class FreshMixture:
     def __init__(self, templates: Templates, seed: int, held_out: set[str] = frozenset(), turns: int = 1,
                  size: int = CHUNK):
         if not templates or turns < 1:
-            raise UserError(f"there are {len(templates)} tasks and {turns} turns to a conversation; give at least one "
-                            f"of each")
+            raise UserError(f"tasks to ask: {len(templates)}, turns of a conversation: {turns}; give at least one of "
+                            f"each")
         self.templates, self.seed, self.held_out = templates, seed, held_out
         self.turns, self.size = min(turns, len(templates)), size
         self.shares = {task: list(shares(found).values()) for task, found in templates.items()}

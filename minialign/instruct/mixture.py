@@ -186,8 +186,8 @@ def split_by_cluster(datasets: Datasets, held_out: Sequence[str], validation: fl
         count = max(1, round(validation * len(examples)))
         train[task], valid[task] = shuffled[count:], shuffled[:count]
         if not train[task]:
-            raise UserError(f"the task {task!r} has {len(examples)} examples, and {count} of them kept for validation "
-                            f"leave none to learn from; give more, or keep a smaller share")
+            raise UserError(f"the task {task!r} has no more examples than the {count} kept for validation, so none is "
+                            f"left to learn from; give more, or keep a smaller share")
     return Split(train, valid, asked)
 
 
