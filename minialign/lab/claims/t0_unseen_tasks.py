@@ -22,6 +22,7 @@ from minialign.instruct.mixture import MixtureConfig
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds
 from minialign.lab.claims.instructed import (
+    STEPS,
     chance,
     examined,
     overalls,
@@ -41,7 +42,6 @@ CLAIM = Claim("t0-unseen-tasks",
               "a larger language model.",
               "Sanh et al. 2022, Fig. 4")
 MANY = MixtureConfig(manners=True)  # thousands of instructions
-STEPS = 2000  # for so many: after T0's 1,200 trained tasks stand at .88, and their control asks .9
 MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examples": "larger decoder, two examples",
           "T0": "T0"}  # in the table: in words
 
