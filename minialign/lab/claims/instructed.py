@@ -36,9 +36,6 @@ from minialign.world.datasets import DATASETS, PROMPTS, examples
 READS, LEARNED, KEPT = 0.95, 0.9, -0.03  # thresholds of the controls
 OWN_WORDS = ("who", "what", "where")  # and yes-no in its six best forms
 ASKED = 40  # new examples of each trained task
-# Steps of T0 in the claims on what it does unseen. After 1,200 a control fails; from 2,000 to 6,000 trained tasks
-# rise from .92 to .97 and reading from .96 to .98; 2,000 at twice the rate leave reading at .92.
-STEPS = 6000
 NEW = 2_000_003  # added to a seed: that of the examples
 
 

@@ -22,7 +22,6 @@ from minialign.instruct.mixture import MixtureConfig
 from minialign.lab.bases.make import BASES, load_base
 from minialign.lab.claims import Bench, Claim, Rows, Table, Verdict, column, over_seeds
 from minialign.lab.claims.instructed import (
-    STEPS,
     chance,
     examined,
     overalls,
@@ -42,6 +41,9 @@ CLAIM = Claim("t0-unseen-tasks",
               "a larger language model.",
               "Sanh et al. 2022, Fig. 4")
 MANY = MixtureConfig(manners=True)  # thousands of instructions
+# After T0's 1,200 steps trained tasks stand at .88, and their control asks .9. From 2,000 to 6,000 they rise from .92
+# to .97, and reading from .96 to .98; 2,000 at twice the rate leave reading at .92.
+STEPS = 6000
 MODELS = {"T5": "its base (T5+LM)", "GPT-3": "larger decoder", "GPT-3, two examples": "larger decoder, two examples",
           "T0": "T0"}  # in the table: in words
 
