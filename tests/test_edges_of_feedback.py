@@ -109,6 +109,13 @@ def test_wrong_input_says_why(runs, line, message, capsys):
     assert message in complaint(capsys)
 
 
+def test_two_empty_turns_behind_a_conversation_are_equal(runs):
+    turns = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    write_records(runs / "c.jsonl", [{"prompt": turns, "chosen": [], "rejected": ""}])
+    kept, left_out = read_comparisons(runs / "c.jsonl")
+    assert kept == [] and left_out["of two equal answers"] == 1
+
+
 def test_by_how_many_is_said(runs, capsys):
     write_records(runs / "q.jsonl", [{"prompt": f"Mira {i}", "answer": None, "completion": "yes"} for i in range(8)])
     assert type_in("grpo --policy sft --prompts q.jsonl --check answer --fast --out g", runs) == 0

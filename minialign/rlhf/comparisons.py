@@ -94,7 +94,7 @@ def divide_conversations(record: dict) -> dict[str, str]:
     else:
         before, *whole = ["\n".join(f"{role}: {content}" for role, content in turns)
                           for turns in (prompt, *(prompt + completion for completion in completions))]
-        if prompt and len({completion[0][0] if completion else None for completion in completions}) == 1:
+        if prompt and all(completions) and len({completion[0][0] for completion in completions}) == 1:
             before += f"\n{completions[0][0][0]}:"
         texts = [before, *(text[len(before) :] for text in whole)]
     return dict(zip(("prompt", "chosen", "rejected"), texts))
