@@ -116,6 +116,12 @@ def test_two_empty_turns_behind_a_conversation_are_equal(runs):
     assert kept == [] and left_out["of two equal answers"] == 1
 
 
+def test_typed_bytes_that_are_no_text_are_one_line(runs, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    assert type_in("label sft --prompts prompts.jsonl --terminal --new-tokens 4 --out l", runs) == 2
+    assert "not UTF-8: byte 0xff" in complaint(capsys)
+
+
 def test_by_how_many_is_said(runs, capsys):
     write_records(runs / "q.jsonl", [{"prompt": f"Mira {i}", "answer": None, "completion": "yes"} for i in range(8)])
     assert type_in("grpo --policy sft --prompts q.jsonl --check answer --fast --out g", runs) == 0

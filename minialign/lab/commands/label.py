@@ -10,7 +10,7 @@ from minialign.generation import SamplingConfig, prompt_ids
 from minialign.heads import load_model
 from minialign.lab.commands import options as cli
 from minialign.lab.commands.compare import candidates_of, write_pairs
-from minialign.lab.commands.inputs import open_alike, prompt_rows, read_prompts
+from minialign.lab.commands.inputs import open_alike, prompt_rows, read_input, read_prompts
 from minialign.lab.labelling.reward import LABELS, PAIRS, LiveReward
 from minialign.lab.labelling.store import LabelStore, read_pairs
 from minialign.lab.labelling.terminal import label_in_terminal
@@ -66,7 +66,7 @@ def command(args, sampling):
             if store.mended:
                 click.echo(f"{store.path}: a fault had left its last line unfinished; that is mended")
             if args.terminal:
-                label_in_terminal(store, input, click.echo)
+                label_in_terminal(store, lambda question: read_input(lambda: input(question)), click.echo)
             else:
                 serve(store, LiveReward(out, args.run, args.annotator, asked), args.port, args.show)
         finally:
