@@ -122,6 +122,12 @@ def test_typed_bytes_that_are_no_text_are_one_line(runs, capsys, monkeypatch):
     assert "not UTF-8: byte 0xff" in complaint(capsys)
 
 
+def test_where_all_completions_are_equal_no_file_blocks_the_corrected_command(runs, capsys):
+    line = "compare --policies sft --prompts prompts.jsonl --new-tokens 4 --out c.jsonl"
+    assert type_in(f"{line} --temperature 0", runs) == 2
+    assert "raise --temperature" in complaint(capsys) and type_in(line, runs) == 0
+
+
 def test_by_how_many_is_said(runs, capsys):
     write_records(runs / "q.jsonl", [{"prompt": f"Mira {i}", "answer": None, "completion": "yes"} for i in range(8)])
     assert type_in("grpo --policy sft --prompts q.jsonl --check answer --fast --out g", runs) == 0

@@ -115,8 +115,4 @@ def completion_in_pairs(args: SimpleNamespace, sampling: SamplingConfig) -> tupl
         raise UserError("has no `completion`, and other lines have one: let all of them compete, or none",
                         *place_of(without[0]))
     candidates = candidates_of(runs, models, records if compete else [], sampling.temperature)
-    pairs, dropped = sample_pairs(candidates, tokenizer, [r["prompt"] for r in records], sampling, args.seed)
-    if not pairs:
-        raise UserError("all its answers to a prompt are equal; raise --temperature, or name another run with "
-                        "--against", args.run)
-    return pairs, dropped
+    return sample_pairs(candidates, tokenizer, [r["prompt"] for r in records], sampling, args.seed)
