@@ -136,6 +136,11 @@ def test_the_row_of_rlhf_beside_best_of_n_says_what_its_stage_says_of_the_same_s
     assert all(row[name] == stage[name] for name in ("gold", "win_rate", "win_rate_at_equal_length"))
 
 
+def test_one_story_beside_best_of_n_is_refused_before_anything_is_trained():
+    with pytest.raises(UserError, match="rivals is 1"):
+        DemoConfig(rivals=1)
+
+
 def test_without_best_of_n_everything_else_is_measured_as_before(whole, tmp_path):
     folder, _, _ = whole
     measured, config = what_is_measured(folder)

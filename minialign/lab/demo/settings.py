@@ -40,6 +40,8 @@ class DemoConfig:
         for name, value in vars(self).items():
             if isinstance(value, int) and name != "seed" and value < fewest.get(name, 1):
                 raise UserError(f"{name} is {value}; it must be at least {fewest.get(name, 1)}")
+        if self.rivals == 1:
+            raise UserError("rivals is 1, and one story gives no interval; use at least 2, or 0 for none")
         if self.completions > 9 or not 0 <= self.summaries <= 1 or not 0 <= self.beta < 1e6:
             raise UserError(f"completions {self.completions} (2 to 9), summaries {self.summaries} (0 to 1) or beta "
                             f"{self.beta} (at least 0) is out of range")
