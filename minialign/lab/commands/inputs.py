@@ -76,6 +76,9 @@ def open_policy(policy: Path, update: LoRAConfig, out: Path) -> tuple[nn.Module,
     """
     if not is_named(policy) and architecture(policy) is None:
         model, tokenizer = load_model(policy, "decoder")
+        if update != LoRAConfig():
+            raise UserError("all of it learns: --rank, --alpha and --rank-stabilised are for published models; leave "
+                            "them out", policy)
         return model, tokenizer, RunFolder(out), describe_model(model) | {"policy": as_fact(model)}
     model, tokenizer = open_model(policy, "decoder")
     about = {"what": "tuned-model", "model": model.config, "method": "lora", "tuning": update, "policy": model}
