@@ -49,6 +49,8 @@ def command(args, settings, mixing):
     Then:     python -m minialign evaluate runs/ppo --against runs/sft --judge runs/judge --prompts more-prompts.txt
               (runs/judge: a reward model of other comparisons; the one that was optimised against cannot judge)
     """
+    if mixing != MixConfig() and args.pretraining is None:
+        raise UserError("--mix-weight and --mix-rows are about the text of --pretraining; give one, or leave them out")
     model, tokenizer = load_model(args.policy, "decoder")
     scorer, rewarded_by = load_rewards(args, tokenizer)
     records, context = inputs.read_prompts(args.prompts), min(model.config.context, scorer.config.context)
