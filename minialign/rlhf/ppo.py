@@ -94,6 +94,8 @@ class PPOConfig:
                      | dict.fromkeys(shares, (0, 1)) | {"temperature": (1e-6, 100), "clip": (1e-6, 1e6)}
                      | ({"horizon": (self.prompts * self.completions, math.inf)} if self.target_kl else {}))
         check_choices(self, {"missing_end": ("subtract", "replace")})
+        if self.target_kl and not self.beta:
+            raise UserError("beta is 0, and steering it to target_kl multiplies it; give a --beta above 0")
         if self.minibatch > self.prompts * self.completions or self.minibatch % self.completions:
             raise UserError(f"a minibatch of {self.minibatch} is no number of whole prompts of a rollout of "
                             f"{self.prompts} prompts with {self.completions} completions; change --minibatch")
