@@ -27,6 +27,8 @@ def command(labels, people, pairs, seed):
               python -m minialign annotators runs/labels/labels.jsonl
     """
     if labels:
+        if given := [name for name in ("people", "pairs", "seed") if cli.is_given(name)]:
+            raise UserError(f"--{given[0]} is about the toy world's annotators; leave it out, or the files")
         click.echo(show_label_agreement(label_agreement(read_votes(labels))))
         return
     panels = {"whose choices train reward models": world.TRAINING_PANEL, "who only test": world.HELD_OUT_PANEL}
