@@ -106,6 +106,7 @@ def test_encoder_decoders_have_two_contexts(runs):
     ("ppo --policy sft --reward sft --prompts prompts.jsonl --mix-weight 2 --out x", "text of --pretraining"),
     ("ppo --policy sft --reward sft --prompts prompts.jsonl --target-kl 6 --beta 0 --out x", "beta is 0"),
     ("annotators trl.jsonl --people 5", "--people is about the toy world's annotators"),
+    ("realdata shakespeare --seed 3 --out x", "divided by play"),
 ])
 def test_wrong_input_says_why(runs, line, message, capsys):
     write_records(runs / "trl.jsonl", [{"prompt": "a", "completion": "b", "label": True}])

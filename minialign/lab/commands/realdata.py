@@ -26,6 +26,8 @@ def command(name, out, seed):
         return
     if name not in DATASETS:
         raise UserError(f"there is no data set {name!r}; known are {', '.join(DATASETS)}")
+    if name == "shakespeare" and cli.is_given("seed"):
+        raise UserError("shakespeare is divided by play, not by chance; leave --seed out")
     out = out or Path("runs/data") / name
     try:
         get(name, out, seed)
