@@ -124,6 +124,7 @@ def test_pass_at_k_is_what_drawing_k_of_the_answers_gives():
 @pytest.mark.parametrize("check, message", [
     (lambda example, said: 1 / 0, "the checker failed on the answer 'yes': ZeroDivisionError"),
     (lambda example, said: float("nan"), "the checker gave nan"),
+    (lambda example, said: 1e300, "the checker gave 1e[+]300"),
     (lambda example, said: [1.0, 2.0], "the checker failed"),
     (lambda example, said: None, "the checker failed"),
 ])
