@@ -59,7 +59,8 @@ def candidates_of(runs: list[Path], models: list[LanguageModel], references: lis
 def write_pairs(path: Path, pairs: list[dict], dropped: int) -> None:
     """Write pairs, and say how many there are and how many were dropped. Raises UserError where none is left."""
     if not pairs:
-        raise UserError("all answers to a prompt are equal; raise --temperature, or let another run answer, too")
+        raise UserError("the answers to each prompt are all the same; raise --temperature, or let another run answer, "
+                        "too")
     write_jsonl(path, pairs)
     equal = f"; {dropped} were dropped because both completions are equal" if dropped else ""
     click.echo(f"{path}: {len(pairs):,} pairs{equal}")

@@ -73,6 +73,8 @@ def open_policy(policy: Path, update: LoRAConfig, out: Path) -> tuple[nn.Module,
 
     Returns:
         the policy, its tokenizer, the run folder in `out` that takes what learns, and what config.json says of it.
+    Raises:
+        UserError: settings of a LoRA, and a run of this project, of which all learns.
     """
     if not is_named(policy) and architecture(policy) is None:
         model, tokenizer = load_model(policy, "decoder")
